@@ -1,0 +1,85 @@
+"""The project's one exception tree.
+
+SecondLookError
+├── PictureError            a picture cannot be used
+│   ├── NotAPictureError        not an image, empty, or truncated
+│   └── PictureTooLargeError    more pixels than the limit, or a decompression bomb
+├── GeometryError           sizes, regions or grids that contradict each other
+├── SettingsError           a setting out of its range
+├── ClientError             the edge's side of a conversation failed
+│   ├── ConnectionFailedError   the server could not be reached, after all retries
+│   ├── ServerBusyError         429 or 503, after all retries
+│   ├── RequestRefusedError     any other status the server answered; carries status and reason
+│   └── UnexpectedReplyError    an answer that is not of this protocol: another server, or another version
+└── (the engine's own branches are drawn in secondlook.engine.errors)
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClientError",
+    "ConnectionFailedError",
+    "GeometryError",
+    "NotAPictureError",
+    "PictureError",
+    "PictureTooLargeError",
+    "RequestRefusedError",
+    "SecondLookError",
+    "ServerBusyError",
+    "SettingsError",
+    "UnexpectedReplyError",
+]
+
+
+class SecondLookError(Exception):
+    """Every error that secondlook raises on purpose; its message is fit to show a user."""
+
+
+class PictureError(SecondLookError):
+    """A picture cannot be used."""
+
+
+class NotAPictureError(PictureError):
+    """The bytes are not an image, are empty, or stop too early."""
+
+
+class PictureTooLargeError(PictureError):
+    """The picture declares more pixels than the limit; it was not decoded."""
+
+
+class GeometryError(SecondLookError):
+    """A size, region or grid is impossible, or contradicts another."""
+
+
+class SettingsError(SecondLookError):
+    """A setting is out of its range; the message names it, its value and what is possible."""
+
+
+class ClientError(SecondLookError):
+    """The edge's side of a conversation with the server failed."""
+
+
+class ConnectionFailedError(ClientError):
+    """The server could not be reached, or did not answer in time, after all retries."""
+
+
+class RequestRefusedError(ClientError):
+    """The server refused a request for good.
+
+    Attributes:
+        status: the HTTP status code.
+        reason: the server's one-line explanation.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"the server refused the request ({status}): {reason}")
+        self.status = status
+        self.reason = reason
+
+
+class ServerBusyError(ClientError):
+    """The server still answered 429 or 503 after all retries."""
+
+
+class UnexpectedReplyError(ClientError):
+    """The server answered with success, but not with a message of this protocol."""

@@ -1,0 +1,244 @@
+"""The two pictures an edge sends: the whole at the encoder's size, and a part at the original's sharpness."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from PIL import Image
+
+from .errors import GeometryError, NotAPictureError, SettingsError
+from .formats import (
+    FORMATS,
+    SIDEWAYS,
+    TRANSPOSITIONS,
+    PictureLimits,
+    decode_jpeg,
+    open_encoded,
+    orientation,
+    reading,
+    to_rgb,
+    upright_rgb,
+    upright_size,
+)
+from .geometry import Region, Size, place, shrunk
+from .wire import ResizeMode
+
+__all__ = [
+    "GLOBAL_JPEG",
+    "LOCAL_JPEG",
+    "EncodedPicture",
+    "JpegSettings",
+    "Picture",
+    "PictureLimits",
+    "PictureSource",
+    "Subsampling",
+    "decode_jpeg",
+    "encode_jpeg",
+    "fit_to_square",
+    "open_picture",
+]
+
+PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
+"""A file's path, the bytes of an encoded picture, or a Pillow image."""
+
+Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+"""Chroma resolution of a JPEG: full, halved across, or halved both ways."""
+
+# OpenAI CLIP's image mean times 255: what CLIP's normalisation turns into zero.
+PAD_COLOUR = (122, 116, 104)
+
+# JPEG's scaled decoding stops at an image at least this many times larger than wanted, and the antialiased
+# filter does the rest. 1 would be fastest, but the inverse DCT's box filter then shows.
+_DRAFT_MARGIN = 2
+
+
+@dataclass(frozen=True)
+class JpegSettings:
+    """How a JPEG is compressed: quality 1 to 100 (libjpeg's scale) and chroma subsampling."""
+
+    quality: int = 90
+    subsampling: Subsampling = "4:2:0"
+
+    def __post_init__(self) -> None:
+        if (
+            isinstance(self.quality, bool)
+            or not isinstance(self.quality, int)
+            or not 1 <= self.quality <= 100
+        ):
+            raise SettingsError(f"JPEG quality must be a whole number from 1 to 100, not {self.quality!r}")
+        if self.subsampling not in get_args(Subsampling):
+            known = ", ".join(get_args(Subsampling))
+            raise SettingsError(f"chroma subsampling must be one of {known}, not {self.subsampling!r}")
+
+
+GLOBAL_JPEG = JpegSettings(90, "4:4:4")
+"""For the first look: few pixels, so their colour is kept in full."""
+
+LOCAL_JPEG = JpegSettings(90, "4:2:0")
+"""For the second look: pixels at the original's sharpness, whose chroma cameras mostly subsample anyway."""
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A JPEG as it is sent, and its size in pixels."""
+
+    jpeg: bytes
+    size: Size
+
+
+def encode_jpeg(image: Image.Image, settings: JpegSettings) -> EncodedPicture:
+    """Compress an RGB image. Metadata (EXIF, colour profile, comments) does not travel."""
+    buffer = io.BytesIO()
+    image.save(
+        buffer,
+        "JPEG",
+        quality=settings.quality,
+        subsampling=settings.subsampling,
+        optimize=True,
+        comment=b"",
+    )
+    return EncodedPicture(buffer.getvalue(), Size(*image.size))
+
+
+def fit_to_square(image: Image.Image, side: int, mode: ResizeMode) -> Image.Image:
+    """A new square RGB image of `side` pixels, antialiased (Lanczos).
+
+    `squash` stretches the picture to the square; `pad` centres it, aspect ratio kept, on CLIP's mean colour
+    (`secondlook.edge.geometry.place` says where). An RGB picture of that size already comes back unchanged.
+    """
+    left, top, width, height = place(Size(*image.size), side, mode)
+    resized = to_rgb(image).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return _on_square(resized, left, top, side)
+
+
+def _on_square(resized: Image.Image, left: int, top: int, side: int) -> Image.Image:
+    if resized.size == (side, side):
+        return resized
+    square = Image.new("RGB", (side, side), PAD_COLOUR)
+    square.paste(resized, (left, top))
+    return square
+
+
+class Picture:
+    """One original, kept until its answer is final. Made by `open_picture`.
+
+    A JPEG stays compressed: the global image comes from JPEG's own scaled decoding, and the full decode
+    happens at the first local image and is kept. Other formats are decoded when opened. Not to be shared
+    between threads that run at the same time.
+
+    Attributes:
+        size: the upright size, after the EXIF orientation, in pixels.
+    """
+
+    def __init__(self, size: Size, *, jpeg: bytes | None, decoded: Image.Image | None, name: str) -> None:
+        assert jpeg is not None or decoded is not None, "a picture needs a source"
+        self.size = size
+        self._jpeg = jpeg
+        self._decoded = decoded
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"Picture({self._name}, {self.size})"
+
+    def original(self) -> Image.Image:
+        """The whole picture, upright, RGB, decoded at most once. Not to be changed.
+
+        Raises:
+            NotAPictureError: a JPEG whose damage only a full decode shows.
+        """
+        if self._decoded is None:
+            with reading(self._name):
+                self._decoded = upright_rgb(self._open_jpeg())
+        return self._decoded
+
+    def fitted(self, side: int, mode: ResizeMode) -> Image.Image:
+        """The global image before compression: an RGB square; see `fit_to_square`.
+
+        Raises:
+            NotAPictureError: the picture is damaged or truncated.
+        """
+        if self._jpeg is None:
+            return fit_to_square(self.original(), side, mode)
+        left, top, width, height = place(self.size, side, mode)
+        with reading(self._name):
+            image = self._open_jpeg()
+            turn = orientation(image)
+            target = (height, width) if turn in SIDEWAYS else (width, height)
+            wanted = (target[0] * _DRAFT_MARGIN, target[1] * _DRAFT_MARGIN)
+            # The box says, in decoded pixels, how far the picture reaches: libjpeg rounds its size up.
+            drafted = image.draft(None, wanted)
+            box = drafted[1] if drafted else (0, 0, *image.size)
+            image.load()
+            resized = to_rgb(image).resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+        if turn in TRANSPOSITIONS:
+            resized = resized.transpose(TRANSPOSITIONS[turn])
+        return _on_square(resized, left, top, side)
+
+    def global_image(self, side: int, mode: ResizeMode, jpeg: JpegSettings = GLOBAL_JPEG) -> EncodedPicture:
+        """The whole picture at the encoder's size, as a square JPEG of `side` pixels."""
+        return encode_jpeg(self.fitted(side, mode), jpeg)
+
+    def local_image(self, region: Region, side: int, jpeg: JpegSettings = LOCAL_JPEG) -> EncodedPicture:
+        """One region of the original as a JPEG: shrunk until no side is above `side`, never enlarged.
+
+        Raises:
+            GeometryError: the region reaches outside the picture.
+        """
+        if not region.within(self.size):
+            raise GeometryError(f"region {region} reaches outside the picture of {self.size} pixels")
+        target = shrunk(region.size, side)
+        part = self.original().crop(region.as_tuple())
+        if target != region.size:
+            part = part.resize((target.width, target.height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        return encode_jpeg(part, jpeg)
+
+    def _open_jpeg(self) -> Image.Image:
+        assert self._jpeg is not None, "only a JPEG is opened again"
+        return Image.open(io.BytesIO(self._jpeg), formats=("JPEG",))
+
+
+def open_picture(source: PictureSource, limits: PictureLimits | None = None) -> Picture:
+    """Open a picture from a file, from the bytes of one, or from a Pillow image (its current frame).
+
+    A file is read at once, so a camera may overwrite it afterwards. A Pillow image is copied.
+
+    Raises:
+        NotAPictureError: no such file, empty, of no known format, damaged or truncated. What only decoding
+            shows in a JPEG is raised by the first use instead.
+        PictureTooLargeError: above a limit; nothing was decoded.
+    """
+    limits = limits or PictureLimits()
+    if isinstance(source, Image.Image):
+        name = "the image"
+        limits.check_pixels(source.width, source.height, name)
+        with reading(name):
+            decoded = upright_rgb(source)
+        if decoded is source:
+            decoded = source.copy()
+        return Picture(Size(*decoded.size), jpeg=None, decoded=decoded, name=name)
+    if isinstance(source, bytes):
+        name, data = "the picture", source
+    else:
+        name, data = str(Path(source)), _read(Path(source), limits)
+    image = open_encoded(data, limits, name, FORMATS)
+    with reading(name):
+        if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it, as phones write
+            return Picture(upright_size(image), jpeg=data, decoded=None, name=name)
+        decoded = upright_rgb(image)
+    return Picture(Size(*decoded.size), jpeg=None, decoded=decoded, name=name)
+
+
+def _read(path: Path, limits: PictureLimits) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    except OSError as error:
+        raise NotAPictureError(f"cannot read the picture {path}: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no file can have
+        raise NotAPictureError(f"cannot read the picture {str(path)!r}: {error}") from error
+    limits.check_bytes(len(data), str(path))
+    return data

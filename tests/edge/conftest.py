@@ -1,0 +1,55 @@
+"""A scripted server, and both clients to ask it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from edge.support import NOW, ScriptedServer
+from secondlook.edge import AsyncEdgeClient, ClientSettings, EdgeAnswer, EdgeClient
+from secondlook.edge.exchange import Surroundings
+
+Ask = Callable[..., EdgeAnswer]
+
+
+@pytest.fixture
+def server() -> ScriptedServer:
+    return ScriptedServer()
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+def ask(request: pytest.FixtureRequest, server: ScriptedServer) -> Ask:
+    """Asks one question with either client: `ask(picture, question, options, settings=…)`."""
+    surroundings = Surroundings(clock=iter(range(1000)).__next__, now=lambda: NOW, jitter=lambda: 0.0)
+
+    def blocking(*arguments: Any, settings: ClientSettings | None = None, **named: Any) -> EdgeAnswer:
+        with EdgeClient(
+            "http://server:8000",
+            settings=settings,
+            transport=httpx.MockTransport(server),
+            sleep=server.slept.append,
+            surroundings=surroundings,
+        ) as client:
+            return client.ask(*arguments, **named)
+
+    def asynchronous(*arguments: Any, settings: ClientSettings | None = None, **named: Any) -> EdgeAnswer:
+        async def sleep(seconds: float) -> None:
+            server.slept.append(seconds)
+
+        async def run() -> EdgeAnswer:
+            async with AsyncEdgeClient(
+                "http://server:8000",
+                settings=settings,
+                transport=httpx.MockTransport(server),
+                sleep=sleep,
+                surroundings=surroundings,
+            ) as client:
+                return await client.ask(*arguments, **named)
+
+        return asyncio.run(run())
+
+    return blocking if request.param == "blocking" else asynchronous
