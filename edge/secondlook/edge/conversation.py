@@ -1,0 +1,190 @@
+"""The two looks as the edge sees them: what to ask, what to show, and which answer stands."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import quote
+
+from .answer import EdgeAnswer, StageSeconds
+from .errors import ClientError, GeometryError, RequestRefusedError, SecondLookError, UnexpectedReplyError
+from .exchange import Call, Flow, Message, Surroundings, Traffic, ask, work
+from .geometry import Region
+from .imaging import EncodedPicture, Picture, PictureSource, open_picture
+from .retry import ClientSettings
+from .wire import AnswerOptions, AnswerReply, ModelCard
+
+__all__ = ["Conversation", "Stage"]
+
+logger = logging.getLogger(__name__)
+
+Stage = Literal["open", "model", "prepare_global", "first_look", "prepare_local", "second_look"]
+"""What a client is doing, in the order in which it happens."""
+
+
+class Conversation:
+    """What one client knows of its server: how to prepare pictures for it. Holds no connection.
+
+    Attributes:
+        card: the server's model, asked for at the first question and then remembered.
+    """
+
+    def __init__(self, settings: ClientSettings, surroundings: Surroundings) -> None:
+        self.settings = settings
+        self.surroundings = surroundings
+        self.card: ModelCard | None = None
+
+    def answer(
+        self,
+        picture: PictureSource | Picture,
+        question: str,
+        options: AnswerOptions | None,
+        on_stage: Callable[[Stage], None],
+    ) -> Flow[EdgeAnswer]:
+        """Ask one question about one picture, and show the server the region it asks for.
+
+        A first look that fails raises. A second look that fails does not: the first answer stands, marked so.
+        """
+        _check_text(question)
+        clock = self.surroundings.clock
+        started = clock()
+        on_stage("open")
+        opened = yield from work(lambda: self._open(picture))
+        opening = clock() - started
+
+        card = self.card
+        if card is None:
+            on_stage("model")
+            card = yield from self._ask(Call("GET", "/v1/model"), ModelCard, Traffic())
+            self.card = card
+
+        on_stage("prepare_global")
+        before = clock()
+        global_image = yield from work(
+            lambda: opened.global_image(card.image_size, card.resize_mode, self.settings.global_jpeg)
+        )
+        prepare_global = opening + clock() - before
+
+        on_stage("first_look")
+        before = clock()
+        data = {"question": question, "width": str(opened.size.width), "height": str(opened.size.height)}
+        if options is not None:
+            data["options"] = options.model_dump_json(exclude_none=True)
+        traffic = Traffic()
+        try:
+            reply = yield from self._ask(
+                Call("POST", "/v1/answers", data, global_image.jpeg), AnswerReply, traffic
+            )
+        except RequestRefusedError:
+            self.card = None  # perhaps the server has another model by now: the next question asks it again
+            raise
+        first_look = clock() - before
+
+        second: _SecondLook | None = None
+        failure: str | None = None
+        if reply.status == "region":
+            second = _SecondLook()
+            try:
+                yield from self._look_closer(second, opened, reply, card, on_stage)
+            except SecondLookError as error:
+                failure = " ".join(str(error).split())
+                logger.warning("the second look failed, the first answer stands: %s", failure)
+        final = second.reply if second and second.reply else reply
+        looks = [traffic, second.traffic] if second else [traffic]
+        return EdgeAnswer(
+            text=final.answer.text,
+            uncertainty=final.answer.uncertainty,
+            refined=final.decision == "took_second",
+            looked_twice=final.second is not None,
+            second_look_failed=failure,
+            decision=final.decision,
+            first=final.first,
+            second=final.second,
+            region=second.region if second else None,
+            original=opened.size,
+            bytes_up=tuple(look.up for look in looks),
+            bytes_down=tuple(look.down for look in looks),
+            pixels=(global_image.size.pixels, *([second.pixels_sent] if second else [])),
+            seconds=StageSeconds(
+                prepare_global=prepare_global,
+                first_look=first_look,
+                prepare_local=second.preparing if second else 0.0,
+                second_look=second.asking if second else 0.0,
+                total=clock() - started,
+            ),
+            server_seconds=(reply.seconds, *([second.reply.seconds] if second and second.reply else [])),
+            local_image=second.image if second else None,
+        )
+
+    def _look_closer(
+        self,
+        look: _SecondLook,
+        opened: Picture,
+        first: AnswerReply,
+        card: ModelCard,
+        on_stage: Callable[[Stage], None],
+    ) -> Flow[None]:
+        clock = self.surroundings.clock
+        box, session = first.region, first.session
+        if box is None or session is None:
+            raise UnexpectedReplyError("the server wants a second look, but does not say where and for whom")
+        region = Region(box.left, box.top, box.right, box.bottom)
+        if not region.within(opened.size):
+            raise GeometryError(f"the server asks for region {region} of a picture of {opened.size} pixels")
+        look.region = region
+
+        on_stage("prepare_local")
+        started = clock()
+        try:
+            image = yield from work(
+                lambda: opened.local_image(region, card.image_size, self.settings.local_jpeg)
+            )
+        finally:
+            look.preparing = clock() - started
+        look.image = image
+
+        on_stage("second_look")
+        before = clock()
+        # A wait beyond the session's end would be for nothing.
+        budget = min(self.settings.wait_budget, session.expires_in - look.preparing)
+        call = Call("POST", f"/v1/answers/{quote(session.id, safe='')}/local", image=image.jpeg)
+        try:
+            reply = yield from self._ask(call, AnswerReply, look.traffic, budget)
+        finally:
+            look.asking = clock() - before
+        if reply.status != "final":
+            raise UnexpectedReplyError("the server asks for a third look; there are only two")
+        look.reply = reply
+
+    def _open(self, picture: PictureSource | Picture) -> Picture:
+        return picture if isinstance(picture, Picture) else open_picture(picture, self.settings.limits)
+
+    def _ask(
+        self, call: Call, message: type[Message], traffic: Traffic, wait_budget: float | None = None
+    ) -> Flow[Message]:
+        return ask(call, message, traffic, self.settings, self.surroundings, wait_budget)
+
+
+def _check_text(question: str) -> None:
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise ClientError(f"the question {question!r} is not valid Unicode text: {error.reason}") from error
+
+
+@dataclass
+class _SecondLook:
+    """How far a second look came; what is set stays set if it fails."""
+
+    region: Region | None = None
+    image: EncodedPicture | None = None
+    reply: AnswerReply | None = None
+    traffic: Traffic = field(default_factory=Traffic)
+    preparing: float = 0.0
+    asking: float = 0.0
+
+    @property
+    def pixels_sent(self) -> int:
+        return self.image.size.pixels if self.image and self.traffic.up else 0

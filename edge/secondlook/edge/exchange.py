@@ -1,0 +1,210 @@
+"""One request and its repetitions, as a generator: the client's protocol without input or output of its own.
+
+A flow yields effects (`Call`, `Wait`, `Work`) and is sent their results; what goes wrong in an effect is
+thrown into it. The blocking and the asynchronous client drive the same flows, each in its own way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from .errors import (
+    ClientError,
+    ConnectionFailedError,
+    RequestRefusedError,
+    ServerBusyError,
+    UnexpectedReplyError,
+)
+from .retry import BUSY_STATUSES, ClientSettings, backoff_seconds, retry_after_seconds
+from .wire import ErrorReply, WireModel
+
+__all__ = [
+    "Call",
+    "Effect",
+    "Failure",
+    "Flow",
+    "Surroundings",
+    "Traffic",
+    "Wait",
+    "Work",
+    "ask",
+    "resume",
+    "work",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Call:
+    """Send one request; the result is an `httpx.Response`, or an `httpx.RequestError` is thrown."""
+
+    method: str
+    path: str
+    data: dict[str, str] = field(default_factory=dict)
+    image: bytes | None = field(default=None, repr=False)
+
+    def parts(self) -> dict[str, Any]:
+        """The body, as arguments for `httpx.Client.build_request`; none without an image."""
+        if self.image is None:
+            return {}
+        return {"data": self.data, "files": {"image": ("image.jpg", self.image, "image/jpeg")}}
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Let this many seconds pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Compute something that takes a while; the result is the function's, or what it raises is thrown."""
+
+    function: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What an effect raised, to be thrown into the flow."""
+
+    error: Exception
+
+
+Effect: TypeAlias = Call | Wait | Work
+
+Result = TypeVar("Result")
+Message = TypeVar("Message", bound=WireModel)
+# What is sent into a flow depends on the effect it yielded, which Python's types cannot say: hence Any.
+Flow: TypeAlias = Generator[Effect, Any, Result]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a flow reads from the world; replaced in tests.
+
+    Attributes:
+        clock: seconds, for durations only.
+        now: the current time with its time zone, for dates in Retry-After.
+        jitter: a random number from 0 to 1.
+    """
+
+    clock: Callable[[], float]
+    now: Callable[[], datetime]
+    jitter: Callable[[], float]
+
+
+@dataclass
+class Traffic:
+    """Bytes of request and reply bodies, repetitions included."""
+
+    up: int = 0
+    down: int = 0
+
+
+def resume(flow: Flow[Result], outcome: object) -> Effect:
+    """Tell a flow what came of its last effect; the next effect, or StopIteration with the flow's result."""
+    return flow.throw(outcome.error) if isinstance(outcome, Failure) else flow.send(outcome)
+
+
+def work(function: Callable[[], Result]) -> Flow[Result]:
+    """The result of `function`, computed wherever the driver computes."""
+    result: Result = yield Work(function)
+    return result
+
+
+def ask(
+    call: Call,
+    message: type[Message],
+    traffic: Traffic,
+    settings: ClientSettings,
+    surroundings: Surroundings,
+    wait_budget: float | None = None,
+) -> Flow[Message]:
+    """One request, repeated as the settings allow, until there is a message or no hope.
+
+    Repeated are requests that met connection loss, 429 or 503; every other status is the server's last word.
+
+    Args:
+        wait_budget: seconds of waiting in all, if not the settings'.
+
+    Raises:
+        ConnectionFailedError, ServerBusyError: after all repetitions, or when the next wait exceeds
+            the budget.
+        RequestRefusedError: any other status than success.
+        UnexpectedReplyError: success, but no such message.
+    """
+    budget = settings.wait_budget if wait_budget is None else wait_budget
+    attempt = 0
+    while True:
+        failure: type[ClientError]
+        asked_for = 0.0
+        try:
+            response: httpx.Response = yield call
+        except httpx.RequestError as error:
+            failure, reason = ConnectionFailedError, _connection_trouble(error)
+            if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+                traffic.up += len(call.image or b"")  # how much of it travelled is unknown
+        else:
+            traffic.up += int(response.request.headers.get("content-length", 0))
+            traffic.down += len(response.content)
+            if response.status_code not in BUSY_STATUSES:
+                return _read(response, message)
+            failure = ServerBusyError
+            reason = f"the server is busy ({response.status_code}): {_reason(response)}"
+            asked_for = retry_after_seconds(response.headers.get("retry-after"), surroundings.now()) or 0.0
+        attempt += 1
+        tried = "tried once" if attempt == 1 else f"tried {attempt} times"
+        if attempt > settings.retries:
+            raise failure(f"{reason} ({tried})")
+        wait = max(asked_for, backoff_seconds(settings, attempt - 1, surroundings.jitter()))
+        if wait > budget:
+            raise failure(
+                f"{reason} ({tried}; the next wait of {wait:.3g} s is longer than there is time for)"
+            )
+        logger.info("%s %s: %s; asking again in %.2f s", call.method, call.path, reason, wait)
+        yield Wait(wait)
+        budget -= wait
+
+
+def _read(response: httpx.Response, message: type[Message]) -> Message:
+    if not response.is_success:
+        raise RequestRefusedError(response.status_code, _reason(response))
+    try:
+        return message.model_validate_json(response.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise UnexpectedReplyError(
+            f"{response.request.url} did not answer with a {message.__name__} ({where}: {first['msg']}); "
+            "is this a secondlook server of the same version?"
+        ) from error
+
+
+def _reason(response: httpx.Response) -> str:
+    """The server's own words, in one line, or the status's name if it is not a secondlook server's reply."""
+    if response.has_redirect_location:
+        return f"it points to {response.headers['location']}; use that address"
+    try:
+        reason = ErrorReply.model_validate_json(response.content).message
+    except ValidationError:
+        reason = response.reason_phrase
+    return " ".join(reason.split()) or "no reason given"
+
+
+def _connection_trouble(error: httpx.RequestError) -> str:
+    address = error.request.url.copy_with(path="/", query=None, userinfo=b"")
+    detail = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"cannot connect to {address}: {detail}"
+    if isinstance(error, httpx.TimeoutException):
+        return f"{address} did not answer in time: {detail}"
+    return f"the connection to {address} was lost: {detail}"

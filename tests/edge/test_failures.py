@@ -1,0 +1,195 @@
+"""What both clients do when requests fail: try again, give up, or let the first answer stand."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from edge.conftest import Ask
+from edge.support import (
+    CARD,
+    NOW,
+    ScriptedServer,
+    encoded,
+    final,
+    gradient,
+    refined,
+    refusal,
+    wants_region,
+)
+from secondlook.edge import (
+    ClientSettings,
+    ConnectionFailedError,
+    Region,
+    RequestRefusedError,
+    ServerBusyError,
+    UnexpectedReplyError,
+)
+
+PICTURE = encoded(gradient(400, 300), quality=95)
+QUESTION = "What number is on the red sign?"
+
+
+# --- repetitions ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.ReadTimeout, httpx.WriteError],
+)
+def test_lost_connections_are_tried_again(
+    trouble: type[httpx.RequestError], ask: Ask, server: ScriptedServer
+) -> None:
+    server.steps = [trouble, CARD, trouble, trouble, final()]
+    assert ask(PICTURE, QUESTION).text == "17"
+    assert server.slept == [0.25, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_tried_again_when_it_says(status: int, ask: Ask, server: ScriptedServer) -> None:
+    date = NOW.replace(second=45).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    server.steps = [
+        CARD,
+        refusal(status, "the queue is full", **{"retry-after": "3"}),
+        refusal(status, "the queue is full", **{"retry-after": date}),
+        refusal(status, "the queue is full"),
+        final(),
+    ]
+    assert ask(PICTURE, QUESTION).text == "17"
+    assert server.slept == [3.0, 40.0, 1.0]
+
+
+def test_repetitions_count_as_traffic(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, httpx.ConnectError, refusal(503, "starting"), final()]
+    answer = ask(PICTURE, QUESTION)
+    assert answer.bytes_up == (sum(len(request.content) for request in server.requests[2:]),)
+    assert answer.bytes_down[0] > len(httpx.Response(200, json=final()).content)
+
+
+def test_after_all_repetitions_the_reason_is_raised(ask: Ask, server: ScriptedServer) -> None:
+    settings = ClientSettings(retries=2)
+    server.steps = [httpx.ConnectError] * 3
+    with pytest.raises(
+        ConnectionFailedError, match=r"cannot connect to http://server:8000/: .*tried 3 times"
+    ):
+        ask(PICTURE, QUESTION, settings=settings)
+    server.steps = [CARD, *[refusal(503, "shutting down")] * 3]
+    with pytest.raises(ServerBusyError, match=r"busy \(503\): shutting down \(tried 3 times\)"):
+        ask(PICTURE, QUESTION, settings=settings)
+    assert server.steps == []
+
+
+def test_a_wait_longer_than_the_budget_is_not_begun(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, refusal(429, "the queue is full", **{"retry-after": "3600"})]
+    with pytest.raises(ServerBusyError, match=r"next wait of 3.6e\+03 s is longer"):
+        ask(PICTURE, QUESTION)
+    assert server.slept == []
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 415, 422, 500])
+def test_a_refusal_is_not_tried_again(status: int, ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, refusal(status, "the question is empty;\nask something")]
+    with pytest.raises(RequestRefusedError, match="the question is empty; ask something") as caught:
+        ask(PICTURE, "")
+    assert (caught.value.status, caught.value.reason) == (status, "the question is empty; ask something")
+    assert server.slept == []
+
+
+# --- servers that are none --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        httpx.Response(200, text="<html>hello</html>"),
+        httpx.Response(200, json={"name": "demo"}),
+        httpx.Response(200, json={**CARD, "image_size": -1}),
+        httpx.Response(204),
+    ],
+)
+def test_another_kind_of_server_is_recognised(
+    reply: httpx.Response, ask: Ask, server: ScriptedServer
+) -> None:
+    server.steps = [reply]
+    with pytest.raises(UnexpectedReplyError, match=r"ModelCard .* is this a secondlook server"):
+        ask(PICTURE, QUESTION)
+
+
+def test_refusals_of_another_kind_of_server_keep_their_name(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [httpx.Response(404, text="<html>\nno such page</html>")]
+    with pytest.raises(RequestRefusedError, match=r"\(404\): Not Found"):
+        ask(PICTURE, QUESTION)
+    server.steps = [httpx.Response(301, headers={"location": "https://server:8000/v1/model"})]
+    with pytest.raises(RequestRefusedError, match=r"\(301\): it points to https://server:8000/v1/model"):
+        ask(PICTURE, QUESTION)
+
+
+# --- second looks that fail -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ([refusal(404, "no such session")], r"\(404\): no such session"),
+        ([refusal(409, "answered already")], r"\(409\): answered already"),
+        ([refusal(410, "the session has expired")], r"\(410\): the session has expired"),
+        ([refusal(422, "not the region asked for")], r"\(422\)"),
+        ([httpx.ReadError] * 5, "connection .* was lost"),
+        ([httpx.ReadError, refusal(409, "answered already")], "answered already"),
+        ([refusal(503, "shutting down")] * 5, r"busy \(503\): shutting down"),
+        ([refusal(503, "later", **{"retry-after": "31"})], "longer than there is time for"),
+        ([httpx.Response(200, text="?")], "AnswerReply"),
+        ([wants_region()], "third look"),
+    ],
+)
+def test_the_first_answer_stands_marked(steps: Any, reason: str, ask: Ask, server: ScriptedServer) -> None:
+    """Also if the session would end before the wait (31 s of 30), or if only the reply was lost (409)."""
+    server.steps = [CARD, wants_region(), *steps]
+    answer = ask(PICTURE, QUESTION)
+    assert server.steps == []
+    assert answer.text == "17"
+    assert not answer.refined
+    assert not answer.looked_twice
+    assert answer.second is None
+    assert answer.second_look_failed is not None
+    assert "\n" not in answer.second_look_failed
+    assert re.search(reason, answer.second_look_failed)
+    assert answer.region == Region(100, 50, 300, 150)
+    assert answer.pixels == (96 * 96, 96 * 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"region": {"left": 0, "top": 0, "right": 401, "bottom": 10}}, "of a picture of 400x300"),
+        ({"region": {"left": 9, "top": 0, "right": 9, "bottom": 10}}, "is empty"),
+        ({"region": None}, "does not say where"),
+        ({"session": None}, "does not say where"),
+    ],
+)
+def test_impossible_requests_for_a_region_are_not_met(
+    changes: Any, reason: str, ask: Ask, server: ScriptedServer
+) -> None:
+    server.steps = [CARD, wants_region(**changes)]
+    answer = ask(PICTURE, QUESTION)
+    assert answer.text == "17"
+    assert answer.second_look_failed is not None
+    assert reason in answer.second_look_failed
+    assert answer.pixels == (96 * 96, 0)
+    assert answer.bytes_up[1] == 0
+
+
+def test_a_second_look_is_tried_again_too(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(), httpx.ConnectError, refusal(503, "busy"), refined()]
+    answer = ask(PICTURE, QUESTION)
+    assert answer.refined
+    assert answer.second_look_failed is None
+
+
+def test_session_names_cannot_lead_elsewhere(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(session={"id": "../a?b", "expires_in": 30.0}), refined()]
+    ask(PICTURE, QUESTION)
+    assert server.requests[2].url.raw_path == b"/v1/answers/..%2Fa%3Fb/local"
