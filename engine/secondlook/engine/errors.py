@@ -1,0 +1,139 @@
+"""The engine's branches of the project's exception tree.
+
+SecondLookError (secondlook.edge.errors)
+├── ModelError              a model cannot be loaded or used
+│   ├── ModelNotFoundError      no such folder, or no such name on the hub
+│   ├── IncompleteModelError    files or weights are missing
+│   ├── UnsupportedModelError   an architecture or layout the engine does not serve
+│   ├── InvalidModelError       a file of the model is broken or contradicts another
+│   ├── DeviceError             the device does not exist here, or is not usable
+│   └── NonFiniteError          the model computed NaN or infinity
+├── QuestionError           a question cannot be answered
+│   ├── EmptyQuestionError      nothing but white space
+│   ├── QuestionTooLongError    over the character limit, or over the model's context
+│   └── ReservedTextError       contains text the model reserves, such as `<image>`
+├── SessionError            a pending second look cannot be continued
+│   ├── UnknownSessionError     never existed, or was forgotten
+│   ├── ExpiredSessionError     its time ran out, or it was given up
+│   └── AnsweredSessionError    it already has its final answer
+├── PictureMismatchError    a picture contradicts the sizes it was announced with
+├── QueueFullError          too many questions are waiting; carries retry_after
+├── ModelNotReadyError      the server is still loading its model, or could not
+├── EngineFailedError       the model failed on one question, in a way nobody foresaw
+└── ShuttingDownError       the server is stopping
+"""
+
+from __future__ import annotations
+
+from secondlook.edge.errors import SecondLookError
+
+__all__ = [
+    "AnsweredSessionError",
+    "DeviceError",
+    "EmptyQuestionError",
+    "EngineFailedError",
+    "ExpiredSessionError",
+    "IncompleteModelError",
+    "InvalidModelError",
+    "ModelError",
+    "ModelNotFoundError",
+    "ModelNotReadyError",
+    "NonFiniteError",
+    "PictureMismatchError",
+    "QuestionError",
+    "QuestionTooLongError",
+    "QueueFullError",
+    "ReservedTextError",
+    "SessionError",
+    "ShuttingDownError",
+    "UnknownSessionError",
+    "UnsupportedModelError",
+]
+
+
+class ModelError(SecondLookError):
+    """A model cannot be loaded or used."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no such folder, and no such model on the hub."""
+
+
+class IncompleteModelError(ModelError):
+    """The model lacks files or weights; the message names them."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model is complete, but of a kind that the engine does not serve."""
+
+
+class InvalidModelError(ModelError):
+    """A file of the model cannot be read, or contradicts another."""
+
+
+class DeviceError(ModelError):
+    """The requested device does not exist on this machine."""
+
+
+class NonFiniteError(ModelError):
+    """The model computed NaN or infinity, usually from too narrow a dtype."""
+
+
+class QuestionError(SecondLookError):
+    """A question cannot be answered."""
+
+
+class EmptyQuestionError(QuestionError):
+    """The question is empty or only white space."""
+
+
+class QuestionTooLongError(QuestionError):
+    """The question exceeds the character limit or does not fit the model's context."""
+
+
+class ReservedTextError(QuestionError):
+    """The question contains text that the model's tokenizer reserves for itself."""
+
+
+class SessionError(SecondLookError):
+    """A pending second look cannot be continued."""
+
+
+class UnknownSessionError(SessionError):
+    """There is no such session."""
+
+
+class ExpiredSessionError(SessionError):
+    """The session's time ran out, or it was given up; its first answer stands."""
+
+
+class AnsweredSessionError(SessionError):
+    """The session already has its final answer."""
+
+
+class PictureMismatchError(SecondLookError):
+    """A picture contradicts the size or region it was announced with."""
+
+
+class QueueFullError(SecondLookError):
+    """Too many questions are waiting.
+
+    Attributes:
+        retry_after: seconds after which trying again is sensible.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelNotReadyError(SecondLookError):
+    """The server's model is still being loaded, or could not be loaded."""
+
+
+class EngineFailedError(SecondLookError):
+    """The engine raised something unforeseen on one question; the cause is chained and logged."""
+
+
+class ShuttingDownError(SecondLookError):
+    """The server is stopping and takes no more questions."""

@@ -1,0 +1,249 @@
+"""The region search: golden boxes, an independent brute-force search, and soundness on every map."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from secondlook.edge.errors import GeometryError, SettingsError
+from secondlook.edge.geometry import Region, Size
+from secondlook.engine.region import RegionSettings, find_region, find_region_padded, relative_attention
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "region_cases.npz"
+CASES = 80
+
+Map = NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN) as file:
+        return {name: file[name] for name in file}
+
+
+def test_the_golden_file_is_whole(golden: dict[str, np.ndarray]) -> None:
+    assert len(golden["box"]) == CASES
+
+
+@pytest.mark.parametrize("case", range(CASES))
+def test_golden_boxes_are_exact(golden: dict[str, np.ndarray], case: int) -> None:
+    width, height = (int(value) for value in golden["image_size"][case])
+    region = find_region(
+        golden[f"map_{case:03}"], Size(width, height), RegionSettings(int(golden["crop_size"][case]))
+    )
+    assert list(region.as_tuple()) == golden["box"][case].tolist()
+
+
+def brute_force(attention: Map, width: int, height: int, crop_size: int) -> tuple[int, int, int, int]:
+    """The published search, re-summing every window; for whole numbers, and where each window has a cell."""
+    rows, columns = attention.shape
+    cell = width / columns, height / rows
+    found = []
+    for ratio in (1, 1.2, 1.4, 1.6, 1.8, 2):
+        nx, ny = min(int(crop_size * ratio / cell[0]), columns), min(int(crop_size * ratio / cell[1]), rows)
+        if nx == columns and ny == rows:
+            if ratio == 1:
+                return 0, 0, width, height
+            continue
+        sums = {
+            (x, y): Fraction(float(attention[y : y + ny, x : x + nx].sum()))
+            for x in range(columns - nx + 1)
+            for y in range(rows - ny + 1)
+        }
+        x, y = max(sums, key=lambda place: sums[place])  # the first on ties; x runs slowest
+        around = [sums[p] for p in ((x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)) if p in sums]
+        found.append(((sums[x, y] - sum(around) / len(around)) / (nx * ny), crop_size * ratio, x, y, nx, ny))
+    _, side, x, y, nx, ny = max(found, key=lambda window: window[0])
+    half = side // 2
+    box = []
+    for place, cells, size, length in ((x, nx, cell[0], width), (y, ny, cell[1], height)):
+        centre = int(place * size + size * cells / 2)
+        centre = max(centre, half)
+        centre = min(centre, length - half)
+        box.append((int(max(0, centre - half)), int(min(length, centre + half))))
+    return box[0][0], box[1][0], box[0][1], box[1][1]
+
+
+# Whole numbers, so that float sums are exact and ties are real ties.
+whole_maps = hnp.arrays(
+    np.float64,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=9),
+    elements=st.integers(0, 1000).map(float),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(whole_maps, st.integers(2, 1200), st.integers(2, 1200), st.integers(4, 400))
+def test_equals_a_brute_force_search(attention: Map, width: int, height: int, crop_size: int) -> None:
+    rows, columns = attention.shape
+    if int(crop_size / (width / columns)) < 1 or int(crop_size / (height / rows)) < 1:
+        crop_size = math.ceil(max(width / columns, height / rows)) + 1
+    region = find_region(attention, Size(width, height), RegionSettings(crop_size))
+    expected = brute_force(attention, width, height, crop_size)
+    assert region.as_tuple() == expected
+
+
+every_map = hnp.arrays(
+    np.float64,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12),
+    elements=st.floats(allow_nan=False, allow_infinity=False),
+)
+sizes = st.builds(Size, st.integers(1, 30_000), st.integers(1, 30_000))
+
+
+@settings(max_examples=200, deadline=None)
+@given(every_map, sizes, st.integers(1, 2000), st.integers(1, 4))
+def test_every_map_and_size_has_a_region_inside_the_picture(
+    attention: Map, image: Size, crop_size: int, min_cells: int
+) -> None:
+    choice = RegionSettings(crop_size, min_cells=min_cells)
+    assert find_region(attention, image, choice).within(image)
+    assert find_region_padded(attention, image, choice).within(image)
+
+
+@settings(max_examples=100, deadline=None)
+@given(whole_maps, sizes, st.integers(-900, 900))
+def test_the_maps_scale_does_not_matter(attention: Map, image: Size, exponent: int) -> None:
+    choice = RegionSettings(336)
+    assert find_region(np.ldexp(attention, exponent), image, choice) == find_region(attention, image, choice)
+
+
+@pytest.mark.parametrize("value", [0.0, 1 / 576, 0.1, 5e-324, 1e308, 1 / 3])
+def test_a_constant_map_ties_exactly_and_the_first_window_wins(value: float) -> None:
+    region = find_region(np.full((24, 24), value), Size(1200, 1000), RegionSettings(336))
+    assert region == Region(0, 0, 336, 336)
+
+
+def test_the_peak_is_inside() -> None:
+    attention = np.ones((24, 24))
+    attention[5, 17] = 50
+    region = find_region(attention, Size(2400, 1200), RegionSettings(336))
+    assert region.contains(17.5 * 100, 5.5 * 50)
+
+
+def test_windows_are_at_least_one_cell_on_huge_originals() -> None:
+    # One cell is 500 pixels: the published search divides by zero here.
+    attention = np.ones((24, 24))
+    attention[20, 3] = 9
+    region = find_region(attention, Size(12_000, 12_000), RegionSettings(336))
+    assert (region.width, region.height) == (500, 500)
+    assert region == Region(1500, 10_000, 2000, 10_500)
+
+
+def test_min_cells_grows_the_crop() -> None:
+    attention = np.ones((12, 12))
+    attention[4, 4] = 9
+    region = find_region(attention, Size(2400, 1200), RegionSettings(100, ratios=(1,), min_cells=3))
+    assert (region.width, region.height) == (600, 600)
+    assert region.contains(4.5 * 200, 4.5 * 100)
+
+
+def test_a_picture_smaller_than_the_crop_is_the_region() -> None:
+    assert find_region(np.ones((4, 4)), Size(300, 200), RegionSettings(336)) == Region(0, 0, 300, 200)
+
+
+def test_padding_is_taken_out_of_the_region() -> None:
+    # 800 x 400 in a square of 800: the picture covers rows 2 to 5 of 8.
+    attention = np.ones((8, 8))
+    attention[4, 6] = 20
+    region = find_region_padded(attention, Size(800, 400), RegionSettings(100))
+    assert region == Region(600, 200, 700, 300)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"), [(0, Region(600, 0, 700, 100)), (7, Region(600, 300, 700, 400))]
+)
+def test_a_region_in_the_padding_becomes_the_nearest_part_of_the_picture(row: int, expected: Region) -> None:
+    attention = np.ones((8, 8))
+    attention[row, 6] = 20
+    assert find_region_padded(attention, Size(800, 400), RegionSettings(100)) == expected
+
+
+def test_padded_and_squashed_agree_on_a_square() -> None:
+    attention = np.random.default_rng(0).random((12, 12))
+    image, choice = Size(900, 900), RegionSettings(144)
+    assert find_region_padded(attention, image, choice) == find_region(attention, image, choice)
+
+
+@pytest.mark.parametrize(
+    "attention", [np.zeros((0, 4)), np.zeros(4), np.full((2, 2), np.nan), np.array([[1.0, np.inf]])]
+)
+def test_what_is_no_map_is_refused(attention: Map) -> None:
+    with pytest.raises(GeometryError):
+        find_region(attention, Size(100, 100), RegionSettings(10))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"crop_size": 0},
+        {"crop_size": 9, "min_cells": 0},
+        {"crop_size": 9, "ratios": ()},
+        {"crop_size": 9, "ratios": (2, 1)},
+        {"crop_size": 9, "ratios": (0.5, 1)},
+        {"crop_size": 9, "ratios": (1, math.inf)},
+        {"crop_size": 9, "ratios": (1, math.nan)},
+    ],
+)
+def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
+        RegionSettings(**bad)
+
+
+attention_values = st.floats(0, allow_nan=False, allow_infinity=False)
+pairs = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6).flatmap(
+    lambda shape: st.tuples(
+        hnp.arrays(np.float64, shape, elements=attention_values),
+        hnp.arrays(np.float64, shape, elements=attention_values),
+    )
+)
+
+
+@given(pairs)
+def test_relative_attention_is_finite_everywhere(maps: tuple[Map, Map]) -> None:
+    question, generic = maps
+    relative = relative_attention(question, generic)
+    assert relative.shape == question.shape
+    assert np.isfinite(relative).all()
+    assert (relative >= 0).all()
+    find_region(relative, Size(1000, 700), RegionSettings(100))
+
+
+def test_relative_attention_is_the_plain_quotient_where_that_is_defined() -> None:
+    rng = np.random.default_rng(1)
+    question, generic = rng.random((5, 7)), rng.random((5, 7)) + 0.01
+    assert np.array_equal(relative_attention(question, generic), question / generic)
+
+
+def test_zeros_in_the_generic_map_count_as_its_smallest_value() -> None:
+    question, generic = np.array([[2.0, 0.0, 3.0]]), np.array([[0.0, 0.0, 0.5]])
+    assert relative_attention(question, generic).tolist() == [[4.0, 0.0, 6.0]]
+    assert relative_attention(question, np.zeros((1, 3))).tolist() == question.tolist()
+
+
+def test_float32_maps_are_divided_in_float64_and_not_changed() -> None:
+    question = np.array([[1.0]], dtype=np.float32)
+    generic = np.array([[3.0]], dtype=np.float32)
+    assert relative_attention(question, generic)[0, 0] == 1 / 3
+    assert question[0, 0] == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "generic"),
+    [
+        (np.ones((2, 2)), np.ones((2, 3))),
+        (np.ones((2, 2)), -np.ones((2, 2))),
+        (np.full((2, 2), np.nan), np.ones((2, 2))),
+    ],
+)
+def test_what_is_no_attention_is_refused(question: Map, generic: Map) -> None:
+    with pytest.raises(GeometryError):
+        relative_attention(question, generic)
