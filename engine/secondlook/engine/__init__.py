@@ -1,0 +1,144 @@
+"""The server's side of secondlook: models, decoding, doubt, where to look closer, and what to keep.
+
+The names below are imported when first used, because torch and transformers take seconds to import, and a
+command's `--help` needs neither.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from secondlook.engine.attention import ATTENTION, AttentionProbe
+    from secondlook.engine.errors import (
+        AnsweredSessionError,
+        DeviceError,
+        EmptyQuestionError,
+        ExpiredSessionError,
+        IncompleteModelError,
+        InvalidModelError,
+        ModelError,
+        ModelNotFoundError,
+        NonFiniteError,
+        PictureMismatchError,
+        QuestionError,
+        QuestionTooLongError,
+        QueueFullError,
+        ReservedTextError,
+        SessionError,
+        ShuttingDownError,
+        UnknownSessionError,
+        UnsupportedModelError,
+    )
+    from secondlook.engine.llava import LlavaAdapter
+    from secondlook.engine.loading import DType, load_model
+    from secondlook.engine.look_settings import LookSettings
+    from secondlook.engine.looks import AttentionMaps, Engine, FinalAnswer, FirstLook, Look, Pending
+    from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
+    from secondlook.engine.prompts import GENERIC_QUESTION
+    from secondlook.engine.region import RegionSettings, find_region, find_region_padded, relative_attention
+    from secondlook.engine.uncertainty import TokenStatistics, aggregate, statistics
+    from secondlook.engine.vision import VisionEncoder
+
+__all__ = [
+    "ATTENTION",
+    "GENERIC_QUESTION",
+    "AnsweredSessionError",
+    "AttentionMaps",
+    "AttentionProbe",
+    "DType",
+    "DeviceError",
+    "EmptyQuestionError",
+    "Engine",
+    "ExpiredSessionError",
+    "FinalAnswer",
+    "FirstLook",
+    "IncompleteModelError",
+    "InvalidModelError",
+    "LlavaAdapter",
+    "Look",
+    "LookSettings",
+    "ModelError",
+    "ModelNotFoundError",
+    "NonFiniteError",
+    "Pending",
+    "PictureMismatchError",
+    "Policy",
+    "QuestionError",
+    "QuestionTooLongError",
+    "QueueFullError",
+    "RegionSettings",
+    "ReservedTextError",
+    "SessionError",
+    "ShuttingDownError",
+    "TokenStatistics",
+    "UnknownSessionError",
+    "UnsupportedModelError",
+    "VisionEncoder",
+    "aggregate",
+    "find_region",
+    "find_region_padded",
+    "keep_second",
+    "load_model",
+    "no_detail_to_gain",
+    "relative_attention",
+    "statistics",
+    "wants_second_look",
+]
+
+_HOMES = {
+    "ATTENTION": "attention",
+    "AnsweredSessionError": "errors",
+    "AttentionMaps": "looks",
+    "AttentionProbe": "attention",
+    "DType": "loading",
+    "DeviceError": "errors",
+    "EmptyQuestionError": "errors",
+    "Engine": "looks",
+    "ExpiredSessionError": "errors",
+    "FinalAnswer": "looks",
+    "FirstLook": "looks",
+    "GENERIC_QUESTION": "prompts",
+    "IncompleteModelError": "errors",
+    "InvalidModelError": "errors",
+    "LlavaAdapter": "llava",
+    "Look": "looks",
+    "LookSettings": "look_settings",
+    "ModelError": "errors",
+    "ModelNotFoundError": "errors",
+    "NonFiniteError": "errors",
+    "Pending": "looks",
+    "PictureMismatchError": "errors",
+    "Policy": "policy",
+    "QuestionError": "errors",
+    "QuestionTooLongError": "errors",
+    "QueueFullError": "errors",
+    "RegionSettings": "region",
+    "ReservedTextError": "errors",
+    "SessionError": "errors",
+    "ShuttingDownError": "errors",
+    "TokenStatistics": "uncertainty",
+    "UnknownSessionError": "errors",
+    "UnsupportedModelError": "errors",
+    "VisionEncoder": "vision",
+    "aggregate": "uncertainty",
+    "find_region": "region",
+    "find_region_padded": "region",
+    "keep_second": "policy",
+    "load_model": "loading",
+    "no_detail_to_gain": "policy",
+    "relative_attention": "region",
+    "statistics": "uncertainty",
+    "wants_second_look": "policy",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

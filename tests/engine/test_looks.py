@@ -1,0 +1,249 @@
+"""The two looks: decisions, options, maps, regions and bad input, on a random checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
+from secondlook.edge.geometry import Region, Size
+from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.errors import (
+    EmptyQuestionError,
+    PictureMismatchError,
+    QuestionTooLongError,
+    ReservedTextError,
+)
+from secondlook.engine.loading import load_model
+from secondlook.engine.looks import Engine, FirstLook, Pending
+from secondlook.engine.policy import Policy
+from secondlook.engine.prompts import GENERIC_QUESTION
+from secondlook.engine.region import RegionSettings, find_region, find_region_padded, relative_attention
+
+QUESTION = "What is the number on the sign?"
+LARGE = Size(1000, 800)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("looks"), Variant(seed=11, kv_heads=2))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    return Engine(load_model(str(folder)))
+
+
+def picture(seed: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def first(engine: Engine, original: Size = LARGE, **options: Any) -> FirstLook:
+    return engine.first_look(picture(1), QUESTION, original, AnswerOptions(**options))
+
+
+def pending_look(engine: Engine, **options: Any) -> Pending:
+    pending = first(engine, second_look="always", **options).pending
+    assert pending is not None
+    return pending
+
+
+def test_an_unsure_answer_names_a_region_and_can_be_continued(engine: Engine) -> None:
+    look = first(engine, threshold=0.0)
+    assert look.decision == "unsure"
+    assert look.pending is not None
+    assert look.region is not None
+    assert look.region == look.pending.region
+    assert look.region.within(LARGE)
+    assert look.pending.first == look.look
+    assert look.pending.nbytes > 0
+
+
+def test_a_sure_answer_is_final(engine: Engine) -> None:
+    look = first(engine, threshold=1000.0)
+    assert (look.decision, look.region, look.pending, look.maps) == ("sure", None, None, None)
+
+
+def test_the_threshold_itself_is_unsure(engine: Engine) -> None:
+    uncertainty = first(engine).uncertainty
+    assert first(engine, threshold=uncertainty).decision == "unsure"
+    assert first(engine, threshold=np.nextafter(uncertainty, 1e9)).decision == "sure"
+
+
+def test_always_and_never_overrule_the_threshold(engine: Engine) -> None:
+    assert first(engine, threshold=1000.0, second_look="always").decision == "unsure"
+    never = first(engine, threshold=0.0, second_look="never")
+    assert (never.decision, never.pending, never.maps) == ("disabled", None, None)
+    assert never.look == first(engine).look
+
+
+@pytest.mark.parametrize("second_look", ["auto", "always"])
+def test_a_small_original_has_no_detail_to_gain(engine: Engine, second_look: str) -> None:
+    look = first(engine, Size(IMAGE_SIZE, IMAGE_SIZE), threshold=0.0, second_look=second_look)
+    assert (look.decision, look.region, look.pending) == ("no_detail_to_gain", None, None)
+
+
+def test_a_region_of_the_whole_image_has_no_detail_to_gain(engine: Engine) -> None:
+    wide = Engine(engine.model, region=RegionSettings(crop_size=5000))
+    look = first(wide, second_look="always")
+    assert (look.decision, look.pending) == ("no_detail_to_gain", None)
+    assert look.region == Region(0, 0, LARGE.width, LARGE.height)
+
+
+def test_maps_and_region_follow_from_each_other(engine: Engine) -> None:
+    look = first(engine, second_look="always")
+    assert look.maps is not None
+    assert look.maps.question.shape == (GRID, GRID)
+    assert 0 < look.maps.question.sum() <= 1
+    assert np.array_equal(look.maps.relative, relative_attention(look.maps.question, look.maps.generic))
+    assert look.region == find_region(look.maps.relative, LARGE, RegionSettings(IMAGE_SIZE))
+
+
+def test_the_generic_questions_own_relative_attention_is_one(engine: Engine) -> None:
+    options = AnswerOptions(second_look="always")
+    maps = engine.first_look(picture(1), GENERIC_QUESTION, LARGE, options).maps
+    assert maps is not None
+    assert np.array_equal(maps.relative, np.ones((GRID, GRID)))
+
+
+def test_in_pad_mode_the_region_is_sought_in_the_padded_square(folder: Path, tmp_path: Path) -> None:
+    model = load_model(str(folder))
+    padded = type(model)(
+        "padded",
+        model._model,
+        model.layout,
+        replace(model._preprocessing, mode="pad"),
+        replace(model.settings, resize_mode="pad"),
+    )
+    look = first(Engine(padded), Size(1000, 300), second_look="always")
+    assert look.maps is not None
+    assert look.region == find_region_padded(look.maps.relative, Size(1000, 300), RegionSettings(IMAGE_SIZE))
+
+
+def test_measures_and_aggregations_are_those_asked_for(engine: Engine) -> None:
+    default = first(engine)
+    tokens = default.tokens
+    assert default.uncertainty == pytest.approx(np.mean([token.min_entropy for token in tokens]))
+    shannon = first(engine, measure="shannon_entropy", aggregation="first").uncertainty
+    assert shannon == tokens[0].shannon_entropy
+    margin = first(engine, measure="margin", aggregation="first_k", first_k=3).uncertainty
+    assert margin == pytest.approx(np.mean([token.margin for token in tokens[:3]]))
+
+
+def test_include_eos_is_followed(engine: Engine, tmp_path: Path) -> None:
+    eos = first(engine).look.token_ids[1]
+    stopping = Engine(load_model(str(write_checkpoint(tmp_path, Variant(seed=11, kv_heads=2, eos=eos)))))
+    tokens = first(stopping).tokens
+    assert [token.is_eos for token in tokens] == [False, True]
+    assert first(stopping, include_eos=False).uncertainty == tokens[0].min_entropy
+
+
+def test_answers_are_as_long_as_asked_for(engine: Engine) -> None:
+    assert len(first(engine).tokens) == 20
+    assert len(first(engine, max_new_tokens=3).tokens) == 3
+    assert len(engine.second_look(pending_look(engine, max_new_tokens=3), picture(2)).second.tokens) == 3
+
+
+def test_the_second_look_sees_the_local_image(engine: Engine) -> None:
+    pending = pending_look(engine, arbitration=False)
+    side = (pending.region.width, pending.region.height)
+    one, other = engine.second_look(pending, picture(2, side)), engine.second_look(pending, picture(3, side))
+    assert one.second != other.second
+    assert (one.decision, one.look) == ("took_second", one.second)
+    assert one == replace(engine.second_look(pending, picture(2, side)), seconds=one.seconds)
+
+
+def test_arbitration_keeps_the_surer_answer(engine: Engine) -> None:
+    pending = pending_look(engine)
+    second = engine.second_look(pending, picture(2)).second
+    for shift, decision in ((+0.1, "took_second"), (0.0, "took_second"), (-0.1, "kept_first")):
+        known = replace(pending, first=replace(pending.first, uncertainty=second.uncertainty + shift))
+        final = engine.second_look(known, picture(2))
+        assert final.decision == decision
+        assert final.look == (final.second if decision == "took_second" else final.first)
+        assert (final.first, final.region) == (known.first, known.region)
+    stubborn = replace(known, policy=replace(known.policy, arbitration=False))
+    assert engine.second_look(stubborn, picture(2)).decision == "took_second"
+
+
+def test_every_stage_is_timed(engine: Engine) -> None:
+    look = first(engine, second_look="always")
+    assert look.pending is not None
+    for seconds in (look.seconds, engine.second_look(look.pending, picture(2)).seconds):
+        assert min(seconds.encode, seconds.prefill, seconds.decode) > 0
+        assert (seconds.queue, seconds.decode_image) == (0, 0)
+
+
+def test_the_policy_of_the_engine_is_the_default(engine: Engine) -> None:
+    strict = Engine(engine.model, Policy(threshold=1000.0, measure="margin"))
+    look = first(strict)
+    assert look.decision == "sure"
+    assert look.uncertainty == pytest.approx(np.mean([token.margin for token in look.tokens]))
+
+
+def test_the_card_says_what_an_edge_must_know(engine: Engine) -> None:
+    card = engine.card
+    assert (card.image_size, card.resize_mode, card.threshold) == (IMAGE_SIZE, "squash", 0.5)
+    assert card.name == engine.model.name
+
+
+def test_an_answer_travels_with_its_token_count(engine: Engine) -> None:
+    look = first(engine, max_new_tokens=4).look
+    assert (look.answer.text, look.answer.uncertainty, look.answer.tokens) == (look.text, look.uncertainty, 4)
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("  ", EmptyQuestionError),
+        ("what " * 401, QuestionTooLongError),
+        ("?" * 500, QuestionTooLongError),
+        ("and <image>?", ReservedTextError),
+    ],
+)
+def test_bad_questions_are_refused(engine: Engine, question: str, kind: type[Exception]) -> None:
+    for call in (engine.check, lambda q: engine.first_look(picture(1), q, LARGE)):
+        with pytest.raises(kind):
+            call(question)
+
+
+def test_a_question_must_leave_room_for_the_second_look(folder: Path, engine: Engine) -> None:
+    room = 512 - len(engine.model.layout.build("?", 1, 1).ids)
+    engine.check("?" * 10, AnswerOptions(second_look="never", max_new_tokens=room - 20))
+    with pytest.raises(QuestionTooLongError):
+        engine.check("?" * 10, AnswerOptions(max_new_tokens=room - 20))
+
+
+@pytest.mark.parametrize("size", [(IMAGE_SIZE, IMAGE_SIZE - 1), (2 * IMAGE_SIZE, 2 * IMAGE_SIZE), (10, 10)])
+def test_a_global_image_of_another_size_is_refused(engine: Engine, size: tuple[int, int]) -> None:
+    with pytest.raises(PictureMismatchError, match=f"{size[0]}x{size[1]}.*{IMAGE_SIZE}x{IMAGE_SIZE}"):
+        engine.first_look(picture(1, size), QUESTION, LARGE)
+
+
+@pytest.mark.parametrize("size", [(84, 42), (50, 25), (199, 100), (200, 100), (2, 1), (83, 42)])
+def test_a_local_image_of_the_regions_shape_is_taken(engine: Engine, size: tuple[int, int]) -> None:
+    pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
+    assert engine.second_look(pending, picture(2, size)).second.tokens
+
+
+@pytest.mark.parametrize("size", [(84, 84), (42, 84), (400, 200), (201, 100), (80, 50)])
+def test_a_local_image_of_another_shape_is_refused(engine: Engine, size: tuple[int, int]) -> None:
+    pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
+    with pytest.raises(PictureMismatchError, match="200x100"):
+        engine.second_look(pending, picture(2, size))

@@ -1,0 +1,37 @@
+"""The package's names: all there, and imported only when used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import secondlook.engine
+
+
+@pytest.mark.parametrize("name", secondlook.engine.__all__)
+def test_every_name_is_there(name: str) -> None:
+    assert getattr(secondlook.engine, name) is not None
+    assert name in dir(secondlook.engine)
+
+
+def test_the_table_of_names_is_the_public_surface() -> None:
+    assert sorted(secondlook.engine._HOMES) == sorted(secondlook.engine.__all__)
+
+
+def test_other_names_are_not() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Engines'"):
+        secondlook.engine.Engines  # noqa: B018
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, secondlook.engine, secondlook.engine.errors; print('torch' in sys.modules)"
+    path = [entry for entry in sys.path if entry]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
