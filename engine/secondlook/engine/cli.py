@@ -1,0 +1,190 @@
+"""The engine's commands: `serve` and `ask`. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from secondlook.edge.errors import SecondLookError
+from secondlook.edge.wire import AnswerReply
+
+if TYPE_CHECKING:
+    from secondlook.engine.loading import DType
+    from secondlook.engine.looks import Engine
+    from secondlook.engine.service import TwoLookService
+
+__all__ = ["app", "configure_logging", "load_engine", "run"]
+
+app = typer.Typer(
+    name="secondlook",
+    help="Two-look inference for vision-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="demo (the embedded model), a folder, or a hub name.")
+]
+DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", min=0.0, help="Look twice from this uncertainty on; by default the model's own."
+    ),
+]
+VerboseOption = Annotated[
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, help="Say more on stderr; -vv for debugging.", show_default=False
+    ),
+]
+
+
+def run(application: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
+    """Run a command line and exit.
+
+    The status is 0, 1 after an error of ours (one line on stderr), 2 for wrong usage, and 130 after Ctrl-C.
+    """
+    try:
+        application(arguments)
+    except SecondLookError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def configure_logging(verbose: int) -> None:
+    """Log warnings to stderr, information too with one -v, everything with two. For commands, once each."""
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    handler = RichHandler(console=Console(stderr=True), show_path=verbose > 1)
+    logging.basicConfig(
+        level=level, format="%(name)s: %(message)s", datefmt="[%X]", handlers=[handler], force=True
+    )
+
+
+def load_engine(model: str, dtype: str, device: str, threshold: float | None) -> Engine:
+    """The engine that the commands' options describe.
+
+    Raises:
+        ModelError, SettingsError: see `secondlook.engine.loading.load_model`.
+    """
+    from secondlook.engine.loading import load_model
+    from secondlook.engine.looks import Engine
+    from secondlook.engine.policy import Policy
+
+    kind: DType = dtype  # type: ignore[assignment]  # load_model refuses what is none, naming the choices
+    adapter = load_model(model, dtype=kind, device=device)
+    return Engine(adapter, None if threshold is None else Policy(threshold))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    model: ModelOption = "demo",
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+    threshold: ThresholdOption = None,
+    max_pending: Annotated[
+        int, typer.Option(min=1, help="Sessions that may wait for their local image.")
+    ] = 1024,
+    max_cache_mb: Annotated[
+        int, typer.Option(min=0, help="MiB of keys and values kept for them; the rest is computed again.")
+    ] = 2048,
+    session_ttl: Annotated[float, typer.Option(help="Seconds that a session waits.")] = 60.0,
+    queue_size: Annotated[int, typer.Option(min=1, help="Questions that may wait for the model.")] = 32,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="MiB that a request may have.")] = 8,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Answer edges' questions over HTTP until Ctrl-C."""
+    configure_logging(verbose)
+    from secondlook.engine import serving
+    from secondlook.engine.settings import ServerSettings, SessionLimits
+
+    sessions = SessionLimits(
+        max_waiting=max_pending, max_cache_bytes=max_cache_mb * 2**20, seconds=session_ttl
+    )
+    settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
+    with serving.listen(host, port) as listener:
+        url = serving.address_url(listener)
+        # Only the spinner lives on this console: nothing else is printed before it has stopped.
+        status = Console(stderr=True).status(f"loading {model} ...")
+
+        def on_ready(service: TwoLookService) -> None:
+            status.stop()
+            side = service.card.image_size
+            typer.echo(f"{service.card.name} ({side}x{side} pixels) answers on {url} (Ctrl-C ends it)")
+
+        with status:
+            try:
+                serving.serve(
+                    lambda: load_engine(model, dtype, device, threshold), settings, listener, on_ready
+                )
+            except KeyboardInterrupt:
+                # The usual way to end a server; by now what was in progress is finished.
+                status.stop()
+                typer.echo("stopped", err=True)
+
+
+@app.command()
+def ask(
+    picture: Annotated[Path, typer.Argument(help="The picture's file.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    model: ModelOption = "demo",
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+    threshold: ThresholdOption = None,
+    second_look: Annotated[
+        Literal["auto", "always", "never"], typer.Option("--second-look", help="Whether to look twice.")
+    ] = "auto",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Ask about one picture, with edge and server in this process.
+
+    What the model sees goes through JPEG all the same.
+    """
+    configure_logging(verbose)
+    from secondlook.edge.imaging import open_picture
+    from secondlook.edge.wire import AnswerOptions
+    from secondlook.engine.local import ask_locally
+
+    opened = open_picture(picture)
+    with Console(stderr=True).status(f"loading {model} ..."):
+        engine = load_engine(model, dtype, device, threshold)
+    options = AnswerOptions(second_look=second_look, max_new_tokens=max_new_tokens)
+    with Console(stderr=True).status("looking ..."):
+        asked = ask_locally(engine, opened, question, options)
+    if as_json:
+        typer.echo(json.dumps(asked.to_dict()))
+    else:
+        typer.echo(_told(asked.reply))
+
+
+def _told(reply: AnswerReply) -> str:
+    lines = [
+        reply.answer.text,
+        "",
+        f"first look   {reply.first.text!r}, uncertainty {reply.first.uncertainty:.3f}",
+    ]
+    if reply.second is not None and reply.region is not None:
+        box = reply.region
+        lines += [
+            f"region       ({box.left}, {box.top}) to ({box.right}, {box.bottom})",
+            f"second look  {reply.second.text!r}, uncertainty {reply.second.uncertainty:.3f}",
+        ]
+    return "\n".join([*lines, f"decision     {reply.decision.replace('_', ' ')}"])

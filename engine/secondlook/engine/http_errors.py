@@ -1,0 +1,140 @@
+"""Errors as HTTP: one table from exceptions to statuses, and every error body an ErrorReply."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from secondlook.edge.errors import (
+    GeometryError,
+    NotAPictureError,
+    PictureTooLargeError,
+    SecondLookError,
+    SettingsError,
+)
+from secondlook.edge.wire import ErrorReply
+from secondlook.engine import errors
+
+__all__ = [
+    "BodyTooLargeError",
+    "InvalidFieldError",
+    "UnsupportedContentError",
+    "add_error_handlers",
+    "describe",
+]
+
+_log = logging.getLogger(__name__)
+
+_NOT_READY_RETRY_SECONDS = 2.0
+"""Retry-After while the model is being loaded or the server goes away."""
+
+
+class BodyTooLargeError(HTTPException):
+    """The body exceeds the limit. An HTTPException, as frameworks pass that on from the middle of a body."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        limit = f"the body is larger than the limit of {max_body_bytes} bytes"
+        super().__init__(413, f"{limit}; send a smaller picture, or one of lower quality")
+
+
+class UnsupportedContentError(SecondLookError):
+    """A request, or its image, is of a content type that the server does not take."""
+
+
+class InvalidFieldError(SecondLookError):
+    """A form field has an impossible value."""
+
+
+_STATUSES: dict[type[Exception], tuple[int, str]] = {
+    UnsupportedContentError: (415, "unsupported_content_type"),
+    InvalidFieldError: (422, "invalid_field"),
+    SettingsError: (422, "invalid_options"),
+    NotAPictureError: (422, "not_a_picture"),
+    PictureTooLargeError: (422, "picture_too_large"),
+    GeometryError: (422, "picture_mismatch"),
+    errors.PictureMismatchError: (422, "picture_mismatch"),
+    errors.EmptyQuestionError: (422, "empty_question"),
+    errors.QuestionTooLongError: (422, "question_too_long"),
+    errors.QuestionError: (422, "invalid_question"),
+    errors.UnknownSessionError: (404, "unknown_session"),
+    errors.ExpiredSessionError: (410, "expired_session"),
+    errors.AnsweredSessionError: (409, "answered_session"),
+    errors.QueueFullError: (429, "queue_full"),
+    errors.ModelNotReadyError: (503, "model_not_ready"),
+    errors.ShuttingDownError: (503, "shutting_down"),
+    errors.EngineFailedError: (500, "engine_failed"),
+    SecondLookError: (500, "server_error"),
+}
+"""An exception has the entry of its nearest class."""
+
+_FRAMEWORK_NAMES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+_DESCRIPTIONS = {
+    400: "The body is not well-formed multipart.",
+    404: "No such session.",
+    409: "The session is answered already, or being answered.",
+    410: "The session expired or was given up: the first answer stands.",
+    413: "The body is too large.",
+    415: "The body is not multipart/form-data, or the image not image/jpeg.",
+    422: "A field is missing or impossible, the image is not a whole JPEG, or the sizes contradict it.",
+    429: "The queue is full; Retry-After says when to come back.",
+    500: "The model failed on this question; the server goes on.",
+    503: "The model is still being loaded, or the server is shutting down.",
+}
+
+
+def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI `responses` for error statuses."""
+    return {status: {"model": ErrorReply, "description": _DESCRIPTIONS[status]} for status in statuses}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make every error that `app` answers an ErrorReply."""
+    app.add_exception_handler(SecondLookError, _on_our_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_unforeseen_error)
+
+
+async def _on_our_error(_request: Request, error: Exception) -> JSONResponse:
+    status, name = next(_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES)
+    headers = {}
+    if isinstance(error, errors.QueueFullError):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    elif status == 503:
+        headers["Retry-After"] = str(math.ceil(_NOT_READY_RETRY_SECONDS))
+    if status == 500 and not isinstance(
+        error, errors.EngineFailedError
+    ):  # that one was logged where it happened
+        _log.error("a question failed", exc_info=error)
+    return _reply(status, name, str(error), headers)
+
+
+async def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError), "registered for this type"
+    problems = error.errors()
+    if any(problem["loc"] == ("body", "question") and problem["type"] == "missing" for problem in problems):
+        return _reply(422, "empty_question", "the form field `question` is missing or empty; send a question")
+    told = "; ".join(f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}" for problem in problems)
+    return _reply(422, "invalid_field", told)
+
+
+async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException), "registered for this type"
+    name = _FRAMEWORK_NAMES.get(error.status_code, "http_error")
+    return _reply(error.status_code, name, str(error.detail), dict(error.headers or {}))
+
+
+async def _on_unforeseen_error(_request: Request, _error: Exception) -> JSONResponse:
+    # Not logged here: the framework raises the exception again, and the ASGI server logs it.
+    return _reply(500, "server_error", "the server failed on this request; its log says why")
+
+
+def _reply(status: int, name: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(ErrorReply(error=name, message=message).model_dump(), status, headers)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import typer
+
+from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
+from secondlook.edge.errors import GeometryError
+from secondlook.engine import cli
+
+SECONDS = 60
+CAMERA = (ORIGINAL.width, ORIGINAL.height)
+
+
+def exit_status(*arguments: str, application: typer.Typer = cli.app) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.run(application, list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "camera.jpg"
+    path.write_bytes(jpeg(*CAMERA))
+    return str(path)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    fake = FakeEngine()
+    monkeypatch.setattr(cli, "load_engine", lambda *_options: fake)
+    monkeypatch.setattr(
+        cli, "configure_logging", lambda _verbose: None
+    )  # the root logger belongs to pytest here
+    return fake
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "configure_logging", lambda _verbose: None)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.usefixtures("engine")
+def test_ask_prints_both_looks(picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("ask", picture, "what is it?") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "second to what is it?",
+        "",
+        "first look   'first to what is it?', uncertainty 0.900",
+        "region       (100, 50) to (196, 114)",
+        "second look  'second to what is it?', uncertainty 0.200",
+        "decision     took second",
+    ]
+
+
+@pytest.mark.usefixtures("engine")
+def test_ask_prints_json(picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("ask", picture, "what?", "--json") == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (told["text"], told["uncertainty"]) == ("second to what?", 0.2)
+    assert (told["refined"], told["looked_twice"], told["decision"]) == (True, True, "took_second")
+    assert told["first"] == {"text": "first to what?", "uncertainty": 0.9, "tokens": 1}
+    assert tuple(told["region"].values()) == REGION.as_tuple()
+    assert len(told["bytes_up"]) == 2
+    assert min(told["bytes_up"]) > 0
+    assert [seconds["decode"] for seconds in told["server_seconds"]] == [0.0, 0.5]
+
+
+@pytest.mark.usefixtures("engine")
+def test_ask_looks_once_where_once_is_enough(picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["sure"], ["unsure", "--second-look", "never"]):
+        assert exit_status("ask", picture, *arguments, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["looked_twice"], told["second"], told["region"]) == (False, None, None)
+        assert len(told["bytes_up"]) == len(told["server_seconds"]) == 1
+
+
+@pytest.mark.usefixtures("engine")
+def test_an_unreadable_picture_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "missing.jpg"
+    assert exit_status("ask", str(missing), "why?") == 1
+    assert str(missing) in one_line(capsys)
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    assert exit_status("ask", str(empty), "why?") == 1
+    assert "empty" in one_line(capsys)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_model_that_does_not_exist_is_one_line(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    for command in (["ask", picture, "why?"], ["serve", "--port", "0"]):
+        assert exit_status(*command, "--model", nowhere) == 1
+        line = one_line(capsys)
+        assert line.startswith("error: ")
+        assert nowhere in line
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_port_in_use_is_one_line_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_options: object) -> FakeEngine:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr(cli, "load_engine", load)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert exit_status("serve", "--port", str(port)) == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in one_line(capsys)
+
+
+@pytest.mark.usefixtures("engine")
+def test_an_unknown_host_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("serve", "--host", "300.1.1.1") == 1
+    assert "300.1.1.1" in one_line(capsys)
+
+
+@pytest.mark.usefixtures("engine")
+def test_impossible_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("serve", "--session-ttl", "0") == 1
+    assert "seconds must be a positive, finite number, not 0" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ask"], ["serve", "--port", "70000"], ["serve", "--queue-size", "0"], ["dance"]]
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(*arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def failing(error: BaseException) -> typer.Typer:
+    application = typer.Typer(pretty_exceptions_enable=False)
+
+    @application.command()
+    def fail() -> None:
+        raise error
+
+    return application
+
+
+def test_run_turns_errors_into_a_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(application=failing(GeometryError("a flat picture"))) == 1
+    assert one_line(capsys) == "error: a flat picture\n"
+    assert exit_status(application=failing(KeyboardInterrupt())) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def python(code: str) -> subprocess.Popen[str]:
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+
+
+def test_help_needs_no_heavy_import() -> None:
+    heavy = ["torch", "transformers", "numpy", "fastapi", "uvicorn"]
+    code = f"""
+import sys
+from secondlook.engine import cli
+try:
+    cli.run(cli.app, ["serve", "--help"])
+except SystemExit as ended:
+    print("exit", ended.code, "imported", [name for name in {heavy!r} if name in sys.modules])
+"""
+    with python(code) as process:
+        out, err = process.communicate(timeout=SECONDS)
+    assert "exit 0 imported []" in out, out + err
+    assert "--session-ttl" in out
+
+
+def test_serve_answers_until_interrupted() -> None:
+    code = """
+from engine.fake_engine import FakeEngine
+from secondlook.engine import cli
+cli.load_engine = lambda *_options: FakeEngine()
+cli.run(cli.app, ["serve", "--port", "0"])
+"""
+    with python(code) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("fake (32x32 pixels) answers on http://127.0.0.1:"), line
+        url = line.split()[5]
+        form = {"question": "sure", "width": "400", "height": "300"}
+        files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
+        reply = httpx.post(f"{url}/v1/answers", data=form, files=files, timeout=SECONDS)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=SECONDS)
+    assert reply.json()["answer"]["text"] == "first to sure"
+    assert (process.returncode, out, err) == (0, "", "stopped\n")
+
+
+def test_an_interrupted_server_finishes_the_question_it_works_on() -> None:
+    code = """
+import sys
+from engine.fake_engine import FakeEngine
+from secondlook.engine import cli
+
+class Slow(FakeEngine):
+    def first_look(self, *arguments):
+        print("working", flush=True)
+        sys.stdin.readline()
+        return super().first_look(*arguments)
+
+cli.load_engine = lambda *_options: Slow()
+cli.run(cli.app, ["serve", "--port", "0"])
+"""
+    form = {"question": "sure", "width": "400", "height": "300"}
+    files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
+    with python(code) as process, ThreadPoolExecutor() as pool:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[5]
+        asked = pool.submit(httpx.post, f"{url}/v1/answers", data=form, files=files, timeout=SECONDS)
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate("go on\n", timeout=SECONDS)
+        assert asked.result(SECONDS).json()["answer"]["text"] == "first to sure"
+    assert (process.returncode, out, err) == (0, "", "stopped\n")

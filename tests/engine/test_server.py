@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from engine.fake_engine import REGION, SIDE, FakeEngine, jpeg
+from engine.serving_harness import (
+    SECONDS,
+    assert_error,
+    first_look,
+    image_part,
+    listening,
+    second_look,
+    served,
+    session,
+)
+from secondlook.edge.wire import AnswerReply, ModelCard
+from secondlook.engine.server import create_app
+from secondlook.engine.settings import ServerSettings, SessionLimits
+
+
+def test_a_sure_answer_is_final() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await first_look(client, "sure")
+        assert response.status_code == 200
+        reply = AnswerReply.model_validate_json(response.content)
+        assert (reply.status, reply.decision) == ("final", "sure")
+        assert reply.answer == reply.first
+        assert reply.answer.text == "first to sure"
+        assert (reply.region, reply.session, reply.second) == (None, None, None)
+        assert reply.seconds.encode == 0.25
+        assert reply.seconds.decode_image > 0
+
+    served(scenario)
+
+
+def test_an_unsure_answer_asks_for_its_region_and_the_local_image_makes_it_final() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        reply = AnswerReply.model_validate_json((await first_look(client)).content)
+        assert (reply.status, reply.decision) == ("region", "unsure")
+        assert reply.answer == reply.first
+        assert reply.region is not None
+        box = reply.region
+        assert (box.left, box.top, box.right, box.bottom) == REGION.as_tuple()
+        assert reply.session is not None
+        assert reply.session.expires_in == SessionLimits().seconds
+        final = AnswerReply.model_validate_json((await second_look(client, reply.session.id)).content)
+        assert (final.status, final.decision) == ("final", "took_second")
+        assert final.answer == final.second
+        assert final.answer.text == "second to unsure"
+        assert (final.first, final.region, final.session) == (reply.first, reply.region, None)
+        assert final.seconds.decode == 0.5
+
+    served(scenario)
+
+
+def test_options_reach_the_engine() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await first_look(client, options='{"second_look": "never", "max_new_tokens": 3}')
+        assert AnswerReply.model_validate_json(response.content).status == "final"
+
+    served(scenario)
+
+
+def test_only_the_inference_thread_calls_the_engine() -> None:
+    engine = FakeEngine()
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        names = await asyncio.gather(*(session(client, f"question {number}") for number in range(5)))
+        replies = await asyncio.gather(*(second_look(client, name) for name in names))
+        texts = [reply.json()["answer"]["text"] for reply in replies]
+        assert texts == [f"second to question {number}" for number in range(5)]
+
+    served(scenario, engine)
+    assert engine.threads == {"secondlook-inference"}
+
+
+def test_the_model_card_the_probes_and_the_documentation() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        card = ModelCard.model_validate_json((await client.get("/v1/model")).content)
+        assert card == FakeEngine().card
+        assert (await client.get("/healthz")).json() == {"status": "alive"}
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        schema = (await client.get("/openapi.json")).json()
+        assert set(schema["paths"]) == {
+            "/v1/model",
+            "/v1/answers",
+            "/v1/answers/{session_id}/local",
+            "/v1/answers/{session_id}",
+            "/healthz",
+            "/readyz",
+        }
+        documented = schema["paths"]["/v1/answers/{session_id}/local"]["post"]["responses"]
+        errors = {"400", "404", "409", "410", "413", "415", "422", "429", "500", "503"}
+        assert set(documented) == errors | {"200"}
+        for status, described in documented.items():
+            wanted = "AnswerReply" if status == "200" else "ErrorReply"
+            assert described["content"]["application/json"]["schema"]["$ref"].endswith(wanted)
+        for example in documented["200"]["content"]["application/json"]["examples"].values():
+            AnswerReply.model_validate(example["value"])
+
+    served(scenario)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "empty"),
+        (b"GIF89a not a picture", "not a picture"),
+        (jpeg()[:-200], "truncated"),
+        (b"\x89PNG\r\n\x1a\n", "not a picture"),
+    ],
+)
+def test_what_is_not_a_whole_jpeg_is_refused(data: bytes, text: str) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert_error(await first_look(client, files=image_part(data)), 422, "not_a_picture", text)
+        assert (await first_look(client)).status_code == 200
+
+    served(scenario)
+
+
+def test_a_decompression_bomb_is_refused() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await first_look(client, files=image_part(jpeg(4000, 4000)))
+        assert_error(response, 422, "picture_too_large", "4000x4000")
+
+    served(scenario)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "text"),
+    [
+        ({"question": ""}, "empty_question", "question"),
+        ({"question": " \n"}, "empty_question", "empty"),
+        ({"question": "a" * 2001}, "question_too_long", "2001"),
+        ({"question": "endless"}, "question_too_long", "context"),
+        ({"width": 0}, "invalid_field", "width"),
+        ({"height": -1}, "invalid_field", "height"),
+        ({"width": "wide"}, "invalid_field", "width"),
+        ({"width": 10**6, "height": 10**6}, "picture_mismatch", "1000000x1000000"),
+        (
+            {"files": image_part(jpeg(SIDE, SIDE - 1))},
+            "picture_mismatch",
+            "must have 32x32 pixels, not 32x31",
+        ),
+        ({"options": "{"}, "invalid_field", "options"),
+        ({"options": '{"threshold": -1}'}, "invalid_field", "options.threshold"),
+        ({"options": '{"thresold": 1}'}, "invalid_field", "options.thresold"),
+        ({"options": '{"max_new_tokens": 1000000}'}, "invalid_options", "1000000"),
+        ({"files": {"picture": ("a.jpg", jpeg(), "image/jpeg")}}, "invalid_field", "image"),
+    ],
+)
+def test_impossible_fields_are_refused(fields: dict[str, Any], name: str, text: str) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert_error(await first_look(client, **fields), 422, name, text)
+
+    served(scenario)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"json": {"question": "why?"}},
+        {"data": {"question": "why?"}},
+        {"content": jpeg(), "headers": {"content-type": "image/jpeg"}},
+        {"content": jpeg()},
+    ],
+)
+def test_a_body_that_is_not_multipart_is_refused(request_: dict[str, Any]) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        for path in ("/v1/answers", "/v1/answers/x/local"):
+            response = await client.post(path, **request_)
+            assert_error(response, 415, "unsupported_content_type", "multipart/form-data")
+
+    served(scenario)
+
+
+def test_an_image_of_another_content_type_is_refused() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await first_look(client, files=image_part(kind="image/png"))
+        assert_error(response, 415, "unsupported_content_type", "'image/png'; send image/jpeg")
+        assert (await first_look(client, files=image_part(kind="Image/JPEG; q=1"))).status_code == 200
+
+    served(scenario)
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=x"])
+def test_malformed_multipart_is_refused(kind: str) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await client.post("/v1/answers", content=b"not multipart", headers={"content-type": kind})
+        assert_error(response, 400, "malformed_body")
+
+    served(scenario)
+
+
+@pytest.mark.parametrize("declared", [None, "100", "4000"])
+def test_a_large_body_is_refused_without_reading_it_all(declared: str | None) -> None:
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        while sent < 100:
+            sent += 1
+            yield bytes(100)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        if declared is not None:
+            headers["content-length"] = declared
+        response = await client.post("/v1/answers", content=body(), headers=headers)
+        assert_error(response, 413, "body_too_large", "1000 bytes")
+        assert sent <= 11
+        assert (await client.get("/healthz")).status_code == 200
+
+    served(scenario, settings=ServerSettings(max_body_bytes=1000))
+
+
+def test_unknown_paths_and_methods_are_refused_in_the_same_shape() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert_error(await client.get("/v2/answers"), 404, "not_found")
+        response = await client.get("/v1/answers")
+        assert_error(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == "POST"
+
+    served(scenario)
+
+
+def test_a_large_body_over_a_real_connection_is_refused_and_the_connection_survives() -> None:
+    def body() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        for _ in range(64):
+            yield bytes(4096)
+
+    app = create_app(FakeEngine(), ServerSettings(max_body_bytes=10_000))
+    with listening(app) as url, httpx.Client(base_url=url, timeout=SECONDS) as client:
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        assert_error(client.post("/v1/answers", content=body(), headers=headers), 413, "body_too_large")
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_connection_lost_in_the_middle_of_a_body_harms_nobody() -> None:
+    with listening(create_app(FakeEngine())) as url:
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port or 0), timeout=SECONDS) as connection:
+            connection.sendall(
+                b"POST /v1/answers HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+                b"Content-Length: 5000\r\n\r\n--x\r\n"
+            )
+        with httpx.Client(base_url=url, timeout=SECONDS) as client:
+            form = {"question": "sure", "width": "400", "height": "300", "options": json.dumps({})}
+            response = client.post("/v1/answers", data=form, files=image_part())
+            assert response.json()["status"] == "final"

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import httpx
+import pytest
+
+from engine.fake_engine import CACHE_BYTES, FakeEngine, jpeg
+from engine.serving_harness import (
+    SECONDS,
+    assert_error,
+    entered,
+    first_look,
+    image_part,
+    queued,
+    second_look,
+    served,
+    serving,
+    session,
+)
+from secondlook.edge.wire import AnswerReply
+from secondlook.engine.errors import ModelNotFoundError
+from secondlook.engine.server import create_app, create_loading_app
+from secondlook.engine.service import TwoLookService
+from secondlook.engine.settings import ServerSettings, SessionLimits
+
+# Sessions
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 21), (96, 64), (24, 16), (34, 21)])
+def test_a_local_image_of_another_size_is_refused_and_the_session_still_waits(size: tuple[int, int]) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        name = await session(client)
+        response = await second_look(client, name, jpeg(*size))
+        assert response.status_code == 422
+        assert response.json()["error"] in ("picture_mismatch", "picture_too_large")
+        assert (await second_look(client, name, jpeg(31, 22))).status_code == 200
+
+    served(scenario)
+
+
+def test_a_broken_local_image_leaves_the_session_waiting() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        name = await session(client)
+        assert_error(await second_look(client, name, jpeg(32, 21)[:-200]), 422, "not_a_picture")
+        wrong = await client.post(f"/v1/answers/{name}/local", files=image_part(kind="text/plain"))
+        assert_error(wrong, 415, "unsupported_content_type")
+        assert_error(await client.post(f"/v1/answers/{name}/local", files={"x": b""}), 422, "invalid_field")
+        assert (await second_look(client, name)).status_code == 200
+
+    served(scenario)
+
+
+def test_unknown_answered_and_given_up_sessions() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert_error(await second_look(client, "nobody"), 404, "unknown_session")
+        assert_error(await client.delete("/v1/answers/nobody"), 404, "unknown_session")
+        name = await session(client)
+        await second_look(client, name)
+        assert_error(await second_look(client, name), 409, "answered_session")
+        assert_error(await client.delete(f"/v1/answers/{name}"), 409, "answered_session")
+        name = await session(client)
+        response = await client.delete(f"/v1/answers/{name}")
+        assert (response.status_code, response.content) == (204, b"")
+        assert_error(await second_look(client, name), 410, "expired_session", "the first answer stands")
+        assert_error(await client.delete(f"/v1/answers/{name}"), 410, "expired_session")
+
+    served(scenario)
+
+
+def test_the_oldest_session_goes_when_there_are_too_many() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        names = [await session(client) for _ in range(3)]
+        assert_error(await second_look(client, names[0]), 410, "expired_session")
+        for name in names[1:]:
+            assert (await second_look(client, name)).status_code == 200
+
+    served(scenario, settings=ServerSettings(sessions=SessionLimits(max_waiting=2)))
+
+
+def test_an_expired_session_is_gone() -> None:
+    now = 0.0
+
+    async def scenario() -> None:
+        nonlocal now
+        service = TwoLookService(FakeEngine, ServerSettings(), clock=lambda: now)
+        app = create_app(FakeEngine())
+        async with serving(app) as client:
+            service.start()
+            await asyncio.wrap_future(service.loaded)
+            app.state.service = service
+            name = await session(client)
+            now = SessionLimits().seconds
+            assert_error(await second_look(client, name), 410, "expired_session", "60 seconds")
+            await service.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_dropped_cache_is_computed_again() -> None:
+    engine = FakeEngine()
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        first, second = await session(client, "a"), await session(client, "b")
+        assert engine.first_looks == 2
+        final = AnswerReply.model_validate_json((await second_look(client, second)).content)
+        assert (engine.first_looks, final.answer.text) == (2, "second to b")
+        final = AnswerReply.model_validate_json((await second_look(client, first)).content)
+        assert (engine.first_looks, final.answer.text) == (3, "second to a")
+        assert final.first.text == "first to a"
+
+    served(scenario, engine, ServerSettings(sessions=SessionLimits(max_cache_bytes=CACHE_BYTES)))
+
+
+def test_of_two_local_images_at_once_one_wins() -> None:
+    engine = FakeEngine()
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        name = await session(client)
+        await entered(engine)
+        engine.gate.clear()
+        winner = asyncio.create_task(second_look(client, name))
+        await entered(engine)
+        assert_error(await second_look(client, name), 409, "answered_session", "being answered")
+        assert_error(await client.delete(f"/v1/answers/{name}"), 409, "answered_session")
+        engine.gate.set()
+        assert (await winner).status_code == 200
+
+    served(scenario, engine)
+    assert engine.second_looks == 1
+
+
+# A busy, failing or ending server
+
+
+def test_a_full_queue_answers_429_and_recovers() -> None:
+    engine = FakeEngine()
+
+    async def scenario() -> None:
+        app = create_app(engine, ServerSettings(queue_size=1))
+        async with serving(app) as client:
+            name = await session(client)
+            await entered(engine)
+            engine.gate.clear()
+            busy = [asyncio.create_task(first_look(client, "sure"))]
+            await entered(engine)
+            busy.append(asyncio.create_task(first_look(client, "sure")))
+            await queued(app, 1)
+            for response in (await first_look(client, "sure"), await second_look(client, name)):
+                assert_error(response, 429, "queue_full", "waiting")
+                assert int(response.headers["retry-after"]) >= 1
+            assert (await client.get("/readyz")).status_code == 200
+            engine.gate.set()
+            assert [response.status_code for response in await asyncio.gather(*busy)] == [200, 200]
+            assert (await second_look(client, name)).status_code == 200
+
+    asyncio.run(asyncio.wait_for(scenario(), SECONDS))
+
+
+def test_an_engine_failure_is_500_and_the_server_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await first_look(client, "broken")
+        assert_error(response, 500, "engine_failed")
+        assert "secret" not in response.text
+        assert "secret detail" in caplog.text
+        assert (await first_look(client, "sure")).status_code == 200
+
+    served(scenario)
+
+
+def test_an_engine_failure_in_the_second_look_leaves_the_session_waiting() -> None:
+    engine = FakeEngine()
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        name = await session(client)
+        engine.break_second = True
+        assert_error(await second_look(client, name), 500, "engine_failed")
+        engine.break_second = False
+        assert (await second_look(client, name)).status_code == 200
+
+    served(scenario, engine)
+
+
+def test_a_shutdown_finishes_what_was_accepted_and_refuses_the_rest() -> None:
+    engine = FakeEngine()
+
+    async def scenario() -> None:
+        app = create_app(engine)
+        async with serving(app) as client:
+            name = await session(client)
+            await entered(engine)
+            engine.gate.clear()
+            accepted = asyncio.create_task(first_look(client, "sure"))
+            await entered(engine)
+            app.state.service.begin_shutdown()
+            for response in (
+                await first_look(client),
+                await second_look(client, name),
+                await client.get("/v1/model"),
+                await client.get("/readyz"),
+            ):
+                assert_error(response, 503, "shutting_down")
+                assert int(response.headers["retry-after"]) >= 1
+            assert (await client.get("/healthz")).status_code == 200
+            engine.gate.set()
+            assert (await accepted).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_while_the_model_is_loaded_only_the_probe_of_life_answers() -> None:
+    go = threading.Event()
+
+    def load() -> FakeEngine:
+        assert go.wait(SECONDS)
+        return FakeEngine()
+
+    async def scenario() -> None:
+        app = create_loading_app(load)
+        async with serving(app) as client:
+            assert (await client.get("/healthz")).status_code == 200
+            for response in (
+                await client.get("/readyz"),
+                await client.get("/v1/model"),
+                await first_look(client),
+            ):
+                assert_error(response, 503, "model_not_ready", "being loaded")
+                assert "retry-after" in response.headers
+            go.set()
+            await asyncio.wrap_future(app.state.service.loaded)
+            assert (await client.get("/readyz")).status_code == 200
+            assert (await first_look(client)).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_cannot_be_loaded_never_becomes_ready() -> None:
+    def load() -> FakeEngine:
+        raise ModelNotFoundError("no folder here")
+
+    async def scenario() -> None:
+        app = create_loading_app(load)
+        async with serving(app) as client:
+            with pytest.raises(ModelNotFoundError):
+                await asyncio.wrap_future(app.state.service.loaded)
+            assert_error(await client.get("/readyz"), 503, "model_not_ready", "could not be loaded")
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_goes_away_harms_nobody() -> None:
+    engine = FakeEngine()
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        name = await session(client)
+        await entered(engine)
+        engine.gate.clear()
+        leaving = asyncio.create_task(second_look(client, name))
+        await entered(engine)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        engine.gate.set()
+        assert (await first_look(client, "sure")).status_code == 200
+        assert (await second_look(client, name)).status_code == 200
+
+    served(scenario, engine)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import pytest
+
+from secondlook.edge.errors import SettingsError
+from secondlook.engine.errors import AnsweredSessionError, ExpiredSessionError, UnknownSessionError
+from secondlook.engine.sessions import SessionStore
+from secondlook.engine.settings import ServerSettings, SessionLimits
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def store(clock: Clock | None = None, **limits: float) -> SessionStore[str, str]:
+    return SessionStore(SessionLimits(**limits), clock or Clock())  # type: ignore[arg-type]
+
+
+def opened(sessions: SessionStore[str, str], question: str, cache_bytes: int = 10) -> str:
+    return sessions.open(question, f"cache of {question}", cache_bytes)[0]
+
+
+def test_a_session_waits_is_claimed_and_ends() -> None:
+    sessions = store()
+    name, seconds = sessions.open("why?", "cache", 10)
+    assert seconds == SessionLimits().seconds
+    assert sessions.look(name) == "why?"
+    claim = sessions.claim(name)
+    assert (claim.question, claim.cache) == ("why?", "cache")
+    sessions.finish(name)
+    assert (len(sessions), sessions.cache_bytes) == (0, 0)
+    for use in (sessions.look, sessions.claim, sessions.give_up):
+        with pytest.raises(AnsweredSessionError, match="already answered"):
+            use(name)
+
+
+def test_ids_are_long_and_never_the_same() -> None:
+    sessions = store()
+    names = {opened(sessions, "q") for _ in range(100)}
+    assert len(names) == 100
+    assert min(map(len, names)) >= 32
+
+
+def test_an_unknown_id_is_refused() -> None:
+    sessions = store()
+    for use in (sessions.look, sessions.claim, sessions.give_up):
+        with pytest.raises(UnknownSessionError):
+            use("nobody")
+
+
+def test_a_second_claim_is_refused_until_the_first_is_released() -> None:
+    sessions = store()
+    name = opened(sessions, "q")
+    sessions.claim(name)
+    with pytest.raises(AnsweredSessionError, match="is being answered"):
+        sessions.claim(name)
+    with pytest.raises(AnsweredSessionError):
+        sessions.give_up(name)
+    sessions.release(name)
+    assert sessions.claim(name).cache == "cache of q"
+
+
+def test_a_session_expires_when_its_time_is_over_and_not_before() -> None:
+    clock = Clock()
+    sessions = store(clock, seconds=30.0)
+    name = opened(sessions, "q")
+    clock.now += 29.9
+    assert sessions.look(name) == "q"
+    clock.now += 0.1
+    with pytest.raises(ExpiredSessionError, match="within 30 seconds: the first answer stands"):
+        sessions.claim(name)
+    assert (len(sessions), sessions.cache_bytes) == (0, 0)
+
+
+def test_purging_frees_what_is_over_time() -> None:
+    clock = Clock()
+    sessions = store(clock, seconds=30.0)
+    opened(sessions, "old")
+    clock.now += 20
+    opened(sessions, "new")
+    clock.now += 15
+    assert sessions.purge() == 1
+    assert len(sessions) == 1
+
+
+def test_a_claimed_session_does_not_expire_before_it_is_released() -> None:
+    clock = Clock()
+    sessions = store(clock, seconds=30.0)
+    finished, released = opened(sessions, "a"), opened(sessions, "b")
+    sessions.claim(finished)
+    sessions.claim(released)
+    clock.now += 31
+    assert sessions.purge() == 0
+    sessions.finish(finished)
+    sessions.release(released)
+    with pytest.raises(AnsweredSessionError):
+        sessions.claim(finished)
+    with pytest.raises(ExpiredSessionError):
+        sessions.claim(released)
+
+
+def test_one_session_too_many_gives_the_oldest_waiting_one_up() -> None:
+    sessions = store(max_waiting=2)
+    claimed, first, second = (opened(sessions, "c"), *(opened(sessions, q) for q in "ab"))
+    assert len(sessions) == 2
+    with pytest.raises(ExpiredSessionError, match="too many open sessions"):
+        sessions.look(claimed)
+    sessions.claim(first)
+    third = opened(sessions, "d")
+    assert [sessions.look(name) for name in (second, third)] == ["b", "d"]
+    sessions.finish(first)
+
+
+def test_too_many_bytes_drop_the_oldest_caches_and_no_session() -> None:
+    sessions = store(max_cache_bytes=100)
+    first, second, third = (opened(sessions, question, 40) for question in "abc")
+    assert sessions.cache_bytes == 80
+    assert sessions.claim(first).cache is None
+    assert sessions.claim(second).cache == "cache of b"
+    assert sessions.claim(third).cache == "cache of c"
+
+
+def test_a_claimed_cache_is_never_dropped() -> None:
+    sessions = store(max_cache_bytes=50)
+    first = opened(sessions, "a", 40)
+    sessions.claim(first)
+    second = opened(sessions, "b", 40)
+    sessions.release(first)
+    assert sessions.claim(first).cache == "cache of a"
+    assert sessions.claim(second).cache is None
+
+
+def test_without_room_for_any_cache_every_session_still_works() -> None:
+    sessions = store(max_cache_bytes=0)
+    name = opened(sessions, "a", 1)
+    assert sessions.claim(name).question == "a"
+    assert sessions.cache_bytes == 0
+
+
+def test_a_session_given_up_is_gone() -> None:
+    sessions = store()
+    name = opened(sessions, "q")
+    sessions.give_up(name)
+    assert len(sessions) == 0
+    with pytest.raises(ExpiredSessionError, match="gave this session up"):
+        sessions.claim(name)
+
+
+def test_only_the_latest_ends_are_remembered() -> None:
+    sessions = store(max_remembered=1)
+    first, second = opened(sessions, "a"), opened(sessions, "b")
+    sessions.give_up(first)
+    sessions.give_up(second)
+    with pytest.raises(ExpiredSessionError):
+        sessions.look(second)
+    with pytest.raises(UnknownSessionError):
+        sessions.look(first)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_waiting": 0},
+        {"max_cache_bytes": -1},
+        {"max_remembered": -1},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+    ],
+)
+def test_impossible_limits_are_refused_with_their_value(limits: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match=str(next(iter(limits.values())))):
+        SessionLimits(**limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["queue_size", "max_body_bytes", "max_new_tokens", "decoding_threads"])
+def test_impossible_server_settings_are_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} must be at least 1, not 0"):
+        ServerSettings(**{name: 0})  # type: ignore[arg-type]
