@@ -1,0 +1,44 @@
+# make demo     a dozen pictures asked through edge and server, on the embedded model
+# make test     the tests
+# make check    lint, format and types
+# make bench    a quick measurement of accuracy and retransmission
+# make clean    remove what the others left, but for the environment
+#
+# Each sets up .venv first if pyproject.toml or constraints.txt is newer. Another Python: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench clean
+
+demo: $(READY)
+	$(BIN)/secondlook demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/secondlook eval signs --seed 1 --count 200 --json
+
+clean:
+	rm -rf build dist out *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find edge kernels engine export benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The marker is written last: an installation that was interrupted is done again. pip and setuptools come first, at
+# their pinned versions, because the editable installation is built with them.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "secondlook needs Python 3.10 or newer, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1);" \
+			"name another, such as: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip setuptools
+	@echo "installing secondlook and what it needs into $(VENV): a few minutes, once"
+	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[dev]'
+	@touch $@
