@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 __all__ = ["ATTENTION", "AttentionProbe", "attention_row"]
 
 ATTENTION = "secondlook"
+"""The name under which transformers knows the attention function of this module."""
 
 
 @dataclass

@@ -8,6 +8,7 @@ greedily. A prefix is never changed by what extends it.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,14 @@ class LlavaAdapter:
     @property
     def dtype(self) -> torch.dtype:
         return self._model.dtype
+
+    def digest(self) -> str:
+        """SHA-256 of all weights with their names and types, its first 16 hexadecimal digits."""
+        total = hashlib.sha256()
+        for name, tensor in self._model.state_dict().items():
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            total.update(tensor.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
+        return total.hexdigest()[:16]
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Visual features [n, N, D] of n pictures of any size, each fitted to the encoder's square."""
