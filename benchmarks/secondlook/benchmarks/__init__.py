@@ -1,0 +1,1 @@
+"""Data sets, measurements and reports: everything that proves a claim of secondlook."""

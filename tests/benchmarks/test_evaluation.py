@@ -1,0 +1,128 @@
+"""Evaluation on signs: pictures, questions and records, with a small random checkpoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.samples import smallest
+from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
+from secondlook.benchmarks.records import Record
+from secondlook.benchmarks.replay import Replay
+from secondlook.benchmarks.signs.evaluation import SignsPicture, evaluate, signs_picture
+from secondlook.benchmarks.signs.questions import is_correct
+from secondlook.edge.geometry import Region
+from secondlook.edge.imaging import open_picture
+from secondlook.engine.errors import ModelNotFoundError
+from secondlook.engine.policy import Policy
+
+SEED = 3
+INDICES = [*smallest("test", SEED, range(0, 80, 4), 1), *smallest("test", SEED, range(1, 80, 2), 2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_checkpoint(tmp_path_factory.mktemp("evaluated"), Variant(seed=5, kv_heads=2)))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[SignsPicture]:
+    return [signs_picture("test", SEED, index) for index in INDICES]
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder: str) -> list[list[Record]]:
+    return list(evaluate(folder, "test", SEED, INDICES, processes=1))
+
+
+def test_a_picture_is_a_function_of_split_seed_and_index(pictures: list[SignsPicture]) -> None:
+    assert signs_picture("test", SEED, INDICES[1]) == pictures[1]
+    assert signs_picture("calibration", SEED, INDICES[1]) != pictures[1]
+    assert signs_picture("test", SEED + 1, INDICES[1]) != pictures[1]
+
+
+def test_originals_are_jpeg_files_of_the_scenes_size(pictures: list[SignsPicture]) -> None:
+    for picture in pictures:
+        with Image.open(io.BytesIO(picture.jpeg)) as image:
+            assert image.format == "JPEG"
+            assert image.size == (picture.scene.size.width, picture.scene.size.height)
+
+
+def test_every_picture_is_read_and_every_fourth_asked_everything(pictures: list[SignsPicture]) -> None:
+    kinds = [[question.type for question in picture.questions] for picture in pictures]
+    assert kinds == [["read", "exists", "describe"], ["read"], ["read"]]
+    for picture in pictures:
+        assert picture.questions[0].sign in picture.scene.signs
+
+
+def test_records_come_in_order_and_say_what_was_asked(
+    evaluated: list[list[Record]], pictures: list[SignsPicture]
+) -> None:
+    for records, picture in zip(evaluated, pictures, strict=True):
+        assert [record.index for record in records] == [picture.index] * len(picture.questions)
+        for record, question in zip(records, picture.questions, strict=True):
+            assert (record.type, record.question, record.truth) == (
+                question.type,
+                question.text,
+                question.answer,
+            )
+            assert record.original_bytes == len(picture.jpeg)
+            assert record.original_pixels == picture.scene.size.pixels
+
+
+def test_every_question_gets_a_second_look_at_a_region(
+    evaluated: list[list[Record]], pictures: list[SignsPicture]
+) -> None:
+    for records, picture in zip(evaluated, pictures, strict=True):
+        source = open_picture(picture.jpeg)
+        sent = source.global_image(IMAGE_SIZE, "squash")
+        for record, question in zip(records, picture.questions, strict=True):
+            assert record.second is not None
+            assert record.region is not None
+            region = Region(*record.region)
+            assert region.within(picture.scene.size)
+            sign = question.sign
+            assert record.region_hit == (None if sign is None else region.contains(sign.x, sign.y))
+            crop = source.local_image(region, IMAGE_SIZE)
+            assert (record.first.bytes, record.first.pixels) == (len(sent.jpeg), IMAGE_SIZE * IMAGE_SIZE)
+            assert (record.second.bytes, record.second.pixels) == (len(crop.jpeg), crop.size.pixels)
+            for look in (record.first, record.second):
+                assert look.visual_tokens == GRID * GRID
+                assert look.score == float(is_correct(question, look.text))
+                assert len(look.tokens) >= 1
+
+
+def test_neither_order_nor_company_changes_a_record(folder: str, evaluated: list[list[Record]]) -> None:
+    backwards = list(evaluate(folder, "test", SEED, INDICES[:0:-1], processes=1))
+    assert backwards == evaluated[:0:-1]
+
+
+def test_another_seed_asks_about_other_pictures(folder: str, evaluated: list[list[Record]]) -> None:
+    (other,) = evaluate(folder, "test", SEED + 1, smallest("test", SEED + 1, range(1, 80, 2), 1), processes=1)
+    assert other[0].original_bytes not in {records[0].original_bytes for records in evaluated}
+
+
+def test_records_survive_the_log_and_can_be_replayed(evaluated: list[list[Record]]) -> None:
+    records = [record for picture in evaluated for record in picture]
+    assert [Record.from_json(record.to_json()) for record in records] == records
+    outcome = Replay(records, Policy(0.0)).at(0.0)
+    assert outcome.retransmission_rate == 1.0
+    assert outcome.bytes > sum(record.first.bytes for record in records) / len(records)
+
+
+def test_a_missing_model_is_an_error_before_any_picture(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        next(evaluate(str(tmp_path / "none"), "test", SEED, INDICES, processes=1))
