@@ -1,0 +1,166 @@
+"""`secondlook demo`: a dozen pictures asked through edge and server over loopback, as a table and drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from secondlook.benchmarks.drawing import draw_looks
+from secondlook.benchmarks.loopback import loopback_server
+from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_picture
+from secondlook.benchmarks.signs.questions import Question, is_correct
+from secondlook.edge.answer import EdgeAnswer
+from secondlook.edge.client import EdgeClient
+from secondlook.edge.geometry import Size
+from secondlook.edge.imaging import Picture, open_picture
+from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
+from secondlook.engine.cli import load_engine
+from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Pending
+
+__all__ = ["run_demo"]
+
+_DECISIONS = {
+    "sure": "sure",
+    "no_detail_to_gain": "no detail to gain",
+    "disabled": "one look asked for",
+    "took_second": "looked twice",
+    "kept_first": "looked twice, kept first",
+}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One question's way, as the table shows it."""
+
+    question: Question
+    answer: EdgeAnswer
+    original_bytes: int
+
+    @property
+    def sent(self) -> int:
+        return sum(self.answer.bytes_up)
+
+
+class _Recorder:
+    """The engine, remembering the last first look: its attention maps never leave the server otherwise."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.last: FirstLook | None = None
+
+    @property
+    def card(self) -> ModelCard:
+        return self.engine.card
+
+    def first_look(
+        self, global_image: Image.Image, question: str, original: Size, options: AnswerOptions
+    ) -> FirstLook:
+        self.last = self.engine.first_look(global_image, question, original, options)
+        return self.last
+
+    def second_look(self, pending: Pending, local_image: Image.Image) -> FinalAnswer:
+        return self.engine.second_look(pending, local_image)
+
+
+def run_demo(out: Path, seed: int, count: int, model: str) -> None:
+    """Ask `count` test pictures of this seed; print the table and totals, and save pictures in `out`.
+
+    Raises:
+        ModelError, ClientError: the model cannot be loaded, or the conversation failed.
+        OSError: `out` cannot be written.
+    """
+    console = Console()
+    out.mkdir(parents=True, exist_ok=True)
+    with Console(stderr=True).status(f"loading {model} ..."):
+        recorder = _Recorder(load_engine(model, "auto", "auto", None))
+    asked = []
+    with loopback_server(recorder) as url, EdgeClient(url) as client:
+        console.print(f"{recorder.card.name} answers on {url}")
+        for index in track(range(count), "asking", console=Console(stderr=True), transient=True):
+            test = signs_picture("test", seed, index)
+            question = _choose(test)
+            picture = open_picture(test.jpeg)
+            answer = client.ask(picture, question.text)
+            asked.append(_Asked(question, answer, len(test.jpeg)))
+            (out / f"{index + 1:02d}-original.jpg").write_bytes(test.jpeg)
+            _draw(recorder, picture, question, answer).save(out / f"{index + 1:02d}-looks.png")
+    console.print(_table(asked))
+    for line in _totals(asked, out):
+        console.print(line)
+
+
+def _choose(test: SignsPicture) -> Question:
+    """Mostly something to read; the fifth and the ninth of a dozen ask the other types."""
+    return test.questions[test.index // 4 % len(test.questions)] if test.index % 4 == 0 else test.questions[0]
+
+
+def _draw(recorder: _Recorder, picture: Picture, question: Question, answer: EdgeAnswer) -> Image.Image:
+    card, first = recorder.card, recorder.last
+    assert first is not None, "an answer came without a first look"
+    sent = picture.global_image(card.image_size, card.resize_mode)
+    local = answer.local_image
+    size = picture.size
+    sought = "Sure: no second look" if first.maps is None else "Relative attention and region"
+    again = "No second look" if answer.second is None else _told("Second look", answer.second)
+    captions = (
+        f"{question.text}\n{_told('First look', answer.first)}",
+        f"Original: {size.width} x {size.height}, {size.pixels / 1e6:.1f} megapixels\n{sought}",
+        f"{again}\nTruth: {question.answer}",
+    )
+    return draw_looks(
+        picture,
+        sent.jpeg,
+        None if local is None else local.jpeg,
+        None if first.maps is None else first.maps.relative,
+        answer.region,
+        card.resize_mode,
+        captions,
+    )
+
+
+def _told(look: str, answer: Answer) -> str:
+    text = answer.text if len(answer.text) <= 24 else answer.text[:23] + "…"
+    return f"{look}: “{text}”, uncertainty {answer.uncertainty:.2f}"
+
+
+def _table(asked: list[_Asked]) -> Table:
+    table = Table(title="Two looks at signs")
+    for name in ("question", "first answer"):
+        table.add_column(name, overflow="fold")
+    table.add_column("uncertainty", justify="right")
+    for name in ("decision", "final answer", "truth"):
+        table.add_column(name, overflow="fold")
+    table.add_column("kB sent", justify="right")
+    table.add_column("kB original", justify="right")
+    for item in asked:
+        right = is_correct(item.question, item.answer.text)
+        table.add_row(
+            item.question.text,
+            item.answer.first.text,
+            f"{item.answer.first.uncertainty:.3f}",
+            _DECISIONS.get(item.answer.decision, item.answer.decision),
+            f"[{'green' if right else 'red'}]{item.answer.text}[/]",
+            item.question.answer,
+            f"{item.sent / 1e3:.1f}",
+            f"{item.original_bytes / 1e3:.0f}",
+        )
+    return table
+
+
+def _totals(asked: list[_Asked], out: Path) -> list[str]:
+    first = sum(is_correct(item.question, item.answer.first.text) for item in asked)
+    final = sum(is_correct(item.question, item.answer.text) for item in asked)
+    sent, originals = sum(item.sent for item in asked), sum(item.original_bytes for item in asked)
+    twice = sum(item.answer.looked_twice for item in asked)
+    seconds = sum(item.answer.seconds.total for item in asked) / len(asked)
+    less = f"{originals / sent:.0f} times less"
+    return [
+        f"right: {final} of {len(asked)} after two looks, {first} after the first; {twice} looked twice",
+        f"sent: {sent / 1e3:.0f} kB instead of the originals' {originals / 1e3:.0f} kB, {less}",
+        f"time: {seconds:.2f} s a question; pictures: {out}",
+    ]

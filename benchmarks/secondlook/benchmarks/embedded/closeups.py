@@ -1,0 +1,168 @@
+"""Close-ups of one sign with the truth for every patch: what the vision tower learns to read from first.
+
+A close-up is a 56-pixel window (4 by 4 patches) around one plate, squashed as global images are, JPEG-coded
+as the edge would. Digits are 7 to 60 pixels high there, so that every height either look can show is
+covered.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
+
+from secondlook.benchmarks.embedded.model import PATCH
+from secondlook.benchmarks.signs.render import render_window
+from secondlook.benchmarks.signs.scene import (
+    COLOURS,
+    PLATE_HEIGHT,
+    PLATE_WIDTH,
+    Scene,
+    Sign,
+    sample_scene,
+    scene_generator,
+)
+from secondlook.edge.geometry import Region, Size
+
+__all__ = ["IGNORED", "CloseUps", "PatchTruth", "patch_truth"]
+
+IGNORED: Final = -100
+"""Label of a patch whose loss does not count."""
+
+_SIDE: Final = 56
+_HEIGHTS: Final = (7.0, 60.0)
+_PER_BACKDROP: Final = 32
+_SQUASHES: Final = (1.0, 1.0, 0.75, 0.67, 0.56, 1.33)
+_REUSE: Final = 2
+_BUFFER: Final = 6144
+_COLOUR_NAMES: Final = tuple(COLOURS)
+_COLOUR_LABELS: Final = {colour: label for label, colour in enumerate(COLOURS, start=1)}
+
+
+@dataclass(frozen=True)
+class PatchTruth:
+    """Labels of every patch, each [rows, columns] int64.
+
+    colour (0: no sign), tens and units digit, and whether a sign's centre is in it (1) or not (0).
+    """
+
+    colour: npt.NDArray[np.int64]
+    tens: npt.NDArray[np.int64]
+    units: npt.NDArray[np.int64]
+    centre: npt.NDArray[np.int64]
+
+    def stacked(self) -> torch.Tensor:
+        """The four label maps as one tensor [4, rows, columns]."""
+        return torch.from_numpy(np.stack([self.colour, self.tens, self.units, self.centre]))
+
+
+def patch_truth(signs: tuple[Sign, ...], window: Region, side: int, readable: float = 5.0) -> PatchTruth:
+    """What each patch of a `side`-pixel picture of `window` shows.
+
+    A patch shows a sign when the plate covers a fifth of it, or more of it than of any other patch. Digits
+    lower than `readable` pixels, and those of plates cut by the window, carry no digit label.
+    """
+    cells = side // PATCH
+    colour = np.zeros((cells, cells), np.int64)
+    digits = np.full((2, cells, cells), IGNORED, np.int64)
+    centre = np.zeros((cells, cells), np.int64)
+    scale_x, scale_y = side / window.width, side / window.height
+    edges = np.arange(cells + 1) * float(PATCH)
+    for sign in signs:
+        x, y = (sign.x - window.left) * scale_x, (sign.y - window.top) * scale_y
+        half_x = sign.digit_height * PLATE_WIDTH / 2 * scale_x
+        half_y = sign.digit_height * PLATE_HEIGHT / 2 * scale_y
+        across = np.clip(np.minimum(edges[1:], x + half_x) - np.maximum(edges[:-1], x - half_x), 0, None)
+        down = np.clip(np.minimum(edges[1:], y + half_y) - np.maximum(edges[:-1], y - half_y), 0, None)
+        covered = down[:, None] * across[None, :] / PATCH**2
+        if covered.max() <= 0:
+            continue
+        shows = (covered >= 0.2) | (covered >= 0.999 * covered.max())
+        colour[shows] = _COLOUR_LABELS[sign.colour]
+        colour[(covered > 0) & ~shows] = IGNORED
+        column, row = int(x // PATCH), int(y // PATCH)
+        near = (np.abs(edges[:-1] + PATCH / 2 - y) < PATCH)[:, None] & (
+            np.abs(edges[:-1] + PATCH / 2 - x) < PATCH
+        )
+        centre[near & (centre == 0)] = IGNORED
+        if 0 <= row < cells and 0 <= column < cells:
+            centre[row, column] = 1
+        margin_x, margin_y = half_x * 0.75, half_y * 0.65
+        whole = margin_x <= x <= side - margin_x and margin_y <= y <= side - margin_y
+        if whole and sign.digit_height * min(scale_x * 1.15, scale_y) >= readable:
+            digits[0][shows], digits[1][shows] = divmod(sign.number, 10)
+    return PatchTruth(colour, digits[0], digits[1], centre)
+
+
+class CloseUps(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
+    """An endless stream of (pixels uint8 [3, 56, 56], labels int64 [4, 4, 4]), a function of seed and worker.
+
+    Drawing costs more than learning, so each close-up passes through a shuffling buffer and is shown about
+    twice.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        worker = get_worker_info()
+        index = 0 if worker is None else worker.id
+        rng = scene_generator("train", self.seed, 1_000_000_000 + index)
+        fresh = _draw(rng)
+        buffer: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for count, place in enumerate(iter(lambda: int(rng.integers(_BUFFER)), -1)):
+            if len(buffer) < _BUFFER:
+                buffer.append(next(fresh))
+                yield buffer[-1]
+                continue
+            yield buffer[place]
+            if count % _REUSE == 0:
+                buffer[place] = next(fresh)
+
+
+def _draw(rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    while True:
+        scene = sample_scene(rng)
+        for _ in range(_PER_BACKDROP):
+            sign, window = _aim(rng, scene)
+            picture = render_window(replace(scene, signs=(sign,)), window, Size(_SIDE, _SIDE))
+            pixels = torch.from_numpy(np.array(_through_jpeg(picture, int(rng.integers(80, 97)))))
+            yield pixels.permute(2, 0, 1).contiguous(), patch_truth((sign,), window, _SIDE).stacked()
+
+
+def _aim(rng: np.random.Generator, scene: Scene) -> tuple[Sign, Region]:
+    """A sign and a window of the scene that shows it at a height drawn log-uniformly, mostly whole."""
+    low, high = _HEIGHTS
+    shown = low * (high / low) ** rng.random()
+    squash = _SQUASHES[rng.integers(len(_SQUASHES))]
+    height = float(rng.uniform(0.9, min(4.5, 0.4 * scene.size.width / _SIDE * min(1.0, squash)))) * _SIDE
+    width = min(height / squash, scene.size.width - 2.0)
+    left = float(rng.uniform(0, scene.size.width - width - 1))
+    top = float(rng.uniform(0, max(1.0, scene.size.height - height - 1)))
+    window = Region(int(left), int(top), int(left + width) + 1, int(top + height) + 1)
+    digit_height = shown * window.height / _SIDE
+    free_x = max(0.1, 0.55 - 0.5 * PLATE_WIDTH * digit_height / window.width)
+    free_y = max(0.1, 0.55 - 0.5 * PLATE_HEIGHT * digit_height / window.height)
+    sign = Sign(
+        colour=_COLOUR_NAMES[rng.integers(len(_COLOUR_NAMES))],
+        number=int(rng.integers(10, 100)),
+        x=window.left + window.width * (0.5 + float(rng.uniform(-free_x, free_x))),
+        y=window.top + window.height * (0.5 + float(rng.uniform(-free_y, free_y))),
+        digit_height=digit_height,
+        angle=float(rng.normal(0, 3)),
+        tint=(float(rng.normal(1, 0.05)), float(rng.normal(1, 0.05)), float(rng.normal(1, 0.05))),
+    )
+    return sign, window
+
+
+def _through_jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return Image.open(buffer).convert("RGB")

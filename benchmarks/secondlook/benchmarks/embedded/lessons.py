@@ -1,0 +1,207 @@
+"""Examples for the language model: pictures as the edge would send them, questions, and where to look.
+
+One scene makes one *lesson*: its global image with several questions (first look), and the same global image
+with a local image and questions about the sign in it (second look). Questions of one lesson share the visual
+tokens: they are laid one after another behind them, each seeing the pictures and itself only, with positions
+that start again, which is exactly what each would see alone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast
+
+from secondlook.benchmarks.embedded.closeups import IGNORED, patch_truth
+from secondlook.benchmarks.embedded.model import GRID, IMAGE_SIZE
+from secondlook.benchmarks.signs.questions import Question, all_questions
+from secondlook.benchmarks.signs.render import render_window
+from secondlook.benchmarks.signs.scene import (
+    COLOURS,
+    PLATE_HEIGHT,
+    PLATE_WIDTH,
+    Scene,
+    Sign,
+    sample_scene,
+    scene_generator,
+)
+from secondlook.edge.geometry import Region, Size, shrunk
+from secondlook.edge.imaging import JpegSettings, encode_jpeg, fit_to_square
+from secondlook.engine.region import RegionSettings, find_region
+
+__all__ = ["REGION", "Lesson", "Lessons", "Look"]
+
+REGION: Final = RegionSettings(crop_size=IMAGE_SIZE, min_cells=2)
+"""The region search the embedded model is trained for and served with."""
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass
+class Look:
+    """One packed sequence: visual tokens of one or two pictures, then the questions.
+
+    `targets` holds, for each position in `probes`, the attention wanted on the visual tokens (rows sum to 1),
+    and `cues` the position of the word that says where (the colour), -1 where there is none.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    segments: list[int]
+    labels: list[int]
+    probes: list[int] = field(default_factory=list)
+    targets: list[FloatArray] = field(default_factory=list)
+    cues: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Pixels uint8 [2, 3, S, S] (global, local), patch labels [2, 4, n, n], and both looks."""
+
+    pixels: Tensor
+    patches: Tensor
+    first: Look
+    second: Look
+
+
+class Lessons(IterableDataset[Lesson]):
+    """An endless stream of lessons, a function of seed and worker."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_token: int, seed: int) -> None:
+        self.tokenizer = tokenizer
+        self.image_token = image_token
+        self.seed = seed
+        words = [tokenizer.encode(f" {colour}", add_special_tokens=False) for colour in COLOURS]
+        assert all(len(word) == 1 for word in words), "every colour is one token"
+        self.colour_tokens = {word[0] for word in words}
+
+    def __iter__(self) -> Iterator[Lesson]:
+        worker = get_worker_info()
+        rng = scene_generator("train", self.seed, 2_000_000_000 + (0 if worker is None else worker.id))
+        while True:
+            scene = sample_scene(rng)
+            if scene.signs:
+                yield self._lesson(scene, rng)
+
+    def _lesson(self, scene: Scene, rng: np.random.Generator) -> Lesson:
+        whole = Region(0, 0, scene.size.width, scene.size.height)
+        first_picture = _as_sent(rng, render_window(scene, whole, Size(2 * IMAGE_SIZE, 2 * IMAGE_SIZE)))
+        sign = _pick(scene, rng)
+        region = _region(scene, sign, rng)
+        shown = shrunk(region.size, IMAGE_SIZE)
+        drawn = Size(min(region.width, 3 * shown.width // 2), min(region.height, 3 * shown.height // 2))
+        crop = render_window(scene, region, drawn).resize(
+            (shown.width, shown.height), Image.Resampling.LANCZOS
+        )
+        second_picture = _as_sent(rng, crop)
+        pixels = torch.from_numpy(np.stack([np.array(first_picture), np.array(second_picture)]))
+        patches = torch.stack(
+            [patch_truth(scene.signs, window, IMAGE_SIZE).stacked() for window in (whole, region)]
+        )
+        questions = all_questions(scene, int(rng.integers(6)))
+        reads = questions["read"]
+        exists = questions["exists"]
+        mine = next(question for question in reads if question.sign is sign)
+        others = [reads[i] for i in rng.permutation(len(reads)) if reads[i] is not mine][:2]
+        asked = [exists[i] for i in rng.permutation(len(exists))[:1]]
+        first = [mine, *others, *asked, *questions["describe"]]
+        second = [mine, *others[:1], *(asked if rng.random() < 0.3 else [])]
+        if rng.random() < 0.1:
+            second += questions["describe"]
+        return Lesson(
+            pixels.permute(0, 3, 1, 2).contiguous(),
+            patches,
+            self._pack(first, scene, (whole,)),
+            self._pack(second, scene, (whole, region)),
+        )
+
+    def _pack(self, questions: list[Question], scene: Scene, windows: tuple[Region, ...]) -> Look:
+        """Lay the questions behind the pictures' tokens, as the chat template would for each alone."""
+        encode = self.tokenizer.encode
+        image = [self.image_token] * (GRID * GRID)
+        head = encode("USER: ") + image
+        for _ in windows[1:]:
+            head += encode("\n", add_special_tokens=False) + image
+        look = Look(list(head), list(range(len(head))), [0] * len(head), [IGNORED] * len(head))
+        for number, question in enumerate(questions, start=1):
+            prompt = encode(f"\n{question.text} ASSISTANT:", add_special_tokens=False)
+            answer = [*encode(question.answer, add_special_tokens=False), self.tokenizer.eos_token_id]
+            start = len(look.ids) + len(prompt) - 1
+            cues = [len(look.ids) + i for i, token in enumerate(prompt) if token in self.colour_tokens]
+            look.ids += prompt + answer[:-1]
+            look.labels += [IGNORED] * (len(prompt) - 1) + answer
+            length = len(prompt) + len(answer) - 1
+            look.positions += range(len(head), len(head) + length)
+            look.segments += [number] * length
+            target = _attention_target(question, scene, windows)
+            # Each digit's prediction looks at the sign; of any other answer only the first token is probed.
+            for probe in range(start, start + (2 if question.type == "read" else 1)):
+                look.probes.append(probe)
+                look.targets.append(target)
+                look.cues.append(cues[0] if cues else -1)
+        return look
+
+
+def _as_sent(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
+    """Through the edge's JPEG (a range of qualities) and back, as the server would see it."""
+    square = fit_to_square(picture, IMAGE_SIZE, "squash") if picture.width > IMAGE_SIZE else picture
+    settings = JpegSettings(int(rng.integers(82, 97)), "4:4:4" if rng.random() < 0.5 else "4:2:0")
+    received = Image.open(io.BytesIO(encode_jpeg(square, settings).jpeg)).convert("RGB")
+    return fit_to_square(received, IMAGE_SIZE, "squash")
+
+
+def _pick(scene: Scene, rng: np.random.Generator) -> Sign:
+    """The sign the second look is about: small ones three times as often."""
+    weights = np.array([3.0 if scene.global_digit_height(sign) < 9 else 1.0 for sign in scene.signs])
+    return scene.signs[rng.choice(len(scene.signs), p=weights / weights.sum())]
+
+
+def _region(scene: Scene, sign: Sign, rng: np.random.Generator) -> Region:
+    """The region a noisy attention map around the sign leads to; one in fifteen looks elsewhere."""
+    whole = Region(0, 0, scene.size.width, scene.size.height)
+    aim = sign
+    if rng.random() < 1 / 15:
+        aim = replace(sign, x=rng.uniform(0, scene.size.width), y=rng.uniform(0, scene.size.height))
+    attention = 1 + rng.uniform(5, 60) * _splat(aim, whole) + 0.3 * rng.random((GRID, GRID))
+    return find_region(attention.astype(np.float64), scene.size, REGION)
+
+
+def _splat(sign: Sign, window: Region) -> FloatArray:
+    """Weights on the grid's cells, sum 1: bilinear at the sign's centre, a little over the whole plate."""
+    x = (sign.x - window.left) / window.width * GRID
+    y = (sign.y - window.top) / window.height * GRID
+    centres = np.arange(GRID) + 0.5
+    peak = np.clip(1 - np.abs(centres - y), 0, 1)[:, None] * np.clip(1 - np.abs(centres - x), 0, 1)[None, :]
+    half_x = sign.digit_height * PLATE_WIDTH / 2 / window.width * GRID
+    half_y = sign.digit_height * PLATE_HEIGHT / 2 / window.height * GRID
+    inside = (np.abs(centres - y) < half_y)[:, None] & (np.abs(centres - x) < half_x)[None, :]
+    total = peak / max(peak.sum(), 1e-6) + 0.3 * inside / max(inside.sum(), 1)
+    weights: FloatArray = (total / total.sum()).astype(np.float32)
+    return weights
+
+
+def _attention_target(question: Question, scene: Scene, windows: tuple[Region, ...]) -> FloatArray:
+    """Wanted attention on the visual tokens [pictures·n²]: at the asked sign, or even if there is none."""
+    cells = GRID * GRID
+    if question.sign is None:
+        return np.full(len(windows) * cells, 1 / (len(windows) * cells), np.float32)
+    sign = question.sign
+    parts = [_splat(sign, windows[0]).ravel()]
+    if len(windows) > 1:
+        local = windows[1]
+        readable = scene.global_digit_height(sign) >= 9
+        if local.contains(sign.x, sign.y):
+            share = 0.35 if readable else 0.85
+            parts = [(1 - share) * parts[0], share * _splat(sign, local).ravel()]
+        else:
+            parts.append(np.zeros(cells, np.float32))
+    return np.concatenate(parts).astype(np.float32)

@@ -1,0 +1,70 @@
+"""Last stage: write the trained model as a checkpoint folder in the Hugging Face layout.
+
+    python -m secondlook.benchmarks.embedded.publish --out OUT --to FOLDER
+
+Weights are stored in float16 (they are served in float32 on a CPU). The threshold in `secondlook.json` is the
+one that `secondlook eval signs --split calibration` chose; publish writes the one it is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from transformers import CLIPImageProcessorPil, GenerationConfig
+
+from secondlook.benchmarks.embedded.lessons import REGION
+from secondlook.benchmarks.embedded.model import (
+    CHAT_TEMPLATE,
+    IMAGE_SIZE,
+    PROBE_LAYER,
+    build_model,
+    build_tokenizer,
+)
+
+__all__ = ["publish"]
+
+
+def publish(state: Path, folder: Path, threshold: float) -> None:
+    """Write config, weights, tokenizer, chat template, preprocessor and two-look settings into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    model = build_model(tokenizer, seed=0)
+    model.load_state_dict(torch.load(state, weights_only=True)["model"])
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
+    tokenizer.save_pretrained(folder)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size).save_pretrained(folder)
+    settings = {
+        "probe_layer": PROBE_LAYER,
+        "crop_size": REGION.crop_size,
+        "min_cells": REGION.min_cells,
+        "threshold": threshold,
+        "resize_mode": "squash",
+        "max_new_tokens": 20,
+    }
+    (folder / "secondlook.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True, help="training folder, with model.pt")
+    parser.add_argument("--to", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--threshold", type=float, default=0.5)
+    arguments = parser.parse_args()
+    state: Path = arguments.out / "model.pt"
+    if not state.is_file():
+        parser.error(f"{state} is missing: train the model first")
+    publish(state, arguments.to, arguments.threshold)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A real server on a loopback port, in this process: HTTP as deployed, one command to try it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from secondlook.edge.errors import SecondLookError
+from secondlook.engine.protocol import TwoLookEngine
+from secondlook.engine.server import create_app
+from secondlook.engine.serving import address_url, listen
+from secondlook.engine.settings import ServerSettings
+
+__all__ = ["LoopbackError", "loopback_server"]
+
+_START_SECONDS = 30.0
+
+
+class LoopbackError(SecondLookError):
+    """The server did not start."""
+
+
+@contextmanager
+def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = None) -> Iterator[str]:
+    """Serve `engine` on a free port of 127.0.0.1 while the block runs; yields the URL.
+
+    Raises:
+        LoopbackError: the server did not start within half a minute.
+    """
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(engine, settings), log_config=None))
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listener]}, name="secondlook-loopback", daemon=True
+        )
+        thread.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise LoopbackError("the loopback server did not start; run with -v to see why")
+            time.sleep(0.01)
+        try:
+            yield address_url(listener)
+        finally:
+            server.should_exit = True
+            thread.join()
