@@ -68,7 +68,7 @@ def draw_looks(
 def heat_overlay(
     shown: Image.Image, relative: npt.NDArray[np.float64], original: Size, mode: ResizeMode
 ) -> Image.Image:
-    """`shown` (the original, at any scale) darkened but where relative attention [rows, columns] is high: red."""
+    """`shown`, the original at any scale, under relative attention [rows, columns]: dark is low, red high."""
     rows, columns = relative.shape
     strength = np.sqrt(relative / max(float(relative.max()), 1e-12))
     grid = GridMap(original, side=max(rows, columns) * 16, mode=mode, rows=rows, columns=columns)

@@ -40,9 +40,9 @@ LESSONS: Final = 6
 
 
 class PatchHead(nn.Module):
-    """Linear read-out of a patch feature: colour (7, 0 is none), tens, units (10 each), a sign's centre (2)."""
+    """Linear read-out of a patch feature: colour (7, 0 is none), tens, units (10 each), sign's centre (2)."""
 
-    SIZES: Final = (7, 10, 10, 2)
+    SIZES: Final = [7, 10, 10, 2]
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class PatchHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         logits: Tensor = self.linear(features)
-        return logits.float().split(self.SIZES, dim=-1)
+        return torch.split(logits.float(), self.SIZES, dim=-1)
 
 
 def pixels_to_float(pixels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.records import Record, RunLog
 from secondlook.benchmarks.replay import Replay, auroc, choose_threshold
 from secondlook.benchmarks.signs.evaluation import evaluate
@@ -66,7 +67,9 @@ def run_signs(
             run_log.append(records)
             progress.advance(task)
         records = [record for record in run_log.records if record.index < count]
-    return summarise(records, seed, split, threshold)
+    report = summarise(records, seed, split, threshold)
+    dtype_name = str(adapter.dtype).removeprefix("torch.")
+    return {**report, "environment": environment(str(adapter.device), dtype_name)}
 
 
 def summarise(records: Sequence[Record], seed: int, split: Split, threshold: float) -> dict[str, Any]:
