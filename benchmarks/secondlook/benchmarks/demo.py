@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -24,12 +25,15 @@ from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Pending
 
 __all__ = ["run_demo"]
 
+_FILE_WIDTH = 130
+"""Columns of the table where it does not go to a terminal."""
+
 _DECISIONS = {
     "sure": "sure",
     "no_detail_to_gain": "no detail to gain",
     "disabled": "one look asked for",
-    "took_second": "looked twice",
-    "kept_first": "looked twice, kept first",
+    "took_second": "second look",
+    "kept_first": "kept the first",
 }
 
 
@@ -75,6 +79,8 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
         OSError: `out` cannot be written.
     """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
     out.mkdir(parents=True, exist_ok=True)
     with Console(stderr=True).status(f"loading {model} ..."):
         recorder = _Recorder(load_engine(model, "auto", "auto", None))
@@ -129,7 +135,7 @@ def _told(look: str, answer: Answer) -> str:
 
 
 def _table(asked: list[_Asked]) -> Table:
-    table = Table(title="Two looks at signs")
+    table = Table(title="Two looks at signs", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("question", "first answer"):
         table.add_column(name, overflow="fold")
     table.add_column("uncertainty", justify="right")

@@ -5,8 +5,9 @@
 `OUT/tower.pt` comes from the first stage and stays as it is: while the tower moves, the language model hardly
 learns to find a sign by its colour. The loss is the answers' cross-entropy, and the cross-entropy between
 the probe layer's attention (mean over heads) and the asked sign's place, or an even spread for the generic
-question: the region search divides the one by the other. One head of the layer before is taught to fetch the
-colour's word. The projector starts with the patch head's read-outs among its hidden units.
+question: the region search divides the one by the other. The layers before are taught to fetch the colour's
+word, all heads of them; with one head alone, attention stayed on every sign for hundreds of steps. The
+projector starts with the patch head's read-outs among its hidden units.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def look_losses(
     looked = attention.gather(1, packed.images[rows])
     focus = -(packed.targets * (looked + 1e-6).log()).sum(1).mean()
     cued = cues >= 0
-    fetched = output.attentions[PROBE_LAYER - 1].float()[rows[cued], 0, places[cued], cues[cued]]
+    before = torch.stack(output.attentions[:PROBE_LAYER]).float()
+    fetched = before[:, rows[cued], :, places[cued], cues[cued]]
     focus = focus - (fetched + 1e-6).log().mean()
     return answers, focus, float((logits.argmax(-1) == targets).float().mean())
 
