@@ -1,13 +1,17 @@
-"""Second stage: the whole model on lessons, the patch loss staying on, attention taught where the sign is.
+"""Second and third stage: the language model on lessons, then the whole model.
 
-    python -m secondlook.benchmarks.embedded.train --out OUT
+    python -m secondlook.benchmarks.embedded.train --stage language --out OUT
+    python -m secondlook.benchmarks.embedded.train --stage joint --out OUT
 
-`OUT/tower.pt` comes from the first stage and stays as it is: while the tower moves, the language model hardly
-learns to find a sign by its colour. The loss is the answers' cross-entropy, and the cross-entropy between
-the probe layer's attention (mean over heads) and the asked sign's place, or an even spread for the generic
-question: the region search divides the one by the other. The layers before are taught to fetch the colour's
-word, all heads of them; with one head alone, attention stayed on every sign for hundreds of steps. The
-projector starts with the patch head's read-outs among its hidden units.
+In the second stage the tower (`OUT/tower.pt`, from the first) stays as it is: while it moves, the language
+model hardly learns to find a sign by its colour. The loss is the answers' cross-entropy, and that
+between the probe layer's attention (mean over heads) and the asked sign's place, or an even spread for the
+generic question: the region search divides the one by the other. The layers before are taught to fetch the
+colour's word, all heads of them; with one head alone, attention stayed on every sign for hundreds of steps.
+The projector starts with the patch head's read-outs among its hidden units.
+
+The third stage goes on from the second's `OUT/language.pt` with everything learning and the patch loss added,
+and writes `OUT/model.pt`.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -27,21 +31,25 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import LlavaForConditionalGeneration
 
-from secondlook.benchmarks.embedded.closeups import IGNORED
+from secondlook.benchmarks.embedded.closeups import IGNORED, CloseUps
 from secondlook.benchmarks.embedded.lessons import Lesson, Lessons, Look
-from secondlook.benchmarks.embedded.model import PROBE_LAYER, build_model, build_tokenizer
+from secondlook.benchmarks.embedded.model import GRID, PROBE_LAYER, build_model, build_tokenizer
 from secondlook.benchmarks.embedded.pretrain import (
     PatchHead,
     learning_rate,
+    patch_loss,
     pixels_to_float,
     tower_features,
 )
 
-__all__ = ["Batch", "Packed", "collate", "train"]
+__all__ = ["STAGES", "Batch", "Packed", "Stage", "collate", "train"]
 
 logger = logging.getLogger(__name__)
 
 ATTENTION_WEIGHT: Final = 1.0
+PATCH_WEIGHT: Final = 0.5
+CLOSE_UPS: Final = 96
+"""Close-ups a step in the third stage, beside the lessons."""
 SECOND_LOOKS: Final = 0.625
 """Share of the lessons whose second look is trained on; it costs twice a first look."""
 
@@ -169,52 +177,76 @@ def look_losses(
     return answers, focus, float((logits.argmax(-1) == targets).float().mean())
 
 
-def train(out: Path, steps: int, batch: int, seed: int, peak: float = 1.2e-3, every: int = 100) -> None:
-    """Train the model; write `out/model.pt` at intervals, and go on from it if it is there."""
+@dataclass(frozen=True)
+class Stage:
+    """How one stage learns: its files, its highest learning rate, and the tower's share of it (0: fixed)."""
+
+    source: str
+    target: str
+    peak: float
+    tower: float
+
+
+STAGES: Final = {
+    "language": Stage("tower.pt", "language.pt", peak=1e-3, tower=0.0),
+    "joint": Stage("language.pt", "model.pt", peak=6e-4, tower=0.5),
+}
+
+
+def train(out: Path, stage: Stage, steps: int, batch: int, seed: int, every: int = 100) -> None:
+    """Train one stage; write its file at intervals, and go on from it if it is there."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed)
     model.set_attn_implementation("eager")
     image_token = model.config.image_token_id
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     head = PatchHead(tower.config.hidden_size)
-    parameters = [*projector.parameters(), *model.model.language_model.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
-    path, start = out / "model.pt", 0
+    groups: list[dict[str, Any]] = [
+        {"params": [*projector.parameters(), *model.model.language_model.parameters()], "scale": 1.0}
+    ]
+    if stage.tower:
+        groups.append({"params": [*tower.parameters(), *head.parameters()], "scale": stage.tower})
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    optimiser = torch.optim.AdamW(groups, lr=stage.peak, betas=(0.9, 0.98), weight_decay=0.05)
+    path, start = out / stage.target, 0
+    state = torch.load(path if path.exists() else out / stage.source, weights_only=True)
     if path.exists():
-        state = torch.load(path, weights_only=True)
-        model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
+    if "model" in state:
+        model.load_state_dict(state["model"])
     else:
-        state = torch.load(out / "tower.pt", weights_only=True)
         tower.load_state_dict(state["tower"])
     head.load_state_dict(state["head"])
-    lessons = Lessons(tokenizer, image_token, seed + start)
-    loader = iter(
-        DataLoader(
-            lessons,
-            batch,
-            num_workers=1,
-            prefetch_factor=4,
-            collate_fn=partial(collate, image_token=image_token),
-        )
-    )
+    begin_projector = "model" not in state
+    lessons = Lessons(tokenizer, image_token, seed + start + (stage.tower > 0))
+    gather = partial(collate, image_token=image_token)
+    loader = iter(DataLoader(lessons, batch, num_workers=1, prefetch_factor=4, collate_fn=gather))
+    near = iter(DataLoader(CloseUps(seed + start + 1), CLOSE_UPS, num_workers=int(stage.tower > 0)))
+    generator = torch.Generator().manual_seed(seed + start)
     began, sums = time.perf_counter(), [0.0] * 6
     for step in range(start, steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, peak, 100)
+            group["lr"] = group["scale"] * learning_rate(step, steps, stage.peak, 50)
         data = next(loader)
         size, twice = len(data.first.ids), len(data.second.ids)
-        if step == 0:
+        if begin_projector:
             start_projector(model, head, tower_features(tower, pixels_to_float(data.pixels)))
+            begin_projector = False
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
+            with torch.set_grad_enabled(stage.tower > 0):
                 features = tower_features(tower, pixels_to_float(data.pixels))
             visual = projector(features)
             both = torch.cat([visual[:twice], visual[size:]], dim=1)
             answers1, focus1, right1 = look_losses(model, data.first, visual[:size])
             answers2, focus2, right2 = look_losses(model, data.second, both)
             loss = answers1 + answers2 + ATTENTION_WEIGHT * (focus1 + focus2)
+            if stage.tower:
+                whole, _ = patch_loss(head, features, data.patches)
+                pixels, labels = next(near)
+                top, left = torch.randint(0, GRID - labels.shape[-1] + 1, (2,), generator=generator).tolist()
+                features = tower_features(tower, pixels_to_float(pixels), top, left)
+                loss = loss + PATCH_WEIGHT * (whole + patch_loss(head, features, labels)[0])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -241,17 +273,19 @@ def train(out: Path, steps: int, batch: int, seed: int, peak: float = 1.2e-3, ev
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--stage", choices=STAGES, required=True)
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder with tower.pt; an interrupted run goes on"
+        "--out", type=Path, required=True, help="the stages' folder; an interrupted run goes on"
     )
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    if not any((arguments.out / name).is_file() for name in ("tower.pt", "model.pt")):
-        parser.error(f"{arguments.out / 'tower.pt'} is missing: run the first stage, pretrain, into it")
+    stage = STAGES[arguments.stage]
+    if not any((arguments.out / name).is_file() for name in (stage.source, stage.target)):
+        parser.error(f"{arguments.out / stage.source} is missing: run the stage before, into it")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(arguments.out, arguments.steps, arguments.batch, arguments.seed)
+    train(arguments.out, stage, arguments.steps, arguments.batch, arguments.seed)
 
 
 if __name__ == "__main__":
