@@ -16,6 +16,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from secondlook.benchmarks.embedded import publish as publishing
 from secondlook.benchmarks.embedded.model import GRID, IMAGE_SIZE, PROBE_LAYER, build_model, build_tokenizer
+from secondlook.benchmarks.embedded.pretrain import PatchHead
 from secondlook.benchmarks.signs.questions import WORDINGS
 from secondlook.benchmarks.signs.scene import COLOURS
 from secondlook.edge.geometry import Size
@@ -43,7 +44,8 @@ def model() -> LlavaForConditionalGeneration:
 @pytest.fixture(scope="module")
 def state(model: LlavaForConditionalGeneration, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    torch.save({"model": model.state_dict(), "step": 0}, folder / "model.pt")
+    head = PatchHead(192).state_dict()
+    torch.save({"model": model.state_dict(), "head": head, "step": 0}, folder / "model.pt")
     return folder / "model.pt"
 
 
@@ -119,6 +121,15 @@ def test_the_published_folder_fits_into_a_package(published: Path) -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
     assert {"preprocessor_config.json", "generation_config.json", "secondlook.json"} <= names
     assert (published / "model.safetensors").stat().st_size <= 16_000_000
+
+
+def test_training_can_go_on_from_the_published_folder(published: Path, state: Path) -> None:
+    trained = torch.load(state, weights_only=True)
+    resumed = publishing.published_state(published)
+    for part in ("model", "head"):
+        assert resumed[part].keys() == trained[part].keys()
+        for name, tensor in trained[part].items():
+            assert torch.equal(resumed[part][name], tensor.half().float())
 
 
 def test_the_published_settings_are_those_trained_for(published: Path) -> None:

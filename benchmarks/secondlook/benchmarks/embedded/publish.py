@@ -3,7 +3,12 @@
     python -m secondlook.benchmarks.embedded.publish --out OUT --to FOLDER
 
 Weights are stored in float16 (they are served in float32 on a CPU). The threshold in `secondlook.json` is the
-one that `secondlook eval signs --split calibration` chose; publish writes the one it is given.
+one that `secondlook eval signs --split calibration` chose; publish writes the one given. The patch head is
+written too, so that training can go on from the folder:
+
+    python -m secondlook.benchmarks.embedded.publish --out OUT --resume FOLDER
+
+writes `OUT/language.pt`, where the third stage starts.
 """
 
 from __future__ import annotations
@@ -11,9 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any, Final
 
 import torch
-from transformers import CLIPImageProcessorPil, GenerationConfig
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessorPil, GenerationConfig, LlavaForConditionalGeneration
 
 from secondlook.benchmarks.embedded.lessons import REGION
 from secondlook.benchmarks.embedded.model import (
@@ -24,7 +31,17 @@ from secondlook.benchmarks.embedded.model import (
     build_tokenizer,
 )
 
-__all__ = ["publish"]
+__all__ = ["HEAD_FILE", "publish", "published_state"]
+
+HEAD_FILE: Final = "patch_head.safetensors"
+"""The patch head's file: training goes on from a checkpoint with it, serving does not read it."""
+
+
+def published_state(folder: Path) -> dict[str, Any]:
+    """The state of training that a checkpoint folder was published from, to begin a stage with."""
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    head = {name: tensor.float() for name, tensor in load_file(folder / HEAD_FILE).items()}
+    return {"model": model.state_dict(), "head": head}
 
 
 def publish(state: Path, folder: Path, threshold: float) -> None:
@@ -33,13 +50,15 @@ def publish(state: Path, folder: Path, threshold: float) -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
     model = build_model(tokenizer, seed=0)
-    model.load_state_dict(torch.load(state, weights_only=True)["model"])
+    trained = torch.load(state, weights_only=True)
+    model.load_state_dict(trained["model"])
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
+    save_file({name: tensor.half() for name, tensor in trained["head"].items()}, folder / HEAD_FILE)
     tokenizer.save_pretrained(folder)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size).save_pretrained(folder)
@@ -57,9 +76,15 @@ def publish(state: Path, folder: Path, threshold: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="training folder, with model.pt")
-    parser.add_argument("--to", type=Path, required=True, help="checkpoint folder to write")
+    ways = parser.add_mutually_exclusive_group(required=True)
+    ways.add_argument("--resume", type=Path, help="checkpoint folder to make OUT/language.pt from")
+    ways.add_argument("--to", type=Path, help="checkpoint folder to write")
     parser.add_argument("--threshold", type=float, default=0.5)
     arguments = parser.parse_args()
+    if arguments.resume is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        torch.save(published_state(arguments.resume), arguments.out / "language.pt")
+        return
     state: Path = arguments.out / "model.pt"
     if not state.is_file():
         parser.error(f"{state} is missing: train the model first")
