@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -17,13 +19,14 @@ from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_picture
 from secondlook.benchmarks.signs.questions import Question, is_correct
 from secondlook.edge.answer import EdgeAnswer
 from secondlook.edge.client import EdgeClient
+from secondlook.edge.errors import SecondLookError
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
 from secondlook.engine.cli import load_engine
 from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Pending
 
-__all__ = ["run_demo"]
+__all__ = ["DemoError", "run_demo"]
 
 _FILE_WIDTH = 130
 """Columns of the table where it does not go to a terminal."""
@@ -35,6 +38,10 @@ _DECISIONS = {
     "took_second": "second look",
     "kept_first": "kept the first",
 }
+
+
+class DemoError(SecondLookError):
+    """The demo's pictures cannot be saved."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +83,20 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
 
     Raises:
         ModelError, ClientError: the model cannot be loaded, or the conversation failed.
-        OSError: `out` cannot be written.
+        DemoError: `out` cannot be written.
     """
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     with Console(stderr=True).status(f"loading {model} ..."):
         recorder = _Recorder(load_engine(model, "auto", "auto", None))
     asked = []
-    with loopback_server(recorder) as url, EdgeClient(url) as client:
+    # A transport of its own: a proxy that the environment names must not come between.
+    with loopback_server(recorder) as url, EdgeClient(url, transport=httpx.HTTPTransport()) as client:
         console.print(f"{recorder.card.name} answers on {url}")
         for index in track(range(count), "asking", console=Console(stderr=True), transient=True):
             test = signs_picture("test", seed, index)
@@ -147,10 +158,10 @@ def _table(asked: list[_Asked]) -> Table:
         right = is_correct(item.question, item.answer.text)
         table.add_row(
             item.question.text,
-            item.answer.first.text,
+            escape(item.answer.first.text),
             f"{item.answer.first.uncertainty:.3f}",
             _DECISIONS.get(item.answer.decision, item.answer.decision),
-            f"[{'green' if right else 'red'}]{item.answer.text}[/]",
+            f"[{'green' if right else 'red'}]{escape(item.answer.text)}[/]",
             item.question.answer,
             f"{item.sent / 1e3:.1f}",
             f"{item.original_bytes / 1e3:.0f}",

@@ -59,6 +59,11 @@ def run(application: typer.Typer, arguments: list[str] | None = None) -> NoRetur
     except SecondLookError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("secondlook"):
+            raise
+        typer.echo(f"error: {error}: this command needs pip install 'secondlook[engine]'", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

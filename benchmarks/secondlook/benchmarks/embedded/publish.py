@@ -20,12 +20,18 @@ from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPImageProcessorPil, GenerationConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPImageProcessorPil,
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from secondlook.benchmarks.embedded.lessons import REGION
 from secondlook.benchmarks.embedded.model import (
     CHAT_TEMPLATE,
     IMAGE_SIZE,
+    PATCH,
     PROBE_LAYER,
     build_model,
     build_tokenizer,
@@ -59,9 +65,17 @@ def publish(state: Path, folder: Path, threshold: float) -> None:
     )
     model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
     save_file({name: tensor.half() for name, tensor in trained["head"].items()}, folder / HEAD_FILE)
-    tokenizer.save_pretrained(folder)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
+    images.save_pretrained(folder)
+    LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
     settings = {
         "probe_layer": PROBE_LAYER,
         "crop_size": REGION.crop_size,

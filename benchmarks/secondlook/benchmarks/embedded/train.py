@@ -73,7 +73,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels uint8 [B + C, 3, S, S] and patch labels [B + C, 3, n, n], and the looks at them.
+    """Pixels uint8 [B + C, 3, S, S] and patch labels [B + C, 4, n, n], and the looks at them.
 
     B global images come first, then the local images of the first C lessons, which have a second look.
     """

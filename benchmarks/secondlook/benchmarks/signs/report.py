@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,13 @@ def run_signs(
         ModelError: the model cannot be loaded.
     """
     adapter = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # load_model refuses what is none
-    header = {
-        "run": "signs",
-        "split": split,
-        "seed": seed,
-        "model": adapter.name,
-        "weights": adapter.digest(),
-    }
     if threshold is None:
         threshold = adapter.settings.threshold
+    Policy(threshold)  # refuses what is none before the long work
+    # Any threshold can be replayed from a log; whatever else a checkpoint sets changes what is logged.
+    settings = {name: value for name, value in asdict(adapter.settings).items() if name != "threshold"}
+    measured = {"model": adapter.name, "weights": adapter.digest(), "settings": settings}
+    header = {"run": "signs", "split": split, "seed": seed, "dtype": str(adapter.dtype), **measured}
     with contextlib.ExitStack() as stack:
         if log is None:
             log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "signs.jsonl"
@@ -69,7 +68,8 @@ def run_signs(
         records = [record for record in run_log.records if record.index < count]
     report = summarise(records, seed, split, threshold)
     dtype_name = str(adapter.dtype).removeprefix("torch.")
-    return {**report, "environment": environment(str(adapter.device), dtype_name)}
+    shapes = {"image_size": adapter.image_size, "grid": list(adapter.grid)}
+    return {**report, **measured, **shapes, "environment": environment(str(adapter.device), dtype_name)}
 
 
 def summarise(records: Sequence[Record], seed: int, split: Split, threshold: float) -> dict[str, Any]:
