@@ -68,7 +68,8 @@ def publish(state: Path, folder: Path, threshold: float) -> None:
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     images.save_pretrained(folder)
-    LlavaProcessor(
+    make_processor: Any = LlavaProcessor  # untyped in transformers
+    make_processor(
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=PATCH,
