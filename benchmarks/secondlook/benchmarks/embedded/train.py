@@ -3,8 +3,8 @@
     python -m secondlook.benchmarks.embedded.train --stage language --out OUT
     python -m secondlook.benchmarks.embedded.train --stage joint --out OUT
 
-In the second stage the tower (`OUT/tower.pt`, from the first) stays as it is: while it moves, the language
-model hardly learns to find a sign by its colour. The loss is the answers' cross-entropy, and that
+In the second stage the tower (`OUT/tower.pt`, from the first) stays as it is, which makes a step cheaper and
+gives the language model something steady to learn from. The loss is the answers' cross-entropy, and that
 between the probe layer's attention (mean over heads) and the asked sign's place, or an even spread for the
 generic question: the region search divides the one by the other. The layers before are taught to fetch the
 colour's word, all heads of them; with one head alone, attention stayed on every sign for hundreds of steps.
