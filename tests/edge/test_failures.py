@@ -129,6 +129,8 @@ def test_refusals_of_another_kind_of_server_keep_their_name(ask: Ask, server: Sc
 
 # --- second looks that fail -------------------------------------------------------------------------------
 
+GIVEN_UP = httpx.Response(204)
+
 
 @pytest.mark.parametrize(
     ("steps", "reason"),
@@ -136,17 +138,20 @@ def test_refusals_of_another_kind_of_server_keep_their_name(ask: Ask, server: Sc
         ([refusal(404, "no such session")], r"\(404\): no such session"),
         ([refusal(409, "answered already")], r"\(409\): answered already"),
         ([refusal(410, "the session has expired")], r"\(410\): the session has expired"),
-        ([refusal(422, "not the region asked for")], r"\(422\)"),
+        ([refusal(422, "not the region asked for"), GIVEN_UP], r"\(422\)"),
         ([httpx.ReadError] * 5, "connection .* was lost"),
         ([httpx.ReadError, refusal(409, "answered already")], "answered already"),
-        ([refusal(503, "shutting down")] * 5, r"busy \(503\): shutting down"),
-        ([refusal(503, "later", **{"retry-after": "31"})], "longer than there is time for"),
-        ([httpx.Response(200, text="?")], "AnswerReply"),
-        ([wants_region()], "third look"),
+        ([*[refusal(503, "shutting down")] * 5, httpx.ReadError], r"busy \(503\): shutting down"),
+        ([refusal(503, "later", **{"retry-after": "31"}), GIVEN_UP], "longer than there is time for"),
+        ([httpx.Response(200, text="?"), refusal(404, "gone")], "AnswerReply"),
+        ([wants_region(), GIVEN_UP], "third look"),
     ],
 )
 def test_the_first_answer_stands_marked(steps: Any, reason: str, ask: Ask, server: ScriptedServer) -> None:
-    """Also if the session would end before the wait (31 s of 30), or if only the reply was lost (409)."""
+    """Also if the session would end before the wait (31 s of 30), or if only the reply was lost (409).
+
+    A session that may still be waiting is given up, whatever comes of that.
+    """
     server.steps = [CARD, wants_region(), *steps]
     answer = ask(PICTURE, QUESTION)
     assert server.steps == []
@@ -173,8 +178,9 @@ def test_the_first_answer_stands_marked(steps: Any, reason: str, ask: Ask, serve
 def test_impossible_requests_for_a_region_are_not_met(
     changes: Any, reason: str, ask: Ask, server: ScriptedServer
 ) -> None:
-    server.steps = [CARD, wants_region(**changes)]
+    server.steps = [CARD, wants_region(**changes), GIVEN_UP]
     answer = ask(PICTURE, QUESTION)
+    assert server.asked[2:] == ([] if changes.get("session", True) is None else ["DELETE /v1/answers/abc"])
     assert answer.text == "17"
     assert answer.second_look_failed is not None
     assert reason in answer.second_look_failed
@@ -187,6 +193,17 @@ def test_a_second_look_is_tried_again_too(ask: Ask, server: ScriptedServer) -> N
     answer = ask(PICTURE, QUESTION)
     assert answer.refined
     assert answer.second_look_failed is None
+
+
+def test_no_wait_goes_beyond_the_sessions_end(ask: Ask, server: ScriptedServer) -> None:
+    """Time spent in calls counts: the clock of these tests goes on by a second whenever it is read."""
+    busy = refusal(503, "busy", **{"retry-after": "2"})
+    server.steps = [CARD, wants_region(session={"id": "abc", "expires_in": 4.0}), busy, busy, GIVEN_UP]
+    answer = ask(PICTURE, QUESTION)
+    assert answer.second_look_failed is not None
+    assert "longer than there is time for" in answer.second_look_failed
+    assert server.slept == [2.0]
+    assert server.steps == []
 
 
 def test_session_names_cannot_lead_elsewhere(ask: Ask, server: ScriptedServer) -> None:

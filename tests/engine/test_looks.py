@@ -140,9 +140,9 @@ def test_measures_and_aggregations_are_those_asked_for(engine: Engine) -> None:
     default = first(engine)
     tokens = default.tokens
     assert default.uncertainty == pytest.approx(np.mean([token.min_entropy for token in tokens]))
-    shannon = first(engine, measure="shannon_entropy", aggregation="first").uncertainty
+    shannon = first(engine, measure="shannon_entropy", threshold=1, aggregation="first").uncertainty
     assert shannon == tokens[0].shannon_entropy
-    margin = first(engine, measure="margin", aggregation="first_k", first_k=3).uncertainty
+    margin = first(engine, measure="margin", threshold=1, aggregation="first_k", first_k=3).uncertainty
     assert margin == pytest.approx(np.mean([token.margin for token in tokens[:3]]))
 
 

@@ -66,6 +66,17 @@ def test_options_go_over_the_policy_and_leave_the_rest() -> None:
     assert (other.aggregation, other.first_k) == ("first_k", 2)
 
 
+def test_another_measure_needs_its_own_threshold() -> None:
+    policy = Policy(threshold=0.5)
+    with pytest.raises(SettingsError, match=r"margin needs a threshold of its own.*min_entropy"):
+        policy.with_options(AnswerOptions(measure="margin"))
+    assert policy.with_options(AnswerOptions(measure="min_entropy")) == policy
+    assert policy.with_options(AnswerOptions(measure="margin", threshold=0.25)).threshold == 0.25
+    for whatever in ("always", "never"):
+        asked = AnswerOptions(measure="margin", second_look=whatever)
+        assert policy.with_options(asked).measure == "margin"
+
+
 def test_uncertainty_follows_the_policy() -> None:
     tokens = [TokenStatistics(1.0, 2.0, 0.25, False), TokenStatistics(3.0, 4.0, 0.75, True)]
     assert Policy(threshold=1).uncertainty(tokens) == 2.0

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
 
+import httpx
+
 from .answer import EdgeAnswer, StageSeconds
-from .errors import ClientError, GeometryError, RequestRefusedError, SecondLookError, UnexpectedReplyError
+from .errors import (
+    ClientError,
+    ConnectionFailedError,
+    GeometryError,
+    RequestRefusedError,
+    SecondLookError,
+    UnexpectedReplyError,
+)
 from .exchange import Call, Flow, Message, Surroundings, Traffic, ask, work
 from .geometry import Region
 from .imaging import EncodedPicture, Picture, PictureSource, open_picture
 from .retry import ClientSettings
-from .wire import AnswerOptions, AnswerReply, ModelCard
+from .wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
 
 __all__ = ["Conversation", "Stage"]
 
@@ -22,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 Stage = Literal["open", "model", "prepare_global", "first_look", "prepare_local", "second_look"]
 """What a client is doing, in the order in which it happens."""
+
+_SESSION_ENDED = (404, 409, 410)
+"""Statuses by which a server says that there is no such session any more."""
 
 
 class Conversation:
@@ -91,6 +104,7 @@ class Conversation:
             except SecondLookError as error:
                 failure = " ".join(str(error).split())
                 logger.warning("the second look failed, the first answer stands: %s", failure)
+                yield from _give_up(reply.session, error)
         final = second.reply if second and second.reply else reply
         looks = [traffic, second.traffic] if second else [traffic]
         return EdgeAnswer(
@@ -147,11 +161,10 @@ class Conversation:
 
         on_stage("second_look")
         before = clock()
-        # A wait beyond the session's end would be for nothing.
-        budget = min(self.settings.wait_budget, session.expires_in - look.preparing)
-        call = Call("POST", f"/v1/answers/{quote(session.id, safe='')}/local", image=image.jpeg)
+        lasting = session.expires_in - look.preparing
+        call = Call("POST", f"{_path(session)}/local", image=image.jpeg)
         try:
-            reply = yield from self._ask(call, AnswerReply, look.traffic, budget)
+            reply = yield from self._ask(call, AnswerReply, look.traffic, lasting)
         finally:
             look.asking = clock() - before
         if reply.status != "final":
@@ -162,9 +175,27 @@ class Conversation:
         return picture if isinstance(picture, Picture) else open_picture(picture, self.settings.limits)
 
     def _ask(
-        self, call: Call, message: type[Message], traffic: Traffic, wait_budget: float | None = None
+        self, call: Call, message: type[Message], traffic: Traffic, lasting: float = math.inf
     ) -> Flow[Message]:
-        return ask(call, message, traffic, self.settings, self.surroundings, wait_budget)
+        return ask(call, message, traffic, self.settings, self.surroundings, lasting)
+
+
+def _path(session: PendingSession) -> str:
+    return f"/v1/answers/{quote(session.id, safe='')}"
+
+
+def _give_up(session: PendingSession | None, error: SecondLookError) -> Flow[None]:
+    """Tell the server, once, that a session it still keeps will not go on; whatever comes of that is fine.
+
+    Not after a lost connection, where it would only cost another timeout; the session then expires.
+    """
+    gone = isinstance(error, RequestRefusedError) and error.status in _SESSION_ENDED
+    if session is None or gone or isinstance(error, ConnectionFailedError):
+        return
+    try:
+        yield Call("DELETE", _path(session))
+    except httpx.RequestError as trouble:
+        logger.info("the session could not be given up: %s", trouble)
 
 
 def _check_text(question: str) -> None:

@@ -7,6 +7,7 @@ thrown into it. The blocking and the asynchronous client drive the same flows, e
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -127,22 +128,22 @@ def ask(
     traffic: Traffic,
     settings: ClientSettings,
     surroundings: Surroundings,
-    wait_budget: float | None = None,
+    lasting: float = math.inf,
 ) -> Flow[Message]:
     """One request, repeated as the settings allow, until there is a message or no hope.
 
     Repeated are requests that met connection loss, 429 or 503; every other status is the server's last word.
 
     Args:
-        wait_budget: seconds of waiting in all, if not the settings'.
+        lasting: seconds from now after which an answer would come too late; no wait goes beyond.
 
     Raises:
         ConnectionFailedError, ServerBusyError: after all repetitions, or when the next wait exceeds
-            the budget.
+            the settings' budget or that time.
         RequestRefusedError: any other status than success.
         UnexpectedReplyError: success, but no such message.
     """
-    budget = settings.wait_budget if wait_budget is None else wait_budget
+    budget, end = settings.wait_budget, surroundings.clock() + lasting
     attempt = 0
     while True:
         failure: type[ClientError]
@@ -166,7 +167,7 @@ def ask(
         if attempt > settings.retries:
             raise failure(f"{reason} ({tried})")
         wait = max(asked_for, backoff_seconds(settings, attempt - 1, surroundings.jitter()))
-        if wait > budget:
+        if wait > min(budget, end - surroundings.clock()):
             raise failure(
                 f"{reason} ({tried}; the next wait of {wait:.3g} s is longer than there is time for)"
             )

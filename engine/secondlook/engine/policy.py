@@ -52,7 +52,17 @@ class Policy:
             raise SettingsError(f"first_k must be at least 1, got {self.first_k}")
 
     def with_options(self, options: AnswerOptions) -> Policy:
-        """This policy with one request's choices put over it; what the request leaves out stays."""
+        """This policy with one request's choices put over it; what the request leaves out stays.
+
+        Raises:
+            SettingsError: another measure without a threshold of its own, where one decides; this policy's is
+                for its own measure.
+        """
+        other = options.measure is not None and options.measure != self.measure
+        if other and options.threshold is None and options.second_look == "auto":
+            raise SettingsError(
+                f"measure {options.measure} needs a threshold of its own; the default is for {self.measure}"
+            )
         return replace(
             self,
             threshold=self.threshold if options.threshold is None else options.threshold,

@@ -20,7 +20,8 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region, Size, shrunk
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
-from secondlook.engine.errors import EmptyQuestionError, PictureMismatchError, QuestionTooLongError
+from secondlook.engine.errors import PictureMismatchError
+from secondlook.engine.prompts import check_question
 from secondlook.engine.protocol import TwoLookEngine
 from secondlook.engine.replies import final_reply, first_reply
 from secondlook.engine.sessions import Claim, SessionStore
@@ -36,9 +37,6 @@ ResultT = TypeVar("ResultT")
 
 _DECODED_OVERSIZE = 4
 """A JPEG with more than this many times the encoder's pixels is refused before it is decoded."""
-
-_LOCAL_TOLERANCE = 1
-"""Pixels by which a local image may differ from the expected size: edges may round otherwise."""
 
 _PURGE_SECONDS = 1.0
 """How often sessions over time are looked for; what they keep is freed at most this much later."""
@@ -135,7 +133,8 @@ class TwoLookService:
             QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see InferenceThread.
         """
         side = self.card.image_size
-        self._check_question(question, options)
+        check_question(question, self.settings.max_question_characters)
+        self._check_options(options)
         self._check_original(original)
         image, decode_seconds = await self._decode(jpeg, side)
         if image.size != (side, side):
@@ -204,12 +203,7 @@ class TwoLookService:
         image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode_jpeg, jpeg, limits)
         return image, time.perf_counter() - started
 
-    def _check_question(self, question: str, options: AnswerOptions) -> None:
-        if not question.strip():
-            raise EmptyQuestionError("the question is empty; ask something about the picture")
-        limit = self.settings.max_question_characters
-        if len(question) > limit:
-            raise QuestionTooLongError(f"the question has {len(question)} characters; the limit is {limit}")
+    def _check_options(self, options: AnswerOptions) -> None:
         if (options.max_new_tokens or 0) > self.settings.max_new_tokens:
             raise SettingsError(
                 f"max_new_tokens is {options.max_new_tokens}; the limit is {self.settings.max_new_tokens}"
@@ -224,8 +218,7 @@ class TwoLookService:
 
 
 def _check_local_size(image: Image.Image, expected: Size, region: Region) -> None:
-    off = max(abs(image.width - expected.width), abs(image.height - expected.height))
-    if off > _LOCAL_TOLERANCE:
+    if image.size != (expected.width, expected.height):
         raise PictureMismatchError(
             f"the local image has {image.width}x{image.height} pixels; the region {region} gives {expected}"
         )
