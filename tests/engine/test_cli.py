@@ -179,6 +179,27 @@ def python(code: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "terminal", "bars"),
+    [("demo", True, False), ("owner/model", True, True), ("owner/model", False, False)],
+)
+def test_bars_are_for_terminals_and_models_that_take_time(
+    model: str, terminal: bool, bars: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import secondlook.engine.loading
+    import secondlook.engine.looks
+
+    wanted: list[bool] = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(secondlook.engine.looks, "Engine", lambda adapter, policy: adapter)
+    monkeypatch.setattr(
+        secondlook.engine.loading, "load_model", lambda *_, progress, **__: wanted.append(progress)
+    )
+    cli.load_engine(model, "auto", "auto", None)
+    assert wanted == [bars]
+    assert cli.loading_status(model).console.quiet is bars
+
+
 def test_help_needs_no_heavy_import() -> None:
     heavy = ["torch", "transformers", "numpy", "fastapi", "uvicorn"]
     code = f"""

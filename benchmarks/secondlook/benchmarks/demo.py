@@ -23,7 +23,7 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
-from secondlook.engine.cli import load_engine
+from secondlook.engine.cli import load_engine, loading_status
 from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Pending
 
 __all__ = ["DemoError", "run_demo"]
@@ -92,7 +92,7 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DemoError(f"cannot write {out}: {error.strerror}; choose another --out") from error
-    with Console(stderr=True).status(f"loading {model} ..."):
+    with loading_status(model):
         recorder = _Recorder(load_engine(model, "auto", "auto", None))
     asked = []
     # A transport of its own: a proxy that the environment names must not come between.

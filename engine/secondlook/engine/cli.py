@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.status import Status
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import AnswerReply
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from secondlook.engine.looks import Engine
     from secondlook.engine.service import TwoLookService
 
-__all__ = ["app", "configure_logging", "load_engine", "run"]
+__all__ = ["app", "configure_logging", "draws_bars", "load_engine", "loading_status", "run"]
 
 app = typer.Typer(
     name="secondlook",
@@ -89,8 +90,21 @@ def load_engine(model: str, dtype: str, device: str, threshold: float | None) ->
     from secondlook.engine.policy import Policy
 
     kind: DType = dtype  # type: ignore[assignment]  # load_model refuses what is none, naming the choices
-    adapter = load_model(model, dtype=kind, device=device)
+    adapter = load_model(model, dtype=kind, device=device, progress=draws_bars(model))
     return Engine(adapter, None if threshold is None else Policy(threshold))
+
+
+def draws_bars(model: str) -> bool:
+    """Whether loading draws bars, the hub's and transformers': on a terminal, for all but the embedded model.
+
+    That one is there in a moment.
+    """
+    return model != "demo" and sys.stderr.isatty()
+
+
+def loading_status(model: str) -> Status:
+    """A spinner for the time of loading; silent where bars are drawn."""
+    return Console(stderr=True, quiet=draws_bars(model)).status(f"loading {model} ...")
 
 
 @app.command()
@@ -126,7 +140,7 @@ def serve(
     with serving.listen(host, port) as listener:
         url = serving.address_url(listener)
         # Only the spinner lives on this console: nothing else is printed before it has stopped.
-        status = Console(stderr=True).status(f"loading {model} ...")
+        status = loading_status(model)
 
         def on_ready(service: TwoLookService) -> None:
             status.stop()
@@ -169,7 +183,7 @@ def ask(
     from secondlook.engine.local import ask_locally
 
     opened = open_picture(picture)
-    with Console(stderr=True).status(f"loading {model} ..."):
+    with loading_status(model):
         engine = load_engine(model, dtype, device, threshold)
     options = AnswerOptions(second_look=second_look, max_new_tokens=max_new_tokens)
     with Console(stderr=True).status("looking ..."):

@@ -20,7 +20,8 @@ from secondlook.benchmarks.replay import Replay, auroc, choose_threshold
 from secondlook.benchmarks.signs.evaluation import evaluate
 from secondlook.benchmarks.signs.questions import QuestionType
 from secondlook.benchmarks.signs.scene import Split
-from secondlook.engine.loading import load_model
+from secondlook.engine.cli import draws_bars, loading_status
+from secondlook.engine.loading import DType, load_model
 from secondlook.engine.policy import Policy
 
 __all__ = ["report_text", "run_signs", "summarise"]
@@ -44,7 +45,9 @@ def run_signs(
         LogError: `log` is of another run.
         ModelError: the model cannot be loaded.
     """
-    adapter = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # load_model refuses what is none
+    kind: DType = dtype  # type: ignore[assignment]  # load_model refuses what is none
+    with loading_status(model):
+        adapter = load_model(model, dtype=kind, progress=draws_bars(model))
     if threshold is None:
         threshold = adapter.settings.threshold
     Policy(threshold)  # refuses what is none before the long work
