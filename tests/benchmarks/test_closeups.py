@@ -110,20 +110,20 @@ def test_the_centre_is_one_patch_and_its_neighbours_are_not_asked_about() -> Non
     assert truth().centre.max() == 0
 
 
-def test_close_ups_show_one_sign_with_its_digits() -> None:
-    readable = 0
+def test_close_ups_show_signs_with_their_digits() -> None:
+    readable = several = 0
     for pixels, labels in islice(CloseUps(11), 40):
         assert pixels.shape == (3, 56, 56)
         assert pixels.dtype == torch.uint8
         assert labels.shape == (4, 4, 4)
         colours = set(labels[0].flatten().tolist()) - {0, IGNORED}
-        assert len(colours) == 1
+        assert 1 <= len(colours) <= 6
+        several += len(colours) > 1
         for digits in labels[1:3]:
-            seen = set(digits.flatten().tolist()) - {IGNORED}
-            assert len(seen) <= 1
-            assert ((digits == IGNORED) | (labels[0] > 0)).all()
+            assert ((digits == IGNORED) | (labels[0] != 0)).all()
         readable += bool((labels[1] != IGNORED).any())
     assert readable > 20
+    assert several > 5
 
 
 def test_patches_labelled_with_a_colour_have_it() -> None:

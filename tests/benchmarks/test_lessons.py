@@ -21,8 +21,9 @@ from secondlook.benchmarks.embedded.model import (
     build_model,
     build_tokenizer,
 )
+from secondlook.benchmarks.embedded.packing import Batch, Packed, collate
 from secondlook.benchmarks.embedded.pretrain import PatchHead, pixels_to_float, tower_features
-from secondlook.benchmarks.embedded.train import Batch, Packed, collate, look_losses, start_projector
+from secondlook.benchmarks.embedded.train import look_losses, start_projector
 from secondlook.benchmarks.signs.scene import COLOURS
 from secondlook.engine.prompts import PromptLayout
 

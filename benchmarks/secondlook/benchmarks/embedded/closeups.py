@@ -1,8 +1,8 @@
-"""Close-ups of one sign with the truth for every patch: what the vision tower learns to read from first.
+"""Close-ups of signs with the truth for every patch: what the vision tower learns to read from first.
 
-A close-up is a 56-pixel window (4 by 4 patches) around one plate, squashed as global images are, JPEG-coded
-as the edge would. Digits are 7 to 60 pixels high there, so that every height either look can show is
-covered.
+A close-up is a 56-pixel window (4 by 4 patches) with as many plates as find room, squashed as global images
+are, JPEG-coded as the edge would. Digits are 8 to 36 pixels high there; larger ones do not fit a close-up and
+are learnt from whole pictures.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from secondlook.benchmarks.signs.scene import (
     PLATE_WIDTH,
     Scene,
     Sign,
+    overlap,
     sample_scene,
     scene_generator,
 )
@@ -37,7 +38,8 @@ IGNORED: Final = -100
 """Label of a patch whose loss does not count."""
 
 _SIDE: Final = 56
-_HEIGHTS: Final = (7.0, 60.0)
+_HEIGHTS: Final = (8.0, 36.0)
+_PLATES: Final = 6
 _PER_BACKDROP: Final = 32
 _SQUASHES: Final = (1.0, 1.0, 0.75, 0.67, 0.56, 1.33)
 _REUSE: Final = 2
@@ -131,35 +133,43 @@ def _draw(rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor
     while True:
         scene = sample_scene(rng)
         for _ in range(_PER_BACKDROP):
-            sign, window = _aim(rng, scene)
-            picture = render_window(replace(scene, signs=(sign,)), window, Size(_SIDE, _SIDE))
+            window = _window(rng, scene)
+            signs = _plates(rng, window)
+            picture = render_window(replace(scene, signs=signs), window, Size(_SIDE, _SIDE))
             pixels = torch.from_numpy(np.array(_through_jpeg(picture, int(rng.integers(80, 97)))))
-            yield pixels.permute(2, 0, 1).contiguous(), patch_truth((sign,), window, _SIDE).stacked()
+            yield pixels.permute(2, 0, 1).contiguous(), patch_truth(signs, window, _SIDE).stacked()
 
 
-def _aim(rng: np.random.Generator, scene: Scene) -> tuple[Sign, Region]:
-    """A sign and a window of the scene that shows it at a height drawn log-uniformly, mostly whole."""
-    low, high = _HEIGHTS
-    shown = low * (high / low) ** rng.random()
+def _window(rng: np.random.Generator, scene: Scene) -> Region:
+    """A window of the scene, squashed by one of the edge's aspects."""
     squash = _SQUASHES[rng.integers(len(_SQUASHES))]
     height = float(rng.uniform(0.9, min(4.5, 0.4 * scene.size.width / _SIDE * min(1.0, squash)))) * _SIDE
     width = min(height / squash, scene.size.width - 2.0)
     left = float(rng.uniform(0, scene.size.width - width - 1))
     top = float(rng.uniform(0, max(1.0, scene.size.height - height - 1)))
-    window = Region(int(left), int(top), int(left + width) + 1, int(top + height) + 1)
-    digit_height = shown * window.height / _SIDE
-    free_x = max(0.1, 0.55 - 0.5 * PLATE_WIDTH * digit_height / window.width)
-    free_y = max(0.1, 0.55 - 0.5 * PLATE_HEIGHT * digit_height / window.height)
-    sign = Sign(
-        colour=_COLOUR_NAMES[rng.integers(len(_COLOUR_NAMES))],
-        number=int(rng.integers(10, 100)),
-        x=window.left + window.width * (0.5 + float(rng.uniform(-free_x, free_x))),
-        y=window.top + window.height * (0.5 + float(rng.uniform(-free_y, free_y))),
-        digit_height=digit_height,
-        angle=float(rng.normal(0, 3)),
-        tint=(float(rng.normal(1, 0.05)), float(rng.normal(1, 0.05)), float(rng.normal(1, 0.05))),
-    )
-    return sign, window
+    return Region(int(left), int(top), int(left + width) + 1, int(top + height) + 1)
+
+
+def _plates(rng: np.random.Generator, window: Region) -> tuple[Sign, ...]:
+    """Signs for the window, shown at heights drawn log-uniformly, mostly whole: those that find room."""
+    low, high = _HEIGHTS
+    signs: list[Sign] = []
+    for _ in range(_PLATES):
+        digit_height = low * (high / low) ** rng.random() * window.height / _SIDE
+        free_x = max(0.1, 0.55 - 0.5 * PLATE_WIDTH * digit_height / window.width)
+        free_y = max(0.1, 0.55 - 0.5 * PLATE_HEIGHT * digit_height / window.height)
+        sign = Sign(
+            colour=_COLOUR_NAMES[rng.integers(len(_COLOUR_NAMES))],
+            number=int(rng.integers(10, 100)),
+            x=window.left + window.width * (0.5 + float(rng.uniform(-free_x, free_x))),
+            y=window.top + window.height * (0.5 + float(rng.uniform(-free_y, free_y))),
+            digit_height=digit_height,
+            angle=float(rng.normal(0, 3)),
+            tint=(float(rng.normal(1, 0.05)), float(rng.normal(1, 0.05)), float(rng.normal(1, 0.05))),
+        )
+        if not any(overlap(sign, other) for other in signs):
+            signs.append(sign)
+    return tuple(signs)
 
 
 def _through_jpeg(picture: Image.Image, quality: int) -> Image.Image:

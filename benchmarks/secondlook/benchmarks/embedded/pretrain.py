@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
-import time
 from pathlib import Path
 from typing import Final
 
@@ -24,18 +22,26 @@ from transformers import CLIPVisionModel
 
 from secondlook.benchmarks.embedded.closeups import IGNORED, CloseUps
 from secondlook.benchmarks.embedded.lessons import Lesson, Lessons
+from secondlook.benchmarks.embedded.loop import (
+    DEVICE,
+    Meter,
+    adamw,
+    autocast,
+    learning_rate,
+    load_state,
+    restored,
+    save_state,
+)
 from secondlook.benchmarks.embedded.model import GRID, build_model, build_tokenizer
 
 __all__ = ["PatchHead", "patch_loss", "pixels_to_float", "pretrain", "tower_features"]
-
-logger = logging.getLogger(__name__)
 
 MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 STD: Final = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalisation."""
 
 
-LESSONS: Final = 6
+LESSONS: Final = 8
 """Lessons a step, two whole pictures each, beside the close-ups."""
 
 
@@ -55,7 +61,7 @@ class PatchHead(nn.Module):
 
 def pixels_to_float(pixels: Tensor) -> Tensor:
     """uint8 [B, 3, S, S] → normalised float32."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    mean, std = (torch.tensor(of, device=pixels.device).view(3, 1, 1) for of in (MEAN, STD))
     return (pixels.float() / 255 - mean) / std
 
 
@@ -98,68 +104,59 @@ def _pictures(lessons: list[Lesson]) -> tuple[Tensor, Tensor]:
     return torch.cat([lesson.pixels for lesson in lessons]), torch.cat([lesson.patches for lesson in lessons])
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth of the peak."""
-    if step < warm_up:
-        return peak * (step + 1) / warm_up
-    progress = (step - warm_up) / max(1, steps - warm_up)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def pretrain(out: Path, steps: int, batch: int, seed: int, peak: float = 1.5e-3, every: int = 250) -> None:
+def pretrain(
+    out: Path,
+    steps: int,
+    batch: int,
+    seed: int,
+    peak: float,
+    device: torch.device,
+    workers: int = 1,
+    lessons: int = LESSONS,
+    every: int = 250,
+) -> None:
     """Train tower and head; write `out/tower.pt` at intervals, and go on from it if it is there."""
-    model = build_model(build_tokenizer(), seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed)
     model.set_attn_implementation("eager")
-    tower = model.model.vision_tower
-    head = PatchHead(tower.config.hidden_size)
+    tower = model.model.vision_tower.to(device)
+    head = PatchHead(tower.config.hidden_size).to(device)
     parameters = [*tower.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
+    optimiser = adamw(parameters, peak)
     path, start = out / "tower.pt", 0
     out.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        state = load_state(path, device)
         tower.load_state_dict(state["tower"])
         head.load_state_dict(state["head"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    tokenizer = build_tokenizer()
-    lessons = Lessons(tokenizer, model.config.image_token_id, seed + start)
-    pictures = iter(DataLoader(lessons, LESSONS, num_workers=1, prefetch_factor=4, collate_fn=_pictures))
-    loader = iter(DataLoader(CloseUps(seed + start), batch_size=batch, num_workers=1, prefetch_factor=4))
+        start = restored(optimiser, state)
+    whole_pictures = Lessons(tokenizer, model.config.image_token_id, seed + start)
+    pictures = iter(
+        DataLoader(whole_pictures, lessons, num_workers=workers, prefetch_factor=4, collate_fn=_pictures)
+    )
+    loader = iter(
+        DataLoader(CloseUps(seed + start), batch_size=batch, num_workers=workers, prefetch_factor=4)
+    )
     generator = torch.Generator().manual_seed(seed + start)
-    began, total, read, read_whole = time.perf_counter(), 0.0, 0.0, 0.0
+    meter = Meter(start, steps, batch, every=50)
     for step in range(start, steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, steps, peak, 200)
-        pixels, labels = next(loader)
+        pixels, labels = (part.to(device) for part in next(loader))
         top, left = torch.randint(0, GRID - labels.shape[-1] + 1, (2,), generator=generator).tolist()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(device):
             features = tower_features(tower, pixels_to_float(pixels), top, left)
-            loss, right = patch_loss(head, features, labels)
-            pixels, labels = next(pictures)
-            whole, right_whole = patch_loss(head, tower_features(tower, pixels_to_float(pixels)), labels)
+            loss, read = patch_loss(head, features, labels)
+            pixels, labels = (part.to(device) for part in next(pictures))
+            whole, read_whole = patch_loss(head, tower_features(tower, pixels_to_float(pixels)), labels)
             loss = loss + whole
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        total, read, read_whole = total + loss.item(), read + right, read_whole + right_whole
-        if (step + 1) % 50 == 0:
-            rate = (step + 1 - start) * batch / (time.perf_counter() - began)
-            logger.info(
-                "step %d/%d  loss %.3f  digits %.3f in close-ups %.3f in pictures  %.0f/s",
-                step + 1,
-                steps,
-                total / 50,
-                read / 50,
-                read_whole / 50,
-                rate,
-            )
-            total, read, read_whole = 0.0, 0.0, 0.0
+        meter.add(step, loss=loss, digits_in_close_ups=read, in_pictures=read_whole)
         if (step + 1) % every == 0 or step + 1 == steps:
-            state = {"tower": tower.state_dict(), "head": head.state_dict(), "step": step + 1}
-            torch.save({**state, "optimiser": optimiser.state_dict()}, path.with_suffix(".tmp"))
-            path.with_suffix(".tmp").replace(path)
+            save_state(path, optimiser, step + 1, tower=tower, head=head)
 
 
 def main() -> None:
@@ -168,11 +165,15 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for tower.pt; an interrupted run goes on"
     )
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=160)
+    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw, of each kind")
+    parser.add_argument("--device", type=torch.device, default=DEVICE)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    pretrain(arguments.out, arguments.steps, arguments.batch, arguments.seed)
+    settings = (arguments.steps, arguments.batch, arguments.seed, arguments.peak, arguments.device)
+    pretrain(arguments.out, *settings, arguments.workers)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ written too, so that training can go on from the folder:
 
     python -m secondlook.benchmarks.embedded.publish --out OUT --resume FOLDER
 
-writes `OUT/language.pt`, where the third stage starts.
+writes `OUT/tower.pt` and `OUT/language.pt`, from which every stage can go on.
 """
 
 from __future__ import annotations
@@ -92,18 +92,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="training folder, with model.pt")
     ways = parser.add_mutually_exclusive_group(required=True)
-    ways.add_argument("--resume", type=Path, help="checkpoint folder to make OUT/language.pt from")
+    ways.add_argument("--resume", type=Path, help="checkpoint folder to make OUT's states from")
     ways.add_argument("--to", type=Path, help="checkpoint folder to write")
     parser.add_argument("--threshold", type=float, default=0.5)
     arguments = parser.parse_args()
     if arguments.resume is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        torch.save(published_state(arguments.resume), arguments.out / "language.pt")
+        state = published_state(arguments.resume)
+        prefix = "model.vision_tower."
+        tower = {n.removeprefix(prefix): t for n, t in state["model"].items() if n.startswith(prefix)}
+        torch.save({"tower": tower, "head": state["head"]}, arguments.out / "tower.pt")
+        torch.save(state, arguments.out / "language.pt")
         return
-    state: Path = arguments.out / "model.pt"
-    if not state.is_file():
-        parser.error(f"{state} is missing: train the model first")
-    publish(state, arguments.to, arguments.threshold)
+    trained: Path = arguments.out / "model.pt"
+    if not trained.is_file():
+        parser.error(f"{trained} is missing: train the model first")
+    publish(trained, arguments.to, arguments.threshold)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,95 +31,32 @@ from torch.utils.data import DataLoader
 from transformers import LlavaForConditionalGeneration
 
 from secondlook.benchmarks.embedded.closeups import IGNORED, CloseUps
-from secondlook.benchmarks.embedded.lessons import Lesson, Lessons, Look
+from secondlook.benchmarks.embedded.lessons import Lessons
+from secondlook.benchmarks.embedded.loop import (
+    DEVICE,
+    Meter,
+    adamw,
+    autocast,
+    learning_rate,
+    load_state,
+    restored,
+    save_state,
+)
 from secondlook.benchmarks.embedded.model import GRID, PROBE_LAYER, build_model, build_tokenizer
+from secondlook.benchmarks.embedded.packing import Packed, collate
 from secondlook.benchmarks.embedded.pretrain import (
     PatchHead,
-    learning_rate,
     patch_loss,
     pixels_to_float,
     tower_features,
 )
 
-__all__ = ["STAGES", "Batch", "Packed", "Stage", "collate", "train"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["STAGES", "Stage", "look_losses", "start_projector", "train"]
 
 ATTENTION_WEIGHT: Final = 1.0
 PATCH_WEIGHT: Final = 0.5
 CLOSE_UPS: Final = 96
 """Close-ups a step in the third stage, beside the lessons."""
-SECOND_LOOKS: Final = 0.625
-"""Share of the lessons whose second look is trained on; it costs twice a first look."""
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Looks of equal kind, padded to one length T.
-
-    ids, positions, labels int64 [B, T]; mask bool [B, 1, T, T]; images int64 [B, M], where the visual tokens
-    are; probes int64 [P, 3] (row, position, cue or -1) with wanted attention targets float32 [P, M].
-    """
-
-    ids: Tensor
-    positions: Tensor
-    labels: Tensor
-    mask: Tensor
-    images: Tensor
-    probes: Tensor
-    targets: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pixels uint8 [B + C, 3, S, S] and patch labels [B + C, 4, n, n], and the looks at them.
-
-    B global images come first, then the local images of the first C lessons, which have a second look.
-    """
-
-    pixels: Tensor
-    patches: Tensor
-    first: Packed
-    second: Packed
-
-
-def collate(lessons: list[Lesson], image_token: int) -> Batch:
-    """Stack lessons, some with a second look; padding tokens see only one another and count for nothing."""
-    twice = lessons[: max(1, round(SECOND_LOOKS * len(lessons)))]
-    return Batch(
-        torch.stack([lesson.pixels[0] for lesson in lessons] + [lesson.pixels[1] for lesson in twice]),
-        torch.stack([lesson.patches[0] for lesson in lessons] + [lesson.patches[1] for lesson in twice]),
-        _pack([lesson.first for lesson in lessons], image_token),
-        _pack([lesson.second for lesson in twice], image_token),
-    )
-
-
-def _pack(looks: list[Look], image_token: int) -> Packed:
-    length = max(len(look.ids) for look in looks)
-
-    def padded(rows: list[list[int]], value: int) -> Tensor:
-        return torch.tensor([row + [value] * (length - len(row)) for row in rows])
-
-    ids = padded([look.ids for look in looks], 0)
-    segments = padded([look.segments for look in looks], -1)
-    own = segments[:, :, None] == segments[:, None, :]
-    shared = (segments[:, None, :] == 0) & (segments[:, :, None] >= 0)
-    mask = (own | shared) & torch.ones(length, length, dtype=torch.bool).tril()
-    return Packed(
-        ids=ids,
-        positions=padded([look.positions for look in looks], 0),
-        labels=padded([look.labels for look in looks], IGNORED),
-        mask=mask[:, None],
-        images=torch.stack([(row == image_token).nonzero().squeeze(1) for row in ids]),
-        probes=torch.tensor(
-            [
-                (row, *probe)
-                for row, look in enumerate(looks)
-                for probe in zip(look.probes, look.cues, strict=True)
-            ]
-        ),
-        targets=torch.stack([torch.from_numpy(target) for look in looks for target in look.targets]),
-    )
 
 
 @torch.no_grad()
@@ -154,10 +90,10 @@ def look_losses(
     embeddings = language.embed_tokens(packed.ids)
     index = packed.images[..., None].expand(-1, -1, embeddings.shape[-1])
     embeddings = embeddings.scatter(1, index, visual.to(embeddings.dtype))
-    bias = torch.zeros(packed.mask.shape).masked_fill(~packed.mask, float("-inf"))
+    bias = torch.zeros_like(packed.mask, dtype=embeddings.dtype).masked_fill(~packed.mask, float("-inf"))
     output = language(
         inputs_embeds=embeddings,
-        attention_mask=bias.to(embeddings.dtype),
+        attention_mask=bias,
         position_ids=packed.positions,
         use_cache=False,
         output_attentions=True,
@@ -193,47 +129,59 @@ STAGES: Final = {
 }
 
 
-def train(out: Path, stage: Stage, steps: int, batch: int, seed: int, every: int = 100) -> None:
+def train(
+    out: Path,
+    stage: Stage,
+    steps: int,
+    batch: int,
+    seed: int,
+    device: torch.device,
+    workers: int = 1,
+    every: int = 100,
+) -> None:
     """Train one stage; write its file at intervals, and go on from it if it is there."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed)
     model.set_attn_implementation("eager")
+    model.to(device)  # type: ignore[arg-type]  # the wrapper hides self in transformers
     image_token = model.config.image_token_id
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    head = PatchHead(tower.config.hidden_size)
+    head = PatchHead(tower.config.hidden_size).to(device)
     groups: list[dict[str, Any]] = [
         {"params": [*projector.parameters(), *model.model.language_model.parameters()], "scale": 1.0}
     ]
     if stage.tower:
         groups.append({"params": [*tower.parameters(), *head.parameters()], "scale": stage.tower})
     parameters = [parameter for group in groups for parameter in group["params"]]
-    optimiser = torch.optim.AdamW(groups, lr=stage.peak, betas=(0.9, 0.98), weight_decay=0.05)
+    optimiser = adamw(groups, stage.peak)
     path, start = out / stage.target, 0
-    state = torch.load(path if path.exists() else out / stage.source, weights_only=True)
-    if path.exists():
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
+    found = path if path.exists() else out / stage.source
+    state = load_state(found, device)
     if "model" in state:
         model.load_state_dict(state["model"])
-    else:
-        tower.load_state_dict(state["tower"])
-    head.load_state_dict(state["head"])
+    reading = state
+    if not stage.tower:  # the first stage's word on reading is the last
+        reading = load_state(out / "tower.pt", device)
+        tower.load_state_dict(reading["tower"])
+    head.load_state_dict(reading["head"])
+    if found == path:
+        start = restored(optimiser, state)
     begin_projector = "model" not in state
     lessons = Lessons(tokenizer, image_token, seed + start + (stage.tower > 0))
     gather = partial(collate, image_token=image_token)
-    loader = iter(DataLoader(lessons, batch, num_workers=1, prefetch_factor=4, collate_fn=gather))
-    near = iter(DataLoader(CloseUps(seed + start + 1), CLOSE_UPS, num_workers=int(stage.tower > 0)))
+    loader = iter(DataLoader(lessons, batch, num_workers=workers, prefetch_factor=4, collate_fn=gather))
+    near = iter(DataLoader(CloseUps(seed + start + 1), CLOSE_UPS, num_workers=workers if stage.tower else 0))
     generator = torch.Generator().manual_seed(seed + start)
-    began, sums = time.perf_counter(), [0.0] * 6
+    meter = Meter(start, steps, batch, every=10)
     for step in range(start, steps):
         for group in optimiser.param_groups:
             group["lr"] = group["scale"] * learning_rate(step, steps, stage.peak, 50)
-        data = next(loader)
+        data = next(loader).to(device)
         size, twice = len(data.first.ids), len(data.second.ids)
         if begin_projector:
             start_projector(model, head, tower_features(tower, pixels_to_float(data.pixels)))
             begin_projector = False
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(device):
             with torch.set_grad_enabled(stage.tower > 0):
                 features = tower_features(tower, pixels_to_float(data.pixels))
             visual = projector(features)
@@ -243,7 +191,7 @@ def train(out: Path, stage: Stage, steps: int, batch: int, seed: int, every: int
             loss = answers1 + answers2 + ATTENTION_WEIGHT * (focus1 + focus2)
             if stage.tower:
                 whole, _ = patch_loss(head, features, data.patches)
-                pixels, labels = next(near)
+                pixels, labels = (part.to(device) for part in next(near))
                 top, left = torch.randint(0, GRID - labels.shape[-1] + 1, (2,), generator=generator).tolist()
                 features = tower_features(tower, pixels_to_float(pixels), top, left)
                 loss = loss + PATCH_WEIGHT * (whole + patch_loss(head, features, labels)[0])
@@ -251,24 +199,15 @@ def train(out: Path, stage: Stage, steps: int, batch: int, seed: int, every: int
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        values = (answers1, answers2, focus1, focus2, right1, right2)
-        sums = [
-            total + float(torch.as_tensor(value).detach()) for total, value in zip(sums, values, strict=True)
-        ]
-        if (step + 1) % 10 == 0:
-            rate = (step + 1 - start) * batch / (time.perf_counter() - began)
-            logger.info(
-                "step %d/%d  answers %.3f %.3f  attention %.2f %.2f  tokens right %.3f %.3f  %.1f/s",
-                step + 1,
-                steps,
-                *(total / 10 for total in sums),
-                rate,
-            )
-            sums = [0.0] * 6
+        first: dict[str, float | Tensor] = {"first_answers": answers1, "attention": focus1, "right": right1}
+        second: dict[str, float | Tensor] = {
+            "second_answers": answers2,
+            "attention_": focus2,
+            "right_": right2,
+        }
+        meter.add(step, **first, **second)
         if (step + 1) % every == 0 or step + 1 == steps:
-            state = {"model": model.state_dict(), "head": head.state_dict(), "step": step + 1}
-            torch.save({**state, "optimiser": optimiser.state_dict()}, path.with_suffix(".tmp"))
-            path.with_suffix(".tmp").replace(path)
+            save_state(path, optimiser, step + 1, model=model, head=head)
 
 
 def main() -> None:
@@ -280,12 +219,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw, of each kind")
+    parser.add_argument("--device", type=torch.device, default=DEVICE)
     arguments = parser.parse_args()
     stage = STAGES[arguments.stage]
     if not any((arguments.out / name).is_file() for name in (stage.source, stage.target)):
         parser.error(f"{arguments.out / stage.source} is missing: run the stage before, into it")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(arguments.out, stage, arguments.steps, arguments.batch, arguments.seed)
+    train(
+        arguments.out,
+        stage,
+        arguments.steps,
+        arguments.batch,
+        arguments.seed,
+        arguments.device,
+        arguments.workers,
+    )
 
 
 if __name__ == "__main__":

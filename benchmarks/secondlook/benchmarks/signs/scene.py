@@ -19,7 +19,16 @@ import numpy as np
 
 from secondlook.edge.geometry import Region, Size
 
-__all__ = ["COLOURS", "REFERENCE_SIDE", "Scene", "Sign", "Split", "sample_scene", "scene_generator"]
+__all__ = [
+    "COLOURS",
+    "REFERENCE_SIDE",
+    "Scene",
+    "Sign",
+    "Split",
+    "overlap",
+    "sample_scene",
+    "scene_generator",
+]
 
 Split = Literal["train", "calibration", "test"]
 
@@ -126,14 +135,15 @@ def _place(rng: np.random.Generator, size: Size, colour: str, others: list[Sign]
             x = float(rng.uniform(half_width + margin, size.width - half_width - margin))
             y = float(rng.uniform(half_height + margin, size.height - half_height - margin))
             sign = Sign(colour, number, x, y, digit_height, angle, (tint[0], tint[1], tint[2]))
-            if not any(_overlap(sign, other) for other in others):
+            if not any(overlap(sign, other) for other in others):
                 return sign
         if reference > _SIZE_CLASSES[2][0] * 1.05:
             reference *= 0.95
     return None
 
 
-def _overlap(a: Sign, b: Sign) -> bool:
+def overlap(a: Sign, b: Sign) -> bool:
+    """Whether two plates touch, or nearly."""
     gap = 0.12 * (a.digit_height + b.digit_height)
     reach = (a.digit_height + b.digit_height) / 2
     return abs(a.x - b.x) < reach * PLATE_WIDTH + gap and abs(a.y - b.y) < reach * PLATE_HEIGHT + gap
