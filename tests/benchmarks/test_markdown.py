@@ -1,0 +1,84 @@
+"""The documents' figures are those of the committed results, and what was missed is said."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repository import ROOT
+from secondlook.benchmarks.signs import markdown
+
+RESULTS = ROOT / "benchmarks" / "results" / "signs-test-4242.json"
+CARD = ROOT / "engine" / "secondlook" / "engine" / "checkpoint" / "README.md"
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return copy.deepcopy(loaded)
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", CARD], ids=["README", "model card"])
+def test_the_documents_show_the_committed_results(document: Path, report: dict[str, Any]) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert markdown.filled(text, report) == text
+
+
+def test_the_committed_results_are_of_the_committed_model(report: dict[str, Any]) -> None:
+    from secondlook.engine import load_model
+
+    model = load_model("demo")
+    assert report["weights"] == model.digest()
+    assert report["threshold"] == model.settings.threshold
+    calibration = json.loads((RESULTS.parent / "signs-calibration-1.json").read_text(encoding="utf-8"))
+    assert calibration["weights"] == report["weights"]
+    assert round(calibration["calibrated_threshold"], 4) == report["threshold"]
+
+
+def test_aims_that_are_missed_are_named(report: dict[str, Any]) -> None:
+    report.update(
+        accuracy_global=0.6,
+        accuracy_full=0.93,
+        of_full=0.98,
+        retransmission_rate=0.5,
+        auroc=0.9,
+        region_hit=0.92,
+    )
+    assert markdown.missed(report) == []
+    assert "Every aim is reached." in markdown.results_markdown(report)
+    worse = {
+        "accuracy_global": 0.71,
+        "accuracy_full": 0.929,
+        "of_full": 0.979,
+        "retransmission_rate": 0.51,
+        "auroc": 0.89,
+        "region_hit": 0.91,
+    }
+    for key, value in worse.items():
+        assert len(markdown.missed({**report, key: value})) == 1
+    assert set(markdown.missed({**report, **worse})) == set(markdown.AIMS)
+
+
+def test_the_command_replaces_what_is_between_the_markers(
+    tmp_path: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "page.md"
+    document.write_text(
+        "before\n<!-- results -->\nthe last ones\n<!-- end of results -->\nafter\n", encoding="utf-8"
+    )
+    monkeypatch.setattr(sys, "argv", ["markdown", str(RESULTS), str(document)])
+    markdown.main()
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- results -->\n| |")
+    assert text.endswith("nats.\n<!-- end of results -->\nafter\n")
+    assert "the last ones" not in text
+
+
+def test_a_document_without_markers_is_refused(report: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="lacks the lines"):
+        markdown.filled("nothing here", report)
