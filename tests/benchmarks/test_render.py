@@ -150,7 +150,7 @@ def test_small_signs_keep_a_visible_colour_in_the_global_image() -> None:
     right = total = 0
     for index in smallest("test", SEED, range(60), 24):
         scene = drawn_scene("test", SEED, index)
-        small = [sign for sign in scene.signs if scene.global_digit_height(sign) < 3.4]
+        small = [sign for sign in scene.signs if scene.global_digit_height(sign) < 3.6]
         if not small:
             continue
         picture = decode_jpeg(open_picture(render(scene)).global_image(168, "squash").jpeg)

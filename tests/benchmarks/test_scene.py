@@ -88,10 +88,10 @@ def test_the_box_is_the_plates(scenes: list[Scene]) -> None:
 
 def test_many_signs_are_too_small_for_the_global_image_and_most_are_not(scenes: list[Scene]) -> None:
     heights = np.array([scene.global_digit_height(sign) for scene in scenes for sign in scene.signs])
-    assert heights.min() >= 2.0
+    assert heights.min() >= 2.4
     assert heights.max() <= 36.0
-    assert 0.3 < (heights < 3.4).mean() < 0.47
-    assert 0.5 < (heights > 10.9).mean() < 0.68
+    assert 0.3 < (heights < 3.6).mean() < 0.47
+    assert 0.5 < (heights > 12.9).mean() < 0.68
 
 
 def test_global_digit_height_is_measured_in_the_reference_square() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -125,7 +125,7 @@ class Stage:
 
 STAGES: Final = {
     "language": Stage("tower.pt", "language.pt", peak=1e-3, tower=0.0),
-    "joint": Stage("language.pt", "model.pt", peak=6e-4, tower=0.5),
+    "joint": Stage("language.pt", "model.pt", peak=6e-4, tower=0.4),
 }
 
 
@@ -219,10 +219,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--peak", type=float, help="highest learning rate, if not the stage's own")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw, of each kind")
     parser.add_argument("--device", type=torch.device, default=DEVICE)
     arguments = parser.parse_args()
     stage = STAGES[arguments.stage]
+    if arguments.peak is not None:
+        stage = replace(stage, peak=arguments.peak)
     if not any((arguments.out / name).is_file() for name in (stage.source, stage.target)):
         parser.error(f"{arguments.out / stage.source} is missing: run the stage before, into it")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -3,7 +3,7 @@
 A scene is a photograph-sized canvas (1 to 12 megapixels) with one to five plates, each of its own colour,
 each with a two-digit number. How large a plate is matters only relative to what a shrunken picture can show,
 so sizes are drawn as the digit height that a `REFERENCE_SIDE`-pixel global image would have: *small* digits
-(2.0 to 3.4 pixels) cannot be read there although the plate's colour can be seen, *large* ones (11 to 36) can,
+(2.4 to 3.6 pixels) cannot be read there although the plate's colour can be seen, *large* ones (13 to 36) can,
 and a few lie between.
 
 A scene is a pure function of (split, seed, index). The split is part of the random generator's key, so no two
@@ -48,7 +48,7 @@ REFERENCE_SIDE: Final = 168
 _SPLIT_KEYS: Final[dict[Split, int]] = {"train": 101, "calibration": 202, "test": 303}
 _ASPECTS: Final = ((4, 3), (3, 2), (16, 9), (1, 1), (3, 4))
 _MEGAPIXELS: Final = (1.0, 12.0)
-_SIZE_CLASSES: Final = ((2.0, 3.4), (3.4, 11.0), (11.0, 36.0))
+_SIZE_CLASSES: Final = ((2.4, 3.6), (3.6, 13.0), (13.0, 36.0))
 _SIZE_CHANCES: Final = (0.37, 0.04, 0.59)
 PLATE_HEIGHT: Final = 1.7
 PLATE_WIDTH: Final = 2.1
