@@ -1,7 +1,7 @@
 """Close-ups of signs with the truth for every patch: what the vision tower learns to read from first.
 
 A close-up is a 56-pixel window (4 by 4 patches) with as many plates as find room, squashed as global images
-are, JPEG-coded as the edge would. Digits are 8 to 36 pixels high there; larger ones do not fit a close-up and
+are, JPEG-coded as the edge would. Digits are 8 to 28 pixels high there; larger ones do not fit a close-up and
 are learnt from whole pictures.
 """
 
@@ -38,7 +38,7 @@ IGNORED: Final = -100
 """Label of a patch whose loss does not count."""
 
 _SIDE: Final = 56
-_HEIGHTS: Final = (8.0, 36.0)
+_HEIGHTS: Final = (8.0, 28.0)
 _PLATES: Final = 6
 _PER_BACKDROP: Final = 32
 _SQUASHES: Final = (1.0, 1.0, 0.75, 0.67, 0.56, 1.33)

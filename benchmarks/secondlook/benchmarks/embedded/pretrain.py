@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for tower.pt; an interrupted run goes on"
     )
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=160)
     parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)

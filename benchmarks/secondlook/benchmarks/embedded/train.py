@@ -54,7 +54,7 @@ from secondlook.benchmarks.embedded.pretrain import (
 __all__ = ["STAGES", "Stage", "look_losses", "start_projector", "train"]
 
 ATTENTION_WEIGHT: Final = 1.0
-PATCH_WEIGHT: Final = 0.5
+PATCH_WEIGHT: Final = 0.75
 CLOSE_UPS: Final = 96
 """Close-ups a step in the third stage, beside the lessons."""
 
@@ -115,17 +115,18 @@ def look_losses(
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage learns: its files, its highest learning rate, and the tower's share of it (0: fixed)."""
+    """How one stage learns: its files, steps, highest learning rate, and the tower's share of it (0: fixed)."""
 
     source: str
     target: str
+    steps: int
     peak: float
     tower: float
 
 
 STAGES: Final = {
-    "language": Stage("tower.pt", "language.pt", peak=1e-3, tower=0.0),
-    "joint": Stage("language.pt", "model.pt", peak=6e-4, tower=0.4),
+    "language": Stage("tower.pt", "language.pt", steps=500, peak=1e-3, tower=0.0),
+    "joint": Stage("language.pt", "model.pt", steps=3000, peak=6e-4, tower=0.4),
 }
 
 
@@ -216,7 +217,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="the stages' folder; an interrupted run goes on"
     )
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, help="if not the stage's own")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peak", type=float, help="highest learning rate, if not the stage's own")
