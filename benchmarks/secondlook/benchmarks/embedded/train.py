@@ -115,7 +115,7 @@ def look_losses(
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage learns: its files, steps, highest learning rate, and the tower's share of it (0: fixed)."""
+    """How a stage learns: files, steps, highest learning rate, and the tower's share of it (0: fixed)."""
 
     source: str
     target: str
