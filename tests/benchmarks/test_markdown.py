@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ CARD = ROOT / "engine" / "secondlook" / "engine" / "checkpoint" / "README.md"
 @pytest.fixture
 def report() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return copy.deepcopy(loaded)
+    return loaded
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", CARD], ids=["README", "model card"])

@@ -26,7 +26,7 @@ AIMS: Final = {
 
 _ROWS: Final = {
     "accuracy_global": "accuracy from the global image",
-    "accuracy": "accuracy with two looks, default threshold",
+    "accuracy": "accuracy with two looks",
     "accuracy_random": "accuracy with as many second looks at random",
     "accuracy_full": "accuracy with always two looks",
     "retransmission_rate": "retransmission rate",
@@ -88,8 +88,8 @@ def _judgement(report: dict[str, Any]) -> str:
 def _environment(report: dict[str, Any]) -> str:
     on = report["environment"]
     return (
-        f"Measured on {on['cores']} cores of an {on['device']}, {on['dtype']}, torch {on['torch']}, "
-        f"transformers {on['transformers']}, commit {on['commit']}, with the default threshold of "
+        f"Measured on {on['device']} ({on['cores']} cores), {on['dtype']}, torch {on['torch']}, "
+        f"transformers {on['transformers']}, commit {on['commit']}, with a threshold of "
         f"{report['threshold']:.4g} nats."
     )
 
