@@ -21,6 +21,7 @@ from edge.support import (
     wants_region,
 )
 from secondlook.edge import (
+    ClientError,
     ClientSettings,
     ConnectionFailedError,
     Region,
@@ -93,9 +94,15 @@ def test_a_wait_longer_than_the_budget_is_not_begun(ask: Ask, server: ScriptedSe
 def test_a_refusal_is_not_tried_again(status: int, ask: Ask, server: ScriptedServer) -> None:
     server.steps = [CARD, refusal(status, "the question is empty;\nask something")]
     with pytest.raises(RequestRefusedError, match="the question is empty; ask something") as caught:
-        ask(PICTURE, "")
+        ask(PICTURE, QUESTION)
     assert (caught.value.status, caught.value.reason) == (status, "the question is empty; ask something")
     assert server.slept == []
+
+
+def test_an_empty_question_is_not_sent(ask: Ask, server: ScriptedServer) -> None:
+    with pytest.raises(ClientError, match="the question is empty"):
+        ask(PICTURE, " \n")
+    assert server.requests == []
 
 
 # --- servers that are none --------------------------------------------------------------------------------

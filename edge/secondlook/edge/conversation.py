@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 Stage = Literal["open", "model", "prepare_global", "first_look", "prepare_local", "second_look"]
 """What a client is doing, in the order in which it happens."""
 
+_GIVE_UP_SECONDS = 1.0
+"""How long the answer at hand may be kept back to tell the server that its session will not go on."""
+
 _SESSION_ENDED = (404, 409, 410)
 """Statuses by which a server says that there is no such session any more."""
 
@@ -193,12 +196,14 @@ def _give_up(session: PendingSession | None, error: SecondLookError) -> Flow[Non
     if session is None or gone or isinstance(error, ConnectionFailedError):
         return
     try:
-        yield Call("DELETE", _path(session))
+        yield Call("DELETE", _path(session), timeout=_GIVE_UP_SECONDS)
     except httpx.RequestError as trouble:
         logger.info("the session could not be given up: %s", trouble)
 
 
 def _check_text(question: str) -> None:
+    if not question.strip():
+        raise ClientError("the question is empty; ask something about the picture")
     try:
         question.encode()
     except UnicodeEncodeError as error:

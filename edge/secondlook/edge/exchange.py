@@ -45,18 +45,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Call:
-    """Send one request; the result is an `httpx.Response`, or an `httpx.RequestError` is thrown."""
+    """Send one request; the result is an `httpx.Response`, or an `httpx.RequestError` is thrown.
+
+    `timeout` is in seconds, where the client's own is too long.
+    """
 
     method: str
     path: str
     data: dict[str, str] = field(default_factory=dict)
     image: bytes | None = field(default=None, repr=False)
+    timeout: float | None = None
 
     def parts(self) -> dict[str, Any]:
-        """The body, as arguments for `httpx.Client.build_request`; none without an image."""
-        if self.image is None:
-            return {}
-        return {"data": self.data, "files": {"image": ("image.jpg", self.image, "image/jpeg")}}
+        """Body and timeout, as arguments for `httpx.Client.build_request`; no body without an image."""
+        parts: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
+        if self.image is not None:
+            parts |= {"data": self.data, "files": {"image": ("image.jpg", self.image, "image/jpeg")}}
+        return parts
 
 
 @dataclass(frozen=True)

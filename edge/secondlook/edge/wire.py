@@ -56,7 +56,10 @@ class ModelCard(WireModel):
 
 
 class AnswerOptions(WireModel):
-    """Per-request choices. What is None takes the server's default."""
+    """Per-request choices. What is None takes the server's default.
+
+    A threshold belongs to its measure: where it decides, another measure than the server's needs its own.
+    """
 
     threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     measure: Measure | None = None

@@ -119,7 +119,7 @@ async def second_look(
     image: Annotated[
         UploadFile,
         File(
-            description="The region of the original: a JPEG (`image/jpeg`), no larger than the model's size."
+            description="The original's region: a JPEG (`image/jpeg`), shrunk to the model's size if larger."
         ),
     ],
 ) -> AnswerReply:
