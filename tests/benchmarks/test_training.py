@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,8 @@ def test_the_language_stage_leaves_the_tower_as_it_was(out: Path) -> None:
     assert not all(torch.equal(joint[name], weights) for name, weights in tower.items())
 
 
-def test_an_interrupted_run_goes_on_and_a_finished_one_rests(out: Path) -> None:
+def test_an_interrupted_run_goes_on_and_a_finished_one_rests(out: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(out, tmp_path / "copy")
     before = states(out)["tower.pt"]["head"]["linear.weight"]
     pretrain.pretrain(out, 1, batch=4, seed=1, peak=1e-3, device=CPU, lessons=1)
     assert torch.equal(before, states(out)["tower.pt"]["head"]["linear.weight"])
@@ -88,6 +90,20 @@ def test_a_stage_without_the_one_before_says_so(
     with pytest.raises(SystemExit):
         train.main()
     assert "language.pt is missing: run the stage before" in capsys.readouterr().err
+    (tmp_path / "language.pt").touch()
+    monkeypatch.setattr(sys, "argv", ["train", "--stage", "language", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "tower.pt is missing" in capsys.readouterr().err
+
+
+def test_an_unknown_device_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pretrain", "--out", str(tmp_path), "--device", "nope"])
+    with pytest.raises(SystemExit):
+        pretrain.main()
+    assert "there is no device 'nope'" in capsys.readouterr().err
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import time
@@ -10,12 +11,30 @@ from typing import Any, Final
 
 import torch
 
-__all__ = ["DEVICE", "Meter", "adamw", "autocast", "learning_rate", "load_state", "restored", "save_state"]
+__all__ = [
+    "DEVICE",
+    "Meter",
+    "adamw",
+    "autocast",
+    "device",
+    "learning_rate",
+    "load_state",
+    "restored",
+    "save_state",
+]
 
 logger = logging.getLogger(__name__)
 
 DEVICE: Final = "cuda" if torch.cuda.is_available() else "cpu"
 """Where training takes place unless it is told otherwise."""
+
+
+def device(name: str) -> torch.device:
+    """For argparse: a device by its name."""
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"there is no device {name!r}; use cpu, cuda or cuda:N") from error
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:

@@ -27,6 +27,7 @@ from secondlook.benchmarks.embedded.loop import (
     Meter,
     adamw,
     autocast,
+    device,
     learning_rate,
     load_state,
     restored,
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw, of each kind")
-    parser.add_argument("--device", type=torch.device, default=DEVICE)
+    parser.add_argument("--device", type=device, default=DEVICE)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = (arguments.steps, arguments.batch, arguments.seed, arguments.peak, arguments.device)

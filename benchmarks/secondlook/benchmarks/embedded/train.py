@@ -37,6 +37,7 @@ from secondlook.benchmarks.embedded.loop import (
     Meter,
     adamw,
     autocast,
+    device,
     learning_rate,
     load_state,
     restored,
@@ -115,18 +116,22 @@ def look_losses(
 
 @dataclass(frozen=True)
 class Stage:
-    """How a stage learns: files, steps, highest learning rate, and the tower's share of it (0: fixed)."""
+    """How a stage learns: files, steps, highest learning rate, and the tower's share of it (0: fixed).
+
+    `seed` is added to the run's, so that no two stages draw the same pictures.
+    """
 
     source: str
     target: str
     steps: int
     peak: float
     tower: float
+    seed: int
 
 
 STAGES: Final = {
-    "language": Stage("tower.pt", "language.pt", steps=500, peak=1e-3, tower=0.0),
-    "joint": Stage("language.pt", "model.pt", steps=3000, peak=6e-4, tower=0.4),
+    "language": Stage("tower.pt", "language.pt", steps=500, peak=1e-3, tower=0.0, seed=1_000_000),
+    "joint": Stage("language.pt", "model.pt", steps=3000, peak=6e-4, tower=0.4, seed=2_000_000),
 }
 
 
@@ -168,10 +173,11 @@ def train(
     if found == path:
         start = restored(optimiser, state)
     begin_projector = "model" not in state
-    lessons = Lessons(tokenizer, image_token, seed + start + (stage.tower > 0))
+    drawn = seed + stage.seed + start
+    lessons = Lessons(tokenizer, image_token, drawn)
     gather = partial(collate, image_token=image_token)
     loader = iter(DataLoader(lessons, batch, num_workers=workers, prefetch_factor=4, collate_fn=gather))
-    near = iter(DataLoader(CloseUps(seed + start + 1), CLOSE_UPS, num_workers=workers if stage.tower else 0))
+    near = iter(DataLoader(CloseUps(drawn), CLOSE_UPS, num_workers=workers if stage.tower else 0))
     generator = torch.Generator().manual_seed(seed + start)
     meter = Meter(start, steps, batch, every=10)
     for step in range(start, steps):
@@ -200,11 +206,15 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        first: dict[str, float | Tensor] = {"first_answers": answers1, "attention": focus1, "right": right1}
+        first: dict[str, float | Tensor] = {
+            "first_answers": answers1,
+            "first_attention": focus1,
+            "first_right": right1,
+        }
         second: dict[str, float | Tensor] = {
             "second_answers": answers2,
-            "attention_": focus2,
-            "right_": right2,
+            "second_attention": focus2,
+            "second_right": right2,
         }
         meter.add(step, **first, **second)
         if (step + 1) % every == 0 or step + 1 == steps:
@@ -222,11 +232,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peak", type=float, help="highest learning rate, if not the stage's own")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw, of each kind")
-    parser.add_argument("--device", type=torch.device, default=DEVICE)
+    parser.add_argument("--device", type=device, default=DEVICE)
     arguments = parser.parse_args()
     stage = STAGES[arguments.stage]
     if arguments.peak is not None:
         stage = replace(stage, peak=arguments.peak)
+    first = arguments.out / STAGES["language"].source
+    if not stage.tower and not first.is_file():
+        parser.error(f"{first} is missing: run the stage before, into it")
     if not any((arguments.out / name).is_file() for name in (stage.source, stage.target)):
         parser.error(f"{arguments.out / stage.source} is missing: run the stage before, into it")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
