@@ -2,6 +2,7 @@
 # make test     the tests
 # make check    lint, format and types
 # make bench    a quick measurement of accuracy and retransmission
+# make gpu-check  everything that needs a GPU: tests, compute-sanitizer, times; results in OUT (out/gpu-check)
 # make clean    remove what the others left, but for the environment
 #
 # Each sets up .venv first if pyproject.toml or constraints.txt is newer. Another Python: make PYTHON=python3.12 test
@@ -11,7 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+OUT ?= out/gpu-check
+
+.PHONY: demo test check bench gpu-check clean
 
 demo: $(READY)
 	$(BIN)/secondlook demo
@@ -26,6 +29,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/secondlook eval signs --seed 1 --count 200 --json
+
+gpu-check: $(READY)
+	$(BIN)/python -m secondlook.benchmarks.gpu_check --out $(OUT)
 
 clean:
 	rm -rf build dist out *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

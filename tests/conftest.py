@@ -1,8 +1,10 @@
-"""What every test relies on: connections to this machine go to this machine."""
+"""What every test relies on: connections to this machine go to this machine, and GPU tests need a GPU."""
 
 from __future__ import annotations
 
 import os
+
+import pytest
 
 
 def pytest_configure() -> None:
@@ -10,3 +12,15 @@ def pytest_configure() -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail."""
+    if item.get_closest_marker("needs_cuda") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        if os.environ.get("SECONDLOOK_REQUIRE_CUDA") == "1":
+            pytest.fail("this test needs a CUDA GPU, and SECONDLOOK_REQUIRE_CUDA=1 demands one")
+        pytest.skip("needs a CUDA GPU")

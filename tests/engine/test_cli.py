@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -197,7 +198,39 @@ def test_bars_are_for_terminals_and_models_that_take_time(
     )
     cli.load_engine(model, "auto", "auto", None)
     assert wanted == [bars]
-    assert cli.loading_status(model).console.quiet is bars
+
+
+def test_what_is_written_while_bars_are_drawn_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with cli.loading_status("owner/model") as stop:
+        print("a bar", file=sys.stderr)  # noqa: T201  # as tqdm does
+        assert terminal.getvalue() == "a bar\n"
+        stop()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_kernels_says_what_serves_and_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECONDLOOK_KERNELS", "reference")
+    assert exit_status("kernels") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines] == [["cpu", "reference", "-"], ["cuda", "reference", "-"]]
+    assert all("SECONDLOOK_KERNELS" in line for line in lines)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_kernels_cannot_be_built_without_a_compiler(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert exit_status("kernels", "--build", "cpu") == 1
+    assert "no C++ compiler (no-such-compiler) was found; install one" in one_line(capsys)
 
 
 def test_help_needs_no_heavy_import() -> None:

@@ -20,6 +20,8 @@ from secondlook.engine.cli import (
 
 __all__ = ["app", "main"]
 
+benches = typer.Typer(help="Measure speed.", no_args_is_help=True)
+app.add_typer(benches, name="bench")
 evaluations = typer.Typer(help="Measure accuracy, retransmission and region search.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")
 
@@ -62,6 +64,26 @@ def eval_signs(
     typer.echo(report_text(report))
     if as_json:
         typer.echo(json.dumps(report))
+
+
+@benches.command("kernels")
+def bench_kernels(
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to measure.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="Write the JSON object here too.")] = None,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Each operator, the PyTorch composition it replaces, and the floor, in one run."""
+    configure_logging(verbose)
+    import torch
+
+    from secondlook.benchmarks.operators import bench_operators, rows_text
+
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    report = bench_operators(torch.device(chosen))
+    typer.echo(rows_text(report))
+    if output is not None:
+        output.write_text(json.dumps(report, indent=4) + "\n", encoding="utf-8")
+    typer.echo(json.dumps(report))
 
 
 def main() -> None:

@@ -1,17 +1,18 @@
-"""The engine's commands: `serve` and `ask`. Heavy imports wait until a command needs them."""
+"""The engine's commands: `serve`, `ask` and `kernels`. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.status import Status
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import AnswerReply
@@ -102,9 +103,14 @@ def draws_bars(model: str) -> bool:
     return model != "demo" and sys.stderr.isatty()
 
 
-def loading_status(model: str) -> Status:
-    """A spinner for the time of loading; silent where bars are drawn."""
-    return Console(stderr=True, quiet=draws_bars(model)).status(f"loading {model} ...")
+@contextmanager
+def loading_status(model: str) -> Iterator[Callable[[], None]]:
+    """A spinner for the time of loading, or nothing where bars are drawn; yields what ends it early."""
+    if draws_bars(model):  # not even a silent spinner: it would keep the bars to itself
+        yield lambda: None
+        return
+    with Console(stderr=True).status(f"loading {model} ...") as status:
+        yield status.stop
 
 
 @app.command()
@@ -139,22 +145,21 @@ def serve(
     settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
     with serving.listen(host, port) as listener:
         url = serving.address_url(listener)
-        # Only the spinner lives on this console: nothing else is printed before it has stopped.
-        status = loading_status(model)
+        # Nothing else is printed before the spinner has stopped.
+        with loading_status(model) as stop_spinner:
 
-        def on_ready(service: TwoLookService) -> None:
-            status.stop()
-            side = service.card.image_size
-            typer.echo(f"{service.card.name} ({side}x{side} pixels) answers on {url} (Ctrl-C ends it)")
+            def on_ready(service: TwoLookService) -> None:
+                stop_spinner()
+                side = service.card.image_size
+                typer.echo(f"{service.card.name} ({side}x{side} pixels) answers on {url} (Ctrl-C ends it)")
 
-        with status:
             try:
                 serving.serve(
                     lambda: load_engine(model, dtype, device, threshold), settings, listener, on_ready
                 )
             except KeyboardInterrupt:
                 # The usual way to end a server; by now what was in progress is finished.
-                status.stop()
+                stop_spinner()
                 typer.echo("stopped", err=True)
 
 
@@ -192,6 +197,39 @@ def ask(
         typer.echo(json.dumps(asked.to_dict()))
     else:
         typer.echo(_told(asked.reply))
+
+
+@app.command()
+def kernels(
+    build: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option("--build", help="Build this library now; cuda for every architecture, GPU or not."),
+    ] = None,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Say which implementation of the operators serves on each device, and why."""
+    configure_logging(verbose)
+    import warnings
+
+    from secondlook.kernels import KernelError, status
+    from secondlook.kernels.build import BACKENDS, build_parameters
+    from secondlook.kernels.library import build as build_library
+
+    if build is not None:
+        try:
+            with Console(stderr=True).status(f"building the {build} library ..."):
+                path = build_library(build_parameters(build))
+        except KernelError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        typer.echo(f"built {path}")
+        return
+    for backend in BACKENDS:
+        spinner = Console(stderr=True).status(f"looking for the {backend} library ...")
+        with spinner, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the line below says it
+            found = status(backend)
+        typer.echo(f"{backend:5} {found.source:10} {found.path or '-'}  ({found.reason})")
 
 
 def _told(reply: AnswerReply) -> str:

@@ -1,0 +1,32 @@
+"""Custom operators for PyTorch: the next token with its doubt, one attention row, the region to look at.
+
+Each is C++ on the CPU and CUDA on a GPU, built at first use or into the wheel, with a reference in plain
+PyTorch that specifies it and serves where nothing can be built. Importing builds and loads nothing.
+"""
+
+from __future__ import annotations
+
+from secondlook.kernels.attention_row import attention_row, attention_row_reference
+from secondlook.kernels.errors import BuildError, CompilerMissingError, KernelError
+from secondlook.kernels.find_region import find_region, find_region_reference
+from secondlook.kernels.library import Status, set_mode, status
+from secondlook.kernels.record_tokens import record_tokens, record_tokens_reference
+from secondlook.kernels.token_statistics import NextToken, token_statistics, token_statistics_reference
+
+__all__ = [
+    "BuildError",
+    "CompilerMissingError",
+    "KernelError",
+    "NextToken",
+    "Status",
+    "attention_row",
+    "attention_row_reference",
+    "find_region",
+    "find_region_reference",
+    "record_tokens",
+    "record_tokens_reference",
+    "set_mode",
+    "status",
+    "token_statistics",
+    "token_statistics_reference",
+]

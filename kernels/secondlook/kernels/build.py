@@ -1,0 +1,195 @@
+"""How the operators are compiled: one function of parameters, for the wheel and for the first use alike.
+
+The sources are written on torch's stable ABI, register themselves when loaded, and need no Python headers, so
+that one call of a compiler makes each library: `secondlook_cpu` with the C++ compiler, `secondlook_cuda` with
+nvcc.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+
+from secondlook.kernels.errors import BuildError, CompilerMissingError
+
+__all__ = [
+    "ARCHITECTURES",
+    "BACKENDS",
+    "Backend",
+    "BuildParameters",
+    "build_parameters",
+    "compile_library",
+    "known_architectures",
+]
+
+Backend = Literal["cpu", "cuda"]
+BACKENDS: Final[tuple[Backend, ...]] = ("cpu", "cuda")
+
+ARCHITECTURES: Final = ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "11.0", "12.0")
+"""Compute capabilities that are built for, as far as nvcc knows them (8.7 and 11.0 are Jetsons)."""
+
+_CSRC: Final = Path(__file__).parent / "csrc"
+_USUAL_NVCC: Final = Path("/usr/local/cuda/bin/nvcc")
+_STABLE_ABI: Final = "-DTORCH_TARGET_VERSION=0x020a000000000000"
+"""The oldest torch whose stable ABI is used, 2.10."""
+
+
+@dataclass(frozen=True)
+class BuildParameters:
+    """Everything that decides what a library becomes.
+
+    Attributes:
+        backend: which of the libraries.
+        compiler: the compiler's path.
+        arguments: all of its arguments but sources and output.
+        sources: the files to compile.
+        identity: of the compiler, of torch and of the machine's architecture.
+    """
+
+    backend: Backend
+    compiler: str
+    arguments: tuple[str, ...]
+    sources: tuple[Path, ...]
+    identity: tuple[str, ...]
+
+    @property
+    def library_name(self) -> str:
+        """The library's file name."""
+        return f"secondlook_{self.backend}.so"
+
+    def command(self, output: Path) -> list[str]:
+        """The compiler's command line."""
+        return [self.compiler, *map(str, self.sources), "-o", str(output), *self.arguments]
+
+    def key(self) -> str:
+        """A digest of the parameters and of every file under csrc: equal keys, equal libraries."""
+        digest = hashlib.sha256()
+        for text in (self.backend, self.compiler, *self.arguments, *self.identity):
+            digest.update(text.encode() + b"\0")
+        for path in sorted(_CSRC.rglob("*")):
+            if path.is_file():
+                digest.update(str(path.relative_to(_CSRC)).encode() + b"\0" + path.read_bytes())
+        return digest.hexdigest()[:20]
+
+
+def build_parameters(
+    backend: Backend, architectures: Sequence[str] | None = None, extra: Sequence[str] = ()
+) -> BuildParameters:
+    """The parameters of one library on this machine.
+
+    Args:
+        backend: "cpu" or "cuda".
+        architectures: compute capabilities, such as "9.0"; by default every one of `ARCHITECTURES` that nvcc
+            knows. Only for "cuda".
+        extra: more arguments for the compiler, such as `-Werror`.
+
+    Raises:
+        CompilerMissingError: no compiler, or an nvcc that knows none of the architectures.
+    """
+    root = Path(torch.__file__).parent
+    include = ("-isystem", str(root / "include"), "-I", str(_CSRC), _STABLE_ABI)
+    link: tuple[str, ...] = ("-L", str(root / "lib"), "-ltorch_cpu", "-lc10")
+    flags: tuple[str, ...]
+    if backend == "cpu":
+        compiler = _cpp_compiler()
+        flags = ("-O3", "-std=c++20", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
+    else:
+        compiler = _nvcc()
+        flags = (
+            *("-O3", "-std=c++20", "-shared", "-DUSE_CUDA", "-lineinfo"),
+            *("-Xcompiler", "-fPIC,-fvisibility=hidden"),
+            *_targets(compiler, ARCHITECTURES if architectures is None else architectures),
+        )
+        if (root / "lib" / "libtorch_cuda.so").exists():  # a torch for CPUs: compiles, for others to load
+            link = (*link, "-ltorch_cuda", "-lc10_cuda")
+    pattern = "*.cpp" if backend == "cpu" else "*.cu"
+    return BuildParameters(
+        backend=backend,
+        compiler=compiler,
+        arguments=(*flags, *include, *link, *extra),
+        sources=tuple(sorted((_CSRC / backend).glob(pattern))),
+        identity=(_version_of(compiler), torch.__version__, platform.machine(), _own_version()),
+    )
+
+
+def compile_library(parameters: BuildParameters, output: Path) -> str:
+    """Compile into `output`, which appears only when it is whole; returns what the compiler said.
+
+    Raises:
+        BuildError: with the compiler's output.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    command = parameters.command(partial)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = (done.stdout + done.stderr).strip()
+        if done.returncode != 0:
+            raise BuildError(f"{shlex.join(command)}\nfailed ({done.returncode}):\n{said}")
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return said
+
+
+def known_architectures(nvcc: str, wanted: Sequence[str] = ARCHITECTURES) -> list[str]:
+    """Those of the wanted compute capabilities that an nvcc can compile for."""
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
+    return [name for name in wanted if f"compute_{name.replace('.', '')}" in listed.split()]
+
+
+def _targets(nvcc: str, wanted: Sequence[str]) -> list[str]:
+    known = known_architectures(nvcc, wanted)
+    if not known:
+        raise CompilerMissingError(
+            f"{nvcc} compiles for none of {', '.join(wanted)}; install a CUDA toolkit that fits the GPU"
+        )
+    targets = []
+    for name in known:
+        number = name.replace(".", "")
+        targets += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
+    last = known[-1].replace(".", "")
+    return [*targets, "-gencode", f"arch=compute_{last},code=compute_{last}"]
+
+
+def _cpp_compiler() -> str:
+    asked = os.environ.get("CXX")
+    for name in (asked,) if asked else ("c++", "g++", "clang++"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise CompilerMissingError(
+        f"no C++ compiler ({asked or 'c++, g++ or clang++'}) was found; install one, such as g++ 11 or "
+        "newer, or name it in CXX"
+    )
+
+
+def _nvcc() -> str:
+    home = os.environ.get("CUDA_HOME")
+    found = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else shutil.which("nvcc")
+    if found or _USUAL_NVCC.exists():
+        return found or str(_USUAL_NVCC)
+    raise CompilerMissingError("no nvcc was found; install the CUDA toolkit, or name its folder in CUDA_HOME")
+
+
+@lru_cache
+def _version_of(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+
+
+def _own_version() -> str:
+    try:
+        return version("secondlook")
+    except PackageNotFoundError:  # run from a source tree, which is not installed
+        return "source"

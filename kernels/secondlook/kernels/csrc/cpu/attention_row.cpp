@@ -1,0 +1,99 @@
+// secondlook::attention_row on the CPU: checks, memory and threads around the passes of attention_row.h.
+#include "cpu/attention_row.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "attention_row_checks.h"
+
+namespace {
+
+using secondlook::attention_row::Call;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Tasks for one thread, when a task takes so many operations.
+std::int64_t grain(std::int64_t operations) { return 1 + 32768 / (operations + 1); }
+
+template <typename T>
+void run(Call<T> call, const Tensor& query) {
+  namespace row = secondlook::attention_row;
+  const std::int64_t full = row::padded(call.width), positions = row::padded(call.positions);
+  const std::int64_t queries = call.batch * call.heads;
+  Tensor scratch = torch::stable::new_empty(query, {queries * (full + positions + 1)}, ScalarType::Float);
+  call.wide_query = static_cast<float*>(scratch.mutable_data_ptr());
+  call.weights = call.wide_query + queries * full;
+  call.factors = call.weights + queries * positions;
+
+  using torch::stable::parallel_for;
+  using Index = std::int64_t;
+  const Index group = call.heads / call.kv_heads;
+  parallel_for(0, call.head_tasks(), grain(full),
+               [&](Index begin, Index end) { row::run_widen_queries(call, begin, end); });
+  parallel_for(0, call.score_tasks(), grain(row::kTile * full * (group + 1) / 8),
+               [&](Index begin, Index end) { row::run_score(call, begin, end); });
+  parallel_for(0, call.head_tasks(), grain(2 * positions),
+               [&](Index begin, Index end) { row::run_normalise(call, begin, end); });
+  parallel_for(0, call.span_tasks(), grain(call.heads * row::kSpan / 8),
+               [&](Index begin, Index end) { row::run_mix_heads(call, begin, end); });
+}
+
+Tensor attention_row(const Tensor& query, const Tensor& keys, const Tensor& lengths, std::int64_t start,
+                     std::int64_t stop, double scale, std::optional<Tensor> head_weights) {
+  secondlook::attention_row::check(query, keys, lengths, start, stop, scale, head_weights);
+  const std::int64_t batch = query.size(0), positions = keys.size(2);
+  const auto* length = static_cast<const std::int64_t*>(lengths.const_data_ptr());
+  for (std::int64_t b = 0; b < batch; ++b) {
+    const std::int64_t value = length[b * lengths.stride(0)];
+    STD_TORCH_CHECK(0 <= value && value <= positions, "lengths must be in [0, ", positions,
+                    "], but lengths[", b, "] is ", value);
+  }
+  Tensor result = torch::stable::new_empty(query, {batch, stop - start}, ScalarType::Float);
+  if (result.numel() == 0) return result;
+
+  const auto call = [&]<typename T>(T) {
+    Call<T> made{};
+    made.query = static_cast<const T*>(query.const_data_ptr());
+    made.keys = static_cast<const T*>(keys.const_data_ptr());
+    made.lengths = length;
+    made.batch = batch;
+    made.heads = query.size(1);
+    made.kv_heads = keys.size(1);
+    made.positions = positions;
+    made.width = query.size(2);
+    made.query_batch_stride = query.stride(0);
+    made.query_head_stride = query.stride(1);
+    made.keys_batch_stride = keys.stride(0);
+    made.keys_head_stride = keys.stride(1);
+    made.keys_position_stride = keys.stride(2);
+    made.lengths_stride = lengths.stride(0);
+    if (head_weights.has_value()) {
+      made.head_weights = static_cast<const float*>(head_weights->const_data_ptr());
+      made.head_weights_stride = head_weights->stride(0);
+    }
+    made.start = start;
+    made.stop = stop;
+    made.scale = static_cast<float>(scale);
+    made.result = static_cast<float*>(result.mutable_data_ptr());
+    run(made, query);
+  };
+  switch (query.scalar_type()) {
+    case ScalarType::Float:
+      call(float{});
+      break;
+    case ScalarType::Half:
+      call(secondlook::Half{});
+      break;
+    default:
+      call(secondlook::BFloat16{});
+  }
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(secondlook, CPU, m) { m.impl("attention_row", TORCH_BOX(&attention_row)); }

@@ -1,0 +1,166 @@
+"""Which implementation serves: a library from the wheel, one built at first use, or the references.
+
+Nothing is looked for, built or loaded at import. A library is built once for each set of parameters, into a
+cache that processes and threads may share: the first takes a lock, the others find the marker that is written
+last.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import torch
+from filelock import FileLock
+
+from secondlook.kernels.build import Backend, BuildParameters, build_parameters, compile_library
+from secondlook.kernels.errors import KernelError
+
+__all__ = ["Mode", "Status", "build", "cache_folder", "mode", "set_mode", "status", "uses_reference"]
+
+Mode = Literal["auto", "reference"]
+"""auto: compiled operators where they can be had; reference: plain PyTorch everywhere."""
+
+_MODE_VARIABLE: Final = "SECONDLOOK_KERNELS"
+_CACHE_VARIABLE: Final = "SECONDLOOK_CACHE"
+_WHEEL: Final = Path(__file__).parent / "lib"
+_MARKER: Final = "complete"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What serves one backend.
+
+    Attributes:
+        backend: "cpu" or "cuda".
+        source: where the implementation is from.
+        path: of the library; None for the references.
+        reason: why it is this one, in one line.
+    """
+
+    backend: Backend
+    source: Literal["wheel", "cache", "reference"]
+    path: Path | None
+    reason: str
+
+
+class _State:
+    """What this process has loaded; there is one dispatcher a process, so one state."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.loaded: dict[Backend, Status] = {}
+        self.mode: Mode | None = None
+
+
+_state = _State()
+
+
+def mode() -> Mode:
+    """The mode in use: that of `set_mode`, else of the variable SECONDLOOK_KERNELS, else auto.
+
+    Raises:
+        KernelError: the variable holds none of the modes.
+    """
+    if _state.mode is not None:
+        return _state.mode
+    return _checked(os.environ.get(_MODE_VARIABLE) or "auto")
+
+
+def set_mode(chosen: Mode | None) -> None:
+    """Choose the mode for this process; None: the environment's again.
+
+    Raises:
+        KernelError: not a mode.
+    """
+    _state.mode = None if chosen is None else _checked(chosen)
+
+
+def uses_reference(device: torch.device) -> bool:
+    """Whether operators on `device` run as references. In mode auto the first call may build, which takes
+    time."""
+    if device.type not in ("cpu", "cuda") or mode() == "reference":
+        return True
+    backend: Backend = "cuda" if device.type == "cuda" else "cpu"
+    found = _state.loaded.get(backend)  # the usual case, without the lock
+    return (found or status(backend)).source == "reference"
+
+
+def status(backend: Backend) -> Status:
+    """Load the backend's library, building it if need be; warns, once, when the references must serve."""
+    if mode() == "reference":
+        return Status(backend, "reference", None, f"asked for by set_mode or {_MODE_VARIABLE}")
+    with _state.lock:
+        found = _state.loaded.get(backend)
+        if found is None:
+            found = _load(backend)
+            _state.loaded[backend] = found
+            if found.source == "reference":
+                warnings.warn(
+                    f"slower reference kernels serve on {backend}: {found.reason}",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+    return found
+
+
+def build(parameters: BuildParameters) -> Path:
+    """The library of these parameters in the cache, compiled if it is not there yet.
+
+    Raises:
+        BuildError: the compiler failed.
+    """
+    folder = cache_folder() / parameters.key()
+    library, marker = folder / parameters.library_name, folder / _MARKER
+    if marker.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not marker.exists():  # another may have built while this one waited
+            compile_library(parameters, library)
+            marker.touch()
+    return library
+
+
+def cache_folder() -> Path:
+    """SECONDLOOK_CACHE, or `secondlook/kernels` in the user's cache folder."""
+    named = os.environ.get(_CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secondlook" / "kernels"
+
+
+def _load(backend: Backend) -> Status:
+    in_wheel = _WHEEL / f"secondlook_{backend}.so"
+    try:
+        if in_wheel.exists():
+            _register(in_wheel)
+            return Status(backend, "wheel", in_wheel, "it came with the package")
+        library = build(build_parameters(backend, _present() if backend == "cuda" else None))
+        _register(library)
+    except (KernelError, OSError) as error:
+        return Status(backend, "reference", None, " ".join(str(error).split()))
+    return Status(backend, "cache", library, "it was built here")
+
+
+def _register(library: Path) -> None:
+    torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]  # untyped in torch
+
+
+def _present() -> list[str]:
+    """The compute capabilities of this machine's GPUs."""
+    found = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    if not found:
+        raise KernelError("torch sees no CUDA GPU")
+    return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+def _checked(chosen: str) -> Mode:
+    for known in get_args(Mode):
+        if chosen == known:
+            return chosen  # type: ignore[return-value]  # it is one of the modes
+    raise KernelError(f"the kernels' mode must be one of {', '.join(get_args(Mode))}, not {chosen!r}")

@@ -1,0 +1,209 @@
+"""Building and choosing: one cache, one warning, any number of threads and processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from secondlook.kernels import build, library
+from secondlook.kernels.errors import BuildError, CompilerMissingError, KernelError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A process that has loaded nothing yet, with an empty cache; returns the cache's folder."""
+    monkeypatch.setattr(library, "_state", library._State())
+    monkeypatch.setenv("SECONDLOOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SECONDLOOK_KERNELS", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A stand-in for a C++ compiler that takes a moment and notes each call in a file beside it."""
+    script = tmp_path / "compiler"
+    script.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = --version ]; then echo a compiler 1.0; exit; fi\n'
+        f'echo called >> "{tmp_path}/calls"\n'
+        "sleep 0.3\n"
+        'while [ "$1" != -o ]; do shift; done\n'
+        'echo a library > "$2"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    return script
+
+
+def calls(compiler: Path) -> int:
+    return (compiler.parent / "calls").read_text().count("called")
+
+
+def test_nothing_is_built_or_loaded_at_import(tmp_path: Path) -> None:
+    code = "import secondlook.kernels, torch, sys; print(hasattr(torch.ops, 'loaded_libraries'))"
+    code += "; from secondlook.kernels import library; print(library._state.loaded)"
+    environment = {**os.environ, "SECONDLOOK_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "{}"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_is_built_once_and_then_found(fresh: Path, compiler: Path) -> None:
+    parameters = build.build_parameters("cpu")
+    first = library.build(parameters)
+    assert first == library.build(parameters)
+    assert first.read_text() == "a library\n"
+    assert first.is_relative_to(fresh)
+    assert calls(compiler) == 1
+
+
+def test_threads_that_build_at_once_build_once(fresh: Path, compiler: Path) -> None:
+    parameters = build.build_parameters("cpu")
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(library.build(parameters))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert len(set(found)) == 1
+    assert calls(compiler) == 1
+
+
+def test_processes_that_build_at_once_build_once(fresh: Path, compiler: Path) -> None:
+    code = (
+        "from secondlook.kernels import build, library\n"
+        "print(library.build(build.build_parameters('cpu')).read_text())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [process.communicate()[0].strip() for process in processes] == ["a library"] * 2
+    assert [process.returncode for process in processes] == [0, 0]
+    assert calls(compiler) == 1
+
+
+def test_a_build_that_was_killed_is_done_again(fresh: Path, compiler: Path) -> None:
+    parameters = build.build_parameters("cpu")
+    half = fresh / parameters.key() / parameters.library_name
+    half.parent.mkdir(parents=True)
+    half.write_text("half a lib")
+    assert library.build(parameters).read_text() == "a library\n"
+
+
+def test_the_key_follows_everything_that_matters(
+    fresh: Path, compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = build.build_parameters("cpu")
+    keys = {parameters.key(), build.build_parameters("cpu", extra=["-O1"]).key()}
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    keys.add(build.build_parameters("cpu").key())
+    assert len(keys) == 3
+    assert parameters.key() == parameters.key()
+
+
+def test_without_a_compiler_the_references_serve_and_one_warning_says_so(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.warns(
+        RuntimeWarning, match=r"reference kernels serve on cpu: no C\+\+ compiler.*install"
+    ) as said:
+        assert library.uses_reference(CPU)
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert library.uses_reference(CPU)
+        assert library.status("cpu").source == "reference"
+
+
+def test_what_the_compiler_said_is_the_reason(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "broken"
+    script.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo no such header >&2; exit 3; }\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    with pytest.raises(BuildError, match=r"failed \(3\):\nno such header"):
+        library.build(build.build_parameters("cpu"))
+    assert not list(fresh.rglob("*.so"))
+    with pytest.warns(RuntimeWarning, match="no such header"):
+        assert library.status("cpu").reason.endswith("no such header")
+
+
+def test_the_references_can_be_asked_for(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.set_mode("reference")
+    assert library.uses_reference(CPU)
+    assert library.status("cpu").reason.startswith("asked for")
+    library.set_mode(None)
+    assert library.mode() == "auto"
+    monkeypatch.setenv("SECONDLOOK_KERNELS", "reference")
+    assert library.uses_reference(CPU)
+
+
+def test_an_unknown_mode_is_an_error(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KernelError, match="must be one of auto, reference, not 'fast'"):
+        library.set_mode("fast")  # type: ignore[arg-type]
+    monkeypatch.setenv("SECONDLOOK_KERNELS", "no")
+    with pytest.raises(KernelError, match="not 'no'"):
+        library.mode()
+
+
+def test_other_devices_use_the_references(fresh: Path) -> None:
+    assert library.uses_reference(torch.device("meta"))
+
+
+@pytest.mark.parametrize("listed", ["compute_75\n", ""])
+def test_an_nvcc_that_knows_none_of_the_architectures_is_named(
+    listed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "nvcc"
+    script.write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.raises(CompilerMissingError, match=r"nvcc compiles for none of 8\.0, "):
+        build.build_parameters("cuda")
+
+
+def test_known_architectures_become_machine_code_and_the_last_one_ptx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "nvcc"
+    script.write_text("#!/bin/sh\nprintf 'compute_75\\ncompute_80\\ncompute_90\\n'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    targets = [text for text in build.build_parameters("cuda").arguments if text.startswith("arch=")]
+    assert targets == [
+        "arch=compute_80,code=sm_80",
+        "arch=compute_90,code=sm_90",
+        "arch=compute_90,code=compute_90",
+    ]
+    chosen = build.build_parameters("cuda", ["9.0"]).arguments
+    assert "arch=compute_80,code=sm_80" not in chosen
+
+
+def test_without_nvcc_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "_USUAL_NVCC", tmp_path / "nvcc")
+    with pytest.raises(CompilerMissingError, match="install the CUDA toolkit"):
+        build.build_parameters("cuda")

@@ -1,0 +1,61 @@
+"""A few calls of every operator on a GPU, small enough to run under compute-sanitizer (`make gpu-check`)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from secondlook.kernels import (
+    attention_row,
+    attention_row_reference,
+    find_region,
+    find_region_reference,
+    record_tokens,
+    token_statistics,
+    token_statistics_reference,
+)
+
+pytestmark = pytest.mark.needs_cuda
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 257), (2, 32064)])
+def test_sanitized_token_statistics(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    logits = torch.randn(shape[0], shape[1] + 3, device=CUDA).to(dtype)[:, 1:-2]
+    torch.testing.assert_close(
+        tuple(token_statistics(logits)), tuple(token_statistics_reference(logits)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_sanitized_record_tokens() -> None:
+    slots, capacity = 3, 4
+    logits = torch.randn(2, 9001, device=CUDA)
+    tokens = torch.zeros(slots, capacity, dtype=torch.int64, device=CUDA)
+    measures = torch.zeros(slots, capacity, 3, device=CUDA)
+    means, lengths = torch.zeros(slots, 3, device=CUDA), torch.zeros(slots, dtype=torch.int64, device=CUDA)
+    finished = torch.zeros(slots, dtype=torch.bool, device=CUDA)
+    following = torch.zeros(2, dtype=torch.int64, device=CUDA)
+    chosen = torch.tensor([2, -1], device=CUDA)
+    ends, limits = torch.tensor([9000], device=CUDA), torch.full((slots,), capacity, device=CUDA)
+    state = {"tokens": tokens, "measures": measures, "means": means, "lengths": lengths, "finished": finished}
+    rows = {"slots": chosen, "end_tokens": ends, "limits": limits, "next_tokens": following}
+    record_tokens(logits, **rows, **state)
+    assert lengths.tolist() == [0, 0, 1]
+    assert tokens[2, 0] == logits[0].argmax() == following[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("width", [64, 80, 7])
+def test_sanitized_attention_row(dtype: torch.dtype, width: int) -> None:
+    query, keys = torch.randn(2, 8, width, device=CUDA), torch.randn(2, 2, 301, width, device=CUDA)
+    lengths = torch.tensor([301, 17], device=CUDA)
+    call = (query.to(dtype), keys.to(dtype), lengths, 5, 149, 0.1)
+    torch.testing.assert_close(attention_row(*call), attention_row_reference(*call), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [12, 24, 90])
+def test_sanitized_find_region(side: int) -> None:
+    maps = torch.rand(2, 2, side * side, device=CUDA)
+    call = (maps[0], maps[1], side, side, torch.tensor([[3000, 2000]] * 2, device=CUDA), 336)
+    assert torch.equal(find_region(*call), find_region_reference(*call))

@@ -1,0 +1,69 @@
+"""`SECONDLOOK_BUILD_KERNELS=cpu`: a wheel for one platform, whose library serves without a compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from repository import PARTS, ROOT
+from secondlook.kernels.build import build_parameters
+from secondlook.kernels.errors import CompilerMissingError
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    for part in PARTS:
+        shutil.copytree(
+            ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def built(source: Path, backends: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(source)]
+    environment = {**os.environ, "SECONDLOOK_BUILD_KERNELS": backends}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_the_wheels_library_serves_without_a_compiler(source: Path, tmp_path: Path) -> None:
+    try:
+        build_parameters("cpu")
+    except CompilerMissingError as error:
+        pytest.skip(str(error))
+    done = built(source, "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (source / "dist").iterdir()
+    assert not wheel.name.endswith("-none-any.whl")
+    with ZipFile(wheel) as opened:
+        assert "secondlook/kernels/lib/secondlook_cpu.so" in opened.namelist()
+        opened.extractall(tmp_path)
+    code = (
+        "import torch\n"
+        "from secondlook.kernels import status, token_statistics\n"
+        "print(status('cpu').source, token_statistics(torch.tensor([[0.0, 2.0]])).token.item())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "CXX": "no-such-compiler"}
+    environment.pop("SECONDLOOK_KERNELS", None)
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}; {code}"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.split() == ["wheel", "1"], run.stderr
+
+
+def test_an_unknown_backend_is_named(source: Path) -> None:
+    done = built(source, "tpu")
+    assert done.returncode != 0
+    assert "SECONDLOOK_BUILD_KERNELS: 'tpu' is none of cpu, cuda" in done.stdout + done.stderr
