@@ -14,26 +14,12 @@ from torch import Tensor
 from secondlook.engine import attention as engine
 from secondlook.kernels import library
 from secondlook.kernels.attention_row import attention_row, attention_row_reference
-from secondlook.kernels.build import build_parameters
-from secondlook.kernels.errors import CompilerMissingError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 EPSILON = 2.0**-23
 MODERATE = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """A device whose compiled operators are loaded."""
-    try:
-        build_parameters(request.param)
-    except CompilerMissingError as error:
-        pytest.skip(str(error))
-    status = library.status(request.param)
-    assert status.source != "reference", status.reason
-    return torch.device(request.param)
 
 
 def sample(

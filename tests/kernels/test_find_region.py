@@ -19,27 +19,11 @@ from torch import Tensor
 from secondlook.edge.geometry import Size
 from secondlook.engine import region as engine
 from secondlook.kernels import library
-from secondlook.kernels.build import build_parameters
-from secondlook.kernels.errors import CompilerMissingError
 from secondlook.kernels.find_region import MAX_CELLS, MAX_PIXELS, find_region, find_region_reference
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "region_cases.npz"
 NO_REGION = [-1, -1, -1, -1]
 RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
-
-
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """A device whose compiled operators are loaded."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.fail("no CUDA GPU")
-    try:
-        build_parameters(request.param)
-    except CompilerMissingError as error:
-        pytest.skip(str(error))
-    status = library.status(request.param)
-    assert status.source != "reference", status.reason
-    return torch.device(request.param)
 
 
 def boxes_of_engine(

@@ -15,25 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secondlook.kernels import library
-from secondlook.kernels.build import build_parameters
-from secondlook.kernels.errors import CompilerMissingError
 from secondlook.kernels.record_tokens import record_tokens, record_tokens_reference
 from secondlook.kernels.token_statistics import token_statistics
 
 CASES = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 NOTHING = -77
-
-
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """A device whose compiled operators are loaded."""
-    try:
-        build_parameters(request.param)
-    except CompilerMissingError as error:
-        pytest.skip(str(error))
-    status = library.status(request.param)
-    assert status.source != "reference", status.reason
-    return torch.device(request.param)
 
 
 @dataclass

@@ -12,25 +12,11 @@ from torch import Tensor
 
 from secondlook.engine import uncertainty
 from secondlook.kernels import library
-from secondlook.kernels.build import build_parameters
-from secondlook.kernels.errors import CompilerMissingError
 from secondlook.kernels.token_statistics import NextToken, token_statistics, token_statistics_reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SMALLEST = torch.finfo(torch.float32).tiny
 CASES = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-
-
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """A device whose compiled operators are loaded."""
-    try:
-        build_parameters(request.param)
-    except CompilerMissingError as error:
-        pytest.skip(str(error))
-    status = library.status(request.param)
-    assert status.source != "reference", status.reason
-    return torch.device(request.param)
 
 
 def noise(rows: int, vocabulary: int, scale: float = 5.0, seed: int = 0) -> Tensor:
