@@ -169,6 +169,8 @@ def test_run_turns_errors_into_a_line_and_a_status(capsys: pytest.CaptureFixture
 
 
 def python(code: str) -> subprocess.Popen[str]:
+    """A process that Ctrl-C interrupts, also if the tests run in the background, where shells ignore it."""
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
         [sys.executable, "-c", code],
