@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -24,3 +25,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("SECONDLOOK_REQUIRE_CUDA") == "1":
             pytest.fail("this test needs a CUDA GPU, and SECONDLOOK_REQUIRE_CUDA=1 demands one")
         pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch, so that results do not depend on the machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
-import torch
 from PIL import Image
 
 from engine.checkpoints import IMAGE_SIZE, write_checkpoint
@@ -30,12 +28,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine(load_model(str(write_checkpoint(tmp_path_factory.mktemp("checkpoint"))), device="cpu"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
