@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -16,6 +18,8 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     try:
         build_parameters(request.param)
     except CompilerMissingError as error:
+        if request.param == "cuda" and os.environ.get("SECONDLOOK_REQUIRE_CUDA") == "1":
+            pytest.fail(str(error))
         pytest.skip(str(error))
     status = library.status(request.param)
     assert status.source != "reference", status.reason

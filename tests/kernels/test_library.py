@@ -50,13 +50,15 @@ def calls(compiler: Path) -> int:
 
 
 def test_nothing_is_built_or_loaded_at_import(tmp_path: Path) -> None:
-    code = "import secondlook.kernels, torch, sys; print(hasattr(torch.ops, 'loaded_libraries'))"
+    code = (
+        "import secondlook.kernels, torch; print(sum('secondlook' in p for p in torch.ops.loaded_libraries))"
+    )
     code += "; from secondlook.kernels import library; print(library._state.loaded)"
     environment = {**os.environ, "SECONDLOOK_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["True", "{}"]
+    assert done.stdout.split() == ["0", "{}"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,6 +105,15 @@ def test_a_build_that_was_killed_is_done_again(fresh: Path, compiler: Path) -> N
     half.parent.mkdir(parents=True)
     half.write_text("half a lib")
     assert library.build(parameters).read_text() == "a library\n"
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    fresh: Path, compiler: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SECONDLOOK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BuildError, match=r"cannot build in .*SECONDLOOK_CACHE"):
+        library.build(build.build_parameters("cpu"))
 
 
 def test_the_key_follows_everything_that_matters(

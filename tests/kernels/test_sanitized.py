@@ -11,12 +11,19 @@ from secondlook.kernels import (
     find_region,
     find_region_reference,
     record_tokens,
+    status,
     token_statistics,
     token_statistics_reference,
 )
 
-pytestmark = pytest.mark.needs_cuda
+pytestmark = [pytest.mark.needs_cuda, pytest.mark.usefixtures("compiled")]
 CUDA = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    found = status("cuda")
+    assert found.source != "reference", found.reason
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

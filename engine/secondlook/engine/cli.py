@@ -215,21 +215,21 @@ def kernels(
     from secondlook.kernels.build import BACKENDS, build_parameters
     from secondlook.kernels.library import build as build_library
 
-    if build is not None:
-        try:
+    try:
+        if build is not None:
             with Console(stderr=True).status(f"building the {build} library ..."):
                 path = build_library(build_parameters(build))
-        except KernelError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-        typer.echo(f"built {path}")
-        return
-    for backend in BACKENDS:
-        spinner = Console(stderr=True).status(f"looking for the {backend} library ...")
-        with spinner, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the line below says it
-            found = status(backend)
-        typer.echo(f"{backend:5} {found.source:10} {found.path or '-'}  ({found.reason})")
+            typer.echo(f"built {path}")
+            return
+        for backend in BACKENDS:
+            spinner = Console(stderr=True).status(f"looking for the {backend} library ...")
+            with spinner, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the line below says it
+                found = status(backend)
+            typer.echo(f"{backend:5} {found.source:10} {found.path or '-'}  ({found.reason})")
+    except KernelError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
 
 
 def _told(reply: AnswerReply) -> str:

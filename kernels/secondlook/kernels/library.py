@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 
 from secondlook.kernels.build import Backend, BuildParameters, build_parameters, compile_library
-from secondlook.kernels.errors import KernelError
+from secondlook.kernels.errors import BuildError, KernelError
 
 __all__ = ["Mode", "Status", "build", "cache_folder", "mode", "set_mode", "status", "uses_reference"]
 
@@ -112,17 +112,22 @@ def build(parameters: BuildParameters) -> Path:
     """The library of these parameters in the cache, compiled if it is not there yet.
 
     Raises:
-        BuildError: the compiler failed.
+        BuildError: the compiler failed, or the cache cannot be written.
     """
     folder = cache_folder() / parameters.key()
     library, marker = folder / parameters.library_name, folder / _MARKER
-    if marker.exists():
+    if marker.exists() and library.exists():
         return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not marker.exists():  # another may have built while this one waited
-            compile_library(parameters, library)
-            marker.touch()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            if not (marker.exists() and library.exists()):  # another may have built while this one waited
+                compile_library(parameters, library)
+                marker.touch()
+    except OSError as error:
+        raise BuildError(
+            f"cannot build in {folder}: {error}; name another folder in {_CACHE_VARIABLE}"
+        ) from error
     return library
 
 
@@ -131,7 +136,10 @@ def cache_folder() -> Path:
     named = os.environ.get(_CACHE_VARIABLE)
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secondlook" / "kernels"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secondlook" / "kernels"
+    except RuntimeError as error:
+        raise KernelError(f"there is no home folder; name a folder in {_CACHE_VARIABLE}") from error
 
 
 def _load(backend: Backend) -> Status:
