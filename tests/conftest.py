@@ -36,3 +36,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def any_mode() -> Iterator[None]:
+    """For tests that choose the operators' mode: afterwards it is the environment's again."""
+    from secondlook import kernels
+
+    yield
+    kernels.set_mode(None)

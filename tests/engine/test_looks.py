@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
@@ -23,10 +24,11 @@ from secondlook.engine.loading import load_model
 from secondlook.engine.looks import Engine, FirstLook, Pending
 from secondlook.engine.policy import Policy
 from secondlook.engine.prompts import GENERIC_QUESTION
-from secondlook.engine.region import RegionSettings, find_region, find_region_padded, relative_attention
+from secondlook.engine.region import RegionSettings, find_region
 
 QUESTION = "What is the number on the sign?"
 LARGE = Size(1000, 800)
+CROPS = RegionSettings(IMAGE_SIZE)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,15 +106,16 @@ def test_maps_and_region_follow_from_each_other(engine: Engine) -> None:
     assert look.maps is not None
     assert look.maps.question.shape == (GRID, GRID)
     assert 0 < look.maps.question.sum() <= 1
-    assert np.array_equal(look.maps.relative, relative_attention(look.maps.question, look.maps.generic))
-    assert look.region == find_region(look.maps.relative, LARGE, RegionSettings(IMAGE_SIZE))
+    relative = look.maps.question.double() / look.maps.generic.double()
+    assert np.array_equal(look.maps.relative(), relative.numpy())
+    assert look.region == find_region(relative, torch.ones_like(relative), LARGE, CROPS)
 
 
 def test_the_generic_questions_own_relative_attention_is_one(engine: Engine) -> None:
     options = AnswerOptions(second_look="always")
     maps = engine.first_look(picture(1), GENERIC_QUESTION, LARGE, options).maps
     assert maps is not None
-    assert np.array_equal(maps.relative, np.ones((GRID, GRID)))
+    assert np.array_equal(maps.relative(), np.ones((GRID, GRID)))
 
 
 def test_in_pad_mode_the_region_is_sought_in_the_padded_square(folder: Path, tmp_path: Path) -> None:
@@ -126,7 +129,9 @@ def test_in_pad_mode_the_region_is_sought_in_the_padded_square(folder: Path, tmp
     )
     look = first(Engine(padded), Size(1000, 300), second_look="always")
     assert look.maps is not None
-    assert look.region == find_region_padded(look.maps.relative, Size(1000, 300), RegionSettings(IMAGE_SIZE))
+    assert look.region == find_region(
+        look.maps.question, look.maps.generic, Size(1000, 300), CROPS, resize_mode="pad"
+    )
 
 
 def test_measures_and_aggregations_are_those_asked_for(engine: Engine) -> None:

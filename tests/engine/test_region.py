@@ -8,19 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from secondlook import kernels
 from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region, Size
-from secondlook.engine.region import RegionSettings, find_region, find_region_padded, relative_attention
+from secondlook.edge.wire import ResizeMode
+from secondlook.engine.region import RegionSettings, find_region
+from secondlook.kernels import relative_attention
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "region_cases.npz"
 CASES = 80
 
 Map = NDArray[np.float64]
+
+
+def search(attention: Map, image: Size, choice: RegionSettings, resize_mode: ResizeMode = "squash") -> Region:
+    """The region of a map that is relative attention already."""
+    found = torch.from_numpy(attention)
+    return find_region(found, torch.ones_like(found), image, choice, resize_mode)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +46,7 @@ def test_the_golden_file_is_whole(golden: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("case", range(CASES))
 def test_golden_boxes_are_exact(golden: dict[str, np.ndarray], case: int) -> None:
     width, height = (int(value) for value in golden["image_size"][case])
-    region = find_region(
+    region = search(
         golden[f"map_{case:03}"], Size(width, height), RegionSettings(int(golden["crop_size"][case]))
     )
     assert list(region.as_tuple()) == golden["box"][case].tolist()
@@ -80,21 +90,25 @@ whole_maps = hnp.arrays(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(whole_maps, st.integers(2, 1200), st.integers(2, 1200), st.integers(4, 400))
-def test_equals_a_brute_force_search(attention: Map, width: int, height: int, crop_size: int) -> None:
+def test_equals_a_brute_force_search(
+    any_mode: None, attention: Map, width: int, height: int, crop_size: int
+) -> None:
     rows, columns = attention.shape
     if int(crop_size / (width / columns)) < 1 or int(crop_size / (height / rows)) < 1:
         crop_size = math.ceil(max(width / columns, height / rows)) + 1
-    region = find_region(attention, Size(width, height), RegionSettings(crop_size))
     expected = brute_force(attention, width, height, crop_size)
-    assert region.as_tuple() == expected
+    for mode in ("auto", "reference"):
+        kernels.set_mode(mode)
+        region = search(attention, Size(width, height), RegionSettings(crop_size))
+        assert region.as_tuple() == expected, mode
 
 
 every_map = hnp.arrays(
     np.float64,
     hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12),
-    elements=st.floats(allow_nan=False, allow_infinity=False),
+    elements=st.floats(allow_nan=False, allow_infinity=False, min_value=0),
 )
 sizes = st.builds(Size, st.integers(1, 30_000), st.integers(1, 30_000))
 
@@ -105,27 +119,27 @@ def test_every_map_and_size_has_a_region_inside_the_picture(
     attention: Map, image: Size, crop_size: int, min_cells: int
 ) -> None:
     choice = RegionSettings(crop_size, min_cells=min_cells)
-    assert find_region(attention, image, choice).within(image)
-    assert find_region_padded(attention, image, choice).within(image)
+    assert search(attention, image, choice).within(image)
+    assert search(attention, image, choice, "pad").within(image)
 
 
 @settings(max_examples=100, deadline=None)
 @given(whole_maps, sizes, st.integers(-900, 900))
 def test_the_maps_scale_does_not_matter(attention: Map, image: Size, exponent: int) -> None:
     choice = RegionSettings(336)
-    assert find_region(np.ldexp(attention, exponent), image, choice) == find_region(attention, image, choice)
+    assert search(np.ldexp(attention, exponent), image, choice) == search(attention, image, choice)
 
 
 @pytest.mark.parametrize("value", [0.0, 1 / 576, 0.1, 5e-324, 1e308, 1 / 3])
 def test_a_constant_map_ties_exactly_and_the_first_window_wins(value: float) -> None:
-    region = find_region(np.full((24, 24), value), Size(1200, 1000), RegionSettings(336))
+    region = search(np.full((24, 24), value), Size(1200, 1000), RegionSettings(336))
     assert region == Region(0, 0, 336, 336)
 
 
 def test_the_peak_is_inside() -> None:
     attention = np.ones((24, 24))
     attention[5, 17] = 50
-    region = find_region(attention, Size(2400, 1200), RegionSettings(336))
+    region = search(attention, Size(2400, 1200), RegionSettings(336))
     assert region.contains(17.5 * 100, 5.5 * 50)
 
 
@@ -133,7 +147,7 @@ def test_windows_are_at_least_one_cell_on_huge_originals() -> None:
     # One cell is 500 pixels: the published search divides by zero here.
     attention = np.ones((24, 24))
     attention[20, 3] = 9
-    region = find_region(attention, Size(12_000, 12_000), RegionSettings(336))
+    region = search(attention, Size(12_000, 12_000), RegionSettings(336))
     assert (region.width, region.height) == (500, 500)
     assert region == Region(1500, 10_000, 2000, 10_500)
 
@@ -141,20 +155,20 @@ def test_windows_are_at_least_one_cell_on_huge_originals() -> None:
 def test_min_cells_grows_the_crop() -> None:
     attention = np.ones((12, 12))
     attention[4, 4] = 9
-    region = find_region(attention, Size(2400, 1200), RegionSettings(100, ratios=(1,), min_cells=3))
+    region = search(attention, Size(2400, 1200), RegionSettings(100, ratios=(1,), min_cells=3))
     assert (region.width, region.height) == (600, 600)
     assert region.contains(4.5 * 200, 4.5 * 100)
 
 
 def test_a_picture_smaller_than_the_crop_is_the_region() -> None:
-    assert find_region(np.ones((4, 4)), Size(300, 200), RegionSettings(336)) == Region(0, 0, 300, 200)
+    assert search(np.ones((4, 4)), Size(300, 200), RegionSettings(336)) == Region(0, 0, 300, 200)
 
 
 def test_padding_is_taken_out_of_the_region() -> None:
     # 800 x 400 in a square of 800: the picture covers rows 2 to 5 of 8.
     attention = np.ones((8, 8))
     attention[4, 6] = 20
-    region = find_region_padded(attention, Size(800, 400), RegionSettings(100))
+    region = search(attention, Size(800, 400), RegionSettings(100), "pad")
     assert region == Region(600, 200, 700, 300)
 
 
@@ -164,21 +178,42 @@ def test_padding_is_taken_out_of_the_region() -> None:
 def test_a_region_in_the_padding_becomes_the_nearest_part_of_the_picture(row: int, expected: Region) -> None:
     attention = np.ones((8, 8))
     attention[row, 6] = 20
-    assert find_region_padded(attention, Size(800, 400), RegionSettings(100)) == expected
+    assert search(attention, Size(800, 400), RegionSettings(100), "pad") == expected
 
 
 def test_padded_and_squashed_agree_on_a_square() -> None:
     attention = np.random.default_rng(0).random((12, 12))
     image, choice = Size(900, 900), RegionSettings(144)
-    assert find_region_padded(attention, image, choice) == find_region(attention, image, choice)
+    assert search(attention, image, choice, "pad") == search(attention, image, choice)
 
 
 @pytest.mark.parametrize(
-    "attention", [np.zeros((0, 4)), np.zeros(4), np.full((2, 2), np.nan), np.array([[1.0, np.inf]])]
+    "attention",
+    [
+        np.zeros((0, 4)),
+        np.zeros(4),
+        np.full((2, 2), np.nan),
+        np.array([[1.0, np.inf]]),
+        np.array([[1.0, -1.0]]),
+    ],
 )
 def test_what_is_no_map_is_refused(attention: Map) -> None:
     with pytest.raises(GeometryError):
-        find_region(attention, Size(100, 100), RegionSettings(10))
+        search(attention, Size(100, 100), RegionSettings(10))
+
+
+def test_maps_of_different_shapes_are_refused() -> None:
+    with pytest.raises(GeometryError, match=r"\[2, 2\] and \[2, 3\]"):
+        find_region(torch.ones(2, 2), torch.ones(2, 3), Size(100, 100), RegionSettings(10))
+
+
+def test_where_the_question_looks_more_than_the_generic_one_is_the_region() -> None:
+    question, generic = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
+    generic[1, 1] = question[1, 1] = 9  # both look there
+    question[5, 6] = 4
+    region = find_region(question, generic, Size(800, 800), RegionSettings(200))
+    assert region.contains(650, 550)
+    assert not region.contains(150, 150)
 
 
 @pytest.mark.parametrize(
@@ -209,41 +244,26 @@ pairs = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6).flatmap(
 
 @given(pairs)
 def test_relative_attention_is_finite_everywhere(maps: tuple[Map, Map]) -> None:
-    question, generic = maps
+    question, generic = map(torch.from_numpy, maps)
     relative = relative_attention(question, generic)
     assert relative.shape == question.shape
-    assert np.isfinite(relative).all()
+    assert relative.isfinite().all()
     assert (relative >= 0).all()
-    find_region(relative, Size(1000, 700), RegionSettings(100))
+    whole = find_region(question, generic, Size(1000, 700), RegionSettings(100))
+    assert whole == search(relative.numpy(), Size(1000, 700), RegionSettings(100))
 
 
 def test_relative_attention_is_the_plain_quotient_where_that_is_defined() -> None:
-    rng = np.random.default_rng(1)
-    question, generic = rng.random((5, 7)), rng.random((5, 7)) + 0.01
-    assert np.array_equal(relative_attention(question, generic), question / generic)
+    question, generic = torch.rand(2, 5, 7, dtype=torch.float64) + 0.01
+    assert torch.equal(relative_attention(question, generic), question / generic)
 
 
 def test_zeros_in_the_generic_map_count_as_its_smallest_value() -> None:
-    question, generic = np.array([[2.0, 0.0, 3.0]]), np.array([[0.0, 0.0, 0.5]])
+    question, generic = torch.tensor([[2.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, 0.5]])
     assert relative_attention(question, generic).tolist() == [[4.0, 0.0, 6.0]]
-    assert relative_attention(question, np.zeros((1, 3))).tolist() == question.tolist()
+    assert relative_attention(question, torch.zeros(1, 3)).tolist() == question.tolist()
 
 
-def test_float32_maps_are_divided_in_float64_and_not_changed() -> None:
-    question = np.array([[1.0]], dtype=np.float32)
-    generic = np.array([[3.0]], dtype=np.float32)
-    assert relative_attention(question, generic)[0, 0] == 1 / 3
-    assert question[0, 0] == 1
-
-
-@pytest.mark.parametrize(
-    ("question", "generic"),
-    [
-        (np.ones((2, 2)), np.ones((2, 3))),
-        (np.ones((2, 2)), -np.ones((2, 2))),
-        (np.full((2, 2), np.nan), np.ones((2, 2))),
-    ],
-)
-def test_what_is_no_attention_is_refused(question: Map, generic: Map) -> None:
-    with pytest.raises(GeometryError):
-        relative_attention(question, generic)
+def test_float32_maps_are_divided_in_float64() -> None:
+    question, generic = torch.tensor([[1.0]]), torch.tensor([[3.0]])
+    assert float(relative_attention(question, generic)) == 1 / 3

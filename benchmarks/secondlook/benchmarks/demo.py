@@ -133,7 +133,7 @@ def _draw(recorder: _Recorder, picture: Picture, question: Question, answer: Edg
         picture,
         sent.jpeg,
         None if local is None else local.jpeg,
-        None if first.maps is None else first.maps.relative,
+        None if first.maps is None else first.maps.relative(),
         answer.region,
         card.resize_mode,
         captions,

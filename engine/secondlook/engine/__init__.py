@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from secondlook.engine.looks import AttentionMaps, Engine, FinalAnswer, FirstLook, Look, Pending
     from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
     from secondlook.engine.prompts import GENERIC_QUESTION
-    from secondlook.engine.region import RegionSettings, find_region, find_region_padded, relative_attention
-    from secondlook.engine.uncertainty import TokenStatistics, aggregate, statistics
+    from secondlook.engine.region import RegionSettings, find_region
+    from secondlook.engine.uncertainty import TokenStatistics, aggregate
     from secondlook.engine.vision import VisionEncoder
 
 __all__ = [
@@ -82,12 +82,9 @@ __all__ = [
     "VisionEncoder",
     "aggregate",
     "find_region",
-    "find_region_padded",
     "keep_second",
     "load_model",
     "no_detail_to_gain",
-    "relative_attention",
-    "statistics",
     "wants_second_look",
 ]
 
@@ -130,12 +127,9 @@ _HOMES = {
     "VisionEncoder": "vision",
     "aggregate": "uncertainty",
     "find_region": "region",
-    "find_region_padded": "region",
     "keep_second": "policy",
     "load_model": "loading",
     "no_detail_to_gain": "policy",
-    "relative_attention": "region",
-    "statistics": "uncertainty",
     "wants_second_look": "policy",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,10 @@ def configure_logging(verbose: int) -> None:
     logging.basicConfig(
         level=level, format="%(name)s: %(message)s", datefmt="[%X]", handlers=[handler], force=True
     )
+    logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, *_arguments, **_more: str(message)  # not where it was raised
+    # That operators are being built is always said: it happens once, and takes a while.
+    logging.getLogger("secondlook.kernels").setLevel(min(level, logging.INFO))
 
 
 def load_engine(model: str, dtype: str, device: str, threshold: float | None) -> Engine:
@@ -209,8 +214,6 @@ def kernels(
 ) -> None:
     """Say which implementation of the operators serves on each device, and why."""
     configure_logging(verbose)
-    import warnings
-
     from secondlook.kernels import KernelError, status
     from secondlook.kernels.build import BACKENDS, build_parameters
     from secondlook.kernels.library import build as build_library

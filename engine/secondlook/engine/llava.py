@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +23,10 @@ from secondlook.engine.attention import AttentionProbe
 from secondlook.engine.errors import NonFiniteError
 from secondlook.engine.look_settings import LookSettings
 from secondlook.engine.prompts import Prompt, PromptLayout
-from secondlook.engine.uncertainty import TokenStatistics, statistics
+from secondlook.engine.token_record import Decoded, TokenRecord
 from secondlook.engine.vision import Preprocessing, TorchVisionEncoder, VisionEncoder
 
-__all__ = ["Decoded", "LlavaAdapter", "Prefilled", "Prefix"]
+__all__ = ["LlavaAdapter", "Prefilled", "Prefix"]
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,6 @@ class Prefilled:
     logits: Tensor
     attention: Tensor | None
     cache: DynamicCache
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An answer's tokens, the end token included, and the doubt about each."""
-
-    token_ids: tuple[int, ...]
-    statistics: tuple[TokenStatistics, ...]
 
 
 class LlavaAdapter:
@@ -157,33 +150,23 @@ class LlavaAdapter:
     def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Decoded:
         """Answer greedily, until an end token or the limit.
 
-        Synchronises with the device once a token, to look for the end token; the measures stay on the device
-        until the answer is complete.
+        Waits for the device once a token, to learn whether the answer is complete.
 
         Raises:
             NonFiniteError: the logits held NaN or infinity.
         """
-        cache, logits = _fork(prefilled.cache), prefilled.logits
-        chosen: list[int] = []
-        measured: list[Tensor] = []
-        while True:
-            token = logits.argmax()
-            measured.append(torch.stack(statistics(logits)))
-            chosen.append(int(token))
-            if chosen[-1] in self.eos_ids or len(chosen) == max_new_tokens:
-                break
-            embeddings = self._model.get_input_embeddings()(token.view(1, 1))
-            logits = self._logits(self._forward(embeddings, cache, None))
-        values = torch.stack(measured).cpu()
-        if not bool(values.isfinite().all()):
+        cache = _fork(prefilled.cache)
+        record = TokenRecord([max_new_tokens], self.eos_ids, self.device)
+        record.append(prefilled.logits.unsqueeze(0))
+        while not record.is_complete():
+            embeddings = self._model.get_input_embeddings()(record.next_tokens.view(1, 1))
+            record.append(self._logits(self._forward(embeddings, cache, None)).unsqueeze(0))
+        decoded = record.read(0)
+        if not all(math.isfinite(token.min_entropy) for token in decoded.statistics):
             raise NonFiniteError(
                 f"the model {self.name!r} computed NaN or infinity in {self.dtype}; try dtype float32"
             )
-        tokens = tuple(
-            TokenStatistics(min_entropy, shannon_entropy, margin, token in self.eos_ids)
-            for token, (min_entropy, shannon_entropy, margin) in zip(chosen, values.tolist(), strict=True)
-        )
-        return Decoded(tuple(chosen), tokens)
+        return decoded
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The answer as text, without special tokens and surrounding white space."""

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from secondlook import kernels
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.attention import ATTENTION
 from secondlook.engine.errors import (
@@ -80,7 +81,7 @@ _GREEDY_NEUTRAL: dict[str, tuple[object, ...]] = {
 def load_model(
     name_or_path: str = DEMO, *, dtype: DType = "auto", device: str = "auto", progress: bool = False
 ) -> LlavaAdapter:
-    """Load a model, ready to answer.
+    """Load a model, ready to answer; the first time, its operators are built too (`secondlook.kernels`).
 
     Args:
         name_or_path: "demo", a folder, or a hub name.
@@ -91,11 +92,12 @@ def load_model(
     Raises:
         ModelNotFoundError, IncompleteModelError, InvalidModelError, UnsupportedModelError: see there.
         DeviceError: no such device here.
-        SettingsError: an unknown dtype.
+        SettingsError: an unknown dtype, or an unknown mode in the variable SECONDLOOK_KERNELS.
     """
     if dtype not in get_args(DType):
         raise SettingsError(f"dtype must be one of {', '.join(get_args(DType))}, not {dtype!r}")
     place = _device(device)
+    _prepare_operators(place)
     with _quiet(not progress):
         folder = find_folder(name_or_path)
         check_complete(folder)
@@ -129,6 +131,14 @@ def _device(device: str) -> torch.device:
         if (place.index or 0) >= count:
             raise DeviceError(f"device {device!r} is not available: torch sees {count} CUDA GPU(s); use cpu")
     return place
+
+
+def _prepare_operators(place: torch.device) -> None:
+    """Load the operators, or build them, now: the first answer should not have to wait for that."""
+    try:
+        kernels.status("cuda" if place.type == "cuda" else "cpu")
+    except kernels.KernelError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _torch_dtype(dtype: DType, place: torch.device, config: Any) -> torch.dtype:

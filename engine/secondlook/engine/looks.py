@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +22,7 @@ from secondlook.engine.errors import PictureMismatchError
 from secondlook.engine.llava import LlavaAdapter, Prefilled, Prefix
 from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
 from secondlook.engine.prompts import DEFAULT_MAX_CHARACTERS, check_question
-from secondlook.engine.region import RegionSettings, find_region, find_region_padded, relative_attention
+from secondlook.engine.region import RegionSettings, find_region
 from secondlook.engine.results import (
     AttentionMaps,
     FinalAnswer,
@@ -120,7 +118,9 @@ class Engine:
             return FirstLook(look, decision, None, None, None, stages.seconds)
         with stages.time("prefill"):
             maps = self._maps(prefix, prefilled)
-        region = self._region(maps.relative, original)
+        region = find_region(
+            maps.question, maps.generic, original, self.region, self.model.settings.resize_mode
+        )
         if no_detail_to_gain(original, self.model.image_size, region):
             return FirstLook(look, "no_detail_to_gain", region, None, maps, stages.seconds)
         pending = Pending(prefix, question, look, region, policy, limit)
@@ -164,16 +164,11 @@ class Engine:
 
     def _maps(self, prefix: Prefix, prefilled: Prefilled) -> AttentionMaps:
         generic = self.model.extend(prefix, self.model.layout.generic, probe=True)
-        own, other = self._grid(prefilled.attention), self._grid(generic.attention)
-        return AttentionMaps(own, other, relative_attention(own, other))
+        return AttentionMaps(self._grid(prefilled.attention), self._grid(generic.attention))
 
-    def _grid(self, attention: Tensor | None) -> NDArray[np.float64]:
+    def _grid(self, attention: Tensor | None) -> Tensor:
         assert attention is not None, "the forward pass was not asked for attention"
-        return attention.double().cpu().numpy().reshape(self.model.grid)
-
-    def _region(self, relative: NDArray[np.float64], original: Size) -> Region:
-        find = find_region_padded if self.model.settings.resize_mode == "pad" else find_region
-        return find(relative, original, self.region)
+        return attention.reshape(self.model.grid)
 
     def _max_new_tokens(self, options: AnswerOptions) -> int:
         return options.max_new_tokens or self.model.settings.max_new_tokens

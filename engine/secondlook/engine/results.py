@@ -7,12 +7,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from secondlook.edge.geometry import Region
 from secondlook.edge.wire import Answer, LookSeconds
 from secondlook.engine.llava import Prefix
 from secondlook.engine.policy import Policy
 from secondlook.engine.uncertainty import TokenStatistics
+from secondlook.kernels import relative_attention
 
 __all__ = ["AttentionMaps", "FinalAnswer", "FinalDecision", "FirstDecision", "FirstLook", "Look", "Pending"]
 
@@ -42,11 +44,20 @@ class Look:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Attention to the global image's tokens, each [rows, columns]; relative = question / generic."""
+    """Attention to the global image's tokens, still on the model's device.
 
-    question: NDArray[np.float64]
-    generic: NDArray[np.float64]
-    relative: NDArray[np.float64]
+    Attributes:
+        question, generic: [rows, columns] float32, mean over heads, for the question asked and for the
+            generic one.
+    """
+
+    question: Tensor
+    generic: Tensor
+
+    def relative(self) -> NDArray[np.float64]:
+        """question / generic, [rows, columns]: what the region is sought in. Waits for the device."""
+        found: NDArray[np.float64] = relative_attention(self.question, self.generic).cpu().numpy()
+        return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from secondlook.kernels.attention_row import attention_row, attention_row_reference
 from secondlook.kernels.errors import BuildError, CompilerMissingError, KernelError
-from secondlook.kernels.find_region import find_region, find_region_reference
+from secondlook.kernels.find_region import find_region, find_region_reference, relative_attention
 from secondlook.kernels.library import Status, set_mode, status
 from secondlook.kernels.record_tokens import record_tokens, record_tokens_reference
 from secondlook.kernels.token_statistics import NextToken, token_statistics, token_statistics_reference
@@ -25,6 +25,7 @@ __all__ = [
     "find_region_reference",
     "record_tokens",
     "record_tokens_reference",
+    "relative_attention",
     "set_mode",
     "status",
     "token_statistics",

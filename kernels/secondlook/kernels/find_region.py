@@ -19,7 +19,14 @@ from torch import Tensor
 
 from secondlook.kernels import library
 
-__all__ = ["MAX_CELLS", "MAX_PIXELS", "MAX_RATIOS", "find_region", "find_region_reference"]
+__all__ = [
+    "MAX_CELLS",
+    "MAX_PIXELS",
+    "MAX_RATIOS",
+    "find_region",
+    "find_region_reference",
+    "relative_attention",
+]
 
 # The same limits are in csrc/find_region.h.
 MAX_CELLS: Final = 65_536
@@ -94,6 +101,25 @@ def find_region_reference(
     return _reference(question, generic, sizes, search)
 
 
+def relative_attention(question: Tensor, generic: Tensor) -> Tensor:
+    """A(question) / A(generic), cell by cell (ViCrop, section 4): what `find_region` searches.
+
+    Where the generic attention is zero (it underflowed), its smallest positive value stands in (1 if it has
+    none), so that the cell counts as one the generic question hardly looks at.
+
+    Args:
+        question, generic: one map each, of one shape; not negative and finite, of any floating dtype.
+
+    Returns:
+        float64, of the same shape; a ratio too large for it becomes the largest float64.
+    """
+    asked, plain = question.double(), generic.double()
+    positive = plain[plain > 0]
+    floor = positive.min() if positive.numel() else plain.new_ones(())
+    ratio = asked / torch.where(plain > 0, plain, floor)
+    return ratio.clamp(max=torch.finfo(torch.float64).max)
+
+
 @dataclass(frozen=True)
 class _Search:
     """What windows are tried, and on what grid."""
@@ -130,7 +156,7 @@ def _row(question: Tensor, generic: Tensor, width: int, height: int, search: _Se
         return NO_REGION
     if not (1 <= width <= MAX_PIXELS and 1 <= height <= MAX_PIXELS):
         return NO_REGION
-    steps = _in_steps(_relative_attention(question, generic)).reshape(search.rows, search.columns)
+    steps = _in_steps(relative_attention(question, generic)).reshape(search.rows, search.columns)
     cell_width, cell_height = width / search.columns, height / search.rows
     crop_size = max(
         search.crop_size,
@@ -154,18 +180,6 @@ def _row(question: Tensor, generic: Tensor, width: int, height: int, search: _Se
     left, right = _span(centre_x, best.side, width)
     top, bottom = _span(centre_y, best.side, height)
     return left, top, right, bottom
-
-
-def _relative_attention(question: Tensor, generic: Tensor) -> Tensor:
-    """A(question) / A(generic), cell by cell (ViCrop, section 4), finite for every non-negative finite input.
-
-    Where the generic attention is zero, its smallest positive value stands in (1 if it has none); a ratio too
-    large for float64 becomes the largest float64.
-    """
-    positive = generic[generic > 0]
-    floor = positive.min() if positive.numel() else torch.ones((), dtype=torch.float64)
-    ratio = question / torch.where(generic > 0, generic, floor)
-    return ratio.clamp(max=torch.finfo(torch.float64).max)
 
 
 def _in_steps(relative: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ last.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
@@ -24,6 +25,8 @@ __all__ = ["Mode", "Status", "build", "cache_folder", "mode", "set_mode", "statu
 
 Mode = Literal["auto", "reference"]
 """auto: compiled operators where they can be had; reference: plain PyTorch everywhere."""
+
+_log = logging.getLogger(__name__)
 
 _MODE_VARIABLE: Final = "SECONDLOOK_KERNELS"
 _CACHE_VARIABLE: Final = "SECONDLOOK_CACHE"
@@ -122,6 +125,7 @@ def build(parameters: BuildParameters) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
             if not (marker.exists() and library.exists()):  # another may have built while this one waited
+                _log.info("building the %s operators, once; it takes a while", parameters.backend)
                 compile_library(parameters, library)
                 marker.touch()
     except OSError as error:

@@ -172,7 +172,7 @@ def _region(scene: Scene, sign: Sign, rng: np.random.Generator) -> Region:
     if rng.random() < 1 / 15:
         aim = replace(sign, x=rng.uniform(0, scene.size.width), y=rng.uniform(0, scene.size.height))
     attention = 1 + rng.uniform(5, 60) * _splat(aim, whole) + 0.3 * rng.random((GRID, GRID))
-    return find_region(attention.astype(np.float64), scene.size, REGION)
+    return find_region(torch.from_numpy(attention), torch.ones(GRID, GRID).double(), scene.size, REGION)
 
 
 def _splat(sign: Sign, window: Region) -> FloatArray:

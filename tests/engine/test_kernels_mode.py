@@ -1,0 +1,68 @@
+"""The compiled operators and their references give the same answers, measures and regions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
+from engine.test_looks import picture
+from secondlook import kernels
+from secondlook.edge.geometry import Size
+from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.loading import DType, load_model
+from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Look
+from secondlook.kernels.library import mode
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUESTIONS = ("What is the number on the sign?", "Describe the picture.", "Is there a dog?")
+
+
+def looks(engine: Engine, image: Image.Image, question: str) -> tuple[FirstLook, FinalAnswer]:
+    options = AnswerOptions(second_look="always", max_new_tokens=6)
+    first = engine.first_look(image, question, Size(1000, 800), options)
+    assert first.pending is not None
+    local = picture(9, (first.pending.region.width, first.pending.region.height))
+    return first, engine.second_look(first.pending, local)
+
+
+def measures(look: Look) -> list[float]:
+    return [
+        value
+        for token in look.tokens
+        for value in (token.min_entropy, token.shannon_entropy, token.margin, float(token.is_eos))
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("resize_mode", ["squash", "pad"])
+def test_references_answer_alike(tmp_path: Path, dtype: DType, resize_mode: str, any_mode: None) -> None:
+    folder = write_checkpoint(tmp_path / "model", Variant(seed=5, kv_heads=2))
+    (folder / "secondlook.json").write_text(
+        f'{{"probe_layer": 1, "crop_size": {IMAGE_SIZE}, "resize_mode": "{resize_mode}"}}'
+    )
+    engine = Engine(load_model(str(folder), dtype=dtype))
+    assert kernels.status("cpu").source != "reference", "no compiler: nothing to compare"
+    for seed, question in enumerate(QUESTIONS):
+        kernels.set_mode("auto")
+        compiled = looks(engine, picture(seed), question)
+        kernels.set_mode("reference")
+        reference = looks(engine, picture(seed), question)
+        assert compiled[0].region == reference[0].region
+        for one, other in (
+            (compiled[0].look, reference[0].look),
+            (compiled[1].second, reference[1].second),
+        ):
+            assert one.token_ids == other.token_ids
+            assert measures(one) == pytest.approx(measures(other), rel=1e-5)
+
+
+def test_the_environment_names_the_mode(monkeypatch: pytest.MonkeyPatch, any_mode: None) -> None:
+    monkeypatch.setenv("SECONDLOOK_KERNELS", "reference")
+    assert mode() == "reference"
+    assert kernels.status("cpu").source == "reference"
+    kernels.set_mode("auto")
+    assert mode() == "auto"
