@@ -1,47 +1,137 @@
-"""`make gpu-check`: every step runs, also after one that failed, and leaves its output."""
+"""`make gpu-check`: every step runs, also after one that failed or hangs, and leaves its output."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from secondlook.benchmarks import gpu_check
 
 
-def test_every_step_runs_and_failures_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    demanded = "import os; print(os.environ['SECONDLOOK_REQUIRE_CUDA'])"
-    steps = {
-        "broken": [sys.executable, "-c", "print('why'); raise SystemExit(9)"],
-        "missing": ["no-such-sanitizer"],
-        "fine": [sys.executable, "-c", demanded],
-    }
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a check on a machine that has a GPU, as far as the check can see."""
+    folder = tmp_path / "new" / "out"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_check, "environment", lambda *_arguments: {"device": "a GPU"})
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--out", str(folder)])
+    return folder
+
+
+def use(monkeypatch: pytest.MonkeyPatch, **steps: gpu_check._Step) -> None:
     monkeypatch.setattr(gpu_check, "_steps", lambda _out: steps)
-    monkeypatch.setattr(sys, "argv", ["gpu_check", "--out", str(tmp_path / "out")])
+
+
+def python(code: str, **environment: str) -> gpu_check._Step:
+    return gpu_check._Step((sys.executable, "-c", code), environment)
+
+
+def status_of_main() -> int | str | None:
     with pytest.raises(SystemExit) as ended:
         gpu_check.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().out.splitlines() == [
-        "broken: FAILED (9)",
-        "missing: FAILED (127)",
-        "fine: passed",
-    ]
-    logs = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.log")}
-    assert logs == {"broken": "why\n", "missing": "no-such-sanitizer is not installed\n", "fine": "1\n"}
-    outcome = json.loads((tmp_path / "out" / "gpu-check.json").read_text())
-    assert {name: step["status"] for name, step in outcome.items()} == {
-        "broken": 9,
-        "missing": 127,
-        "fine": 0,
+    return ended.value.code
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((out / "gpu-check.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def statuses(out: Path) -> dict[str, int]:
+    return {name: step["status"] for name, step in outcome(out)["steps"].items()}
+
+
+def test_every_step_runs_and_failures_are_counted(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(
+        monkeypatch,
+        broken=python("print('why'); raise SystemExit(9)"),
+        missing=gpu_check._Step(("no-such-sanitizer",)),
+        fine=python("import os; print(os.environ['SECONDLOOK_REQUIRE_CUDA'], os.environ['MORE'])", MORE="2"),
+    )
+    assert status_of_main() == 2
+    told = [line.partition(" after ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told[1::2] == ["broken: FAILED (9)", "missing: FAILED (127)", "fine: passed"]
+    assert told[0] == f"broken: output in {out / 'broken.log'}"
+    logs = {path.stem: path.read_text(encoding="utf-8") for path in out.glob("*.log")}
+    assert logs == {
+        "broken": "why\n",
+        "missing": "cannot run no-such-sanitizer: No such file or directory\n",
+        "fine": "1 2\n",
     }
+    assert outcome(out)["environment"] == {"device": "a GPU"}
+    assert statuses(out) == {"broken": 9, "missing": 127, "fine": 0}
+
+
+def test_a_step_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    code = "import subprocess, sys; print('begun', flush=True); "
+    child = "subprocess.run([sys.executable, '-c', 'import time; time.sleep(3600)'])"
+    log = tmp_path / "hangs.log"
+    found = gpu_check._run(python(code + child), log, 2.0)
+    assert found.status == 124
+    assert log.read_text(encoding="utf-8") == "begun\n\nended after 2 seconds\n"
+
+
+def test_a_step_leaves_half_of_the_time_to_the_others(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+
+    def slow(_step: gpu_check._Step, _log: Path, limit: float) -> gpu_check._Outcome:
+        limits.append(limit)
+        return gpu_check._Outcome(0, 0.0)
+
+    monkeypatch.setattr(gpu_check, "_run", slow)
+    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: sum(limits))
+    use(monkeypatch, first=python(""), second=python(""), last=python(""))
+    assert status_of_main() == 0
+    assert limits == [240, 120, 120]
+
+
+def test_what_is_done_is_kept_when_it_is_interrupted(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(step: gpu_check._Step, _log: Path, _limit: float) -> gpu_check._Outcome:
+        if step.command[-1] == "interrupted":
+            raise KeyboardInterrupt
+        return gpu_check._Outcome(3, 0.5)
+
+    out.mkdir(parents=True)
+    (out / "kernels.json").write_text("of an earlier check", encoding="utf-8")
+    monkeypatch.setattr(gpu_check, "_run", run)
+    use(monkeypatch, first=python("done"), second=python("interrupted"))
+    assert status_of_main() == 130
+    assert statuses(out) == {"first": 3}
+    assert not (out / "kernels.json").exists()
+
+
+def test_without_a_gpu_it_says_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status = status_of_main()
+    assert isinstance(status, str)  # python writes it to stderr and exits with 1
+    assert "sees no CUDA GPU" in status
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_arguments: object) -> NoReturn:
+        pytest.fail("a step was run")
+
+    monkeypatch.setattr(gpu_check, "_run", run)
+    out.parent.mkdir()
+    out.write_text("a file", encoding="utf-8")
+    assert (
+        status_of_main() == f"error: cannot write {out / 'gpu-check.json'}: File exists; choose another file"
+    )
 
 
 def test_tests_sanitizers_and_times_are_among_the_steps(tmp_path: Path) -> None:
     steps = gpu_check._steps(tmp_path)
-    assert list(steps) == ["tests", "memcheck", "racecheck", "operators"]
-    assert "needs_cuda" in steps["tests"]
-    assert "--error-exitcode" in steps["racecheck"]
+    assert list(steps) == ["library", "tests", "operators", "memcheck", "racecheck"]
+    assert "needs_cuda" in steps["tests"].command
+    assert str(tmp_path / "kernels.json") in steps["operators"].command
+    for name in ("memcheck", "racecheck"):
+        assert "--error-exitcode" in steps[name].command
+        assert "PYTORCH_NO_CUDA_MEMORY_CACHING" in steps[name].environment

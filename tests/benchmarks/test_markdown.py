@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from repository import ROOT
+from secondlook.benchmarks.documents import filled
 from secondlook.benchmarks.signs import markdown
 
 RESULTS = ROOT / "benchmarks" / "results" / "signs-test-4242.json"
@@ -25,7 +26,7 @@ def report() -> dict[str, Any]:
 @pytest.mark.parametrize("document", [ROOT / "README.md", CARD], ids=["README", "model card"])
 def test_the_documents_show_the_committed_results(document: Path, report: dict[str, Any]) -> None:
     text = document.read_text(encoding="utf-8")
-    assert markdown.filled(text, report) == text
+    assert filled(text, markdown.MARKER, markdown.results_markdown(report)) == text
 
 
 def test_the_committed_results_are_of_the_committed_model(report: dict[str, Any]) -> None:
@@ -78,6 +79,9 @@ def test_the_command_replaces_what_is_between_the_markers(
     assert "the last ones" not in text
 
 
-def test_a_document_without_markers_is_refused(report: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="lacks the lines"):
-        markdown.filled("nothing here", report)
+@pytest.mark.parametrize(
+    "document", ["nothing here", "<!-- some -->\n", "<!-- end of some -->\n<!-- some -->\n"]
+)
+def test_a_document_without_markers_is_refused(document: str) -> None:
+    with pytest.raises(ValueError, match="lacks the lines <!-- some --> and <!-- end of some -->"):
+        filled(document, "some", "text\n")

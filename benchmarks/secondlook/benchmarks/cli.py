@@ -77,13 +77,18 @@ def bench_kernels(
     import torch
 
     from secondlook.benchmarks.operators import bench_operators, rows_text
+    from secondlook.benchmarks.reports import make_room, write_report
 
+    if output is not None:
+        make_room(output)
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     report = bench_operators(torch.device(chosen))
-    typer.echo(rows_text(report))
-    if output is not None:
-        output.write_text(json.dumps(report, indent=4) + "\n", encoding="utf-8")
-    typer.echo(json.dumps(report))
+    try:
+        if output is not None:
+            write_report(report, output)
+    finally:  # what was measured is not lost
+        typer.echo(rows_text(report))
+        typer.echo(json.dumps(report))
 
 
 def main() -> None:

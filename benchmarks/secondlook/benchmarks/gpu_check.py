@@ -1,72 +1,157 @@
-"""Everything that needs a GPU, in one go: tests, compute-sanitizer, operators' times. For `make gpu-check`.
+"""Everything that needs a GPU, in one go: tests, operators' times, compute-sanitizer. For `make gpu-check`.
 
     python -m secondlook.benchmarks.gpu_check --out FOLDER
 
-Runs in the repository's root and writes each step's output and `operators.json` into the folder; the exit
-status is the number of steps that failed.
+Runs in the repository's root. The folder gets each step's output (`STEP.log`), `gpu-check.json` (what it ran
+on, and how each step ended) and `kernels.json`, which is what `secondlook bench kernels` writes and what
+`secondlook.benchmarks.operators_markdown` takes. The exit status is the number of steps that failed, 130
+after Ctrl-C; what is done by then is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
+
+import torch
+
+from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.reports import ReportError, make_room, write_report
 
 __all__ = ["main"]
 
-_TESTS: Final = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "needs_cuda"]
-_OPERATORS: Final = "tests/kernels"
+_SECONDLOOK: Final = (sys.executable, "-c", "from secondlook.benchmarks.cli import main; main()")
+_LIBRARY: Final = (
+    "from secondlook.kernels import status; found = status('cuda'); print(found); "
+    "raise SystemExit(found.source == 'reference')"
+)
+_TESTS: Final = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "needs_cuda")
+_REPORT: Final = "kernels.json"
+_OUTCOME: Final = "gpu-check.json"
+_TIMED_OUT: Final = 124
+_NOT_FOUND: Final = 127
 
 
-def _steps(out: Path) -> dict[str, list[str]]:
-    steps = {"tests": [*_TESTS, "tests"]}
-    sanitizer = shutil.which("compute-sanitizer") or "compute-sanitizer"
-    for tool in ("memcheck", "racecheck"):
-        quick = [*_TESTS, _OPERATORS, "-k", "sanitized"]
-        steps[tool] = [
-            sanitizer,
-            "--tool",
-            tool,
-            "--error-exitcode",
-            "9",
-            "--target-processes",
-            "all",
-            *quick,
-        ]
-    steps["operators"] = [
-        *(sys.executable, "-c", "from secondlook.benchmarks.cli import main; main()"),
-        *("bench", "kernels", "--device", "cuda", "--output", str(out / "operators.json")),
-    ]
-    return steps
+@dataclass(frozen=True)
+class _Step:
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class _Outcome:
+    """How a step ended: 124 after its time, 127 without its program, -N by signal N, else its own status."""
+
+    status: int
+    seconds: float
+
+
+def _steps(out: Path) -> dict[str, _Step]:
+    """What is run, in this order; the first builds the operators, so that no other step has to."""
+    report = str(out / _REPORT)
+    return {
+        "library": _Step((sys.executable, "-c", _LIBRARY)),
+        "tests": _Step((*_TESTS, "tests")),
+        "operators": _Step((*_SECONDLOOK, "bench", "kernels", "--device", "cuda", "--output", report)),
+        # torch's probing of the driver would be reported; the operators check what they call themselves.
+        "memcheck": _sanitized("memcheck", "--report-api-errors", "no"),
+        "racecheck": _sanitized("racecheck"),
+    }
+
+
+def _sanitized(tool: str, *options: str) -> _Step:
+    usual = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "compute-sanitizer"
+    sanitizer = shutil.which("compute-sanitizer") or str(usual)
+    checked = ("--tool", tool, *options, "--error-exitcode", "9", "--target-processes", "all")
+    # In torch's cached blocks an access beside a tensor would be one of valid memory.
+    uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    return _Step((sanitizer, *checked, *_TESTS, "tests/kernels", "-k", "sanitized"), uncached)
+
+
+def _run(step: _Step, log_path: Path, limit: float) -> _Outcome:
+    """Run a step for at most `limit` seconds, its output in a log; it and its children end with that."""
+    environment = {**os.environ, "SECONDLOOK_REQUIRE_CUDA": "1", **step.environment}
+    began = time.perf_counter()
+    with log_path.open("w", encoding="utf-8") as log:
+        try:
+            process = subprocess.Popen(
+                step.command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+        except OSError as error:
+            log.write(f"cannot run {step.command[0]}: {error.strerror}\n")
+            return _Outcome(_NOT_FOUND, 0.0)
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            status = _TIMED_OUT
+        finally:
+            _end(process)
+    if status == _TIMED_OUT:
+        with log_path.open("a", encoding="utf-8") as log:
+            log.write(f"\nended after {limit:.0f} seconds\n")
+    return _Outcome(status, round(time.perf_counter() - began, 1))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own: compute-sanitizer has children
+        process.wait()
+
+
+def _check(out: Path, minutes: float) -> int:
+    """Run every step; the number of those that failed.
+
+    A step may take half of the time that is left, the last one all of it, so that one that hangs leaves some.
+
+    Raises:
+        ReportError: the folder cannot be written.
+    """
+    make_room(out / _OUTCOME)
+    (out / _REPORT).unlink(missing_ok=True)  # one of an earlier check
+    report: dict[str, Any] = {"environment": environment("cuda", "various"), "steps": {}}
+    write_report(report, out / _OUTCOME)
+    steps = _steps(out)
+    deadline = time.monotonic() + 60 * minutes
+    failures = 0
+    for index, (name, step) in enumerate(steps.items()):
+        left = max(0.0, deadline - time.monotonic())
+        _say(f"{name}: output in {out / name}.log")
+        outcome = _run(step, out / f"{name}.log", left if index == len(steps) - 1 else left / 2)
+        report["steps"][name] = asdict(outcome)
+        write_report(report, out / _OUTCOME)
+        failures += outcome.status != 0
+        ended = "passed" if outcome.status == 0 else f"FAILED ({outcome.status})"
+        _say(f"{name}: {ended} after {outcome.seconds:.0f} s")
+    return failures
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> NoReturn:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True)
-    out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "SECONDLOOK_REQUIRE_CUDA": "1"}
-    outcome = {}
-    for name, command in _steps(out).items():
-        began = time.perf_counter()
-        with (out / f"{name}.log").open("w", encoding="utf-8") as log:
-            try:
-                status = subprocess.run(
-                    command, stdout=log, stderr=subprocess.STDOUT, env=environment
-                ).returncode
-            except FileNotFoundError:
-                status = 127
-                log.write(f"{command[0]} is not installed\n")
-        outcome[name] = {"status": status, "seconds": round(time.perf_counter() - began, 1)}
-        sys.stdout.write(f"{name}: {'passed' if status == 0 else f'FAILED ({status})'}\n")
-    (out / "gpu-check.json").write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
-    sys.exit(sum(step["status"] != 0 for step in outcome.values()))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all steps together (default 8)")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit(f"error: torch {torch.__version__} sees no CUDA GPU, and everything here needs one")
+    try:
+        sys.exit(_check(arguments.out, arguments.minutes))
+    except ReportError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,33 @@ The last line of `secondlook bench kernels` is one JSON object with the environm
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
-from torch.nn import functional
 
+from secondlook.benchmarks import compositions
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
-from secondlook.kernels import attention_row, find_region, token_statistics
-from secondlook.kernels.library import status
+from secondlook.edge.errors import SecondLookError
+from secondlook.engine.errors import DeviceError
+from secondlook.kernels import KernelError, attention_row, find_region, record_tokens, token_statistics
+from secondlook.kernels.library import Status, status
 
-__all__ = ["OperatorRow", "bench_operators", "rows_text"]
+__all__ = ["BenchError", "OperatorRow", "bench_operators", "rows_text"]
 
-_RATIOS: Final = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+_CAPACITY: Final = 2**18
+"""Tokens of a slot: more than a measurement has calls, for a full slot would be skipped."""
+
+
+class BenchError(SecondLookError):
+    """The operators cannot be measured."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +59,21 @@ class _Case:
 
 
 def bench_operators(device: torch.device) -> dict[str, Any]:
-    """Measure every operator on a device: environment, bandwidth and rows, for JSON."""
-    backend = status("cuda" if device.type == "cuda" else "cpu")
+    """Measure every operator on a device, with progress on stderr: environment, bandwidth and rows, for JSON.
+
+    Raises:
+        DeviceError: there is no such device.
+        BenchError: the kernels' mode is none, or there are no compiled operators for the GPU.
+    """
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"device '{device}' is not available: torch sees no CUDA GPU; use cpu")
+    console = Console(stderr=True)
+    with console.status("looking for the operators' library ..."):
+        serving = _serving(device)
     bandwidth = copy_bandwidth(device)
     rows = []
-    for case in _cases(device):
+    # Redrawn between the cases only: a thread for it would take its time from what is measured.
+    for case in track([*_cases(device)], "measuring", console=console, transient=True, auto_refresh=False):
         fused, composition = side_by_side([case.fused, case.composition], device)
         rows.append(
             OperatorRow(
@@ -68,7 +89,7 @@ def bench_operators(device: torch.device) -> dict[str, Any]:
         )
     return {
         "environment": environment(str(device), "various"),
-        "implementation": backend.source,
+        "implementation": serving.source,
         "threads": torch.get_num_threads(),
         "copy_gigabytes_per_second": bandwidth / 1e9,
         "rows": [asdict(row) for row in rows],
@@ -83,7 +104,19 @@ def rows_text(report: dict[str, Any]) -> str:
         f"{row['composition_microseconds']:10.1f}{row['floor_microseconds']:9.2f}{row['speedup']:8.1f}x"
         for row in report["rows"]
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"implementation: {report['implementation']}"])
+
+
+def _serving(device: torch.device) -> Status:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the report says what was measured
+            found = status("cuda" if device.type == "cuda" else "cpu")
+    except KernelError as error:
+        raise BenchError(str(error)) from error
+    if found.source == "reference" and device.type == "cuda":  # they wait for the GPU: no graph can have them
+        raise BenchError(f"there are no compiled operators for the GPU to measure: {found.reason}")
+    return found
 
 
 def _cases(device: torch.device) -> Iterator[_Case]:
@@ -92,11 +125,14 @@ def _cases(device: torch.device) -> Iterator[_Case]:
     def normal(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
-    narrow = torch.float16 if device.type == "cuda" else torch.bfloat16
+    dtypes = (torch.float32, torch.float16 if device.type == "cuda" else torch.bfloat16)
     for batch in (1, 8, 64):
-        for dtype in (torch.float32, narrow):
+        for dtype in dtypes:
             yield _statistics_case(4 * normal(batch, 32064, dtype=dtype))
-    for dtype in (torch.float32, narrow):
+    for batch in (1, 8):
+        for dtype in dtypes:
+            yield _record_case(4 * normal(batch, 32064, dtype=dtype))
+    for dtype in dtypes:
         query, keys = normal(1, 32, 128, dtype=dtype), normal(1, 32, 1300, 128, dtype=dtype)
         yield _attention_case(query, keys, 5, 581)
     for side in (12, 24):
@@ -110,16 +146,37 @@ def _statistics_case(logits: Tensor) -> _Case:
         logits.dtype,
         f"B={logits.shape[0]} V={logits.shape[1]}",
         lambda: token_statistics(logits),
-        lambda: _statistics_composition(logits),
+        lambda: compositions.token_statistics(logits),
         logits.numel() * logits.element_size(),
     )
 
 
-def _statistics_composition(logits: Tensor) -> tuple[Tensor, ...]:
-    probabilities = torch.softmax(logits.float(), dim=-1)
-    best, index = probabilities.topk(2, dim=-1)
-    shannon = -torch.xlogy(probabilities, probabilities).sum(-1)
-    return index[:, 0], -best[:, 0].log(), shannon, 1 - (best[:, 0] - best[:, 1])
+def _record_case(logits: Tensor) -> _Case:
+    ours, plain = _open_slots(logits), _open_slots(logits)
+    return _Case(
+        "record_tokens",
+        logits.dtype,
+        f"B={logits.shape[0]} V={logits.shape[1]}",
+        lambda: record_tokens(logits, **ours),
+        lambda: compositions.record_tokens(logits, plain),
+        logits.numel() * logits.element_size(),
+    )
+
+
+def _open_slots(logits: Tensor) -> dict[str, Tensor]:
+    """What `record_tokens` takes beside the logits: an empty slot for each row, which no token ends."""
+    batch, device = logits.shape[0], logits.device
+    return {
+        "slots": torch.arange(batch, device=device),
+        "end_tokens": torch.tensor([-1], device=device),
+        "limits": torch.full((batch,), _CAPACITY, device=device),
+        "tokens": torch.zeros(batch, _CAPACITY, dtype=torch.int64, device=device),
+        "measures": torch.zeros(batch, _CAPACITY, 3, device=device),
+        "means": torch.zeros(batch, 3, device=device),
+        "lengths": torch.zeros(batch, dtype=torch.int64, device=device),
+        "finished": torch.zeros(batch, dtype=torch.bool, device=device),
+        "next_tokens": torch.zeros(batch, dtype=torch.int64, device=device),
+    }
 
 
 def _attention_case(query: Tensor, keys: Tensor, start: int, stop: int) -> _Case:
@@ -131,41 +188,21 @@ def _attention_case(query: Tensor, keys: Tensor, start: int, stop: int) -> _Case
         query.dtype,
         f"B={batch} H={heads} S={length} D={width}",
         lambda: attention_row(query, keys, lengths, start, stop, scale),
-        lambda: (
-            ((query[:, :, None] @ keys.transpose(2, 3)).float() * scale)
-            .softmax(-1)
-            .mean(1)[:, 0, start:stop]
-            .contiguous()
-        ),
+        lambda: compositions.attention_row(query, keys, start, stop, scale),
         keys.numel() * keys.element_size(),
     )
 
 
 def _region_case(question: Tensor, generic: Tensor, side: int) -> _Case:
-    size = (3000, 2000)
+    size, crop_size = (3000, 2000), 336
     sizes = torch.tensor([size], device=question.device)
+    ratios = inspect.signature(find_region).parameters["ratios"].default
+    tried = compositions.windows(side, size, crop_size, ratios, question.device)
     return _Case(
         "find_region",
         question.dtype,
         f"{side}x{side} cells",
-        lambda: find_region(question, generic, side, side, sizes, 336, list(_RATIOS), 1),
-        lambda: _region_composition(question, generic, side, size),
+        lambda: find_region(question, generic, side, side, sizes, crop_size),
+        lambda: compositions.find_region(question, generic, side, tried),
         2 * question.numel() * question.element_size(),
     )
-
-
-def _region_composition(question: Tensor, generic: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """Divide, window sums by average pooling, and the best window of each ratio, left on the device."""
-    relative = (question / generic).view(1, 1, side, side)
-    best = []
-    for ratio in _RATIOS:
-        nx = min(int(336 * ratio / (size[0] / side)), side)
-        ny = min(int(336 * ratio / (size[1] / side)), side)
-        sums = functional.avg_pool2d(relative, (ny, nx), 1)[0, 0] * (nx * ny)
-        place = sums.argmax()
-        around = functional.pad(sums, (1, 1, 1, 1))
-        neighbours = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]
-        sharpness = (sums - neighbours / 4).flatten()[place] / (nx * ny)
-        best.append(torch.stack([sharpness, place.to(sharpness.dtype)]))
-    ranked = torch.stack(best)
-    return ranked[ranked[:, 0].argmax()]

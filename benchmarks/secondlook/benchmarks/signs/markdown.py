@@ -12,7 +12,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["AIMS", "filled", "missed", "results_markdown"]
+from secondlook.benchmarks.documents import fill
+
+__all__ = ["AIMS", "MARKER", "missed", "results_markdown"]
+
+MARKER: Final = "results"
 
 AIMS: Final = {
     "accuracy_global": "50 to 70 %",
@@ -34,8 +38,6 @@ _ROWS: Final = {
     "region_hit": "the region holds the asked sign's centre",
 }
 _TYPES: Final = ("read", "exists", "describe")
-_BEGIN: Final = "<!-- results -->\n"
-_END: Final = "<!-- end of results -->"
 
 
 def missed(report: dict[str, Any]) -> list[str]:
@@ -94,15 +96,6 @@ def _environment(report: dict[str, Any]) -> str:
     )
 
 
-def filled(document: str, report: dict[str, Any]) -> str:
-    """The document with the report between its markers; ValueError if they are missing."""
-    before, found, rest = document.partition(_BEGIN)
-    _, ended, after = rest.partition(_END)
-    if not found or not ended:
-        raise ValueError(f"the document lacks the lines {_BEGIN.strip()} and {_END}")
-    return before + _BEGIN + results_markdown(report) + _END + after
-
-
 def _cell(key: str, value: float | None) -> str:
     if value is None:
         return "-"
@@ -116,7 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     report = json.loads(arguments.results.read_text(encoding="utf-8"))
     for document in arguments.documents:
-        document.write_text(filled(document.read_text(encoding="utf-8"), report), encoding="utf-8")
+        fill(document, MARKER, results_markdown(report))
 
 
 if __name__ == "__main__":

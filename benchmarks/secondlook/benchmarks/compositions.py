@@ -1,0 +1,107 @@
+"""What the custom operators replace: the same steps in PyTorch's own operations.
+
+None waits for the device. They do no more than they must, in the fewest operations that are at hand: rows
+that an operator would skip or mask are not provided for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Window", "attention_row", "find_region", "record_tokens", "token_statistics", "windows"]
+
+
+def token_statistics(
+    logits: Tensor,  # [B, V]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Token, min-entropy, Shannon entropy and margin of each row, by a softmax in float32."""
+    probabilities = torch.softmax(logits.float(), dim=-1)
+    best, index = probabilities.topk(2, dim=-1)
+    shannon = -torch.xlogy(probabilities, probabilities).sum(-1)
+    return index[:, 0], -best[:, 0].log(), shannon, 1 - (best[:, 0] - best[:, 1])
+
+
+def record_tokens(
+    logits: Tensor,  # [B, V]
+    state: dict[str, Tensor],  # the operator's other arguments
+) -> None:
+    """Append each row's token and measures to its slot, which must be open; update what goes with it."""
+    token, *measures = token_statistics(logits)
+    values = torch.stack(measures, dim=1)
+    slots = state["slots"]
+    at = state["lengths"][slots]
+    length = at + 1
+    state["tokens"][slots, at] = token
+    state["measures"][slots, at] = values
+    mean = state["means"][slots]
+    state["means"][slots] = mean + (values - mean) / length[:, None]
+    state["lengths"][slots] = length
+    ended = (token[:, None] == state["end_tokens"]).any(dim=1)
+    state["finished"][slots] = ended | (length >= state["limits"][slots])
+    state["next_tokens"].copy_(token)
+
+
+def attention_row(
+    query: Tensor,  # [B, H, D]
+    keys: Tensor,  # [B, H, S, D]
+    start: int,
+    stop: int,
+    scale: float,
+) -> Tensor:  # [B, stop - start]
+    """The heads' mean attention of one query to the positions from start to stop, all S of them valid."""
+    scores = (query[:, :, None] @ keys.transpose(2, 3)).float() * scale
+    return scores.softmax(-1).mean(1)[:, 0, start:stop].contiguous()
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window's cells, and how many neighbours, a cell away, each of its places has."""
+
+    nx: int
+    ny: int
+    neighbours: Tensor  # [rows - ny + 1, columns - nx + 1]
+
+
+def windows(
+    side: int, size: tuple[int, int], crop_size: int, ratios: Sequence[float], device: torch.device
+) -> list[Window]:
+    """The windows of square maps over originals of this width and height; made once, for many maps."""
+    found = []
+    for ratio in ratios:
+        nx, ny = (min(max(1, int(crop_size * ratio / (length / side))), side) for length in size)
+        places = torch.ones(side - ny + 1, side - nx + 1, device=device)
+        found.append(Window(nx, ny, _around(places)))
+    return found
+
+
+def find_region(
+    question: Tensor,  # [1, side * side]
+    generic: Tensor,  # [1, side * side]
+    side: int,
+    tried: Sequence[Window],
+) -> Tensor:  # [2]
+    """Sharpness and place (row by row, among its window's) of the window that stands out most.
+
+    The box in pixels is left out.
+    """
+    relative = (question / generic).view(1, 1, side, side)
+    best = []
+    for window in tried:
+        cells = window.nx * window.ny
+        sums = functional.avg_pool2d(relative, (window.ny, window.nx), 1)[0, 0] * cells
+        place = sums.argmax()
+        sharpness = (sums - _around(sums) / window.neighbours).flatten()[place] / cells
+        best.append(torch.stack([sharpness, place.to(sharpness.dtype)]))
+    ranked = torch.stack(best)
+    return ranked[ranked[:, 0].argmax()]
+
+
+def _around(cells: Tensor) -> Tensor:
+    """Of each cell, the sum of those left, right, above and below it."""
+    padded = functional.pad(cells, (1, 1, 1, 1))
+    return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]

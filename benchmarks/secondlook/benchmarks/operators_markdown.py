@@ -1,0 +1,67 @@
+"""The results of `secondlook bench kernels` as the README shows them, a table for each file.
+
+    python -m secondlook.benchmarks.operators_markdown RESULTS.json... DOCUMENT
+
+writes them into the document, between the lines `<!-- operators -->` and `<!-- end of operators -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from secondlook.benchmarks.documents import fill
+
+__all__ = ["MARKER", "operators_markdown"]
+
+MARKER: Final = "operators"
+
+
+def operators_markdown(reports: Sequence[dict[str, Any]]) -> str:
+    """For each report a line on what it was measured on, and its rows."""
+    return "\n\n".join(f"{_caption(report)}\n\n{_table(report['rows'])}" for report in reports) + "\n"
+
+
+def _caption(report: dict[str, Any]) -> str:
+    on = report["environment"]
+    kind = "Reference" if report["implementation"] == "reference" else "Compiled"
+    return (
+        f"{kind} operators on {on['device']} ({report['threads']} CPU threads), torch {on['torch']}, "
+        f"commit {on['commit'] or 'unknown'}; a large copy moves "
+        f"{report['copy_gigabytes_per_second']:.0f} GB/s:"
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        "| operator | shape | dtype | µs | PyTorch, µs | floor, µs | speedup |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        times = (row["microseconds"], row["composition_microseconds"], row["floor_microseconds"])
+        cells = " | ".join(_digits(microseconds) for microseconds in times)
+        lines.append(
+            f"| `{row['operator']}` | {row['shape']} | {row['dtype']} | {cells} | {row['speedup']:.1f}x |"
+        )
+    return "\n".join(lines)
+
+
+def _digits(value: float) -> str:
+    """Three of them, and all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("document", type=Path)
+    arguments = parser.parse_args()
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
+    fill(arguments.document, MARKER, operators_markdown(reports))
+
+
+if __name__ == "__main__":
+    main()
