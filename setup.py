@@ -26,15 +26,25 @@ class BuildWithKernels(build_py):
         if not BACKENDS:
             return
         sys.path.insert(0, str(Path(__file__).parent / "kernels"))
-        from secondlook.kernels.build import BACKENDS as KNOWN
-        from secondlook.kernels.build import build_parameters, compile_library
+        import torch
 
+        from secondlook.kernels.build import ARCHITECTURES_SUFFIX, build_parameters, compile_library
+        from secondlook.kernels.build import BACKENDS as KNOWN
+
+        if "cuda" in BACKENDS and torch.version.cuda is None:
+            raise SystemExit(
+                f"SECONDLOOK_BUILD_KERNELS: 'cuda' needs a PyTorch for CUDA, but {torch.__version__} is "
+                "installed, which could not load the library"
+            )
         for backend in BACKENDS:
             if backend not in KNOWN:
                 raise SystemExit(f"SECONDLOOK_BUILD_KERNELS: {backend!r} is none of {', '.join(KNOWN)}")
             parameters = build_parameters(backend)
-            folder = Path(self.build_lib) / "secondlook" / "kernels" / "lib"
-            compile_library(parameters, folder / parameters.library_name)
+            library = Path(self.build_lib) / "secondlook" / "kernels" / "lib" / parameters.library_name
+            compile_library(parameters, library)
+            if parameters.architectures:
+                listed = "\n".join(parameters.architectures)
+                library.with_suffix(ARCHITECTURES_SUFFIX).write_text(f"{listed}\n")
 
 
 class PlatformDistribution(Distribution):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from secondlook.kernels import build, library
+from secondlook.kernels import build, library, token_statistics
 from secondlook.kernels.errors import BuildError, CompilerMissingError, KernelError
 
 CPU = torch.device("cpu")
@@ -174,6 +175,91 @@ def test_an_unknown_mode_is_an_error(fresh: Path, monkeypatch: pytest.MonkeyPatc
         library.mode()
 
 
+@pytest.fixture
+def wheel(fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of a wheel's libraries, with one that cannot be loaded for each backend."""
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    for name in ("secondlook_cpu.so", "secondlook_cuda.so"):
+        (folder / name).write_text("of another machine")
+    (folder / "secondlook_cuda.architectures").write_text("8.0\n9.0\n")
+    monkeypatch.setattr(library, "_WHEEL", folder)
+    return folder
+
+
+def test_where_the_wheels_library_cannot_be_loaded_one_is_built(
+    wheel: Path, compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = library._register
+    monkeypatch.setattr(library, "_register", lambda path: load(path) if path.parent == wheel else None)
+    found = library.status("cpu")
+    assert found.source == "cache"
+    assert "it was built here; the one that came with the package: " in found.reason
+    assert calls(compiler) == 1
+
+
+def test_where_that_fails_too_both_reasons_are_given(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    said = r"no C\+\+ compiler .*; the one that came with the package: .*secondlook_cpu\.so"
+    with pytest.warns(RuntimeWarning, match=said):
+        assert library.status("cpu").source == "reference"
+
+
+def test_a_wheel_without_code_for_the_gpu_does_not_serve(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "_USUAL_NVCC", tmp_path / "nvcc")
+    monkeypatch.setattr(library, "_present", lambda: ["8.9", "8.7"])
+    monkeypatch.setattr(library, "_register", lambda path: None)
+    with pytest.warns(RuntimeWarning, match=r"it has code for 8\.0, 9\.0, but the GPU is 8\.7"):
+        assert library.status("cuda").source == "reference"
+    monkeypatch.setattr(library, "_state", library._State())
+    monkeypatch.setattr(library, "_present", lambda: ["8.9", "12.0"])
+    assert library.status("cuda").source == "wheel"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        ("7.5", False),  # older than all
+        ("8.0", True),
+        ("8.6", True),  # machine code of 8.0
+        ("8.7", False),  # a Jetson
+        ("10.0", False),
+        ("11.0", True),
+        ("11.1", True),  # PTX of 11.0
+        ("12.1", True),
+    ],
+)
+def test_which_gpus_a_library_has_code_for(gpu: str, expected: bool) -> None:
+    assert build.serves(["8.0", "9.0", "11.0"], gpu) is expected
+    assert not build.serves([], gpu)
+
+
+def test_the_warning_points_at_the_users_code(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.warns(RuntimeWarning, match="reference kernels serve") as said:
+        token_statistics(torch.zeros(1, 2))
+    assert said[0].filename == __file__
+
+
+def test_a_child_forked_while_the_library_is_loaded_does_not_wait_for_ever() -> None:
+    code = (
+        "import os\n"
+        "from secondlook.kernels import library\n"
+        "with library._state.lock:\n"
+        "    child = os.fork()\n"
+        "    if child == 0: os._exit(0 if library._state.lock.acquire(timeout=5) else 1)\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0"]
+
+
 def test_other_devices_use_the_references(fresh: Path) -> None:
     assert library.uses_reference(torch.device("meta"))
 
@@ -209,6 +295,23 @@ def test_known_architectures_become_machine_code_and_the_last_one_ptx(
     ]
     chosen = build.build_parameters("cuda", ["9.0"]).arguments
     assert "arch=compute_80,code=sm_80" not in chosen
+
+
+def test_the_key_follows_the_compiler_that_nvcc_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = set()
+    for version in ("12.2.0", "13.1.0"):
+        folder = tmp_path / version / "bin"
+        folder.mkdir(parents=True)
+        script = folder / "nvcc"
+        answers = f"--list*) echo compute_90;; -E) cat > /dev/null; echo '\"{version}\"';; *) echo nvcc 13;;"
+        script.write_text(f'#!/bin/sh\ncase "$1" in {answers} esac\n')
+        script.chmod(0o755)
+        monkeypatch.setenv("CUDA_HOME", str(folder.parent))
+        parameters = build.build_parameters("cuda")
+        keys.add(dataclasses.replace(parameters, compiler="nvcc").key())
+    assert len(keys) == 2
 
 
 def test_without_nvcc_the_message_says_what_to_install(

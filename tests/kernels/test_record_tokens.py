@@ -35,6 +35,7 @@ class Buffers:
     lengths: Tensor
     finished: Tensor
     next_tokens: Tensor
+    arrivals: Tensor
 
     @classmethod
     def of(
@@ -60,6 +61,7 @@ class Buffers:
             lengths=torch.zeros(count, dtype=torch.int64, device=device),
             finished=torch.zeros(count, dtype=torch.bool, device=device),
             next_tokens=torch.full((len(slots),), NOTHING, device=device),
+            arrivals=torch.zeros(len(slots), dtype=torch.int32, device=device),
         )
 
     def named(self) -> dict[str, Tensor]:
@@ -191,6 +193,17 @@ def test_any_steps(
         step(noise(rows, vocabulary + 3, seed + index).to(device, dtype)[:, :vocabulary], buffers)
 
 
+@pytest.mark.parametrize("vocabulary", [9, 9000])
+def test_the_same_buffers_serve_again_for_their_arrivals_are_left_zero(
+    device: torch.device, vocabulary: int
+) -> None:
+    buffers = Buffers.of([2, -1, 0], [4, 4, 2], 4, end_tokens=(), device=device)  # slot 2 is full after two
+    for seed in range(3):
+        step(noise(3, vocabulary, seed).to(device), buffers)
+        assert buffers.arrivals.tolist() == [0, 0, 0]
+    assert buffers.lengths.tolist() == [3, 0, 2]
+
+
 def test_no_slots(device: torch.device) -> None:
     step(noise(2, 5).to(device), Buffers.of([-1, 0], [], 3, device=device))
 
@@ -246,6 +259,7 @@ def test_a_slot_named_twice_is_never_written_past_its_end(device: torch.device) 
         record_tokens(noise(3, 9000, seed).to(device), **buffers.named())
     assert buffers.lengths.tolist() == [2, 0]
     assert buffers.tokens[1].tolist() == [NOTHING] * 2
+    assert buffers.arrivals.tolist() == [0, 0, 0]
 
 
 def replace(name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
@@ -276,6 +290,8 @@ WRONG: list[tuple[str, Callable[[Tensor], Tensor], type[Exception], str, str]] =
         "next_tokens must have shape",
         r"next_tokens must be \[B\]",
     ),
+    ("arrivals", Tensor.long, TypeError, "arrivals must be torch.int32", "arrivals must be Int"),
+    ("arrivals", lambda x: x[:1], ValueError, r"arrivals must have shape \[2\]", "arrivals must have size 2"),
 ]
 
 

@@ -43,12 +43,20 @@ def test_sanitized_record_tokens() -> None:
     means, lengths = torch.zeros(slots, 3, device=CUDA), torch.zeros(slots, dtype=torch.int64, device=CUDA)
     finished = torch.zeros(slots, dtype=torch.bool, device=CUDA)
     following = torch.zeros(2, dtype=torch.int64, device=CUDA)
+    arrivals = torch.zeros(2, dtype=torch.int32, device=CUDA)
     chosen = torch.tensor([2, -1], device=CUDA)
     ends, limits = torch.tensor([9000], device=CUDA), torch.full((slots,), capacity, device=CUDA)
     state = {"tokens": tokens, "measures": measures, "means": means, "lengths": lengths, "finished": finished}
-    rows = {"slots": chosen, "end_tokens": ends, "limits": limits, "next_tokens": following}
+    rows = {
+        "slots": chosen,
+        "end_tokens": ends,
+        "limits": limits,
+        "next_tokens": following,
+        "arrivals": arrivals,
+    }
     record_tokens(logits, **rows, **state)
     assert lengths.tolist() == [0, 0, 1]
+    assert arrivals.tolist() == [0, 0]
     assert tokens[2, 0] == logits[0].argmax() == following[0]
 
 

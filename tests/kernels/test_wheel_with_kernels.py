@@ -10,6 +10,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import torch
 
 from repository import PARTS, ROOT
 from secondlook.kernels.build import build_parameters
@@ -67,3 +68,10 @@ def test_an_unknown_backend_is_named(source: Path) -> None:
     done = built(source, "tpu")
     assert done.returncode != 0
     assert "SECONDLOOK_BUILD_KERNELS: 'tpu' is none of cpu, cuda" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch is for CUDA")
+def test_cuda_is_refused_where_pytorch_is_for_cpus(source: Path) -> None:
+    done = built(source, "cuda")
+    assert done.returncode != 0
+    assert "'cuda' needs a PyTorch for CUDA" in done.stdout + done.stderr

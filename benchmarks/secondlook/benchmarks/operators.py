@@ -176,6 +176,7 @@ def _open_slots(logits: Tensor) -> dict[str, Tensor]:
         "lengths": torch.zeros(batch, dtype=torch.int64, device=device),
         "finished": torch.zeros(batch, dtype=torch.bool, device=device),
         "next_tokens": torch.zeros(batch, dtype=torch.int64, device=device),
+        "arrivals": torch.zeros(batch, dtype=torch.int32, device=device),
     }
 
 

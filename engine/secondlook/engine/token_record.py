@@ -45,6 +45,7 @@ class TokenRecord:
         self._means = torch.zeros((count, 3), device=device)
         self._lengths = torch.zeros(count, dtype=torch.int64, device=device)
         self._finished = torch.zeros(count, dtype=torch.bool, device=device)
+        self._arrivals = torch.zeros(count, dtype=torch.int32, device=device)
         self.next_tokens = torch.zeros(count, dtype=torch.int64, device=device)
 
     def append(self, logits: Tensor) -> None:
@@ -60,6 +61,7 @@ class TokenRecord:
             lengths=self._lengths,
             finished=self._finished,
             next_tokens=self.next_tokens,
+            arrivals=self._arrivals,
         )
 
     def is_complete(self) -> bool:

@@ -11,12 +11,12 @@ where G = H / H_kv, and s runs over the valid keys, [0, lengths[b]).
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from secondlook.kernels import library
+from secondlook.kernels.operators import register
 
 __all__ = ["attention_row", "attention_row_reference"]
 
@@ -56,14 +56,9 @@ def attention_row(
         TypeError: a dtype that is not one of those above.
         ValueError: a wrong shape, stride, device or value; the message names the argument.
     """
-    _check(query, keys, lengths, start, stop, scale, head_weights)
-    if not torch.compiler.is_compiling():
-        if lengths.device.type == "cpu":
-            _check_lengths(lengths, keys.shape[2])
-        if library.uses_reference(query.device):
-            return _fallback(query, keys, lengths, start, stop, scale, head_weights)
-    found: Tensor = torch.ops.secondlook.attention_row(query, keys, lengths, start, stop, scale, head_weights)
-    return found
+    weights = None if head_weights is None else head_weights.detach()
+    row: Tensor = _operator(query.detach(), keys.detach(), lengths, start, stop, scale, weights)
+    return row
 
 
 def attention_row_reference(
@@ -90,33 +85,6 @@ def attention_row_reference(
     return row.masked_fill(~valid[:, start:stop], 0.0)
 
 
-def _fallback(
-    query: Tensor,
-    keys: Tensor,
-    lengths: Tensor,
-    start: int,
-    stop: int,
-    scale: float,
-    head_weights: Tensor | None = None,
-) -> Tensor:
-    return attention_row_reference(query, keys, lengths, start, stop, scale, head_weights).float()
-
-
-def _checked_fallback(
-    query: Tensor,
-    keys: Tensor,
-    lengths: Tensor,
-    start: int,
-    stop: int,
-    scale: float,
-    head_weights: Tensor | None = None,
-) -> Tensor:
-    _check(query, keys, lengths, start, stop, scale, head_weights)
-    if lengths.device.type == "cpu":
-        _check_lengths(lengths, keys.shape[2])
-    return _fallback(query, keys, lengths, start, stop, scale, head_weights)
-
-
 def _fake(
     query: Tensor,
     keys: Tensor,
@@ -128,6 +96,21 @@ def _fake(
 ) -> Tensor:
     _check(query, keys, lengths, start, stop, scale, head_weights)
     return query.new_empty((query.shape[0], stop - start), dtype=torch.float32)
+
+
+def _check_call(
+    query: Tensor,
+    keys: Tensor,
+    lengths: Tensor,
+    start: int,
+    stop: int,
+    scale: float,
+    head_weights: Tensor | None = None,
+) -> None:
+    """Everything, as far as it can be known without waiting for a GPU."""
+    _check(query, keys, lengths, start, stop, scale, head_weights)
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_lengths(lengths, keys.shape[2])
 
 
 def _check(
@@ -191,12 +174,14 @@ def _check_lengths(lengths: Tensor, size: int) -> None:
         raise ValueError(f"lengths must be in [0, {size}], but holds {wrong[0]}")
 
 
-_LIBRARY: Final = torch.library.Library("secondlook", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
+def _float32_reference(*arguments: Any) -> Tensor:
+    return attention_row_reference(*arguments).float()
+
+
+_operator: Final = register(
     "attention_row(Tensor query, Tensor keys, Tensor lengths, int start, int stop, float scale, "
-    "Tensor? head_weights=None) -> Tensor"
+    "Tensor? head_weights=None) -> Tensor",
+    check=_check_call,
+    reference=_float32_reference,
+    fake=_fake,
 )
-_LIBRARY.impl(  # type: ignore[no-untyped-call]
-    "attention_row", _checked_fallback, "CompositeExplicitAutograd"
-)
-torch.library.register_fake("secondlook::attention_row", _fake, lib=_LIBRARY)

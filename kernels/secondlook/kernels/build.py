@@ -26,19 +26,26 @@ from secondlook.kernels.errors import BuildError, CompilerMissingError
 
 __all__ = [
     "ARCHITECTURES",
+    "ARCHITECTURES_SUFFIX",
     "BACKENDS",
     "Backend",
     "BuildParameters",
     "build_parameters",
     "compile_library",
     "known_architectures",
+    "serves",
 ]
 
 Backend = Literal["cpu", "cuda"]
 BACKENDS: Final[tuple[Backend, ...]] = ("cpu", "cuda")
 
 ARCHITECTURES: Final = ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "11.0", "12.0")
-"""Compute capabilities that are built for, as far as nvcc knows them (8.7 and 11.0 are Jetsons)."""
+"""Compute capabilities that are built for, as far as nvcc knows them."""
+_JETSONS: Final = ("8.7", "11.0")
+"""Their machine code and that of other GPUs of the same major version are not exchangeable."""
+
+ARCHITECTURES_SUFFIX: Final = ".architectures"
+"""Of the file beside a wheel's library for CUDA that lists the compute capabilities it was compiled for."""
 
 _CSRC: Final = Path(__file__).parent / "csrc"
 _USUAL_NVCC: Final = Path("/usr/local/cuda/bin/nvcc")
@@ -56,6 +63,7 @@ class BuildParameters:
         arguments: all of its arguments but sources and output.
         sources: the files to compile.
         identity: of the compiler, of torch and of the machine's architecture.
+        architectures: compute capabilities compiled for, ascending, the last as PTX too; none for "cpu".
     """
 
     backend: Backend
@@ -63,6 +71,7 @@ class BuildParameters:
     arguments: tuple[str, ...]
     sources: tuple[Path, ...]
     identity: tuple[str, ...]
+    architectures: tuple[str, ...] = ()
 
     @property
     def library_name(self) -> str:
@@ -102,15 +111,19 @@ def build_parameters(
     include = ("-isystem", str(root / "include"), "-I", str(_CSRC), _STABLE_ABI)
     link: tuple[str, ...] = ("-L", str(root / "lib"), "-ltorch_cpu", "-lc10")
     flags: tuple[str, ...]
+    known: tuple[str, ...] = ()
     if backend == "cpu":
         compiler = _cpp_compiler()
+        versions = [_version_of(compiler)]
         flags = ("-O3", "-std=c++20", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
     else:
         compiler = _nvcc()
+        versions = [_version_of(compiler), _host_compiler_of(compiler)]
+        known = _known(compiler, ARCHITECTURES if architectures is None else architectures)
         flags = (
             *("-O3", "-std=c++20", "-shared", "-DUSE_CUDA", "-lineinfo"),
             *("-Xcompiler", "-fPIC,-fvisibility=hidden"),
-            *_targets(compiler, ARCHITECTURES if architectures is None else architectures),
+            *_targets(known),
         )
         if (root / "lib" / "libtorch_cuda.so").exists():  # a torch for CPUs: compiles, for others to load
             link = (*link, "-ltorch_cuda", "-lc10_cuda")
@@ -120,7 +133,8 @@ def build_parameters(
         compiler=compiler,
         arguments=(*flags, *include, *link, *extra),
         sources=tuple(sorted((_CSRC / backend).glob(pattern))),
-        identity=(_version_of(compiler), torch.__version__, platform.machine(), _own_version()),
+        identity=(*versions, torch.__version__, platform.machine(), _own_version()),
+        architectures=known,
     )
 
 
@@ -150,12 +164,31 @@ def known_architectures(nvcc: str, wanted: Sequence[str] = ARCHITECTURES) -> lis
     return [name for name in wanted if f"compute_{name.replace('.', '')}" in listed.split()]
 
 
-def _targets(nvcc: str, wanted: Sequence[str]) -> list[str]:
+def serves(architectures: Sequence[str], gpu: str) -> bool:
+    """Whether a library built for these architectures, ascending, runs on a GPU of this compute capability.
+
+    Machine code runs on the same major version from its minor one on; PTX, of the last, on anything newer.
+    """
+
+    def number(name: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in name.split("."))
+
+    if gpu in architectures or (architectures and number(architectures[-1]) <= number(gpu)):
+        return True
+    older = [name for name in architectures if name not in _JETSONS and number(name) < number(gpu)]
+    return gpu not in _JETSONS and any(number(name)[0] == number(gpu)[0] for name in older)
+
+
+def _known(nvcc: str, wanted: Sequence[str]) -> tuple[str, ...]:
     known = known_architectures(nvcc, wanted)
     if not known:
         raise CompilerMissingError(
             f"{nvcc} compiles for none of {', '.join(wanted)}; install a CUDA toolkit that fits the GPU"
         )
+    return tuple(known)
+
+
+def _targets(known: Sequence[str]) -> list[str]:
     targets = []
     for name in known:
         number = name.replace(".", "")
@@ -186,6 +219,14 @@ def _nvcc() -> str:
 @lru_cache
 def _version_of(compiler: str) -> str:
     return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+
+
+@lru_cache
+def _host_compiler_of(nvcc: str) -> str:
+    """The version of the C++ compiler that nvcc would call, which only nvcc knows."""
+    command = [nvcc, "-E", "-x", "cu", "-"]
+    done = subprocess.run(command, input="__VERSION__", capture_output=True, text=True, check=False)
+    return done.stdout.strip().rpartition("\n")[2]
 
 
 def _own_version() -> str:

@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from secondlook.kernels import library
+from secondlook.kernels.operators import register
 
 __all__ = [
     "MAX_CELLS",
@@ -74,11 +74,9 @@ def find_region(
         TypeError: a dtype that is not supported.
         ValueError: shapes, devices, strides or settings that do not fit; the message names the argument.
     """
-    search = _checked(question, generic, rows, columns, sizes, crop_size, ratios, min_cells)
-    if not torch.compiler.is_compiling() and library.uses_reference(question.device):
-        return _reference(question, generic, sizes, search)
-    boxes: Tensor = torch.ops.secondlook.find_region(
-        question, generic, rows, columns, sizes, crop_size, list(search.ratios), min_cells
+    boxes: Tensor = _operator(
+        *(question.detach(), generic.detach(), rows, columns, sizes),
+        *(crop_size, [float(ratio) for ratio in ratios], min_cells),
     )
     return boxes
 
@@ -97,8 +95,11 @@ def find_region_reference(
 
     Windows are re-summed, each from the cells; the compiled operators use a summed-area table.
     """
-    search = _checked(question, generic, rows, columns, sizes, crop_size, ratios, min_cells)
-    return _reference(question, generic, sizes, search)
+    _check(question, generic, rows, columns, sizes, crop_size, ratios, min_cells)
+    search = _Search(rows, columns, crop_size, tuple(float(ratio) for ratio in ratios), min_cells)
+    maps = zip(question.double().cpu(), generic.double().cpu(), sizes.tolist(), strict=True)
+    boxes = [_row(asked, plain, width, height, search) for asked, plain, (width, height) in maps]
+    return torch.tensor(boxes, dtype=torch.int64, device=question.device).reshape(-1, 4)
 
 
 def relative_attention(question: Tensor, generic: Tensor) -> Tensor:
@@ -141,12 +142,6 @@ class _Window:
     nx: int
     ny: int
     sharpness: Fraction
-
-
-def _reference(question: Tensor, generic: Tensor, sizes: Tensor, search: _Search) -> Tensor:
-    maps = zip(question.double().cpu(), generic.double().cpu(), sizes.tolist(), strict=True)
-    boxes = [_row(asked, plain, width, height, search) for asked, plain, (width, height) in maps]
-    return torch.tensor(boxes, dtype=torch.int64, device=question.device).reshape(-1, 4)
 
 
 def _row(question: Tensor, generic: Tensor, width: int, height: int, search: _Search) -> Box:
@@ -216,7 +211,7 @@ def _span(centre: int, side: float, length: int) -> tuple[int, int]:
     return max(0, centre - half), min(length, centre + half)
 
 
-def _checked(
+def _check(
     question: Tensor,
     generic: Tensor,
     rows: int,
@@ -225,7 +220,7 @@ def _checked(
     crop_size: int,
     ratios: Sequence[float],
     min_cells: int,
-) -> _Search:
+) -> None:
     _check_settings(rows, columns, crop_size, ratios, min_cells)
     if question.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"question must be float32 or float64, not {question.dtype}")
@@ -245,7 +240,6 @@ def _checked(
             raise ValueError(f"{name} must be on {question.device} as question is, not on {tensor.device}")
         if last > 1 and tensor.stride(1) != 1:
             raise ValueError(f"{name} must be contiguous in its rows, but its strides are {tensor.stride()}")
-    return _Search(rows, columns, crop_size, tuple(float(ratio) for ratio in ratios), min_cells)
 
 
 def _check_settings(rows: int, columns: int, crop_size: int, ratios: Sequence[float], min_cells: int) -> None:
@@ -278,10 +272,10 @@ def _fake(
     return question.new_empty((question.shape[0], 4), dtype=torch.int64)
 
 
-_LIBRARY: Final = torch.library.Library("secondlook", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
+_operator: Final = register(
     "find_region(Tensor question, Tensor generic, int rows, int columns, Tensor sizes, int crop_size, "
-    "float[] ratios, int min_cells) -> Tensor"
+    "float[] ratios, int min_cells) -> Tensor",
+    check=_check,
+    reference=find_region_reference,
+    fake=_fake,
 )
-_LIBRARY.impl("find_region", find_region_reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-torch.library.register_fake("secondlook::find_region", _fake, lib=_LIBRARY)

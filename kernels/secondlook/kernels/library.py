@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import warnings
 from dataclasses import dataclass
@@ -18,7 +19,14 @@ from typing import Final, Literal, get_args
 import torch
 from filelock import FileLock
 
-from secondlook.kernels.build import Backend, BuildParameters, build_parameters, compile_library
+from secondlook.kernels.build import (
+    ARCHITECTURES_SUFFIX,
+    Backend,
+    BuildParameters,
+    build_parameters,
+    compile_library,
+    serves,
+)
 from secondlook.kernels.errors import BuildError, KernelError
 
 __all__ = ["Mode", "Status", "build", "cache_folder", "mode", "set_mode", "status", "uses_reference"]
@@ -32,6 +40,7 @@ _MODE_VARIABLE: Final = "SECONDLOOK_KERNELS"
 _CACHE_VARIABLE: Final = "SECONDLOOK_CACHE"
 _WHEEL: Final = Path(__file__).parent / "lib"
 _MARKER: Final = "complete"
+_NOT_USERS: Final = tuple(str(Path(file).parent) for file in (__file__, torch.__file__))
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,14 @@ class _State:
 _state = _State()
 
 
+def _renew_lock() -> None:
+    _state.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a child has no thread that could release the lock
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def mode() -> Mode:
     """The mode in use: that of `set_mode`, else of the variable SECONDLOOK_KERNELS, else auto.
 
@@ -76,6 +93,9 @@ def mode() -> Mode:
 
 def set_mode(chosen: Mode | None) -> None:
     """Choose the mode for this process; None: the environment's again.
+
+    Graphs of `torch.compile` call the operators in `torch.ops.secondlook` themselves, where a library that is
+    loaded serves always: there, "reference" holds if it was chosen before the first call of any operator.
 
     Raises:
         KernelError: not a mode.
@@ -106,7 +126,7 @@ def status(backend: Backend) -> Status:
                 warnings.warn(
                     f"slower reference kernels serve on {backend}: {found.reason}",
                     RuntimeWarning,
-                    stacklevel=3,
+                    stacklevel=_level_of_user(),
                 )
     return found
 
@@ -147,16 +167,30 @@ def cache_folder() -> Path:
 
 
 def _load(backend: Backend) -> Status:
-    in_wheel = _WHEEL / f"secondlook_{backend}.so"
+    refused = ""
     try:
+        gpus = _present() if backend == "cuda" else None
+        in_wheel = _WHEEL / f"secondlook_{backend}.so"
         if in_wheel.exists():
-            _register(in_wheel)
-            return Status(backend, "wheel", in_wheel, "it came with the package")
-        library = build(build_parameters(backend, _present() if backend == "cuda" else None))
+            try:
+                _check_architectures(in_wheel, gpus or [])
+                _register(in_wheel)
+                return Status(backend, "wheel", in_wheel, "it came with the package")
+            except (KernelError, OSError) as error:
+                refused = f"; the one that came with the package: {_one_line(error)}"
+        library = build(build_parameters(backend, gpus))
         _register(library)
     except (KernelError, OSError) as error:
-        return Status(backend, "reference", None, " ".join(str(error).split()))
-    return Status(backend, "cache", library, "it was built here")
+        return Status(backend, "reference", None, _one_line(error) + refused)
+    return Status(backend, "cache", library, f"it was built here{refused}")
+
+
+def _check_architectures(library: Path, gpus: list[str]) -> None:
+    """Refuse a library of the wheel that has no code for one of the GPUs; the wheel lists what it has."""
+    for gpu in gpus:
+        built = library.with_suffix(ARCHITECTURES_SUFFIX).read_text().split()
+        if not serves(built, gpu):
+            raise KernelError(f"it has code for {', '.join(built)}, but the GPU is {gpu}")
 
 
 def _register(library: Path) -> None:
@@ -169,6 +203,18 @@ def _present() -> list[str]:
     if not found:
         raise KernelError("torch sees no CUDA GPU")
     return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _level_of_user() -> int:
+    """The nearest caller outside this package and torch, as the `stacklevel` of a warning by our caller."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_USERS):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _checked(chosen: str) -> Mode:

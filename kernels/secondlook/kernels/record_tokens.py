@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from secondlook.kernels import library
+from secondlook.kernels.operators import register
 from secondlook.kernels.token_statistics import check_logits, token_statistics_reference
 
 __all__ = ["record_tokens", "record_tokens_reference"]
@@ -29,12 +29,13 @@ def record_tokens(
     lengths: Tensor,  # [S] int64
     finished: Tensor,  # [S] bool
     next_tokens: Tensor,  # [B] int64
+    arrivals: Tensor,  # [B] int32
 ) -> None:
     """Choose the next token of every row and append it, with its measures, to the row's slot.
 
     A row is skipped, and nothing of its slot or of its `next_tokens` changes, when its slot is outside [0, S)
     (padding: -1), has finished, or holds min(T, limit) tokens already. `logits`, `slots`, `end_tokens` and
-    `limits` are only read. All on one device; all but `logits` contiguous.
+    `limits` are only read. All on one device; all but `logits` contiguous. On CUDA it is one launch.
 
     Args:
         logits: as for `token_statistics`.
@@ -47,28 +48,18 @@ def record_tokens(
         lengths: the number of each slot's tokens; updated.
         finished: set when a slot gets an end token or its last one.
         next_tokens: each row's token, for the next step.
+        arrivals: scratch memory: zeros, made once by the caller, and zeros again after every call. On CUDA a
+            row's blocks count in it who comes last; calls that may run at once need one each. Not used on
+            other devices.
 
     Raises:
         TypeError: a dtype other than those above.
         ValueError: a shape, a stride or a device that does not fit.
     """
-    others = {
-        "slots": slots,
-        "end_tokens": end_tokens,
-        "limits": limits,
-        "tokens": tokens,
-        "measures": measures,
-        "means": means,
-        "lengths": lengths,
-        "finished": finished,
-        "next_tokens": next_tokens,
-    }
-    _check(logits, others)
-    logits = logits.detach()
-    if not torch.compiler.is_compiling() and library.uses_reference(logits.device):
-        record_tokens_reference(logits, **others)
-    else:
-        torch.ops.secondlook.record_tokens(logits, *others.values())
+    _operator(
+        *(logits.detach(), slots, end_tokens, limits, tokens, measures, means, lengths, finished),
+        *(next_tokens, arrivals),
+    )
 
 
 def record_tokens_reference(
@@ -82,8 +73,10 @@ def record_tokens_reference(
     lengths: Tensor,
     finished: Tensor,
     next_tokens: Tensor,
+    arrivals: Tensor,
 ) -> None:
-    """The specification of `record_tokens`, in float64; it does not wait for the device either.
+    """The specification of `record_tokens`, in float64; it does not wait for the device either, and leaves
+    `arrivals` alone.
 
     The mean of n + 1 values from that of n: m ← m + (x - m) / (n + 1).
     """
@@ -120,6 +113,7 @@ def record_tokens_reference(
 
 
 _INTEGERS: Final = torch.int64
+# In the order of the operator's arguments, after the logits.
 _DTYPES: Final = {
     "slots": _INTEGERS,
     "end_tokens": _INTEGERS,
@@ -130,11 +124,13 @@ _DTYPES: Final = {
     "lengths": _INTEGERS,
     "finished": torch.bool,
     "next_tokens": _INTEGERS,
+    "arrivals": torch.int32,
 }
 
 
-def _check(logits: Tensor, others: dict[str, Tensor]) -> None:
+def _check(logits: Tensor, *arguments: Tensor) -> None:
     check_logits(logits)
+    others = dict(zip(_DTYPES, arguments, strict=True))
     rows, tokens = logits.shape[0], others["tokens"]
     if tokens.dim() != 2:
         raise ValueError(f"tokens must be [S, T], but its shape is {[*tokens.shape]}")
@@ -151,6 +147,7 @@ def _check(logits: Tensor, others: dict[str, Tensor]) -> None:
         "lengths": (count,),
         "finished": (count,),
         "next_tokens": (rows,),
+        "arrivals": (rows,),
     }
     for name, tensor in others.items():
         if tensor.dtype != _DTYPES[name]:
@@ -170,13 +167,11 @@ def _fake(logits: Tensor, *others: Tensor) -> None:
     return
 
 
-_LIBRARY: Final = torch.library.Library("secondlook", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
+_operator: Final = register(
     "record_tokens(Tensor logits, Tensor slots, Tensor end_tokens, Tensor limits, Tensor(a!) tokens, "
     "Tensor(b!) measures, Tensor(c!) means, Tensor(d!) lengths, Tensor(e!) finished, "
-    "Tensor(f!) next_tokens) -> ()"
+    "Tensor(f!) next_tokens, Tensor(g!) arrivals) -> ()",
+    check=_check,
+    reference=record_tokens_reference,
+    fake=_fake,
 )
-_LIBRARY.impl(  # type: ignore[no-untyped-call]
-    "record_tokens", record_tokens_reference, "CompositeExplicitAutograd"
-)
-torch.library.register_fake("secondlook::record_tokens", _fake, lib=_LIBRARY)

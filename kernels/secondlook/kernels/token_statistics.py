@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from secondlook.kernels import library
+from secondlook.kernels.operators import register
 
 __all__ = ["NextToken", "token_statistics", "token_statistics_reference"]
 
@@ -48,11 +48,7 @@ def token_statistics(
         TypeError: logits of another dtype.
         ValueError: logits that are not [B, V], without a token, or not contiguous in V.
     """
-    check_logits(logits)
-    logits = logits.detach()
-    if not torch.compiler.is_compiling() and library.uses_reference(logits.device):
-        return token_statistics_reference(logits)
-    return NextToken(*torch.ops.secondlook.token_statistics(logits))
+    return NextToken(*_operator(logits.detach()))
 
 
 def token_statistics_reference(
@@ -105,10 +101,6 @@ def check_logits(logits: Tensor) -> None:
         raise ValueError(f"logits must be contiguous in V, but their strides are {[*logits.stride()]}")
 
 
-def _operator(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(token_statistics_reference(logits))  # type: ignore[return-value]  # it has four
-
-
 def _fake(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = logits.shape[0]
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -117,10 +109,10 @@ def _fake(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return token, first, second, third
 
 
-_LIBRARY: Final = torch.library.Library("secondlook", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
+_operator: Final = register(
     "token_statistics(Tensor logits) -> "
-    "(Tensor token, Tensor min_entropy, Tensor shannon_entropy, Tensor margin)"
+    "(Tensor token, Tensor min_entropy, Tensor shannon_entropy, Tensor margin)",
+    check=check_logits,
+    reference=token_statistics_reference,
+    fake=_fake,
 )
-_LIBRARY.impl("token_statistics", _operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-torch.library.register_fake("secondlook::token_statistics", _fake, lib=_LIBRARY)

@@ -1,10 +1,11 @@
-// The checks of secondlook::attention_row's arguments, for both bindings.
+// The arguments of attention_row, checked and as raw pointers; the same on every device.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <optional>
 
+#include "attention_row.h"
 #include "checks.h"
 
 namespace secondlook::attention_row {
@@ -50,6 +51,34 @@ inline void check(const torch::stable::Tensor& query, const torch::stable::Tenso
         weights.get_device_index() == query.get_device_index() && weights.is_cuda() == query.is_cuda(),
         "head_weights must be on the device of query");
   }
+}
+
+// Of tensors that check accepted, with elements T, and a result [B, stop - start] that is contiguous.
+template <typename T>
+Arguments<T> arguments_of(const torch::stable::Tensor& query, const torch::stable::Tensor& keys,
+                          const torch::stable::Tensor& lengths, std::int64_t start, std::int64_t stop,
+                          double scale, const std::optional<torch::stable::Tensor>& head_weights,
+                          const torch::stable::Tensor& result) {
+  return {.query = static_cast<const T*>(query.const_data_ptr()),
+          .keys = static_cast<const T*>(keys.const_data_ptr()),
+          .lengths = lengths.const_data_ptr<std::int64_t>(),
+          .head_weights = head_weights.has_value() ? head_weights->const_data_ptr<float>() : nullptr,
+          .batch = query.size(0),
+          .heads = query.size(1),
+          .kv_heads = keys.size(1),
+          .positions = keys.size(2),
+          .width = query.size(2),
+          .query_batch_stride = query.stride(0),
+          .query_head_stride = query.stride(1),
+          .keys_batch_stride = keys.stride(0),
+          .keys_head_stride = keys.stride(1),
+          .keys_position_stride = keys.stride(2),
+          .lengths_stride = lengths.stride(0),
+          .head_weights_stride = head_weights.has_value() ? head_weights->stride(0) : 0,
+          .start = start,
+          .stop = stop,
+          .scale = static_cast<float>(scale),
+          .result = result.mutable_data_ptr<float>()};
 }
 
 }  // namespace secondlook::attention_row

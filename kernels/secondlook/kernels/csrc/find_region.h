@@ -14,11 +14,7 @@
 #include <cstdint>
 #include <limits>
 
-#if defined(__CUDACC__)
-#define SECONDLOOK_BOTH __host__ __device__ inline
-#else
-#define SECONDLOOK_BOTH inline
-#endif
+#include "host_device.h"
 
 namespace secondlook::region {
 
@@ -67,7 +63,7 @@ struct Box {
 inline constexpr Box kNoRegion{-1, -1, -1, -1};
 
 // a * b, rounded to float64 before anything else happens to it.
-SECONDLOOK_BOTH double product(double a, double b) {
+SECONDLOOK_HOST_DEVICE double product(double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dmul_rn(a, b);
 #else
@@ -76,17 +72,17 @@ SECONDLOOK_BOTH double product(double a, double b) {
 #endif
 }
 
-SECONDLOOK_BOTH bool is_attention(double value) {
+SECONDLOOK_HOST_DEVICE bool is_attention(double value) {
   return value >= 0 && value <= kLargest;  // neither NaN nor infinite
 }
 
-SECONDLOOK_BOTH bool is_size(Image image) {
+SECONDLOOK_HOST_DEVICE bool is_size(Image image) {
   return image.width >= 1 && image.width <= kMostPixels && image.height >= 1 &&
          image.height <= kMostPixels;
 }
 
 // A(question) / A(generic), `floor` standing in for a generic zero, and the largest float64 for infinity.
-SECONDLOOK_BOTH double relative_attention(double question, double generic, double floor) {
+SECONDLOOK_HOST_DEVICE double relative_attention(double question, double generic, double floor) {
   const double ratio = question / (generic > 0 ? generic : floor);
   return ratio < kLargest ? ratio : kLargest;
 }
@@ -98,7 +94,7 @@ struct Scale {
   double second;
 };
 
-SECONDLOOK_BOTH Scale scale_of(double largest, int bits) {
+SECONDLOOK_HOST_DEVICE Scale scale_of(double largest, int bits) {
   if (!(largest > 0)) return {0, 0};
   int exponent = 0;
   std::frexp(largest, &exponent);
@@ -107,7 +103,7 @@ SECONDLOOK_BOTH Scale scale_of(double largest, int bits) {
 }
 
 // To the nearest integer, halves to even. 0 <= the scaled value <= 2^bits <= 2^60.
-SECONDLOOK_BOTH int64_t in_steps(double value, Scale scale) {
+SECONDLOOK_HOST_DEVICE int64_t in_steps(double value, Scale scale) {
   const double scaled = value * scale.first * scale.second;
 #if defined(__CUDA_ARCH__)
   return __double2ll_rn(scaled);
@@ -118,7 +114,7 @@ SECONDLOOK_BOTH int64_t in_steps(double value, Scale scale) {
 }
 
 // The crop size, grown where a window of it would have fewer than min_cells cells. Products are below 2^62.
-SECONDLOOK_BOTH double crop_size_of(const Search& search, Image image) {
+SECONDLOOK_HOST_DEVICE double crop_size_of(const Search& search, Image image) {
   const int64_t wide = (search.min_cells * image.width + search.columns - 1) / search.columns;
   const int64_t high = (search.min_cells * image.height + search.rows - 1) / search.rows;
   int64_t crop_size = search.crop_size;
@@ -127,13 +123,13 @@ SECONDLOOK_BOTH double crop_size_of(const Search& search, Image image) {
   return static_cast<double>(crop_size);
 }
 
-SECONDLOOK_BOTH int cells_of(double exact, int64_t least, int most) {
+SECONDLOOK_HOST_DEVICE int cells_of(double exact, int64_t least, int most) {
   int64_t cells = exact < most ? static_cast<int64_t>(exact) : most;
   if (cells < least) cells = least;
   return static_cast<int>(cells < most ? cells : most);
 }
 
-SECONDLOOK_BOTH Window window_of(const Search& search, Image image, double ratio) {
+SECONDLOOK_HOST_DEVICE Window window_of(const Search& search, Image image, double ratio) {
   const double side = product(crop_size_of(search, image), ratio);
   const double cell_width = static_cast<double>(image.width) / search.columns;
   const double cell_height = static_cast<double>(image.height) / search.rows;
@@ -141,13 +137,13 @@ SECONDLOOK_BOTH Window window_of(const Search& search, Image image, double ratio
           cells_of(side / cell_height, search.min_cells, search.rows)};
 }
 
-SECONDLOOK_BOTH bool covers(const Search& search, Window window) {
+SECONDLOOK_HOST_DEVICE bool covers(const Search& search, Window window) {
   return window.nx == search.columns && window.ny == search.rows;
 }
 
 // The sum of the window at x, y; table [rows + 1, columns + 1] has the sums of everything above and left.
 template <typename Cell>
-SECONDLOOK_BOTH Cell window_sum(const Cell* table, int columns, Window window, int x, int y) {
+SECONDLOOK_HOST_DEVICE Cell window_sum(const Cell* table, int columns, Window window, int x, int y) {
   const Cell* above = table + y * (columns + 1) + x;
   const Cell* below = above + window.ny * (columns + 1);
   return below[window.nx] - above[window.nx] - below[0] + above[0];
@@ -155,7 +151,8 @@ SECONDLOOK_BOTH Cell window_sum(const Cell* table, int columns, Window window, i
 
 // Of the window with the largest sum; it does not cover the map, so that it has a neighbour.
 template <typename Cell>
-SECONDLOOK_BOTH Sharpness sharpness_of(const Cell* table, const Search& search, Window window, int x, int y) {
+SECONDLOOK_HOST_DEVICE Sharpness sharpness_of(const Cell* table, const Search& search, Window window, int x,
+                                              int y) {
   const int last_x = search.columns - window.nx;
   const int last_y = search.rows - window.ny;
   const Cell here = window_sum(table, search.columns, window, x, y);
@@ -169,13 +166,13 @@ SECONDLOOK_BOTH Sharpness sharpness_of(const Cell* table, const Search& search, 
   return {static_cast<uint64_t>(lead), static_cast<uint64_t>(neighbours) * cells};
 }
 
-SECONDLOOK_BOTH bool sharper(Sharpness one, Sharpness other) {
+SECONDLOOK_HOST_DEVICE bool sharper(Sharpness one, Sharpness other) {
   return static_cast<unsigned __int128>(one.lead) * other.parts >
          static_cast<unsigned __int128>(other.lead) * one.parts;
 }
 
 // [start, stop) of a window of `side` pixels, moved into [0, length), or all of it when that is shorter.
-SECONDLOOK_BOTH Span span_of(int place, int cells, double cell_size, double side, int64_t length) {
+SECONDLOOK_HOST_DEVICE Span span_of(int place, int cells, double cell_size, double side, int64_t length) {
   const double exact = product(place, cell_size) + product(cell_size, cells) / 2;
   const double halved = std::floor(side / 2);
   int64_t half = halved < static_cast<double>(length) ? static_cast<int64_t>(halved) : length;
@@ -186,7 +183,8 @@ SECONDLOOK_BOTH Span span_of(int place, int cells, double cell_size, double side
   return {centre > half ? centre - half : 0, centre + half < length ? centre + half : length};
 }
 
-SECONDLOOK_BOTH Box box_of(const Search& search, Image image, double ratio, Window window, int x, int y) {
+SECONDLOOK_HOST_DEVICE Box box_of(const Search& search, Image image, double ratio, Window window, int x,
+                                  int y) {
   const double side = product(crop_size_of(search, image), ratio);
   const double cell_width = static_cast<double>(image.width) / search.columns;
   const double cell_height = static_cast<double>(image.height) / search.rows;

@@ -3,11 +3,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define SECONDLOOK_ANYWHERE __host__ __device__ __forceinline__
-#else
-#define SECONDLOOK_ANYWHERE inline
-#endif
+#include "host_device.h"
 
 namespace secondlook {
 
@@ -24,12 +20,12 @@ struct Record {
   std::int64_t* next_tokens;       // [B]
   std::int64_t slot_count, end_count, capacity;
 
-  SECONDLOOK_ANYWHERE std::int64_t limit(std::int64_t slot) const {
+  SECONDLOOK_HOST_DEVICE std::int64_t limit(std::int64_t slot) const {
     return limits[slot] < capacity ? limits[slot] : capacity;
   }
 
   // Whether the row's slot takes another token. A slot outside [0, S) is padding.
-  SECONDLOOK_ANYWHERE bool wants(std::int64_t row) const {
+  SECONDLOOK_HOST_DEVICE bool wants(std::int64_t row) const {
     const std::int64_t slot = slots[row];
     if (slot < 0 || slot >= slot_count || finished[slot]) return false;
     return lengths[slot] >= 0 && lengths[slot] < limit(slot);
@@ -37,7 +33,7 @@ struct Record {
 
   // Append to the slot of a row that wants it. (Asked again, so that no slot is written past its end even
   // where two rows name the same one.)
-  SECONDLOOK_ANYWHERE void append(std::int64_t row, std::int64_t token, float min_entropy,
+  SECONDLOOK_HOST_DEVICE void append(std::int64_t row, std::int64_t token, float min_entropy,
                                   float shannon_entropy, float margin) const {
     if (!wants(row)) return;
     const std::int64_t slot = slots[row];

@@ -23,7 +23,8 @@ inline Record checked_record(const torch::stable::Tensor& logits, const torch::s
                              const torch::stable::Tensor& tokens, const torch::stable::Tensor& measures,
                              const torch::stable::Tensor& means, const torch::stable::Tensor& lengths,
                              const torch::stable::Tensor& finished,
-                             const torch::stable::Tensor& next_tokens) {
+                             const torch::stable::Tensor& next_tokens,
+                             const torch::stable::Tensor& arrivals) {
   check_logits(logits);
   SECONDLOOK_CHECK_RECORD(slots, Long, 1, "[B]");
   SECONDLOOK_CHECK_RECORD(end_tokens, Long, 1, "[E]");
@@ -34,9 +35,11 @@ inline Record checked_record(const torch::stable::Tensor& logits, const torch::s
   SECONDLOOK_CHECK_RECORD(lengths, Long, 1, "[S]");
   SECONDLOOK_CHECK_RECORD(finished, Bool, 1, "[S]");
   SECONDLOOK_CHECK_RECORD(next_tokens, Long, 1, "[B]");
+  SECONDLOOK_CHECK_RECORD(arrivals, Int, 1, "[B]");
   const std::int64_t rows = logits.size(0), count = tokens.size(0), capacity = tokens.size(1);
   SECONDLOOK_CHECK_SIZE(slots, 0, rows);
   SECONDLOOK_CHECK_SIZE(next_tokens, 0, rows);
+  SECONDLOOK_CHECK_SIZE(arrivals, 0, rows);
   SECONDLOOK_CHECK_SIZE(limits, 0, count);
   SECONDLOOK_CHECK_SIZE(measures, 0, count);
   SECONDLOOK_CHECK_SIZE(measures, 1, capacity);

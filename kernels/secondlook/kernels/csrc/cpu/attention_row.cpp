@@ -56,30 +56,9 @@ Tensor attention_row(const Tensor& query, const Tensor& keys, const Tensor& leng
   if (result.numel() == 0) return result;
 
   const auto call = [&]<typename T>(T) {
-    Call<T> made{};
-    made.query = static_cast<const T*>(query.const_data_ptr());
-    made.keys = static_cast<const T*>(keys.const_data_ptr());
-    made.lengths = length;
-    made.batch = batch;
-    made.heads = query.size(1);
-    made.kv_heads = keys.size(1);
-    made.positions = positions;
-    made.width = query.size(2);
-    made.query_batch_stride = query.stride(0);
-    made.query_head_stride = query.stride(1);
-    made.keys_batch_stride = keys.stride(0);
-    made.keys_head_stride = keys.stride(1);
-    made.keys_position_stride = keys.stride(2);
-    made.lengths_stride = lengths.stride(0);
-    if (head_weights.has_value()) {
-      made.head_weights = static_cast<const float*>(head_weights->const_data_ptr());
-      made.head_weights_stride = head_weights->stride(0);
-    }
-    made.start = start;
-    made.stop = stop;
-    made.scale = static_cast<float>(scale);
-    made.result = static_cast<float*>(result.mutable_data_ptr());
-    run(made, query);
+    run<T>({secondlook::attention_row::arguments_of<T>(query, keys, lengths, start, stop, scale, head_weights,
+                                                       result)},
+           query);
   };
   switch (query.scalar_type()) {
     case ScalarType::Float:

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <limits>
 
+#include "../attention_row.h"
 #include "cpu/vectorised.h"
 
 namespace secondlook::attention_row {
@@ -28,28 +29,17 @@ inline constexpr std::int64_t kSpan = 256;       // positions of one task of pas
 inline constexpr std::int64_t padded(std::int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }
 inline constexpr std::int64_t tiles(std::int64_t size, std::int64_t tile) { return (size + tile - 1) / tile; }
 
-// Everything about one call; strides in elements.
+// Lengths are in [0, positions].
 template <typename T>
-struct Call {
-  const T* query;               // [batch, heads, width]
-  const T* keys;                // [batch, kv_heads, positions, width]
-  const std::int64_t* lengths;  // [batch], each in [0, positions]
-  const float* head_weights;    // [heads], or null: 1 / heads each
-  std::int64_t batch, heads, kv_heads, positions, width;
-  std::int64_t query_batch_stride, query_head_stride;
-  std::int64_t keys_batch_stride, keys_head_stride, keys_position_stride;
-  std::int64_t lengths_stride, head_weights_stride;
-  std::int64_t start, stop;
-  float scale;
+struct Call : Arguments<T> {
   float* wide_query;  // scratch [batch, heads, padded(width)]
   float* weights;     // scratch [batch, heads, padded(positions)]
   float* factors;     // scratch [batch, heads]
-  float* result;      // [batch, stop - start], contiguous
 
-  std::int64_t score_tasks() const { return batch * kv_heads * tiles(positions, kTile); }
-  std::int64_t head_tasks() const { return batch * heads; }
-  std::int64_t span_tasks() const { return batch * tiles(stop - start, kSpan); }
-  std::int64_t length(std::int64_t b) const { return lengths[b * lengths_stride]; }
+  std::int64_t score_tasks() const { return this->batch * this->kv_heads * tiles(this->positions, kTile); }
+  std::int64_t head_tasks() const { return this->batch * this->heads; }
+  std::int64_t span_tasks() const { return this->batch * tiles(this->stop - this->start, kSpan); }
+  std::int64_t length(std::int64_t b) const { return this->lengths[b * this->lengths_stride]; }
 };
 
 // A vector that every machine has in one register (of GCC 12 and Clang).

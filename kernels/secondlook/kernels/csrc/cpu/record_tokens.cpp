@@ -1,5 +1,5 @@
 // record_tokens(logits, slots, end_tokens, limits, tokens!, measures!, means!, lengths!, finished!,
-// next_tokens!) on the CPU.
+// next_tokens!, arrivals!) on the CPU, where arrivals are not needed.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
@@ -15,9 +15,9 @@ using torch::stable::Tensor;
 
 void record_tokens(const Tensor& logits, const Tensor& slots, const Tensor& end_tokens, const Tensor& limits,
                    const Tensor& tokens, const Tensor& measures, const Tensor& means, const Tensor& lengths,
-                   const Tensor& finished, const Tensor& next_tokens) {
+                   const Tensor& finished, const Tensor& next_tokens, const Tensor& arrivals) {
   const secondlook::Record record = secondlook::checked_record(
-      logits, slots, end_tokens, limits, tokens, measures, means, lengths, finished, next_tokens);
+      logits, slots, end_tokens, limits, tokens, measures, means, lengths, finished, next_tokens, arrivals);
   std::vector<std::int64_t> rows;
   for (std::int64_t row = 0; row < logits.size(0); ++row) {
     if (record.wants(row)) rows.push_back(row);

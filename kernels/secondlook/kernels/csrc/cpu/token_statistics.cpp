@@ -7,8 +7,8 @@
 
 #include <tuple>
 
-#include "checks.h"
 #include "cpu/token_rows.h"
+#include "token_checks.h"
 
 namespace {
 

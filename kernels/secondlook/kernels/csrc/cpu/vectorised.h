@@ -179,11 +179,4 @@ SECONDLOOK_INLINE bool any_lane(const Words& mask) {
   return any != 0;
 }
 
-// out[i] = exp(in[i]) for in[i] <= 0; in and out may be the same array.
-SECONDLOOK_INLINE void exp_nonpositive(const float* in, float* out, std::int64_t size) {
-  std::int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) store(out + i, exp_nonpositive(load(in + i)));
-  for (; i < size; ++i) out[i] = exp_nonpositive(in[i]);
-}
-
 }  // namespace secondlook

@@ -18,7 +18,12 @@
 #include <climits>
 #include <cstdint>
 
+#include "../attention_row.h"
+#include "cuda/to_float.cuh"
+
 namespace secondlook::attention_row {
+
+using cuda::to_float;
 
 constexpr int kThreads = 256;     // of score_chunks
 constexpr int kHeads = 8;         // query heads of one block of score_chunks, a warp for each at its end
@@ -28,26 +33,15 @@ constexpr int kUnroll = 4;        // keys of one group of threads that are loade
 constexpr int kWarps = 16;        // of mix_heads
 static_assert(kThreads / 32 >= kHeads);
 
-// Everything about one call; strides in elements. All pointers are to device memory.
 template <typename T>
-struct Call {
-  const T* query;               // [batch, heads, width]
-  const T* keys;                // [batch, kv_heads, positions, width]
-  const std::int64_t* lengths;  // [batch], clamped to [0, positions]
-  const float* head_weights;    // [heads], or null: 1 / heads each
-  std::int64_t batch, heads, kv_heads, positions, width;
-  std::int64_t query_batch_stride, query_head_stride;
-  std::int64_t keys_batch_stride, keys_head_stride, keys_position_stride;
-  std::int64_t lengths_stride, head_weights_stride;
-  std::int64_t start, stop;
-  float scale;
+struct Call : Arguments<T> {
   float* scratch;  // plan(call).scratch_floats() of them
-  float* result;   // [batch, stop - start], contiguous
 
-  __host__ __device__ std::int64_t span() const { return stop - start; }
+  __host__ __device__ std::int64_t span() const { return this->stop - this->start; }
+  // Clamped to [0, positions], for the host has not looked.
   __device__ std::int64_t length(std::int64_t b) const {
-    const std::int64_t value = lengths[b * lengths_stride];
-    return value < 0 ? 0 : value < positions ? value : positions;
+    const std::int64_t value = this->lengths[b * this->lengths_stride];
+    return value < 0 ? 0 : value < this->positions ? value : this->positions;
   }
 };
 
@@ -81,10 +75,6 @@ Plan plan(const Call<T>& call) {
   made.span = call.span();
   return made;
 }
-
-__device__ inline float to_float(float value) { return value; }
-__device__ inline float to_float(__half value) { return __half2float(value); }
-__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 // kVector elements, loaded at once.
 template <typename T, int kVector>

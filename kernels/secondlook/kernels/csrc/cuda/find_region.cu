@@ -5,13 +5,13 @@
 #include <optional>
 #include <vector>
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include "../find_region_checks.h"
+#include "current_stream.h"
 
 namespace {
 
@@ -38,8 +38,6 @@ Tensor find_region(const Tensor& question, const Tensor& generic, int64_t rows, 
   const torch::stable::accelerator::DeviceGuard guard(question.get_device_index());
   Tensor boxes = torch::stable::new_empty(question, {batch, 4}, ScalarType::Long);
   if (batch == 0) return boxes;
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(question.get_device_index(), &stream));
   std::optional<Tensor> scratch;
   void* scratch_data = nullptr;
   if (const size_t bytes = secondlook::cuda::region_scratch_bytes(search, batch); bytes > 0) {
@@ -48,7 +46,7 @@ Tensor find_region(const Tensor& question, const Tensor& generic, int64_t rows, 
   }
   const auto launcher = question.scalar_type() == ScalarType::Float ? &launch<float> : &launch<double>;
   STD_CUDA_CHECK(launcher(question, generic, sizes, search, scratch_data, boxes,
-                          static_cast<cudaStream_t>(stream)));
+                          secondlook::cuda::current_stream(question)));
   return boxes;
 }
 

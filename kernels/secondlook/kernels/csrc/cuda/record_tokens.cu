@@ -1,6 +1,5 @@
 // record_tokens(logits, slots, end_tokens, limits, tokens!, measures!, means!, lengths!, finished!,
-// next_tokens!) on CUDA: one kernel, after one counter a row is set to zero where rows have several chunks; no
-// synchronisation.
+// next_tokens!, arrivals!) on CUDA: one kernel and nothing else on the stream; no synchronisation.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
@@ -14,12 +13,12 @@ using torch::stable::Tensor;
 
 void record_tokens(const Tensor& logits, const Tensor& slots, const Tensor& end_tokens, const Tensor& limits,
                    const Tensor& tokens, const Tensor& measures, const Tensor& means, const Tensor& lengths,
-                   const Tensor& finished, const Tensor& next_tokens) {
+                   const Tensor& finished, const Tensor& next_tokens, const Tensor& arrivals) {
   const secondlook::Record record = secondlook::checked_record(
-      logits, slots, end_tokens, limits, tokens, measures, means, lengths, finished, next_tokens);
+      logits, slots, end_tokens, limits, tokens, measures, means, lengths, finished, next_tokens, arrivals);
   if (logits.size(0) == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  secondlook::cuda::launch_for(logits, record);
+  secondlook::cuda::launch_for(logits, record, arrivals.mutable_data_ptr<std::int32_t>());
 }
 
 }  // namespace

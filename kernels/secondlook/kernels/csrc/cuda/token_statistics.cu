@@ -1,4 +1,5 @@
-// token_statistics(Tensor logits) -> (token, min_entropy, shannon_entropy, margin), on CUDA.
+// token_statistics(Tensor logits) -> (token, min_entropy, shannon_entropy, margin), on CUDA: a counter of
+// each row is set to zero, then one kernel. (record_tokens is given its counters and is the kernel alone.)
 #include "cuda/token_statistics.cuh"
 
 #include <torch/csrc/stable/accelerator.h>
@@ -28,7 +29,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> token_statistics(const Tensor& logits
     const secondlook::cuda::StatisticsSink sink{
         token.mutable_data_ptr<std::int64_t>(), min_entropy.mutable_data_ptr<float>(),
         shannon_entropy.mutable_data_ptr<float>(), margin.mutable_data_ptr<float>()};
-    secondlook::cuda::launch_for(logits, sink);
+    Tensor arrivals = torch::stable::new_empty(logits, {rows}, ScalarType::Int);
+    int* const counts = arrivals.mutable_data_ptr<std::int32_t>();
+    const auto bytes = static_cast<std::size_t>(rows) * sizeof(int);
+    STD_CUDA_CHECK(cudaMemsetAsync(counts, 0, bytes, secondlook::cuda::current_stream(logits)));
+    secondlook::cuda::launch_for(logits, sink, counts);
   }
   return {token, min_entropy, shannon_entropy, margin};
 }

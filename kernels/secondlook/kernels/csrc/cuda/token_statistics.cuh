@@ -2,8 +2,8 @@
 //
 // A row is cut into chunks of kChunk tokens, one block each, however many rows there are: a row's result does
 // not depend on its neighbours. A thread holds its 16 logits in registers, so that they are read once: first
-// the block finds its best, then the sums as seen from there. The block that comes last (a counter for each
-// row says so) merges the chunks' states in a fixed order. No float atomics: the same result every time.
+// the block finds its best, then the sums as seen from there. The block that comes last (each row counts its
+// arrivals) merges the chunks' states in a fixed order. No float atomics: the same result every time.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -12,6 +12,8 @@
 
 #include <cstddef>
 #include <cstdint>
+
+#include "cuda/to_float.cuh"
 
 namespace secondlook::cuda {
 
@@ -88,10 +90,6 @@ struct alignas(16) Pack {
   T values[kSize];
 };
 
-__device__ __forceinline__ float widen(float value) { return value; }
-__device__ __forceinline__ float widen(__half value) { return __half2float(value); }
-__device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
-
 // Positions are counted from the 16-byte boundary at or below the row's first logit, whose position is
 // `skipped`.
 template <typename T>
@@ -112,13 +110,13 @@ __device__ __forceinline__ unsigned load_chunk(const T* __restrict__ row, std::i
       const uint4 raw = __ldg(reinterpret_cast<const uint4*>(row + (position - skipped)));
       const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(&raw);
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) values[j * kSize + e] = widen(pack.values[e]);
+      for (int e = 0; e < kSize; ++e) values[j * kSize + e] = to_float(pack.values[e]);
       valid |= ((1u << kSize) - 1u) << (j * kSize);
     } else {
 #pragma unroll
       for (int e = 0; e < kSize; ++e) {
         const bool inside = position + e >= skipped && position + e < end;
-        values[j * kSize + e] = inside ? widen(row[position + e - skipped]) : -INFINITY;
+        values[j * kSize + e] = inside ? to_float(row[position + e - skipped]) : -INFINITY;
         valid |= (inside ? 1u : 0u) << (j * kSize + e);
       }
     }
@@ -220,31 +218,34 @@ __device__ __forceinline__ void finish(const Sink& sink, std::int64_t row, const
   sink.append(row, state.index, min_entropy, min_entropy + spread, (state.others + second) / total);
 }
 
-// Grid: rows by chunks. Sink: wants(row) says, to every block alike, whether the row is read; append takes
-// the result.
+// Grid: rows by chunks. Sink: wants(row) says whether the row is read; append takes the result.
+// arrivals [rows] are zeros and left so: every block counts, wanted or not, and the row's last one resets.
 template <typename T, typename Sink>
 __global__ void __launch_bounds__(kThreads, 4) token_kernel(const T* __restrict__ logits, std::int64_t stride,
                                                          std::int64_t vocabulary, Sink sink,
                                                          State* __restrict__ states,
-                                                         unsigned* __restrict__ counters) {
+                                                         int* __restrict__ arrivals) {
   const std::int64_t row = blockIdx.x;
   const unsigned chunk = blockIdx.y, chunks = gridDim.y;
-  if (!sink.wants(row)) return;
-  State state = chunk_state(logits + row * stride, vocabulary, chunk);
+  // One answer for the block: another row that names the same slot may be closing it right now.
+  const bool wanted = __syncthreads_and(sink.wants(row)) != 0;
+  State state = wanted ? chunk_state(logits + row * stride, vocabulary, chunk) : nothing();
   if (chunks == 1) {
-    if (threadIdx.x == 0) finish(sink, row, state);
+    if (wanted && threadIdx.x == 0) finish(sink, row, state);
     return;
   }
   if (threadIdx.x >= 32) return;
 
   State* const row_states = states + row * chunks;
-  unsigned arrived = 0;
+  int arrived = 0;
   if (threadIdx.x == 0) {
     row_states[chunk] = state;
     __threadfence();  // the state before the count, and every block's wants() before the last one's append
-    arrived = atomicAdd(counters + row, 1u);
+    arrived = atomicAdd(arrivals + row, 1);
   }
-  if (__shfl_sync(kAllLanes, arrived, 0) != chunks - 1) return;
+  if (__shfl_sync(kAllLanes, arrived, 0) != static_cast<int>(chunks) - 1) return;
+  if (threadIdx.x == 0) arrivals[row] = 0;
+  if (!wanted) return;
   __threadfence();
   state = nothing();
   for (unsigned i = threadIdx.x; i < chunks; i += 32) {
@@ -267,27 +268,19 @@ std::int64_t token_chunks(std::int64_t vocabulary) {
 template <typename T>
 std::size_t token_workspace(std::int64_t rows, std::int64_t vocabulary) {
   const std::int64_t chunks = token_chunks<T>(vocabulary);
-  if (chunks == 1) return 0;
-  const std::size_t row = static_cast<std::size_t>(chunks) * sizeof(State) + sizeof(unsigned);
-  return static_cast<std::size_t>(rows) * row;
+  return chunks == 1 ? 0 : static_cast<std::size_t>(rows * chunks) * sizeof(State);
 }
 
-// One kernel; where a row has more than one chunk, the row counters are set to zero before it.
+// One kernel; arrivals [rows] are zeros and left so.
 template <typename T, typename Sink>
 cudaError_t token_launch(const T* logits, std::int64_t rows, std::int64_t stride, std::int64_t vocabulary,
-                         const Sink& sink, void* workspace, cudaStream_t stream) {
+                         const Sink& sink, void* workspace, int* arrivals, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   const std::int64_t chunks = token_chunks<T>(vocabulary);
   if (rows > INT32_MAX || chunks > 65535) return cudaErrorInvalidValue;
-  State* const states = static_cast<State*>(workspace);
-  unsigned* counters = nullptr;
-  if (chunks > 1) {
-    counters = reinterpret_cast<unsigned*>(states + rows * chunks);
-    const cudaError_t error = cudaMemsetAsync(counters, 0, static_cast<std::size_t>(rows) * 4, stream);
-    if (error != cudaSuccess) return error;
-  }
   const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(chunks));
-  token_kernel<T, Sink><<<grid, kThreads, 0, stream>>>(logits, stride, vocabulary, sink, states, counters);
+  token_kernel<T, Sink><<<grid, kThreads, 0, stream>>>(logits, stride, vocabulary, sink,
+                                                       static_cast<State*>(workspace), arrivals);
   return cudaGetLastError();
 }
 
