@@ -8,6 +8,8 @@ import torch
 from secondlook.kernels import (
     attention_row,
     attention_row_reference,
+    decode_attention,
+    decode_attention_reference,
     find_region,
     find_region_reference,
     record_tokens,
@@ -67,6 +69,18 @@ def test_sanitized_attention_row(dtype: torch.dtype, width: int) -> None:
     lengths = torch.tensor([301, 17], device=CUDA)
     call = (query.to(dtype), keys.to(dtype), lengths, 5, 149, 0.1)
     torch.testing.assert_close(attention_row(*call), attention_row_reference(*call), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [64, 80, 7])
+@pytest.mark.parametrize("kv_heads", [8, 2])
+def test_sanitized_decode_attention(dtype: torch.dtype, width: int, kv_heads: int) -> None:
+    query, cache = torch.randn(3, 8, width, device=CUDA), torch.randn(2, 4, kv_heads, 301, width, device=CUDA)
+    slots, lengths = torch.tensor([2, 0, 2], device=CUDA), torch.tensor([301, 0, 65], device=CUDA)
+    call = (query.to(dtype), *cache.to(dtype), slots, lengths, 0.1)
+    expected = decode_attention_reference(*call).to(dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(decode_attention(*call), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("side", [12, 24, 90])

@@ -1,4 +1,4 @@
-"""Custom operators for PyTorch: the next token with its doubt, one attention row, the region to look at.
+"""Custom operators for PyTorch: decode attention, an attention row, the next token's doubt, the region.
 
 Each is C++ on the CPU and CUDA on a GPU, built at first use or into the wheel, with a reference in plain
 PyTorch that specifies it and serves where nothing can be built. Importing builds and loads nothing.
@@ -7,6 +7,7 @@ PyTorch that specifies it and serves where nothing can be built. Importing build
 from __future__ import annotations
 
 from secondlook.kernels.attention_row import attention_row, attention_row_reference
+from secondlook.kernels.decode_attention import decode_attention, decode_attention_reference
 from secondlook.kernels.errors import BuildError, CompilerMissingError, KernelError
 from secondlook.kernels.find_region import find_region, find_region_reference, relative_attention
 from secondlook.kernels.library import Status, set_mode, status
@@ -21,6 +22,8 @@ __all__ = [
     "Status",
     "attention_row",
     "attention_row_reference",
+    "decode_attention",
+    "decode_attention_reference",
     "find_region",
     "find_region_reference",
     "record_tokens",

@@ -1,0 +1,77 @@
+// secondlook::decode_attention on the CPU: checks, memory and threads around the passes of
+// decode_attention.h.
+#include "cpu/decode_attention.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "decode_attention_checks.h"
+
+namespace {
+
+using secondlook::decode_attention::Call;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Tasks for one thread, when a task takes so many operations.
+std::int64_t grain(std::int64_t operations) { return 1 + 32768 / (operations + 1); }
+
+void check_values(const Tensor& tensor, const char* name, std::int64_t last) {
+  const auto* values = static_cast<const std::int64_t*>(tensor.const_data_ptr());
+  for (std::int64_t b = 0; b < tensor.size(0); ++b) {
+    const std::int64_t value = values[b * tensor.stride(0)];
+    STD_TORCH_CHECK(0 <= value && value <= last, name, " must be in [0, ", last, "], but ", name, "[", b,
+                    "] is ", value);
+  }
+}
+
+template <typename T>
+void run(const Call<T>& call, const Tensor& query) {
+  namespace decode = secondlook::decode_attention;
+  std::vector<std::int64_t> first_task{0};
+  for (std::int64_t b = 0; b < call.batch; ++b) {
+    first_task.push_back(first_task.back() + call.kv_heads * decode::chunks(call, b));
+  }
+  const std::int64_t tasks = first_task.back(), size = decode::partials_of_a_task(call);
+  Tensor scratch = torch::stable::new_empty(query, {tasks * size}, ScalarType::Float);
+  const decode::Work work{first_task.data(), static_cast<float*>(scratch.mutable_data_ptr())};
+
+  using torch::stable::parallel_for;
+  using Index = std::int64_t;
+  const Index rows = call.batch * call.heads;
+  parallel_for(0, tasks, grain(decode::kChunk * size / 4),
+               [&](Index begin, Index end) { decode::run_attend(call, work, begin, end); });
+  parallel_for(0, rows, grain(tasks * size / rows),
+               [&](Index begin, Index end) { decode::run_merge(call, work, begin, end); });
+}
+
+Tensor decode_attention(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& slots,
+                        const Tensor& lengths, double scale) {
+  secondlook::decode_attention::check(query, keys, values, slots, lengths, scale);
+  check_values(slots, "slots", keys.size(0) - 1);
+  check_values(lengths, "lengths", keys.size(2));
+  Tensor result = torch::stable::new_empty(query, {query.size(0), query.size(1), query.size(2)});
+  if (result.numel() == 0) return result;
+  const auto run_as = [&]<typename T>(T) {
+    run(secondlook::decode_attention::call_of<T>(query, keys, values, slots, lengths, scale, result), query);
+  };
+  switch (query.scalar_type()) {
+    case ScalarType::Float:
+      run_as(float{});
+      break;
+    case ScalarType::Half:
+      run_as(secondlook::Half{});
+      break;
+    default:
+      run_as(secondlook::BFloat16{});
+  }
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(secondlook, CPU, m) { m.impl("decode_attention", TORCH_BOX(&decode_attention)); }
