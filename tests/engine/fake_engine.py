@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import io
 import threading
-from dataclasses import dataclass
-from typing import Any, cast
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from PIL import Image
 
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
+from secondlook.engine.batching import Flow, Task
 from secondlook.engine.errors import QuestionTooLongError
+from secondlook.engine.kv_cache import KeptPrefix
 from secondlook.engine.looks import FinalAnswer, FirstLook, Look, Pending
 from secondlook.engine.policy import Policy
 from secondlook.engine.uncertainty import TokenStatistics
+from secondlook.engine.vision import Square
 
 SIDE = 32
 ORIGINAL = Size(400, 300)
 REGION = Region(100, 50, 196, 114)  # 96x64 pixels: sent as 32x21
-CACHE_BYTES = 1000
-
-
-@dataclass(frozen=True)
-class _FakePrefix:
-    nbytes: int = CACHE_BYTES
 
 
 def look(text: str, doubt: float) -> Look:
@@ -32,57 +31,129 @@ def look(text: str, doubt: float) -> Look:
     return Look(text, (7,), (token,), doubt)
 
 
-class FakeEngine:
-    """Answers by what the question says.
+def _flow() -> Flow[Any]:
+    yield from ()
 
-    "sure" is answered at once, "broken" raises RuntimeError, "endless" is too long, anything else is unsure.
-    `gate`, when cleared, holds every look; `entered` is released by each look that begins.
+
+class FakeEngine:
+    """Answers by what the question says, one look a round.
+
+    "sure" is answered at once, "broken" raises RuntimeError, "endless" is too long, "long" tells its region
+    before it is complete, which takes until `rest` is set; anything else is unsure. `gate`, when cleared,
+    holds every look; `entered` is released by each look that begins.
     """
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.rest = threading.Event()
         self.entered = threading.Semaphore(0)
         self.threads: set[str] = set()
+        self.clients: list[str] = []
         self.first_looks = 0
         self.second_looks = 0
+        self.cancelled = 0
         self.break_second = False
+        self._jobs: deque[tuple[Task[Any], Callable[[], Any]]] = deque()
 
     @property
     def card(self) -> ModelCard:
         return ModelCard(name="fake", image_size=SIDE, resize_mode="squash", threshold=0.5)
 
-    def first_look(
-        self, global_image: Image.Image, question: str, original: Size, options: AnswerOptions
-    ) -> FirstLook:
-        self._enter()
-        self.first_looks += 1
-        assert global_image.size == (SIDE, SIDE)
-        if question == "broken":
-            raise RuntimeError("secret detail")
+    @property
+    def slots(self) -> int:
+        return 1
+
+    def square(self, image: Image.Image) -> Square:
+        return Square(image.width, image.height, torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8), b"")
+
+    def start_first_look(
+        self,
+        global_image: Square,
+        question: str,
+        original: Size,
+        options: AnswerOptions,
+        *,
+        client: str,
+        on_region: Callable[[FirstLook], None],
+    ) -> Task[FirstLook]:
+        assert (global_image.width, global_image.height) == (SIDE, SIDE)
         if question == "endless":
             raise QuestionTooLongError("the question does not fit the context")
+        self.clients.append(client)
+        return self._start(lambda: self._first_look(global_image, question, options, on_region))
+
+    def start_second_look(
+        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None
+    ) -> Task[FinalAnswer]:
+        return self._start(lambda: self._second_look(pending, after))
+
+    def first_look(
+        self, image: Image.Image, question: str, original: Size, options: AnswerOptions
+    ) -> FirstLook:
+        square = self.square(image)
+        task = self.start_first_look(square, question, original, options, client="", on_region=print)
+        self.round()
+        return task.future.result(timeout=0)
+
+    def second_look(self, pending: Pending, image: Image.Image) -> FinalAnswer:
+        task = self.start_second_look(pending, self.square(image), after=None)
+        self.round()
+        return task.future.result(timeout=0)
+
+    def round(self) -> bool:
+        if not self._jobs:
+            return False
+        task, job = self._jobs.popleft()
+        self.threads.add(threading.current_thread().name)
+        self.entered.release()
+        assert self.gate.wait(timeout=60)
+        try:
+            task.future.set_result(job())
+        except Exception as error:  # noqa: BLE001 -- as the real one does
+            task.future.set_exception(error)
+        return bool(self._jobs)
+
+    def cancel(self, task: Task[Any]) -> None:
+        self.cancelled += not task.future.done()
+        self._jobs = deque((known, job) for known, job in self._jobs if known is not task)
+
+    def _start(self, job: Callable[[], Any]) -> Task[Any]:
+        task: Task[Any] = Task(_flow(), False, {})
+        self._jobs.append((task, job))
+        return task
+
+    def _first_look(
+        self,
+        picture: Square,
+        question: str,
+        options: AnswerOptions,
+        on_region: Callable[[FirstLook], None],
+    ) -> FirstLook:
+        self.first_looks += 1
+        if question == "broken":
+            raise RuntimeError("secret detail")
         sure = question == "sure" or options.second_look == "never"
         first = look(f"first to {question}", 0.1 if sure else 0.9)
         seconds = LookSeconds(encode=0.25)
         if sure:
             return FirstLook(first, "sure", None, None, None, seconds)
         policy = Policy(0.5).with_options(options)
-        pending = Pending(cast(Any, _FakePrefix()), question, first, REGION, policy, 20)
-        return FirstLook(first, "unsure", REGION, pending, None, seconds)
+        pending = Pending(KeptPrefix(), picture, question, first, REGION, policy, 20)
+        found = FirstLook(first, "unsure", REGION, pending, None, seconds)
+        if question != "long":
+            return found
+        on_region(found)
+        assert self.rest.wait(timeout=60)
+        return FirstLook(look("first to long, and more", 0.8), "unsure", REGION, pending, None, seconds)
 
-    def second_look(self, pending: Pending, local_image: Image.Image) -> FinalAnswer:
-        self._enter()
+    def _second_look(self, pending: Pending, after: Task[FirstLook] | None) -> FinalAnswer:
         self.second_looks += 1
         if self.break_second:
             raise RuntimeError("secret detail")
         second = look(f"second to {pending.question}", 0.2)
-        return FinalAnswer(pending.first, second, "took_second", pending.region, LookSeconds(decode=0.5))
-
-    def _enter(self) -> None:
-        self.threads.add(threading.current_thread().name)
-        self.entered.release()
-        assert self.gate.wait(timeout=60)
+        first = pending.first if after is None else after.future.result(timeout=0).look
+        return FinalAnswer(first, second, "took_second", pending.region, LookSeconds(decode=0.5))
 
 
 def jpeg(width: int = SIDE, height: int = SIDE) -> bytes:

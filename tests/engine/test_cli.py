@@ -78,7 +78,12 @@ def test_ask_prints_json(picture: str, capsys: pytest.CaptureFixture[str]) -> No
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (told["text"], told["uncertainty"]) == ("second to what?", 0.2)
     assert (told["refined"], told["looked_twice"], told["decision"]) == (True, True, "took_second")
-    assert told["first"] == {"text": "first to what?", "uncertainty": 0.9, "tokens": 1}
+    assert told["first"] == {
+        "text": "first to what?",
+        "uncertainty": 0.9,
+        "tokens": 1,
+        "complete": True,
+    }
     assert tuple(told["region"].values()) == REGION.as_tuple()
     assert len(told["bytes_up"]) == 2
     assert min(told["bytes_up"]) > 0
@@ -194,7 +199,7 @@ def test_bars_are_for_terminals_and_models_that_take_time(
 
     wanted: list[bool] = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(secondlook.engine.looks, "Engine", lambda adapter, policy: adapter)
+    monkeypatch.setattr(secondlook.engine.looks, "Engine", lambda adapter, _policy, cache: adapter)
     monkeypatch.setattr(
         secondlook.engine.loading, "load_model", lambda *_, progress, **__: wanted.append(progress)
     )
@@ -279,10 +284,11 @@ from engine.fake_engine import FakeEngine
 from secondlook.engine import cli
 
 class Slow(FakeEngine):
-    def first_look(self, *arguments):
-        print("working", flush=True)
-        sys.stdin.readline()
-        return super().first_look(*arguments)
+    def round(self):
+        if self._jobs:
+            print("working", flush=True)
+            sys.stdin.readline()
+        return super().round()
 
 cli.load_engine = lambda *_options: Slow()
 cli.run(cli.app, ["serve", "--port", "0"])

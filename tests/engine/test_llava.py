@@ -1,8 +1,10 @@
-"""The adapter against transformers: `generate`'s tokens, eager attention's map, the processor's prompts."""
+"""The adapter under a decoder against transformers: `generate`'s tokens, eager attention's map, the
+processor's prompts."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProc
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from engine.checkpoints import GRID, IMAGE_FIRST_TEMPLATE, IMAGE_SIZE, Variant, write_checkpoint
-from secondlook.engine.errors import NonFiniteError
+from secondlook.engine.attention import PrefillPlan, Segment
+from secondlook.engine.decoder import Decoder, Prompted
+from secondlook.engine.kv_cache import SlotCache
 from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.loading import load_model
 from secondlook.engine.prompts import GENERIC_QUESTION
+from secondlook.engine.token_record import Decoded
 from secondlook.engine.vision import TorchVisionEncoder
 
 QUESTION = "What is the number on the sign?"
@@ -81,11 +86,21 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
 
 
-def answer(adapter: LlavaAdapter, images: list[Image.Image], limit: int = NEW_TOKENS) -> tuple[int, ...]:
-    features = adapter.encode(images)
-    prompt = adapter.layout.build(QUESTION, len(images), limit)
-    local = features[1] if len(images) == 2 else None
-    return adapter.decode(adapter.extend(adapter.prefix(features[0]), prompt, local), limit).token_ids
+def prompted(
+    adapter: LlavaAdapter, images: list[Image.Image], limit: int, question: str = QUESTION
+) -> Prompted:
+    """A whole prompt for slot 0."""
+    prompt = adapter.layout.build(question, len(images), limit)
+    features = adapter.encode([adapter.square(image) for image in images])
+    return Prompted(0, 0, adapter.embed(prompt.ids, prompt.spans, list(features)), limit)
+
+
+def answer(adapter: LlavaAdapter, images: list[Image.Image], limit: int = NEW_TOKENS) -> Decoded:
+    decoder = Decoder(adapter, slots=1, capacity=256, most_new_tokens=limit)
+    decoder.prefill([prompted(adapter, images, limit)])
+    while not decoder.record.finished[0]:
+        decoder.step([0])
+    return decoder.record.read(0)
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -98,7 +113,8 @@ def test_prompts_equal_the_processors(pair: Pair, images: int) -> None:
 
 def test_pixel_values_equal_the_processors(pair: Pair) -> None:
     expected = pair.inputs(QUESTION, [picture(3)])["pixel_values"]
-    values = pair.adapter._preprocessing.pixel_values([picture(3)])
+    squares = [pair.adapter.square(picture(3))]
+    values = pair.adapter._preprocessing.pixel_values(squares, torch.device("cpu"))
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, expected, atol=1e-6, rtol=0)
 
@@ -110,7 +126,7 @@ def test_tokens_equal_generate(pair: Pair, images: int, seed: int) -> None:
     inputs = pair.inputs(QUESTION, pictures)
     generated = pair.reference("sdpa").generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     expected = generated[0, inputs["input_ids"].shape[1] :].tolist()
-    assert list(answer(pair.adapter, pictures)) == expected
+    assert list(answer(pair.adapter, pictures).token_ids) == expected
     assert len(set(expected)) > 1
 
 
@@ -123,13 +139,23 @@ def test_the_map_equals_eager_attention(pair: Pair, question: str) -> None:
     start, stop = pair.adapter.layout.span
     expected = output.attentions[layer][0, :, -1, start:stop].mean(0)
 
-    prefix = pair.adapter.prefix(pair.adapter.encode([picture(7)])[0])
-    prefilled = pair.adapter.extend(prefix, pair.adapter.layout.build(question, 1, 1), probe=True)
-    assert prefilled.attention is not None
-    assert prefilled.attention.shape == (GRID * GRID,)
-    torch.testing.assert_close(prefilled.attention, expected, atol=1e-5, rtol=0)
-    assert float((prefilled.attention - expected).abs().max() / expected.max()) < 1e-5
-    torch.testing.assert_close(prefilled.logits, output.logits[0, -1], atol=1e-3, rtol=1e-4)
+    decoder = Decoder(pair.adapter, slots=1, capacity=128, most_new_tokens=1)
+    prompt = prompted(pair.adapter, [picture(7)], 1, question)
+    for rows in (decoder.prefill([prompt], probe=True), decoder.attention_rows([prompt])):
+        assert rows is not None
+        assert rows.shape == (1, GRID * GRID)
+        torch.testing.assert_close(rows[0], expected, atol=1e-5, rtol=0)
+        assert float((rows[0] - expected).abs().max() / expected.max()) < 1e-5
+
+
+def test_logits_equal_transformers(pair: Pair) -> None:
+    with torch.inference_mode():
+        expected = pair.reference("eager")(**pair.inputs(QUESTION, [picture(7), picture(8)])).logits[0]
+    prompt = prompted(pair.adapter, [picture(7), picture(8)], 1)
+    cache = SlotCache(pair.adapter.decoder_config, 1, 256, torch.float32, torch.device("cpu"))
+    plan = PrefillPlan(cache, [Segment(0, 0, len(prompt.embeddings))])
+    hidden = pair.adapter.hidden(prompt.embeddings, torch.arange(len(prompt.embeddings)), plan)
+    torch.testing.assert_close(pair.adapter.logits(hidden), expected, atol=1e-3, rtol=1e-4)
 
 
 def test_statistics_are_those_of_generates_logits(pair: Pair) -> None:
@@ -141,11 +167,7 @@ def test_statistics_are_those_of_generates_logits(pair: Pair) -> None:
         output_logits=True,
         return_dict_in_generate=True,
     )
-    features = pair.adapter.encode([picture(1)])
-    prefilled = pair.adapter.extend(
-        pair.adapter.prefix(features[0]), pair.adapter.layout.build(QUESTION, 1, 5)
-    )
-    decoded = pair.adapter.decode(prefilled, 5)
+    decoded = answer(pair.adapter, [picture(1)], 5)
     for logits, token in zip(output.logits, decoded.statistics, strict=True):
         p = logits[0].double().softmax(-1)
         assert token.min_entropy == pytest.approx(-float(p.max().log()), abs=1e-4)
@@ -153,79 +175,42 @@ def test_statistics_are_those_of_generates_logits(pair: Pair) -> None:
         assert token.margin == pytest.approx(1 - float(p.sort().values[-1] - p.sort().values[-2]), abs=1e-4)
 
 
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> LlavaAdapter:
-    return load_model(str(write_checkpoint(tmp_path_factory.mktemp("prefix"), Variant(seed=6))))
-
-
-def test_prefix_positions_are_forwarded_once(adapter: LlavaAdapter) -> None:
-    forwarded: list[int] = []
-
-    def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        forwarded.append(kwargs["inputs_embeds"].shape[1])
-
-    handle = adapter._model.model.language_model.register_forward_pre_hook(count, with_kwargs=True)
-    layout = adapter.layout
-    own, both = layout.build(QUESTION, 1, 3), layout.build(QUESTION, 2, 3)
-    features = adapter.encode([picture(1), picture(2)])
-    prefix = adapter.prefix(features[0])
-    adapter.extend(prefix, own, probe=True)
-    adapter.extend(prefix, layout.generic, probe=True)
-    last = adapter.extend(prefix, both, features[1])
-    adapter.decode(last, 3)
-    handle.remove()
-    shared = len(layout.prefix)
-    rest = [len(prompt.ids) - shared for prompt in (own, layout.generic, both)]
-    assert forwarded == [shared, *rest, 1, 1]
-    assert max(rest[:2]) < shared
-
-
-def test_nothing_that_extends_a_prefix_changes_it(adapter: LlavaAdapter) -> None:
-    features = adapter.encode([picture(1), picture(2)])
-    prefix = adapter.prefix(features[0])
-    before = [(layer.keys.clone(), layer.values.clone()) for layer in prefix.cache.layers]
-    prompt = adapter.layout.build(QUESTION, 1, 4)
-    first = adapter.extend(prefix, prompt, probe=True)
-    first_tokens = adapter.decode(first, 4)
-    adapter.decode(adapter.extend(prefix, adapter.layout.build(QUESTION, 2, 4), features[1]), 4)
-    assert prefix.cache.get_seq_length() == prefix.length == len(adapter.layout.prefix)
-    for (keys, values), layer in zip(before, prefix.cache.layers, strict=True):
-        assert torch.equal(keys, layer.keys)
-        assert torch.equal(values, layer.values)
-    assert adapter.decode(first, 4) == first_tokens
-    assert adapter.decode(adapter.extend(prefix, prompt), 4) == first_tokens
-
-
-def test_its_bytes_are_counted(adapter: LlavaAdapter) -> None:
-    prefix = adapter.prefix(adapter.encode([picture(1)])[0])
-    assert prefix.nbytes == 4 * 2 * 64 * prefix.length * 4  # layers, keys and values, width, float32
-
-
 def test_several_pictures_are_encoded_as_each_alone(pair: Pair) -> None:
-    together = pair.adapter.encode([picture(1), picture(2)])
+    squares = [pair.adapter.square(picture(1)), pair.adapter.square(picture(2))]
+    together = pair.adapter.encode(squares)
     assert together.shape == (2, GRID * GRID, 64)
-    alone = torch.cat([pair.adapter.encode([picture(1)]), pair.adapter.encode([picture(2)])])
+    alone = torch.cat([pair.adapter.encode([square]) for square in squares])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_features_fill_their_spans_and_nothing_else(pair: Pair) -> None:
+    ids, feature = [5, 6, 7, 8, 9], torch.full((2, 64), 3.0)
+    plain = pair.adapter.embed(ids)
+    assert torch.equal(plain, pair.adapter.token_embeddings(torch.tensor(ids)))
+    filled = pair.adapter.embed(ids, [(1, 3)], [feature])
+    assert torch.equal(filled[1:3], feature)
+    assert torch.equal(filled[[0, 3, 4]], plain[[0, 3, 4]])
+
+
+def test_a_square_knows_its_picture_by_the_pixels(pair: Pair) -> None:
+    wide = picture(1).resize((200, 100))
+    square, again = pair.adapter.square(wide), pair.adapter.square(wide.copy())
+    assert (square.width, square.height) == (200, 100)
+    assert square.pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert square.pixels.dtype == torch.uint8
+    assert square.digest == again.digest
+    assert square.digest != pair.adapter.square(picture(2)).digest
 
 
 def test_decoding_stops_at_each_end_token_and_says_so(tmp_path: Path) -> None:
     free = load_model(str(write_checkpoint(tmp_path / "free", Variant(seed=7))))
-    tokens = answer(free, [picture(1)])
+    tokens = answer(free, [picture(1)]).token_ids
     for name, eos in (("one", tokens[2]), ("list", (2, tokens[2]))):
         adapter = load_model(str(write_checkpoint(tmp_path / name, Variant(seed=7, eos=eos))))
         expected = tokens[: tokens.index(tokens[2]) + 1]
-        features = adapter.encode([picture(1)])
-        prompt = adapter.layout.build(QUESTION, 1, NEW_TOKENS)
-        decoded = adapter.decode(adapter.extend(adapter.prefix(features[0]), prompt), NEW_TOKENS)
+        decoded = answer(adapter, [picture(1)])
         assert decoded.token_ids == expected
         assert [token.is_eos for token in decoded.statistics] == [False] * (len(expected) - 1) + [True]
-
-
-def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
-    adapter = load_model(str(write_checkpoint(tmp_path, Variant())))
-    adapter._model.lm_head.weight.data[5, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match="try dtype float32"):
-        answer(adapter, [picture(1)])
 
 
 def test_another_encoder_can_take_the_vision_towers_place(tmp_path: Path) -> None:
@@ -248,4 +233,6 @@ def test_another_encoder_can_take_the_vision_towers_place(tmp_path: Path) -> Non
 def test_half_precision_answers(tmp_path: Path, dtype: Any) -> None:
     adapter = load_model(str(write_checkpoint(tmp_path, Variant())), dtype=dtype)
     assert str(adapter.dtype) == f"torch.{dtype}"
-    assert len(answer(adapter, [picture(1), picture(2)], 3)) == 3
+    decoded = answer(adapter, [picture(1), picture(2)], 3)
+    assert len(decoded.token_ids) == 3
+    assert all(math.isfinite(token.min_entropy) for token in decoded.statistics)

@@ -6,7 +6,7 @@ import threading
 import httpx
 import pytest
 
-from engine.fake_engine import CACHE_BYTES, FakeEngine, jpeg
+from engine.fake_engine import FakeEngine, jpeg
 from engine.serving_harness import (
     SECONDS,
     assert_error,
@@ -62,7 +62,9 @@ def test_unknown_answered_and_given_up_sessions() -> None:
         assert_error(await client.delete(f"/v1/answers/{name}"), 409, "answered_session")
         name = await session(client)
         response = await client.delete(f"/v1/answers/{name}")
-        assert (response.status_code, response.content) == (204, b"")
+        kept = AnswerReply.model_validate_json(response.content)
+        assert (kept.status, kept.decision, kept.answer.text) == ("final", "unsure", "first to unsure")
+        assert (kept.session, kept.region) == (None, None)
         assert_error(await second_look(client, name), 410, "expired_session", "the first answer stands")
         assert_error(await client.delete(f"/v1/answers/{name}"), 410, "expired_session")
 
@@ -98,19 +100,35 @@ def test_an_expired_session_is_gone() -> None:
     asyncio.run(scenario())
 
 
-def test_a_dropped_cache_is_computed_again() -> None:
+def test_a_region_is_told_before_the_answer_is_complete() -> None:
     engine = FakeEngine()
 
     async def scenario(client: httpx.AsyncClient) -> None:
-        first, second = await session(client, "a"), await session(client, "b")
-        assert engine.first_looks == 2
-        final = AnswerReply.model_validate_json((await second_look(client, second)).content)
-        assert (engine.first_looks, final.answer.text) == (2, "second to b")
-        final = AnswerReply.model_validate_json((await second_look(client, first)).content)
-        assert (engine.first_looks, final.answer.text) == (3, "second to a")
-        assert final.first.text == "first to a"
+        reply = AnswerReply.model_validate_json((await first_look(client, "long")).content)
+        assert (reply.status, reply.answer.text, reply.answer.complete) == ("region", "first to long", False)
+        assert reply.session is not None
+        second = asyncio.create_task(second_look(client, reply.session.id))
+        await entered(engine)
+        engine.rest.set()
+        final = AnswerReply.model_validate_json((await second).content)
+        assert (final.first.text, final.first.complete) == ("first to long, and more", True)
+        assert final.answer.text == "second to long"
 
-    served(scenario, engine, ServerSettings(sessions=SessionLimits(max_cache_bytes=CACHE_BYTES)))
+    served(scenario, engine)
+
+
+def test_who_gives_up_gets_the_whole_first_answer() -> None:
+    engine = FakeEngine()
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        name = await session(client, "long")
+        giving_up = asyncio.create_task(client.delete(f"/v1/answers/{name}"))
+        await entered(engine)
+        engine.rest.set()
+        kept = AnswerReply.model_validate_json((await giving_up).content)
+        assert (kept.answer.text, kept.answer.complete) == ("first to long, and more", True)
+
+    served(scenario, engine)
 
 
 def test_of_two_local_images_at_once_one_wins() -> None:

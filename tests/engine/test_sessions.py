@@ -16,23 +16,22 @@ class Clock:
         return self.now
 
 
-def store(clock: Clock | None = None, **limits: float) -> SessionStore[str, str]:
+def store(clock: Clock | None = None, **limits: float) -> SessionStore[str]:
     return SessionStore(SessionLimits(**limits), clock or Clock())  # type: ignore[arg-type]
 
 
-def opened(sessions: SessionStore[str, str], question: str, cache_bytes: int = 10) -> str:
-    return sessions.open(question, f"cache of {question}", cache_bytes)[0]
+def opened(sessions: SessionStore[str], question: str) -> str:
+    return sessions.open(question)[0]
 
 
 def test_a_session_waits_is_claimed_and_ends() -> None:
     sessions = store()
-    name, seconds = sessions.open("why?", "cache", 10)
+    name, seconds = sessions.open("why?")
     assert seconds == SessionLimits().seconds
     assert sessions.look(name) == "why?"
-    claim = sessions.claim(name)
-    assert (claim.question, claim.cache) == ("why?", "cache")
+    assert sessions.claim(name) == "why?"
     sessions.finish(name)
-    assert (len(sessions), sessions.cache_bytes) == (0, 0)
+    assert len(sessions) == 0
     for use in (sessions.look, sessions.claim, sessions.give_up):
         with pytest.raises(AnsweredSessionError, match="already answered"):
             use(name)
@@ -61,7 +60,7 @@ def test_a_second_claim_is_refused_until_the_first_is_released() -> None:
     with pytest.raises(AnsweredSessionError):
         sessions.give_up(name)
     sessions.release(name)
-    assert sessions.claim(name).cache == "cache of q"
+    assert sessions.claim(name) == "q"
 
 
 def test_a_session_expires_when_its_time_is_over_and_not_before() -> None:
@@ -73,7 +72,7 @@ def test_a_session_expires_when_its_time_is_over_and_not_before() -> None:
     clock.now += 0.1
     with pytest.raises(ExpiredSessionError, match="within 30 seconds: the first answer stands"):
         sessions.claim(name)
-    assert (len(sessions), sessions.cache_bytes) == (0, 0)
+    assert len(sessions) == 0
 
 
 def test_purging_frees_what_is_over_time() -> None:
@@ -115,36 +114,10 @@ def test_one_session_too_many_gives_the_oldest_waiting_one_up() -> None:
     sessions.finish(first)
 
 
-def test_too_many_bytes_drop_the_oldest_caches_and_no_session() -> None:
-    sessions = store(max_cache_bytes=100)
-    first, second, third = (opened(sessions, question, 40) for question in "abc")
-    assert sessions.cache_bytes == 80
-    assert sessions.claim(first).cache is None
-    assert sessions.claim(second).cache == "cache of b"
-    assert sessions.claim(third).cache == "cache of c"
-
-
-def test_a_claimed_cache_is_never_dropped() -> None:
-    sessions = store(max_cache_bytes=50)
-    first = opened(sessions, "a", 40)
-    sessions.claim(first)
-    second = opened(sessions, "b", 40)
-    sessions.release(first)
-    assert sessions.claim(first).cache == "cache of a"
-    assert sessions.claim(second).cache is None
-
-
-def test_without_room_for_any_cache_every_session_still_works() -> None:
-    sessions = store(max_cache_bytes=0)
-    name = opened(sessions, "a", 1)
-    assert sessions.claim(name).question == "a"
-    assert sessions.cache_bytes == 0
-
-
 def test_a_session_given_up_is_gone() -> None:
     sessions = store()
     name = opened(sessions, "q")
-    sessions.give_up(name)
+    assert sessions.give_up(name) == "q"
     assert len(sessions) == 0
     with pytest.raises(ExpiredSessionError, match="gave this session up"):
         sessions.claim(name)
@@ -165,7 +138,6 @@ def test_only_the_latest_ends_are_remembered() -> None:
     "limits",
     [
         {"max_waiting": 0},
-        {"max_cache_bytes": -1},
         {"max_remembered": -1},
         {"seconds": 0},
         {"seconds": float("nan")},

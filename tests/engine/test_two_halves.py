@@ -15,9 +15,9 @@ from secondlook.edge.errors import RequestRefusedError
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine import Engine, load_model
+from secondlook.engine.kv_cache import CacheSettings
 from secondlook.engine.local import ask_locally
 from secondlook.engine.server import create_app
-from secondlook.engine.settings import ServerSettings, SessionLimits
 
 ALWAYS = AnswerOptions(second_look="always", arbitration=False)
 QUESTION = "What is the number on the sign?"
@@ -39,13 +39,13 @@ def picture() -> Image.Image:
     )
 
 
-@pytest.mark.parametrize("cache_bytes", [SessionLimits().max_cache_bytes, 0])
+@pytest.mark.parametrize("slots", [64, 1])
 def test_over_http_and_in_one_process_the_answers_are_the_same(
-    engine: Engine, picture: Image.Image, cache_bytes: int
+    engine: Engine, picture: Image.Image, slots: int
 ) -> None:
     expected = ask_locally(engine, open_picture(picture), QUESTION, ALWAYS)
-    settings = ServerSettings(sessions=SessionLimits(max_cache_bytes=cache_bytes))
-    with listening(create_app(engine, settings)) as url, EdgeClient(url) as client:
+    served = Engine(engine.model, cache=CacheSettings(most_slots=slots))
+    with listening(create_app(served)) as url, EdgeClient(url) as client:
         answer = client.ask(picture, QUESTION, ALWAYS)
     assert answer.looked_twice
     assert answer.second_look_failed is None

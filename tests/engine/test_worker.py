@@ -1,11 +1,15 @@
+"""The inference thread with an engine that does what it is told."""
+
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 
+from secondlook.engine.batching import Flow, Task
 from secondlook.engine.errors import (
     EmptyQuestionError,
     EngineFailedError,
@@ -14,9 +18,53 @@ from secondlook.engine.errors import (
     QueueFullError,
     ShuttingDownError,
 )
+from secondlook.engine.protocol import TwoLookEngine
 from secondlook.engine.worker import InferenceThread
 
 SECONDS = 60
+
+
+class Engine:
+    """Runs one function a round, in the order they came."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Task[Any], Callable[[], object]]] = []
+        self.cancelled: list[Task[Any]] = []
+        self.cancelling = threading.Event()
+        self.fail: Exception | None = None
+
+    def begin(self, job: Callable[[], object]) -> Task[Any]:
+        task: Task[Any] = Task(_flow(), False, {})
+        self.jobs.append((task, job))
+        return task
+
+    def round(self) -> bool:
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        if not self.jobs:
+            return False
+        task, job = self.jobs.pop(0)
+        try:
+            task.future.set_result(job())
+        except Exception as error:  # noqa: BLE001 -- as the real one does
+            task.future.set_exception(error)
+        return bool(self.jobs)
+
+    def cancel(self, task: Task[Any]) -> None:
+        self.jobs = [pair for pair in self.jobs if pair[0] is not task]
+        self.cancelled.append(task)
+        self.cancelling.set()
+
+
+def _flow() -> Flow[Any]:
+    yield from ()
+
+
+def doing(job: Callable[[], object]) -> Callable[[TwoLookEngine], Task[Any]]:
+    return lambda engine: cast("Engine", engine).begin(job)
 
 
 class Gate:
@@ -26,15 +74,20 @@ class Gate:
         self.begun = threading.Event()
         self.open = threading.Event()
 
-    def __call__(self, engine: str) -> str:
+    def __call__(self) -> str:
         self.begun.set()
         assert self.open.wait(SECONDS)
-        return engine
+        return "through"
 
 
 @pytest.fixture
-def thread() -> Iterator[InferenceThread[str]]:
-    inference = InferenceThread(lambda: "engine", queue_size=2)
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def thread(engine: Engine) -> Iterator[InferenceThread]:
+    inference = InferenceThread(lambda: cast(TwoLookEngine, engine), queue_size=2)
     inference.start()
     inference.loaded.result(SECONDS)
     yield inference
@@ -42,118 +95,137 @@ def thread() -> Iterator[InferenceThread[str]]:
     inference.join(SECONDS)
 
 
-def test_jobs_run_in_order_on_one_thread_with_the_engine(thread: InferenceThread[str]) -> None:
-    seen: list[tuple[int, str]] = []
+def result(thread: InferenceThread, job: Callable[[], object]) -> object:
+    return thread.submit(doing(job)).future.result(SECONDS)
+
+
+def test_looks_are_computed_on_one_thread(thread: InferenceThread) -> None:
+    for number in range(3):
+        assert result(thread, lambda number=number: number) == number  # type: ignore[misc]
+        assert result(thread, lambda: threading.current_thread().name) == "secondlook-inference"
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(thread: InferenceThread) -> None:
     gate = Gate()
-    blocking = thread.submit(gate)
+    looks = [thread.submit(doing(gate))]
     assert gate.begun.wait(SECONDS)
-
-    def job(number: int) -> str:
-        seen.append((number, threading.current_thread().name))
-        return f"result {number}"
-
-    futures = [thread.submit(lambda _engine, number=number: job(number)) for number in range(2)]  # type: ignore[misc]
-    gate.open.set()
-    assert blocking.result(SECONDS).result == "engine"
-    assert [future.result(SECONDS).result for future in futures] == ["result 0", "result 1"]
-    assert seen == [(0, "secondlook-inference"), (1, "secondlook-inference")]
-
-
-def test_a_full_queue_refuses_and_says_when_to_come_back(thread: InferenceThread[str]) -> None:
-    gate = Gate()
-    futures = [thread.submit(gate)]
-    assert gate.begun.wait(SECONDS)
-    futures += [thread.submit(lambda engine: engine) for _ in range(2)]
+    looks += [thread.submit(doing(lambda: "later")) for _ in range(2)]
+    assert thread.waiting == 2
     with pytest.raises(QueueFullError, match="2 questions are waiting") as refused:
-        thread.submit(lambda engine: engine)
+        thread.submit(doing(lambda: "too much"))
     assert refused.value.retry_after >= 1
     with pytest.raises(QueueFullError):
         thread.check_room()
     thread.check_ready()
     gate.open.set()
-    for future in futures:
-        future.result(SECONDS)
-    assert thread.submit(lambda engine: engine).result(SECONDS).result == "engine"
+    assert [look.future.result(SECONDS) for look in looks] == ["through", "later", "later"]
+    assert result(thread, lambda: "again") == "again"
 
 
-def test_a_cancelled_job_does_not_run_and_makes_room(thread: InferenceThread[str]) -> None:
+def test_a_cancelled_look_makes_room_at_once_and_is_not_computed(
+    thread: InferenceThread, engine: Engine
+) -> None:
     gate = Gate()
-    running = thread.submit(gate)
+    running = thread.submit(doing(gate))
     assert gate.begun.wait(SECONDS)
     ran: list[str] = []
-    cancelled = [thread.submit(ran.append) for _ in range(2)]
-    assert all(future.cancel() for future in cancelled)
-    last = thread.submit(lambda engine: engine)
+    waiting = [thread.submit(doing(lambda: ran.append("ran"))) for _ in range(2)]
+    assert all(look.future.cancel() for look in waiting)
+    last = thread.submit(doing(lambda: "last"))
     gate.open.set()
-    running.result(SECONDS)
-    assert last.result(SECONDS).result == "engine"
+    assert running.future.result(SECONDS) == "through"
+    assert last.future.result(SECONDS) == "last"
     assert ran == []
 
 
-def test_the_seconds_in_the_queue_are_told() -> None:
-    ticks = iter([10.0, 12.5, 13.0])  # submitted, begun, done
-    thread = InferenceThread(lambda: "engine", queue_size=1, clock=lambda: next(ticks))
-    thread.start()
-    thread.loaded.result(SECONDS)
-    assert thread.submit(lambda engine: engine).result(SECONDS).queue_seconds == 2.5
-    thread.close()
-    thread.join(SECONDS)
+def test_a_look_that_is_cancelled_while_it_is_computed_ends(thread: InferenceThread, engine: Engine) -> None:
+    gate, never = Gate(), Gate()
+    first, second = thread.submit(doing(gate)), thread.submit(doing(never))
+    assert gate.begun.wait(SECONDS)
+    gate.open.set()
+    first.future.result(SECONDS)
+    assert second.future.cancel()
+    never.open.set()
+    assert engine.cancelling.wait(SECONDS)
+    assert engine.cancelled[-1] is second.task
+    assert result(thread, lambda: "next") == "next"
 
 
-def test_an_error_of_ours_reaches_the_caller_as_it_is(thread: InferenceThread[str]) -> None:
-    def job(_engine: str) -> None:
+def test_an_error_of_ours_reaches_the_caller_as_it_is(thread: InferenceThread) -> None:
+    def job() -> None:
         raise EmptyQuestionError("nothing asked")
 
     with pytest.raises(EmptyQuestionError, match="nothing asked"):
-        thread.submit(job).result(SECONDS)
+        result(thread, job)
+
+    def refuse(_engine: TwoLookEngine) -> Task[Any]:
+        raise EmptyQuestionError("not even begun")
+
+    with pytest.raises(EmptyQuestionError, match="not even begun"):
+        thread.submit(refuse).future.result(SECONDS)
 
 
 def test_an_unforeseen_error_is_logged_wrapped_and_survived(
-    thread: InferenceThread[str], caplog: pytest.LogCaptureFixture
+    thread: InferenceThread, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def job(_engine: str) -> None:
-        raise RuntimeError("out of memory")
+    def job() -> None:
+        raise RuntimeError("a secret")
 
     with caplog.at_level(logging.ERROR), pytest.raises(EngineFailedError) as failed:
-        thread.submit(job).result(SECONDS)
+        result(thread, job)
     assert isinstance(failed.value.__cause__, RuntimeError)
-    assert "out of memory" not in str(failed.value)
-    assert "out of memory" in caplog.text
-    assert thread.submit(lambda engine: engine).result(SECONDS).result == "engine"
+    assert "a secret" not in str(failed.value)
+    assert "a secret" in caplog.text
+    assert result(thread, lambda: "fine") == "fine"
 
 
-def test_closing_finishes_what_was_accepted_and_refuses_the_rest(thread: InferenceThread[str]) -> None:
+def test_an_engine_that_fails_loses_its_looks_and_goes_on(
+    thread: InferenceThread, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     gate = Gate()
-    accepted = [thread.submit(gate), thread.submit(lambda engine: f"late {engine}")]
+    first, second = thread.submit(doing(gate)), thread.submit(doing(lambda: "lost"))
+    assert gate.begun.wait(SECONDS)
+    engine.fail = RuntimeError("a round failed")
+    gate.open.set()
+    assert first.future.result(SECONDS) == "through"
+    with pytest.raises(EngineFailedError):
+        second.future.result(SECONDS)
+    assert "a round failed" in caplog.text
+    assert result(thread, lambda: "fine") == "fine"
+
+
+def test_closing_finishes_what_was_accepted_and_refuses_the_rest(thread: InferenceThread) -> None:
+    gate = Gate()
+    accepted = [thread.submit(doing(gate)), thread.submit(doing(lambda: "late"))]
     assert gate.begun.wait(SECONDS)
     thread.close()
     with pytest.raises(ShuttingDownError):
-        thread.submit(lambda engine: engine)
+        thread.submit(doing(lambda: "no"))
     gate.open.set()
     thread.join(SECONDS)
-    assert [future.result(0).result for future in accepted] == ["engine", "late engine"]
+    assert [look.future.result(0) for look in accepted] == ["through", "late"]
 
 
-def test_jobs_are_refused_while_the_engine_is_being_loaded() -> None:
+def test_looks_are_refused_while_the_engine_is_being_loaded(engine: Engine) -> None:
     go = threading.Event()
 
-    def load() -> str:
+    def load() -> TwoLookEngine:
         assert go.wait(SECONDS)
-        return "engine"
+        return cast(TwoLookEngine, engine)
 
     thread = InferenceThread(load, queue_size=1)
     thread.start()
     with pytest.raises(ModelNotReadyError, match="being loaded"):
-        thread.submit(lambda engine: engine)
+        thread.submit(doing(lambda: "no"))
     go.set()
-    assert thread.loaded.result(SECONDS) == "engine"
-    assert thread.submit(lambda engine: engine).result(SECONDS).result == "engine"
+    assert cast(Engine, thread.loaded.result(SECONDS)) is engine
+    assert result(thread, lambda: "yes") == "yes"
     thread.close()
     thread.join(SECONDS)
 
 
 def test_a_failed_loading_is_told() -> None:
-    def load() -> str:
+    def load() -> TwoLookEngine:
         raise ModelNotFoundError("no such folder")
 
     thread = InferenceThread(load, queue_size=1)
@@ -161,5 +233,5 @@ def test_a_failed_loading_is_told() -> None:
     with pytest.raises(ModelNotFoundError, match="no such folder"):
         thread.loaded.result(SECONDS)
     with pytest.raises(ModelNotReadyError, match="could not be loaded"):
-        thread.submit(lambda engine: engine)
+        thread.submit(doing(lambda: "no"))
     thread.join(SECONDS)

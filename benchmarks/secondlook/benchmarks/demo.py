@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from PIL import Image
@@ -23,8 +26,10 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
+from secondlook.engine.batching import Task
 from secondlook.engine.cli import load_engine, loading_status
 from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Pending
+from secondlook.engine.vision import Square
 
 __all__ = ["DemoError", "run_demo"]
 
@@ -68,14 +73,43 @@ class _Recorder:
     def card(self) -> ModelCard:
         return self.engine.card
 
-    def first_look(
-        self, global_image: Image.Image, question: str, original: Size, options: AnswerOptions
-    ) -> FirstLook:
-        self.last = self.engine.first_look(global_image, question, original, options)
-        return self.last
+    @property
+    def slots(self) -> int:
+        return self.engine.slots
 
-    def second_look(self, pending: Pending, local_image: Image.Image) -> FinalAnswer:
-        return self.engine.second_look(pending, local_image)
+    def square(self, image: Image.Image) -> Square:
+        return self.engine.square(image)
+
+    def start_first_look(
+        self,
+        global_image: Square,
+        question: str,
+        original: Size,
+        options: AnswerOptions,
+        *,
+        client: str,
+        on_region: Callable[[FirstLook], None],
+    ) -> Task[FirstLook]:
+        task = self.engine.start_first_look(
+            global_image, question, original, options, client=client, on_region=on_region
+        )
+        task.future.add_done_callback(self._remember)
+        return task
+
+    def start_second_look(
+        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None
+    ) -> Task[FinalAnswer]:
+        return self.engine.start_second_look(pending, local_image, after=after)
+
+    def round(self) -> bool:
+        return self.engine.round()
+
+    def cancel(self, task: Task[Any]) -> None:
+        self.engine.cancel(task)
+
+    def _remember(self, future: Future[FirstLook]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self.last = future.result()
 
 
 def run_demo(out: Path, seed: int, count: int, model: str) -> None:

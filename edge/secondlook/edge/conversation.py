@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import quote
 
 import httpx
+from pydantic import ValidationError
 
 from .answer import EdgeAnswer, StageSeconds
 from .errors import (
@@ -33,8 +34,9 @@ logger = logging.getLogger(__name__)
 Stage = Literal["open", "model", "prepare_global", "first_look", "prepare_local", "second_look"]
 """What a client is doing, in the order in which it happens."""
 
-_GIVE_UP_SECONDS = 1.0
-"""How long the answer at hand may be kept back to tell the server that its session will not go on."""
+_GIVE_UP_SECONDS = 2.0
+"""How long the answer at hand may be kept back to tell the server that its session will not go on, and to
+get the whole of it."""
 
 _SESSION_ENDED = (404, 409, 410)
 """Statuses by which a server says that there is no such session any more."""
@@ -107,7 +109,7 @@ class Conversation:
             except SecondLookError as error:
                 failure = " ".join(str(error).split())
                 logger.warning("the second look failed, the first answer stands: %s", failure)
-                yield from _give_up(reply.session, error)
+                reply = yield from _give_up(reply, error)
         final = second.reply if second and second.reply else reply
         looks = [traffic, second.traffic] if second else [traffic]
         return EdgeAnswer(
@@ -187,18 +189,22 @@ def _path(session: PendingSession) -> str:
     return f"/v1/answers/{quote(session.id, safe='')}"
 
 
-def _give_up(session: PendingSession | None, error: SecondLookError) -> Flow[None]:
-    """Tell the server, once, that a session it still keeps will not go on; whatever comes of that is fine.
+def _give_up(reply: AnswerReply, error: SecondLookError) -> Flow[AnswerReply]:
+    """Tell the server, once, that a session it still keeps will not go on; what it says then, or `reply`.
 
-    Not after a lost connection, where it would only cost another timeout; the session then expires.
+    The server's word has the whole first answer. Where `reply` has it already, nothing is asked after a lost
+    connection, where it would only cost another timeout; the session then expires.
     """
+    whole, session = reply.answer.complete, reply.session
     gone = isinstance(error, RequestRefusedError) and error.status in _SESSION_ENDED
-    if session is None or gone or isinstance(error, ConnectionFailedError):
-        return
+    if session is None or gone or (whole and isinstance(error, ConnectionFailedError)):
+        return reply
     try:
-        yield Call("DELETE", _path(session), timeout=_GIVE_UP_SECONDS)
-    except httpx.RequestError as trouble:
+        told: httpx.Response = yield Call("DELETE", _path(session), timeout=_GIVE_UP_SECONDS)
+        return AnswerReply.model_validate_json(told.content) if told.is_success else reply
+    except (httpx.RequestError, ValidationError) as trouble:
         logger.info("the session could not be given up: %s", trouble)
+        return reply
 
 
 def _check_text(question: str) -> None:

@@ -3,7 +3,7 @@
     GET    /v1/model                → ModelCard
     POST   /v1/answers              → AnswerReply   (multipart: image, question, width, height, options)
     POST   /v1/answers/{id}/local   → AnswerReply   (multipart: image)
-    DELETE /v1/answers/{id}         → 204
+    DELETE /v1/answers/{id}         → AnswerReply   (the first answer, complete)
     any error                       → ErrorReply, with the status that says what kind
 
 `image` is a JPEG part (`image/jpeg`), `width` and `height` are the original picture's size in pixels, and
@@ -67,6 +67,7 @@ class AnswerOptions(WireModel):
     first_k: int | None = Field(default=None, ge=1)
     include_eos: bool | None = None
     arbitration: bool | None = None
+    decide_after: int | None = Field(default=None, ge=1)
     second_look: Literal["auto", "always", "never"] = "auto"
     max_new_tokens: int | None = Field(default=None, ge=1)
 
@@ -86,6 +87,9 @@ class Answer(WireModel):
     text: str
     uncertainty: float
     tokens: int = Field(ge=0, description="Output tokens, the end token included.")
+    complete: bool = Field(
+        default=True, description="Whether this is all of it, or it is still being written."
+    )
 
 
 class LookSeconds(WireModel):
@@ -109,7 +113,8 @@ class AnswerReply(WireModel):
     """The final answer, or the first answer with the region the server wants to see.
 
     `status` is "final" (then `region` and `session` are None unless a second look took place: `region` then
-    says where) or "region" (then both are set and `answer` equals `first`). `decision` says why.
+    says where) or "region" (then both are set and `answer` equals `first`, which may not be complete yet).
+    `decision` says why.
     """
 
     status: Literal["final", "region"]

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secondlook.engine.attention import ATTENTION, AttentionProbe
+    from secondlook.engine.attention import ATTENTION
     from secondlook.engine.errors import (
         AnsweredSessionError,
         DeviceError,
@@ -48,7 +48,6 @@ __all__ = [
     "GENERIC_QUESTION",
     "AnsweredSessionError",
     "AttentionMaps",
-    "AttentionProbe",
     "DType",
     "DeviceError",
     "EmptyQuestionError",
@@ -92,7 +91,6 @@ _HOMES = {
     "ATTENTION": "attention",
     "AnsweredSessionError": "errors",
     "AttentionMaps": "looks",
-    "AttentionProbe": "attention",
     "DType": "loading",
     "DeviceError": "errors",
     "EmptyQuestionError": "errors",

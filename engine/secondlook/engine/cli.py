@@ -44,6 +44,15 @@ ThresholdOption = Annotated[
         "--threshold", min=0.0, help="Look twice from this uncertainty on; by default the model's own."
     ),
 ]
+CacheOption = Annotated[
+    float | None,
+    typer.Option(
+        "--kv-cache-gb",
+        help="GiB for keys and values, of answers in progress and kept for second looks; by default 2 on a "
+        "CPU, and half of what is free on a GPU.",
+        show_default=False,
+    ),
+]
 VerboseOption = Annotated[
     int,
     typer.Option(
@@ -85,19 +94,23 @@ def configure_logging(verbose: int) -> None:
     logging.getLogger("secondlook.kernels").setLevel(min(level, logging.INFO))
 
 
-def load_engine(model: str, dtype: str, device: str, threshold: float | None) -> Engine:
+def load_engine(
+    model: str, dtype: str, device: str, threshold: float | None, kv_cache_gb: float | None = None
+) -> Engine:
     """The engine that the commands' options describe.
 
     Raises:
         ModelError, SettingsError: see `secondlook.engine.loading.load_model`.
     """
+    from secondlook.engine.kv_cache import CacheSettings
     from secondlook.engine.loading import load_model
     from secondlook.engine.looks import Engine
     from secondlook.engine.policy import Policy
 
     kind: DType = dtype  # type: ignore[assignment]  # load_model refuses what is none, naming the choices
     adapter = load_model(model, dtype=kind, device=device, progress=draws_bars(model))
-    return Engine(adapter, None if threshold is None else Policy(threshold))
+    policy = None if threshold is None else Policy(threshold)
+    return Engine(adapter, policy, cache=CacheSettings(kv_cache_gb))
 
 
 def draws_bars(model: str) -> bool:
@@ -128,12 +141,10 @@ def serve(
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
+    kv_cache_gb: CacheOption = None,
     max_pending: Annotated[
         int, typer.Option(min=1, help="Sessions that may wait for their local image.")
     ] = 1024,
-    max_cache_mb: Annotated[
-        int, typer.Option(min=0, help="MiB of keys and values kept for them; the rest is computed again.")
-    ] = 2048,
     session_ttl: Annotated[float, typer.Option(help="Seconds that a session waits.")] = 60.0,
     queue_size: Annotated[int, typer.Option(min=1, help="Questions that may wait for the model.")] = 32,
     max_body_mb: Annotated[int, typer.Option(min=1, help="MiB that a request may have.")] = 8,
@@ -144,9 +155,7 @@ def serve(
     from secondlook.engine import serving
     from secondlook.engine.settings import ServerSettings, SessionLimits
 
-    sessions = SessionLimits(
-        max_waiting=max_pending, max_cache_bytes=max_cache_mb * 2**20, seconds=session_ttl
-    )
+    sessions = SessionLimits(max_waiting=max_pending, seconds=session_ttl)
     settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
     with serving.listen(host, port) as listener:
         url = serving.address_url(listener)
@@ -160,7 +169,10 @@ def serve(
 
             try:
                 serving.serve(
-                    lambda: load_engine(model, dtype, device, threshold), settings, listener, on_ready
+                    lambda: load_engine(model, dtype, device, threshold, kv_cache_gb),
+                    settings,
+                    listener,
+                    on_ready,
                 )
             except KeyboardInterrupt:
                 # The usual way to end a server; by now what was in progress is finished.
@@ -176,6 +188,7 @@ def ask(
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
+    kv_cache_gb: CacheOption = None,
     second_look: Annotated[
         Literal["auto", "always", "never"], typer.Option("--second-look", help="Whether to look twice.")
     ] = "auto",
@@ -194,7 +207,7 @@ def ask(
 
     opened = open_picture(picture)
     with loading_status(model):
-        engine = load_engine(model, dtype, device, threshold)
+        engine = load_engine(model, dtype, device, threshold, kv_cache_gb)
     options = AnswerOptions(second_look=second_look, max_new_tokens=max_new_tokens)
     with Console(stderr=True).status("looking ..."):
         asked = ask_locally(engine, opened, question, options)

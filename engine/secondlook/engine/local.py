@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secondlook.edge.imaging import Picture, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, LookSeconds
-from secondlook.engine.protocol import TwoLookEngine
 from secondlook.engine.replies import final_reply, first_reply
+
+if TYPE_CHECKING:
+    from secondlook.engine.looks import Engine
 
 __all__ = ["LocalAnswer", "ask_locally"]
 
@@ -44,7 +46,7 @@ class LocalAnswer:
 
 
 def ask_locally(
-    engine: TwoLookEngine, picture: Picture, question: str, options: AnswerOptions | None = None
+    engine: Engine, picture: Picture, question: str, options: AnswerOptions | None = None
 ) -> LocalAnswer:
     """Answer one question about one picture. The images go through JPEG, as if they were sent.
 

@@ -1,27 +1,29 @@
 """Looking twice: from a global image and a question to an answer, or to a region worth a second look.
 
 Song & Kim, arXiv 2512.16349, with the region of Zhang et al., arXiv 2502.17422. Nothing here knows of HTTP.
-What waits for a local image is a value, `Pending`; whoever holds it decides how long. One thread calls an
-engine.
+Each look is a flow (`secondlook.engine.batching`), so that many run at once on one model. What waits for a
+local image is a value, `Pending`; whoever holds it decides how long. One thread calls an engine.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from collections.abc import Callable
+from dataclasses import replace
 
 from PIL import Image
 from torch import Tensor
 
-from secondlook.edge.geometry import Region, Size
+from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
-from secondlook.engine.errors import PictureMismatchError
-from secondlook.engine.llava import LlavaAdapter, Prefilled, Prefix
+from secondlook.engine.batching import Batcher, Decode, Encode, Flow, Prefill, Rows, Slot, Task, Wait
+from secondlook.engine.decoder import Decoder, Prompted
+from secondlook.engine.errors import NonFiniteError, PictureMismatchError
+from secondlook.engine.kv_cache import CacheSettings, SlotCache, SlotPool
+from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
-from secondlook.engine.prompts import DEFAULT_MAX_CHARACTERS, check_question
+from secondlook.engine.prefixes import PrefixIndex
+from secondlook.engine.prompts import DEFAULT_MAX_CHARACTERS, Prompt, check_question
 from secondlook.engine.region import RegionSettings, find_region
 from secondlook.engine.results import (
     AttentionMaps,
@@ -32,6 +34,8 @@ from secondlook.engine.results import (
     Look,
     Pending,
 )
+from secondlook.engine.token_record import Decoded
+from secondlook.engine.vision import Square
 
 __all__ = ["AttentionMaps", "Engine", "FinalAnswer", "FirstLook", "Look", "Pending"]
 
@@ -43,7 +47,11 @@ class Engine:
         model: the model.
         policy: defaults for what a request leaves out; by default the checkpoint's threshold.
         region: windows tried; by default the checkpoint's.
+        cache: memory for keys and values.
         max_question_characters: longest question taken.
+
+    Raises:
+        SettingsError: the cache has no room for one sequence.
     """
 
     def __init__(
@@ -51,10 +59,12 @@ class Engine:
         model: LlavaAdapter,
         policy: Policy | None = None,
         region: RegionSettings | None = None,
+        cache: CacheSettings | None = None,
         *,
         max_question_characters: int = DEFAULT_MAX_CHARACTERS,
     ) -> None:
-        settings = model.settings
+        settings, layout = model.settings, model.layout
+        cache = CacheSettings() if cache is None else cache
         self.model = model
         self.policy = Policy(threshold=settings.threshold) if policy is None else policy
         self.region = (
@@ -63,6 +73,13 @@ class Engine:
             else region
         )
         self._max_question_characters = max_question_characters
+        self._capacity = min(layout.context, 2 * layout.tokens_per_image + cache.text_tokens)
+        slot_bytes = SlotCache.slot_bytes(model.decoder_config, self._capacity, model.dtype)
+        self._pool = SlotPool(cache.slots(slot_bytes, model.device))
+        self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity)
+        self._batcher = Batcher(self._decoder, self._pool, len(layout.prefix))
+        self.prefixes = PrefixIndex(self._pool.count)
+        self._generic = layout.generic
 
     @property
     def card(self) -> ModelCard:
@@ -74,16 +91,29 @@ class Engine:
             threshold=self.policy.threshold,
         )
 
+    @property
+    def slots(self) -> int:
+        """Sequences that can be computed at once."""
+        return self._pool.count
+
+    @property
+    def waiting(self) -> int:
+        """Looks that wait for a slot."""
+        return self._batcher.waiting
+
+    def square(self, image: Image.Image) -> Square:
+        """A picture as the looks take it. May be called on any thread, to keep work from the engine's."""
+        return self.model.square(image)
+
     def check(self, question: str, options: AnswerOptions | None = None) -> None:
         """Raise the QuestionError that `first_look` would raise, without answering."""
         options = AnswerOptions() if options is None else options
         check_question(question, self._max_question_characters)
-        images = 1 if options.second_look == "never" else 2
-        self.model.layout.build(question, images, self._max_new_tokens(options))
+        self._prompt(question, 1 if options.second_look == "never" else 2, self._max_new_tokens(options))
 
     def first_look(
         self,
-        global_image: Image.Image,
+        global_image: Image.Image | Square,
         question: str,
         original: Size,
         options: AnswerOptions | None = None,
@@ -100,33 +130,9 @@ class Engine:
             PictureMismatchError: the global image is not the encoder's square.
             NonFiniteError: the model computed NaN or infinity.
         """
-        options = AnswerOptions() if options is None else options
-        self.check(question, options)
-        self._check_global(global_image)
-        policy, limit = self.policy.with_options(options), self._max_new_tokens(options)
-        stages = _Stages(self.model)
-        with stages.time("encode"):
-            feature = self.model.encode([global_image])[0]
-        with stages.time("prefill"):
-            prefix = self.model.prefix(feature)
-            prefilled = self.model.extend(
-                prefix, self.model.layout.build(question, 1, limit), probe=options.second_look != "never"
-            )
-        look = self._answer(prefilled, policy, limit, stages)
-        decision = self._decide(look, original, policy, options)
-        if decision != "unsure":
-            return FirstLook(look, decision, None, None, None, stages.seconds)
-        with stages.time("prefill"):
-            maps = self._maps(prefix, prefilled)
-        region = find_region(
-            maps.question, maps.generic, original, self.region, self.model.settings.resize_mode
-        )
-        if no_detail_to_gain(original, self.model.image_size, region):
-            return FirstLook(look, "no_detail_to_gain", region, None, maps, stages.seconds)
-        pending = Pending(prefix, question, look, region, policy, limit)
-        return FirstLook(look, "unsure", region, pending, maps, stages.seconds)
+        return self._batcher.run(self.start_first_look(global_image, question, original, options))
 
-    def second_look(self, pending: Pending, local_image: Image.Image) -> FinalAnswer:
+    def second_look(self, pending: Pending, local_image: Image.Image | Square) -> FinalAnswer:
         """Answer again from global and local image together, and keep one of the answers.
 
         `pending` is not used up: the same look may be repeated.
@@ -135,21 +141,141 @@ class Engine:
             PictureMismatchError: the local image is larger than the region, or of another shape.
             NonFiniteError: the model computed NaN or infinity.
         """
-        _check_local(local_image, pending.region)
-        stages = _Stages(self.model)
-        with stages.time("encode"):
-            feature = self.model.encode([local_image])[0]
-        with stages.time("prefill"):
-            prompt = self.model.layout.build(pending.question, 2, pending.max_new_tokens)
-            prefilled = self.model.extend(pending.prefix, prompt, feature)
-        second = self._answer(prefilled, pending.policy, pending.max_new_tokens, stages)
-        better = keep_second(pending.first.uncertainty, second.uncertainty, pending.policy)
-        decision: FinalDecision = "took_second" if better else "kept_first"
-        return FinalAnswer(pending.first, second, decision, pending.region, stages.seconds)
+        return self._batcher.run(self.start_second_look(pending, local_image))
 
-    def _answer(self, prefilled: Prefilled, policy: Policy, limit: int, stages: _Stages) -> Look:
-        with stages.time("decode"):
-            decoded = self.model.decode(prefilled, limit)
+    def start_first_look(
+        self,
+        global_image: Image.Image | Square,
+        question: str,
+        original: Size,
+        options: AnswerOptions | None = None,
+        *,
+        client: str = "",
+        on_region: Callable[[FirstLook], None] | None = None,
+    ) -> Task[FirstLook]:
+        """Begin a first look; `round` goes on with it. Raises as `first_look`, of NaN later, in its future.
+
+        Args:
+            client: whose picture it is: what was computed for one client's picture is never another's.
+            on_region: called with what is known so far if the region is known before the answer is complete.
+        """
+        options = AnswerOptions() if options is None else options
+        self.check(question, options)
+        picture = self._square(global_image)
+        self._check_global(picture)
+        policy, spent = self.policy.with_options(options), dict[str, float]()
+        flow = self._first(picture, question, original, options, policy, client, on_region, spent)
+        return self._batcher.start(flow, spent)
+
+    def start_second_look(
+        self,
+        pending: Pending,
+        local_image: Image.Image | Square,
+        *,
+        after: Task[FirstLook] | None = None,
+    ) -> Task[FinalAnswer]:
+        """Begin a second look; `after` is its first look, where that may still be going on."""
+        picture = self._square(local_image)
+        _check_local(picture, pending)
+        spent = dict[str, float]()
+        return self._batcher.start(self._second(pending, picture, after, spent), spent, urgent=True)
+
+    def round(self) -> bool:
+        """Compute a little of every look in progress; False when there is none."""
+        return self._batcher.round()
+
+    def cancel(self, task: Task[FirstLook] | Task[FinalAnswer]) -> None:
+        """End a look that nobody waits for; its slot is free at once."""
+        self._batcher.cancel(task)
+
+    def _first(
+        self,
+        picture: Square,
+        question: str,
+        original: Size,
+        options: AnswerOptions,
+        policy: Policy,
+        client: str,
+        on_region: Callable[[FirstLook], None] | None,
+        spent: dict[str, float],
+    ) -> Flow[FirstLook]:
+        limit = self._max_new_tokens(options)
+        prompt = self._prompt(question, 1, limit)
+        known = self.prefixes.find(client, picture)
+        slot, reused = yield Slot(known)
+        try:
+            probe = options.second_look != "never"
+            row = yield from self._ask(slot, prompt, picture, limit, reused=reused, probe=probe)
+            kept = self.prefixes.hold(self._pool.hold(slot), client, picture, known if reused else None)
+            early = yield Decode(slot, min(limit, policy.decide_after))
+            look = self._look(early, policy)
+            decision = self._decide(look, original, policy, options)
+            region, pending, maps = None, None, None
+            if decision == "unsure":
+                assert row is not None, "the row is read unless no second look is wanted"
+                if kept.generic is None:
+                    start = len(self.model.layout.prefix)
+                    rest = self.model.embed(self._generic.ids[start:])
+                    kept.generic = yield Rows(Prompted(slot, start, rest))
+                maps = AttentionMaps(row.reshape(self.model.grid), kept.generic.reshape(self.model.grid))
+                mode = self.model.settings.resize_mode
+                region = find_region(maps.question, maps.generic, original, self.region, mode)
+                if no_detail_to_gain(original, self.model.image_size, region):
+                    decision = "no_detail_to_gain"
+                else:
+                    pending = Pending(kept, picture, question, look, region, policy, limit)
+            found = FirstLook(look, decision, region, pending, maps, _seconds(spent))
+            if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
+                if pending is not None and on_region is not None:
+                    on_region(found)
+                look = self._look((yield Decode(slot, limit)), policy)
+            pending = None if pending is None else replace(pending, first=look)
+            return replace(found, look=look, pending=pending, seconds=_seconds(spent))
+        finally:
+            self._pool.give_back(slot)
+
+    def _second(
+        self, pending: Pending, picture: Square, after: Task[FirstLook] | None, spent: dict[str, float]
+    ) -> Flow[FinalAnswer]:
+        limit, layout = pending.max_new_tokens, self.model.layout
+        slot, reused = yield Slot(pending.prefix)
+        try:
+            if not reused:  # it was given up: the first look's own pass gives the same keys and values
+                first = self._prompt(pending.question, 1, limit)
+                yield from self._ask(slot, first, pending.global_image, 1, reused=False, probe=False)
+                self._pool.hold(slot, pending.prefix)
+            feature = yield Encode(picture)
+            prompt, start = self._prompt(pending.question, 2, limit), len(layout.prefix)
+            span = (prompt.spans[1][0] - start, prompt.spans[1][1] - start)
+            embeddings = self.model.embed(prompt.ids[start:], (span,), (feature,))
+            yield Prefill(Prompted(slot, start, embeddings, limit))
+            second = self._look((yield Decode(slot, limit)), pending.policy)
+        finally:
+            self._pool.give_back(slot)
+        known = pending.first if after is None else (yield Wait(after)).look
+        better = keep_second(known.uncertainty, second.uncertainty, pending.policy)
+        decision: FinalDecision = "took_second" if better else "kept_first"
+        return FinalAnswer(known, second, decision, pending.region, _seconds(spent))
+
+    def _ask(
+        self, slot: int, prompt: Prompt, picture: Square, limit: int, *, reused: bool, probe: bool
+    ) -> Flow[Tensor | None]:
+        """[global image | question], or the question alone where the slot holds the image already."""
+        if reused:
+            start = len(self.model.layout.prefix)
+            embeddings = self.model.embed(prompt.ids[start:])
+        else:
+            start = 0
+            embeddings = self.model.embed(prompt.ids, prompt.spans, ((yield Encode(picture)),))
+        row: Tensor | None = yield Prefill(Prompted(slot, start, embeddings, limit), probe)
+        return row
+
+    def _look(self, decoded: Decoded, policy: Policy) -> Look:
+        if not all(math.isfinite(token.min_entropy) for token in decoded.statistics):
+            raise NonFiniteError(
+                f"the model {self.model.name!r} computed NaN or infinity in {self.model.dtype}; try dtype "
+                "float32"
+            )
         text = self.model.text(decoded.token_ids)
         return Look(text, decoded.token_ids, decoded.statistics, policy.uncertainty(decoded.statistics))
 
@@ -162,54 +288,38 @@ class Engine:
             return "no_detail_to_gain"
         return "unsure"
 
-    def _maps(self, prefix: Prefix, prefilled: Prefilled) -> AttentionMaps:
-        generic = self.model.extend(prefix, self.model.layout.generic, probe=True)
-        return AttentionMaps(self._grid(prefilled.attention), self._grid(generic.attention))
-
-    def _grid(self, attention: Tensor | None) -> Tensor:
-        assert attention is not None, "the forward pass was not asked for attention"
-        return attention.reshape(self.model.grid)
+    def _prompt(self, question: str, images: int, limit: int) -> Prompt:
+        return self.model.layout.build(question, images, limit, self._capacity)
 
     def _max_new_tokens(self, options: AnswerOptions) -> int:
         return options.max_new_tokens or self.model.settings.max_new_tokens
 
-    def _check_global(self, image: Image.Image) -> None:
+    def _square(self, image: Image.Image | Square) -> Square:
+        return image if isinstance(image, Square) else self.square(image)
+
+    def _check_global(self, picture: Square) -> None:
         side = self.model.image_size
-        if image.size != (side, side):
+        if (picture.width, picture.height) != (side, side):
             raise PictureMismatchError(
-                f"the global image is {image.width}x{image.height} pixels, but the model takes {side}x{side}"
+                f"the global image is {picture.width}x{picture.height} pixels, but the model takes "
+                f"{side}x{side}"
             )
 
 
-def _check_local(image: Image.Image, region: Region) -> None:
+def _check_local(picture: Square, pending: Pending) -> None:
     """The local image shows the region, shrunk or as it is, its shape kept to within a pixel of rounding."""
-    deviation = abs(image.width * region.height - image.height * region.width)
+    region = pending.region
+    deviation = abs(picture.width * region.height - picture.height * region.width)
     if (
-        image.width > region.width
-        or image.height > region.height
+        picture.width > region.width
+        or picture.height > region.height
         or deviation > max(region.width, region.height)
     ):
         raise PictureMismatchError(
-            f"the local image is {image.width}x{image.height} pixels, which does not show the region of "
+            f"the local image is {picture.width}x{picture.height} pixels, which does not show the region of "
             f"{region.width}x{region.height} pixels asked for"
         )
 
 
-@dataclass
-class _Stages:
-    """A stopwatch for each stage; the device is waited for at the ends, so the numbers are honest on a
-    GPU."""
-
-    model: LlavaAdapter
-    spent: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, stage: Literal["encode", "prefill", "decode"]) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.model.synchronise()
-        self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - start
-
-    @property
-    def seconds(self) -> LookSeconds:
-        return LookSeconds(**self.spent)
+def _seconds(spent: dict[str, float]) -> LookSeconds:
+    return LookSeconds(**spent)

@@ -29,6 +29,8 @@ class Policy:
         first_k: how many tokens "first_k" takes.
         include_eos: whether the end token counts.
         arbitration: keep the surer of both answers; off, the second answer always stands.
+        decide_after: tokens after which it is decided whether to look again, if the answer has more; the rest
+            is decoded while the edge prepares its crop.
     """
 
     threshold: float
@@ -37,6 +39,7 @@ class Policy:
     first_k: int = 5
     include_eos: bool = True
     arbitration: bool = True
+    decide_after: int = 5
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
@@ -48,8 +51,9 @@ class Policy:
         if self.aggregation not in get_args(Aggregation):
             choices = ", ".join(get_args(Aggregation))
             raise SettingsError(f"aggregation must be one of {choices}, got {self.aggregation!r}")
-        if self.first_k < 1:
-            raise SettingsError(f"first_k must be at least 1, got {self.first_k}")
+        for name in ("first_k", "decide_after"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def with_options(self, options: AnswerOptions) -> Policy:
         """This policy with one request's choices put over it; what the request leaves out stays.
@@ -71,6 +75,7 @@ class Policy:
             first_k=self.first_k if options.first_k is None else options.first_k,
             include_eos=self.include_eos if options.include_eos is None else options.include_eos,
             arbitration=self.arbitration if options.arbitration is None else options.arbitration,
+            decide_after=self.decide_after if options.decide_after is None else options.decide_after,
         )
 
     def uncertainty(self, tokens: Sequence[TokenStatistics]) -> float:

@@ -67,6 +67,8 @@ class PromptLayout:
     """One checkpoint's prompts: its tokenizer, chat template, and number of tokens per image.
 
     Attributes:
+        context: the most tokens a sequence may have, generated ones included.
+        tokens_per_image: tokens of each image.
         prefix: the ids from the start through the global image's last token, the same in every prompt.
         span: [start, stop) of the global image; stop = len(prefix).
     """
@@ -94,8 +96,8 @@ class PromptLayout:
         self._tokenizer: Any = tokenizer  # declared by transformers as returning nearly anything
         self._template = chat_template
         self._image_token_id = image_token_id
-        self._tokens_per_image = tokens_per_image
-        self._context = context
+        self.tokens_per_image = tokens_per_image
+        self.context = context
         self._suffix = question_suffix
         self._reserved = {
             index for index, token in tokenizer.added_tokens_decoder.items() if token.special
@@ -121,11 +123,14 @@ class PromptLayout:
         )
         return text.strip()
 
-    def build(self, question: str, images: int, max_new_tokens: int) -> Prompt:
+    def build(self, question: str, images: int, max_new_tokens: int, capacity: int | None = None) -> Prompt:
         """The prompt [global image][local image, if images is 2][question].
 
+        Args:
+            capacity: the most tokens of prompt and answer, where that is less than the model's context.
+
         Raises:
-            QuestionTooLongError: prompt and answer exceed the model's context.
+            QuestionTooLongError: prompt and answer exceed the model's context, or the capacity.
             ReservedTextError: the question contains text that the tokenizer reads as one of its special
             tokens, by
                 which it could pose as an image or end the prompt.
@@ -139,10 +144,11 @@ class PromptLayout:
         if self._count_reserved(prompt) != self._reserved_counts[images]:
             raise ReservedTextError("the question completes text that the model reserves; rephrase it")
         self._check_prefix(prompt)
-        if len(prompt.ids) + max_new_tokens > self._context:
+        most = self.context if capacity is None else min(self.context, capacity)
+        if len(prompt.ids) + max_new_tokens > most:
             raise QuestionTooLongError(
                 f"the prompt has {len(prompt.ids)} tokens and the answer may have {max_new_tokens}, "
-                f"but the model's context holds {self._context}; ask a shorter question"
+                f"but there is room for {most}; ask a shorter question"
             )
         return prompt
 
@@ -165,8 +171,8 @@ class PromptLayout:
         spans: list[tuple[int, int]] = []
         for token in self._tokenizer(text, add_special_tokens=not has_bos)["input_ids"]:
             if token == self._image_token_id:
-                spans.append((len(ids), len(ids) + self._tokens_per_image))
-                ids.extend([token] * self._tokens_per_image)
+                spans.append((len(ids), len(ids) + self.tokens_per_image))
+                ids.extend([token] * self.tokens_per_image)
             else:
                 ids.append(token)
         if len(spans) != images:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -10,21 +11,52 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, ModelCard
 
 if TYPE_CHECKING:
+    from secondlook.engine.batching import Task
     from secondlook.engine.looks import FinalAnswer, FirstLook, Pending
+    from secondlook.engine.vision import Square
 
 __all__ = ["TwoLookEngine"]
 
 
 class TwoLookEngine(Protocol):
-    """What the server needs of an engine; `secondlook.engine.looks.Engine` is one. One thread calls it."""
+    """What the server needs of an engine; `secondlook.engine.looks.Engine` is one, and says more.
+
+    One thread calls it; `card`, `slots` and `square` may be used on any.
+    """
 
     @property
     def card(self) -> ModelCard:
-        """What an edge must know. Read from any thread."""
+        """What an edge must know."""
         ...
 
-    def first_look(
-        self, global_image: Image.Image, question: str, original: Size, options: AnswerOptions
-    ) -> FirstLook: ...
+    @property
+    def slots(self) -> int:
+        """Looks that are computed at once; more of them wait."""
+        ...
 
-    def second_look(self, pending: Pending, local_image: Image.Image) -> FinalAnswer: ...
+    def square(self, image: Image.Image) -> Square:
+        """A picture as the looks take it."""
+        ...
+
+    def start_first_look(
+        self,
+        global_image: Square,
+        question: str,
+        original: Size,
+        options: AnswerOptions,
+        *,
+        client: str,
+        on_region: Callable[[FirstLook], None],
+    ) -> Task[FirstLook]: ...
+
+    def start_second_look(
+        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None
+    ) -> Task[FinalAnswer]: ...
+
+    def round(self) -> bool:
+        """Compute a little of every look in progress; False when there is none."""
+        ...
+
+    def cancel(self, task: Task[Any]) -> None:
+        """End a look that nobody waits for."""
+        ...

@@ -17,18 +17,23 @@ def first_reply(
     first: FirstLook,
     session: PendingSession | None,
     *,
+    complete: bool = True,
     queue_seconds: float = 0.0,
     decode_seconds: float = 0.0,
 ) -> AnswerReply:
-    """The reply to a first look: final without a `session`, else a request for its region."""
+    """The reply to a first look: final without a `session`, else a request for its region.
+
+    With a session the answer may be the beginning of one that is not `complete` yet.
+    """
     assert (session is None) == (first.pending is None), (
         "a session is kept for what is pending, and nothing else"
     )
+    answer = first.look.answer.model_copy(update={"complete": complete})
     return AnswerReply(
         status="final" if first.pending is None else "region",
         decision=first.decision,
-        answer=first.look.answer,
-        first=first.look.answer,
+        answer=answer,
+        first=answer,
         region=None if first.pending is None else _box(first.pending.region),
         session=session,
         seconds=_with_waiting(first.seconds, queue_seconds, decode_seconds),
@@ -55,4 +60,4 @@ def _box(region: Region) -> Box:
 
 
 def _with_waiting(seconds: LookSeconds, queue: float, decode_image: float) -> LookSeconds:
-    return seconds.model_copy(update={"queue": queue, "decode_image": decode_image})
+    return seconds.model_copy(update={"queue": seconds.queue + queue, "decode_image": decode_image})

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from secondlook.edge.geometry import Region
 from secondlook.edge.wire import Answer, LookSeconds
-from secondlook.engine.llava import Prefix
+from secondlook.engine.kv_cache import KeptPrefix
 from secondlook.engine.policy import Policy
 from secondlook.engine.uncertainty import TokenStatistics
+from secondlook.engine.vision import Square
 from secondlook.kernels import relative_attention
 
 __all__ = ["AttentionMaps", "FinalAnswer", "FinalDecision", "FirstDecision", "FirstLook", "Look", "Pending"]
@@ -65,20 +66,17 @@ class Pending:
     """Everything a second look needs besides the local image.
 
     Attributes:
-        prefix: the global image's keys and values; they dominate `nbytes`.
+        prefix: the global image's keys and values, while there is room for them.
+        global_image: what they are computed from again when there was not.
     """
 
-    prefix: Prefix
+    prefix: KeptPrefix
+    global_image: Square
     question: str
     first: Look
     region: Region
     policy: Policy
     max_new_tokens: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of device memory held."""
-        return self.prefix.nbytes
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Path, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Path, Request, UploadFile
 from pydantic import BaseModel, ValidationError
 
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard
+from secondlook.engine.disconnects import while_connected
 from secondlook.engine.http_errors import InvalidFieldError, describe
 from secondlook.engine.service import TwoLookService
 from secondlook.engine.uploads import UploadRoute, read_jpeg_part
@@ -30,6 +31,13 @@ _UNSURE: dict[str, Any] = {
     "region": {"left": 1200, "top": 640, "right": 1536, "bottom": 976},
     "session": {"id": "mU2hr0Jx0Jt5m4h9rV3kXqkqO0Zb1w9c", "expires_in": 60.0},
     "seconds": {"queue": 0.001, "decode_image": 0.002, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
+}
+_GIVEN_UP: dict[str, Any] = {
+    "status": "final",
+    "decision": "unsure",
+    "answer": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "seconds": {"queue": 0.001, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
 }
 _REFINED: dict[str, Any] = {
     "status": "final",
@@ -79,6 +87,7 @@ async def model(service: Service) -> ModelCard:
     responses=_examples(sure=_SURE, unsure=_UNSURE) | describe(400, 413, 415, 422, 429, 500, 503),
 )
 async def first_look(
+    request: Request,
     service: Service,
     image: Annotated[
         UploadFile, File(description="The global image: a JPEG (`image/jpeg`) of the model's size.")
@@ -101,11 +110,14 @@ async def first_look(
     """The final answer where the model is sure, or no detail could be gained, or `options` forbid a second
     look.
 
-    Otherwise the first answer with the `region` of the original that the server wants to see, and the
-    `session` to send it to before it expires. If it never comes, the first answer stands.
+    Otherwise, as soon as it is known, the `region` of the original that the server wants to see, and the
+    `session` to send it to before it expires, with as much of the first answer as there is. If it never
+    comes, the first answer stands; `DELETE` tells all of it.
     """
     jpeg = await read_jpeg_part(image)
-    return await service.first_look(jpeg, question, Size(width, height), _read_options(options))
+    client = request.client.host if request.client is not None else ""
+    look = service.first_look(jpeg, question, Size(width, height), _read_options(options), client)
+    return await while_connected(request, look)
 
 
 @uploads.post(
@@ -114,6 +126,7 @@ async def first_look(
     responses=_examples(refined=_REFINED) | describe(400, 404, 409, 410, 413, 415, 422, 429, 500, 503),
 )
 async def second_look(
+    request: Request,
     service: Service,
     session_id: SessionId,
     image: Annotated[
@@ -127,7 +140,7 @@ async def second_look(
 
     After any error but 404, 409 and 410 the session still waits, and the local image can be sent again.
     """
-    return await service.second_look(session_id, await read_jpeg_part(image))
+    return await while_connected(request, service.second_look(session_id, await read_jpeg_part(image)))
 
 
 answers.include_router(uploads)
@@ -135,14 +148,12 @@ answers.include_router(uploads)
 
 @answers.delete(
     "/answers/{session_id}",
-    status_code=204,
     summary="Give a session up",
-    responses=describe(404, 409, 410),
+    responses=_examples(unsure=_GIVEN_UP) | describe(404, 409, 410, 500),
 )
-async def give_up(service: Service, session_id: SessionId) -> Response:
-    """The edge will not send the local image: the first answer stands, and the server forgets the rest."""
-    service.give_up(session_id)
-    return Response(status_code=204)
+async def give_up(service: Service, session_id: SessionId) -> AnswerReply:
+    """The edge will not send the local image: the first answer, complete by now, stands."""
+    return await service.give_up(session_id)
 
 
 @watching.get("/healthz", summary="Is the server alive?")

@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from PIL import Image
-
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region, Size, shrunk
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
@@ -24,12 +22,13 @@ from secondlook.engine.errors import PictureMismatchError
 from secondlook.engine.prompts import check_question
 from secondlook.engine.protocol import TwoLookEngine
 from secondlook.engine.replies import final_reply, first_reply
-from secondlook.engine.sessions import Claim, SessionStore
+from secondlook.engine.sessions import SessionStore
 from secondlook.engine.settings import ServerSettings
-from secondlook.engine.worker import InferenceThread, Timed
+from secondlook.engine.worker import InferenceThread, Submitted
 
 if TYPE_CHECKING:
-    from secondlook.engine.looks import FinalAnswer, Look, Pending
+    from secondlook.engine.looks import FirstLook, Pending
+    from secondlook.engine.vision import Square
 
 __all__ = ["TwoLookService"]
 
@@ -43,15 +42,11 @@ _PURGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What a session keeps as long as it lives; small, and enough to compute the rest again."""
+class _FirstLook:
+    """What a session keeps: the second look's beginnings, and the first look, which may be going on still."""
 
-    jpeg: bytes
-    text: str
-    original: Size
-    options: AnswerOptions
-    first: Look
-    region: Region
+    pending: Pending
+    submitted: Submitted[FirstLook]
 
 
 class TwoLookService:
@@ -70,7 +65,7 @@ class TwoLookService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
-        self._sessions: SessionStore[_Question, Pending] = SessionStore(settings.sessions, clock)
+        self._sessions: SessionStore[_FirstLook] = SessionStore(settings.sessions, clock)
         self._inference = InferenceThread(load, settings.queue_size)
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
 
@@ -87,7 +82,7 @@ class TwoLookService:
 
     @property
     def waiting(self) -> int:
-        """Questions in the queue, without the one being answered."""
+        """Questions accepted, without those being answered."""
         return self._inference.waiting
 
     def start(self) -> None:
@@ -121,9 +116,14 @@ class TwoLookService:
         self._inference.check_room()
 
     async def first_look(
-        self, jpeg: bytes, question: str, original: Size, options: AnswerOptions
+        self, jpeg: bytes, question: str, original: Size, options: AnswerOptions, client: str = ""
     ) -> AnswerReply:
-        """Answer from the global image, and open a session where a second look is wanted.
+        """Answer from the global image, or, as soon as a region is known, open a session for it.
+
+        Cancelled, it ends the look.
+
+        Args:
+            client: who asks; pictures asked about again are known by client.
 
         Raises:
             EmptyQuestionError, QuestionTooLongError, and other QuestionErrors of the engine.
@@ -136,19 +136,39 @@ class TwoLookService:
         check_question(question, self.settings.max_question_characters)
         self._check_options(options)
         self._check_original(original)
-        image, decode_seconds = await self._decode(jpeg, side)
-        if image.size != (side, side):
+        picture, decode_seconds = await self._decode(jpeg, side)
+        if (picture.width, picture.height) != (side, side):
             raise PictureMismatchError(
-                f"the global image must have {side}x{side} pixels, not {image.width}x{image.height}"
+                f"the global image must have {side}x{side} pixels, not {picture.width}x{picture.height}"
             )
-        timed = await self._run(lambda engine: engine.first_look(image, question, original, options))
-        pending, session = timed.result.pending, None
-        if pending is not None:
-            kept = _Question(jpeg, question, original, options, pending.first, pending.region)
-            name, seconds = self._sessions.open(kept, pending, pending.nbytes)
+        loop = asyncio.get_running_loop()
+        region: asyncio.Future[FirstLook] = loop.create_future()
+
+        def on_region(found: FirstLook) -> None:
+            loop.call_soon_threadsafe(_settle, region, found)
+
+        submitted = self._inference.submit(
+            lambda engine: engine.start_first_look(
+                picture, question, original, options, client=client, on_region=on_region
+            )
+        )
+        complete = asyncio.wrap_future(submitted.future)
+        try:
+            await asyncio.wait({region, complete}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            complete.cancel()
+            raise
+        found = complete.result() if complete.done() else region.result()
+        session = None
+        if found.pending is not None:
+            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted))
             session = PendingSession(id=name, expires_in=seconds)
         return first_reply(
-            timed.result, session, queue_seconds=timed.queue_seconds, decode_seconds=decode_seconds
+            found,
+            session,
+            complete=complete.done(),
+            queue_seconds=submitted.waited,
+            decode_seconds=decode_seconds,
         )
 
     async def second_look(self, session_id: str, jpeg: bytes) -> AnswerReply:
@@ -162,46 +182,48 @@ class TwoLookService:
             InferenceThread.
         """
         side = self.card.image_size
-        region = self._sessions.look(session_id).region
-        local_image, decode_seconds = await self._decode(jpeg, side)
-        _check_local_size(local_image, shrunk(region.size, side), region)
-        async with self._claimed(session_id) as claim:
-            question, pending = claim.question, claim.cache
-            global_image: Image.Image | None = None
-            if pending is None:  # its cache was given up
-                global_image, more_seconds = await self._decode(question.jpeg, side)
-                decode_seconds += more_seconds
+        region = self._sessions.look(session_id).pending.region
+        picture, decode_seconds = await self._decode(jpeg, side)
+        _check_local_size(picture, shrunk(region.size, side), region)
+        async with self._claimed(session_id) as kept:
+            submitted = self._inference.submit(
+                lambda engine: engine.start_second_look(kept.pending, picture, after=kept.submitted.task)
+            )
+            final = await asyncio.wrap_future(submitted.future)
+        return final_reply(final, queue_seconds=submitted.waited, decode_seconds=decode_seconds)
 
-            def look(engine: TwoLookEngine) -> FinalAnswer:
-                kept = pending or _look_again(engine, question, global_image)
-                return engine.second_look(kept, local_image)
+    async def give_up(self, session_id: str) -> AnswerReply:
+        """End a session without a second look: its first answer, complete.
 
-            timed = await self._run(look)
-        return final_reply(timed.result, queue_seconds=timed.queue_seconds, decode_seconds=decode_seconds)
-
-    def give_up(self, session_id: str) -> None:
-        """End a session without a second look. Raises SessionErrors; see SessionStore."""
-        self._sessions.give_up(session_id)
+        Raises:
+            UnknownSessionError, ExpiredSessionError, AnsweredSessionError: see SessionStore.
+            EngineFailedError, NonFiniteError: the first answer could not be completed.
+        """
+        kept = self._sessions.give_up(session_id)
+        first = await asyncio.wrap_future(kept.submitted.future)
+        return first_reply(replace(first, pending=None), None)
 
     @asynccontextmanager
-    async def _claimed(self, session_id: str) -> AsyncIterator[Claim[_Question, Pending]]:
-        claim = self._sessions.claim(session_id)
+    async def _claimed(self, session_id: str) -> AsyncIterator[_FirstLook]:
+        kept = self._sessions.claim(session_id)
         try:
-            yield claim
+            yield kept
         except BaseException:
             self._sessions.release(session_id)
             raise
         self._sessions.finish(session_id)
 
-    async def _run(self, job: Callable[[TwoLookEngine], ResultT]) -> Timed[ResultT]:
-        return await asyncio.wrap_future(self._inference.submit(job))
-
-    async def _decode(self, jpeg: bytes, side: int) -> tuple[Image.Image, float]:
+    async def _decode(self, jpeg: bytes, side: int) -> tuple[Square, float]:
         """The image, and the seconds from here until it was there."""
         started = time.perf_counter()
         limits = PictureLimits(max_pixels=_DECODED_OVERSIZE * side * side)
-        image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode_jpeg, jpeg, limits)
-        return image, time.perf_counter() - started
+        engine = self.loaded.result()
+
+        def decode() -> Square:
+            return engine.square(decode_jpeg(jpeg, limits))
+
+        picture = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        return picture, time.perf_counter() - started
 
     def _check_options(self, options: AnswerOptions) -> None:
         if (options.max_new_tokens or 0) > self.settings.max_new_tokens:
@@ -217,17 +239,14 @@ class TwoLookService:
             )
 
 
-def _check_local_size(image: Image.Image, expected: Size, region: Region) -> None:
-    if image.size != (expected.width, expected.height):
+def _check_local_size(picture: Square, expected: Size, region: Region) -> None:
+    if (picture.width, picture.height) != (expected.width, expected.height):
         raise PictureMismatchError(
-            f"the local image has {image.width}x{image.height} pixels; the region {region} gives {expected}"
+            f"the local image has {picture.width}x{picture.height} pixels; the region {region} gives "
+            f"{expected}"
         )
 
 
-def _look_again(engine: TwoLookEngine, question: _Question, global_image: Image.Image | None) -> Pending:
-    """What a first look left behind, computed again; the answer and region that the edge knows stay."""
-    assert global_image is not None, "decoded where no pending look is kept"
-    always = question.options.model_copy(update={"second_look": "always"})
-    pending = engine.first_look(global_image, question.text, question.original, always).pending
-    assert pending is not None, "this question about this picture asked for a region before"
-    return replace(pending, first=question.first, region=question.region)
+def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:
+    if not future.done():
+        future.set_result(result)

@@ -27,14 +27,11 @@ class SessionLimits:
 
     Attributes:
         max_waiting: sessions that wait for their local image; one more, and the oldest is given up.
-        max_cache_bytes: keys and values kept for them, together; beyond it the oldest caches are dropped, and
-            their second looks are computed from the kept global image again. 0 keeps none.
         seconds: how long a session waits for its local image.
         max_remembered: ended sessions whose end is still known (409, 410); older ones are unknown (404).
     """
 
     max_waiting: int = 1024
-    max_cache_bytes: int = 2048 * _MEBIBYTE
     seconds: float = 60.0
     max_remembered: int = 10_000
 
@@ -42,7 +39,6 @@ class SessionLimits:
         if not (math.isfinite(self.seconds) and self.seconds > 0):
             raise SettingsError(f"seconds must be a positive, finite number, not {self.seconds}")
         _check_at_least("max_waiting", self.max_waiting, 1)
-        _check_at_least("max_cache_bytes", self.max_cache_bytes, 0)
         _check_at_least("max_remembered", self.max_remembered, 0)
 
 
@@ -51,7 +47,7 @@ class ServerSettings:
     """The HTTP server's bounds; every one of them protects the server from a client.
 
     Attributes:
-        queue_size: questions that may wait for the inference thread, besides the one it works on.
+        queue_size: questions that may wait, besides those that the model works on.
         max_body_bytes: size of a request's body, counted while it arrives.
         max_question_characters: length of a question; the engine's own limits hold too.
         max_new_tokens: the most that a request may ask for.

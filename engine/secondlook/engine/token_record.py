@@ -11,7 +11,7 @@ from torch import Tensor
 from secondlook.engine.uncertainty import TokenStatistics
 from secondlook.kernels import record_tokens
 
-__all__ = ["Decoded", "TokenRecord"]
+__all__ = ["Decoded", "Progress", "TokenRecord"]
 
 
 @dataclass(frozen=True)
@@ -23,57 +23,69 @@ class Decoded:
 
 
 class TokenRecord:
-    """Buffers for one answer each in S slots, written by `record_tokens`, which waits for nothing.
+    """Buffers for one answer in each of S slots, written by `record_tokens`, which waits for nothing.
 
     Args:
-        limits: the most tokens of each slot's answer.
+        slots: S.
+        capacity: the most tokens of an answer.
         end_ids: tokens that end an answer.
         device: where the logits will be.
 
     Attributes:
-        next_tokens: [S] int64, each slot's newest token.
+        finished: [S] bool: whether a slot's answer is complete, or it has none.
+        lengths: [S] int64, tokens of each slot's answer.
     """
 
-    def __init__(self, limits: list[int], end_ids: Collection[int], device: torch.device) -> None:
-        count, capacity = len(limits), max(limits)
+    def __init__(self, slots: int, capacity: int, end_ids: Collection[int], device: torch.device) -> None:
+        self.capacity = capacity
         self._end_ids = frozenset(end_ids)
-        self._slots = torch.arange(count, device=device)
         self._end_tokens = torch.tensor(sorted(end_ids), dtype=torch.int64, device=device)
-        self._limits = torch.tensor(limits, device=device)
-        self._tokens = torch.zeros((count, capacity), dtype=torch.int64, device=device)
-        self._measures = torch.zeros((count, capacity, 3), device=device)
-        self._means = torch.zeros((count, 3), device=device)
-        self._lengths = torch.zeros(count, dtype=torch.int64, device=device)
-        self._finished = torch.zeros(count, dtype=torch.bool, device=device)
-        self._arrivals = torch.zeros(count, dtype=torch.int32, device=device)
-        self.next_tokens = torch.zeros(count, dtype=torch.int64, device=device)
+        self._limits = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._tokens = torch.zeros((slots, capacity), dtype=torch.int64, device=device)
+        self._measures = torch.zeros((slots, capacity, 3), device=device)
+        self._means = torch.zeros((slots, 3), device=device)
+        self._arrivals = torch.zeros(2 * slots, dtype=torch.int32, device=device)  # padding rows count too
+        self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.finished = torch.ones(slots, dtype=torch.bool, device=device)
 
-    def append(self, logits: Tensor) -> None:
-        """Choose every slot's next token from logits [S, V]; what is complete stays as it is."""
+    def begin(self, slot: int, limit: int) -> None:
+        """A new answer of at most `limit` tokens in a slot."""
+        assert 1 <= limit <= self.capacity, "the engine bounds the tokens asked for"
+        self._limits[slot] = limit
+        self.lengths[slot] = 0
+        self._means[slot] = 0
+        self.finished[slot] = False
+
+    def append(self, logits: Tensor, slots: Tensor) -> None:
+        """Choose the next token of every row from logits [B, V], in slots [B] int64; -1 is padding.
+
+        What is complete stays as it is.
+        """
         record_tokens(
             logits,
-            slots=self._slots,
+            slots=slots,
             end_tokens=self._end_tokens,
             limits=self._limits,
             tokens=self._tokens,
             measures=self._measures,
             means=self._means,
-            lengths=self._lengths,
-            finished=self._finished,
-            next_tokens=self.next_tokens,
-            arrivals=self._arrivals,
+            lengths=self.lengths,
+            finished=self.finished,
+            next_tokens=torch.empty_like(slots),
+            arrivals=self._arrivals[: len(slots)],
         )
 
-    def is_complete(self) -> bool:
-        """Whether every slot's answer is complete. Waits for the device."""
-        return bool(self._finished.all())
+    def newest(self, slots: Tensor) -> Tensor:
+        """[B] int64: each slot's newest token; what it is for padding does not matter."""
+        return self._tokens[slots, self.lengths[slots] - 1]
 
-    def read(self, slot: int) -> Decoded:
-        """A slot's answer so far. Waits for the device.
+    def read(self, slot: int, most: int | None = None) -> Decoded:
+        """A slot's answer so far, or its first tokens. Waits for the device.
 
         The measures of tokens chosen from logits with NaN or infinity are NaN.
         """
-        length = int(self._lengths[slot])
+        length = int(self.lengths[slot])
+        length = length if most is None else min(length, most)
         tokens: list[int] = self._tokens[slot, :length].tolist()
         measures = self._measures[slot, :length].tolist()
         statistics = tuple(
@@ -81,3 +93,63 @@ class TokenRecord:
             for token, (min_entropy, shannon_entropy, margin) in zip(tokens, measures, strict=True)
         )
         return Decoded(tuple(tokens), statistics)
+
+
+class Progress:
+    """How far each answer is, known on the host: on a GPU as it was a step ago, so that nothing waits.
+
+    Args:
+        record: the answers.
+    """
+
+    def __init__(self, record: TokenRecord) -> None:
+        count = len(record.lengths)
+        self._record = record
+        self._noted, self._known = 0, 0
+        self._from = [0] * count  # the note from which a slot's values are those of its present answer
+        self._lengths, self._finished = [0] * count, [True] * count
+        self._late = record.lengths.device.type == "cuda"
+        self._notes = [_Note(count) for _ in range(2)] if self._late else []
+
+    def begin(self, slot: int) -> None:
+        """A new answer begins in a slot; the next note is the first that knows it."""
+        self._from[slot] = self._noted + 1
+
+    def note(self) -> None:
+        """Take down how far all are, once the device has done what it was given until now."""
+        self._noted += 1
+        if self._late:
+            self._notes[self._noted % 2].take(self._record)
+
+    def catch_up(self) -> None:
+        """Read the latest note; on a GPU the one before it, which the device is soon done with."""
+        if self._late:
+            if self._noted > 1:
+                self._known = self._noted - 1
+                self._lengths, self._finished = self._notes[self._known % 2].read()
+        else:
+            self._known = self._noted
+            self._lengths, self._finished = self._record.lengths.tolist(), self._record.finished.tolist()
+
+    def has(self, slot: int, tokens: int) -> bool:
+        """Whether a slot's answer is known to have so many tokens, or to be complete."""
+        known = self._known >= self._from[slot]
+        return known and (self._finished[slot] or self._lengths[slot] >= tokens)
+
+
+class _Note:
+    """A copy in pinned memory, and the event after it."""
+
+    def __init__(self, count: int) -> None:
+        self._lengths = torch.zeros(count, dtype=torch.int64, pin_memory=True)
+        self._finished = torch.zeros(count, dtype=torch.bool, pin_memory=True)
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
+
+    def take(self, record: TokenRecord) -> None:
+        self._lengths.copy_(record.lengths, non_blocking=True)
+        self._finished.copy_(record.finished, non_blocking=True)
+        self._event.record()
+
+    def read(self) -> tuple[list[int], list[bool]]:
+        self._event.synchronize()
+        return self._lengths.tolist(), self._finished.tolist()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.imaging import fit_to_square
 from secondlook.edge.wire import ResizeMode
 
-__all__ = ["Preprocessing", "TorchVisionEncoder", "VisionEncoder"]
+__all__ = ["Preprocessing", "Square", "TorchVisionEncoder", "VisionEncoder"]
 
 
 class VisionEncoder(Protocol):
@@ -31,15 +32,38 @@ class VisionEncoder(Protocol):
 
 
 class TorchVisionEncoder:
-    """The checkpoint's own vision tower and projector, in torch."""
+    """The checkpoint's own vision tower and projector, in torch: no block behind the feature layer is run."""
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        self._model = model
+        config: Any = model.config  # transformers declares its nested configurations as dict or None as well
+        layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+        self._tower: Any = model.model.vision_tower
+        self._projector = model.model.multi_modal_projector
+        self._blocks = layer if layer >= 0 else layers + 1 + layer  # layer 0 is what enters the first block
 
     @torch.inference_mode()
     def __call__(self, pixel_values: Tensor) -> Tensor:
-        output = self._model.get_image_features(pixel_values=pixel_values, return_dict=True)
-        return torch.stack(list(output.pooler_output))
+        hidden = self._tower.pre_layrnorm(self._tower.embeddings(pixel_values))
+        for block in self._tower.encoder.layers[: self._blocks]:
+            hidden = block(hidden, None)
+        features: Tensor = self._projector(hidden[:, 1:])  # without the class token
+        return features
+
+
+@dataclass(frozen=True)
+class Square:
+    """A picture fitted to the encoder's square.
+
+    Attributes:
+        width, height: of the picture that it was made from.
+        pixels: [S, S, 3] uint8, on the CPU.
+        digest: of the pixels.
+    """
+
+    width: int
+    height: int
+    pixels: Tensor
+    digest: bytes
 
 
 @dataclass(frozen=True)
@@ -68,9 +92,15 @@ class Preprocessing:
         if not all(value > 0 for value in (*self.std, self.scale)):
             raise SettingsError(f"std and scale must be positive, not {self.std!r} and {self.scale!r}")
 
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """[n, 3, side, side] float32 on the CPU."""
-        squares = [np.asarray(fit_to_square(image, self.side, self.mode)) for image in images]
-        values = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() * self.scale
-        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+    def square(self, image: Image.Image) -> Square:
+        """Fit a picture of any size to the square. May be called on any thread."""
+        pixels = np.array(fit_to_square(image, self.side, self.mode))
+        digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
+        return Square(image.width, image.height, torch.from_numpy(pixels), digest)
+
+    def pixel_values(self, squares: Sequence[Square], device: torch.device) -> Tensor:
+        """Normalised values [n, 3, side, side] float32 on a device."""
+        pixels = torch.stack([square.pixels for square in squares]).to(device)
+        values = pixels.permute(0, 3, 1, 2).float() * self.scale
+        mean, std = (torch.tensor(three, device=device).view(3, 1, 1) for three in (self.mean, self.std))
         return ((values - mean) / std).contiguous()

@@ -1,8 +1,7 @@
-"""The inference thread: the one thread that touches the model, fed through a bounded queue.
+"""The inference thread: the one thread that touches the model.
 
-A model's forward passes use every core, or the whole GPU, and gain nothing from being interleaved by threads;
-one thread also keeps the engine's state free of locks. Callers on other threads hand it small jobs and wait
-for futures.
+It takes looks in as they come, and has the engine compute a little of each in turn. Callers on other threads
+wait for futures, and may cancel them at any time.
 """
 
 from __future__ import annotations
@@ -13,75 +12,85 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.engine.errors import EngineFailedError, ModelNotReadyError, QueueFullError, ShuttingDownError
+from secondlook.engine.protocol import TwoLookEngine
 
-__all__ = ["InferenceThread", "Timed"]
+if TYPE_CHECKING:
+    from secondlook.engine.batching import Task
 
-EngineT = TypeVar("EngineT")
+__all__ = ["InferenceThread", "Submitted"]
+
 ResultT = TypeVar("ResultT")
 
 _log = logging.getLogger(__name__)
 
 _FIRST_GUESS_SECONDS = 1.0
-"""What a job is taken to last before the first one was measured; only Retry-After depends on it."""
+"""What a look is taken to last before the first one was measured; only Retry-After depends on it."""
 
 _NEW_DURATION_WEIGHT = 0.2
-"""Weight of the latest job in the moving average of durations."""
+"""Weight of the latest look in the moving average of durations."""
 
 
-@dataclass(frozen=True)
-class Timed(Generic[ResultT]):
-    """A job's result and the seconds it waited in the queue."""
+@dataclass(eq=False)
+class Submitted(Generic[ResultT]):
+    """A look that was handed in.
 
-    result: ResultT
-    queue_seconds: float
+    Attributes:
+        future: its result; cancelled, the look ends, and its memory is free.
+        task: the look itself, once the engine has taken it in. Only for the inference thread.
+        waited: seconds until then.
+    """
 
-
-@dataclass
-class _Job(Generic[EngineT]):
-    function: Callable[[EngineT], Any]
-    future: Future[Timed[Any]]
+    start: Callable[[TwoLookEngine], Task[ResultT]]
     submitted_at: float
+    future: Future[ResultT] = field(default_factory=Future)
+    task: Task[ResultT] | None = None
+    waited: float = 0.0
 
 
-class InferenceThread(Generic[EngineT]):
-    """Loads an engine, then runs jobs on it, one after another, in the order they came.
+class InferenceThread:
+    """Loads an engine, then computes looks on it, many at once.
 
     Args:
         load: makes the engine; called once, on the thread.
-        queue_size: how many jobs may wait, besides the one that runs.
+        queue_size: how many looks may wait, besides those that the engine computes.
         clock: seconds that never run backwards.
     """
 
     def __init__(
-        self, load: Callable[[], EngineT], queue_size: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        load: Callable[[], TwoLookEngine],
+        queue_size: int,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._load = load
         self._queue_size = queue_size
         self._clock = clock
-        self._jobs: deque[_Job[EngineT]] = deque()
+        self._inbox: deque[Callable[[TwoLookEngine], None]] = deque()
         self._changed = threading.Condition()
-        self._busy = False
+        self._accepted: set[Submitted[Any]] = set()
         self._closing = False
         self._mean_seconds = _FIRST_GUESS_SECONDS
-        self._loaded: Future[EngineT] = Future()
+        self._loaded: Future[TwoLookEngine] = Future()
         # A daemon, so that a process may end while a large model is still being read from disk.
         self._thread = threading.Thread(target=self._run, name="secondlook-inference", daemon=True)
 
     @property
-    def loaded(self) -> Future[EngineT]:
+    def loaded(self) -> Future[TwoLookEngine]:
         """Resolved when the engine can be used, or with what prevented its loading."""
         return self._loaded
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue, without the one that runs."""
+        """Looks accepted, without those that the engine computes."""
+        slots = self._loaded.result().slots if self._loaded.done() else 0
         with self._changed:
-            return sum(not job.future.cancelled() for job in self._jobs)
+            return max(0, len(self._accepted) - slots)
 
     def start(self) -> None:
         """Begin loading. Once."""
@@ -99,36 +108,37 @@ class InferenceThread(Generic[EngineT]):
     def check_room(self) -> None:
         """Raise what `submit` would raise now: a caller may save itself the work before it."""
         self.check_ready()
+        slots = self._loaded.result().slots
         with self._changed:
-            waiting = self.waiting
-            # A job queued while the thread is idle is about to run: it takes no place in the queue.
-            taken = waiting + self._busy
-            if taken > self._queue_size:
-                raise QueueFullError(
-                    f"{waiting} questions are waiting already; try again later",
-                    retry_after=max(1.0, self._mean_seconds * taken),
-                )
+            accepted = len(self._accepted)
+        if accepted >= slots + self._queue_size:
+            waiting = accepted - slots
+            raise QueueFullError(
+                f"{waiting} questions are waiting already; try again later",
+                retry_after=max(1.0, self._mean_seconds * (waiting + 1) / slots),
+            )
 
-    def submit(self, job: Callable[[EngineT], ResultT]) -> Future[Timed[ResultT]]:
-        """Queue a job; its future can be cancelled until it runs.
+    def submit(self, start: Callable[[TwoLookEngine], Task[ResultT]]) -> Submitted[ResultT]:
+        """Hand a look in; `start` begins it, on the inference thread.
 
-        The future raises what the job raises when that is a SecondLookError, and EngineFailedError for
+        Its future raises what the look raises when that is a SecondLookError, and EngineFailedError for
         anything else.
 
         Raises:
-            QueueFullError: too many jobs wait; carries an estimate of when there is room.
+            QueueFullError: too many looks wait; carries an estimate of when there is room.
             ModelNotReadyError: the engine is still being loaded, or could not be.
             ShuttingDownError: `close` was called.
         """
-        future: Future[Timed[ResultT]] = Future()
+        submitted = Submitted(start, self._clock())
         with self._changed:
             self.check_room()
-            self._jobs.append(_Job(job, future, self._clock()))
-            self._changed.notify()
-        return future
+            self._accepted.add(submitted)
+            self._tell(partial(self._begin, submitted))
+        submitted.future.add_done_callback(partial(self._settled, submitted))
+        return submitted
 
     def close(self) -> None:
-        """Take no more jobs; the thread ends after those it has."""
+        """Take no more looks; the thread ends after those it has."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -144,36 +154,87 @@ class InferenceThread(Generic[EngineT]):
             self._loaded.set_exception(error)
             return
         self._loaded.set_result(engine)
-        while (job := self._next_job()) is not None:
-            self._run_job(engine, job)
-            # Neither the job nor its result may outlive the answer: they hold images and caches.
-            del job
+        busy = False
+        while (messages := self._messages(wait=not busy)) is not None:
+            for message in messages:
+                message(engine)
+            # Neither a look nor its result may outlive the answer: they hold images and caches.
+            del messages
+            try:
+                busy = engine.round()
+            except Exception as error:  # noqa: BLE001 -- nothing a look did: all that are in progress are lost
+                _log.exception("the engine failed")
+                self._fail_all(engine, error)
 
-    def _next_job(self) -> _Job[EngineT] | None:
+    def _messages(self, *, wait: bool) -> list[Callable[[TwoLookEngine], None]] | None:
+        """What came in since the last round; None when there is nothing more to do, ever."""
         with self._changed:
-            self._busy = False
-            while not self._jobs:
+            while wait and not self._inbox:
                 if self._closing:
                     return None
                 self._changed.wait()
-            self._busy = True
-            return self._jobs.popleft()
+            messages = list(self._inbox)
+            self._inbox.clear()
+            return messages
 
-    def _run_job(self, engine: EngineT, job: _Job[EngineT]) -> None:
-        if not job.future.set_running_or_notify_cancel():
+    def _tell(self, message: Callable[[TwoLookEngine], None]) -> None:
+        with self._changed:
+            self._inbox.append(message)
+            self._changed.notify()
+
+    def _begin(self, submitted: Submitted[Any], engine: TwoLookEngine) -> None:
+        if submitted.future.cancelled():
             return
-        started = self._clock()
+        submitted.waited = self._clock() - submitted.submitted_at
         try:
-            result = job.function(engine)
-        except SecondLookError as error:
-            job.future.set_exception(error)
-            return
+            task = submitted.start(engine)
         except Exception as error:  # noqa: BLE001 -- the boundary between one question's failure and the server
-            _log.exception("the engine failed on a question")
-            failure = EngineFailedError("the model failed on this question; the server's log says why")
-            failure.__cause__ = error
-            job.future.set_exception(failure)
+            _fail(submitted.future, error)
             return
-        seconds = self._clock() - started
-        self._mean_seconds += _NEW_DURATION_WEIGHT * (seconds - self._mean_seconds)
-        job.future.set_result(Timed(result, started - job.submitted_at))
+        submitted.task = task
+        task.future.add_done_callback(partial(_pass_on, submitted.future))
+
+    def _settled(self, submitted: Submitted[Any], future: Future[Any]) -> None:
+        """On whatever thread: a look has its result, or was cancelled."""
+        with self._changed:
+            self._accepted.discard(submitted)
+            if future.cancelled():
+                self._tell(partial(_cancel, submitted))
+            else:
+                seconds = self._clock() - submitted.submitted_at - submitted.waited
+                self._mean_seconds += _NEW_DURATION_WEIGHT * (seconds - self._mean_seconds)
+
+    def _fail_all(self, engine: TwoLookEngine, error: Exception) -> None:
+        with self._changed:
+            lost = [submitted for submitted in self._accepted if submitted.task is not None]
+        for submitted in lost:
+            _fail(submitted.future, error)
+            _cancel(submitted, engine)
+
+
+def _cancel(submitted: Submitted[Any], engine: TwoLookEngine) -> None:
+    if submitted.task is not None:
+        engine.cancel(submitted.task)
+
+
+def _pass_on(to: Future[Any], done: Future[Any]) -> None:
+    if done.cancelled():
+        return
+    error = done.exception()
+    if isinstance(error, Exception):
+        _fail(to, error)
+    elif to.set_running_or_notify_cancel():
+        to.set_result(done.result())
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    """Raise an error of ours from a future as it is; of any other only the log tells."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(error, SecondLookError):
+        future.set_exception(error)
+        return
+    _log.error("the engine failed on a question", exc_info=error)
+    failure = EngineFailedError("the model failed on this question; the server's log says why")
+    failure.__cause__ = error
+    future.set_exception(failure)

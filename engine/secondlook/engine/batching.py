@@ -1,0 +1,267 @@
+"""Many requests on one decoder: what one wants next is computed together with what the others want.
+
+A request is a *flow*, a generator that yields what it needs and is sent the result. Each round gives out
+slots, then makes one pass for all pictures to encode, one for all prompts to compute, one for all attention
+rows, and one decode step; requests join and leave between rounds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from torch import Tensor
+
+from secondlook.engine.decoder import Decoder, Prompted
+from secondlook.engine.kv_cache import KeptPrefix, SlotPool
+from secondlook.engine.vision import Square
+
+__all__ = ["Batcher", "Decode", "Encode", "Flow", "Prefill", "Rows", "Slot", "Task", "Wait"]
+
+ResultT = TypeVar("ResultT")
+WantT = TypeVar("WantT")
+PromptT = TypeVar("PromptT", "Prefill", "Rows")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A slot of the cache; sent `(slot, whether it holds the prefix asked for)`. The flow gives it back."""
+
+    prefix: KeptPrefix | None = None
+
+
+@dataclass(frozen=True)
+class Encode:
+    """A picture's features; sent [N, D]."""
+
+    square: Square
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """The rest of a prompt and the first token; sent the attention row [N], or None without `probe`."""
+
+    prompt: Prompted
+    probe: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An attention row and nothing else; sent [N]."""
+
+    prompt: Prompted
+
+
+@dataclass(frozen=True)
+class Decode:
+    """An answer's first tokens; sent Decoded with so many of them, or fewer where it ends before."""
+
+    slot: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Another request's result; sent that, or what it raised is thrown."""
+
+    task: Task[Any]
+
+
+Want: TypeAlias = Slot | Encode | Prefill | Rows | Decode | Wait
+# What is sent into a flow depends on what it yielded, which Python's types cannot say: hence Any.
+Flow: TypeAlias = Generator[Want, Any, ResultT]
+
+_STAGES: Final[dict[type, str]] = {
+    Slot: "queue",
+    Encode: "encode",
+    Prefill: "prefill",
+    Rows: "prefill",
+    Decode: "decode",
+    Wait: "queue",
+}
+
+
+@dataclass(eq=False)
+class Task(Generic[ResultT]):
+    """A request in progress.
+
+    Attributes:
+        flow: what it does.
+        urgent: whether it gets a slot before those that are not.
+        spent: seconds it waited for each stage, what was computed for others included; kept by the batcher.
+        future: its result, or what it raised.
+    """
+
+    flow: Flow[ResultT]
+    urgent: bool
+    spent: dict[str, float]
+    future: Future[ResultT] = field(default_factory=Future)
+    want: Want | None = None
+    since: float = 0.0
+
+
+class Batcher:
+    """Runs flows in rounds. All calls belong on one thread.
+
+    Args:
+        decoder: what computes.
+        pool: the decoder's slots.
+        prefix_length: positions that a kept prefix has.
+        most_images: pictures encoded in one pass.
+        most_rows: rows of prompts computed in one pass, unless one prompt alone has more.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        pool: SlotPool,
+        prefix_length: int,
+        *,
+        most_images: int = 8,
+        most_rows: int = 4096,
+    ) -> None:
+        self._decoder = decoder
+        self._pool = pool
+        self._prefix_length = prefix_length
+        self._most_images, self._most_rows = most_images, most_rows
+        self._tasks: list[Task[Any]] = []
+
+    @property
+    def tasks(self) -> int:
+        """Requests in progress."""
+        return len(self._tasks)
+
+    @property
+    def waiting(self) -> int:
+        """Those of them that wait for a slot."""
+        return sum(isinstance(task.want, Slot) for task in self._tasks)
+
+    def start(self, flow: Flow[ResultT], spent: dict[str, float], *, urgent: bool = False) -> Task[ResultT]:
+        """Take a request in; nothing is computed before the next round."""
+        task = Task(flow, urgent, spent)
+        self._tasks.append(task)
+        self._resume(task, partial(next, flow))
+        return task
+
+    def run(self, task: Task[ResultT]) -> ResultT:
+        """Make rounds until a request is done; its result."""
+        while not task.future.done():
+            self.round()
+        return task.future.result()
+
+    def cancel(self, task: Task[Any]) -> None:
+        """End a request; its slot is free at once. Nothing happens to one that is done."""
+        if task in self._tasks:
+            self._tasks.remove(task)
+            task.flow.close()
+            task.future.cancel()
+
+    def round(self) -> bool:
+        """One pass of every kind for whoever wants it; returns whether anything is in progress still."""
+        for task, want in self._wanting(Wait):
+            if want.task.future.done():
+                self._resume(task, partial(_pass_on, task, want.task))
+        self._give_slots()
+        self._together(self._wanting(Encode)[: self._most_images], self._encode)
+        self._together(self._fitting(self._wanting(Prefill)), self._prefill)
+        self._together(self._fitting(self._wanting(Rows)), self._rows)
+        self._decode()
+        return bool(self._tasks)
+
+    def _give_slots(self) -> None:
+        for task, want in self._wanting(Slot):
+            taken = self._pool.take(want.prefix)
+            if taken is None:
+                return
+            slot, source = taken
+            if source is not None:
+                self._decoder.cache.copy(source, slot, self._prefix_length)
+            self._send(task, (slot, want.prefix is not None and want.prefix.slot is not None))
+
+    def _encode(self, wants: list[Encode]) -> Sequence[Tensor]:
+        return list(self._decoder.model.encode([want.square for want in wants]))
+
+    def _prefill(self, wants: list[Prefill]) -> Sequence[Tensor | None]:
+        probe = any(want.probe for want in wants)
+        rows = self._decoder.prefill([want.prompt for want in wants], probe=probe)
+        return [None] * len(wants) if rows is None else list(rows)
+
+    def _rows(self, wants: list[Rows]) -> Sequence[Tensor]:
+        return list(self._decoder.attention_rows([want.prompt for want in wants]))
+
+    def _decode(self) -> None:
+        progress = self._decoder.progress
+        progress.catch_up()
+        going = [
+            (task, want) for task, want in self._wanting(Decode) if not progress.has(want.slot, want.tokens)
+        ]
+        self._together(going, self._step)
+        progress.catch_up()
+        for task, want in self._wanting(Decode):
+            if progress.has(want.slot, want.tokens):
+                self._send(task, self._decoder.record.read(want.slot, want.tokens))
+
+    def _step(self, wants: list[Decode]) -> None:
+        self._decoder.step([want.slot for want in wants])
+
+    def _together(
+        self, pairs: list[tuple[Task[Any], WantT]], compute: Callable[[list[WantT]], Sequence[Any] | None]
+    ) -> None:
+        """Compute what several want; if that fails each alone, so that one's failure is not the others'."""
+        if not pairs:
+            return
+        try:
+            results = compute([want for _, want in pairs])
+        except Exception as error:  # noqa: BLE001 -- thrown into the flow that it belongs to
+            if len(pairs) > 1:
+                for pair in pairs:
+                    self._together([pair], compute)
+            else:
+                task = pairs[0][0]
+                self._resume(task, partial(task.flow.throw, error))
+            return
+        if results is not None:
+            for (task, _), result in zip(pairs, results, strict=True):
+                self._send(task, result)
+
+    def _wanting(self, kind: type[WantT]) -> list[tuple[Task[Any], WantT]]:
+        """Who wants that, the urgent first, then in the order they came."""
+        found = [(task, task.want) for task in self._tasks if isinstance(task.want, kind)]
+        return sorted(found, key=lambda pair: not pair[0].urgent)
+
+    def _fitting(self, pairs: list[tuple[Task[Any], PromptT]]) -> list[tuple[Task[Any], PromptT]]:
+        """As many of the first as fit one pass, and at least one."""
+        rows = itertools.accumulate(len(want.prompt.embeddings) for _, want in pairs)
+        fitting = sum(1 for total in rows if total <= self._most_rows)
+        return pairs[: max(1, fitting)]
+
+    def _send(self, task: Task[Any], result: object) -> None:
+        self._resume(task, partial(task.flow.send, result))
+
+    def _resume(self, task: Task[Any], go_on: Callable[[], Want]) -> None:
+        """Let a flow go on to its next want, or its end."""
+        now = time.perf_counter()
+        if task.want is not None:
+            stage = _STAGES[type(task.want)]
+            task.spent[stage] = task.spent.get(stage, 0.0) + now - task.since
+        task.want = None
+        try:
+            task.want = go_on()
+            task.since = time.perf_counter()
+            return
+        except StopIteration as end:
+            task.future.set_result(end.value)
+        except Exception as error:  # noqa: BLE001 -- the request's end, told to whoever waits for it
+            task.future.set_exception(error)
+        self._tasks.remove(task)
+
+
+def _pass_on(task: Task[Any], other: Task[Any]) -> Want:
+    """Send a request another's result, or throw what it raised."""
+    error = other.future.exception()
+    return task.flow.send(other.future.result()) if error is None else task.flow.throw(error)
