@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from secondlook.benchmarks.latency.cli import register as register_latency
 from secondlook.engine.cli import (
     DTypeOption,
     ModelOption,
@@ -22,6 +23,7 @@ __all__ = ["app", "main"]
 
 benches = typer.Typer(help="Measure speed.", no_args_is_help=True)
 app.add_typer(benches, name="bench")
+register_latency(benches)
 evaluations = typer.Typer(help="Measure accuracy, retransmission and region search.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")
 

@@ -1,0 +1,126 @@
+"""What every way of answering has in common: one request in, one outcome with its times out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+
+from secondlook.edge.geometry import Region, Size, shrunk
+
+__all__ = ["METRICS", "Flow", "Metric", "Outcome", "Request", "Stopwatch", "synthetic_request"]
+
+Metric = Literal["first_token", "per_token", "first_answer", "region", "final_answer"]
+"""Seconds from the request to the first token, to the first answer, to the region, to the final answer;
+`per_token` is the mean of the tokens after the first, in the first answer."""
+
+METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
+
+_ORIGINAL: Final = (1600, 1200)
+_QUESTIONS: Final = (
+    "What number is on the {} sign?",
+    "Which {} thing is next to the door?",
+    "How many {} signs are in the picture?",
+)
+_WORDS: Final = ("red", "green", "blue", "white", "black", "round", "small", "large")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question about one picture.
+
+    Attributes:
+        global_image: the original, squashed to the encoder's square.
+        look_twice: whether this is an unsure request: every first answer then counts as unsure, whatever its
+            uncertainty, and otherwise none does.
+        new_tokens: of each answer.
+    """
+
+    original: Image.Image
+    global_image: Image.Image
+    question: str
+    look_twice: bool
+    new_tokens: int
+
+    @property
+    def size(self) -> Size:
+        """The original's, in pixels."""
+        return Size(*self.original.size)
+
+    def local_image(self, region: Region) -> Image.Image:
+        """What an edge would cut out: the region, no larger than the encoder's square."""
+        target = shrunk(region.size, self.global_image.width)
+        part = self.original.crop(region.as_tuple())
+        return (
+            part if part.size == (target.width, target.height) else part.resize((target.width, target.height))
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a request came to. A metric that a flow cannot tell is left out of `seconds`."""
+
+    first: tuple[int, ...]
+    region: Region | None
+    second: tuple[int, ...] | None
+    uncertainty: float
+    seconds: dict[Metric, float]
+
+
+class Flow(Protocol):
+    """A way of answering. Cutting out the local image is the edge's work and not in its times."""
+
+    name: str
+
+    def answer(self, request: Request) -> Outcome: ...
+
+
+class Stopwatch:
+    """Seconds of work, the device's included; it can be paused."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = 0.0
+        self._synchronise()
+        self._started = time.perf_counter()
+
+    def read(self) -> float:
+        """Wait for the device and tell the seconds so far."""
+        self._synchronise()
+        return self.at(time.perf_counter())
+
+    def at(self, moment: float) -> float:
+        """The seconds at a value of `time.perf_counter` since the last pause."""
+        return self._before + moment - self._started
+
+    def pause(self) -> float:
+        """Stop, until `go_on`."""
+        self._before = self.read()
+        return self._before
+
+    def go_on(self) -> None:
+        """Continue after a pause."""
+        self._started = time.perf_counter()
+
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def synthetic_request(
+    generator: np.random.Generator, side: int, *, look_twice: bool, new_tokens: int
+) -> Request:
+    """A picture of coloured patches that nobody has seen before, 1600x1200 pixels, and a question about it.
+
+    Args:
+        side: of the encoder's square, in pixels.
+    """
+    patches = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    original = Image.fromarray(patches).resize(_ORIGINAL, Image.Resampling.BICUBIC)
+    question = _QUESTIONS[generator.integers(len(_QUESTIONS))]
+    word = _WORDS[generator.integers(len(_WORDS))]
+    return Request(original, original.resize((side, side)), question.format(word), look_twice, new_tokens)

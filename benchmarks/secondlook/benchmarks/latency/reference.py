@@ -1,0 +1,155 @@
+"""The baseline: two looks with transformers' `generate` and forward passes, as one would write them.
+
+The published way (Zhang et al., arXiv 2502.17422, and its code; the decision to look twice: Song & Kim, arXiv
+2512.16349): `generate`, two complete passes with `output_attentions=True`, `generate` on two images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
+from secondlook.benchmarks.latency.subject import Subject, twin
+from secondlook.edge.geometry import Region
+from secondlook.engine.prompts import GENERIC_QUESTION
+from secondlook.kernels import find_region
+
+__all__ = ["ReferenceFlow"]
+
+
+class ReferenceFlow:
+    """The published way, with the defaults of Hugging Face: SDPA and a growing cache in `generate`, eager
+    attention where the weights are wanted.
+
+    Pictures are preprocessed once, and the region is found by our operator: less work than in the published
+    code, not more.
+    """
+
+    name = "reference"
+    _probed_attention: ClassVar[str | dict[str, str]] = "eager"
+
+    def __init__(self, subject: Subject) -> None:
+        assert subject.preset.settings.resize_mode == "squash", "the published search knows no padding"
+        self._preset = subject.preset
+        self._model: Any = subject.model  # its generate and forward are hardly typed
+        self._probed: Any = twin(subject.model, self._probed_attention)
+        self._device: torch.device = subject.model.device
+
+    @torch.inference_mode()
+    def answer(self, request: Request) -> Outcome:
+        """Answer a request; the threshold is 0 for one that is to be looked at twice, else infinite."""
+        threshold = 0.0 if request.look_twice else float("inf")
+        watch = Stopwatch(self._device)
+        pixels = self._pixel_values([request.global_image])
+        first = self._generate(request, pixels)
+        uncertainty = _uncertainty(first.logits)
+        seconds: dict[Metric, float] = {
+            "first_answer": watch.read(),
+            "first_token": watch.at(first.moments[0]),
+        }
+        if len(first.moments) > 1:
+            seconds["per_token"] = (first.moments[-1] - first.moments[0]) / (len(first.moments) - 1)
+        if uncertainty < threshold:
+            return Outcome(first.tokens, None, None, uncertainty, {**seconds, "final_answer": watch.read()})
+        maps = [self._attention(question, pixels) for question in (request.question, GENERIC_QUESTION)]
+        region = self._region(maps[0], maps[1], request)
+        seconds["region"] = watch.pause()
+        local_image = request.local_image(region)
+        watch.go_on()
+        both = torch.cat([pixels, self._pixel_values([local_image])])
+        second = self._generate(request, both)
+        _uncertainty(second.logits)  # what arbitration compares
+        seconds["final_answer"] = watch.read()
+        return Outcome(first.tokens, region, second.tokens, uncertainty, seconds)
+
+    def _generate(self, request: Request, pixels: Tensor) -> _Generated:
+        """Greedy tokens for a prompt with as many images as `pixels` [n, 3, S, S] has."""
+        inputs = self._inputs(request.question, pixels)
+        clock = _TokenClock()
+        output = self._model.generate(
+            **inputs,
+            max_new_tokens=request.new_tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+            streamer=clock,
+            **self._generate_options(inputs["input_ids"].shape[1] + request.new_tokens),
+        )
+        tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        return _Generated(tuple(tokens), torch.cat(output.logits), clock.moments)
+
+    def _generate_options(self, length: int) -> dict[str, Any]:
+        """Keywords of `generate` beyond greedy decoding, for sequences of `length` tokens in the end."""
+        return {}
+
+    def _attention(self, question: str, pixels: Tensor) -> Tensor:
+        """[N] float32: from the last prompt token to the global image at the probe layer, mean over heads."""
+        output = self._probed(**self._inputs(question, pixels), output_attentions=True)
+        return self._image_row(output.attentions[self._preset.settings.probe_layer])
+
+    def _image_row(self, weights: Tensor) -> Tensor:
+        """The wanted row of one layer's attention weights [1, H, n, n]."""
+        start, stop = self._preset.layout.span
+        return weights[0, :, -1, start:stop].float().mean(0)
+
+    def _inputs(self, question: str, pixels: Tensor) -> dict[str, Tensor]:
+        prompt = self._preset.layout.build(question, len(pixels), 1)
+        ids = torch.tensor([prompt.ids], device=self._device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+    def _pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+        squares = [self._preset.preprocessing.square(image) for image in images]
+        return self._preset.preprocessing.pixel_values(squares, self._device).to(self._model.dtype)
+
+    def _region(self, question: Tensor, generic: Tensor, request: Request) -> Region:
+        side = round(question.numel() ** 0.5)
+        settings = self._preset.settings
+        sizes = torch.tensor([[request.size.width, request.size.height]], device=self._device)
+        boxes = find_region(
+            question[None],
+            generic[None],
+            side,
+            side,
+            sizes,
+            settings.crop_size,
+            min_cells=settings.min_cells,
+        )
+        return Region(*boxes[0].tolist())
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """An answer; `logits` [tokens, V], `moments` by time.perf_counter when each token was known."""
+
+    tokens: tuple[int, ...]
+    logits: Tensor
+    moments: list[float]
+
+
+class _TokenClock(BaseStreamer):
+    """Notes when `generate` hands out each token; the first thing it hands out is the prompt."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+        self._prompt_seen = False
+
+    def put(self, value: Tensor) -> None:
+        if self._prompt_seen:
+            self.moments.append(time.perf_counter())
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+
+def _uncertainty(logits: Tensor) -> float:
+    """Mean min-entropy in nats of the answer's distributions [tokens, V]."""
+    return float(-logits.float().log_softmax(-1).amax(-1).mean())

@@ -1,0 +1,33 @@
+"""A LLaVA small enough to measure in a test: 6 by 6 tokens an image, four layers, grouped queries."""
+
+from __future__ import annotations
+
+import torch
+
+from secondlook.benchmarks.latency.presets import Preset, random_preset
+from secondlook.benchmarks.latency.subject import Subject, build_subject
+
+
+def tiny_preset() -> Preset:
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 84,
+        "patch_size": 14,
+    }
+    decoder = {
+        "vocab_size": 448,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    }
+    return random_preset("tiny", vision, decoder)
+
+
+def tiny_subject(seed: int = 0) -> Subject:
+    return build_subject(tiny_preset(), torch.float32, torch.device("cpu"), seed=seed)

@@ -1,0 +1,137 @@
+"""The three flows on one small model: the same tokens, the same region, and times that make sense."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.small_llava import tiny_preset, tiny_subject
+from secondlook.benchmarks.latency.flow import Flow, Request, Stopwatch, synthetic_request
+from secondlook.benchmarks.latency.ours import EngineFlow
+from secondlook.benchmarks.latency.presets import preset
+from secondlook.benchmarks.latency.reference import ReferenceFlow
+from secondlook.benchmarks.latency.strong import StrongFlow
+from secondlook.benchmarks.latency.subject import Subject, build_subject, random_model, twin
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+NEW_TOKENS = 6
+
+
+@pytest.fixture(scope="module", params=["tiny", "demo"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    return tiny_subject() if request.param == "tiny" else build_subject(preset("demo"), torch.float32, CPU)
+
+
+@pytest.fixture(scope="module")
+def flows(subject: Subject) -> list[Flow]:
+    return [ReferenceFlow(subject), StrongFlow(subject), EngineFlow(subject)]
+
+
+def request_of(subject: Subject, seed: int, *, look_twice: bool, new_tokens: int = NEW_TOKENS) -> Request:
+    side = subject.preset.preprocessing.side
+    generator = np.random.default_rng(seed)
+    return synthetic_request(generator, side, look_twice=look_twice, new_tokens=new_tokens)
+
+
+def test_unsure_requests_come_to_the_same(subject: Subject, flows: list[Flow]) -> None:
+    regions = set()
+    for seed in range(4):
+        request = request_of(subject, seed, look_twice=True)
+        reference, strong, ours = (flow.answer(request) for flow in flows)
+        for outcome in (strong, ours):
+            assert outcome.first == reference.first
+            assert outcome.region == reference.region
+            assert outcome.second == reference.second
+            assert outcome.uncertainty == pytest.approx(reference.uncertainty, abs=1e-4)
+        assert reference.region is not None
+        assert reference.second is not None
+        assert len(reference.first) == len(reference.second) == NEW_TOKENS
+        regions.add(reference.region)
+    assert len(regions) > 1
+
+
+def test_sure_requests_come_to_the_same(subject: Subject, flows: list[Flow]) -> None:
+    request = request_of(subject, 5, look_twice=False)
+    reference, strong, ours = (flow.answer(request) for flow in flows)
+    assert reference.first == strong.first == ours.first
+    for outcome in (reference, strong, ours):
+        assert outcome.region is None
+        assert outcome.second is None
+
+
+def test_a_baseline_tells_all_times_in_their_order(subject: Subject, flows: list[Flow]) -> None:
+    for flow in flows[:2]:
+        seconds = flow.answer(request_of(subject, 6, look_twice=True)).seconds
+        assert set(seconds) == {"first_token", "per_token", "first_answer", "region", "final_answer"}
+        assert 0 < seconds["first_token"] < seconds["first_answer"] < seconds["region"]
+        assert seconds["region"] < seconds["final_answer"]
+        assert set(flow.answer(request_of(subject, 6, look_twice=False)).seconds) == set(seconds) - {"region"}
+
+
+def test_ours_tells_the_times_it_knows(subject: Subject, flows: list[Flow]) -> None:
+    unsure = flows[2].answer(request_of(subject, 7, look_twice=True)).seconds
+    assert set(unsure) == {"per_token", "region", "final_answer"}
+    assert 0 < unsure["region"] < unsure["final_answer"]
+    sure = flows[2].answer(request_of(subject, 7, look_twice=False)).seconds
+    assert set(sure) == {"first_token", "per_token", "first_answer", "final_answer"}
+    assert 0 < sure["first_token"] < sure["first_answer"] == sure["final_answer"]
+
+
+def test_an_answer_of_one_token_has_no_time_per_token(subject: Subject, flows: list[Flow]) -> None:
+    for flow in flows:
+        outcome = flow.answer(request_of(subject, 8, look_twice=True, new_tokens=1))
+        assert len(outcome.first) == 1
+        assert "per_token" not in outcome.seconds
+
+
+def test_nothing_is_compiled(subject: Subject, flows: list[Flow], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("torch.compile was called")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    for flow in flows:
+        flow.answer(request_of(subject, 9, look_twice=True))
+
+
+def test_the_flows_share_tensors_and_leave_the_model_as_it_is(subject: Subject) -> None:
+    config = subject.model.config
+    other = twin(subject.model, "eager")
+    assert other.config._attn_implementation == "eager"
+    assert config._attn_implementation == "sdpa"
+    own, others = dict(subject.model.named_parameters()), dict(other.named_parameters())
+    assert own.keys() == others.keys()
+    assert all(own[name].data_ptr() == others[name].data_ptr() for name in own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_random_weights_are_made_in_their_dtype(dtype: torch.dtype) -> None:
+    model = random_model(tiny_preset().config, dtype, CPU, seed=3)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == dtype, name
+        assert parameter.isfinite().all(), name
+        if "norm" in name:
+            assert (parameter == (1 if name.endswith("weight") else 0)).all(), name
+    again = random_model(tiny_preset().config, dtype, CPU, seed=3)
+    assert torch.equal(model.lm_head.weight, again.lm_head.weight)
+
+
+def test_every_request_has_a_picture_of_its_own() -> None:
+    generator = np.random.default_rng(0)
+    made = [synthetic_request(generator, 84, look_twice=True, new_tokens=1) for _ in range(3)]
+    assert len({request.original.tobytes() for request in made}) == 3
+    assert made[0].size.width == 1600
+    assert made[0].global_image.size == (84, 84)
+
+
+def test_a_stopwatch_can_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([10.0, 12.0, 100.0, 103.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(moments))
+    watch = Stopwatch(CPU)
+    assert watch.pause() == 2
+    watch.go_on()
+    assert watch.read() == 5
+    assert watch.at(101.5) == 3.5

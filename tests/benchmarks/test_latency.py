@@ -1,0 +1,197 @@
+"""The latency benchmark: turns, percentiles, ceilings, and one JSON object as the last line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.small_llava import tiny_preset
+from secondlook.benchmarks import cli as bench_cli
+from secondlook.benchmarks import timing
+from secondlook.benchmarks.latency import ceilings, latency, presets
+from secondlook.benchmarks.latency import cli as latency_cli
+from secondlook.benchmarks.latency.ceilings import Rates
+from secondlook.benchmarks.latency.flow import Metric, Outcome, Request
+from secondlook.benchmarks.latency.measure import Sample, answer_in_turns, fresh_requests
+from secondlook.benchmarks.latency.memory import PeakMemory
+from secondlook.benchmarks.latency.summary import agreement, latency_rows, memory_rows, speedup
+from secondlook.benchmarks.latency.work import Work
+from secondlook.edge.geometry import Region
+from secondlook.engine.cli import run
+
+CPU = torch.device("cpu")
+ROW = {"request", "metric", "flow", "p50_ms", "p90_ms", "p99_ms", "ceiling_ms", "count"}
+WORK: dict[Metric, Work] = {
+    "first_token": Work(1000, 0, 0),
+    "first_answer": Work(1000, 300, 3),
+    "region": Work(3000, 300, 3),
+    "final_answer": Work(7000, 600, 6),
+}
+
+
+class FakeFlow:
+    """Answers at once, and notes who was asked what."""
+
+    def __init__(self, name: str, asked: list[tuple[str, bool]]) -> None:
+        self.name = name
+        self._asked = asked
+
+    def answer(self, request: Request) -> Outcome:
+        self._asked.append((self.name, request.look_twice))
+        return Outcome((1,), None, None, 0.0, {"final_answer": 1.0})
+
+
+def sample(flow: str, index: int, seconds: float, *, unsure: bool = True, first: int = 1) -> Sample:
+    region = Region(0, 0, 10, 10) if unsure else None
+    times: dict[Metric, float] = {"per_token": seconds / 10, "final_answer": seconds}
+    outcome = Outcome((first,), region, (2,) if unsure else None, 0.0, times)
+    return Sample(flow, index, unsure, outcome, peak_bytes=100 + index)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands on the tiny model, with the device's rates measured in a moment."""
+    monkeypatch.setattr(timing, "_ROUNDS", 1)
+    monkeypatch.setattr(timing, "_ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(ceilings, "_SIDES", {"cpu": 64})
+    monkeypatch.setattr(presets, "preset", lambda _name: tiny_preset())
+    monkeypatch.setattr(latency_cli, "configure_logging", lambda _verbose: None)
+
+
+def bench(*arguments: str) -> Any:
+    done = CliRunner().invoke(bench_cli.app, ["bench", *arguments])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.output.splitlines()[-1])
+
+
+def test_flows_take_turns_on_the_same_requests() -> None:
+    asked: list[tuple[str, bool]] = []
+    flows = [FakeFlow(name, asked) for name in "abc"]
+    samples = list(answer_in_turns(flows, fresh_requests(84, 2, 2, seed=0), PeakMemory(CPU)))
+    assert [name for name, _ in asked] == list("abc" + "bca" + "cab" + "abc")
+    assert [unsure for _, unsure in asked] == 3 * [True] + 3 * [False] + 3 * [True] + 3 * [False]
+    assert [(s.flow, s.index, s.unsure) for s in samples[2:5]] == [
+        ("c", 0, True),
+        ("b", 1, False),
+        ("c", 1, False),
+    ]
+
+
+def test_rows_are_percentiles_beside_their_ceilings() -> None:
+    samples = [sample("ours", index, float(index)) for index in range(101)]
+    samples += [sample("ours", 200, 5.0, unsure=False)]
+    rows = latency_rows(samples, {"ours": WORK}, Rates(bytes_per_second=100, flops_per_second=1000), 50)
+    final, per_token = (
+        next(row for row in rows if row.request == "unsure" and row.metric == metric)
+        for metric in ("final_answer", "per_token")
+    )
+    assert (final.p50_ms, final.p90_ms, final.p99_ms) == pytest.approx((50e3, 90e3, 99e3))
+    assert final.count == 101
+    assert final.ceiling_ms == pytest.approx(1e3 * (7 + 6 * 50 / 100))
+    assert per_token.ceiling_ms == pytest.approx(1e3 * 50 / 100)
+    sure = next(row for row in rows if row.request == "sure" and row.metric == "final_answer")
+    assert sure.ceiling_ms == pytest.approx(1e3 * (1 + 3 * 50 / 100))
+    assert {row.metric for row in rows} == {"final_answer", "per_token"}
+
+
+def test_decoding_that_computes_more_than_it_reads_is_bound_by_that() -> None:
+    assert Rates(bytes_per_second=1e9, flops_per_second=100).ceiling(Work(0, 300, 3), 50) == 3
+
+
+def test_speedups_are_ratios_of_medians_of_unsure_requests() -> None:
+    samples = [sample("reference", index, value) for index, value in enumerate((6.0, 9.0, 90.0))]
+    samples += [sample("ours", index, value) for index, value in enumerate((1.0, 3.0, 4.0))]
+    samples += [sample("ours", 9, 100.0, unsure=False), sample("reference", 9, 1.0, unsure=False)]
+    assert speedup(samples, "reference") == 3
+
+
+def test_agreement_and_memory() -> None:
+    samples = [sample("reference", index, 1.0) for index in range(4)]
+    samples += [sample("ours", index, 1.0, first=2 if index == 3 else 1) for index in range(4)]
+    assert agreement(samples, "ours") == {"first_tokens": 0.75, "region": 1.0, "second_tokens": 1.0}
+    assert {(row.flow, row.peak_bytes) for row in memory_rows(samples)} == {("ours", 103), ("reference", 103)}
+
+
+def test_peak_memory_is_that_of_a_process() -> None:
+    memory = PeakMemory(CPU)
+    memory.reset()
+    held = torch.ones(2**23)
+    assert memory.read() > held.nbytes
+    assert "resident" in memory.measure
+
+
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_latency_ends_with_one_json_object(tmp_path: Path) -> None:
+    output = tmp_path / "latency.json"
+    report = bench(
+        *("latency", "--device", "cpu", "--repeats", "2", "--warmups", "1", "--new-tokens", "3"),
+        *("--output", str(output)),
+    )
+    assert report == json.loads(output.read_text(encoding="utf-8"))
+    assert list(report)[:2] == ["speedup_reference", "speedup_strong"]
+    assert {"commit", "torch", "dtype", "device"} <= set(report["environment"])
+    assert report["agreement"]["ours"] == {"first_tokens": 1.0, "region": 1.0, "second_tokens": 1.0}
+    for row in report["rows"]:
+        assert set(row) == ROW
+        assert row["count"] == 2
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["ceiling_ms"] > 0
+    finals = {
+        row["flow"]: row["p50_ms"]
+        for row in report["rows"]
+        if (row["request"], row["metric"]) == ("unsure", "final_answer")
+    }
+    assert report["speedup_reference"] == pytest.approx(finals["reference"] / finals["ours"])
+    assert report["speedup_strong"] == pytest.approx(finals["strong"] / finals["ours"])
+    assert {row["flow"] for row in report["memory"]} == {"reference", "strong", "ours"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_flops_end_with_one_json_object(tmp_path: Path) -> None:
+    output = tmp_path / "flops.json"
+    report = bench("flops", "--new-tokens", "5", "--output", str(output))
+    assert report == json.loads(output.read_text(encoding="utf-8"))
+    assert next(iter(report)) == "flops_ratio"
+    assert all(abs(row["deviation"]) < 0.01 for row in report["passes"])
+
+
+def fails(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(bench_cli.app, ["bench", *arguments])
+    assert stopped.value.code == status
+    return capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_file_that_cannot_be_written_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    missing = tmp_path / "nowhere" / "report.json"
+    assert fails(capsys, 1, "flops", "--output", str(missing)).startswith(f"error: cannot write {missing}")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, 1, "latency", "--device", "cuda")
+    assert error == "error: device 'cuda' is not available: torch sees no CUDA GPU; use cpu\n"
+
+
+def test_an_unknown_preset_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "large" in fails(capsys, 2, "latency", "--preset", "large")
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interruption_leaves_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latency, "measure_rates", interrupted)
+    assert "Traceback" not in fails(capsys, 130, "latency", "--device", "cpu")
