@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
+from engine.checkpoints import Variant, write_checkpoint
+from engine.test_looks import picture
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.batching import Decode, Encode, Flow, Prefill, Rows, Slot, Task, Wait
@@ -35,11 +34,6 @@ ENDS = (2, 168)  # with the second, every third answer ends early
 THRESHOLD = 0.6
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def picture(seed: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
 @dataclass(frozen=True)
@@ -140,16 +134,13 @@ class Session:
         self.firsts.append((first, task, told))
         return task
 
-    def second(self, second: Second) -> Task[FinalAnswer] | None:
-        known = [one for one in self.firsts if one[2] and not one[1].future.cancelled()]
+    def second(self, second: Second) -> Any:
+        known: list[Any] = [(one, task, pending_of(task, told)) for one, task, told in self.firsts]
+        known = [one for one in known if one[2] is not None]
         if not known:
             return None
-        first, task, told = known[second.of % len(known)]
-        done = task.future.done()
-        pending = task.future.result().pending if done else told[0].pending
-        assert pending is not None
-        local = picture(second.local, size_of(pending))
-        after = None if done else task
+        first, task, pending = known[second.of % len(known)]
+        local, after = picture(second.local, size_of(pending)), None if task.future.done() else task
         begun = self.engine.start_second_look(pending, local, after=after)
         self.seconds.append((first, second, pending, after, begun))
         return begun
@@ -171,9 +162,9 @@ class Session:
         elif isinstance(action, Rounds):
             for _ in range(action.count):
                 self.engine.round()
-        pool = self.engine._pool
-        assert pool.used + pool.kept <= pool.count
-        assert pool.used + self.engine.waiting <= self.engine._batcher.tasks
+        used = self.engine._pool.used
+        assert used <= self.engine.slots
+        assert used + self.engine.waiting <= self.engine._batcher.tasks
 
     def finish(self) -> None:
         """To the end, which must come; nothing is left."""
@@ -195,10 +186,11 @@ class Session:
             alone = expected.alone(first)
             assert (look.decision, look.region) == (alone.decision, alone.region)
             assert look.uncertainty == pytest.approx(alone.uncertainty, rel=1e-4, abs=1e-5)
-            if look.maps is not None and alone.maps is not None:
-                torch.testing.assert_close(look.maps.question, alone.maps.question, atol=1e-5, rtol=0)
-                torch.testing.assert_close(look.maps.generic, alone.maps.generic, atol=1e-5, rtol=0)
-            assert [early.region for early in told] == [alone.region] * (alone.decision == "unsure")
+            for name in ("question", "generic") if alone.maps is not None else ():
+                maps, alone_maps = getattr(look.maps, name), getattr(alone.maps, name)
+                torch.testing.assert_close(maps, alone_maps, atol=1e-5, rtol=0)
+            early = alone.decision == "unsure" and len(look.tokens) > (first.options.decide_after or MOST)
+            assert [one.region for one in told] == [alone.region] * early
         for first, second, pending, after, final_task in self.seconds:
             if final_task in self.cancelled:
                 continue
@@ -210,6 +202,13 @@ class Session:
             assert final.second.token_ids == expected.tokens(first.picture, first.question, local)[:limit]
             assert final.first.token_ids == expected.tokens(first.picture, first.question, None)[:limit]
             assert final.region == expected.alone(first).region
+
+
+def pending_of(task: Task[FirstLook], told: list[FirstLook]) -> Pending | None:
+    """What a second look can be started with by now."""
+    if task.future.done():
+        return None if task.future.cancelled() else task.future.result().pending
+    return told[0].pending if told else None
 
 
 def size_of(pending: Pending) -> tuple[int, int]:
@@ -335,17 +334,19 @@ def test_a_cancelled_look_frees_its_slot_at_once(expected: Expected, stage: type
 
 def test_a_second_look_that_waits_for_the_first_can_be_cancelled(expected: Expected) -> None:
     session = Session(expected.adapter, 2)
-    session.first(THREE[0])
-    first = session.firsts[0]
-    while not first[2]:
+    options = AnswerOptions(second_look="always", max_new_tokens=MOST, decide_after=1)
+    first = session.first(First(options=options))
+    while not session.firsts[0][2]:
         session.engine.round()
-    second = session.second(Second(0, 8))
-    assert second is not None
+    second = session.second(Second(0, 8))  # it has an end token early, and the first has none
+    while not isinstance(second.want, Wait):
+        session.engine.round()
+    assert session.engine._pool.used == 1
     session.cancel(second)
     session.finish()
     session.check(expected)
-    session.cancel(first[1])  # done: nothing happens
-    assert first[1].future.result()
+    session.cancel(first)  # done: nothing happens
+    assert first.future.result()
 
 
 def test_an_arriving_second_look_gets_the_next_slot(expected: Expected) -> None:
@@ -358,7 +359,6 @@ def test_an_arriving_second_look_gets_the_next_slot(expected: Expected) -> None:
     session.engine.round()  # the first of them has the slot
     assert session.engine.waiting == 2
     second = session.second(Second(0, 8))
-    assert second is not None
     second.future.add_done_callback(lambda _: ended.append("second"))
     session.finish()
     assert ended == ["2", "second", "3", "1"]
