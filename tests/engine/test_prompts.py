@@ -116,7 +116,7 @@ def test_prompt_and_answer_must_fit_the_context(tokenizer: PreTrainedTokenizerBa
     length = len(layout(tokenizer).build("What?", 2, 1).ids)
     exact = layout(tokenizer, context=length + 20)
     exact.build("What?", 2, 20)
-    with pytest.raises(QuestionTooLongError, match=f"holds {length + 20}"):
+    with pytest.raises(QuestionTooLongError, match=f"room for {length + 20}"):
         exact.build("What?", 2, 21)
     with pytest.raises(QuestionTooLongError, match="shorter question"):
         exact.build("What is on the sign?", 2, 20)
