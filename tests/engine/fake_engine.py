@@ -14,7 +14,7 @@ from PIL import Image
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
 from secondlook.engine.batching import Flow, Task
-from secondlook.engine.errors import QuestionTooLongError
+from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
 from secondlook.engine.kv_cache import KeptPrefix
 from secondlook.engine.looks import FinalAnswer, FirstLook, Look, Pending
 from secondlook.engine.policy import Policy
@@ -38,9 +38,9 @@ def _flow() -> Flow[Any]:
 class FakeEngine:
     """Answers by what the question says, one look a round.
 
-    "sure" is answered at once, "broken" raises RuntimeError, "endless" is too long, "long" tells its region
-    before it is complete, which takes until `rest` is set; anything else is unsure. `gate`, when cleared,
-    holds every look; `entered` is released by each look that begins.
+    "sure" is answered at once, "broken" raises RuntimeError, "crowded" finds no memory, "endless" is too
+    long, "long" tells its region before it is complete, which takes until `rest` is set; anything else is
+    unsure. `gate`, when cleared, holds every look; `entered` is released by each look that begins.
     """
 
     def __init__(self) -> None:
@@ -133,6 +133,8 @@ class FakeEngine:
         self.first_looks += 1
         if question == "broken":
             raise RuntimeError("secret detail")
+        if question == "crowded":
+            raise OutOfMemoryError("there is no memory for this question")
         sure = question == "sure" or options.second_look == "never"
         first = look(f"first to {question}", 0.1 if sure else 0.9)
         seconds = LookSeconds(encode=0.25)

@@ -187,6 +187,16 @@ def test_an_engine_failure_is_500_and_the_server_goes_on(caplog: pytest.LogCaptu
     served(scenario)
 
 
+def test_no_memory_for_a_question_is_503_and_the_server_goes_on() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await first_look(client, "crowded")
+        assert_error(response, 503, "out_of_memory", "no memory for this question")
+        assert int(response.headers["retry-after"]) >= 1
+        assert (await first_look(client, "sure")).status_code == 200
+
+    served(scenario)
+
+
 def test_an_engine_failure_in_the_second_look_leaves_the_session_waiting() -> None:
     engine = FakeEngine()
 

@@ -8,6 +8,7 @@ rows, and one decode step; requests join and leave between rounds.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -15,9 +16,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from secondlook.engine.decoder import Decoder, Prompted
+from secondlook.engine.errors import OutOfMemoryError
 from secondlook.engine.kv_cache import KeptPrefix, SlotPool
 from secondlook.engine.vision import Square
 
@@ -26,6 +29,9 @@ __all__ = ["Batcher", "Decode", "Encode", "Flow", "Prefill", "Rows", "Slot", "Ta
 ResultT = TypeVar("ResultT")
 WantT = TypeVar("WantT")
 PromptT = TypeVar("PromptT", "Prefill", "Rows")
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -215,17 +221,18 @@ class Batcher:
         """Compute what several want; if that fails each alone, so that one's failure is not the others'."""
         if not pairs:
             return
+        results, alone = None, False
         try:
             results = compute([want for _, want in pairs])
         except Exception as error:  # noqa: BLE001 -- thrown into the flow that it belongs to
-            if len(pairs) > 1:
-                for pair in pairs:
-                    self._together([pair], compute)
-            else:
+            alone = len(pairs) > 1
+            if not alone:
                 task = pairs[0][0]
                 self._resume(task, partial(task.flow.throw, error))
-            return
-        if results is not None:
+        if alone:  # out here no traceback holds what the failed pass had allocated
+            for pair in pairs:
+                self._together([pair], compute)
+        elif results is not None:
             for (task, _), result in zip(pairs, results, strict=True):
                 self._send(task, result)
 
@@ -257,8 +264,18 @@ class Batcher:
         except StopIteration as end:
             task.future.set_result(end.value)
         except Exception as error:  # noqa: BLE001 -- the request's end, told to whoever waits for it
-            task.future.set_exception(error)
+            task.future.set_exception(_named(error))
         self._tasks.remove(task)
+
+
+def _named(error: Exception) -> Exception:
+    """What a request failed of; by our name if there was no memory for it."""
+    out = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    # The CPU's allocator and cuBLAS have no type of their own for it.
+    if not out and not any(sign in str(error) for sign in ("DefaultCPUAllocator", "_ALLOC_FAILED")):
+        return error
+    _log.warning("no memory for a question: %s", error)
+    return OutOfMemoryError("there is no memory for this question at the moment; try again later")
 
 
 def _pass_on(task: Task[Any], other: Task[Any]) -> Want:

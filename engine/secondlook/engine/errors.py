@@ -19,6 +19,7 @@ SecondLookError (secondlook.edge.errors)
 ├── PictureMismatchError    a picture contradicts the sizes it was announced with
 ├── QueueFullError          too many questions are waiting; carries retry_after
 ├── ModelNotReadyError      the server is still loading its model, or could not
+├── OutOfMemoryError        there is no memory for one question; the others go on
 ├── EngineFailedError       the model failed on one question, in a way nobody foresaw
 └── ShuttingDownError       the server is stopping
 """
@@ -39,6 +40,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelNotReadyError",
     "NonFiniteError",
+    "OutOfMemoryError",
     "PictureMismatchError",
     "QuestionError",
     "QuestionTooLongError",
@@ -129,6 +131,10 @@ class QueueFullError(SecondLookError):
 
 class ModelNotReadyError(SecondLookError):
     """The server's model is still being loaded, or could not be loaded."""
+
+
+class OutOfMemoryError(SecondLookError):
+    """The device has no memory for one question, even alone; a smaller cache leaves it more."""
 
 
 class EngineFailedError(SecondLookError):

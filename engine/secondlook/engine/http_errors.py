@@ -32,7 +32,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _NOT_READY_RETRY_SECONDS = 2.0
-"""Retry-After while the model is being loaded or the server goes away."""
+"""Retry-After while the model is being loaded, the server goes away, or memory is short."""
 
 
 class BodyTooLargeError(HTTPException):
@@ -68,6 +68,7 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.QueueFullError: (429, "queue_full"),
     errors.ModelNotReadyError: (503, "model_not_ready"),
     errors.ShuttingDownError: (503, "shutting_down"),
+    errors.OutOfMemoryError: (503, "out_of_memory"),
     errors.EngineFailedError: (500, "engine_failed"),
     SecondLookError: (500, "server_error"),
 }
@@ -85,7 +86,7 @@ _DESCRIPTIONS = {
     422: "A field is missing or impossible, the image is not a whole JPEG, or the sizes contradict it.",
     429: "The queue is full; Retry-After says when to come back.",
     500: "The model failed on this question; the server goes on.",
-    503: "The model is still being loaded, or the server is shutting down.",
+    503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
 }
 
 

@@ -149,7 +149,7 @@ answers.include_router(uploads)
 @answers.delete(
     "/answers/{session_id}",
     summary="Give a session up",
-    responses=_examples(unsure=_GIVEN_UP) | describe(404, 409, 410, 500),
+    responses=_examples(unsure=_GIVEN_UP) | describe(404, 409, 410, 500, 503),
 )
 async def give_up(service: Service, session_id: SessionId) -> AnswerReply:
     """The edge will not send the local image: the first answer, complete by now, stands."""
