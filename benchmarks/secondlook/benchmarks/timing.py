@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import torch
 
+from secondlook.engine.step_graphs import capture
+
 __all__ = ["copy_bandwidth", "side_by_side"]
 
 _ROUNDS: Final = 15
@@ -62,17 +64,10 @@ def _timed(runner: Operation, repeats: int, device: torch.device) -> float:
 
 
 def _graphed(operation: Operation) -> Operation:
-    """A replay of `_GRAPH_CALLS` calls, captured after a warm-up on a side stream."""
-    cuda: Any = torch.cuda  # its events and streams are untyped
-    side = cuda.Stream()
-    side.wait_stream(cuda.current_stream())
-    with cuda.stream(side):
-        for _ in range(3):
-            operation()
-    cuda.current_stream().wait_stream(side)
-    graph = cuda.CUDAGraph()
-    with cuda.graph(graph):
+    """A replay of `_GRAPH_CALLS` calls."""
+
+    def calls() -> None:
         for _ in range(_GRAPH_CALLS):
             operation()
-    replay: Operation = graph.replay
-    return replay
+
+    return capture(calls)

@@ -7,6 +7,7 @@ the device.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from torch import Tensor
 from secondlook.engine.attention import DecodePlan, PrefillPlan, ProbeReached, Segment
 from secondlook.engine.kv_cache import SlotCache
 from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.step_graphs import NO_ANSWER, StepGraphs, to_device
 from secondlook.engine.token_record import Progress, TokenRecord
+from secondlook.kernels.library import uses_reference
 
 __all__ = ["Decoder", "Prompted"]
 
@@ -53,6 +56,9 @@ class Decoder:
         self.record = TokenRecord(slots, most_new_tokens, model.eos_ids, model.device)
         self.progress = Progress(self.record)
         self._lengths = torch.zeros(slots + 1, dtype=torch.int64, device=model.device)  # of keys in each slot
+        self._graphs: StepGraphs | None = None
+        if self._can_graph():
+            self._graphs = StepGraphs(self._step, slots, model.device)
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Prompted], *, probe: bool = False) -> Tensor | None:
@@ -63,13 +69,14 @@ class Decoder:
         """
         plan = self._plan(prompts, probe=probe)
         hidden = self.model.hidden(*self._packed(prompts), plan)
-        last = torch.tensor([len(prompt.embeddings) for prompt in prompts]).cumsum(0) - 1
+        ends = itertools.accumulate(len(prompt.embeddings) for prompt in prompts)
+        last = to_device([end - 1 for end in ends], self.model.device)
         for prompt in prompts:
             self._lengths[prompt.slot] = prompt.start + len(prompt.embeddings)
             self.record.begin(prompt.slot, prompt.limit)
             self.progress.begin(prompt.slot)
-        slots = torch.tensor([prompt.slot for prompt in prompts], device=self.model.device)
-        self.record.append(self.model.logits(hidden[last.to(hidden.device)]), slots)
+        slots = to_device([prompt.slot for prompt in prompts], self.model.device)
+        self.record.append(self.model.logits(hidden[last]), slots)
         self.progress.note()
         return plan.rows
 
@@ -87,20 +94,27 @@ class Decoder:
 
     def step(self, slots: Sequence[int]) -> None:
         """Compute the next token of every slot's answer; nothing happens to answers that are complete."""
-        rows = torch.tensor(slots, device=self.model.device)
-        self._step(rows, rows)
+        if self._graphs is not None and self._can_graph():
+            self._graphs.run(slots)
+        else:
+            rows = to_device(slots, self.model.device)
+            self._step(rows, rows)
         self.progress.note()
 
     @torch.inference_mode()
     def _step(self, slots: Tensor, answers: Tensor) -> None:
-        """One step on the device alone. Padding rows have slot S and answer -1."""
+        """One step on the device alone. Rows of padding have slot S, and the answer NO_ANSWER."""
         positions = self._lengths[slots]
-        going = ~self.record.finished[answers]
+        going = ~self.record.finished[answers] & (answers != NO_ANSWER)
         plan = DecodePlan(self.cache, slots, positions)
         embeddings = self.model.token_embeddings(self.record.newest(answers))
         logits = self.model.logits(self.model.hidden(embeddings, positions, plan))
         self.record.append(logits, answers)
         self._lengths[slots] = positions + going
+
+    def _can_graph(self) -> bool:
+        """The references of the operators wait for the device, which no graph can have."""
+        return self.model.device.type == "cuda" and not uses_reference(self.model.device)
 
     def _plan(self, prompts: Sequence[Prompted], *, probe: bool, rows_only: bool = False) -> PrefillPlan:
         segments = [
