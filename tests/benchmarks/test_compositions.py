@@ -9,6 +9,7 @@ from torch import Tensor
 from secondlook.benchmarks import compositions, operators, timing
 from secondlook.kernels import (
     attention_row_reference,
+    decode_attention_reference,
     record_tokens,
     token_statistics_reference,
 )
@@ -30,6 +31,15 @@ def test_attention_row() -> None:
     query, keys = random(2, 4, 16), random(2, 4, 50, 16)
     expected = attention_row_reference(query, keys, torch.full((2,), 50), 5, 30, 0.25)
     torch.testing.assert_close(compositions.attention_row(query, keys, 5, 30, 0.25), expected.float())
+
+
+def test_decode_attention() -> None:
+    query, keys = random(2, 4, 16), random(5, 4, 50, 16)
+    values = keys.exp()
+    slots, lengths = torch.tensor([3, 1]), torch.full((2,), 30)
+    expected = decode_attention_reference(query, keys, values, slots, lengths, 0.25)
+    found = compositions.decode_attention(query, keys, values, [3, 1], 30, 0.25)
+    torch.testing.assert_close(found, expected.float())
 
 
 def test_record_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

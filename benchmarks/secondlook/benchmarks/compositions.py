@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Window", "attention_row", "find_region", "record_tokens", "token_statistics", "windows"]
+__all__ = [
+    "Window",
+    "attention_row",
+    "decode_attention",
+    "find_region",
+    "record_tokens",
+    "token_statistics",
+    "windows",
+]
 
 
 def token_statistics(
@@ -56,6 +64,28 @@ def attention_row(
     """The heads' mean attention of one query to the positions from start to stop, all S of them valid."""
     scores = (query[:, :, None] @ keys.transpose(2, 3)).float() * scale
     return scores.softmax(-1).mean(1)[:, 0, start:stop].contiguous()
+
+
+def decode_attention(
+    query: Tensor,  # [B, H, D]
+    keys: Tensor,  # [S, H, T, D]
+    values: Tensor,  # [S, H, T, D]
+    slots: Sequence[int],  # B of them
+    length: int,
+    scale: float,
+) -> Tensor:  # [B, H, D]
+    """Attention of each row to the first `length` positions of its slot: SDPA for each, as nothing else
+    neither gathers the slots nor takes a mask."""
+    rows = [
+        functional.scaled_dot_product_attention(
+            query[row : row + 1, :, None],
+            keys[slot : slot + 1, :, :length],
+            values[slot : slot + 1, :, :length],
+            scale=scale,
+        )
+        for row, slot in enumerate(slots)
+    ]
+    return torch.cat(rows)[:, :, 0]
 
 
 @dataclass(frozen=True)

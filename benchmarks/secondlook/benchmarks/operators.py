@@ -21,7 +21,14 @@ from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.edge.errors import SecondLookError
 from secondlook.engine.errors import DeviceError
-from secondlook.kernels import KernelError, attention_row, find_region, record_tokens, token_statistics
+from secondlook.kernels import (
+    KernelError,
+    attention_row,
+    decode_attention,
+    find_region,
+    record_tokens,
+    token_statistics,
+)
 from secondlook.kernels.library import Status, status
 
 __all__ = ["BenchError", "OperatorRow", "bench_operators", "rows_text"]
@@ -135,6 +142,10 @@ def _cases(device: torch.device) -> Iterator[_Case]:
     for dtype in dtypes:
         query, keys = normal(1, 32, 128, dtype=dtype), normal(1, 32, 1300, 128, dtype=dtype)
         yield _attention_case(query, keys, 5, 581)
+    for batch, length in ((1, 650), (1, 1250), (8, 650), (8, 1250)):
+        for dtype in dtypes:
+            query, cache = normal(batch, 16, 64, dtype=dtype), normal(2, batch + 1, 16, 1408, 64, dtype=dtype)
+            yield _decode_case(query, cache, length)
     for side in (12, 24):
         maps = normal(2, side * side, dtype=torch.float32).exp()
         yield _region_case(maps[:1], maps[1:], side)
@@ -191,6 +202,23 @@ def _attention_case(query: Tensor, keys: Tensor, start: int, stop: int) -> _Case
         lambda: attention_row(query, keys, lengths, start, stop, scale),
         lambda: compositions.attention_row(query, keys, start, stop, scale),
         keys.numel() * keys.element_size(),
+    )
+
+
+def _decode_case(query: Tensor, cache: Tensor, length: int) -> _Case:
+    """Keys and values are `cache` [2, S, H, T, D]; rows are in slots 1 to B, all of one length."""
+    batch, heads, width = query.shape
+    keys, values = cache
+    slots = torch.arange(1, batch + 1, device=query.device)
+    lengths = torch.full((batch,), length, device=query.device)
+    scale = width**-0.5
+    return _Case(
+        "decode_attention",
+        query.dtype,
+        f"B={batch} H={heads} S={length} D={width}",
+        lambda: decode_attention(query, keys, values, slots, lengths, scale),
+        lambda: compositions.decode_attention(query, keys, values, range(1, batch + 1), length, scale),
+        2 * batch * heads * length * width * query.element_size(),
     )
 
 
