@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.small_llava import tiny_preset
+from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks import cli as bench_cli
 from secondlook.benchmarks import timing
 from secondlook.benchmarks.latency import ceilings, latency, presets
@@ -19,6 +19,7 @@ from secondlook.benchmarks.latency.ceilings import Rates
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request
 from secondlook.benchmarks.latency.measure import Sample, answer_in_turns, fresh_requests
 from secondlook.benchmarks.latency.memory import PeakMemory
+from secondlook.benchmarks.latency.prefill import Ways
 from secondlook.benchmarks.latency.summary import agreement, latency_rows, memory_rows, speedup
 from secondlook.benchmarks.latency.work import Work
 from secondlook.edge.geometry import Region
@@ -160,6 +161,28 @@ def test_flops_end_with_one_json_object(tmp_path: Path) -> None:
     assert all(abs(row["deviation"]) < 0.01 for row in report["passes"])
 
 
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_prefill_ends_with_one_json_object(tmp_path: Path) -> None:
+    output = tmp_path / "prefill.json"
+    report = bench("prefill", "--device", "cpu", "--repeats", "3", "--output", str(output))
+    assert report == json.loads(output.read_text(encoding="utf-8"))
+    assert [row["request"] for row in report["rows"]] == ["sure", "unsure"]
+    for row in report["rows"]:
+        assert row["speedup"] == pytest.approx(row["one_pass_ms"] / row["two_passes_ms"])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_both_ways_to_the_rows_come_to_the_same() -> None:
+    model = tiny_subject().engine.model
+    ways = Ways(model)
+    logits, rows = ways.one_pass()
+    torch.testing.assert_close(ways.two_passes(), rows, rtol=1e-5, atol=1e-7)
+    assert rows.shape == (2, model.layout.tokens_per_image)
+    assert not rows[0].allclose(rows[1])
+    token = ways._decoder.record.read(0).token_ids
+    assert token == (int(logits.argmax()),)
+
+
 def fails(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         run(bench_cli.app, ["bench", *arguments])
@@ -171,7 +194,8 @@ def fails(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> s
 def test_a_file_that_cannot_be_written_is_refused_at_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    missing = tmp_path / "nowhere" / "report.json"
+    (tmp_path / "file").touch()
+    missing = tmp_path / "file" / "report.json"
     assert fails(capsys, 1, "flops", "--output", str(missing)).startswith(f"error: cannot write {missing}")
 
 

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from secondlook.benchmarks.commands import DeviceOption, OutputOption, check_output, chosen_device, tell
 from secondlook.benchmarks.latency.cli import register as register_latency
+from secondlook.benchmarks.load.cli import register as register_load
 from secondlook.engine.cli import (
     DTypeOption,
     ModelOption,
@@ -24,6 +26,7 @@ __all__ = ["app", "main"]
 benches = typer.Typer(help="Measure speed.", no_args_is_help=True)
 app.add_typer(benches, name="bench")
 register_latency(benches)
+register_load(benches)
 evaluations = typer.Typer(help="Measure accuracy, retransmission and region search.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")
 
@@ -70,27 +73,17 @@ def eval_signs(
 
 @benches.command("kernels")
 def bench_kernels(
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to measure.")] = "auto",
-    output: Annotated[Path | None, typer.Option(help="Write the JSON object here too.")] = None,
+    device: DeviceOption = "auto",
+    output: OutputOption = None,
     verbose: VerboseOption = 0,
 ) -> None:
     """Each operator, the PyTorch composition it replaces, and the floor, in one run."""
     configure_logging(verbose)
-    import torch
-
+    check_output(output)
     from secondlook.benchmarks.operators import bench_operators, rows_text
-    from secondlook.benchmarks.reports import make_room, write_report
 
-    if output is not None:
-        make_room(output)
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    report = bench_operators(torch.device(chosen))
-    try:
-        if output is not None:
-            write_report(report, output)
-    finally:  # what was measured is not lost
-        typer.echo(rows_text(report))
-        typer.echo(json.dumps(report))
+    report = bench_operators(chosen_device(device))
+    tell(rows_text(report), report, output)
 
 
 def main() -> None:

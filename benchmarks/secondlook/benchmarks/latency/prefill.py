@@ -1,0 +1,123 @@
+"""Two ways to the attention of both questions: all in one prefill, or the generic question in a short pass.
+
+The engine does the second: [global image | question], then, only where the answer is unsure, the generic
+question's few tokens after the kept prefix, up to the probe layer.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.latency.flow import Stopwatch
+from secondlook.benchmarks.latency.presets import Preset
+from secondlook.benchmarks.latency.subject import build_subject
+from secondlook.benchmarks.latency.work import TYPICAL_QUESTION
+from secondlook.engine.attention import PrefillPlan, Segment
+from secondlook.engine.decoder import Decoder, Prompted
+from secondlook.engine.llava import LlavaAdapter
+
+__all__ = ["PrefillRow", "Ways", "bench_prefill", "prefill_text"]
+
+_WARMUPS: Final = 2
+
+
+@dataclass(frozen=True)
+class PrefillRow:
+    """Medians of one kind of request, in milliseconds, and how much faster two passes are than one."""
+
+    request: str
+    one_pass_ms: float
+    two_passes_ms: float
+    speedup: float
+
+
+class Ways:
+    """Both ways on one model, from the embeddings of a global image and both questions on."""
+
+    def __init__(self, model: LlavaAdapter) -> None:
+        layout = model.layout
+        question, generic = layout.build(TYPICAL_QUESTION, 1, 1), layout.generic
+        self._start, self._model = len(layout.prefix), model
+        self._decoder = Decoder(model, 1, len(question.ids) + 1, 1)
+        image = Image.new("RGB", (model.image_size, model.image_size), (90, 120, 150))
+        features = list(model.encode([model.square(image)]))
+        self._question = model.embed(question.ids, question.spans, features)
+        self._generic = model.embed(generic.ids[self._start :])
+
+    def one_pass(self) -> tuple[Tensor, Tensor]:
+        """The question's next-token logits [1, V], and both rows [2, N]: the generic question's rows go
+        along, see the prefix, and are kept nowhere."""
+        model, length, more = self._model, len(self._question), len(self._generic)
+        segments = [Segment(0, 0, length), Segment(0, self._start, more, kept=False)]
+        plan = PrefillPlan(self._decoder.cache, segments, model.settings.probe_layer, model.layout.span)
+        first = torch.arange(length, device=model.device)
+        second = torch.arange(self._start, self._start + more, device=model.device)
+        hidden = model.hidden(torch.cat([self._question, self._generic]), torch.cat([first, second]), plan)
+        assert plan.rows is not None, "the plan has a probe layer"
+        return model.logits(hidden[length - 1 : length]), plan.rows
+
+    def first_pass(self) -> Tensor | None:
+        """What a sure request costs the engine; the question's row [1, N]."""
+        return self._decoder.prefill([Prompted(0, 0, self._question)], probe=True)
+
+    def two_passes(self) -> Tensor:
+        """What an unsure request costs the engine; both rows [2, N]."""
+        row = self.first_pass()
+        assert row is not None, "asked for"
+        return torch.cat([row, self._decoder.attention_rows([Prompted(0, self._start, self._generic)])])
+
+
+def bench_prefill(
+    preset: Preset, dtype: torch.dtype, device: torch.device, repeats: int, seed: int = 0
+) -> dict[str, Any]:
+    """Measure both ways in turns, with progress on stderr: the report, for JSON."""
+    console = Console(stderr=True)
+    with console.status(f"making {preset.name} ..."):
+        ways = Ways(build_subject(preset, dtype, device, seed=seed).engine.model)
+    calls: dict[str, Callable[[], Any]] = {
+        "one": ways.one_pass,
+        "first": ways.first_pass,
+        "two": ways.two_passes,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in track(range(_WARMUPS + repeats), "measuring", console=console, transient=True):
+        for name, call in calls.items():
+            watch = Stopwatch(device)
+            call()
+            elapsed = watch.read()
+            if number >= _WARMUPS:
+                seconds[name].append(elapsed)
+    medians = {name: 1e3 * statistics.median(each) for name, each in seconds.items()}
+    rows = [
+        PrefillRow(request, medians["one"], medians[name], medians["one"] / medians[name])
+        for request, name in (("sure", "first"), ("unsure", "two"))
+    ]
+    return {
+        "two_passes": {row.request: row.speedup for row in rows},
+        "preset": preset.name,
+        "repeats": repeats,
+        "seed": seed,
+        "environment": environment(str(device), str(dtype).removeprefix("torch.")),
+        "threads": torch.get_num_threads(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def prefill_text(report: dict[str, Any]) -> str:
+    """The report as a table for people."""
+    lines = [f"{'request':9}{'one pass ms':>13}{'two passes':>12}{'speedup':>9}"]
+    lines += [
+        f"{row['request']:9}{row['one_pass_ms']:13.1f}{row['two_passes_ms']:12.1f}{row['speedup']:8.3f}x"
+        for row in report["rows"]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,155 @@
+"""Edges that ask without a pause: each its next question when the last is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from secondlook.edge import AsyncEdgeClient
+from secondlook.edge.errors import SecondLookError
+from secondlook.edge.wire import AnswerOptions
+
+__all__ = ["Asked", "Phase", "PhaseResult", "run_phase", "unsure_pattern"]
+
+_ORIGINAL = (1280, 960)
+_PATCHES = (24, 32)
+_QUESTION = "What number is on the red sign?"
+_NEVER = 1e9
+"""A threshold in nats that no uncertainty reaches."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A while of load.
+
+    Attributes:
+        url: of the server.
+        edges: that ask at the same time.
+        warmup_seconds: of load before it counts.
+        seconds: of load that count.
+        retransmission_rate: share of questions whose first answer counts as unsure.
+        delay_seconds: of the network, each way.
+        new_tokens: of each answer.
+        seed: of the pictures, any numbers; every question has a new one.
+    """
+
+    url: str
+    edges: int
+    warmup_seconds: float
+    seconds: float
+    retransmission_rate: float
+    delay_seconds: float
+    new_tokens: int
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that ended while it counted.
+
+    Attributes:
+        seconds: from before its global image was prepared to the final answer, repetitions included.
+        unsure: whether it was to be looked at twice.
+        looked_twice: whether it was.
+        bytes_up: of both pictures and all that goes with them.
+        failure: why there is no answer, or only the first one.
+    """
+
+    seconds: float
+    unsure: bool
+    looked_twice: bool = False
+    bytes_up: int = 0
+    failure: str | None = None
+
+
+@dataclass
+class PhaseResult:
+    """What came of a phase; `statuses` counts every reply that arrived while it counted."""
+
+    asked: list[Asked] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+
+class _Window:
+    """When things count."""
+
+    def __init__(self, phase: Phase) -> None:
+        self._opens = time.perf_counter() + phase.warmup_seconds
+        self.closes = self._opens + phase.seconds
+
+    @property
+    def open(self) -> bool:
+        return self._opens <= time.perf_counter() < self.closes
+
+
+class _Network(httpx.AsyncBaseTransport):
+    """The loopback interface with a delay each way; counts the replies."""
+
+    def __init__(self, delay_seconds: float, window: _Window, statuses: Counter[int]) -> None:
+        self._inner = httpx.AsyncHTTPTransport()
+        self._delay_seconds, self._window, self._statuses = delay_seconds, window, statuses
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(self._delay_seconds)
+        response = await self._inner.handle_async_request(request)
+        await asyncio.sleep(self._delay_seconds)
+        self._statuses[response.status_code] += self._window.open
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def run_phase(phase: Phase) -> PhaseResult:
+    """Let the edges ask until the phase is over, and for what they began by then."""
+    return asyncio.run(_run(phase))
+
+
+async def _run(phase: Phase) -> PhaseResult:
+    result, window = PhaseResult(), _Window(phase)
+    await asyncio.gather(*(_edge(phase, number, window, result) for number in range(phase.edges)))
+    return result
+
+
+async def _edge(phase: Phase, number: int, window: _Window, result: PhaseResult) -> None:
+    generator = np.random.default_rng((*phase.seed, number))
+    unsure = unsure_pattern(phase.retransmission_rate, generator.random())
+    network = _Network(phase.delay_seconds, window, result.statuses)
+    async with AsyncEdgeClient(phase.url, transport=network) as client:
+        while time.perf_counter() < window.closes:
+            asked = await _ask(client, _picture(generator), phase.new_tokens, next(unsure))
+            if window.open:
+                result.asked.append(asked)
+
+
+async def _ask(client: AsyncEdgeClient, picture: Image.Image, new_tokens: int, unsure: bool) -> Asked:
+    options = AnswerOptions(threshold=0.0 if unsure else _NEVER, max_new_tokens=new_tokens)
+    began = time.perf_counter()
+    try:
+        answer = await client.ask(picture, _QUESTION, options)
+    except SecondLookError as error:
+        return Asked(time.perf_counter() - began, unsure, failure=str(error))
+    seconds = time.perf_counter() - began
+    return Asked(seconds, unsure, answer.looked_twice, sum(answer.bytes_up), answer.second_look_failed)
+
+
+def unsure_pattern(rate: float, phase: float) -> Iterator[bool]:
+    """Whether each question is unsure, spread as evenly as can be; `phase`, from 0 to 1, shifts it."""
+    total = phase
+    while True:
+        total += rate
+        yield total >= 1.0
+        total -= total >= 1.0
+
+
+def _picture(generator: np.random.Generator) -> Image.Image:
+    """One that nobody has seen before."""
+    patches = generator.integers(0, 256, (*_PATCHES, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize(_ORIGINAL, Image.Resampling.NEAREST)

@@ -1,0 +1,199 @@
+"""The load benchmark: phases of one edge and of many in turns, on one server, and what came of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.latency.presets import Preset
+from secondlook.benchmarks.latency.subject import build_subject
+from secondlook.benchmarks.load.edges import Phase, PhaseResult, run_phase
+from secondlook.benchmarks.loopback import loopback_server
+from secondlook.edge.errors import SecondLookError, SettingsError
+
+__all__ = ["LoadError", "LoadRow", "LoadRun", "bench_load", "load_rows", "load_text"]
+
+
+class LoadError(SecondLookError):
+    """There is nothing to measure."""
+
+
+@dataclass(frozen=True)
+class LoadRun:
+    """What is measured.
+
+    Attributes:
+        edges: numbers of edges at the same time; one is measured always.
+        retransmission_rate: share of questions that are looked at twice.
+        delay_ms: of the network, each way.
+        seconds, warmup_seconds: of each phase, and before it.
+        rounds: phases for each number of edges.
+        new_tokens: of each answer.
+        seed: of weights and pictures.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    edges: tuple[int, ...] = (16,)
+    retransmission_rate: float = 0.4
+    delay_ms: float = 0.0
+    seconds: float = 15.0
+    warmup_seconds: float = 2.0
+    rounds: int = 3
+    new_tokens: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for count in self.edges:
+            if not 1 <= count <= 64:
+                raise SettingsError(f"edges must be from 1 to 64, not {count}")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of edges, one first."""
+        return tuple(sorted({1, *self.edges}))
+
+
+@dataclass(frozen=True)
+class LoadRow:
+    """One number of edges; percentiles are of the milliseconds to the final answer.
+
+    Attributes:
+        answers_per_second: in all rounds together.
+        speedup: of that over one edge's.
+        answers, refusals, failures: in all rounds; a refusal (429) is asked again, a failure stays without
+            its answer.
+        looked_twice: share of the answers.
+        bytes_up: mean of an answer.
+    """
+
+    edges: int
+    answers_per_second: float
+    speedup: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    sure_p50_ms: float | None
+    unsure_p50_ms: float | None
+    answers: int
+    refusals: int
+    failures: int
+    looked_twice: float
+    bytes_up: float
+
+
+def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
+    """Measure a preset, with progress on stderr: the report, for JSON."""
+    console = Console(stderr=True)
+    with console.status(f"making {preset.name} ..."):
+        subject = build_subject(preset, run.dtype, run.device, seed=run.seed)
+    with loopback_server(subject.engine) as url:
+        results = _phases(run, url, console)
+    rows = load_rows(results, run.seconds)
+    return {
+        "speedup_sequential": rows[-1].speedup,
+        "preset": preset.name,
+        "weights": "published" if preset.name == "demo" else "random",
+        "retransmission_rate": run.retransmission_rate,
+        "delay_ms": run.delay_ms,
+        "new_tokens": run.new_tokens,
+        "seconds": run.seconds,
+        "warmup_seconds": run.warmup_seconds,
+        "rounds": run.rounds,
+        "seed": run.seed,
+        "inputs": "every question has a new picture; edges are clients in one other process on this machine",
+        "slots": subject.engine.slots,
+        "environment": environment(str(run.device), str(run.dtype).removeprefix("torch.")),
+        "threads": torch.get_num_threads(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _phases(run: LoadRun, url: str, console: Console) -> dict[int, list[PhaseResult]]:
+    """All phases' results by number of edges, each number in every round."""
+    results: dict[int, list[PhaseResult]] = {count: [] for count in run.counts}
+    phase = Phase(
+        url=url,
+        edges=1,
+        warmup_seconds=run.warmup_seconds,
+        seconds=run.seconds,
+        retransmission_rate=run.retransmission_rate,
+        delay_seconds=run.delay_ms / 1000,
+        new_tokens=run.new_tokens,
+        seed=(),
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # A process of their own: edges are not to take the server's interpreter from it.
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawned) as process, Progress(*columns, console=console) as progress:
+        task = progress.add_task("phases", total=run.rounds * len(run.counts))
+        for number in range(run.rounds):
+            for count in run.counts:
+                phase = replace(phase, edges=count, seed=(run.seed, number, count))
+                results[count].append(process.submit(run_phase, phase).result())
+                progress.advance(task)
+    return results
+
+
+def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[LoadRow]:
+    """A row for each number of edges, from phases of `seconds`.
+
+    Raises:
+        LoadError: not one answer with a number of edges.
+    """
+    rows: list[LoadRow] = []
+    for count, phases in results.items():
+        asked = [each for phase in phases for each in phase.asked]
+        answered = [each for each in asked if each.failure is None]
+        if not answered:
+            why = f"the last failure: {asked[-1].failure}" if asked else "give --seconds more"
+            raise LoadError(f"not one question of {count} edges was answered in {seconds:g} seconds; {why}")
+        rate = len(answered) / (seconds * len(phases))
+        p50, p90, p99 = _milliseconds([each.seconds for each in answered], (50, 90, 99))
+        kinds = [[each.seconds for each in answered if each.unsure == unsure] for unsure in (False, True)]
+        sure, unsure = (_milliseconds(kind, (50,))[0] if kind else None for kind in kinds)
+        rows.append(
+            LoadRow(
+                edges=count,
+                answers_per_second=rate,
+                speedup=rate / rows[0].answers_per_second if rows else 1.0,
+                p50_ms=p50,
+                p90_ms=p90,
+                p99_ms=p99,
+                sure_p50_ms=sure,
+                unsure_p50_ms=unsure,
+                answers=len(answered),
+                refusals=sum(phase.statuses[429] for phase in phases),
+                failures=len(asked) - len(answered),
+                looked_twice=statistics.fmean(each.looked_twice for each in answered),
+                bytes_up=statistics.fmean(each.bytes_up for each in answered),
+            )
+        )
+    return rows
+
+
+def load_text(report: dict[str, Any]) -> str:
+    """The report as a table for people."""
+    head = f"{'edges':>6}{'answers/s':>11}{'speedup':>9}{'p50 ms':>9}{'p90':>9}{'p99':>9}{'answers':>9}"
+    lines = [f"{head}{'twice':>7}{'refused':>9}{'failed':>8}"]
+    lines += [
+        f"{row['edges']:6}{row['answers_per_second']:11.2f}{row['speedup']:8.2f}x{row['p50_ms']:9.1f}"
+        f"{row['p90_ms']:9.1f}{row['p99_ms']:9.1f}{row['answers']:9}{row['looked_twice']:7.0%}"
+        f"{row['refusals']:9}{row['failures']:8}"
+        for row in report["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def _milliseconds(seconds: Sequence[float], percentiles: Sequence[float]) -> list[float]:
+    return [1e3 * float(value) for value in np.percentile(seconds, percentiles)]

@@ -1,0 +1,152 @@
+"""The load benchmark: real edges in a process of their own, a real server, and what is counted of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.small_llava import tiny_preset, tiny_subject
+from secondlook.benchmarks import cli as bench_cli
+from secondlook.benchmarks.latency import presets
+from secondlook.benchmarks.load import cli as load_cli
+from secondlook.benchmarks.load.edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
+from secondlook.benchmarks.load.load import LoadError, LoadRun, load_rows
+from secondlook.benchmarks.loopback import loopback_server
+from secondlook.edge.errors import SettingsError
+from secondlook.engine.settings import ServerSettings
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def phase(url: str, **values: Any) -> Phase:
+    usual: dict[str, Any] = {
+        "edges": 3,
+        "warmup_seconds": 0.0,
+        "seconds": 1.0,
+        "retransmission_rate": 0.5,
+        "delay_seconds": 0.0,
+        "new_tokens": 3,
+        "seed": (0,),
+    }
+    return Phase(url, **{**usual, **values})
+
+
+def test_edges_ask_and_look_twice_as_often_as_told() -> None:
+    with loopback_server(tiny_subject().engine) as url:
+        result = run_phase(phase(url))
+    assert len(result.asked) > 10
+    for asked in result.asked:
+        assert asked.failure is None
+        assert asked.looked_twice == asked.unsure
+        assert asked.seconds > 0
+        assert asked.bytes_up > 500
+    share = sum(asked.looked_twice for asked in result.asked) / len(result.asked)
+    assert share == pytest.approx(0.5, abs=3 / len(result.asked))  # each edge may be one question off
+    assert set(result.statuses) == {200}
+
+
+def test_the_network_is_waited_for_in_each_way() -> None:
+    with loopback_server(tiny_subject().engine) as url:
+        result = run_phase(phase(url, edges=1, delay_seconds=0.1, seconds=1.5, retransmission_rate=1.0))
+    assert result.asked
+    assert min(asked.seconds for asked in result.asked) >= 4 * 0.1
+
+
+def test_what_ends_in_the_warm_up_does_not_count() -> None:
+    with loopback_server(tiny_subject().engine) as url:
+        result = run_phase(phase(url, edges=1, warmup_seconds=5.0, seconds=0.001))
+    assert len(result.asked) <= 1
+    assert sum(result.statuses.values()) <= 1
+
+
+def test_refusals_are_counted_and_asked_again() -> None:
+    subject = tiny_subject()
+    subject.engine._pool.count = 1  # the server counts places by it
+    with loopback_server(subject.engine, ServerSettings(queue_size=1)) as url:
+        result = run_phase(phase(url, edges=8, seconds=4.0))
+    assert result.statuses[429] > 0
+    assert any(asked.failure is None for asked in result.asked)
+
+
+def test_a_server_that_is_gone_is_a_failure_and_not_an_answer() -> None:
+    with loopback_server(tiny_subject().engine) as url:
+        pass
+    result = run_phase(phase(url, edges=1, seconds=6.0))
+    assert result.asked
+    assert all(asked.failure for asked in result.asked)
+    with pytest.raises(LoadError, match="not one question of 1 edges was answered in 6 seconds; the last"):
+        load_rows({1: [result]}, 6.0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 0.4, 1.0])
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.99])
+def test_unsure_questions_are_spread_evenly(rate: float, shift: float) -> None:
+    pattern = list(itertools.islice(unsure_pattern(rate, shift), 400))
+    for length in (10, 100, 400):
+        for begin in range(0, 400 - length, 7):
+            assert abs(sum(pattern[begin : begin + length]) - rate * length) <= 1
+
+
+def test_rows_compare_with_one_edge() -> None:
+    def asked(*seconds: float, failure: str | None = None) -> list[Asked]:
+        return [
+            Asked(each, index % 2 == 1, index % 2 == 1, 100, failure) for index, each in enumerate(seconds)
+        ]
+
+    one = [PhaseResult(asked(0.1, 0.3)), PhaseResult(asked(0.1, 0.3, 0.1, 0.3))]
+    many = [
+        PhaseResult(asked(*[0.5] * 8), Counter({200: 12, 429: 2})),
+        PhaseResult(asked(*[0.5] * 7) + asked(0.9, failure="refused"), Counter({429: 1})),
+    ]
+    rows = load_rows({1: one, 4: many}, seconds=2.0)
+    assert [row.edges for row in rows] == [1, 4]
+    assert [row.answers_per_second for row in rows] == [6 / 4, 15 / 4]
+    assert [row.speedup for row in rows] == [1.0, 2.5]
+    assert (rows[0].sure_p50_ms, rows[0].unsure_p50_ms) == pytest.approx((100, 300))
+    assert (rows[1].p50_ms, rows[1].p99_ms) == pytest.approx((500, 500))
+    assert (rows[1].answers, rows[1].refusals, rows[1].failures) == (15, 3, 1)
+    assert rows[1].looked_twice == pytest.approx(7 / 15)
+
+
+def test_without_answers_there_is_nothing_to_measure() -> None:
+    with pytest.raises(LoadError, match="4 edges was answered in 2 seconds; give --seconds more"):
+        load_rows({4: [PhaseResult()]}, 2.0)
+
+
+def test_edges_are_one_and_those_asked_for() -> None:
+    assert LoadRun(torch.float32, CPU, edges=(8, 2)).counts == (1, 2, 8)
+    with pytest.raises(SettingsError, match="from 1 to 64, not 65"):
+        LoadRun(torch.float32, CPU, edges=(65,))
+
+
+def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(presets, "preset", lambda _name: tiny_preset())
+    monkeypatch.setattr(load_cli, "configure_logging", lambda _verbose: None)
+    output = tmp_path / "load.json"
+    done = CliRunner().invoke(
+        bench_cli.app,
+        [
+            *("bench", "load", "--device", "cpu", "--edges", "2", "--edges", "4", "--rounds", "2"),
+            *("--seconds", "1", "--warmup-seconds", "0.2", "--retransmission-rate", "0.25"),
+            *("--output", str(output)),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.output.splitlines()[-1])
+    assert report == json.loads(output.read_text(encoding="utf-8"))
+    assert next(iter(report)) == "speedup_sequential"
+    assert [row["edges"] for row in report["rows"]] == [1, 2, 4]
+    assert report["speedup_sequential"] == report["rows"][-1]["speedup"]
+    for row in report["rows"]:
+        assert row["failures"] == 0
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["looked_twice"] == pytest.approx(0.25, abs=0.2)
