@@ -129,9 +129,11 @@ def test_a_folder_that_cannot_be_written_is_refused(out: Path, monkeypatch: pyte
 
 def test_tests_sanitizers_and_times_are_among_the_steps(tmp_path: Path) -> None:
     steps = gpu_check._steps(tmp_path)
-    assert list(steps) == ["library", "tests", "operators", "memcheck", "racecheck"]
+    measured = ["kernels", "latency", "prefill", "load"]
+    assert list(steps) == ["library", "tests", *measured, "memcheck", "racecheck"]
     assert "needs_cuda" in steps["tests"].command
-    assert str(tmp_path / "kernels.json") in steps["operators"].command
+    for name in measured:
+        assert str(tmp_path / f"{name}.json") in steps[name].command
     for name in ("memcheck", "racecheck"):
         assert "--error-exitcode" in steps[name].command
         assert "PYTORCH_NO_CUDA_MEMORY_CACHING" in steps[name].environment

@@ -1,10 +1,11 @@
-"""Everything that needs a GPU, in one go: tests, operators' times, compute-sanitizer. For `make gpu-check`.
+"""Everything that needs a GPU, in one go: tests, times, compute-sanitizer. For `make gpu-check`.
 
     python -m secondlook.benchmarks.gpu_check --out FOLDER
 
 Runs in the repository's root. The folder gets each step's output (`STEP.log`), `gpu-check.json` (what it ran
-on, and how each step ended) and `kernels.json`, which is what `secondlook bench kernels` writes and what
-`secondlook.benchmarks.operators_markdown` takes. The exit status is the number of steps that failed, 130
+on, and how each step ended) and the reports `kernels.json`, `latency.json`, `prefill.json` and `load.json`
+of `secondlook bench`, which `secondlook.benchmarks.operators_markdown` and `speed_markdown` take; all but the
+first are of LLaVA-1.5-7B's sizes in bfloat16. The exit status is the number of steps that failed, 130
 after Ctrl-C; what is done by then is kept.
 """
 
@@ -35,7 +36,16 @@ _LIBRARY: Final = (
     "raise SystemExit(found.source == 'reference')"
 )
 _TESTS: Final = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "needs_cuda")
-_REPORT: Final = "kernels.json"
+_REPORTS: Final[dict[str, tuple[str, ...]]] = {
+    "kernels": (),
+    "latency": ("--preset", "llava-1.5-7b", "--dtype", "bfloat16", "--new-tokens", "20", "--repeats", "10"),
+    "prefill": ("--preset", "llava-1.5-7b", "--dtype", "bfloat16"),
+    "load": (
+        *("--preset", "llava-1.5-7b", "--dtype", "bfloat16", "--new-tokens", "20"),
+        *("--edges", "32", "--rounds", "1", "--seconds", "10"),
+    ),
+}
+"""What `secondlook bench` is told, by its command."""
 _OUTCOME: Final = "gpu-check.json"
 _TIMED_OUT: Final = 124
 _NOT_FOUND: Final = 127
@@ -57,11 +67,16 @@ class _Outcome:
 
 def _steps(out: Path) -> dict[str, _Step]:
     """What is run, in this order; the first builds the operators, so that no other step has to."""
-    report = str(out / _REPORT)
+    measured = {
+        name: _Step(
+            (*_SECONDLOOK, "bench", name, "--device", "cuda", *options, "--output", str(out / f"{name}.json"))
+        )
+        for name, options in _REPORTS.items()
+    }
     return {
         "library": _Step((sys.executable, "-c", _LIBRARY)),
         "tests": _Step((*_TESTS, "tests")),
-        "operators": _Step((*_SECONDLOOK, "bench", "kernels", "--device", "cuda", "--output", report)),
+        **measured,
         # torch's probing of the driver would be reported; the operators check what they call themselves.
         "memcheck": _sanitized("memcheck", "--report-api-errors", "no"),
         "racecheck": _sanitized("racecheck"),
@@ -116,7 +131,8 @@ def _check(out: Path, minutes: float) -> int:
         ReportError: the folder cannot be written.
     """
     make_room(out / _OUTCOME)
-    (out / _REPORT).unlink(missing_ok=True)  # one of an earlier check
+    for name in _REPORTS:
+        (out / f"{name}.json").unlink(missing_ok=True)  # one of an earlier check
     report: dict[str, Any] = {"environment": environment("cuda", "various"), "steps": {}}
     write_report(report, out / _OUTCOME)
     steps = _steps(out)

@@ -7,13 +7,10 @@ writes them into the document, between the lines `<!-- operators -->` and `<!-- 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from secondlook.benchmarks.documents import fill
+from secondlook.benchmarks.documents import digits, fill_from_results
 
 __all__ = ["MARKER", "operators_markdown"]
 
@@ -42,25 +39,15 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         times = (row["microseconds"], row["composition_microseconds"], row["floor_microseconds"])
-        cells = " | ".join(_digits(microseconds) for microseconds in times)
+        cells = " | ".join(digits(microseconds) for microseconds in times)
         lines.append(
             f"| `{row['operator']}` | {row['shape']} | {row['dtype']} | {cells} | {row['speedup']:.1f}x |"
         )
     return "\n".join(lines)
 
 
-def _digits(value: float) -> str:
-    """Three of them, and all before the point."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("results", type=Path, nargs="+")
-    parser.add_argument("document", type=Path)
-    arguments = parser.parse_args()
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
-    fill(arguments.document, MARKER, operators_markdown(reports))
+    fill_from_results("Write the operators' times into a document.", MARKER, operators_markdown)
 
 
 if __name__ == "__main__":
