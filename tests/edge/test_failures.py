@@ -11,7 +11,9 @@ import pytest
 from edge.conftest import Ask
 from edge.support import (
     CARD,
+    FIRST,
     NOW,
+    SECOND,
     ScriptedServer,
     encoded,
     final,
@@ -143,11 +145,11 @@ GIVEN_UP = httpx.Response(204)
     ("steps", "reason"),
     [
         ([refusal(404, "no such session")], r"\(404\): no such session"),
-        ([refusal(409, "answered already")], r"\(409\): answered already"),
+        ([refusal(409, "answered already"), GIVEN_UP], r"\(409\): answered already"),
         ([refusal(410, "the session has expired")], r"\(410\): the session has expired"),
         ([refusal(422, "not the region asked for"), GIVEN_UP], r"\(422\)"),
         ([httpx.ReadError] * 5, "connection .* was lost"),
-        ([httpx.ReadError, refusal(409, "answered already")], "answered already"),
+        ([httpx.ReadError, refusal(409, "answered already"), refusal(409, "?")], "answered already"),
         ([*[refusal(503, "shutting down")] * 5, httpx.ReadError], r"busy \(503\): shutting down"),
         ([refusal(503, "later", **{"retry-after": "31"}), GIVEN_UP], "longer than there is time for"),
         ([httpx.Response(200, text="?"), refusal(404, "gone")], "AnswerReply"),
@@ -155,7 +157,7 @@ GIVEN_UP = httpx.Response(204)
     ],
 )
 def test_the_first_answer_stands_marked(steps: Any, reason: str, ask: Ask, server: ScriptedServer) -> None:
-    """Also if the session would end before the wait (31 s of 30), or if only the reply was lost (409).
+    """Also if the session would end before the wait (31 s of 30), or if the reply was lost (409) for good.
 
     A session that may still be waiting is given up, whatever comes of that.
     """
@@ -171,6 +173,28 @@ def test_the_first_answer_stands_marked(steps: Any, reason: str, ask: Ask, serve
     assert re.search(reason, answer.second_look_failed)
     assert answer.region == Region(100, 50, 300, 150)
     assert answer.pixels == (96 * 96, 96 * 48)
+
+
+def test_a_final_answer_whose_reply_was_lost_is_told_again(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(), httpx.ReadError, refusal(409, "answered already"), refined()]
+    answer = ask(PICTURE, QUESTION)
+    assert server.asked[-1] == "DELETE /v1/answers/abc"
+    assert (answer.text, answer.refined, answer.looked_twice) == (SECOND["text"], True, True)
+    assert answer.second_look_failed is None
+    assert len(answer.server_seconds) == 2
+
+
+@pytest.mark.parametrize("trouble", [[refusal(410, "expired")], [httpx.ReadError] * 5])
+def test_a_first_answer_that_was_not_complete_is_completed(
+    trouble: Any, ask: Ask, server: ScriptedServer
+) -> None:
+    whole = final(decision="unsure", answer={**FIRST, "text": "17, on the left"})
+    server.steps = [CARD, wants_region(answer={**FIRST, "complete": False}), *trouble, whole]
+    answer = ask(PICTURE, QUESTION)
+    assert server.asked[-1] == "DELETE /v1/answers/abc"
+    assert server.requests[-1].extensions["timeout"]["read"] == 60.0  # not the little of a mere farewell
+    assert answer.text == "17, on the left"
+    assert answer.second_look_failed is not None
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ class Clock:
         return self.now
 
 
-def store(clock: Clock | None = None, **limits: float) -> SessionStore[str]:
-    return SessionStore(SessionLimits(**limits), clock or Clock())  # type: ignore[arg-type]
+def store(clock: Clock | None = None, **limits: float) -> SessionStore[str, str]:
+    """Sessions that keep a text, and leave it in capitals."""
+    return SessionStore(SessionLimits(**limits), str.upper, clock or Clock())  # type: ignore[arg-type]
 
 
-def opened(sessions: SessionStore[str], question: str) -> str:
+def opened(sessions: SessionStore[str, str], question: str) -> str:
     return sessions.open(question)[0]
 
 
@@ -30,11 +31,12 @@ def test_a_session_waits_is_claimed_and_ends() -> None:
     assert seconds == SessionLimits().seconds
     assert sessions.look(name) == "why?"
     assert sessions.claim(name) == "why?"
-    sessions.finish(name)
+    sessions.finish(name, "because")
     assert len(sessions) == 0
-    for use in (sessions.look, sessions.claim, sessions.give_up):
+    for use in (sessions.look, sessions.claim):
         with pytest.raises(AnsweredSessionError, match="already answered"):
             use(name)
+    assert sessions.give_up(name) == "because"
 
 
 def test_ids_are_long_and_never_the_same() -> None:
@@ -73,6 +75,7 @@ def test_a_session_expires_when_its_time_is_over_and_not_before() -> None:
     with pytest.raises(ExpiredSessionError, match="within 30 seconds: the first answer stands"):
         sessions.claim(name)
     assert len(sessions) == 0
+    assert sessions.give_up(name) == "Q"
 
 
 def test_purging_frees_what_is_over_time() -> None:
@@ -94,7 +97,7 @@ def test_a_claimed_session_does_not_expire_before_it_is_released() -> None:
     sessions.claim(released)
     clock.now += 31
     assert sessions.purge() == 0
-    sessions.finish(finished)
+    sessions.finish(finished, "A")
     sessions.release(released)
     with pytest.raises(AnsweredSessionError):
         sessions.claim(finished)
@@ -111,16 +114,17 @@ def test_one_session_too_many_gives_the_oldest_waiting_one_up() -> None:
     sessions.claim(first)
     third = opened(sessions, "d")
     assert [sessions.look(name) for name in (second, third)] == ["b", "d"]
-    sessions.finish(first)
+    sessions.finish(first, "A")
 
 
 def test_a_session_given_up_is_gone() -> None:
     sessions = store()
     name = opened(sessions, "q")
-    assert sessions.give_up(name) == "q"
+    assert sessions.give_up(name) == "Q"
     assert len(sessions) == 0
     with pytest.raises(ExpiredSessionError, match="gave this session up"):
         sessions.claim(name)
+    assert sessions.give_up(name) == "Q"  # it may be told again
 
 
 def test_only_the_latest_ends_are_remembered() -> None:
@@ -130,8 +134,9 @@ def test_only_the_latest_ends_are_remembered() -> None:
     sessions.give_up(second)
     with pytest.raises(ExpiredSessionError):
         sessions.look(second)
-    with pytest.raises(UnknownSessionError):
-        sessions.look(first)
+    for use in (sessions.look, sessions.give_up):
+        with pytest.raises(UnknownSessionError):
+            use(first)
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,7 @@ Stage = Literal["open", "model", "prepare_global", "first_look", "prepare_local"
 """What a client is doing, in the order in which it happens."""
 
 _GIVE_UP_SECONDS = 2.0
-"""How long the answer at hand may be kept back to tell the server that its session will not go on, and to
-get the whole of it."""
-
-_SESSION_ENDED = (404, 409, 410)
-"""Statuses by which a server says that there is no such session any more."""
+"""How long a complete answer may be kept back to tell the server that its session will not go on."""
 
 
 class Conversation:
@@ -108,8 +104,12 @@ class Conversation:
                 yield from self._look_closer(second, opened, reply, card, on_stage)
             except SecondLookError as error:
                 failure = " ".join(str(error).split())
-                logger.warning("the second look failed, the first answer stands: %s", failure)
-                reply = yield from _give_up(reply, error)
+                told = yield from _give_up(reply, error, self.settings.timeout)
+                if told.second is None:
+                    reply = told
+                    logger.warning("the second look failed, the first answer stands: %s", failure)
+                else:
+                    second.reply, failure = told, None
         final = second.reply if second and second.reply else reply
         looks = [traffic, second.traffic] if second else [traffic]
         return EdgeAnswer(
@@ -189,18 +189,21 @@ def _path(session: PendingSession) -> str:
     return f"/v1/answers/{quote(session.id, safe='')}"
 
 
-def _give_up(reply: AnswerReply, error: SecondLookError) -> Flow[AnswerReply]:
-    """Tell the server, once, that a session it still keeps will not go on; what it says then, or `reply`.
+def _give_up(reply: AnswerReply, error: SecondLookError, timeout: float) -> Flow[AnswerReply]:
+    """Tell the server, once, that a session will not go on; what it says that stands, or `reply`.
 
-    The server's word has the whole first answer. Where `reply` has it already, nothing is asked after a lost
-    connection, where it would only cost another timeout; the session then expires.
+    That has the whole first answer, and the second look's if only the reply with it was lost. Nothing is
+    asked where it would tell nothing: where the server does not know the session (404), or has the whole of
+    `reply` and let it expire (410), or is out of reach, which would only cost another timeout.
     """
     whole, session = reply.answer.complete, reply.session
-    gone = isinstance(error, RequestRefusedError) and error.status in _SESSION_ENDED
-    if session is None or gone or (whole and isinstance(error, ConnectionFailedError)):
+    status = error.status if isinstance(error, RequestRefusedError) else None
+    lost = isinstance(error, ConnectionFailedError)
+    if session is None or status == 404 or (whole and (lost or status == 410)):
         return reply
     try:
-        told: httpx.Response = yield Call("DELETE", _path(session), timeout=_GIVE_UP_SECONDS)
+        seconds = _GIVE_UP_SECONDS if whole else timeout
+        told: httpx.Response = yield Call("DELETE", _path(session), timeout=seconds)
         return AnswerReply.model_validate_json(told.content) if told.is_success else reply
     except (httpx.RequestError, ValidationError) as trouble:
         logger.info("the session could not be given up: %s", trouble)

@@ -3,7 +3,7 @@
     GET    /v1/model                → ModelCard
     POST   /v1/answers              → AnswerReply   (multipart: image, question, width, height, options)
     POST   /v1/answers/{id}/local   → AnswerReply   (multipart: image)
-    DELETE /v1/answers/{id}         → AnswerReply   (the first answer, complete)
+    DELETE /v1/answers/{id}         → AnswerReply   (what stands, the first answer complete)
     any error                       → ErrorReply, with the status that says what kind
 
 `image` is a JPEG part (`image/jpeg`), `width` and `height` are the original picture's size in pixels, and

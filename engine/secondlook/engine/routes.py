@@ -149,10 +149,13 @@ answers.include_router(uploads)
 @answers.delete(
     "/answers/{session_id}",
     summary="Give a session up",
-    responses=_examples(unsure=_GIVEN_UP) | describe(404, 409, 410, 500, 503),
+    responses=_examples(unsure=_GIVEN_UP) | describe(404, 409, 500, 503),
 )
 async def give_up(service: Service, session_id: SessionId) -> AnswerReply:
-    """The edge will not send the local image: the first answer, complete by now, stands."""
+    """The edge will not send the local image: the first answer, complete by now, stands.
+
+    Of a session that has ended this tells again what stands.
+    """
     return await service.give_up(session_id)
 
 

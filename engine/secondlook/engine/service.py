@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region, Size, shrunk
@@ -43,10 +44,15 @@ _PURGE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _FirstLook:
-    """What a session keeps: the second look's beginnings, and the first look, which may be going on still."""
+    """What a session keeps: the second look's beginnings, and the first look, which may be going on still.
+
+    Attributes:
+        stands: the reply without a second look.
+    """
 
     pending: Pending
     submitted: Submitted[FirstLook]
+    stands: Future[AnswerReply]
 
 
 class TwoLookService:
@@ -65,7 +71,9 @@ class TwoLookService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
-        self._sessions: SessionStore[_FirstLook] = SessionStore(settings.sessions, clock)
+        self._sessions: SessionStore[_FirstLook, Future[AnswerReply]] = SessionStore(
+            settings.sessions, lambda kept: kept.stands, clock
+        )
         self._inference = InferenceThread(load, settings.queue_size)
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
 
@@ -111,9 +119,9 @@ class TwoLookService:
         """Raise ModelNotReadyError or ShuttingDownError unless questions are taken; the queue may be full."""
         self._inference.check_ready()
 
-    def check_room(self) -> None:
-        """Like `check_ready`; also raise QueueFullError when a question would find no place."""
-        self._inference.check_room()
+    def check_room(self, *, second: bool) -> None:
+        """Like `check_ready`; also raise QueueFullError when a first or second look would find no place."""
+        self._inference.check_room(second=second)
 
     async def first_look(
         self, jpeg: bytes, question: str, original: Size, options: AnswerOptions, client: str = ""
@@ -153,6 +161,7 @@ class TwoLookService:
             )
         )
         complete = asyncio.wrap_future(submitted.future)
+        complete.add_done_callback(_heard)  # once the region is told nobody waits for it
         try:
             await asyncio.wait({region, complete}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -161,7 +170,9 @@ class TwoLookService:
         found = complete.result() if complete.done() else region.result()
         session = None
         if found.pending is not None:
-            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted))
+            stands = Future[AnswerReply]()
+            submitted.future.add_done_callback(partial(_without_second, stands))
+            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands))
             session = PendingSession(id=name, expires_in=seconds)
         return first_reply(
             found,
@@ -185,33 +196,41 @@ class TwoLookService:
         region = self._sessions.look(session_id).pending.region
         picture, decode_seconds = await self._decode(jpeg, side)
         _check_local_size(picture, shrunk(region.size, side), region)
-        async with self._claimed(session_id) as kept:
+        async with self._claimed(session_id) as (kept, stands):
             submitted = self._inference.submit(
-                lambda engine: engine.start_second_look(kept.pending, picture, after=kept.submitted.task)
+                lambda engine: engine.start_second_look(kept.pending, picture, after=kept.submitted.task),
+                second=True,
             )
             final = await asyncio.wrap_future(submitted.future)
-        return final_reply(final, queue_seconds=submitted.waited, decode_seconds=decode_seconds)
+            reply = final_reply(final, queue_seconds=submitted.waited, decode_seconds=decode_seconds)
+            stands.set_result(reply)
+        return reply
 
     async def give_up(self, session_id: str) -> AnswerReply:
-        """End a session without a second look: its first answer, complete.
+        """End a session without a second look; what stands, its first answer complete.
+
+        A session that has ended stays as it is: this tells what stands again, if the reply that had it was
+        lost.
 
         Raises:
-            UnknownSessionError, ExpiredSessionError, AnsweredSessionError: see SessionStore.
-            EngineFailedError, NonFiniteError: the first answer could not be completed.
+            UnknownSessionError: it never existed, or was forgotten.
+            AnsweredSessionError: its second look is being computed.
+            EngineFailedError, NonFiniteError, OutOfMemoryError: the first answer could not be completed.
         """
-        kept = self._sessions.give_up(session_id)
-        first = await asyncio.wrap_future(kept.submitted.future)
-        return first_reply(replace(first, pending=None), None)
+        left = self._sessions.give_up(session_id)
+        return await asyncio.shield(asyncio.wrap_future(left))
 
     @asynccontextmanager
-    async def _claimed(self, session_id: str) -> AsyncIterator[_FirstLook]:
-        kept = self._sessions.claim(session_id)
+    async def _claimed(self, session_id: str) -> AsyncIterator[tuple[_FirstLook, Future[AnswerReply]]]:
+        """What the session keeps; it waits again unless the future given has its final reply in the end."""
+        kept, stands = self._sessions.claim(session_id), Future[AnswerReply]()
         try:
-            yield kept
-        except BaseException:
-            self._sessions.release(session_id)
-            raise
-        self._sessions.finish(session_id)
+            yield kept, stands
+        finally:
+            if stands.done():
+                self._sessions.finish(session_id, stands)
+            else:
+                self._sessions.release(session_id)
 
     async def _decode(self, jpeg: bytes, side: int) -> tuple[Square, float]:
         """The image, and the seconds from here until it was there."""
@@ -250,3 +269,19 @@ def _check_local_size(picture: Square, expected: Size, region: Region) -> None:
 def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:
     if not future.done():
         future.set_result(result)
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    """asyncio logs errors that nobody asked for."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _without_second(stands: Future[AnswerReply], first: Future[FirstLook]) -> None:
+    """Of the first look only its reply stays: no picture, no prefix."""
+    if first.cancelled():
+        stands.cancel()
+    elif (error := first.exception()) is not None:
+        stands.set_exception(error)
+    else:
+        stands.set_result(first_reply(replace(first.result(), pending=None), None))

@@ -9,7 +9,8 @@ up. Two bounds hold what is kept:
 
 Keys and values are not a session's: it holds on to what can be computed again without them.
 
-The ends of the latest sessions are remembered by their ids alone, so that a late edge learns what happened.
+The ends of the latest sessions are remembered, with the little that each leaves, so that a late edge learns
+what happened.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from secondlook.engine.settings import SessionLimits
 __all__ = ["SessionStore"]
 
 KeptT = TypeVar("KeptT")
+LeftT = TypeVar("LeftT")
 
 _ID_BYTES = 24
 """192 bits of randomness: an id cannot be guessed, and holding it is the right to use the session."""
@@ -44,7 +46,7 @@ class _Session(Generic[KeptT]):
     claimed: bool = False
 
 
-class SessionStore(Generic[KeptT]):
+class SessionStore(Generic[KeptT, LeftT]):
     """Holds sessions within `limits`. Not thread-safe: one thread, the event loop's, calls it.
 
     Every method that takes an id raises UnknownSessionError, ExpiredSessionError (also for a session given
@@ -52,15 +54,22 @@ class SessionStore(Generic[KeptT]):
 
     Args:
         limits: the bounds.
+        leaves: what a session leaves that ends without a second look.
         clock: seconds that never run backwards.
     """
 
-    def __init__(self, limits: SessionLimits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: SessionLimits,
+        leaves: Callable[[KeptT], LeftT],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limits = limits
+        self._leaves = leaves
         self._clock = clock
         # In the order of opening, which is also the order of expiry: all sessions live equally long.
         self._sessions: OrderedDict[str, _Session[KeptT]] = OrderedDict()
-        self._ended: OrderedDict[str, SessionError] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[SessionError, LeftT]] = OrderedDict()
 
     def __len__(self) -> int:
         """Sessions waiting or claimed."""
@@ -71,7 +80,7 @@ class SessionStore(Generic[KeptT]):
         self.purge()
         waiting = [name for name, session in self._sessions.items() if not session.claimed]
         for name in waiting[: max(0, len(waiting) + 1 - self._limits.max_waiting)]:
-            self._end(name, ExpiredSessionError(_given_up_reason("the server had too many open sessions")))
+            self._expire(name, "the server had too many open sessions")
         name = secrets.token_urlsafe(_ID_BYTES)
         expires_at = self._clock() + self._limits.seconds
         self._sessions[name] = _Session(kept, expires_at)
@@ -87,21 +96,28 @@ class SessionStore(Generic[KeptT]):
         session.claimed = True
         return session.kept
 
-    def finish(self, name: str) -> None:
-        """A claimed session has its final answer."""
+    def finish(self, name: str, left: LeftT) -> None:
+        """A claimed session has its final answer, and leaves that."""
         assert self._sessions[name].claimed, "only a claimed session can be finished"
-        self._end(name, AnsweredSessionError(f"session {name} was already answered; ask the question again"))
+        self._end(
+            name, AnsweredSessionError(f"session {name} was already answered; ask the question again"), left
+        )
 
     def release(self, name: str) -> None:
         """A claimed session's second look could not be computed: it waits again, until its time is over."""
         assert self._sessions[name].claimed, "only a claimed session can be released"
         self._sessions[name].claimed = False
 
-    def give_up(self, name: str) -> KeptT:
-        """The edge does not want the second look: the first answer stands. Returns what was kept."""
-        kept = self._waiting(name).kept
-        self._end(name, ExpiredSessionError(_given_up_reason("the edge gave this session up")))
-        return kept
+    def give_up(self, name: str) -> LeftT:
+        """The edge does not want the second look, or does not know what came of it: what the session leaves.
+
+        A session that ended before stays as it ended; only one that is claimed cannot be given up.
+        """
+        ended = self._ended.get(name)
+        if ended is not None:
+            return ended[1]
+        self._waiting(name)
+        return self._expire(name, "the edge gave this session up")
 
     def purge(self) -> int:
         """End what is over time; returns how many sessions that were."""
@@ -112,8 +128,7 @@ class SessionStore(Generic[KeptT]):
             if not session.claimed and session.expires_at <= now
         ]
         for name in over:
-            reason = f"the local image did not come within {self._limits.seconds:g} seconds"
-            self._end(name, ExpiredSessionError(_given_up_reason(reason)))
+            self._expire(name, f"the local image did not come within {self._limits.seconds:g} seconds")
         return len(over)
 
     def _waiting(self, name: str) -> _Session[KeptT]:
@@ -123,17 +138,22 @@ class SessionStore(Generic[KeptT]):
             ended = self._ended.get(name)
             if ended is None:
                 raise UnknownSessionError("this session does not exist; ask the question again")
-            raise type(ended)(*ended.args)
+            raise type(ended[0])(*ended[0].args)
         if session.claimed:
             raise AnsweredSessionError(f"session {name} is being answered; its local image was already sent")
         return session
 
-    def _end(self, name: str, end: SessionError) -> None:
+    def _expire(self, name: str, why: str) -> LeftT:
+        left = self._leaves(self._sessions[name].kept)
+        self._end(
+            name,
+            ExpiredSessionError(f"{why}: the first answer stands; ask the question again for another"),
+            left,
+        )
+        return left
+
+    def _end(self, name: str, end: SessionError, left: LeftT) -> None:
         del self._sessions[name]
-        self._ended[name] = end
+        self._ended[name] = end, left
         while len(self._ended) > self._limits.max_remembered:
             self._ended.popitem(last=False)
-
-
-def _given_up_reason(why: str) -> str:
-    return f"{why}: the first answer stands; ask the question again for another"

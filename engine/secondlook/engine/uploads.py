@@ -32,7 +32,7 @@ class UploadRoute(APIRoute):
             declared = request.headers.get("content-length", "")
             if declared.isdecimal() and int(declared) > max_bytes:
                 raise BodyTooLargeError(max_bytes)
-            service.check_room()
+            service.check_room(second="session_id" in request.path_params)
             return await handle(Request(request.scope, _counted(request.receive, max_bytes)))
 
         return handle_checked

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -42,11 +43,12 @@ class Submitted(Generic[ResultT]):
 
     Attributes:
         future: its result; cancelled, the look ends, and its memory is free.
+        start: begins it; None from then on.
         task: the look itself, once the engine has taken it in. Only for the inference thread.
         waited: seconds until then.
     """
 
-    start: Callable[[TwoLookEngine], Task[ResultT]]
+    start: Callable[[TwoLookEngine], Task[ResultT]] | None
     submitted_at: float
     future: Future[ResultT] = field(default_factory=Future)
     task: Task[ResultT] | None = None
@@ -105,21 +107,26 @@ class InferenceThread:
         if self._loaded.exception() is not None:
             raise ModelNotReadyError("the model could not be loaded; the server's log says why")
 
-    def check_room(self) -> None:
+    def check_room(self, *, second: bool = False) -> None:
         """Raise what `submit` would raise now: a caller may save itself the work before it."""
         self.check_ready()
         slots = self._loaded.result().slots
         with self._changed:
             accepted = len(self._accepted)
-        if accepted >= slots + self._queue_size:
+        # First looks may not take the places of the second looks that follow them.
+        places = self._queue_size * (2 if second else 1)
+        if accepted >= slots + places:
             waiting = accepted - slots
+            # By Little's law one of them is done every mean / accepted seconds.
             raise QueueFullError(
                 f"{waiting} questions are waiting already; try again later",
-                retry_after=max(1.0, self._mean_seconds * (waiting + 1) / slots),
+                retry_after=max(1.0, self._mean_seconds * (accepted - slots - places + 1) / accepted),
             )
 
-    def submit(self, start: Callable[[TwoLookEngine], Task[ResultT]]) -> Submitted[ResultT]:
-        """Hand a look in; `start` begins it, on the inference thread.
+    def submit(
+        self, start: Callable[[TwoLookEngine], Task[ResultT]], *, second: bool = False
+    ) -> Submitted[ResultT]:
+        """Hand a look in; `start` begins it, on the inference thread. Second looks have places of their own.
 
         Its future raises what the look raises when that is a SecondLookError, and EngineFailedError for
         anything else.
@@ -131,10 +138,11 @@ class InferenceThread:
         """
         submitted = Submitted(start, self._clock())
         with self._changed:
-            self.check_room()
+            self.check_room(second=second)
             self._accepted.add(submitted)
             self._tell(partial(self._begin, submitted))
-        submitted.future.add_done_callback(partial(self._settled, submitted))
+        # The set of those accepted holds it until then; its own future must not.
+        submitted.future.add_done_callback(partial(self._settled, weakref.ref(submitted)))
         return submitted
 
     def close(self) -> None:
@@ -156,25 +164,23 @@ class InferenceThread:
         self._loaded.set_result(engine)
         busy = False
         while (messages := self._messages(wait=not busy)) is not None:
-            for message in messages:
-                message(engine)
             # Neither a look nor its result may outlive the answer: they hold images and caches.
-            del messages
+            while messages:
+                messages.popleft()(engine)
             try:
                 busy = engine.round()
             except Exception as error:  # noqa: BLE001 -- nothing a look did: all that are in progress are lost
                 _log.exception("the engine failed")
                 self._fail_all(engine, error)
 
-    def _messages(self, *, wait: bool) -> list[Callable[[TwoLookEngine], None]] | None:
+    def _messages(self, *, wait: bool) -> deque[Callable[[TwoLookEngine], None]] | None:
         """What came in since the last round; None when there is nothing more to do, ever."""
         with self._changed:
             while wait and not self._inbox:
                 if self._closing:
                     return None
                 self._changed.wait()
-            messages = list(self._inbox)
-            self._inbox.clear()
+            messages, self._inbox = self._inbox, deque()
             return messages
 
     def _tell(self, message: Callable[[TwoLookEngine], None]) -> None:
@@ -186,16 +192,20 @@ class InferenceThread:
         if submitted.future.cancelled():
             return
         submitted.waited = self._clock() - submitted.submitted_at
+        start, submitted.start = submitted.start, None
+        assert start is not None, "a look begins once"
         try:
-            task = submitted.start(engine)
+            task = start(engine)
         except Exception as error:  # noqa: BLE001 -- the boundary between one question's failure and the server
             _fail(submitted.future, error)
             return
         submitted.task = task
         task.future.add_done_callback(partial(_pass_on, submitted.future))
 
-    def _settled(self, submitted: Submitted[Any], future: Future[Any]) -> None:
+    def _settled(self, look: weakref.ref[Submitted[Any]], future: Future[Any]) -> None:
         """On whatever thread: a look has its result, or was cancelled."""
+        submitted = look()
+        assert submitted is not None, "it is among those accepted"
         with self._changed:
             self._accepted.discard(submitted)
             if future.cancelled():
