@@ -166,8 +166,8 @@ def test_a_flow_may_end_before_it_wants_anything(expected: Expected) -> None:
 
 def test_flows_wait_for_each_other(expected: Expected) -> None:
     def giving() -> Flow[int]:
-        slot, holds = yield Slot()
-        assert not holds
+        slot, holds = yield Slot(lambda: None)
+        assert holds is None
         engine._pool.give_back(slot)
         return slot
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from engine.schedules import THREE, Expected, Session, write_expected
+from engine.schedules import THREE, Expected, First, Session, size_of, write_expected
 from engine.test_looks import picture
+from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.errors import OutOfMemoryError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,6 +49,24 @@ def test_a_failure_is_only_the_requests_own(
     session.first(THREE[1])  # what failed does not stay broken
     session.finish()
     session.check(expected)
+
+
+def test_a_second_look_without_its_first_fails_at_once(
+    expected: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(expected.adapter, 1)
+    options = AnswerOptions(second_look="always", max_new_tokens=8, decide_after=1)
+    first = session.first(First(options=options))
+    while not session.firsts[0][2]:
+        session.engine.round()
+    monkeypatch.setattr(session.engine._decoder, "step", lambda slots: exhaust())
+    with pytest.raises(OutOfMemoryError):
+        session.engine._batcher.run(first)
+    monkeypatch.undo()
+    pending = session.firsts[0][2][0].pending
+    assert pending is not None
+    second = session.engine.start_second_look(pending, picture(8, size_of(pending)), after=first)
+    assert isinstance(second.future.exception(0), OutOfMemoryError)  # before a single round
 
 
 def exhaust() -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from transformers import LlamaConfig
 
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.kv_cache import CacheSettings, KeptPrefix, SlotCache, SlotPool
+from secondlook.engine.kv_cache import CacheSettings, KeptPrefix, PrefixClaim, SlotCache, SlotPool
 
 CPU = torch.device("cpu")
 CONFIG = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3)
@@ -77,6 +77,23 @@ def test_settings_that_make_no_cache_are_refused(values: dict[str, Any]) -> None
         CacheSettings(**values)
 
 
+def test_a_claim_is_as_long_as_it_is_held() -> None:
+    prefix = KeptPrefix()
+    one, other = prefix.claim(), prefix.claim()
+    assert prefix.claimed
+    del one
+    assert prefix.claimed
+    del other
+    assert not prefix.claimed
+
+
+def test_a_gpus_padding_is_within_the_budget() -> None:
+    gpu = torch.device("cuda")
+    assert CacheSettings(4.5, most_slots=8).slots(2**30, gpu) == 3
+    with pytest.raises(SettingsError, match=r"needs 2\.00 GiB.*may have 1\.50"):
+        CacheSettings(1.5).slots(2**30, gpu)
+
+
 class SlotPoolMachine(RuleBasedStateMachine):
     """The pool does what these do: a dictionary of what is in use, and a list of what is kept, oldest first.
 
@@ -84,6 +101,7 @@ class SlotPoolMachine(RuleBasedStateMachine):
         used: slot to the prefix it holds, if any.
         kept: (slot, prefix), oldest first.
         prefixes: all there ever were.
+        claims: held by somebody.
     """
 
     @initialize(count=st.integers(1, 5))
@@ -92,6 +110,7 @@ class SlotPoolMachine(RuleBasedStateMachine):
         self.used: dict[int, KeptPrefix | None] = {}
         self.kept: list[tuple[int, KeptPrefix]] = []
         self.prefixes: list[KeptPrefix] = []
+        self.claims: list[PrefixClaim] = []
 
     @property
     def free(self) -> set[int]:
@@ -113,10 +132,25 @@ class SlotPoolMachine(RuleBasedStateMachine):
         if free:
             assert slot in free
         else:
-            oldest, given_up = self.kept.pop(0)
-            assert slot == oldest
-            assert given_up.slot is None
+            assert slot == self.oldest()
         self.used[slot] = None
+
+    def oldest(self) -> int:
+        """The slot whose prefix was to be given up, and is."""
+        claimed = [prefix.claimed for _, prefix in self.kept]
+        slot, given_up = self.kept.pop(claimed.index(min(claimed)))
+        assert given_up.slot is None
+        return slot
+
+    @precondition(lambda self: self.prefixes)
+    @rule(data=st.data())
+    def claim(self, data: st.DataObject) -> None:
+        self.claims.append(data.draw(st.sampled_from(self.prefixes)).claim())
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def drop_a_claim(self, data: st.DataObject) -> None:
+        self.claims.pop(data.draw(st.integers(0, len(self.claims) - 1)))
 
     @rule()
     def take(self) -> None:
@@ -139,9 +173,9 @@ class SlotPoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def take_for_a_prefix_given_up(self, data: st.DataObject) -> None:
         lost = data.draw(st.sampled_from([prefix for prefix in self.prefixes if prefix.slot is None]))
-        free, oldest = self.free, self.kept[:1]
+        free = self.free
         taken = self.pool.take(lost)
-        if not free and not oldest:
+        if not free and not self.kept:
             assert taken is None
             return
         assert taken is not None
@@ -151,7 +185,7 @@ class SlotPoolMachine(RuleBasedStateMachine):
         if free:
             assert slot in free
         else:
-            assert slot == self.kept.pop(0)[0]
+            assert slot == self.oldest()
         self.used[slot] = None
 
     @precondition(lambda self: self.used)
@@ -165,6 +199,9 @@ class SlotPoolMachine(RuleBasedStateMachine):
             assert held is own
         elif was_lost:
             assert held is known
+        elif known is not None:
+            assert held is known  # where it is already, and this slot has nothing to keep
+            return
         else:
             assert all(held is not other for other in self.prefixes)
             self.prefixes.append(held)
@@ -197,7 +234,7 @@ class SlotPoolMachine(RuleBasedStateMachine):
         rest = [self.pool.take() for _ in range(len(free) + len(self.kept))]
         slots = [taken[0] for taken in rest if taken is not None]
         assert set(slots[: len(free)]) == free
-        assert slots[len(free) :] == [slot for slot, _ in self.kept]
+        assert slots[len(free) :] == [slot for slot, _ in sorted(self.kept, key=lambda kept: kept[1].claimed)]
         assert self.pool.take() is None
         assert all(prefix.slot is None for _, prefix in self.kept)
 

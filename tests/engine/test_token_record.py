@@ -155,12 +155,13 @@ def test_progress_is_known_once_it_was_noted() -> None:
     assert not progress.has(0, 1)  # the slot's former state is not the new answer's
     for tokens in (1, 2):
         append(record, {0: 1})
-        progress.note()
+        progress.note([0])
         progress.catch_up()
+        assert progress.begun(0) == tokens
         assert progress.has(0, tokens)
         assert not progress.has(0, tokens + 1)
     append(record, {0: END})
-    progress.note()
+    progress.note([0])
     progress.catch_up()
     assert progress.has(0, 100)  # complete: there will not be more
 
@@ -171,15 +172,16 @@ def test_a_new_answers_progress_is_not_its_predecessors() -> None:
     for slot in (0, 1):
         progress.begin(slot)
     append(record, {0: 1, 1: 1})
-    progress.note()
+    progress.note([0, 1])
     progress.catch_up()
     assert progress.has(0, 5)
     record.begin(0, 4)
     progress.begin(0)
     assert not progress.has(0, 1)
     assert progress.has(1, 1)
+    assert (progress.begun(0), progress.begun(1)) == (0, 1)
     append(record, {0: 2})
-    progress.note()
+    progress.note([0])
     progress.catch_up()
     assert progress.has(0, 1)
     assert not progress.has(0, 2)

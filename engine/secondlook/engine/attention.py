@@ -3,7 +3,7 @@
 Importing this module registers `ATTENTION` ("secondlook") with transformers' attention interface. A model set
 to it takes a *plan* with each forward call (keyword `attention_plan`): which rows of the packed input belong
 to which slot of the cache, at which positions. The plan writes keys and values to the cache and attends; the
-model needs neither a cache of its own nor a mask. No attention matrix is ever materialised.
+model needs neither a cache of its own nor a mask. No attention matrix is asked for.
 """
 
 from __future__ import annotations

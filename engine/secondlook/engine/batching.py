@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from secondlook.engine.decoder import Decoder, Prompted
+from secondlook.engine.devices import on_device
 from secondlook.engine.errors import OutOfMemoryError
 from secondlook.engine.kv_cache import KeptPrefix, SlotPool
+from secondlook.engine.token_record import Decoded
 from secondlook.engine.vision import Square
 
 __all__ = ["Batcher", "Decode", "Encode", "Flow", "Prefill", "Rows", "Slot", "Task", "Wait"]
@@ -36,9 +38,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot of the cache; sent `(slot, whether it holds the prefix asked for)`. The flow gives it back."""
+    """A slot of the cache; sent `(slot, the prefix that it holds, or None)`. The flow gives it back.
 
-    prefix: KeptPrefix | None = None
+    Attributes:
+        find: the prefix wanted, if there is one, as of the moment that the slot is given.
+    """
+
+    find: Callable[[], KeptPrefix | None]
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,8 @@ class Batcher:
         pool: the decoder's slots.
         prefix_length: positions that a kept prefix has.
         most_images: pictures encoded in one pass.
-        most_rows: rows of prompts computed in one pass, unless one prompt alone has more.
+        most_rows: rows of prompts computed in one pass, unless one prompt alone has more. Answers that are
+            being decoded wait for such a pass.
     """
 
     def __init__(
@@ -128,8 +135,8 @@ class Batcher:
         pool: SlotPool,
         prefix_length: int,
         *,
-        most_images: int = 8,
-        most_rows: int = 4096,
+        most_images: int,
+        most_rows: int,
     ) -> None:
         self._decoder = decoder
         self._pool = pool
@@ -169,25 +176,28 @@ class Batcher:
 
     def round(self) -> bool:
         """One pass of every kind for whoever wants it; returns whether anything is in progress still."""
-        for task, want in self._wanting(Wait):
-            if want.task.future.done():
-                self._resume(task, partial(_pass_on, task, want.task))
-        self._give_slots()
-        self._together(self._wanting(Encode)[: self._most_images], self._encode)
-        self._together(self._fitting(self._wanting(Prefill)), self._prefill)
-        self._together(self._fitting(self._wanting(Rows)), self._rows)
-        self._decode()
+        with on_device(self._decoder.model.device):
+            for task, want in self._wanting(Wait):
+                if want.task.future.done():
+                    self._resume(task, partial(_pass_on, task, want.task))
+            self._give_slots()
+            self._together(self._wanting(Encode)[: self._most_images], self._encode)
+            self._together(self._fitting(self._wanting(Prefill)), self._prefill)
+            self._together(self._fitting(self._wanting(Rows)), self._rows)
+            self._decode()
         return bool(self._tasks)
 
     def _give_slots(self) -> None:
-        for task, want in self._wanting(Slot):
-            taken = self._pool.take(want.prefix)
+        for task, want in sorted(self._wanting(Slot), key=_slot_order):
+            prefix = want.find()
+            taken = self._pool.take(prefix)
             if taken is None:
                 return
             slot, source = taken
             if source is not None:
                 self._decoder.cache.copy(source, slot, self._prefix_length)
-            self._send(task, (slot, want.prefix is not None and want.prefix.slot is not None))
+            there = prefix is not None and prefix.slot is not None
+            self._send(task, (slot, prefix if there else None))
 
     def _encode(self, wants: list[Encode]) -> Sequence[Tensor]:
         return list(self._decoder.model.encode([want.square for want in wants]))
@@ -203,17 +213,19 @@ class Batcher:
     def _decode(self) -> None:
         progress = self._decoder.progress
         progress.catch_up()
-        going = [
-            (task, want) for task, want in self._wanting(Decode) if not progress.has(want.slot, want.tokens)
-        ]
+        wanted = [pair for pair in self._wanting(Decode) if not progress.has(pair[1].slot, pair[1].tokens)]
+        going = [pair for pair in wanted if progress.begun(pair[1].slot) < pair[1].tokens]
         self._together(going, self._step)
-        progress.catch_up()
-        for task, want in self._wanting(Decode):
-            if progress.has(want.slot, want.tokens):
-                self._send(task, self._decoder.record.read(want.slot, want.tokens))
+        if wanted:
+            progress.catch_up(wait=not going)
+        known = [pair for pair in self._wanting(Decode) if progress.has(pair[1].slot, pair[1].tokens)]
+        self._together(known, self._read)
 
     def _step(self, wants: list[Decode]) -> None:
         self._decoder.step([want.slot for want in wants])
+
+    def _read(self, wants: list[Decode]) -> Sequence[Decoded]:
+        return [self._decoder.record.read(want.slot, want.tokens) for want in wants]
 
     def _together(
         self, pairs: list[tuple[Task[Any], WantT]], compute: Callable[[list[WantT]], Sequence[Any] | None]
@@ -268,11 +280,21 @@ class Batcher:
         self._tasks.remove(task)
 
 
+def _slot_order(pair: tuple[Task[Any], Slot]) -> int:
+    """Second looks first, of these first those that another's slot might be taken from."""
+    task, want = pair
+    if not task.urgent:
+        return 2
+    prefix = want.find()
+    return 1 if prefix is None or prefix.slot is None else 0
+
+
 def _named(error: Exception) -> Exception:
     """What a request failed of; by our name if there was no memory for it."""
     out = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    # The CPU's allocator and cuBLAS have no type of their own for it.
-    if not out and not any(sign in str(error) for sign in ("DefaultCPUAllocator", "_ALLOC_FAILED")):
+    # The CPU's allocator, cuBLAS and the CUDA driver have no type of their own for it.
+    signs = ("DefaultCPUAllocator", "_ALLOC_FAILED", "out of memory")
+    if not out and not any(sign in str(error) for sign in signs):
         return error
     _log.warning("no memory for a question: %s", error)
     return OutOfMemoryError("there is no memory for this question at the moment; try again later")

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from secondlook.engine.attention import DecodePlan, PrefillPlan, ProbeReached, Segment
+from secondlook.engine.devices import on_device, to_device
 from secondlook.engine.kv_cache import SlotCache
 from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.step_graphs import NO_ANSWER, StepGraphs, to_device
+from secondlook.engine.step_graphs import NO_ANSWER, StepGraphs
 from secondlook.engine.token_record import Progress, TokenRecord
 from secondlook.kernels.library import uses_reference
 
@@ -42,7 +43,7 @@ class Prompted:
 
 
 class Decoder:
-    """One model over one cache. All calls belong on one thread.
+    """One model over one cache. All calls belong on one thread, where the model's GPU is the current one.
 
     Attributes:
         cache: keys and values.
@@ -53,12 +54,12 @@ class Decoder:
     def __init__(self, model: LlavaAdapter, slots: int, capacity: int, most_new_tokens: int) -> None:
         self.model = model
         self.cache = SlotCache(model.decoder_config, slots, capacity, model.dtype, model.device)
-        self.record = TokenRecord(slots, most_new_tokens, model.eos_ids, model.device)
-        self.progress = Progress(self.record)
         self._lengths = torch.zeros(slots + 1, dtype=torch.int64, device=model.device)  # of keys in each slot
-        self._graphs: StepGraphs | None = None
-        if self._can_graph():
-            self._graphs = StepGraphs(self._step, slots, model.device)
+        with on_device(model.device):
+            self.record = TokenRecord(slots, most_new_tokens, model.eos_ids, model.device)
+            self.progress = Progress(self.record)
+            graphed = self._can_graph()
+            self._graphs = StepGraphs(self._step, slots, model.device) if graphed else None
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Prompted], *, probe: bool = False) -> Tensor | None:
@@ -70,14 +71,14 @@ class Decoder:
         plan = self._plan(prompts, probe=probe)
         hidden = self.model.hidden(*self._packed(prompts), plan)
         ends = itertools.accumulate(len(prompt.embeddings) for prompt in prompts)
-        last = to_device([end - 1 for end in ends], self.model.device)
+        last = self._on_device([end - 1 for end in ends])
         for prompt in prompts:
             self._lengths[prompt.slot] = prompt.start + len(prompt.embeddings)
             self.record.begin(prompt.slot, prompt.limit)
             self.progress.begin(prompt.slot)
-        slots = to_device([prompt.slot for prompt in prompts], self.model.device)
+        slots = self._on_device([prompt.slot for prompt in prompts])
         self.record.append(self.model.logits(hidden[last]), slots)
-        self.progress.note()
+        self.progress.note(prompt.slot for prompt in prompts)
         return plan.rows
 
     @torch.inference_mode()
@@ -97,9 +98,9 @@ class Decoder:
         if self._graphs is not None and self._can_graph():
             self._graphs.run(slots)
         else:
-            rows = to_device(slots, self.model.device)
+            rows = self._on_device(slots)
             self._step(rows, rows)
-        self.progress.note()
+        self.progress.note(slots)
 
     @torch.inference_mode()
     def _step(self, slots: Tensor, answers: Tensor) -> None:
@@ -111,6 +112,9 @@ class Decoder:
         logits = self.model.logits(self.model.hidden(embeddings, positions, plan))
         self.record.append(logits, answers)
         self._lengths[slots] = positions + going
+
+    def _on_device(self, values: Sequence[int]) -> Tensor:
+        return to_device(torch.tensor(values), self.model.device)
 
     def _can_graph(self) -> bool:
         """The references of the operators wait for the device, which no graph can have."""

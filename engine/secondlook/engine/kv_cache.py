@@ -2,7 +2,8 @@
 
 A slot is *in use* while a sequence is computed in it. Afterwards it may be *kept*, for what its first
 positions hold can be continued: the prefix through a global image, for the second look or for another
-question about the same picture. When every slot is in use or kept, the one kept longest is given up.
+question about the same picture. When every slot is in use or kept, the one kept longest is given up, of those
+first that nobody has said to come back to.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from secondlook.edge.errors import SettingsError
 
-__all__ = ["CacheSettings", "KeptPrefix", "SlotCache", "SlotPool"]
+__all__ = ["CacheSettings", "KeptPrefix", "PrefixClaim", "SlotCache", "SlotPool"]
 
 _GIBIBYTE = 2**30
 
@@ -54,12 +56,13 @@ class CacheSettings:
             budget = torch.cuda.mem_get_info(device)[0] / 2
         else:
             budget = 2 * _GIBIBYTE
-        if budget < slot_bytes:
+        padding = slot_bytes if device.type == "cuda" else 0  # on a CPU nothing is ever written there
+        if budget < slot_bytes + padding:
             raise SettingsError(
-                f"one sequence of this model needs {slot_bytes / _GIBIBYTE:.2f} GiB of keys and values, but "
-                f"the cache may have {budget / _GIBIBYTE:.2f}; allow it more"
+                f"one sequence of this model needs {(slot_bytes + padding) / _GIBIBYTE:.2f} GiB of keys and "
+                f"values, but the cache may have {budget / _GIBIBYTE:.2f}; allow it more"
             )
-        return min(self.most_slots, int(budget // slot_bytes))
+        return min(self.most_slots, int((budget - padding) // slot_bytes))
 
 
 class SlotCache:
@@ -101,6 +104,10 @@ def _head_width(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
+class PrefixClaim:
+    """Held by whoever will continue a prefix: as long as there is one, others are given up before it."""
+
+
 class KeptPrefix:
     """A prefix that was computed once; it may still be in a slot, or not any more.
 
@@ -112,6 +119,18 @@ class KeptPrefix:
     def __init__(self) -> None:
         self.slot: int | None = None
         self.generic: Tensor | None = None
+        self._claims: WeakSet[PrefixClaim] = WeakSet()
+
+    def claim(self) -> PrefixClaim:
+        """To be held, on any thread, until the prefix is not needed any more."""
+        claim = PrefixClaim()
+        self._claims.add(claim)
+        return claim
+
+    @property
+    def claimed(self) -> bool:
+        """Whether any claim is held."""
+        return len(self._claims) > 0
 
 
 class SlotPool:
@@ -147,21 +166,26 @@ class SlotPool:
         if self._free:
             slot = self._free.pop()
         elif self._kept:
-            slot, given_up = self._kept.popitem(last=False)
-            given_up.slot = None
+            unclaimed = (slot for slot, kept in self._kept.items() if not kept.claimed)
+            slot = next(unclaimed, next(iter(self._kept)))
+            self._kept.pop(slot).slot = None
         else:
             return None
         self._used[slot] = None
         return slot, source
 
     def hold(self, slot: int, prefix: KeptPrefix | None = None) -> KeptPrefix:
-        """The slot in use now holds a prefix worth keeping; found again by what is returned.
+        """The slot in use now holds a prefix; where it is to be found again, is returned.
 
-        That is the slot's own if it has one, else `prefix` if that was given up, else a new one.
+        Args:
+            prefix: what the same was known as before. While that is in another slot, this one need not be
+                kept; if it was given up, it is here again.
         """
         held = self._used[slot]
         if held is None:
-            held = prefix if prefix is not None and prefix.slot is None else KeptPrefix()
+            if prefix is not None and prefix.slot is not None:
+                return prefix
+            held = KeptPrefix() if prefix is None else prefix
             held.slot = slot
             self._used[slot] = held
         return held

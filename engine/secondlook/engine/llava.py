@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from secondlook.engine.attention import AttentionPlan
+from secondlook.engine.devices import to_device
 from secondlook.engine.look_settings import LookSettings
 from secondlook.engine.prompts import PromptLayout
-from secondlook.engine.step_graphs import to_device
 from secondlook.engine.vision import Preprocessing, Square, TorchVisionEncoder, VisionEncoder
 
 __all__ = ["LlavaAdapter"]
@@ -93,7 +93,7 @@ class LlavaAdapter:
         self, ids: Sequence[int], spans: Sequence[tuple[int, int]] = (), features: Sequence[Tensor] = ()
     ) -> Tensor:
         """Embeddings [len(ids), D] of tokens, each span of image tokens filled with a feature [N, D]."""
-        embeddings: Tensor = self._model.get_input_embeddings()(to_device(ids, self.device))
+        embeddings: Tensor = self._model.get_input_embeddings()(to_device(torch.tensor(ids), self.device))
         for (first, last), feature in zip(spans, features, strict=True):
             embeddings[first:last] = feature
         return embeddings

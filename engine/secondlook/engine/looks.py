@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Final
 
 from PIL import Image
 from torch import Tensor
@@ -38,6 +40,11 @@ from secondlook.engine.token_record import Decoded
 from secondlook.engine.vision import Square
 
 __all__ = ["AttentionMaps", "Engine", "FinalAnswer", "FirstLook", "Look", "Pending"]
+
+
+_MOST_ROWS: Final = {"cpu": 1024, "cuda": 4096}
+"""Rows of prompts, or tokens of pictures, in one pass: enough to keep the device busy, and no more, because
+answers wait for it."""
 
 
 class Engine:
@@ -77,7 +84,14 @@ class Engine:
         slot_bytes = SlotCache.slot_bytes(model.decoder_config, self._capacity, model.dtype)
         self._pool = SlotPool(cache.slots(slot_bytes, model.device))
         self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity)
-        self._batcher = Batcher(self._decoder, self._pool, len(layout.prefix))
+        most_rows = _MOST_ROWS[model.device.type]
+        self._batcher = Batcher(
+            self._decoder,
+            self._pool,
+            len(layout.prefix),
+            most_images=max(1, most_rows // layout.tokens_per_image),
+            most_rows=most_rows,
+        )
         self.prefixes = PrefixIndex(self._pool.count)
         self._generic = layout.generic
 
@@ -201,12 +215,14 @@ class Engine:
     ) -> Flow[FirstLook]:
         limit = self._max_new_tokens(options)
         prompt = self._prompt(question, 1, limit)
-        known = self.prefixes.find(client, picture)
-        slot, reused = yield Slot(known)
+        find = partial(self.prefixes.find, client, picture)
+        slot, prefix = yield Slot(find)
         try:
-            probe = options.second_look != "never"
+            reused, probe = prefix is not None, options.second_look != "never"
+            self.prefixes.count(hit=reused)
             row = yield from self._ask(slot, prompt, picture, limit, reused=reused, probe=probe)
-            kept = self.prefixes.hold(self._pool.hold(slot), client, picture, known if reused else None)
+            kept = self._pool.hold(slot, find())
+            self.prefixes.remember(kept, client, picture)
             early = yield Decode(slot, min(limit, policy.decide_after))
             look = self._look(early, policy)
             decision = self._decide(look, original, policy, options)
@@ -223,7 +239,8 @@ class Engine:
                 if no_detail_to_gain(original, self.model.image_size, region):
                     decision = "no_detail_to_gain"
                 else:
-                    pending = Pending(kept, picture, question, look, region, policy, limit)
+                    claim = kept.claim()
+                    pending = Pending(kept, picture, question, look, region, policy, limit, claim)
             found = FirstLook(look, decision, region, pending, maps, _seconds(spent))
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
                 if pending is not None and on_region is not None:
@@ -238,9 +255,13 @@ class Engine:
         self, pending: Pending, picture: Square, after: Task[FirstLook] | None, spent: dict[str, float]
     ) -> Flow[FinalAnswer]:
         limit, layout = pending.max_new_tokens, self.model.layout
-        slot, reused = yield Slot(pending.prefix)
+        if after is not None and after.future.done():
+            after.future.result()  # where that failed, nothing can be compared in the end
+        slot, prefix = yield Slot(lambda: pending.prefix)
         try:
-            if not reused:  # it was given up: the first look's own pass gives the same keys and values
+            if (
+                prefix is None
+            ):  # it was given up: the first look's pass, alone, gives the same keys and values
                 first = self._prompt(pending.question, 1, limit)
                 yield from self._ask(slot, first, pending.global_image, 1, reused=False, probe=False)
                 self._pool.hold(slot, pending.prefix)

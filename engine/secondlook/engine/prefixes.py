@@ -1,7 +1,7 @@
 """Pictures asked about again: where the keys and values of their prefix still are.
 
 A picture is known by its client and the digest of its decoded, fitted pixels, so that nothing of one client's
-pictures can be learnt by another, not even by its speed.
+pictures can be learnt by another, not even by its speed. Who is a client, the caller says.
 """
 
 from __future__ import annotations
@@ -26,21 +26,16 @@ class PrefixIndex:
         self.misses = 0
 
     def find(self, client: str, picture: Square) -> KeptPrefix | None:
-        """The picture's prefix, if it is still in a slot."""
-        found = self._known.get((client, picture.digest))
-        if found is None or found.slot is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        return found
+        """The picture's prefix, which may be given up by now."""
+        return self._known.get((client, picture.digest))
 
-    def hold(
-        self, prefix: KeptPrefix, client: str, picture: Square, known: KeptPrefix | None = None
-    ) -> KeptPrefix:
-        """Remember where the picture's prefix is; `known` is another of the same picture."""
-        if prefix.generic is None and known is not None:
-            prefix.generic = known.generic
+    def count(self, *, hit: bool) -> None:
+        """A picture's prefix was there, or not."""
+        self.hits += hit
+        self.misses += not hit
+
+    def remember(self, prefix: KeptPrefix, client: str, picture: Square) -> None:
+        """Find the picture's prefix there from now on."""
         self._known[client, picture.digest] = prefix
         if len(self._known) > 2 * self._slots:
             self._known = {name: kept for name, kept in self._known.items() if kept.slot is not None}
-        return prefix

@@ -148,7 +148,7 @@ class PromptLayout:
         if len(prompt.ids) + max_new_tokens > most:
             raise QuestionTooLongError(
                 f"the prompt has {len(prompt.ids)} tokens and the answer may have {max_new_tokens}, "
-                f"but there is room for {most}; ask a shorter question"
+                f"but there is room for {most}; ask a shorter question, or for fewer tokens (max_new_tokens)"
             )
         return prompt
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secondlook.edge.geometry import Region
 from secondlook.edge.wire import Answer, LookSeconds
-from secondlook.engine.kv_cache import KeptPrefix
+from secondlook.engine.kv_cache import KeptPrefix, PrefixClaim
 from secondlook.engine.policy import Policy
 from secondlook.engine.uncertainty import TokenStatistics
 from secondlook.engine.vision import Square
@@ -68,6 +68,7 @@ class Pending:
     Attributes:
         prefix: the global image's keys and values, while there is room for them.
         global_image: what they are computed from again when there was not.
+        claim: while this is held, prefixes that nobody needs are given up before.
     """
 
     prefix: KeptPrefix
@@ -77,6 +78,7 @@ class Pending:
     region: Region
     policy: Policy
     max_new_tokens: int
+    claim: PrefixClaim | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

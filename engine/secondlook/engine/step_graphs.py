@@ -13,27 +13,29 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["BATCH_SIZES", "NO_ANSWER", "StepGraphs", "capture", "to_device"]
+from secondlook.engine.devices import to_device
 
-BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32)
+__all__ = ["BATCH_SIZES", "NO_ANSWER", "StepGraphs", "capture"]
+
+BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 """Rows of the graphs; more rows than the last are several replays."""
 
 NO_ANSWER: Final = -1
 """The answer of a row of padding."""
 
+Capture: TypeAlias = Callable[[Callable[[], None], Any], Callable[[], None]]
+"""Makes a replay of work, in a pool of memory."""
+
 Step: TypeAlias = Callable[[Tensor, Tensor], None]
 """Computes one token for rows in slots [B], of answers [B], both int64, without waiting for the device."""
 
 
-def to_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """int64 [len(values)], without waiting for what the device still does."""
-    if device.type != "cuda":
-        return torch.tensor(values, dtype=torch.int64, device=device)
-    return torch.tensor(values, dtype=torch.int64, pin_memory=True).to(device, non_blocking=True)
+def capture(work: Callable[[], None], pool: Any = None) -> Callable[[], None]:
+    """Capture work in a CUDA graph, after doing it a few times; returns the replay.
 
-
-def capture(work: Callable[[], None]) -> Callable[[], None]:
-    """A CUDA graph of work that was done a few times before; returns its replay."""
+    Args:
+        pool: memory shared with other graphs that never run at the same time (`graph_pool_handle`).
+    """
     cuda: Any = torch.cuda  # its streams and graphs are untyped
     side = cuda.Stream()
     side.wait_stream(cuda.current_stream())
@@ -42,7 +44,7 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
             work()
     cuda.current_stream().wait_stream(side)
     graph = cuda.CUDAGraph()
-    with cuda.graph(graph):
+    with cuda.graph(graph, pool=pool):
         work()
     replay: Callable[[], None] = graph.replay
     return replay
@@ -64,7 +66,7 @@ class StepGraphs:
     Args:
         step: what is captured. It must leave everything as it is for rows of padding.
         slots: of the cache, those of padding not counted; padding is slot `slots`.
-        capture: makes a replay of work.
+        capture: makes the replays.
     """
 
     def __init__(
@@ -72,13 +74,14 @@ class StepGraphs:
         step: Step,
         slots: int,
         device: torch.device,
-        capture: Callable[[Callable[[], None]], Callable[[], None]] = capture,
+        capture: Capture = capture,
     ) -> None:
         self._padding_slot, self._device = slots, device
         needed = [size for size in BATCH_SIZES if size < slots]
         # The largest first: the others then find room in the memory that it had.
         sizes = BATCH_SIZES[: len(needed) + 1][::-1]
-        self._graphs = {size: self._captured(step, size, capture) for size in sizes}
+        pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._graphs = {size: self._captured(step, size, capture, pool) for size in sizes}
 
     def run(self, slots: Sequence[int]) -> None:
         """One step of these slots."""
@@ -90,15 +93,14 @@ class StepGraphs:
         size = min(size for size in self._graphs if size >= len(rows))
         graph = self._graphs[size]
         if rows != graph.rows:
-            padding = size - len(rows)
-            graph.slots.copy_(to_device([*rows, *[self._padding_slot] * padding], self._device))
-            graph.answers.copy_(to_device([*rows, *[NO_ANSWER] * padding], self._device))
+            padding, graph.rows = size - len(rows), ()
+            slots, answers = [*rows, *[self._padding_slot] * padding], [*rows, *[NO_ANSWER] * padding]
+            graph.slots.copy_(to_device(torch.tensor(slots), self._device))
+            graph.answers.copy_(to_device(torch.tensor(answers), self._device))
             graph.rows = rows
         graph.replay()
 
-    def _captured(
-        self, step: Step, size: int, capture: Callable[[Callable[[], None]], Callable[[], None]]
-    ) -> _Captured:
+    def _captured(self, step: Step, size: int, capture: Capture, pool: Any) -> _Captured:
         slots = torch.full((size,), self._padding_slot, dtype=torch.int64, device=self._device)
         answers = torch.full((size,), NO_ANSWER, dtype=torch.int64, device=self._device)
-        return _Captured(slots, answers, capture(lambda: step(slots, answers)))
+        return _Captured(slots, answers, capture(lambda: step(slots, answers), pool))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +49,8 @@ class TokenRecord:
         self._arrivals = torch.zeros(2 * slots, dtype=torch.int32, device=device)  # padding rows count too
         self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
         self.finished = torch.ones(slots, dtype=torch.bool, device=device)
+        cuda: Any = torch.cuda  # its streams are untyped
+        self._reading = cuda.Stream(device) if device.type == "cuda" else None
 
     def begin(self, slot: int, limit: int) -> None:
         """A new answer of at most `limit` tokens in a slot."""
@@ -80,14 +84,17 @@ class TokenRecord:
         return self._tokens[slots, self.lengths[slots] - 1]
 
     def read(self, slot: int, most: int | None = None) -> Decoded:
-        """A slot's answer so far, or its first tokens. Waits for the device.
+        """A slot's answer so far, or its first tokens, once they are known to be there (`Progress`).
+
+        On a GPU this does not wait for what was begun since.
 
         The measures of tokens chosen from logits with NaN or infinity are NaN.
         """
-        length = int(self.lengths[slot])
-        length = length if most is None else min(length, most)
-        tokens: list[int] = self._tokens[slot, :length].tolist()
-        measures = self._measures[slot, :length].tolist()
+        with nullcontext() if self._reading is None else torch.cuda.stream(self._reading):
+            length = int(self.lengths[slot])
+            length = length if most is None else min(length, most)
+            tokens: list[int] = self._tokens[slot, :length].tolist()
+            measures = self._measures[slot, :length].tolist()
         statistics = tuple(
             TokenStatistics(min_entropy, shannon_entropy, margin, token in self._end_ids)
             for token, (min_entropy, shannon_entropy, margin) in zip(tokens, measures, strict=True)
@@ -108,28 +115,38 @@ class Progress:
         self._noted, self._known = 0, 0
         self._from = [0] * count  # the note from which a slot's values are those of its present answer
         self._lengths, self._finished = [0] * count, [True] * count
+        self._begun = [0] * count
         self._late = record.lengths.device.type == "cuda"
         self._notes = [_Note(count) for _ in range(2)] if self._late else []
 
     def begin(self, slot: int) -> None:
         """A new answer begins in a slot; the next note is the first that knows it."""
         self._from[slot] = self._noted + 1
+        self._begun[slot] = 0
 
-    def note(self) -> None:
-        """Take down how far all are, once the device has done what it was given until now."""
+    def note(self, slots: Iterable[int]) -> None:
+        """A token more was begun in these slots; take down how far all are, once the device is that far."""
+        for slot in slots:
+            self._begun[slot] += 1
         self._noted += 1
         if self._late:
             self._notes[self._noted % 2].take(self._record)
 
-    def catch_up(self) -> None:
-        """Read the latest note; on a GPU the one before it, which the device is soon done with."""
+    def catch_up(self, *, wait: bool = False) -> None:
+        """Read the latest note; on a GPU, unless it is to be waited for, the one before it, which the device
+        is soon done with."""
         if self._late:
-            if self._noted > 1:
-                self._known = self._noted - 1
-                self._lengths, self._finished = self._notes[self._known % 2].read()
+            latest = self._noted if wait else self._noted - 1
+            if latest > self._known:
+                self._known = latest
+                self._lengths, self._finished = self._notes[latest % 2].read()
         else:
             self._known = self._noted
             self._lengths, self._finished = self._record.lengths.tolist(), self._record.finished.tolist()
+
+    def begun(self, slot: int) -> int:
+        """Tokens of a slot's answer that are computed or being computed, if it did not end before."""
+        return self._begun[slot]
 
     def has(self, slot: int, tokens: int) -> bool:
         """Whether a slot's answer is known to have so many tokens, or to be complete."""

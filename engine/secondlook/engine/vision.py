@@ -17,6 +17,7 @@ from transformers import LlavaForConditionalGeneration
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.imaging import fit_to_square
 from secondlook.edge.wire import ResizeMode
+from secondlook.engine.devices import to_device
 
 __all__ = ["Preprocessing", "Square", "TorchVisionEncoder", "VisionEncoder"]
 
@@ -100,7 +101,7 @@ class Preprocessing:
 
     def pixel_values(self, squares: Sequence[Square], device: torch.device) -> Tensor:
         """Normalised values [n, 3, side, side] float32 on a device."""
-        pixels = torch.stack([square.pixels for square in squares]).to(device)
+        pixels = to_device(torch.stack([square.pixels for square in squares]), device)
         values = pixels.permute(0, 3, 1, 2).float() * self.scale
-        mean, std = (torch.tensor(three, device=device).view(3, 1, 1) for three in (self.mean, self.std))
+        mean, std = (to_device(torch.tensor(three).view(3, 1, 1), device) for three in (self.mean, self.std))
         return ((values - mean) / std).contiguous()
