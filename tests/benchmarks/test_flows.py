@@ -1,20 +1,23 @@
-"""The three flows on one small model: the same tokens, the same region, and times that make sense."""
+"""The flows on one small model: the same tokens, the same region, and times that make sense."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks.latency.flow import Flow, Request, Stopwatch, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.presets import preset
 from secondlook.benchmarks.latency.reference import ReferenceFlow
-from secondlook.benchmarks.latency.strong import StrongFlow
+from secondlook.benchmarks.latency.strong import EncodingOnceFlow, StrongFlow
 from secondlook.benchmarks.latency.subject import Subject, build_subject, random_model, twin
+from secondlook.engine.vision import Square
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -28,7 +31,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 
 @pytest.fixture(scope="module")
 def flows(subject: Subject) -> list[Flow]:
-    return [ReferenceFlow(subject), StrongFlow(subject), EngineFlow(subject)]
+    return [ReferenceFlow(subject), StrongFlow(subject), EncodingOnceFlow(subject), EngineFlow(subject)]
 
 
 def request_of(subject: Subject, seed: int, *, look_twice: bool, new_tokens: int = NEW_TOKENS) -> Request:
@@ -41,8 +44,8 @@ def test_unsure_requests_come_to_the_same(subject: Subject, flows: list[Flow]) -
     regions = set()
     for seed in range(4):
         request = request_of(subject, seed, look_twice=True)
-        reference, strong, ours = (flow.answer(request) for flow in flows)
-        for outcome in (strong, ours):
+        reference, *others = (flow.answer(request) for flow in flows)
+        for outcome in others:
             assert outcome.first == reference.first
             assert outcome.region == reference.region
             assert outcome.second == reference.second
@@ -56,15 +59,15 @@ def test_unsure_requests_come_to_the_same(subject: Subject, flows: list[Flow]) -
 
 def test_sure_requests_come_to_the_same(subject: Subject, flows: list[Flow]) -> None:
     request = request_of(subject, 5, look_twice=False)
-    reference, strong, ours = (flow.answer(request) for flow in flows)
-    assert reference.first == strong.first == ours.first
-    for outcome in (reference, strong, ours):
+    outcomes = [flow.answer(request) for flow in flows]
+    assert len({outcome.first for outcome in outcomes}) == 1
+    for outcome in outcomes:
         assert outcome.region is None
         assert outcome.second is None
 
 
 def test_a_baseline_tells_all_times_in_their_order(subject: Subject, flows: list[Flow]) -> None:
-    for flow in flows[:2]:
+    for flow in flows[:3]:
         seconds = flow.answer(request_of(subject, 6, look_twice=True)).seconds
         assert set(seconds) == {"first_token", "per_token", "first_answer", "region", "final_answer"}
         assert 0 < seconds["first_token"] < seconds["first_answer"] < seconds["region"]
@@ -72,13 +75,45 @@ def test_a_baseline_tells_all_times_in_their_order(subject: Subject, flows: list
         assert set(flow.answer(request_of(subject, 6, look_twice=False)).seconds) == set(seconds) - {"region"}
 
 
-def test_ours_tells_the_times_it_knows(subject: Subject, flows: list[Flow]) -> None:
-    unsure = flows[2].answer(request_of(subject, 7, look_twice=True)).seconds
-    assert set(unsure) == {"per_token", "region", "final_answer"}
-    assert 0 < unsure["region"] < unsure["final_answer"]
-    sure = flows[2].answer(request_of(subject, 7, look_twice=False)).seconds
+def test_ours_tells_the_region_before_the_answer(subject: Subject, flows: list[Flow]) -> None:
+    seconds = flows[3].answer(request_of(subject, 7, look_twice=True)).seconds
+    assert set(seconds) == {"first_token", "per_token", "region", "first_answer", "final_answer"}
+    assert 0 < seconds["region"] < seconds["first_answer"] < seconds["final_answer"]
+    assert seconds["per_token"] > 0
+    assert seconds["first_token"] > 0
+    short = flows[3].answer(request_of(subject, 10, look_twice=True, new_tokens=5)).seconds
+    assert 0 < short["region"] == short["first_answer"] < short["final_answer"]
+    sure = flows[3].answer(request_of(subject, 7, look_twice=False)).seconds
     assert set(sure) == {"first_token", "per_token", "first_answer", "final_answer"}
-    assert 0 < sure["first_token"] < sure["first_answer"] == sure["final_answer"]
+    assert 0 < sure["first_answer"] == sure["final_answer"]
+
+
+def test_tokens_are_timed_when_the_device_is_done_with_them(
+    subject: Subject, flows: list[Flow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, engine = flows[3], subject.engine
+    assert isinstance(ours, EngineFlow)
+    monkeypatch.setattr(engine.model, "synchronise", lambda: time.sleep(0.05))
+    seconds = ours._token_seconds(request_of(subject, 11, look_twice=True, new_tokens=3))
+    assert set(seconds) == {"first_token", "per_token"}
+    assert seconds["first_token"] > 0.05
+    assert 0.05 < seconds["per_token"] < seconds["first_token"] + 0.05
+    assert "note" not in vars(engine._decoder.progress)
+
+
+def test_the_request_timed_by_the_token_computes_its_picture_anew(
+    subject: Subject, flows: list[Flow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = subject.engine.model.encode
+
+    def noted(squares: Sequence[Square]) -> Tensor:
+        encoded.append(len(squares))
+        return encode(squares)
+
+    monkeypatch.setattr(subject.engine.model, "encode", noted)
+    flows[3].answer(request_of(subject, 12, look_twice=False))
+    assert encoded == [1, 1]
 
 
 def test_an_answer_of_one_token_has_no_time_per_token(subject: Subject, flows: list[Flow]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,30 @@ from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks import cli as bench_cli
-from secondlook.benchmarks import timing
+from secondlook.benchmarks.commands import tell
 from secondlook.benchmarks.latency import ceilings, latency, presets
 from secondlook.benchmarks.latency import cli as latency_cli
 from secondlook.benchmarks.latency.ceilings import Rates
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request
-from secondlook.benchmarks.latency.measure import Sample, answer_in_turns, fresh_requests
-from secondlook.benchmarks.latency.memory import PeakMemory
+from secondlook.benchmarks.latency.measure import Sample, answer_in_turns, fresh_requests, memory_in_turns
+from secondlook.benchmarks.latency.memory import ExtraMemory
+from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.prefill import Ways
-from secondlook.benchmarks.latency.summary import agreement, latency_rows, memory_rows, speedup
-from secondlook.benchmarks.latency.work import Work
+from secondlook.benchmarks.latency.summary import agreement, latency_rows, speedup, tail
+from secondlook.benchmarks.latency.work import FLOWS, Work
 from secondlook.edge.geometry import Region
 from secondlook.engine.cli import run
 
 CPU = torch.device("cpu")
-ROW = {"request", "metric", "flow", "p50_ms", "p90_ms", "p99_ms", "ceiling_ms", "count"}
-WORK: dict[Metric, Work] = {
+ROW = {"request", "metric", "flow", "p50_ms", "p90_ms", "p99_ms", "max_ms", "ceiling_ms", "count"}
+SURE: dict[Metric, Work] = {
     "first_token": Work(1000, 0, 0),
     "first_answer": Work(1000, 300, 3),
-    "region": Work(3000, 300, 3),
-    "final_answer": Work(7000, 600, 6),
+    "final_answer": Work(1000, 300, 3),
 }
+UNSURE: dict[Metric, Work] = {**SURE, "region": Work(3000, 300, 3), "final_answer": Work(7000, 600, 6)}
+WORK = {True: {"ours": UNSURE}, False: {"ours": SURE}}
+RATES = Rates(bytes_per_second=100, flops_per_second=1000)
 
 
 class FakeFlow:
@@ -51,14 +55,14 @@ def sample(flow: str, index: int, seconds: float, *, unsure: bool = True, first:
     region = Region(0, 0, 10, 10) if unsure else None
     times: dict[Metric, float] = {"per_token": seconds / 10, "final_answer": seconds}
     outcome = Outcome((first,), region, (2,) if unsure else None, 0.0, times)
-    return Sample(flow, index, unsure, outcome, peak_bytes=100 + index)
+    return Sample(flow, index, unsure, outcome)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands on the tiny model, with the device's rates measured in a moment."""
-    monkeypatch.setattr(timing, "_ROUNDS", 1)
-    monkeypatch.setattr(timing, "_ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(ceilings, "_ROUNDS", 1)
+    monkeypatch.setattr(ceilings, "_VALUES", 2**10)
     monkeypatch.setattr(ceilings, "_SIDES", {"cpu": 64})
     monkeypatch.setattr(presets, "preset", lambda _name: tiny_preset())
     monkeypatch.setattr(latency_cli, "configure_logging", lambda _verbose: None)
@@ -73,7 +77,7 @@ def bench(*arguments: str) -> Any:
 def test_flows_take_turns_on_the_same_requests() -> None:
     asked: list[tuple[str, bool]] = []
     flows = [FakeFlow(name, asked) for name in "abc"]
-    samples = list(answer_in_turns(flows, fresh_requests(84, 2, 2, seed=0), PeakMemory(CPU)))
+    samples = list(answer_in_turns(flows, fresh_requests(84, 2, 2, seed=0)))
     assert [name for name, _ in asked] == list("abc" + "bca" + "cab" + "abc")
     assert [unsure for _, unsure in asked] == 3 * [True] + 3 * [False] + 3 * [True] + 3 * [False]
     assert [(s.flow, s.index, s.unsure) for s in samples[2:5]] == [
@@ -86,12 +90,13 @@ def test_flows_take_turns_on_the_same_requests() -> None:
 def test_rows_are_percentiles_beside_their_ceilings() -> None:
     samples = [sample("ours", index, float(index)) for index in range(101)]
     samples += [sample("ours", 200, 5.0, unsure=False)]
-    rows = latency_rows(samples, {"ours": WORK}, Rates(bytes_per_second=100, flops_per_second=1000), 50)
+    rows = latency_rows(samples, WORK, RATES, 50)
     final, per_token = (
         next(row for row in rows if row.request == "unsure" and row.metric == metric)
         for metric in ("final_answer", "per_token")
     )
     assert (final.p50_ms, final.p90_ms, final.p99_ms) == pytest.approx((50e3, 90e3, 99e3))
+    assert final.max_ms == pytest.approx(100e3)
     assert final.count == 101
     assert final.ceiling_ms == pytest.approx(1e3 * (7 + 6 * 50 / 100))
     assert per_token.ceiling_ms == pytest.approx(1e3 * 50 / 100)
@@ -111,19 +116,41 @@ def test_speedups_are_ratios_of_medians_of_unsure_requests() -> None:
     assert speedup(samples, "reference") == 3
 
 
-def test_agreement_and_memory() -> None:
+def test_agreement_is_with_the_reference_flow() -> None:
     samples = [sample("reference", index, 1.0) for index in range(4)]
     samples += [sample("ours", index, 1.0, first=2 if index == 3 else 1) for index in range(4)]
     assert agreement(samples, "ours") == {"first_tokens": 0.75, "region": 1.0, "second_tokens": 1.0}
-    assert {(row.flow, row.peak_bytes) for row in memory_rows(samples)} == {("ours", 103), ("reference", 103)}
 
 
-def test_peak_memory_is_that_of_a_process() -> None:
-    memory = PeakMemory(CPU)
+def test_memory_is_that_of_each_flow() -> None:
+    class Hungry(FakeFlow):
+        def answer(self, request: Request) -> Outcome:
+            torch.ones(2**24)
+            return super().answer(request)
+
+    flows = [Hungry("hungry", []), FakeFlow("frugal", []), Hungry("hungry too", [])]
+    rows = list(memory_in_turns(flows, fresh_requests(84, 2, 1, seed=0), ExtraMemory(CPU)))
+    kinds = [(request, flow.name) for request in ("unsure", "sure") for flow in flows]
+    assert [(row.request, row.flow) for row in rows] == kinds
+    if sys.platform == "linux":
+        assert [row.extra_bytes > 2**25 for row in rows] == 2 * [True, False, True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot forget a process's peak")
+def test_memory_is_what_is_taken_after_the_reset() -> None:
+    memory = ExtraMemory(CPU)
+    assert memory.measure.startswith("peak resident size of the process during each request")
     memory.reset()
-    held = torch.ones(2**23)
-    assert memory.read() > held.nbytes
-    assert "resident" in memory.measure
+    before = memory.read()
+    held = torch.ones(2**25)
+    assert before < held.nbytes / 4
+    assert memory.read() - before > 0.9 * held.nbytes
+    memory.reset()
+    assert memory.read() < held.nbytes / 4  # held already
+    size = held.nbytes
+    del held
+    memory.reset()
+    assert memory.read() < size / 4  # and forgotten
 
 
 @pytest.mark.usefixtures("quick", "one_thread")
@@ -134,30 +161,36 @@ def test_latency_ends_with_one_json_object(tmp_path: Path) -> None:
         *("--output", str(output)),
     )
     assert report == json.loads(output.read_text(encoding="utf-8"))
-    assert list(report)[:2] == ["speedup_reference", "speedup_strong"]
+    assert list(report)[:3] == ["speedup_reference", "speedup_strong", "speedup_encoding_once"]
+    assert (report["interrupted"], report["compiled"], report["slots"]) == (False, False, 2)
+    assert report["inputs"] == "every request has a new picture"
     assert {"commit", "torch", "dtype", "device"} <= set(report["environment"])
     assert report["agreement"]["ours"] == {"first_tokens": 1.0, "region": 1.0, "second_tokens": 1.0}
     for row in report["rows"]:
         assert set(row) == ROW
         assert row["count"] == 2
-        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["ceiling_ms"] > 0
     finals = {
         row["flow"]: row["p50_ms"]
         for row in report["rows"]
         if (row["request"], row["metric"]) == ("unsure", "final_answer")
     }
-    assert report["speedup_reference"] == pytest.approx(finals["reference"] / finals["ours"])
-    assert report["speedup_strong"] == pytest.approx(finals["strong"] / finals["ours"])
-    assert {row["flow"] for row in report["memory"]} == {"reference", "strong", "ours"}
+    assert list(finals) == list(FLOWS)
+    for flow in FLOWS[:-1]:
+        assert report[f"speedup_{flow}"] == pytest.approx(finals[flow] / finals["ours"])
+    assert [row["flow"] for row in report["memory"]] == 2 * [*FLOWS]
+    # Four layers' keys and values: two slots and the one for padding, two heads 16 wide, room for 256 tokens.
+    assert report["slots_bytes"] == 4 * 2 * 3 * 2 * 16 * 256 * 4
 
 
 @pytest.mark.usefixtures("quick")
 def test_flops_end_with_one_json_object(tmp_path: Path) -> None:
     output = tmp_path / "flops.json"
-    report = bench("flops", "--new-tokens", "5", "--output", str(output))
+    report = bench("flops", "--new-tokens", "5", "--retransmission-rate", "1", "--output", str(output))
     assert report == json.loads(output.read_text(encoding="utf-8"))
-    assert next(iter(report)) == "flops_ratio"
+    assert list(report)[:2] == ["flops_ratio", "relative_computation"]
+    assert report["relative_computation"] == report["rows"][-1]["relative_computation_unsure"]
     assert all(abs(row["deviation"]) < 0.01 for row in report["passes"])
 
 
@@ -169,6 +202,8 @@ def test_prefill_ends_with_one_json_object(tmp_path: Path) -> None:
     assert [row["request"] for row in report["rows"]] == ["sure", "unsure"]
     for row in report["rows"]:
         assert row["speedup"] == pytest.approx(row["one_pass_ms"] / row["two_passes_ms"])
+    ceilings = [row["ceiling_ms"] for row in report["rows"]]
+    assert 0 < ceilings[0] < ceilings[1]
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -219,3 +254,97 @@ def test_an_interruption_leaves_no_traceback(
 
     monkeypatch.setattr(latency, "measure_rates", interrupted)
     assert "Traceback" not in fails(capsys, 130, "latency", "--device", "cpu")
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, request: int, error: BaseException) -> None:
+    """Let ours fail in its n-th request."""
+    answer, asked = EngineFlow.answer, list[Request]()
+
+    def failing(self: EngineFlow, request_: Request) -> Outcome:
+        asked.append(request_)
+        if len(asked) == request:
+            raise error
+        return answer(self, request_)
+
+    monkeypatch.setattr(EngineFlow, "answer", failing)
+
+
+QUICKLY = ("latency", "--device", "cpu", "--warmups", "1", "--new-tokens", "2")
+
+
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_an_interruption_keeps_the_complete_rounds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    output = tmp_path / "latency.json"
+    stop_at(monkeypatch, 2 * (1 + 1 + 2) + 2, KeyboardInterrupt())  # in the third round that counts
+    with pytest.raises(SystemExit) as stopped:
+        run(bench_cli.app, ["bench", *QUICKLY, "--output", str(output)])
+    assert stopped.value.code == 130
+    out = capsys.readouterr().out.splitlines()
+    report = json.loads(out[-1])
+    assert report == json.loads(output.read_text(encoding="utf-8"))
+    assert report["interrupted"]
+    assert {row["count"] for row in report["rows"]} == {2}
+    assert out[-2].startswith("interrupted")
+
+
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_a_failure_keeps_the_complete_rounds_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 2 * (1 + 1 + 1) + 1, RuntimeError("broken"))
+    done = CliRunner().invoke(bench_cli.app, ["bench", *QUICKLY])
+    assert isinstance(done.exception, RuntimeError)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["interrupted"]
+    assert {row["count"] for row in report["rows"]} == {1}
+
+
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_an_interrupted_first_round_reports_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    output = tmp_path / "latency.json"
+    stop_at(monkeypatch, 2 * (1 + 1) + 2, RuntimeError("broken"))
+    done = CliRunner().invoke(bench_cli.app, ["bench", *QUICKLY, "--output", str(output)])
+    assert isinstance(done.exception, RuntimeError)
+    assert done.stdout == ""
+    assert not output.exists()
+
+
+def test_a_table_that_fails_loses_no_measurement(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def broken(_report: dict[str, Any]) -> str:
+        raise KeyError("missing")
+
+    with pytest.raises(KeyError):
+        tell(broken, {"a": 1}, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == {"a": 1}
+    assert capsys.readouterr().out == '{"a": 1}\n'
+
+
+def test_the_slowest_stands_for_a_percentile_of_few() -> None:
+    few = {"rows": [{"count": 99}, {"count": 500}]}
+    assert tail(few) == ("slowest", "max_ms")
+    assert tail({"rows": [{"count": 100}]}) == ("99 %", "p99_ms")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_rates_are_of_the_best_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "_VALUES", 1000)
+    monkeypatch.setattr(ceilings, "_SIDES", {"cpu": 10})
+    monkeypatch.setattr(ceilings, "_ROUNDS", 3)
+    times = iter([5.0, 2.0, 4.0, 8.0, 1.0, 3.0, 6.0, 4.0, 9.0])  # of the product, the sum, the copy
+    monkeypatch.setattr(ceilings.Stopwatch, "read", lambda _watch: next(times))
+    rates = ceilings.measure_rates(torch.float32, CPU)
+    assert rates == Rates(bytes_per_second=4000, flops_per_second=2 * 10**3 / 2)
+
+
+def test_the_commit_is_asked_for_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def make(*_: object, **__: object) -> None:
+        asked.append("model")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latency, "environment", lambda *_: asked.append("environment"))
+    monkeypatch.setattr(latency, "build_subject", make)
+    with pytest.raises(KeyboardInterrupt):
+        latency.bench_latency(tiny_preset(), latency.LatencyRun(torch.float32, CPU), asked.append)
+    assert asked == ["environment", "model"]

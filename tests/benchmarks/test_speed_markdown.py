@@ -23,12 +23,14 @@ ON = {"device": "A CPU", "dtype": "float32", "torch": "2.99.0", "transformers": 
 
 def row(request: str, metric: str, flow: str, milliseconds: float) -> dict[str, Any]:
     times = {"p50_ms": milliseconds, "p90_ms": 2 * milliseconds, "p99_ms": 3 * milliseconds}
+    times["max_ms"] = 4 * milliseconds
     return {"request": request, "metric": metric, "flow": flow, **times, "ceiling_ms": 0.5, "count": 7}
 
 
 LATENCY: dict[str, Any] = {
     "speedup_reference": 3.0,
     "speedup_strong": 2.0,
+    "speedup_encoding_once": 1.5,
     "preset": "small",
     "new_tokens": 4,
     "environment": ON,
@@ -36,29 +38,42 @@ LATENCY: dict[str, Any] = {
     "rows": [
         row("unsure", "first_token", "reference", 1234.5),
         row("unsure", "first_token", "strong", 99.96),
-        *(row("unsure", "final_answer", flow, time) for flow, time in (("reference", 9), ("strong", 6))),
+        row("unsure", "final_answer", "reference", 9),
+        row("unsure", "final_answer", "strong", 6),
+        row("unsure", "final_answer", "encoding_once", 4.5),
         row("unsure", "final_answer", "ours", 3),
         row("sure", "first_answer", "ours", 2),
         row("sure", "final_answer", "ours", 2),
     ],
+    "agreement": {"ours": {"first_tokens": 1.0, "region": 0.75, "second_tokens": 0.5}},
     "memory": [
-        {"request": "unsure", "flow": flow, "peak_bytes": 2**30} for flow in ("reference", "strong", "ours")
+        {"request": "unsure", "flow": flow, "extra_bytes": 2**28 * (1 + number)}
+        for number, flow in enumerate(("reference", "strong", "encoding_once", "ours"))
     ],
+    "slots_bytes": 2**23,
 }
 LATENCY_SHOWN = """\
 **Latency**, `small`, 4 tokens an answer: the final answer to an unsure request 3.00 times as fast as by the \
-reference flow, 2.00 times as fast as by the stronger one. Medians of 7 requests of each kind, float32 on \
-A CPU (2 CPU threads), torch 2.99.0, transformers 5.0.0, commit unknown:
+reference flow, 2.00 times as fast as by the stronger one, 1.50 times as fast as by that one with each \
+picture encoded once. 100% of first answers, 75% of regions and 50% of second answers equal the reference \
+flow's. \
+Medians of 7 requests of each kind; the last three columns are secondlook's, the ceiling is its work at the \
+rates measured on the device. Extra memory is the peak less what was held before a request; secondlook holds \
+8 MiB of slots all the time. No flow is compiled by torch.compile. Measured in float32 on A CPU (2 CPU \
+threads), torch 2.99.0, transformers 5.0.0, commit unknown:
 
-| request | until | reference, ms | stronger, ms | secondlook, ms | 90 % | 99 % | ceiling, ms |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
-| unsure | first token | 1234 | 100 | - | - | - | - |
-| unsure | final answer | 9 | 6 | 3 | 6 | 9 | 0.5 |
-| sure | first answer | - | - | 2 | 4 | 6 | 0.5 |
-| unsure | peak memory | 1024 MiB | 1024 MiB | 1024 MiB | | | |
+| request | until | reference, ms | stronger, ms | encoding once, ms | secondlook, ms | 90 % | slowest \
+| ceiling, ms |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| unsure | first token | 1234 | 100 | - | - | - | - | - |
+| unsure | final answer | 9 | 6 | 4.5 | 3 | 6 | 12 | 0.5 |
+| sure | first answer | - | - | - | 2 | 4 | 8 | 0.5 |
+| unsure | extra memory | 256 MiB | 512 MiB | 768 MiB | 1024 MiB | | | |
 """
 FLOPS: dict[str, Any] = {
     "flops_ratio": 0.394,
+    "relative_computation": 1.41,
+    "retransmission_rate": 0.4,
     "preset": "small",
     "new_tokens": 4,
     "environment": {**ON, "commit": "0123456789ab"},
@@ -70,6 +85,7 @@ FLOPS: dict[str, Any] = {
             "ratio": 0.394,
             "relative_computation_sure": 1.0,
             "relative_computation_unsure": 2.03,
+            "relative_computation": 1.41,
         }
     ],
     "passes": [{"deviation": -0.0001}, {"deviation": 0.00002}],
@@ -78,9 +94,10 @@ FLOPS_SHOWN = """\
 **FLOPs**, `small`, 4 tokens an answer, an unsure request, commit 0123456789ab; the formulas are within \
 0.01% of torch's own count of each pass:
 
-| flow | first answer, GFLOP | final answer, GFLOP | of the reference | relative computation, sure | unsure |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| secondlook | 1500 | 3000 | 0.394 | 1.00 | 2.03 |
+| flow | first answer, GFLOP | final answer, GFLOP | of the reference | relative computation, sure | unsure \
+| 40% unsure |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| secondlook | 1500 | 3000 | 0.394 | 1.00 | 2.03 | 1.41 |
 """
 LOAD: dict[str, Any] = {
     "speedup_sequential": 2.5,
@@ -117,15 +134,24 @@ PREFILL: dict[str, Any] = {
     "repeats": 20,
     "environment": ON,
     "threads": 2,
-    "rows": [{"request": "unsure", "one_pass_ms": 1020.0, "two_passes_ms": 1000.0, "speedup": 1.02}],
+    "rows": [
+        {
+            "request": "unsure",
+            "one_pass_ms": 1020.0,
+            "two_passes_ms": 1000.0,
+            "speedup": 1.02,
+            "ceiling_ms": 800.0,
+        }
+    ],
 }
 PREFILL_SHOWN = """\
 **Prefill**, `small`, without the vision encoder: medians of 20, float32 on A CPU (2 CPU threads), torch \
 2.99.0, transformers 5.0.0, commit unknown:
 
-| request | both questions in one pass, ms | a short pass for the generic one, ms | speed-up |
-| --- | ---: | ---: | ---: |
-| unsure | 1020 | 1000 | 1.020 |
+| request | both questions in one pass, ms | a short pass for the generic one, ms | its ceiling, ms \
+| speed-up |
+| --- | ---: | ---: | ---: | ---: |
+| unsure | 1020 | 1000 | 800 | 1.020 |
 """
 
 

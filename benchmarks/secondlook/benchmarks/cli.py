@@ -83,7 +83,7 @@ def bench_kernels(
     from secondlook.benchmarks.operators import bench_operators, rows_text
 
     report = bench_operators(chosen_device(device))
-    tell(rows_text(report), report, output)
+    tell(rows_text, report, output)
 
 
 def main() -> None:

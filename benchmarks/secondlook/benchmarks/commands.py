@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -65,8 +66,8 @@ def check_output(output: Path | None) -> None:
         make_room(output)
 
 
-def tell(table: str, report: dict[str, Any], output: Path | None) -> None:
-    """Print a report, as a table and, in the last line, as JSON; keep it if it is to be kept.
+def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output: Path | None) -> None:
+    """Keep a report if it is to be kept; print it, as a table and, in the last line, as JSON.
 
     Raises:
         ReportError: it could not be written; it was printed all the same.
@@ -74,6 +75,8 @@ def tell(table: str, report: dict[str, Any], output: Path | None) -> None:
     try:
         if output is not None:
             write_report(report, output)
-    finally:  # what was measured is not lost
-        typer.echo(table)
-        typer.echo(json.dumps(report))
+    finally:  # what was measured is not lost, whatever fails
+        try:
+            typer.echo(table(report))
+        finally:
+            typer.echo(json.dumps(report))

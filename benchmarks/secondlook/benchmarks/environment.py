@@ -14,10 +14,15 @@ import torch
 __all__ = ["environment"]
 
 _PACKAGES = ("torch", "transformers", "pillow", "numpy", "secondlook")
+_SOURCES = tuple(f":/{root}/*.py" for root in ("edge", "kernels", "engine", "export", "benchmarks"))
 
 
 def environment(device: str, dtype: str) -> dict[str, Any]:
-    """Device, dtype, versions and commit ("+" behind it: with changes; None: no checkout), for JSON."""
+    """Device, dtype, versions and commit, for JSON.
+
+    "+" behind the commit: with changes, or modules that it lacks; None: no checkout. Ask before a long run,
+    for what it runs was loaded then.
+    """
     on_gpu = device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
@@ -50,6 +55,7 @@ def _commit() -> str | None:
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # not a checkout that merely surrounds us
         changes = _git("status", "--porcelain", "--untracked-files=no")
+        changes += _git("ls-files", "--others", "--exclude-standard", *_SOURCES)
         return _git("rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None

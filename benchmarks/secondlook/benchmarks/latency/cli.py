@@ -48,13 +48,15 @@ def bench_latency(
     from secondlook.benchmarks.latency import latency, presets, summary
 
     run = latency.LatencyRun(getattr(torch, dtype), chosen_device(device), new_tokens, repeats, warmups, seed)
-    report = latency.bench_latency(presets.preset(preset), run)
-    tell(summary.rows_text(report), report, output)
+    latency.bench_latency(presets.preset(preset), run, lambda report: tell(summary.rows_text, report, output))
 
 
 def bench_flops(
     preset: PresetOption = "small",
     new_tokens: NewTokensOption = 4,
+    retransmission_rate: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of questions that are looked at twice.")
+    ] = 0.4,
     output: OutputOption = None,
     verbose: VerboseOption = 0,
 ) -> None:
@@ -63,8 +65,8 @@ def bench_flops(
     check_output(output)
     from secondlook.benchmarks.latency import computation, presets
 
-    report = computation.bench_flops(presets.preset(preset), new_tokens)
-    tell(computation.flops_text(report), report, output)
+    report = computation.bench_flops(presets.preset(preset), new_tokens, retransmission_rate)
+    tell(computation.flops_text, report, output)
 
 
 def bench_prefill(
@@ -85,4 +87,4 @@ def bench_prefill(
 
     found = presets.preset(preset)
     report = prefill.bench_prefill(found, getattr(torch, dtype), chosen_device(device), repeats, seed)
-    tell(prefill.prefill_text(report), report, output)
+    tell(prefill.prefill_text, report, output)

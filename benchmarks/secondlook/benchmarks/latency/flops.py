@@ -1,7 +1,8 @@
 """Floating-point operations of every pass, from a model's configuration alone.
 
 Counted as `torch.utils.flop_counter` counts: two for each multiply-add of a matrix product, a convolution or
-an attention, nothing for all else. Attention counts every query with every key it is given, masked ones too.
+an attention, nothing for all else. Attention counts every query with every key it is given, masked ones too,
+unless told otherwise.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ class PassFlops:
 
     Args:
         config: a LlavaConfig, declared loosely by transformers.
+        masked: whether the decoder's attention counts keys that causality hides from a query, too.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, *, masked: bool = True) -> None:
         text, vision = config.text_config, config.vision_config
-        self._vision = vision
+        self._vision, self._feature_layer = vision, config.vision_feature_layer
+        self._masked = masked
         self._layers: int = text.num_hidden_layers
         self._width: int = text.hidden_size
         self._vocabulary: int = text.vocab_size
@@ -38,23 +41,33 @@ class PassFlops:
         tokens: int = side * side
         return tokens
 
-    def encode(self, images: int = 1) -> int:
-        """Vision tower and projector. Every layer runs, though the features are those of one before the
-        last: transformers drops what follows only after computing it."""
+    @property
+    def feature_blocks(self) -> int:
+        """Blocks of the vision tower up to the features. The engine runs these only; transformers runs all,
+        and drops what follows the features after computing it."""
+        layers, layer = self._vision.num_hidden_layers, self._feature_layer
+        blocks: int = layer if layer >= 0 else layers + 1 + layer  # layer 0 is what enters the first block
+        return blocks
+
+    def encode(self, images: int = 1, blocks: int | None = None) -> int:
+        """The first `blocks` (default: all) of the vision tower, and the projector."""
         vision = self._vision
+        blocks = vision.num_hidden_layers if blocks is None else blocks
         width, patches = vision.hidden_size, self.image_tokens
         tokens = patches + 1  # and the class token
         embedding = 2 * patches * vision.num_channels * vision.patch_size**2 * width
         dense = 2 * tokens * (4 * width * width + 2 * width * vision.intermediate_size)
-        layer = dense + _attention(tokens, tokens, width)
+        layer = dense + _attention(tokens * tokens, width)
         projector = 2 * patches * (width * self._width + self._width * self._width)
-        total: int = images * (embedding + vision.num_hidden_layers * layer + projector)
+        total: int = images * (embedding + blocks * layer + projector)
         return total
 
     def decoder(self, tokens: int, keys: int, layers: int | None = None) -> int:
-        """`tokens` new tokens through the first `layers` (default: all), each attending to `keys` keys."""
+        """`tokens` new tokens through the first `layers` (default: all), the last with `keys` keys."""
         count = self._layers if layers is None else layers
-        return count * (tokens * self._dense_layer + _attention(tokens, keys, self._query_width))
+        hidden = 0 if self._masked else tokens * (tokens - 1) // 2  # from each the tokens behind it
+        attention = _attention(tokens * keys - hidden, self._query_width)
+        return count * (tokens * self._dense_layer + attention)
 
     def probe(self, tokens: int, keys: int, layer: int) -> int:
         """`tokens` new tokens up to the attention row of a 0-based layer: the layers before it, its query,
@@ -70,6 +83,6 @@ class PassFlops:
         return 2 * positions * self._width * self._vocabulary
 
 
-def _attention(queries: int, keys: int, width: int) -> int:
-    """Queries by keys, and weights by values, in all heads together `width` wide."""
-    return 4 * queries * keys * width
+def _attention(pairs: int, width: int) -> int:
+    """Queries by keys, and weights by values, for pairs of a query and a key, heads together `width` wide."""
+    return 4 * pairs * width

@@ -16,7 +16,8 @@ __all__ = ["METRICS", "Flow", "Metric", "Outcome", "Request", "Stopwatch", "synt
 
 Metric = Literal["first_token", "per_token", "first_answer", "region", "final_answer"]
 """Seconds from the request to the first token, to the first answer, to the region, to the final answer;
-`per_token` is the mean of the tokens after the first, in the first answer."""
+`per_token` is the mean of the tokens after the first, in the first answer. Where the region is known before
+the first answer is complete, that is later."""
 
 METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any, Final
 
 import torch
 from rich.console import Console
@@ -13,17 +15,27 @@ from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.ceilings import Rates, measure_rates
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Flow, Metric
-from secondlook.benchmarks.latency.measure import Sample, answer_in_turns, fresh_requests
-from secondlook.benchmarks.latency.memory import PeakMemory
+from secondlook.benchmarks.latency.measure import (
+    MemoryRow,
+    Sample,
+    answer_in_turns,
+    fresh_requests,
+    memory_in_turns,
+)
+from secondlook.benchmarks.latency.memory import ExtraMemory
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.presets import Preset
 from secondlook.benchmarks.latency.reference import ReferenceFlow
-from secondlook.benchmarks.latency.strong import StrongFlow
+from secondlook.benchmarks.latency.strong import EncodingOnceFlow, StrongFlow
 from secondlook.benchmarks.latency.subject import build_subject
-from secondlook.benchmarks.latency.summary import agreement, latency_rows, memory_rows, speedup
+from secondlook.benchmarks.latency.summary import BASELINES, agreement, latency_rows, speedup
 from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, Work, flow_work
+from secondlook.engine.kv_cache import CacheSettings
 
 __all__ = ["LatencyRun", "bench_latency"]
+
+_SLOTS: Final = 2
+"""Of the engine: one for a request's looks, and one for the same request timed by the token."""
 
 
 @dataclass(frozen=True)
@@ -45,61 +57,110 @@ class LatencyRun:
     seed: int = 0
 
 
-def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
-    """Measure a preset, with progress on stderr: the report, for JSON."""
+@dataclass
+class _Measured:
+    """What is known so far."""
+
+    samples: list[Sample] = field(default_factory=list)
+    memory: list[MemoryRow] = field(default_factory=list)
+
+
+def bench_latency(preset: Preset, run: LatencyRun, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Measure a preset, with progress on stderr, and tell the report, for JSON.
+
+    An error or Ctrl-C while requests are answered passes through; if rounds were complete by then, their
+    report is told before.
+    """
     console = Console(stderr=True)
+    on = environment(str(run.device), str(run.dtype).removeprefix("torch."))
     with console.status(f"making {preset.name} ..."):
-        subject = build_subject(preset, run.dtype, run.device, seed=run.seed)
-        flows: list[Flow] = [ReferenceFlow(subject), StrongFlow(subject), EngineFlow(subject)]
-    rates = _rates(run, console)
-    memory = PeakMemory(run.device)
-    samples = _samples(flows, preset, run, memory, console)
-    rates = rates.best(_rates(run, console))
-    lengths = Lengths.of(preset.layout, TYPICAL_QUESTION, run.new_tokens)
-    rows = latency_rows(samples, _work(preset, lengths), rates, subject.weight_bytes)
-    return {
-        "speedup_reference": speedup(samples, "reference"),
-        "speedup_strong": speedup(samples, "strong"),
-        "preset": preset.name,
-        "weights": "published" if preset.name == "demo" else "random",
-        "new_tokens": run.new_tokens,
-        "repeats": run.repeats,
-        "warmups": run.warmups,
-        "seed": run.seed,
-        "inputs": "every request has a new picture and question; no flow has seen it before",
-        "prompt_tokens": asdict(lengths),
-        "environment": environment(str(run.device), str(run.dtype).removeprefix("torch.")),
-        "threads": torch.get_num_threads(),
-        "rates": {**asdict(rates), "weight_bytes_per_token": subject.weight_bytes},
-        "agreement": {flow: agreement(samples, flow) for flow in ("strong", "ours")},
-        "rows": [asdict(row) for row in rows],
-        "memory_measure": memory.measure,
-        "memory": [asdict(row) for row in memory_rows(samples)],
-    }
+        subject = build_subject(
+            preset, run.dtype, run.device, seed=run.seed, cache=CacheSettings(most_slots=_SLOTS)
+        )
+        ours = EngineFlow(subject)
+        flows: list[Flow] = [ReferenceFlow(subject), StrongFlow(subject), EncodingOnceFlow(subject), ours]
+    # Nothing turns or moves on the screen while something is measured: a thread would do that.
+    console.print("measuring what the device reaches ...")
+    rates = measure_rates(run.dtype, run.device)
+    memory = ExtraMemory(run.device)
+    measured = _Measured()
+
+    def report(samples: Sequence[Sample], rates: Rates, *, interrupted: bool) -> dict[str, Any]:
+        return {
+            **{f"speedup_{flow}": speedup(samples, flow) for flow in BASELINES},
+            "preset": preset.name,
+            "weights": "published" if preset.name == "demo" else "random",
+            "new_tokens": run.new_tokens,
+            "repeats": run.repeats,
+            "warmups": run.warmups,
+            "seed": run.seed,
+            "interrupted": interrupted,
+            "inputs": "every request has a new picture",
+            "compiled": False,
+            **_rows(preset, run, samples, rates, subject.weight_bytes),
+            "environment": on,
+            "threads": torch.get_num_threads(),
+            "agreement": {flow: agreement(samples, flow) for flow in FLOWS if flow != "reference"},
+            "memory_measure": memory.measure,
+            "memory": [asdict(row) for row in measured.memory],
+            "slots": subject.engine.slots,
+            "slots_bytes": ours.slots_bytes,
+        }
+
+    try:
+        _measure(flows, preset, run, memory, console, measured)
+        console.print("measuring again what the device reaches ...")
+        rates = rates.best(measure_rates(run.dtype, run.device))
+    except BaseException:
+        complete = len(measured.samples) - len(measured.samples) % (2 * len(flows))
+        if complete:
+            tell(report(measured.samples[:complete], rates, interrupted=True))
+        raise
+    tell(report(measured.samples, rates, interrupted=False))
 
 
-def _rates(run: LatencyRun, console: Console) -> Rates:
-    with console.status("measuring what the device reaches ..."):
-        return measure_rates(run.dtype, run.device)
-
-
-def _samples(
-    flows: list[Flow], preset: Preset, run: LatencyRun, memory: PeakMemory, console: Console
-) -> list[Sample]:
-    """All samples but those of the warm-up."""
-    rounds = run.warmups + run.repeats
+def _measure(
+    flows: Sequence[Flow],
+    preset: Preset,
+    run: LatencyRun,
+    memory: ExtraMemory,
+    console: Console,
+    measured: _Measured,
+) -> None:
+    """The warm-up, a round for the memory alone, and those for the times; the progress is shown between
+    requests."""
+    rounds = run.warmups + 1 + run.repeats
     requests = fresh_requests(preset.preprocessing.side, run.new_tokens, rounds, run.seed)
+    warmups, one = islice(requests, 2 * run.warmups), islice(requests, 2)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    samples = []
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
         task = progress.add_task("requests", total=2 * rounds * len(flows))
-        for sample in answer_in_turns(flows, requests, memory):
-            progress.advance(task)
-            if sample.index >= 2 * run.warmups:
-                samples.append(sample)
-    return samples
+
+        def go_on() -> None:
+            progress.update(task, advance=1, refresh=True)
+
+        for _ in answer_in_turns(flows, warmups):
+            go_on()
+        for row in memory_in_turns(flows, one, memory):
+            measured.memory.append(row)
+            go_on()
+        for sample in answer_in_turns(flows, requests):
+            measured.samples.append(sample)
+            go_on()
 
 
-def _work(preset: Preset, lengths: Lengths) -> dict[str, dict[Metric, Work]]:
-    passes = PassFlops(preset.config)
-    return {flow: flow_work(flow, passes, lengths, preset.settings.probe_layer) for flow in FLOWS}
+def _rows(
+    preset: Preset, run: LatencyRun, samples: Sequence[Sample], rates: Rates, weight_bytes: int
+) -> dict[str, Any]:
+    """The report's rows, and what their ceilings come from."""
+    lengths = Lengths.of(preset.layout, TYPICAL_QUESTION, run.new_tokens)
+    passes, layer = PassFlops(preset.config, masked=False), preset.settings.probe_layer
+    work: dict[bool, dict[str, dict[Metric, Work]]] = {
+        unsure: {flow: flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
+        for unsure in (True, False)
+    }
+    return {
+        "prompt_tokens": asdict(lengths),
+        "rates": {**asdict(rates), "weight_bytes_per_token": weight_bytes},
+        "rows": [asdict(row) for row in latency_rows(samples, work, rates, weight_bytes)],
+    }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject
 from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.looks import FirstLook
 
 __all__ = ["EngineFlow"]
 
@@ -15,39 +19,94 @@ _NEVER: Final = 1e9
 
 
 class EngineFlow:
-    """`Engine.first_look` and `second_look`, through their public interface.
+    """First and second look of an engine that has nothing else to do.
 
-    The first look hands out answer and region together, and its time per stage. So time to the first token
-    and to the first answer are only known for sure requests, where no stage holds work for the region; for
-    unsure ones the engine does the same work up to there.
+    The region is there when the engine calls `on_region`, or with the answer where that is short; an unsure
+    request's first answer is complete after it. The engine tells nobody when it knows a token, so time to the
+    first token and per token are those of another first look at the same picture, which finds nothing kept
+    and waits for the device after each token: what is timed as a whole is not slowed down by that.
     """
 
     name = "ours"
 
     def __init__(self, subject: Subject) -> None:
         self._engine = subject.engine
+        self._device = subject.engine.model.device
+        self._decoder = subject.engine._decoder  # nothing public tells when a token is there
+
+    @property
+    def slots_bytes(self) -> int:
+        """What the keys and values of all slots take, used or not."""
+        return self._decoder.cache.nbytes
 
     def answer(self, request: Request) -> Outcome:
-        options = AnswerOptions(
-            threshold=0.0 if request.look_twice else _NEVER, max_new_tokens=request.new_tokens
+        watch = Stopwatch(self._device)
+        regions: list[float] = []
+        first = self._first_look(
+            request,
+            look_twice=request.look_twice,
+            on_region=lambda _found: regions.append(watch.at(time.perf_counter())),
         )
-        watch = Stopwatch(self._engine.model.device)
-        first = self._engine.first_look(request.global_image, request.question, request.size, options)
         elapsed = watch.pause()
-        seconds: dict[Metric, float] = {}
-        if len(first.tokens) > 1:
-            seconds["per_token"] = first.seconds.decode / (len(first.tokens) - 1)
-        if not request.look_twice:
-            seconds |= {
-                "first_token": first.seconds.encode + first.seconds.prefill,
-                "first_answer": elapsed,
-                "final_answer": elapsed,
-            }
-            return Outcome(first.look.token_ids, None, None, first.uncertainty, seconds)
-        assert first.pending is not None, f"no second look: {first.decision}"
-        region = first.pending.region
-        local_image = request.local_image(region)
-        watch.go_on()
-        final = self._engine.second_look(first.pending, local_image)
-        seconds |= {"region": elapsed, "final_answer": watch.read()}
-        return Outcome(first.look.token_ids, region, final.second.token_ids, first.uncertainty, seconds)
+        seconds: dict[Metric, float] = {"first_answer": elapsed}
+        region, second = None, None
+        if first.pending is not None:
+            region = first.pending.region
+            local_image = request.local_image(region)
+            watch.go_on()
+            second = self._engine.second_look(first.pending, local_image).second.token_ids
+            seconds["region"] = regions[0] if regions else elapsed
+        assert (second is not None) == request.look_twice, f"the engine decided: {first.decision}"
+        seconds["final_answer"] = watch.read() if request.look_twice else elapsed
+        seconds |= self._token_seconds(request)
+        return Outcome(first.look.token_ids, region, second, first.uncertainty, seconds)
+
+    def _first_look(
+        self,
+        request: Request,
+        *,
+        look_twice: bool,
+        client: str = "",
+        on_region: Callable[[FirstLook], None] | None = None,
+    ) -> FirstLook:
+        task = self._engine.start_first_look(
+            request.global_image,
+            request.question,
+            request.size,
+            AnswerOptions(threshold=0.0 if look_twice else _NEVER, max_new_tokens=request.new_tokens),
+            client=client,
+            on_region=on_region,
+        )
+        while not task.future.done():
+            self._engine.round()
+        return task.future.result()
+
+    def _token_seconds(self, request: Request) -> dict[Metric, float]:
+        """Time to the first token, and each further one's, of a first look that is not interrupted for the
+        region; another client's, so that no prefix is reused."""
+        with self._moments() as moments:
+            watch = Stopwatch(self._device)
+            first = self._first_look(request, look_twice=False, client="timed by the token")
+        known = [watch.at(moment) for moment in moments[: len(first.tokens)]]
+        seconds: dict[Metric, float] = {"first_token": known[0]}
+        if len(known) > 1:
+            seconds["per_token"] = (known[-1] - known[0]) / (len(known) - 1)
+        return seconds
+
+    @contextmanager
+    def _moments(self) -> Iterator[list[float]]:
+        """When the device was done with each token, by time.perf_counter: the decoder notes its progress
+        after every one."""
+        progress, moments = self._decoder.progress, list[float]()
+        note = progress.note
+
+        def timed_note(slots: Iterable[int]) -> None:
+            note(slots)
+            self._engine.model.synchronise()
+            moments.append(time.perf_counter())
+
+        progress.note = timed_note  # type: ignore[method-assign]
+        try:
+            yield moments
+        finally:
+            del progress.note

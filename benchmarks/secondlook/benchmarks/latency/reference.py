@@ -48,8 +48,8 @@ class ReferenceFlow:
         """Answer a request; the threshold is 0 for one that is to be looked at twice, else infinite."""
         threshold = 0.0 if request.look_twice else float("inf")
         watch = Stopwatch(self._device)
-        pixels = self._pixel_values([request.global_image])
-        first = self._generate(request, pixels)
+        pictures = self._pictures([request.global_image])
+        first = self._generate(request, pictures)
         uncertainty = _uncertainty(first.logits)
         seconds: dict[Metric, float] = {
             "first_answer": watch.read(),
@@ -59,20 +59,20 @@ class ReferenceFlow:
             seconds["per_token"] = (first.moments[-1] - first.moments[0]) / (len(first.moments) - 1)
         if uncertainty < threshold:
             return Outcome(first.tokens, None, None, uncertainty, {**seconds, "final_answer": watch.read()})
-        maps = [self._attention(question, pixels) for question in (request.question, GENERIC_QUESTION)]
+        maps = [self._attention(question, pictures) for question in (request.question, GENERIC_QUESTION)]
         region = self._region(maps[0], maps[1], request)
         seconds["region"] = watch.pause()
         local_image = request.local_image(region)
         watch.go_on()
-        both = torch.cat([pixels, self._pixel_values([local_image])])
+        both = torch.cat([pictures, self._pictures([local_image])])
         second = self._generate(request, both)
         _uncertainty(second.logits)  # what arbitration compares
         seconds["final_answer"] = watch.read()
         return Outcome(first.tokens, region, second.tokens, uncertainty, seconds)
 
-    def _generate(self, request: Request, pixels: Tensor) -> _Generated:
-        """Greedy tokens for a prompt with as many images as `pixels` [n, 3, S, S] has."""
-        inputs = self._inputs(request.question, pixels)
+    def _generate(self, request: Request, pictures: Tensor) -> _Generated:
+        """Greedy tokens for a prompt with the n images of `pictures` [n, ...]."""
+        inputs = self._inputs(request.question, pictures)
         clock = _TokenClock()
         output = self._model.generate(
             **inputs,
@@ -90,9 +90,9 @@ class ReferenceFlow:
         """Keywords of `generate` beyond greedy decoding, for sequences of `length` tokens in the end."""
         return {}
 
-    def _attention(self, question: str, pixels: Tensor) -> Tensor:
+    def _attention(self, question: str, pictures: Tensor) -> Tensor:
         """[N] float32: from the last prompt token to the global image at the probe layer, mean over heads."""
-        output = self._probed(**self._inputs(question, pixels), output_attentions=True)
+        output = self._probed(**self._inputs(question, pictures), output_attentions=True)
         return self._image_row(output.attentions[self._preset.settings.probe_layer])
 
     def _image_row(self, weights: Tensor) -> Tensor:
@@ -100,12 +100,21 @@ class ReferenceFlow:
         start, stop = self._preset.layout.span
         return weights[0, :, -1, start:stop].float().mean(0)
 
-    def _inputs(self, question: str, pixels: Tensor) -> dict[str, Tensor]:
-        prompt = self._preset.layout.build(question, len(pixels), 1)
+    def _inputs(self, question: str, pictures: Tensor) -> dict[str, Any]:
+        prompt = self._preset.layout.build(question, len(pictures), 1)
         ids = torch.tensor([prompt.ids], device=self._device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            **self._image_inputs(pictures),
+        }
 
-    def _pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+    def _image_inputs(self, pictures: Tensor) -> dict[str, Any]:
+        """How the model is given what `_pictures` made."""
+        return {"pixel_values": pictures}
+
+    def _pictures(self, images: Sequence[Image.Image]) -> Tensor:
+        """What the passes are given of images: pixel values [n, 3, S, S]."""
         squares = [self._preset.preprocessing.square(image) for image in images]
         return self._preset.preprocessing.pixel_values(squares, self._device).to(self._model.dtype)
 

@@ -16,10 +16,11 @@ from transformers.utils import logging
 from secondlook.benchmarks.latency.presets import Preset
 from secondlook.engine.attention import ATTENTION
 from secondlook.engine.folders import DEMO, find_folder
+from secondlook.engine.kv_cache import CacheSettings
 from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.looks import Engine
 
-__all__ = ["Subject", "build_subject", "random_model", "twin"]
+__all__ = ["Subject", "adapter", "build_subject", "random_model", "twin"]
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,28 @@ class Subject:
         return sum(tensor.nbytes for tensor in tensors)
 
 
-def build_subject(preset: Preset, dtype: torch.dtype, device: torch.device, *, seed: int = 0) -> Subject:
-    """A preset's model on a device: random weights, or the embedded model's own."""
+def build_subject(
+    preset: Preset,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    cache: CacheSettings | None = None,
+) -> Subject:
+    """A preset's model on a device: random weights, or the embedded model's own; `cache` is the engine's."""
     if preset.name == DEMO:
         model = _embedded_model(dtype, device)
     else:
         model = random_model(preset.config, dtype, device, seed)
     generation: Any = model.generation_config
     generation.eos_token_id = None  # every answer has as many tokens as were asked for
+    return Subject(preset, model, Engine(adapter(preset, model), cache=cache))
+
+
+def adapter(preset: Preset, model: LlavaForConditionalGeneration) -> LlavaAdapter:
+    """A preset's model as the engine calls it, on the same tensors."""
     served = twin(model, {"text_config": ATTENTION, "vision_config": "sdpa"})
-    adapter = LlavaAdapter(preset.name, served, preset.layout, preset.preprocessing, preset.settings)
-    return Subject(preset, model, Engine(adapter))
+    return LlavaAdapter(preset.name, served, preset.layout, preset.preprocessing, preset.settings)
 
 
 def random_model(

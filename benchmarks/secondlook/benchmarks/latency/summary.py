@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from secondlook.benchmarks.latency.ceilings import Rates
 from secondlook.benchmarks.latency.flow import METRICS, Metric
 from secondlook.benchmarks.latency.measure import Sample
-from secondlook.benchmarks.latency.work import Work
+from secondlook.benchmarks.latency.work import FLOWS, Work
 
-__all__ = ["LatencyRow", "MemoryRow", "agreement", "latency_rows", "memory_rows", "rows_text", "speedup"]
+__all__ = [
+    "BASELINES",
+    "LatencyRow",
+    "agreement",
+    "agreement_text",
+    "latency_rows",
+    "rows_text",
+    "speedup",
+    "tail",
+]
+
+BASELINES: Final = tuple(flow for flow in FLOWS if flow != "ours")
 
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One metric of one flow, in milliseconds; `ceiling_ms` is the least the device could need for it."""
+    """One metric of one flow, in milliseconds.
+
+    Attributes:
+        p99_ms: of fewer than 100 requests no more than a guess; say `max_ms` then.
+        ceiling_ms: of the work at the rates measured, `Rates.ceiling`.
+    """
 
     request: str
     metric: Metric
@@ -26,51 +42,46 @@ class LatencyRow:
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    max_ms: float
     ceiling_ms: float
     count: int
 
 
-@dataclass(frozen=True)
-class MemoryRow:
-    """The highest memory of one flow, over all requests of a kind."""
-
-    request: str
-    flow: str
-    peak_bytes: int
-
-
 def latency_rows(
     samples: Sequence[Sample],
-    work: Mapping[str, Mapping[Metric, Work]],
+    work: Mapping[bool, Mapping[str, Mapping[Metric, Work]]],
     rates: Rates,
     weight_bytes: int,
 ) -> list[LatencyRow]:
     """A row for every kind of request, metric and flow that has times.
 
     Args:
-        work: by flow, of an unsure request until each milestone.
+        work: of unsure requests (True) and sure ones, by flow, until each milestone.
         weight_bytes: read for each decoded token.
     """
     rows = []
     for unsure in (True, False):
         for metric in METRICS:
-            for flow in work:
+            for flow, milestones in work[unsure].items():
                 seconds = _seconds(samples, flow, unsure, metric)
                 if not seconds:
                     continue
                 p50, p90, p99 = (1e3 * float(value) for value in np.percentile(seconds, (50, 90, 99)))
-                ceiling = 1e3 * rates.ceiling(_work(work[flow], metric, unsure), weight_bytes)
-                rows.append(LatencyRow(_kind(unsure), metric, flow, p50, p90, p99, ceiling, len(seconds)))
+                ceiling = 1e3 * rates.ceiling(_work(milestones, metric), weight_bytes)
+                rows.append(
+                    LatencyRow(
+                        _kind(unsure),
+                        metric,
+                        flow,
+                        p50,
+                        p90,
+                        p99,
+                        1e3 * max(seconds),
+                        ceiling,
+                        len(seconds),
+                    )
+                )
     return rows
-
-
-def memory_rows(samples: Sequence[Sample]) -> list[MemoryRow]:
-    """The peaks of every flow that answered."""
-    peaks: dict[tuple[str, str], int] = {}
-    for sample in samples:
-        key = _kind(sample.unsure), sample.flow
-        peaks[key] = max(peaks.get(key, 0), sample.peak_bytes)
-    return [MemoryRow(*key, peak) for key, peak in sorted(peaks.items(), reverse=True)]
 
 
 def speedup(samples: Sequence[Sample], flow: str) -> float:
@@ -91,22 +102,44 @@ def agreement(samples: Sequence[Sample], flow: str) -> dict[str, float]:
     }
 
 
+def tail(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Title and key of the column of slow requests: fewer than 100 have no 99th percentile."""
+    few = min(row["count"] for row in report["rows"]) < 100
+    return ("slowest", "max_ms") if few else ("99 %", "p99_ms")
+
+
 def rows_text(report: Mapping[str, Any]) -> str:
     """A latency report as a table for people."""
-    lines = [f"{'request':9}{'metric':14}{'flow':11}{'p50 ms':>10}{'p90':>10}{'p99':>10}{'ceiling':>10}"]
+    slow, key = tail(report)
+    lines = [f"{'request':9}{'metric':14}{'flow':15}{'median ms':>10}{'90 %':>10}{slow:>10}{'ceiling':>10}"]
     lines += [
-        f"{row['request']:9}{row['metric']:14}{row['flow']:11}{row['p50_ms']:10.1f}{row['p90_ms']:10.1f}"
-        f"{row['p99_ms']:10.1f}{row['ceiling_ms']:10.1f}"
+        f"{row['request']:9}{row['metric']:14}{row['flow']:15}{row['p50_ms']:10.1f}{row['p90_ms']:10.1f}"
+        f"{row[key]:10.1f}{row['ceiling_ms']:10.1f}"
         for row in report["rows"]
     ]
     lines.append("")
     lines += [
-        f"{row['request']:9}{'peak memory':14}{row['flow']:11}{row['peak_bytes'] / 2**20:10.0f} MiB"
+        f"{row['request']:9}{'extra memory':14}{row['flow']:15}{row['extra_bytes'] / 2**20:10.0f} MiB"
         for row in report["memory"]
     ]
-    reference, strong = report["speedup_reference"], report["speedup_strong"]
-    lines += ["", f"final answer, unsure: {reference:.2f}x the reference flow, {strong:.2f}x the strong one"]
+    lines += [f"held by ours, not in the above: {report['slots_bytes'] / 2**20:.0f} MiB of slots", ""]
+    lines += [
+        f"{flow:15}{agreement_text(same)} equal the reference flow's"
+        for flow, same in report["agreement"].items()
+    ]
+    speedups = (f"{report[f'speedup_{flow}']:.2f}x {flow}" for flow in BASELINES)
+    lines += ["", f"final answer, unsure: {', '.join(speedups)}"]
+    if report["interrupted"]:
+        lines.append("interrupted: of the rounds that were complete")
     return "\n".join(lines)
+
+
+def agreement_text(same: Mapping[str, float]) -> str:
+    """What `agreement` found, in words."""
+    return (
+        f"{same['first_tokens']:.0%} of first answers, {same['region']:.0%} of regions and "
+        f"{same['second_tokens']:.0%} of second answers"
+    )
 
 
 def _kind(unsure: bool) -> str:
@@ -121,10 +154,8 @@ def _seconds(samples: Sequence[Sample], flow: str, unsure: bool, metric: Metric)
     ]
 
 
-def _work(milestones: Mapping[Metric, Work], metric: Metric, unsure: bool) -> Work:
+def _work(milestones: Mapping[Metric, Work], metric: Metric) -> Work:
     if metric == "per_token":
         decoding = milestones["first_answer"]
         return Work(sequential=decoding.sequential // decoding.steps, steps=1)
-    if metric == "final_answer" and not unsure:
-        return milestones["first_answer"]
     return milestones[metric]

@@ -7,11 +7,12 @@ from typing import Final, Literal, get_args
 
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Metric
+from secondlook.engine.policy import Policy
 from secondlook.engine.prompts import GENERIC_QUESTION, PromptLayout
 
 __all__ = ["FLOWS", "TYPICAL_QUESTION", "FlowName", "Lengths", "Work", "flow_work"]
 
-FlowName = Literal["reference", "strong", "ours"]
+FlowName = Literal["reference", "strong", "encoding_once", "ours"]
 FLOWS: Final[tuple[FlowName, ...]] = get_args(FlowName)
 
 TYPICAL_QUESTION: Final = "What number is on the red sign?"
@@ -45,6 +46,7 @@ class Lengths:
         question, generic: whole prompts with the global image.
         both: the whole prompt with global and local image.
         new: of each answer.
+        decided: of the first answer, when the engine decides whether to look again.
     """
 
     prefix: int
@@ -52,6 +54,7 @@ class Lengths:
     generic: int
     both: int
     new: int
+    decided: int
 
     @classmethod
     def of(cls, layout: PromptLayout, question: str, new_tokens: int) -> Lengths:
@@ -62,46 +65,53 @@ class Lengths:
             generic=len(layout.build(GENERIC_QUESTION, 1, 1).ids),
             both=len(layout.build(question, 2, new_tokens).ids),
             new=new_tokens,
+            decided=min(new_tokens, Policy.decide_after),
         )
 
 
-def flow_work(flow: FlowName, passes: PassFlops, lengths: Lengths, probe_layer: int) -> dict[Metric, Work]:
-    """The work of an unsure request from its start to each milestone; a sure one ends with "first_answer"."""
+def flow_work(
+    flow: FlowName, passes: PassFlops, lengths: Lengths, probe_layer: int, *, unsure: bool
+) -> dict[Metric, Work]:
+    """The work of a request from its start to each milestone; a sure one has no region."""
     if flow == "ours":
-        return _engine(passes, lengths, probe_layer)
-    return _published(passes, lengths, strong=flow == "strong")
+        return _engine(passes, lengths, probe_layer, unsure)
+    return _published(passes, lengths, flow, unsure)
 
 
-def _published(passes: PassFlops, lengths: Lengths, strong: bool) -> dict[Metric, Work]:
+def _published(passes: PassFlops, lengths: Lengths, flow: FlowName, unsure: bool) -> dict[Metric, Work]:
     """`generate`, two complete passes, `generate` on two images.
 
-    The reference computes logits for every position of the complete passes. The strong flow does not, but
-    every query in its `generate` is given all keys of a static cache.
+    The reference computes logits for every position of the complete passes. The stronger flows do not, but
+    every query that they decode is given all keys of a static cache.
     """
     n, g, two, new = lengths.question, lengths.generic, lengths.both, lengths.new
-    one_cache, two_cache = (n + new - 1, two + new - 1) if strong else (n, two)
-    first = Work(passes.encode() + passes.decoder(n, one_cache) + passes.logits())
-    answer = first + _decoding(passes, n, new, static=strong)
+    static, once = flow != "reference", flow == "encoding_once"
+    first = Work(passes.encode() + passes.decoder(n, n) + passes.logits())
+    answer = first + _decoding(passes, n, new, static=static)
+    if not unsure:
+        return {"first_token": first, "first_answer": answer, "final_answer": answer}
     region = answer
     for length in (n, g):
-        logits = passes.logits(1 if strong else length)
-        region += Work(passes.encode() + passes.decoder(length, length) + logits)
-    second = Work(passes.encode(2) + passes.decoder(two, two_cache) + passes.logits())
-    return _milestones(first, answer, region, region + second + _decoding(passes, two, new, static=strong))
+        logits = passes.logits(1 if static else length)
+        region += Work(passes.encode(0 if once else 1) + passes.decoder(length, length) + logits)
+    second = Work(passes.encode(1 if once else 2) + passes.decoder(two, two) + passes.logits())
+    final = region + second + _decoding(passes, two, new, static=static)
+    return {"first_token": first, "first_answer": answer, "region": region, "final_answer": final}
 
 
-def _engine(passes: PassFlops, lengths: Lengths, probe_layer: int) -> dict[Metric, Work]:
-    """Global image and question in one pass; the generic question through the probe layer; the second look
-    after the kept prefix."""
+def _engine(passes: PassFlops, lengths: Lengths, probe_layer: int, unsure: bool) -> dict[Metric, Work]:
+    """Global image and question in one pass; after the first tokens the generic question through the probe
+    layer; the rest of the answer; the second look after the kept prefix."""
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
-    first = Work(passes.encode() + passes.decoder(n, n) + passes.row(n) + passes.logits())
+    encode = passes.encode(blocks=passes.feature_blocks)
+    first = Work(encode + passes.decoder(n, n) + passes.row(n) + passes.logits())
     answer = first + _decoding(passes, n, lengths.new)
-    region = answer + Work(passes.probe(g - prefix, g, probe_layer))
-    second = Work(passes.encode() + passes.decoder(two - prefix, two) + passes.logits())
-    return _milestones(first, answer, region, region + second + _decoding(passes, two, lengths.new))
-
-
-def _milestones(first: Work, answer: Work, region: Work, final: Work) -> dict[Metric, Work]:
+    if not unsure:
+        return {"first_token": first, "first_answer": answer, "final_answer": answer}
+    probe = Work(passes.probe(g - prefix, g, probe_layer))
+    region, answer = first + _decoding(passes, n, lengths.decided) + probe, answer + probe
+    second = Work(encode + passes.decoder(two - prefix, two) + passes.logits())
+    final = answer + second + _decoding(passes, two, lengths.new)
     return {"first_token": first, "first_answer": answer, "region": region, "final_answer": final}
 
 

@@ -67,4 +67,4 @@ def bench_load(
         seed=seed,
     )
     report = load.bench_load(presets.preset(preset), run)
-    tell(load.load_text(report), report, output)
+    tell(load.load_text, report, output)
