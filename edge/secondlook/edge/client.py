@@ -213,7 +213,9 @@ def _ignore(stage: Stage) -> None:
 
 
 def _request(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
-    return http.build_request(call.method, call.path, **call.parts())
+    request = http.build_request(call.method, call.path, **call.parts())
+    request.read()  # whole, or each part of its body would travel in a packet of its own
+    return request
 
 
 def _checked_url(server_url: str) -> httpx.URL:
