@@ -53,14 +53,10 @@ LATENCY: dict[str, Any] = {
     "slots_bytes": 2**23,
 }
 LATENCY_SHOWN = """\
-**Latency**, `small`, 4 tokens an answer: the final answer to an unsure request 3.00 times as fast as by the \
-reference flow, 2.00 times as fast as by the stronger one, 1.50 times as fast as by that one with each \
-picture encoded once. 100% of first answers, 75% of regions and 50% of second answers equal the reference \
-flow's. \
-Medians of 7 requests of each kind; the last three columns are secondlook's, the ceiling is its work at the \
-rates measured on the device. Extra memory is the peak less what was held before a request; secondlook holds \
-8 MiB of slots all the time. No flow is compiled by torch.compile. Measured in float32 on A CPU (2 CPU \
-threads), torch 2.99.0, transformers 5.0.0, commit unknown:
+**Latency**, `small`, 4 tokens an answer: an unsure request's final answer comes 3.00 times as fast as by the \
+reference flow, 2.00 times as by the stronger one, 1.50 times as by encoding once. 100% of first answers, 75% \
+of regions and 50% of second answers equal the reference flow's. Medians of 7 requests of each kind, float32 \
+on A CPU (2 CPU threads), torch 2.99.0, transformers 5.0.0, commit unknown; secondlook's slots hold 8 MiB:
 
 | request | until | reference, ms | stronger, ms | encoding once, ms | secondlook, ms | 90 % | slowest \
 | ceiling, ms |

@@ -79,15 +79,12 @@ def _latency(report: Report) -> str:
     lines.append(f"| unsure | extra memory | {' | '.join(extra)} | | | |")
     counts = {row["count"] for row in report["rows"]}
     return (
-        f"**Latency**, `{report['preset']}`, {report['new_tokens']} tokens an answer: the final answer to an "
-        f"unsure request {report['speedup_reference']:.2f} times as fast as by the reference flow, "
-        f"{report['speedup_strong']:.2f} times as fast as by the stronger one, "
-        f"{report['speedup_encoding_once']:.2f} times as fast as by that one with each picture encoded once. "
-        f"{agreement_text(report['agreement']['ours'])} equal the reference flow's. Medians of "
-        f"{min(counts)} requests of each kind; the last three columns are secondlook's, the ceiling is its "
-        f"work at the rates measured on the device. Extra memory is the peak less what was held before a "
-        f"request; secondlook holds {report['slots_bytes'] / 2**20:.0f} MiB of slots all the time. "
-        f"No flow is compiled by torch.compile. Measured in {_on(report)}:\n\n" + "\n".join(lines)
+        f"**Latency**, `{report['preset']}`, {report['new_tokens']} tokens an answer: an unsure request's final "
+        f"answer comes {report['speedup_reference']:.2f} times as fast as by the reference flow, "
+        f"{report['speedup_strong']:.2f} times as by the stronger one, {report['speedup_encoding_once']:.2f} "
+        f"times as by encoding once. {agreement_text(report['agreement']['ours'])} equal the reference "
+        f"flow's. Medians of {min(counts)} requests of each kind, {_on(report)}; secondlook's slots hold "
+        f"{report['slots_bytes'] / 2**20:.0f} MiB:\n\n" + "\n".join(lines)
     )
 
 
@@ -105,7 +102,7 @@ def _flops(report: Report) -> str:
         f"| {row['relative_computation']:.2f} |"
         for row in report["rows"]
     ]
-    worst = max(abs(row["deviation"]) for row in report["passes"])
+    worst = max(0.0001, *(abs(row["deviation"]) for row in report["passes"]))
     return (
         f"**FLOPs**, `{report['preset']}`, {report['new_tokens']} tokens an answer, an unsure request, "
         f"commit {report['environment']['commit'] or 'unknown'}; the formulas are within {worst:.2%} of "
