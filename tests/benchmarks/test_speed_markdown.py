@@ -53,10 +53,11 @@ LATENCY: dict[str, Any] = {
     "slots_bytes": 2**23,
 }
 LATENCY_SHOWN = """\
-**Latency**, `small`, 4 tokens an answer: an unsure request's final answer comes 3.00 times as fast as by the \
-reference flow, 2.00 times as by the stronger one, 1.50 times as by encoding once. 100% of first answers, 75% \
-of regions and 50% of second answers equal the reference flow's. Medians of 7 requests of each kind, float32 \
-on A CPU (2 CPU threads), torch 2.99.0, transformers 5.0.0, commit unknown; secondlook's slots hold 8 MiB:
+**Latency**, `small`, 4 tokens an answer: an unsure request's final answer comes 3.00 times as fast \
+as by the reference flow, 2.00 times as by the stronger one, 1.50 times as by encoding once. 100% of \
+first answers, 75% of regions and 50% of second answers equal the reference flow's. Medians of 7 \
+requests of each kind, float32 on A CPU (2 CPU threads), torch 2.99.0, transformers 5.0.0, commit \
+unknown; secondlook's slots hold 8 MiB:
 
 | request | until | reference, ms | stronger, ms | encoding once, ms | secondlook, ms | 90 % | slowest \
 | ceiling, ms |
