@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks import cli as bench_cli
 from secondlook.benchmarks.latency import presets
 from secondlook.benchmarks.load import cli as load_cli
+from secondlook.benchmarks.load import load
 from secondlook.benchmarks.load.edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
 from secondlook.benchmarks.load.load import LoadError, LoadRun, load_rows
 from secondlook.benchmarks.loopback import loopback_server
@@ -150,3 +152,19 @@ def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, 
         assert row["failures"] == 0
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["looked_twice"] == pytest.approx(0.25, abs=0.2)
+
+
+def test_an_interruption_keeps_the_complete_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def phases(*_: object) -> Iterator[PhaseResult]:
+        for number in range(5):  # two rounds, and one of two phases of the third
+            yield PhaseResult([Asked(0.1 * (number + 1), unsure=False)])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load, "_phases", phases)
+    told: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        load.bench_load(tiny_preset(), LoadRun(torch.float32, CPU, edges=(2,)), told.append)
+    (report,) = told
+    assert report["interrupted"]
+    assert [row["answers"] for row in report["rows"]] == [2, 2]
+    assert [row["p50_ms"] for row in report["rows"]] == pytest.approx([200, 300])

@@ -66,5 +66,4 @@ def bench_load(
         new_tokens=new_tokens,
         seed=seed,
     )
-    report = load.bench_load(presets.preset(preset), run)
-    tell(load.load_text, report, output)
+    load.bench_load(presets.preset(preset), run, lambda report: tell(load.load_text, report, output))

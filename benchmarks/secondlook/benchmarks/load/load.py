@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -92,36 +93,53 @@ class LoadRow:
     bytes_up: float
 
 
-def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
-    """Measure a preset, with progress on stderr: the report, for JSON."""
+def bench_load(preset: Preset, run: LoadRun, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Measure a preset, with progress on stderr, and tell the report, for JSON.
+
+    An error or Ctrl-C passes through; if rounds were complete by then, their report is told before.
+    """
     console = Console(stderr=True)
+    on = environment(str(run.device), str(run.dtype).removeprefix("torch."))
     with console.status(f"making {preset.name} ..."):
         subject = build_subject(preset, run.dtype, run.device, seed=run.seed)
-    with loopback_server(subject.engine) as url:
-        results = _phases(run, url, console)
-    rows = load_rows(results, run.seconds)
-    return {
-        "speedup_sequential": rows[-1].speedup,
-        "preset": preset.name,
-        "weights": "published" if preset.name == "demo" else "random",
-        "retransmission_rate": run.retransmission_rate,
-        "delay_ms": run.delay_ms,
-        "new_tokens": run.new_tokens,
-        "seconds": run.seconds,
-        "warmup_seconds": run.warmup_seconds,
-        "rounds": run.rounds,
-        "seed": run.seed,
-        "inputs": "every question has a new picture; edges are clients in one other process on this machine",
-        "slots": subject.engine.slots,
-        "environment": environment(str(run.device), str(run.dtype).removeprefix("torch.")),
-        "threads": torch.get_num_threads(),
-        "rows": [asdict(row) for row in rows],
-    }
+    results: list[PhaseResult] = []
+
+    def report(*, interrupted: bool) -> dict[str, Any]:
+        numbers = len(run.counts)
+        complete = results[: len(results) - len(results) % numbers]
+        by_count = {count: complete[place::numbers] for place, count in enumerate(run.counts)}
+        rows = load_rows(by_count, run.seconds)
+        return {
+            "speedup_sequential": rows[-1].speedup,
+            "preset": preset.name,
+            "weights": "published" if preset.name == "demo" else "random",
+            "retransmission_rate": run.retransmission_rate,
+            "delay_ms": run.delay_ms,
+            "new_tokens": run.new_tokens,
+            "seconds": run.seconds,
+            "warmup_seconds": run.warmup_seconds,
+            "rounds": run.rounds,
+            "seed": run.seed,
+            "interrupted": interrupted,
+            "inputs": "every question has a new picture; edges are clients in one other process here",
+            "slots": subject.engine.slots,
+            "environment": on,
+            "threads": torch.get_num_threads(),
+            "rows": [asdict(row) for row in rows],
+        }
+
+    try:
+        with loopback_server(subject.engine) as url:
+            results.extend(_phases(run, url, console))
+    except BaseException:
+        if len(results) >= len(run.counts):
+            tell(report(interrupted=True))
+        raise
+    tell(report(interrupted=False))
 
 
-def _phases(run: LoadRun, url: str, console: Console) -> dict[int, list[PhaseResult]]:
-    """All phases' results by number of edges, each number in every round."""
-    results: dict[int, list[PhaseResult]] = {count: [] for count in run.counts}
+def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
+    """The result of every phase: in each round one for each number of edges."""
     phase = Phase(
         url=url,
         edges=1,
@@ -135,14 +153,15 @@ def _phases(run: LoadRun, url: str, console: Console) -> dict[int, list[PhaseRes
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # A process of their own: edges are not to take the server's interpreter from it.
     spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawned) as process, Progress(*columns, console=console) as progress:
+    with (
+        ProcessPoolExecutor(1, spawned) as process,
+        Progress(*columns, console=console, auto_refresh=False) as progress,
+    ):
         task = progress.add_task("phases", total=run.rounds * len(run.counts))
-        for number in range(run.rounds):
-            for count in run.counts:
-                phase = replace(phase, edges=count, seed=(run.seed, number, count))
-                results[count].append(process.submit(run_phase, phase).result())
-                progress.advance(task)
-    return results
+        for number, count in itertools.product(range(run.rounds), run.counts):
+            phase = replace(phase, edges=count, seed=(run.seed, number, count))
+            yield process.submit(run_phase, phase).result()
+            progress.update(task, advance=1, refresh=True)
 
 
 def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[LoadRow]:
