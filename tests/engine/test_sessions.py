@@ -78,6 +78,16 @@ def test_a_session_expires_when_its_time_is_over_and_not_before() -> None:
     assert sessions.give_up(name) == "Q"
 
 
+def test_a_session_that_just_expired_can_still_be_given_up() -> None:
+    clock = Clock()
+    sessions = store(clock, seconds=30.0)
+    name = opened(sessions, "q")
+    clock.now += 31
+    assert sessions.give_up(name) == "Q"
+    with pytest.raises(ExpiredSessionError, match="within 30 seconds"):
+        sessions.look(name)
+
+
 def test_purging_frees_what_is_over_time() -> None:
     clock = Clock()
     sessions = store(clock, seconds=30.0)

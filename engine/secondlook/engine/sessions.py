@@ -113,6 +113,7 @@ class SessionStore(Generic[KeptT, LeftT]):
 
         A session that ended before stays as it ended; only one that is claimed cannot be given up.
         """
+        self.purge()
         ended = self._ended.get(name)
         if ended is not None:
             return ended[1]
