@@ -207,6 +207,28 @@ def test_what_a_second_look_needs_is_given_up_last(model: LlavaAdapter, counts: 
     assert prefix.slot is None
 
 
+def test_a_prefix_shared_with_a_sure_answer_stays_with_the_second_look(
+    model: LlavaAdapter, counts: Counts
+) -> None:
+    engine = engine_of(model, 2)
+    ask(engine, 1, second_look="never")
+    tasks = [
+        engine.start_first_look(picture(seed), QUESTION, LARGE, options, client="camera")
+        for seed, options in (
+            (1, AnswerOptions(second_look="never", max_new_tokens=1)),  # continues the kept prefix
+            (1, AnswerOptions(second_look="always", max_new_tokens=4, decide_after=4)),  # a copy of it
+            (2, AnswerOptions(second_look="never", max_new_tokens=4)),  # takes the first one's slot
+        )
+    ]
+    while engine.round():
+        pass
+    pending = pending_of(tasks[1].future.result())
+    assert pending.prefix.slot is not None
+    counts.pictures = 0
+    engine.second_look(pending, picture(9))
+    assert counts.pictures == 1
+
+
 def test_questions_that_waited_for_a_slot_find_what_was_computed_meanwhile(
     model: LlavaAdapter, counts: Counts
 ) -> None:

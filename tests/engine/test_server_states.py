@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import Future
+from typing import Any
 
 import httpx
 import pytest
@@ -20,9 +22,9 @@ from engine.serving_harness import (
     session,
 )
 from secondlook.edge.wire import AnswerReply
-from secondlook.engine.errors import ModelNotFoundError
+from secondlook.engine.errors import EngineFailedError, ModelNotFoundError
 from secondlook.engine.server import create_app, create_loading_app
-from secondlook.engine.service import TwoLookService
+from secondlook.engine.service import TwoLookService, _without_second
 from secondlook.engine.settings import ServerSettings, SessionLimits
 
 # Sessions
@@ -298,3 +300,16 @@ def test_a_client_that_goes_away_harms_nobody() -> None:
         assert (await second_look(client, name)).status_code == 200
 
     served(scenario, engine)
+
+
+def test_of_a_first_look_that_failed_nothing_but_the_error_stays() -> None:
+    first, stands = Future[Any](), Future[Any]()
+    try:
+        raise EngineFailedError("the model failed")
+    except EngineFailedError as error:
+        first.set_exception(error)
+    _without_second(stands, first)
+    left = stands.exception(0)
+    assert isinstance(left, EngineFailedError)
+    assert str(left) == "the model failed"
+    assert left.__traceback__ is None  # it would hold pictures and claims

@@ -240,6 +240,7 @@ class Engine:
                     decision = "no_detail_to_gain"
                 else:
                     claim = kept.claim()
+                    self._pool.hold(slot, kept)  # another slot may have had it, and given it up until now
                     pending = Pending(kept, picture, question, look, region, policy, limit, claim)
             found = FirstLook(look, decision, region, pending, maps, _seconds(spent))
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
@@ -259,9 +260,8 @@ class Engine:
             after.future.result()  # where that failed, nothing can be compared in the end
         slot, prefix = yield Slot(lambda: pending.prefix)
         try:
-            if (
-                prefix is None
-            ):  # it was given up: the first look's pass, alone, gives the same keys and values
+            if prefix is None:
+                # It was given up: the first look's pass, alone, gives the same keys and values.
                 first = self._prompt(pending.question, 1, limit)
                 yield from self._ask(slot, first, pending.global_image, 1, reused=False, probe=False)
                 self._pool.hold(slot, pending.prefix)

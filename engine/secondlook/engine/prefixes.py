@@ -13,7 +13,7 @@ __all__ = ["PrefixIndex"]
 
 
 class PrefixIndex:
-    """Kept prefixes by client and picture; as many at most as there are slots that can hold them.
+    """Kept prefixes by client and picture; not many more than there are in slots or claimed.
 
     Attributes:
         hits, misses: how often a picture's prefix was there when it was asked for, and how often not.
@@ -38,4 +38,6 @@ class PrefixIndex:
         """Find the picture's prefix there from now on."""
         self._known[client, picture.digest] = prefix
         if len(self._known) > 2 * self._slots:
-            self._known = {name: kept for name, kept in self._known.items() if kept.slot is not None}
+            self._known = {
+                name: kept for name, kept in self._known.items() if kept.slot is not None or kept.claimed
+            }

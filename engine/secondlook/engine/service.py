@@ -7,6 +7,7 @@ thread).
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -282,6 +283,6 @@ def _without_second(stands: Future[AnswerReply], first: Future[FirstLook]) -> No
     if first.cancelled():
         stands.cancel()
     elif (error := first.exception()) is not None:
-        stands.set_exception(error)
+        stands.set_exception(copy.copy(error))  # without its traceback, which holds the look's frames
     else:
         stands.set_result(first_reply(replace(first.result(), pending=None), None))

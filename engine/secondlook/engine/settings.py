@@ -28,7 +28,8 @@ class SessionLimits:
     Attributes:
         max_waiting: sessions that wait for their local image; one more, and the oldest is given up.
         seconds: how long a session waits for its local image.
-        max_remembered: ended sessions whose end is still known (409, 410); older ones are unknown (404).
+        max_remembered: ended sessions whose end (409, 410) and last reply are still known; older ones are
+            unknown (404).
     """
 
     max_waiting: int = 1024
@@ -47,7 +48,8 @@ class ServerSettings:
     """The HTTP server's bounds; every one of them protects the server from a client.
 
     Attributes:
-        queue_size: questions that may wait, besides those that the model works on.
+        queue_size: questions that may wait, besides those that the model works on; second looks may be that
+            many more, and fill all places.
         max_body_bytes: size of a request's body, counted while it arrives.
         max_question_characters: length of a question; the engine's own limits hold too.
         max_new_tokens: the most that a request may ask for.

@@ -60,7 +60,8 @@ class InferenceThread:
 
     Args:
         load: makes the engine; called once, on the thread.
-        queue_size: how many looks may wait, besides those that the engine computes.
+        queue_size: how many looks may wait, besides those that the engine computes; second looks may wait
+            in that many places more.
         clock: seconds that never run backwards.
     """
 
@@ -126,7 +127,7 @@ class InferenceThread:
     def submit(
         self, start: Callable[[TwoLookEngine], Task[ResultT]], *, second: bool = False
     ) -> Submitted[ResultT]:
-        """Hand a look in; `start` begins it, on the inference thread. Second looks have places of their own.
+        """Hand a look in; `start` begins it, on the inference thread. Second looks have more places.
 
         Its future raises what the look raises when that is a SecondLookError, and EngineFailedError for
         anything else.

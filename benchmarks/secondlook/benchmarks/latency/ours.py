@@ -36,7 +36,7 @@ class EngineFlow:
 
     @property
     def slots_bytes(self) -> int:
-        """What the keys and values of all slots take, used or not."""
+        """What the keys and values of all slots take, used or not, the one for padding included."""
         return self._decoder.cache.nbytes
 
     def answer(self, request: Request) -> Outcome:

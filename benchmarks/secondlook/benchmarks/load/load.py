@@ -7,6 +7,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -133,7 +134,8 @@ def bench_load(preset: Preset, run: LoadRun, tell: Callable[[dict[str, Any]], No
             results.extend(_phases(run, url, console))
     except BaseException:
         if len(results) >= len(run.counts):
-            tell(report(interrupted=True))
+            with suppress(LoadError):  # which is not what ended it
+                tell(report(interrupted=True))
         raise
     tell(report(interrupted=False))
 
