@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
@@ -16,15 +17,28 @@ def pytest_configure() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail."""
-    if item.get_closest_marker("needs_cuda") is None:
-        return
+    """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail.
+
+    Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1.
+    """
+    if item.get_closest_marker("needs_cuda") is not None:
+        _need("a CUDA GPU", _has_gpu(), "SECONDLOOK_REQUIRE_CUDA")
+    if item.get_closest_marker("needs_tensorrt") is not None:
+        there = find_spec("tensorrt") is not None and _has_gpu()
+        _need("TensorRT and a CUDA GPU", there, "SECONDLOOK_REQUIRE_TENSORRT")
+
+
+def _has_gpu() -> bool:
     import torch
 
-    if not torch.cuda.is_available():
-        if os.environ.get("SECONDLOOK_REQUIRE_CUDA") == "1":
-            pytest.fail("this test needs a CUDA GPU, and SECONDLOOK_REQUIRE_CUDA=1 demands one")
-        pytest.skip("needs a CUDA GPU")
+    return torch.cuda.is_available()
+
+
+def _need(what: str, there: bool, demanding: str) -> None:
+    if not there:
+        if os.environ.get(demanding) == "1":
+            pytest.fail(f"this test needs {what}, and {demanding}=1 demands it")
+        pytest.skip(f"needs {what}")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from packaging.version import Version
 from repository import PARTS, ROOT
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-EXTRAS = {"engine", "export", "onnxruntime-gpu", "bench", "dev"}
+EXTRAS = {"engine", "export", "onnxruntime-gpu", "tensorrt", "tensorrt-lean", "bench", "dev"}
 EDGE_REQUIREMENTS = {"httpx", "pillow", "pydantic", "rich", "typer"}
 METADATA_FILES = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 LIMIT_BYTES = 20_000_000

@@ -147,7 +147,7 @@ def test_tests_sanitizers_and_times_are_among_the_steps(tmp_path: Path) -> None:
     steps = gpu_check._steps(tmp_path)
     measured = ["kernels", "latency", "prefill", "load"]
     assert list(steps) == ["library", "tests", *measured, "memcheck", "racecheck"]
-    assert "needs_cuda" in steps["tests"].command
+    assert "needs_cuda or needs_tensorrt" in steps["tests"].command
     for name in measured:
         assert str(tmp_path / f"{name}.json") in steps[name].command
     for name in ("memcheck", "racecheck"):

@@ -16,7 +16,7 @@ from engine.checkpoints import Variant, write_checkpoint
 from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType
 from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.loading import load_model
-from secondlook.export import AskedPicture, ExportSettings, GateSettings, export_encoder
+from secondlook.export import ExportSettings, GatePicture, GateSettings, export_encoder
 
 QUICK = GateSettings(pictures=3, questions=6)
 QUESTIONS = ("What is on the sign", "Is the number 7 on the sign")
@@ -40,10 +40,10 @@ def export_small(model: LlavaAdapter, folder: Path, dtype: GraphDType = "float32
     return Exported(model, folder, export_encoder(model, folder, ExportSettings(dtype, gate=QUICK), asked()))
 
 
-def asked() -> Iterator[AskedPicture]:
+def asked() -> Iterator[GatePicture]:
     """Pictures of coloured patches without end, always the same."""
     for seed in count():
         patches = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(patches).resize((480, 360), Image.Resampling.BICUBIC).save(buffer, "JPEG")
-        yield AskedPicture(buffer.getvalue(), QUESTIONS)
+        yield GatePicture(buffer.getvalue(), QUESTIONS)

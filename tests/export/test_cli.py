@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import torch
 import typer
 
 from export.support import asked
@@ -13,7 +15,9 @@ from secondlook.benchmarks import cli as benchmarks
 from secondlook.benchmarks.signs.asked import asked_pictures
 from secondlook.engine import cli
 from secondlook.engine.encoders.manifest import read_manifest
+from secondlook.engine.errors import EncoderError
 from secondlook.export import cli as export_cli
+from secondlook.export.tensorrt.cli import open_or_rebuild
 
 PICTURE = Path(__file__).parents[2] / "docs" / "two-looks.jpg"
 
@@ -26,7 +30,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def exit_status(*arguments: str, application: typer.Typer = benchmarks.app) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.run(application, list(arguments))
+        cli.run(application, list(arguments), open_or_rebuild)
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -113,3 +117,34 @@ def test_the_gates_pictures_are_always_the_same_and_ask_enough() -> None:
     assert all(len(one.questions) >= 3 for one in (first, second))
     assert not any("description" in question for one in (first, second) for question in one.questions)
     assert next(asked()).questions  # what the other tests ask is of the same kind
+
+
+def test_a_tensorrt_engine_is_built_again_only_when_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[object] = []
+
+    def opens(folder: Path, device: torch.device, *, trusted: bool, rebuild: bool) -> NoReturn:
+        told.append((folder, device.type, trusted, rebuild))
+        raise EncoderError("it was not built here")
+
+    def opens_only(folder: Path, device: torch.device, *, trusted: bool) -> NoReturn:
+        opens(folder, device, trusted=trusted, rebuild=False)
+
+    monkeypatch.setattr("secondlook.export.tensorrt.engines.open_or_rebuild", opens)
+    monkeypatch.setattr("secondlook.engine.encoders.tensorrt.open_engine", opens_only)
+    engine = ("--vision", "tensorrt", "--encoder", str(folder))
+    commands = (
+        ("ask", str(PICTURE), "what?", *engine),
+        ("serve", "--port", "0", *engine),
+        ("verify", str(folder), "--runtime", "tensorrt"),
+    )
+    for command in commands:
+        for options, expected in (([], (False, False)), (["--rebuild", "--trust-engine"], (True, True))):
+            assert "it was not built here" in refusal(capsys, *command, *options)
+            assert told.pop() == (folder, "cpu", *expected)
+
+
+def test_tensorrt_on_a_cpu_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = ("--vision", "tensorrt", "--encoder", str(folder))
+    assert "ensorRT" in refusal(capsys, "ask", str(PICTURE), "what?", "--device", "cpu", *engine)

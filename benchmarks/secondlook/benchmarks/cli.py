@@ -22,20 +22,23 @@ from secondlook.engine.cli import (
     run,
 )
 from secondlook.export.cli import register as register_export
+from secondlook.export.tensorrt.cli import open_or_rebuild
+from secondlook.export.tensorrt.cli import register as register_build
 
 if TYPE_CHECKING:
-    from secondlook.export.answers import AskedPicture
+    from secondlook.export.answers import GatePicture
 
 __all__ = ["app", "main"]
 
 
-def _asked() -> Iterator[AskedPicture]:
+def _asked() -> Iterator[GatePicture]:
     from secondlook.benchmarks.signs.asked import asked_pictures
 
     return asked_pictures()
 
 
 register_export(app, _asked)
+register_build(app)
 benches = typer.Typer(help="Measure speed.", no_args_is_help=True)
 app.add_typer(benches, name="bench")
 register_latency(benches)
@@ -79,4 +82,4 @@ def bench_kernels(
 
 def main() -> None:
     """Entry point of the console script."""
-    run(app)
+    run(app, open_or_rebuild=open_or_rebuild)

@@ -35,7 +35,8 @@ _LIBRARY: Final = (
     "from secondlook.kernels import status; found = status('cuda'); print(found); "
     "raise SystemExit(found.source == 'reference')"
 )
-_TESTS: Final = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "needs_cuda")
+_MARKED: Final = "needs_cuda or needs_tensorrt"
+_TESTS: Final = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", _MARKED)
 _REPORTS: Final[dict[str, tuple[str, ...]]] = {
     "kernels": (),
     "latency": ("--preset", "llava-1.5-7b", "--dtype", "bfloat16", "--new-tokens", "20", "--repeats", "10"),

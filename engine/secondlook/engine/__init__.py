@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from secondlook.engine.attention import ATTENTION
     from secondlook.engine.encoders.choice import EncoderChoice, with_vision
+    from secondlook.engine.encoders.engine_manifest import BuildOptions
+    from secondlook.engine.encoders.engine_store import RebuildNeededError, UntrustedEngineError
     from secondlook.engine.encoders.manifest import EncoderManifest, read_manifest
+    from secondlook.engine.encoders.profiles import BatchProfile
     from secondlook.engine.errors import (
         AnsweredSessionError,
         DeviceError,
@@ -55,6 +58,8 @@ __all__ = [
     "GENERIC_QUESTION",
     "AnsweredSessionError",
     "AttentionMaps",
+    "BatchProfile",
+    "BuildOptions",
     "DType",
     "DeviceError",
     "EmptyQuestionError",
@@ -84,6 +89,7 @@ __all__ = [
     "QuestionError",
     "QuestionTooLongError",
     "QueueFullError",
+    "RebuildNeededError",
     "RegionSettings",
     "ReservedTextError",
     "RuntimeMissingError",
@@ -92,6 +98,7 @@ __all__ = [
     "TokenStatistics",
     "UnknownSessionError",
     "UnsupportedModelError",
+    "UntrustedEngineError",
     "VisionEncoder",
     "aggregate",
     "find_region",
@@ -107,6 +114,8 @@ _HOMES = {
     "ATTENTION": "attention",
     "AnsweredSessionError": "errors",
     "AttentionMaps": "looks",
+    "BatchProfile": "encoders.profiles",
+    "BuildOptions": "encoders.engine_manifest",
     "DType": "loading",
     "DeviceError": "errors",
     "EmptyQuestionError": "errors",
@@ -137,6 +146,7 @@ _HOMES = {
     "QuestionError": "errors",
     "QuestionTooLongError": "errors",
     "QueueFullError": "errors",
+    "RebuildNeededError": "encoders.engine_store",
     "RegionSettings": "region",
     "ReservedTextError": "errors",
     "RuntimeMissingError": "errors",
@@ -145,6 +155,7 @@ _HOMES = {
     "TokenStatistics": "uncertainty",
     "UnknownSessionError": "errors",
     "UnsupportedModelError": "errors",
+    "UntrustedEngineError": "encoders.engine_store",
     "VisionEncoder": "vision",
     "aggregate": "uncertainty",
     "find_region": "region",

@@ -15,11 +15,11 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from secondlook.edge.errors import SecondLookError
+from secondlook.edge.errors import SecondLookError, SettingsError
 from secondlook.edge.wire import AnswerReply
 
 if TYPE_CHECKING:
-    from secondlook.engine.encoders.choice import EncoderChoice
+    from secondlook.engine.encoders.choice import EncoderChoice, OpenEngine
     from secondlook.engine.loading import DType
     from secondlook.engine.looks import Engine
     from secondlook.engine.service import TwoLookService
@@ -29,6 +29,7 @@ __all__ = [
     "DeviceOption",
     "ModelOption",
     "ProviderOption",
+    "RebuildOption",
     "ThresholdOption",
     "TrustOption",
     "VerboseOption",
@@ -90,6 +91,14 @@ TrustOption = Annotated[
         "execute anything in it, so say this only of one whose builder you know.",
     ),
 ]
+RebuildOption = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild",
+        help="Build a TensorRT engine that does not run here again, from the ONNX folder beside it; "
+        "takes minutes.",
+    ),
+]
 VerboseOption = Annotated[
     int,
     typer.Option(
@@ -98,13 +107,20 @@ VerboseOption = Annotated[
 ]
 
 
-def run(application: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
+def run(
+    application: typer.Typer,
+    arguments: list[str] | None = None,
+    open_or_rebuild: OpenEngine | None = None,
+) -> NoReturn:
     """Run a command line and exit.
+
+    Args:
+        open_or_rebuild: opens a TensorRT engine for --rebuild, built anew if need be.
 
     The status is 0, 1 after an error of ours (one line on stderr), 2 for wrong usage, and 130 after Ctrl-C.
     """
     try:
-        application(arguments)
+        application(arguments, obj=open_or_rebuild)
     except SecondLookError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -139,14 +155,19 @@ def load_engine(
     threshold: float | None,
     kv_cache_gb: float | None = None,
     encoder: EncoderChoice | None = None,
+    open_or_rebuild: OpenEngine | None = None,
 ) -> Engine:
     """The engine that the commands' options describe.
+
+    Args:
+        open_or_rebuild: opens a TensorRT engine; by default only one that runs here.
 
     Raises:
         ModelError, SettingsError: see `secondlook.engine.loading.load_model`, and
             `secondlook.engine.encoders.choice.with_vision`.
     """
     from secondlook.engine.encoders.choice import with_vision
+    from secondlook.engine.encoders.tensorrt import open_engine
     from secondlook.engine.kv_cache import CacheSettings
     from secondlook.engine.loading import load_model
     from secondlook.engine.looks import Engine
@@ -155,7 +176,7 @@ def load_engine(
     kind: DType = dtype  # type: ignore[assignment]  # load_model refuses what is none, naming the choices
     adapter = load_model(model, dtype=kind, device=device, progress=draws_bars(model))
     if encoder is not None:
-        adapter = with_vision(adapter, encoder)
+        adapter = with_vision(adapter, encoder, open_or_rebuild or open_engine)
     policy = None if threshold is None else Policy(threshold)
     return Engine(adapter, policy, cache=CacheSettings(kv_cache_gb))
 
@@ -178,8 +199,18 @@ def loading_status(model: str) -> Iterator[Callable[[], None]]:
         yield status.stop
 
 
+def _rebuilder(context: typer.Context, rebuild: bool) -> OpenEngine | None:
+    """What opens engines for a command: that which `run` was given, with --rebuild."""
+    if rebuild and context.obj is None:
+        raise SettingsError(
+            "--rebuild needs secondlook.export, which builds engines; start secondlook itself"
+        )
+    return context.obj if rebuild else None
+
+
 @app.command()
 def serve(
+    context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
@@ -193,6 +224,7 @@ def serve(
     encoder: EncoderOption = None,
     provider: ProviderOption = "auto",
     trust_engine: TrustOption = False,
+    rebuild: RebuildOption = False,
     max_pending: Annotated[
         int, typer.Option(min=1, help="Sessions that may wait for their local image.")
     ] = 1024,
@@ -207,7 +239,7 @@ def serve(
     from secondlook.engine.encoders.choice import EncoderChoice
     from secondlook.engine.settings import ServerSettings, SessionLimits
 
-    choice = EncoderChoice(vision, encoder, provider, trust_engine)
+    choice, opener = EncoderChoice(vision, encoder, provider, trust_engine), _rebuilder(context, rebuild)
     sessions = SessionLimits(max_waiting=max_pending, seconds=session_ttl)
     settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
     with serving.listen(host, port) as listener:
@@ -222,7 +254,7 @@ def serve(
 
             try:
                 serving.serve(
-                    lambda: load_engine(model, dtype, device, threshold, kv_cache_gb, choice),
+                    lambda: load_engine(model, dtype, device, threshold, kv_cache_gb, choice, opener),
                     settings,
                     listener,
                     on_ready,
@@ -235,6 +267,7 @@ def serve(
 
 @app.command()
 def ask(
+    context: typer.Context,
     picture: Annotated[Path, typer.Argument(help="The picture's file.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     model: ModelOption = "demo",
@@ -246,6 +279,7 @@ def ask(
     encoder: EncoderOption = None,
     provider: ProviderOption = "auto",
     trust_engine: TrustOption = False,
+    rebuild: RebuildOption = False,
     second_look: Annotated[
         Literal["auto", "always", "never"], typer.Option("--second-look", help="Whether to look twice.")
     ] = "auto",
@@ -266,7 +300,9 @@ def ask(
     choice = EncoderChoice(vision, encoder, provider, trust_engine)
     opened = open_picture(picture)
     with loading_status(model):
-        engine = load_engine(model, dtype, device, threshold, kv_cache_gb, choice)
+        engine = load_engine(
+            model, dtype, device, threshold, kv_cache_gb, choice, _rebuilder(context, rebuild)
+        )
     options = AnswerOptions(second_look=second_look, max_new_tokens=max_new_tokens)
     with Console(stderr=True).status("looking ..."):
         asked = ask_locally(engine, opened, question, options)

@@ -9,26 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secondlook.export.answers import AskedPicture
+    from secondlook.export.answers import GatePicture
     from secondlook.export.errors import ExportError, Failure, GateError, OutputError
     from secondlook.export.exporting import ExportSettings, export_encoder
     from secondlook.export.gate import GateSettings
+    from secondlook.export.tensorrt.engines import EngineRequest, make_engine
+    from secondlook.export.tensorrt.errors import EngineBuildError
     from secondlook.export.verifying import verify_encoder
 
 __all__ = [
-    "AskedPicture",
+    "EngineBuildError",
+    "EngineRequest",
     "ExportError",
     "ExportSettings",
     "Failure",
     "GateError",
+    "GatePicture",
     "GateSettings",
     "OutputError",
     "export_encoder",
+    "make_engine",
     "verify_encoder",
 ]
 
 _HOMES = {
-    "AskedPicture": "answers",
+    "GatePicture": "answers",
+    "EngineBuildError": "tensorrt.errors",
+    "EngineRequest": "tensorrt.engines",
     "ExportError": "errors",
     "ExportSettings": "exporting",
     "Failure": "errors",
@@ -36,6 +43,7 @@ _HOMES = {
     "GateSettings": "gate",
     "OutputError": "errors",
     "export_encoder": "exporting",
+    "make_engine": "tensorrt.engines",
     "verify_encoder": "verifying",
 }
 

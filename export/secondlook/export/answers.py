@@ -16,13 +16,13 @@ from secondlook.engine.local import LocalEdge
 from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Look, Pending
 from secondlook.engine.policy import Policy
 
-__all__ = ["AnswerTally", "AskedPicture", "compare_answers"]
+__all__ = ["AnswerTally", "GatePicture", "compare_answers"]
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class AskedPicture:
+class GatePicture:
     """An original, as its camera stored it, and what is asked about it."""
 
     jpeg: bytes
@@ -66,7 +66,7 @@ class AnswerTally:
 
 
 def compare_answers(
-    reference: LlavaAdapter, candidate: LlavaAdapter, asked: Iterable[AskedPicture], tally: AnswerTally
+    reference: LlavaAdapter, candidate: LlavaAdapter, asked: Iterable[GatePicture], tally: AnswerTally
 ) -> None:
     """Ask every question with both, looking twice, and add what came out to `tally`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,16 +16,18 @@ from secondlook.engine.cli import (
     DeviceOption,
     ModelOption,
     ProviderOption,
+    RebuildOption,
     TrustOption,
     VerboseOption,
     configure_logging,
     loading_status,
 )
+from secondlook.export.tensorrt.cli import tell_engine
 
 if TYPE_CHECKING:
     from secondlook.engine.encoders.manifest import Parity
     from secondlook.engine.llava import LlavaAdapter
-    from secondlook.export.answers import AskedPicture
+    from secondlook.export.answers import GatePicture
 
 __all__ = ["register"]
 
@@ -34,7 +36,7 @@ _LEAST_QUESTIONS = 200
 FolderArgument = Annotated[Path, typer.Argument(help="Of an exported encoder, or of a TensorRT engine.")]
 
 
-def register(app: typer.Typer, asked: Callable[[], Iterator[AskedPicture]]) -> None:
+def register(app: typer.Typer, asked: Callable[[], Iterator[GatePicture]]) -> None:
     """Add the commands to `secondlook`.
 
     Args:
@@ -85,6 +87,7 @@ def register(app: typer.Typer, asked: Callable[[], Iterator[AskedPicture]]) -> N
         device: DeviceOption = "auto",
         provider: ProviderOption = "auto",
         trust_engine: TrustOption = False,
+        rebuild: RebuildOption = False,
         questions: Annotated[int, typer.Option(min=1, help="Asked with both encoders.")] = _LEAST_QUESTIONS,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
         verbose: VerboseOption = 0,
@@ -93,6 +96,7 @@ def register(app: typer.Typer, asked: Callable[[], Iterator[AskedPicture]]) -> N
         configure_logging(verbose)
         from secondlook.engine.encoders.choice import EncoderChoice
         from secondlook.export.gate import GateSettings
+        from secondlook.export.tensorrt.engines import open_or_rebuild
         from secondlook.export.verifying import exported_manifest, verify_encoder
 
         choice = EncoderChoice(
@@ -100,7 +104,14 @@ def register(app: typer.Typer, asked: Callable[[], Iterator[AskedPicture]]) -> N
         )
         loaded = _load(model or exported_manifest(folder, runtime).model, device)
         with Console(stderr=True).status("comparing it with torch ..."):
-            parity = verify_encoder(loaded, choice, folder, GateSettings(questions=questions), asked())
+            parity = verify_encoder(
+                loaded,
+                choice,
+                folder,
+                GateSettings(questions=questions),
+                asked(),
+                partial(open_or_rebuild, rebuild=rebuild),
+            )
         typer.echo(json.dumps(asdict(parity)) if as_json else _told(parity))
 
     @app.command()
@@ -112,10 +123,10 @@ def register(app: typer.Typer, asked: Callable[[], Iterator[AskedPicture]]) -> N
     ) -> None:
         """Say what an exported encoder or an engine is, in which precision, and if attention was fused."""
         configure_logging(verbose)
-        from secondlook.engine.encoders.manifest import MANIFEST_FILE
+        from secondlook.engine.encoders.engine_manifest import ENGINE_MANIFEST_FILE
 
-        if not (folder / MANIFEST_FILE).is_file() and any(folder.glob("*.engine")):
-            import_module("secondlook.export.tensorrt.cli").tell_engine(folder, device, trust_engine)
+        if (folder / ENGINE_MANIFEST_FILE).is_file():
+            tell_engine(folder, device, trust_engine)
             return
         from secondlook.export.inspecting import inspect_encoder
 

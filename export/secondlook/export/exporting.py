@@ -24,7 +24,7 @@ from secondlook.engine.encoders.manifest import (
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder, open_session
 from secondlook.engine.errors import EncoderError
 from secondlook.engine.llava import LlavaAdapter
-from secondlook.export.answers import AskedPicture
+from secondlook.export.answers import GatePicture
 from secondlook.export.checking import check_graph
 from secondlook.export.errors import ExportError, Failure, GateError
 from secondlook.export.folder import whole_folder
@@ -129,7 +129,7 @@ def export_encoder(
     model: LlavaAdapter,
     output: Path,
     settings: ExportSettings,
-    asked: Iterator[AskedPicture],
+    asked: Iterator[GatePicture],
     tell: Callable[[str], None] = lambda _stage: None,
 ) -> EncoderManifest:
     """Export a model's vision encoder and projector into a folder, if it passes the gate.
@@ -156,7 +156,7 @@ def export_encoder(
 
 
 def _parity(
-    model: LlavaAdapter, written: WrittenGraph, settings: ExportSettings, asked: Iterator[AskedPicture]
+    model: LlavaAdapter, written: WrittenGraph, settings: ExportSettings, asked: Iterator[GatePicture]
 ) -> Parity:
     what = f"the {written.dtype} encoder of {model.name!r}"
     failures = written.check()

@@ -20,7 +20,7 @@ from secondlook.engine.errors import NonFiniteError
 from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.local import LocalEdge
 from secondlook.engine.vision import Square
-from secondlook.export.answers import AnswerTally, AskedPicture, compare_answers
+from secondlook.export.answers import AnswerTally, GatePicture, compare_answers
 from secondlook.export.errors import ExportError, Failure, GateError
 
 __all__ = ["LEAST_QUESTIONS", "TOLERANCES", "GateSettings", "pass_gate"]
@@ -74,7 +74,7 @@ def pass_gate(
     model: LlavaAdapter,
     candidate: LlavaAdapter,
     dtype: GraphDType,
-    asked: Iterator[AskedPicture],
+    asked: Iterator[GatePicture],
     settings: GateSettings,
     found: Sequence[Failure] = (),
 ) -> Parity:
@@ -111,7 +111,7 @@ def pass_gate(
     return Parity(relative_error=error, tolerance=TOLERANCES[dtype], pictures=len(squares), **counts)
 
 
-def _enough(asked: Iterator[AskedPicture], settings: GateSettings) -> Iterator[AskedPicture]:
+def _enough(asked: Iterator[GatePicture], settings: GateSettings) -> Iterator[GatePicture]:
     """As many pictures as have that many questions, and at least as many as are compared."""
     questions = 0
     for number, one in enumerate(asked):
@@ -122,7 +122,7 @@ def _enough(asked: Iterator[AskedPicture], settings: GateSettings) -> Iterator[A
     raise ExportError(f"there are only {questions} questions, and {settings.questions} must be asked")
 
 
-def _until(questions: int, pictures: Sequence[AskedPicture], tally: AnswerTally) -> Iterator[AskedPicture]:
+def _until(questions: int, pictures: Sequence[GatePicture], tally: AnswerTally) -> Iterator[GatePicture]:
     """As many of the pictures as it takes to ask that many questions."""
     for one in pictures:
         if tally.questions >= questions:
@@ -130,7 +130,7 @@ def _until(questions: int, pictures: Sequence[AskedPicture], tally: AnswerTally)
         yield one
 
 
-def _square(model: LlavaAdapter, asked: AskedPicture) -> Square:
+def _square(model: LlavaAdapter, asked: GatePicture) -> Square:
     edge = LocalEdge(asked.jpeg, model.image_size, model.settings.resize_mode)
     return model.square(edge.global_image())
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from secondlook.engine.encoders.choice import EncoderChoice, Vision, with_vision
+from secondlook.engine.encoders.choice import EncoderChoice, OpenEngine, Vision, with_vision
+from secondlook.engine.encoders.engine_manifest import ENGINE_MANIFEST_FILE, read_engine_manifest
 from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, Parity, read_manifest
+from secondlook.engine.encoders.tensorrt import open_engine
 from secondlook.engine.llava import LlavaAdapter
-from secondlook.export.answers import AskedPicture
+from secondlook.export.answers import GatePicture
 from secondlook.export.checking import check_graph
 from secondlook.export.errors import ExportError
 from secondlook.export.gate import GateSettings, pass_gate
@@ -28,11 +29,8 @@ def exported_manifest(folder: Path, vision: Vision) -> EncoderManifest:
     Raises:
         InvalidEncoderError: the folder is neither.
     """
-    if vision == "tensorrt":
-        engines = import_module("secondlook.engine.encoders.engine_manifest")
-        if (folder / engines.ENGINE_MANIFEST_FILE).is_file():
-            manifest: EncoderManifest = engines.read_engine_manifest(folder).encoder
-            return manifest
+    if vision == "tensorrt" and (folder / ENGINE_MANIFEST_FILE).is_file():
+        return read_engine_manifest(folder).encoder
     return read_manifest(folder)
 
 
@@ -41,7 +39,8 @@ def verify_encoder(
     choice: EncoderChoice,
     folder: Path,
     settings: GateSettings,
-    asked: Iterator[AskedPicture],
+    asked: Iterator[GatePicture],
+    open_engine: OpenEngine = open_engine,
 ) -> Parity:
     """Pass an exported encoder through the gate, on the model's device.
 
@@ -51,6 +50,7 @@ def verify_encoder(
             own weights: what torch would make of the same graph.
         folder: the encoder's.
         asked: as `secondlook.export.exporting.export_encoder` has it.
+        open_engine: opens a TensorRT engine.
 
     Raises:
         GateError: everything that failed.
@@ -63,7 +63,7 @@ def verify_encoder(
         manifest.check_fits(folder, model)
         candidate = model.with_encoder(_TorchGraph(model, manifest))
     else:
-        candidate = with_vision(model, replace(choice, folder=folder))
+        candidate = with_vision(model, replace(choice, folder=folder), open_engine)
         if choice.vision == "onnx":
             failures = check_graph(folder / GRAPH_FILE, manifest.opset, manifest.input, manifest.output)
     what = f"the {manifest.dtype} encoder in {folder}, run by {choice.vision},"

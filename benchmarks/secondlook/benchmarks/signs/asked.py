@@ -8,7 +8,7 @@ from typing import Final
 
 from secondlook.benchmarks.signs.evaluation import signs_picture
 from secondlook.benchmarks.signs.questions import all_questions
-from secondlook.export.answers import AskedPicture
+from secondlook.export.answers import GatePicture
 
 __all__ = ["asked_pictures"]
 
@@ -16,7 +16,7 @@ _SEED: Final = 5
 _EXISTENCE: Final = 2
 
 
-def asked_pictures() -> Iterator[AskedPicture]:
+def asked_pictures() -> Iterator[GatePicture]:
     """Pictures without end, always the same, with about five questions each: every sign's number, and whether
     there is a sign of two of the colours.
 
@@ -29,4 +29,4 @@ def asked_pictures() -> Iterator[AskedPicture]:
         exists = questions["exists"]
         chosen = exists[index % len(exists) :][:_EXISTENCE]
         texts = (question.text for question in (*questions["read"], *chosen))
-        yield AskedPicture(picture.jpeg, tuple(texts))
+        yield GatePicture(picture.jpeg, tuple(texts))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
+
+import torch
 
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import read_manifest
 from secondlook.engine.encoders.onnx_runtime import Provider, open_onnx
+from secondlook.engine.encoders.tensorrt import TensorRtVisionEncoder, open_engine
 from secondlook.engine.llava import LlavaAdapter
 
-__all__ = ["EncoderChoice", "Vision", "with_vision"]
+__all__ = ["EncoderChoice", "OpenEngine", "Vision", "with_vision"]
 
 Vision = Literal["torch", "onnx", "tensorrt"]
 """What runs the vision tower and the projector."""
@@ -49,8 +51,21 @@ class EncoderChoice:
             raise SettingsError(f"provider {self.provider!r} is ONNX Runtime's; add --vision onnx")
 
 
-def with_vision(model: LlavaAdapter, choice: EncoderChoice) -> LlavaAdapter:
+class OpenEngine(Protocol):
+    """What opens a TensorRT engine: `open_engine`, or what builds one first where none runs."""
+
+    def __call__(
+        self, folder: Path, device: torch.device, *, trusted: bool = False
+    ) -> TensorRtVisionEncoder: ...
+
+
+def with_vision(
+    model: LlavaAdapter, choice: EncoderChoice, open_engine: OpenEngine = open_engine
+) -> LlavaAdapter:
     """The model, its pictures encoded by the runtime chosen.
+
+    Args:
+        open_engine: opens a TensorRT engine.
 
     Raises:
         EncoderError: the encoder was made from another model, is not as it was exported, or its runtime is
@@ -59,8 +74,7 @@ def with_vision(model: LlavaAdapter, choice: EncoderChoice) -> LlavaAdapter:
     if choice.folder is None:
         return model
     if choice.vision == "tensorrt":
-        tensorrt = import_module("secondlook.engine.encoders.tensorrt")
-        encoder = tensorrt.open_engine(choice.folder, model.device, trusted=choice.trust_engine)
+        encoder = open_engine(choice.folder, model.device, trusted=choice.trust_engine)
         encoder.manifest.encoder.check_fits(choice.folder, model)
         return model.with_encoder(encoder)
     manifest = read_manifest(choice.folder)

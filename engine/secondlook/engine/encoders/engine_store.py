@@ -1,0 +1,183 @@
+"""Which engine serves here: the cache's folder, and what in it fits.
+
+Engines are built by `secondlook.export.tensorrt`; this only finds them. The cache is a folder of the user's
+own, `engines` in SECONDLOOK_CACHE or in `secondlook` in the user's cache folder: what is in it was built by
+this user, and is opened without asking.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from secondlook.engine.encoders.engine_manifest import (
+    ENGINE_MANIFEST_FILE,
+    BuildOptions,
+    EngineManifest,
+    Machine,
+    read_engine_manifest,
+)
+from secondlook.engine.encoders.manifest import MANIFEST_FILE, EncoderManifest, read_manifest
+from secondlook.engine.encoders.profiles import BatchProfile
+from secondlook.engine.errors import EncoderError, EncoderMismatchError, InvalidEncoderError
+
+__all__ = [
+    "RebuildNeededError",
+    "UntrustedEngineError",
+    "cache_folder",
+    "check_runs_here",
+    "check_trusted",
+    "engines_in",
+    "find_engine",
+    "find_graph",
+    "note_opened",
+    "readable",
+]
+
+_Manifest = TypeVar("_Manifest")
+_log = logging.getLogger(__name__)
+_CACHE_VARIABLE: Final = "SECONDLOOK_CACHE"
+
+
+class RebuildNeededError(EncoderMismatchError):
+    """No engine of an encoder runs on this machine, but one can be built.
+
+    Attributes:
+        graph: the ONNX folder to build it from; None: it was not found.
+        profiles, options: of the engine that does not run here; none and the defaults if there is no engine.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        graph: Path | None = None,
+        profiles: tuple[BatchProfile, ...] = (),
+        options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
+    ) -> None:
+        super().__init__(message)
+        self.graph, self.profiles, self.options = graph, profiles, options
+
+
+class UntrustedEngineError(EncoderError):
+    """An engine from outside the cache was to be opened without being asked for by name."""
+
+
+def cache_folder() -> Path:
+    """Where engines are kept.
+
+    Raises:
+        EncoderError: there is no home folder to have it in.
+    """
+    named = os.environ.get(_CACHE_VARIABLE)
+    try:
+        base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise EncoderError(f"there is no home folder; name a folder in {_CACHE_VARIABLE}") from error
+    return base / "engines" if named else base / "secondlook" / "engines"
+
+
+def find_engine(folder: Path, tensorrt: str, machine: Machine) -> Path:
+    """The engine's folder: this one, or for an ONNX folder the one in the cache that runs here, used last.
+
+    Raises:
+        InvalidEncoderError: the folder is neither an engine nor an exported encoder.
+        RebuildNeededError: nothing in the cache was built from it for this machine.
+    """
+    if (folder / ENGINE_MANIFEST_FILE).is_file():
+        return folder
+    if not (folder / MANIFEST_FILE).is_file():
+        raise InvalidEncoderError(
+            f"{folder} is neither a TensorRT engine nor an exported encoder: it has neither "
+            f"{ENGINE_MANIFEST_FILE} nor {MANIFEST_FILE}"
+        )
+    encoder = read_manifest(folder)
+    for path in engines_in(cache_folder()):
+        manifest = readable(path)
+        if manifest is None or manifest.encoder.files != encoder.files:
+            continue
+        if not manifest.misfits(tensorrt, machine):
+            return path
+    raise RebuildNeededError(
+        f"no engine was built from {folder} for TensorRT {tensorrt} on {machine} yet; build it: "
+        f"secondlook build {folder}",
+        folder,
+    )
+
+
+def engines_in(cache: Path) -> list[Path]:
+    """The folders of all engines in a cache, the one opened last first; what is being written is none."""
+    found = {path.parent: path.stat().st_mtime for path in cache.glob(f"*/{ENGINE_MANIFEST_FILE}")}
+    return sorted((path for path in found if not path.suffix), key=lambda path: -found[path])
+
+
+def readable(folder: Path) -> EngineManifest | None:
+    """The manifest of an engine in the cache; None for one that cannot be read, as of another version."""
+    return _readable(read_engine_manifest, folder)
+
+
+def check_trusted(folder: Path, trusted: bool) -> None:
+    """Refuse an engine from outside the cache that was not asked for by name.
+
+    Raises:
+        UntrustedEngineError: it is one.
+    """
+    if not trusted and not _is_cached(folder):
+        raise UntrustedEngineError(
+            f"{folder} is not from this user's cache, and an engine is a program: opening it can execute "
+            "anything in it; if you know who built it, say --trust-engine, else build your own from the ONNX "
+            "folder with secondlook build"
+        )
+
+
+def note_opened(folder: Path) -> None:
+    """Remember that an engine of the cache was opened: those that were not for longest are given up first."""
+    if _is_cached(folder):
+        os.utime(folder / ENGINE_MANIFEST_FILE)
+
+
+def _is_cached(folder: Path) -> bool:
+    return folder.resolve().is_relative_to(cache_folder().resolve())
+
+
+def check_runs_here(folder: Path, manifest: EngineManifest, tensorrt: str, machine: Machine) -> None:
+    """Compare where an engine was built with where it shall run.
+
+    Raises:
+        RebuildNeededError: it does not run here; the message names both sides and the command that rebuilds.
+    """
+    if not (reasons := manifest.misfits(tensorrt, machine)):
+        return
+    graph = find_graph(folder, manifest.encoder)
+    batches = " ".join(f"--batch {profile}" for profile in manifest.profiles)
+    raise RebuildNeededError(
+        f"the engine in {folder} does not run here: {'; '.join(reasons)}; rebuild it: "
+        f"secondlook build {graph or 'ONNX_FOLDER'} --output {folder} {batches}",
+        graph,
+        manifest.profiles,
+        manifest.options,
+    )
+
+
+def find_graph(folder: Path, encoder: EncoderManifest) -> Path | None:
+    """The ONNX folder that an engine was built from, if it is beside it.
+
+    Looked at are the engine's own folder, the one around it, and the others in that.
+    """
+    around = folder.resolve().parent
+    for place in (folder, around, *sorted(around.iterdir())):
+        if (place / MANIFEST_FILE).is_file():
+            found = _readable(read_manifest, place)
+            if found is not None and found.files == encoder.files:
+                return place
+    return None
+
+
+def _readable(read: Callable[[Path], _Manifest], folder: Path) -> _Manifest | None:
+    try:
+        return read(folder)
+    except InvalidEncoderError as error:
+        _log.warning("passed over: %s", error)
+        return None

@@ -1,0 +1,201 @@
+"""The part of TensorRT's Python interface that running an engine needs, with types, and how it is loaded.
+
+TensorRT ships no types. The protocols below are ours: nothing else of TensorRT is called, which mypy sees to,
+and a test compares every name and parameter in them with NVIDIA's own wheels of TensorRT 10 and 11.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import re
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import torch
+
+from secondlook.engine.encoders.engine_manifest import Machine
+from secondlook.engine.errors import DeviceError, RuntimeMissingError
+
+__all__ = [
+    "Engine",
+    "Enumerator",
+    "ExecutionContext",
+    "Library",
+    "Logger",
+    "Runtime",
+    "TensorRt",
+    "cuda_device",
+    "load_tensorrt",
+    "python_logger",
+    "this_machine",
+]
+
+Library = Literal["auto", "tensorrt", "tensorrt_lean"]
+"""auto: `tensorrt` if it is installed, else `tensorrt_lean`, which runs version-compatible engines only."""
+
+_log = logging.getLogger(__name__)
+
+_MAJORS: Final = (10, 11)
+_DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")
+_LEVELS: Final = {
+    "INTERNAL_ERROR": logging.CRITICAL,
+    "ERROR": logging.ERROR,
+    "WARNING": logging.WARNING,
+    "INFO": logging.INFO,
+    "VERBOSE": logging.DEBUG,
+}
+"""Of Python's logging, by TensorRT's severity."""
+
+
+class Enumerator(Protocol):
+    """A member of one of TensorRT's enumerations."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __int__(self) -> int: ...
+
+
+class ExecutionContext(Protocol):
+    """TensorRT's IExecutionContext: shapes, addresses and memory of one execution."""
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool: ...
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...
+    def set_tensor_address(self, name: str, memory: int) -> bool: ...
+    def execute_async_v3(self, stream_handle: int) -> bool: ...
+
+
+class Engine(Protocol):
+    """TensorRT's ICudaEngine: a plan, ready to run."""
+
+    @property
+    def num_io_tensors(self) -> int: ...
+    @property
+    def num_optimization_profiles(self) -> int: ...
+
+    def get_tensor_name(self, index: int) -> str: ...
+    def get_tensor_mode(self, name: str) -> Enumerator: ...
+    def get_tensor_dtype(self, name: str) -> Enumerator: ...
+    def get_tensor_shape(self, name: str) -> Sequence[int]: ...
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Sequence[int]]: ...
+    def create_execution_context(self) -> ExecutionContext | None: ...
+
+
+class Runtime(Protocol):
+    """TensorRT's Runtime. Creating one needs a CUDA driver: without, the process ends."""
+
+    engine_host_code_allowed: bool
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None: ...
+
+
+class TensorRt(Protocol):
+    """The module `tensorrt` or `tensorrt_lean`."""
+
+    __name__: str
+    __version__: str
+
+    @property
+    def ILogger(self) -> Any: ...  # noqa: N802  # TensorRT's name; a class to derive from
+
+    def Runtime(self, logger: Logger) -> Runtime: ...  # noqa: N802
+
+
+class Logger(Protocol):
+    """A logger made by `python_logger`; `last_error` is what TensorRT complained about last, or empty."""
+
+    last_error: str
+
+
+def load_tensorrt(library: Library = "auto") -> TensorRt:
+    """The module. Does nothing with a GPU.
+
+    Raises:
+        RuntimeMissingError: it is not installed, cannot be loaded, or is of a version that was never tried.
+    """
+    for name in ("tensorrt", "tensorrt_lean") if library == "auto" else (library,):
+        try:
+            module: Any = import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name == name:
+                continue
+            raise RuntimeMissingError(
+                f"{name} is installed, but incompletely: {error}; install it again"
+            ) from error
+        except (ImportError, OSError) as error:
+            raise RuntimeMissingError(f"{name} is installed, but cannot be loaded: {error}") from error
+        version = str(getattr(module, "__version__", "none"))
+        if version.split(".")[0] not in map(str, _MAJORS):
+            raise RuntimeMissingError(f"{name} is of version {version}; 10 or 11 is needed")
+        loaded: TensorRt = module
+        return loaded
+    wanted = "TensorRT" if library == "auto" else library
+    extra = "tensorrt-lean" if library == "tensorrt_lean" else "tensorrt"
+    raise RuntimeMissingError(
+        f"{wanted} is not installed: pip install 'secondlook[{extra}]'"
+        + (
+            "; where engines are only run, 'secondlook[tensorrt-lean]' is smaller"
+            if library == "auto"
+            else ""
+        )
+    )
+
+
+def python_logger(trt: TensorRt) -> Logger:
+    """A logger for TensorRT that hands its messages to Python's logging, from any thread."""
+    base = trt.ILogger
+
+    class PythonLogger(base):  # type: ignore[misc,valid-type]  # TensorRT's class has no types
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.last_error = ""
+
+        def log(self, severity: Enumerator, msg: str) -> None:
+            level = _LEVELS[severity.name]
+            if level >= logging.ERROR:
+                self.last_error = msg.strip()
+            _log.log(level, "%s", msg)
+
+    made: Logger = PythonLogger()
+    return made
+
+
+def cuda_device(name: str) -> torch.device:
+    """The device of an option; whether it is there, `this_machine` tells.
+
+    Raises:
+        DeviceError: it names none.
+    """
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"there is no device {name!r}; use cuda or cuda:N") from error
+
+
+def this_machine(device: torch.device) -> Machine:
+    """The machine's part in an engine.
+
+    Raises:
+        DeviceError: it is no CUDA GPU of this machine.
+    """
+    if device.type != "cuda":
+        raise DeviceError(f"TensorRT needs a CUDA GPU, and the device is {device}; use --device cuda")
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise DeviceError(f"TensorRT needs a CUDA GPU, and torch sees {count}; there is no {device}")
+    major, minor = torch.cuda.get_device_capability(device)
+    return Machine(torch.cuda.get_device_name(device), f"{major}.{minor}", _driver())
+
+
+def _driver() -> str:
+    """Version of the kernel's module; where that is not told, as in WSL, the CUDA that the driver is for."""
+    if _DRIVER_FILE.is_file():
+        found = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", _DRIVER_FILE.read_text(encoding="utf-8"))
+        if found is not None:
+            return found.group()
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"

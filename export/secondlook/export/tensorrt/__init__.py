@@ -1,0 +1,1 @@
+"""TensorRT engines from exported vision encoders: built, kept, inspected. What runs them is in the engine."""

@@ -1,0 +1,111 @@
+"""From an ONNX graph to TensorRT's plan.
+
+The network is strongly typed: every tensor has the type that the graph gives it, and there are no flags of
+precision, which TensorRT 11 has no longer. The interface is used directly: with NVIDIA's Polygraphy (0.53)
+this would be as long, and its loaders print instead of logging.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from secondlook.engine.encoders.engine_manifest import BuildOptions
+from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest
+from secondlook.engine.encoders.profiles import BatchProfile
+from secondlook.engine.encoders.tensorrt_api import Logger, python_logger
+from secondlook.export.tensorrt.builder_api import Builder, Config, Network, TensorRtBuilder
+from secondlook.export.tensorrt.errors import EngineBuildError
+
+__all__ = ["Plan", "build_plan"]
+
+_log = logging.getLogger(__name__)
+
+_MIB: Final = 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A serialised engine, and what was learnt about this GPU while building it."""
+
+    engine: memoryview
+    timing: memoryview
+
+
+def build_plan(
+    trt: TensorRtBuilder,
+    folder: Path,
+    encoder: EncoderManifest,
+    profiles: tuple[BatchProfile, ...],
+    options: BuildOptions,
+    timing: bytes = b"",
+) -> Plan:
+    """Build an exported encoder's engine on the current GPU. Takes minutes.
+
+    Args:
+        timing: of an earlier build on such a GPU; may be empty.
+
+    Raises:
+        EngineBuildError: TensorRT does not take the graph, or an option, or cannot build it; why, it said.
+    """
+    logger = python_logger(trt)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # what its bindings make of a constructor that failed
+        raise EngineBuildError(f"TensorRT cannot use the GPU: {logger.last_error or error}") from error
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(trt, network, folder / GRAPH_FILE, logger)
+    config = builder.create_builder_config()
+    _configure(trt, config, encoder, options)
+    for profile in profiles:
+        _add_profile(builder, config, encoder, profile)
+    if not config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False):
+        _log.warning("the timing cache is of another GPU or TensorRT; begun anew")
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    built = builder.build_serialized_network(network, config)
+    if built is None:
+        raise EngineBuildError(
+            f"TensorRT could not build the engine: {logger.last_error or 'no reason given'}"
+        )
+    buffers: tuple[Any, Any] = built, config.get_timing_cache().serialize()  # as types, they are none
+    return Plan(memoryview(buffers[0]), memoryview(buffers[1]))
+
+
+def _parse(trt: TensorRtBuilder, network: Network, graph: Path, logger: Logger) -> None:
+    parser = trt.OnnxParser(network, logger)
+    # from the file, not from bytes: the graph's weights are in a file beside it
+    if parser.parse_from_file(str(graph)):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    said = [f"{one.node_operator()} {one.node_name()!r}: {one.desc().strip()}" for one in errors]
+    why = "; ".join(said) or logger.last_error or "no reason given"
+    raise EngineBuildError(f"TensorRT {trt.__version__} does not take {graph}: {why}")
+
+
+def _configure(trt: TensorRtBuilder, config: Config, encoder: EncoderManifest, options: BuildOptions) -> None:
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and too coarse for the gate's float32
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatibility != "none":
+        name = options.hardware_compatibility.upper()
+        level = getattr(trt.HardwareCompatibilityLevel, name, None)
+        if level is None:
+            raise EngineBuildError(
+                f"TensorRT {trt.__version__} has no hardware compatibility {options.hardware_compatibility!r}"
+            )
+        config.hardware_compatibility_level = level
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * _MIB)
+    if options.detailed:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+
+
+def _add_profile(builder: Builder, config: Config, encoder: EncoderManifest, batches: BatchProfile) -> None:
+    profile = builder.create_optimization_profile()
+    sizes = (batches.minimum, batches.optimum, batches.maximum)
+    profile.set_shape(encoder.input.name, *((size, 3, encoder.side, encoder.side) for size in sizes))
+    if config.add_optimization_profile(profile) < 0:
+        raise EngineBuildError(f"TensorRT refuses the profile {batches}")
