@@ -50,6 +50,7 @@ class FakeEngine:
         self.entered = threading.Semaphore(0)
         self.threads: set[str] = set()
         self.clients: list[str] = []
+        self.local_bytes: list[int] = []
         self.first_looks = 0
         self.second_looks = 0
         self.cancelled = 0
@@ -84,8 +85,9 @@ class FakeEngine:
         return self._start(lambda: self._first_look(global_image, question, options, on_region))
 
     def start_second_look(
-        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None
+        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None, sent_bytes: int
     ) -> Task[FinalAnswer]:
+        self.local_bytes.append(sent_bytes)
         return self._start(lambda: self._second_look(pending, after))
 
     def first_look(
@@ -97,7 +99,7 @@ class FakeEngine:
         return task.future.result(timeout=0)
 
     def second_look(self, pending: Pending, image: Image.Image) -> FinalAnswer:
-        task = self.start_second_look(pending, self.square(image), after=None)
+        task = self.start_second_look(pending, self.square(image), after=None, sent_bytes=0)
         self.round()
         return task.future.result(timeout=0)
 

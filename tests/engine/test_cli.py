@@ -9,15 +9,23 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import torch
 import typer
 
+from engine.calibrated import WEIGHTS, a_policy_file
 from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
 from secondlook.edge.errors import GeometryError
 from secondlook.engine import cli
+from secondlook.engine.budget import BudgetSettings
+from secondlook.engine.errors import PolicyFileError
+from secondlook.engine.opening import EngineOptions, load_engine, loading_status
+from secondlook.engine.policy import Policy
+from secondlook.engine.policy_file import write_policy
 
 SECONDS = 60
 CAMERA = (ORIGINAL.width, ORIGINAL.height)
@@ -148,6 +156,65 @@ def test_impossible_settings_are_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert "seconds must be a positive, finite number, not 0" in one_line(capsys)
 
 
+@pytest.mark.usefixtures("engine")
+def test_a_policy_has_its_own_threshold(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "policy.json"
+    write_policy(a_policy_file(), path)
+    for command in (["ask", picture, "sure"], ["serve", "--port", "0"]):
+        assert exit_status(*command, "--policy", str(path), "--threshold", "1") == 2
+        assert "a policy file has a threshold of its own" in capsys.readouterr().err
+    assert exit_status("ask", picture, "sure", "--policy", str(path)) == 0
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_bad_policy_or_budget_is_one_line_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_options: object) -> FakeEngine:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr(cli, "load_engine", load)
+    missing = tmp_path / "none.json"
+    for command in (["ask", picture, "sure"], ["serve", "--port", "0"]):
+        assert exit_status(*command, "--policy", str(missing)) == 1
+        assert f"cannot read the policy {missing}: No such file" in one_line(capsys)
+    assert exit_status("serve", "--port", "0", "--retransmission-rate", "1.5") == 1
+    assert "must be above 0 and below 1, not 1.5" in one_line(capsys)
+    both = ("--retransmission-rate", "0.4", "--bytes-per-second", "9")
+    assert exit_status("serve", "--port", "0", *both) == 1
+    assert "either a retransmission rate or bytes per second" in one_line(capsys)
+
+
+def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import secondlook.engine.loading
+    import secondlook.engine.looks
+
+    adapter = SimpleNamespace(
+        name="demo",
+        dtype=torch.float32,
+        image_size=100,
+        settings=SimpleNamespace(threshold=0.3),
+        digest=lambda: WEIGHTS,
+    )
+    monkeypatch.setattr(secondlook.engine.loading, "load_model", lambda *_, **__: adapter)
+    monkeypatch.setattr(
+        secondlook.engine.looks, "Engine", lambda _adapter, policy, *, cache, budget: (policy, budget)
+    )
+    calibrated, rate = a_policy_file(0.25, measure="margin"), BudgetSettings(0.4)
+    policy, budget = load_engine(EngineOptions(calibrated=calibrated, budget=rate))
+    assert policy == calibrated.policy
+    assert (budget.settings, budget.threshold) == (rate, 0.25)
+    for threshold, start in ((None, 0.3), (0.7, 0.7)):
+        policy, budget = load_engine(EngineOptions(threshold=threshold, budget=rate))
+        assert policy == (None if threshold is None else Policy(threshold))
+        assert budget.threshold == start
+    assert load_engine(EngineOptions()) == (None, None)
+    with pytest.raises(PolicyFileError):
+        load_engine(EngineOptions(calibrated=a_policy_file(weights="another")))
+
+
 @pytest.mark.parametrize(
     "arguments", [["ask"], ["serve", "--port", "70000"], ["serve", "--queue-size", "0"], ["dance"]]
 )
@@ -199,11 +266,11 @@ def test_bars_are_for_terminals_and_models_that_take_time(
 
     wanted: list[bool] = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(secondlook.engine.looks, "Engine", lambda adapter, _policy, cache: adapter)
+    monkeypatch.setattr(secondlook.engine.looks, "Engine", lambda adapter, _policy, **_more: adapter)
     monkeypatch.setattr(
         secondlook.engine.loading, "load_model", lambda *_, progress, **__: wanted.append(progress)
     )
-    cli.load_engine(model, "auto", "auto", None)
+    load_engine(EngineOptions(model))
     assert wanted == [bars]
 
 
@@ -214,7 +281,7 @@ def test_what_is_written_while_bars_are_drawn_arrives(monkeypatch: pytest.Monkey
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with cli.loading_status("owner/model") as stop:
+    with loading_status("owner/model") as stop:
         print("a bar", file=sys.stderr)  # noqa: T201  # as tqdm does
         assert terminal.getvalue() == "a bar\n"
         stop()

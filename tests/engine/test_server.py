@@ -81,6 +81,17 @@ def test_only_the_inference_thread_calls_the_engine() -> None:
     assert engine.threads == {"secondlook-inference"}
 
 
+def test_the_engine_is_told_what_a_local_image_had() -> None:
+    engine = FakeEngine()
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        name = await session(client)
+        assert (await second_look(client, name)).status_code == 200
+
+    served(scenario, engine)
+    assert engine.local_bytes == [len(jpeg(32, 21))]
+
+
 def test_the_model_card_the_probes_and_the_documentation() -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         card = ModelCard.model_validate_json((await client.get("/v1/model")).content)

@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secondlook.benchmarks.calibration.cli import register as register_calibration
 from secondlook.benchmarks.commands import DeviceOption, OutputOption, check_output, chosen_device, tell
 from secondlook.benchmarks.edge.cli import register as register_edge
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
 from secondlook.benchmarks.latency.cli import register as register_latency
 from secondlook.benchmarks.load.cli import register as register_load
 from secondlook.benchmarks.vision.cli import register as register_vision
-from secondlook.engine.cli import (
-    ModelOption,
-    VerboseOption,
-    app,
-    configure_logging,
-    run,
-)
+from secondlook.engine.cli import app, configure_logging, run
+from secondlook.engine.options import ModelOption, VerboseOption
 from secondlook.export.cli import register as register_export
 from secondlook.export.tensorrt.cli import open_or_rebuild
 from secondlook.export.tensorrt.cli import register as register_build
@@ -45,6 +41,7 @@ register_latency(benches)
 register_load(benches)
 register_edge(benches)
 register_vision(benches)
+register_calibration(app, benches)
 evaluations = typer.Typer(help="Measure accuracy, retransmission and region search.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")
 register_evaluation(evaluations)

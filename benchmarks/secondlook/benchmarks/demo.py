@@ -27,8 +27,8 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
 from secondlook.engine.batching import Task
-from secondlook.engine.cli import load_engine, loading_status
 from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Pending
+from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 from secondlook.engine.vision import Square
 
 __all__ = ["DemoError", "run_demo"]
@@ -97,9 +97,9 @@ class _Recorder:
         return task
 
     def start_second_look(
-        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None
+        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None, sent_bytes: int
     ) -> Task[FinalAnswer]:
-        return self.engine.start_second_look(pending, local_image, after=after)
+        return self.engine.start_second_look(pending, local_image, after=after, sent_bytes=sent_bytes)
 
     def round(self) -> bool:
         return self.engine.round()
@@ -127,7 +127,7 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
     except OSError as error:
         raise DemoError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     with loading_status(model):
-        recorder = _Recorder(load_engine(model, "auto", "auto", None))
+        recorder = _Recorder(load_engine(EngineOptions(model)))
     asked = []
     # A transport of its own: a proxy that the environment names must not come between.
     with loopback_server(recorder) as url, EdgeClient(url, transport=httpx.HTTPTransport()) as client:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secondlook.engine.attention import ATTENTION
+    from secondlook.engine.budget import Budget, BudgetSettings
     from secondlook.engine.encoders.choice import EncoderChoice, with_vision
     from secondlook.engine.encoders.engine_manifest import BuildOptions
     from secondlook.engine.encoders.engine_store import RebuildNeededError, UntrustedEngineError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         NonFiniteError,
         OutOfMemoryError,
         PictureMismatchError,
+        PolicyFileError,
         QuestionError,
         QuestionTooLongError,
         QueueFullError,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from secondlook.engine.look_settings import LookSettings
     from secondlook.engine.looks import AttentionMaps, Engine, FinalAnswer, FirstLook, Look, Pending
     from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
+    from secondlook.engine.policy_file import PolicyFile, read_policy
     from secondlook.engine.prompts import GENERIC_QUESTION
     from secondlook.engine.region import RegionSettings, find_region
     from secondlook.engine.uncertainty import TokenStatistics, aggregate
@@ -59,6 +62,8 @@ __all__ = [
     "AnsweredSessionError",
     "AttentionMaps",
     "BatchProfile",
+    "Budget",
+    "BudgetSettings",
     "BuildOptions",
     "DType",
     "DeviceError",
@@ -86,6 +91,8 @@ __all__ = [
     "Pending",
     "PictureMismatchError",
     "Policy",
+    "PolicyFile",
+    "PolicyFileError",
     "QuestionError",
     "QuestionTooLongError",
     "QueueFullError",
@@ -106,6 +113,7 @@ __all__ = [
     "load_model",
     "no_detail_to_gain",
     "read_manifest",
+    "read_policy",
     "wants_second_look",
     "with_vision",
 ]
@@ -116,6 +124,8 @@ _HOMES = {
     "AttentionMaps": "looks",
     "BatchProfile": "encoders.profiles",
     "BuildOptions": "encoders.engine_manifest",
+    "Budget": "budget",
+    "BudgetSettings": "budget",
     "DType": "loading",
     "DeviceError": "errors",
     "EmptyQuestionError": "errors",
@@ -143,6 +153,8 @@ _HOMES = {
     "Pending": "looks",
     "PictureMismatchError": "errors",
     "Policy": "policy",
+    "PolicyFile": "policy_file",
+    "PolicyFileError": "errors",
     "QuestionError": "errors",
     "QuestionTooLongError": "errors",
     "QueueFullError": "errors",
@@ -163,6 +175,7 @@ _HOMES = {
     "load_model": "loading",
     "no_detail_to_gain": "policy",
     "read_manifest": "encoders.manifest",
+    "read_policy": "policy_file",
     "wants_second_look": "policy",
     "with_vision": "encoders.choice",
 }

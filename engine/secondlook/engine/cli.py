@@ -6,8 +6,6 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -17,29 +15,28 @@ from rich.logging import RichHandler
 
 from secondlook.edge.errors import SecondLookError, SettingsError
 from secondlook.edge.wire import AnswerReply
+from secondlook.engine.opening import EngineOptions, load_engine, loading_status
+from secondlook.engine.options import (
+    CacheOption,
+    DeviceOption,
+    DTypeOption,
+    EncoderOption,
+    ModelOption,
+    PolicyOption,
+    ProviderOption,
+    RebuildOption,
+    ThresholdOption,
+    TrustOption,
+    VerboseOption,
+    VisionOption,
+)
 
 if TYPE_CHECKING:
-    from secondlook.engine.encoders.choice import EncoderChoice, OpenEngine
-    from secondlook.engine.loading import DType
-    from secondlook.engine.looks import Engine
+    from secondlook.engine.encoders.choice import OpenEngine
+    from secondlook.engine.policy_file import PolicyFile
     from secondlook.engine.service import TwoLookService
 
-__all__ = [
-    "DTypeOption",
-    "DeviceOption",
-    "ModelOption",
-    "ProviderOption",
-    "RebuildOption",
-    "ThresholdOption",
-    "TrustOption",
-    "VerboseOption",
-    "app",
-    "configure_logging",
-    "draws_bars",
-    "load_engine",
-    "loading_status",
-    "run",
-]
+__all__ = ["app", "configure_logging", "run"]
 
 app = typer.Typer(
     name="secondlook",
@@ -48,63 +45,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ModelOption = Annotated[
-    str, typer.Option("--model", help="demo (the embedded model), a folder, or a hub name.")
-]
-DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option(
-        "--threshold", min=0.0, help="Look twice from this uncertainty on; by default the model's own."
-    ),
-]
-CacheOption = Annotated[
-    float | None,
-    typer.Option(
-        "--kv-cache-gb",
-        help="GiB for keys and values, of answers in progress and kept for second looks; by default 2 on a "
-        "CPU, and half of what is free on a GPU.",
-        show_default=False,
-    ),
-]
-VisionOption = Annotated[
-    Literal["torch", "onnx", "tensorrt"],
-    typer.Option("--vision", help="What encodes pictures; onnx and tensorrt need --encoder."),
-]
-EncoderOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--encoder", help="Folder of this model's exported encoder (secondlook export), or of an engine."
-    ),
-]
-ProviderOption = Annotated[
-    Literal["auto", "tensorrt"],
-    typer.Option("--provider", help="What computes inside ONNX Runtime; auto is the CPU, or CUDA."),
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-engine",
-        help="Open a TensorRT engine from outside this user's cache. An engine is a program: opening it can "
-        "execute anything in it, so say this only of one whose builder you know.",
-    ),
-]
-RebuildOption = Annotated[
-    bool,
-    typer.Option(
-        "--rebuild",
-        help="Build a TensorRT engine that does not run here again, from the ONNX folder beside it; "
-        "takes minutes.",
-    ),
-]
-VerboseOption = Annotated[
-    int,
-    typer.Option(
-        "--verbose", "-v", count=True, help="Say more on stderr; -vv for debugging.", show_default=False
-    ),
-]
 
 
 def run(
@@ -148,55 +88,22 @@ def configure_logging(verbose: int) -> None:
     logging.getLogger("secondlook.kernels").setLevel(min(level, logging.INFO))
 
 
-def load_engine(
-    model: str,
-    dtype: str,
-    device: str,
-    threshold: float | None,
-    kv_cache_gb: float | None = None,
-    encoder: EncoderChoice | None = None,
-    open_or_rebuild: OpenEngine | None = None,
-) -> Engine:
-    """The engine that the commands' options describe.
-
-    Args:
-        open_or_rebuild: opens a TensorRT engine; by default only one that runs here.
+def chosen_policy(policy: Path | None, threshold: float | None) -> PolicyFile | None:
+    """What the file of `--policy` holds; to be read before the long loading of a model.
 
     Raises:
-        ModelError, SettingsError: see `secondlook.engine.loading.load_model`, and
-            `secondlook.engine.encoders.choice.with_vision`.
+        PolicyFileError: it cannot be read.
+        typer.BadParameter: there is a threshold besides.
     """
-    from secondlook.engine.encoders.choice import with_vision
-    from secondlook.engine.encoders.tensorrt import open_engine
-    from secondlook.engine.kv_cache import CacheSettings
-    from secondlook.engine.loading import load_model
-    from secondlook.engine.looks import Engine
-    from secondlook.engine.policy import Policy
+    if policy is None:
+        return None
+    if threshold is not None:
+        raise typer.BadParameter(
+            "a policy file has a threshold of its own: leave --threshold or --policy out"
+        )
+    from secondlook.engine.policy_file import read_policy
 
-    kind: DType = dtype  # type: ignore[assignment]  # load_model refuses what is none, naming the choices
-    adapter = load_model(model, dtype=kind, device=device, progress=draws_bars(model))
-    if encoder is not None:
-        adapter = with_vision(adapter, encoder, open_or_rebuild or open_engine)
-    policy = None if threshold is None else Policy(threshold)
-    return Engine(adapter, policy, cache=CacheSettings(kv_cache_gb))
-
-
-def draws_bars(model: str) -> bool:
-    """Whether loading draws bars, the hub's and transformers': on a terminal, for all but the embedded model.
-
-    That one is there in a moment.
-    """
-    return model != "demo" and sys.stderr.isatty()
-
-
-@contextmanager
-def loading_status(model: str) -> Iterator[Callable[[], None]]:
-    """A spinner for the time of loading, or nothing where bars are drawn; yields what ends it early."""
-    if draws_bars(model):  # not even a silent spinner: it would keep the bars to itself
-        yield lambda: None
-        return
-    with Console(stderr=True).status(f"loading {model} ...") as status:
-        yield status.stop
+    return read_policy(policy)
 
 
 def _rebuilder(context: typer.Context, rebuild: bool) -> OpenEngine | None:
@@ -219,6 +126,15 @@ def serve(
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
+    policy: PolicyOption = None,
+    retransmission_rate: Annotated[
+        float | None,
+        typer.Option(help="Move the threshold so that this share of the questions is looked at twice."),
+    ] = None,
+    bytes_per_second: Annotated[
+        float | None,
+        typer.Option(help="Move the threshold so that local images have at most so many bytes a second."),
+    ] = None,
     kv_cache_gb: CacheOption = None,
     vision: VisionOption = "torch",
     encoder: EncoderOption = None,
@@ -235,11 +151,26 @@ def serve(
 ) -> None:
     """Answer edges' questions over HTTP until Ctrl-C."""
     configure_logging(verbose)
+    calibrated = chosen_policy(policy, threshold)
     from secondlook.engine import serving
+    from secondlook.engine.budget import BudgetSettings
     from secondlook.engine.encoders.choice import EncoderChoice
     from secondlook.engine.settings import ServerSettings, SessionLimits
 
-    choice, opener = EncoderChoice(vision, encoder, provider, trust_engine), _rebuilder(context, rebuild)
+    budget = None
+    if (retransmission_rate, bytes_per_second) != (None, None):
+        budget = BudgetSettings(retransmission_rate, bytes_per_second)
+    options = EngineOptions(
+        model,
+        dtype,
+        device,
+        threshold,
+        calibrated,
+        budget,
+        kv_cache_gb,
+        EncoderChoice(vision, encoder, provider, trust_engine),
+        _rebuilder(context, rebuild),
+    )
     sessions = SessionLimits(max_waiting=max_pending, seconds=session_ttl)
     settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
     with serving.listen(host, port) as listener:
@@ -254,7 +185,7 @@ def serve(
 
             try:
                 serving.serve(
-                    lambda: load_engine(model, dtype, device, threshold, kv_cache_gb, choice, opener),
+                    lambda: load_engine(options),
                     settings,
                     listener,
                     on_ready,
@@ -274,6 +205,7 @@ def ask(
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
+    policy: PolicyOption = None,
     kv_cache_gb: CacheOption = None,
     vision: VisionOption = "torch",
     encoder: EncoderOption = None,
@@ -297,15 +229,23 @@ def ask(
     from secondlook.engine.encoders.choice import EncoderChoice
     from secondlook.engine.local import ask_locally
 
-    choice = EncoderChoice(vision, encoder, provider, trust_engine)
+    options = EngineOptions(
+        model,
+        dtype,
+        device,
+        threshold,
+        chosen_policy(policy, threshold),
+        None,
+        kv_cache_gb,
+        EncoderChoice(vision, encoder, provider, trust_engine),
+        _rebuilder(context, rebuild),
+    )
     opened = open_picture(picture)
     with loading_status(model):
-        engine = load_engine(
-            model, dtype, device, threshold, kv_cache_gb, choice, _rebuilder(context, rebuild)
-        )
-    options = AnswerOptions(second_look=second_look, max_new_tokens=max_new_tokens)
+        engine = load_engine(options)
+    asking = AnswerOptions(second_look=second_look, max_new_tokens=max_new_tokens)
     with Console(stderr=True).status("looking ..."):
-        asked = ask_locally(engine, opened, question, options)
+        asked = ask_locally(engine, opened, question, asking)
     if as_json:
         typer.echo(json.dumps(asked.to_dict()))
     else:

@@ -22,6 +22,7 @@ SecondLookError (secondlook.edge.errors)
 │   ├── UnknownSessionError     never existed, or was forgotten
 │   ├── ExpiredSessionError     its time ran out, or it was given up
 │   └── AnsweredSessionError    it already has its final answer
+├── PolicyFileError         a calibrated policy cannot be read, or is for another model
 ├── PictureMismatchError    a picture contradicts the sizes it was announced with
 ├── QueueFullError          too many questions are waiting; carries retry_after
 ├── ModelNotReadyError      the server is still loading its model, or could not
@@ -51,6 +52,7 @@ __all__ = [
     "NonFiniteError",
     "OutOfMemoryError",
     "PictureMismatchError",
+    "PolicyFileError",
     "QuestionError",
     "QuestionTooLongError",
     "QueueFullError",
@@ -137,6 +139,10 @@ class ExpiredSessionError(SessionError):
 
 class AnsweredSessionError(SessionError):
     """The session already has its final answer."""
+
+
+class PolicyFileError(SecondLookError):
+    """A file of a calibrated policy cannot be read or written, or is for another model."""
 
 
 class PictureMismatchError(SecondLookError):

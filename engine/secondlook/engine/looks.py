@@ -19,11 +19,13 @@ from torch import Tensor
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
 from secondlook.engine.batching import Batcher, Decode, Encode, Flow, Prefill, Rows, Slot, Task, Wait
+from secondlook.engine.budget import Budget
+from secondlook.engine.deciding import Deciding
 from secondlook.engine.decoder import Decoder, Prompted
 from secondlook.engine.errors import NonFiniteError, PictureMismatchError
 from secondlook.engine.kv_cache import CacheSettings, SlotCache, SlotPool
 from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
+from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain
 from secondlook.engine.prefixes import PrefixIndex
 from secondlook.engine.prompts import DEFAULT_MAX_CHARACTERS, Prompt, check_question
 from secondlook.engine.region import RegionSettings, find_region
@@ -31,7 +33,6 @@ from secondlook.engine.results import (
     AttentionMaps,
     FinalAnswer,
     FinalDecision,
-    FirstDecision,
     FirstLook,
     Look,
     Pending,
@@ -56,6 +57,7 @@ class Engine:
         region: windows tried; by default the checkpoint's.
         cache: memory for keys and values.
         max_question_characters: longest question taken.
+        budget: moves the threshold; see `secondlook.engine.deciding`.
 
     Raises:
         SettingsError: the cache has no room for one sequence.
@@ -69,6 +71,7 @@ class Engine:
         cache: CacheSettings | None = None,
         *,
         max_question_characters: int = DEFAULT_MAX_CHARACTERS,
+        budget: Budget | None = None,
     ) -> None:
         settings, layout = model.settings, model.layout
         cache = CacheSettings() if cache is None else cache
@@ -79,6 +82,8 @@ class Engine:
             if region is None
             else region
         )
+        self.budget = budget
+        self._deciding = Deciding(self.policy, model.image_size, budget)
         self._max_question_characters = max_question_characters
         self._capacity = min(layout.context, 2 * layout.tokens_per_image + cache.text_tokens)
         slot_bytes = SlotCache.slot_bytes(model.decoder_config, self._capacity, model.dtype)
@@ -97,12 +102,12 @@ class Engine:
 
     @property
     def card(self) -> ModelCard:
-        """What an edge must know to prepare pictures."""
+        """What an edge must know to prepare pictures; under a budget with the threshold that it tracks."""
         return ModelCard(
             name=self.model.name,
             image_size=self.model.image_size,
             resize_mode=self.model.settings.resize_mode,
-            threshold=self.policy.threshold,
+            threshold=self._deciding.threshold,
         )
 
     @property
@@ -187,10 +192,18 @@ class Engine:
         local_image: Image.Image | Square,
         *,
         after: Task[FirstLook] | None = None,
+        sent_bytes: int = 0,
     ) -> Task[FinalAnswer]:
-        """Begin a second look; `after` is its first look, where that may still be going on."""
+        """Begin a second look.
+
+        Args:
+            after: its first look, where that may still be going on.
+            sent_bytes: of the local image as it was sent, for the budget; 0: not sent.
+        """
         picture = self._square(local_image)
         _check_local(picture, pending)
+        if self.budget is not None and pending.counted and sent_bytes:
+            self.budget.received(sent_bytes)
         spent = dict[str, float]()
         return self._batcher.start(self._second(pending, picture, after, spent), spent, urgent=True)
 
@@ -225,7 +238,8 @@ class Engine:
             self.prefixes.remember(kept, client, picture)
             early = yield Decode(slot, min(limit, policy.decide_after))
             look = self._look(early, policy)
-            decision = self._decide(look, original, policy, options)
+            counted = self._deciding.counts(policy, options)
+            decision = self._deciding.decide(look.uncertainty, original, policy, options)
             region, pending, maps = None, None, None
             if decision == "unsure":
                 assert row is not None, "the row is read unless no second look is wanted"
@@ -238,10 +252,12 @@ class Engine:
                 region = find_region(maps.question, maps.generic, original, self.region, mode)
                 if no_detail_to_gain(original, self.model.image_size, region):
                     decision = "no_detail_to_gain"
+                    if self.budget is not None and counted:
+                        self.budget.take_back()
                 else:
                     claim = kept.claim()
                     self._pool.hold(slot, kept)  # another slot may have had it, and given it up until now
-                    pending = Pending(kept, picture, question, look, region, policy, limit, claim)
+                    pending = Pending(kept, picture, question, look, region, policy, limit, counted, claim)
             found = FirstLook(look, decision, region, pending, maps, _seconds(spent))
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
                 if pending is not None and on_region is not None:
@@ -301,15 +317,6 @@ class Engine:
             )
         text = self.model.text(decoded.token_ids)
         return Look(text, decoded.token_ids, decoded.statistics, policy.uncertainty(decoded.statistics))
-
-    def _decide(self, look: Look, original: Size, policy: Policy, options: AnswerOptions) -> FirstDecision:
-        if options.second_look == "never":
-            return "disabled"
-        if options.second_look == "auto" and not wants_second_look(look.uncertainty, policy):
-            return "sure"
-        if no_detail_to_gain(original, self.model.image_size):
-            return "no_detail_to_gain"
-        return "unsure"
 
     def _prompt(self, question: str, images: int, limit: int) -> Prompt:
         return self.model.layout.build(question, images, limit, self._capacity)

@@ -50,7 +50,12 @@ class TwoLookEngine(Protocol):
     ) -> Task[FirstLook]: ...
 
     def start_second_look(
-        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None
+        self,
+        pending: Pending,
+        local_image: Square,
+        *,
+        after: Task[FirstLook] | None,
+        sent_bytes: int,
     ) -> Task[FinalAnswer]: ...
 
     def round(self) -> bool:

@@ -68,6 +68,7 @@ class Pending:
     Attributes:
         prefix: the global image's keys and values, while there is room for them.
         global_image: what they are computed from again when there was not.
+        counted: whether the engine's budget counts it.
         claim: while this is held, prefixes that nobody needs are given up before.
     """
 
@@ -78,6 +79,7 @@ class Pending:
     region: Region
     policy: Policy
     max_new_tokens: int
+    counted: bool = False
     claim: PrefixClaim | None = field(default=None, repr=False, compare=False)
 
 

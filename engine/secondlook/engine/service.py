@@ -199,7 +199,9 @@ class TwoLookService:
         _check_local_size(picture, shrunk(region.size, side), region)
         async with self._claimed(session_id) as (kept, stands):
             submitted = self._inference.submit(
-                lambda engine: engine.start_second_look(kept.pending, picture, after=kept.submitted.task),
+                lambda engine: engine.start_second_look(
+                    kept.pending, picture, after=kept.submitted.task, sent_bytes=len(jpeg)
+                ),
                 second=True,
             )
             final = await asyncio.wrap_future(submitted.future)

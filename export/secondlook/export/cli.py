@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from secondlook.engine.cli import (
+from secondlook.engine.cli import configure_logging
+from secondlook.engine.opening import loading_status
+from secondlook.engine.options import (
     DeviceOption,
     ModelOption,
     ProviderOption,
     RebuildOption,
     TrustOption,
     VerboseOption,
-    configure_logging,
-    loading_status,
 )
 from secondlook.export.tensorrt.cli import tell_engine
 
@@ -134,8 +134,8 @@ def register(app: typer.Typer, asked: Callable[[], Iterator[GatePicture]]) -> No
 
 
 def _load(model: str, device: str) -> LlavaAdapter:
-    from secondlook.engine.cli import draws_bars
     from secondlook.engine.loading import load_model
+    from secondlook.engine.opening import draws_bars
 
     with loading_status(model):
         return load_model(model, dtype="float32", device=device, progress=draws_bars(model))

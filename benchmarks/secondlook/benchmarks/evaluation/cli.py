@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG
-from secondlook.engine.cli import (
+from secondlook.engine.cli import configure_logging
+from secondlook.engine.options import (
     CacheOption,
     DeviceOption,
     DTypeOption,
     ModelOption,
     ThresholdOption,
     VerboseOption,
-    configure_logging,
 )
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from secondlook.benchmarks.evaluation.asking import Asking, ask_all, load_adapte
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.run_log import RunHeader, RunLog, Shard
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.cli import draws_bars, loading_status
 from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.opening import draws_bars, loading_status
 
 __all__ = ["FinishedRun", "run"]
 

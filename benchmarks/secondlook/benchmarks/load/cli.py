@@ -17,7 +17,8 @@ from secondlook.benchmarks.commands import (
     chosen_device,
     tell,
 )
-from secondlook.engine.cli import VerboseOption, configure_logging
+from secondlook.engine.cli import configure_logging
+from secondlook.engine.options import VerboseOption
 
 __all__ = ["register"]
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from secondlook.benchmarks.commands import OutputOption, SeedOption, check_output, tell
-from secondlook.engine.cli import VerboseOption, configure_logging
+from secondlook.engine.cli import configure_logging
+from secondlook.engine.options import VerboseOption
 
 __all__ = ["register"]
 

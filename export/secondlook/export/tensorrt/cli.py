@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from secondlook.engine.cli import VerboseOption, configure_logging
+from secondlook.engine.cli import configure_logging
+from secondlook.engine.options import VerboseOption
 
 if TYPE_CHECKING:
     import torch

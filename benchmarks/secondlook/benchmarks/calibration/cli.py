@@ -1,0 +1,93 @@
+"""The commands `secondlook calibrate` and `secondlook bench budget`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secondlook.benchmarks.commands import OutputOption, SeedOption, check_output, tell
+from secondlook.edge.wire import Aggregation, Measure
+
+if TYPE_CHECKING:
+    from secondlook.engine.policy_file import Target
+
+__all__ = ["register"]
+
+
+def register(application: typer.Typer, benches: typer.Typer) -> None:
+    """Add `calibrate` to the application and `budget` to its benches."""
+    application.command()(calibrate)
+    benches.command("budget")(bench_budget)
+
+
+def calibrate(
+    logs: Annotated[list[Path], typer.Argument(help="A log of secondlook eval, or those of all its shards.")],
+    output: Annotated[Path, typer.Option(help="The policy file, for secondlook serve --policy.")],
+    retransmission_rate: Annotated[
+        float | None, typer.Option(help="Target: share of the questions that is looked at twice.")
+    ] = None,
+    bytes_: Annotated[
+        float | None, typer.Option("--bytes", help="Target: bytes sent a question, both looks together.")
+    ] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(help="Target: accuracy, from 0 to 1, with as few second looks as possible."),
+    ] = None,
+    measure: Annotated[Measure, typer.Option(help="Of a token's doubt.")] = "min_entropy",
+    aggregation: Annotated[Aggregation, typer.Option(help="Tokens that its mean is taken over.")] = "all",
+    first_k: Annotated[int, typer.Option(min=1, help="How many tokens first_k takes.")] = 5,
+    include_eos: Annotated[bool, typer.Option(help="Whether the end token counts.")] = True,
+    arbitration: Annotated[bool, typer.Option(help="Keep the surer answer, not always the second.")] = True,
+    decide_after: Annotated[int, typer.Option(min=1, help="Tokens after which a server decides.")] = 5,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Of the intervals and of the bound.")
+    ] = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
+    seed: SeedOption = 0,
+) -> None:
+    """Choose a threshold from a log, for a rate, for bytes or for an accuracy."""
+    from secondlook.benchmarks.calibration.calibrate import calibrate as from_logs
+    from secondlook.benchmarks.calibration.calibrate import calibration_text
+    from secondlook.engine.policy import Policy
+    from secondlook.engine.policy_file import write_policy
+
+    target = _target(retransmission_rate, bytes_, accuracy)
+    policy = Policy(0.0, measure, aggregation, first_k, include_eos, arbitration, decide_after)
+    found = from_logs(logs, target, policy, confidence=confidence, resamples=resamples, seed=seed)
+    write_policy(found, output)
+    typer.echo(calibration_text(found))
+    typer.echo(f"\nwrote {output}")
+
+
+def bench_budget(
+    logs: Annotated[list[Path], typer.Argument(help="A log of secondlook eval, or those of all its shards.")],
+    retransmission_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Share of questions looked at twice; may be repeated. 0.2, 0.3, 0.4 and 0.5 unless told."
+        ),
+    ] = None,
+    phase: Annotated[int, typer.Option(min=100, help="Questions from one shift to the next.")] = 1000,
+    repeats: Annotated[int, typer.Option(min=1, help="Streams of each kind.")] = 5,
+    seed: SeedOption = 0,
+    output: OutputOption = None,
+) -> None:
+    """How well a budget is kept while difficulty shifts, on streams drawn from a log, and what it costs."""
+    check_output(output)
+    from secondlook.benchmarks.calibration import simulation
+
+    rates = tuple(retransmission_rate or (0.2, 0.3, 0.4, 0.5))
+    tell(simulation.budget_text, simulation.bench_budget(logs, rates, phase, repeats, seed), output)
+
+
+def _target(rate: float | None, bytes_: float | None, accuracy: float | None) -> Target:
+    from secondlook.engine.policy_file import Target
+
+    given = {"retransmission_rate": rate, "bytes": bytes_, "accuracy": accuracy}
+    chosen = [(kind, value) for kind, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        raise typer.BadParameter("give exactly one of --retransmission-rate, --bytes and --accuracy")
+    ((kind, value),) = chosen
+    return Target.model_validate({"kind": kind, "value": value})

@@ -1,0 +1,98 @@
+"""The engine that a command's options describe, and what is shown while it is loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from secondlook.engine.budget import BudgetSettings
+    from secondlook.engine.encoders.choice import EncoderChoice, OpenEngine
+    from secondlook.engine.loading import DType
+    from secondlook.engine.looks import Engine
+    from secondlook.engine.policy_file import PolicyFile
+
+__all__ = ["EngineOptions", "draws_bars", "load_engine", "loading_status"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine is made of.
+
+    Attributes:
+        model, dtype, device: see `secondlook.engine.loading.load_model`.
+        threshold: of the policy; None takes the model's own.
+        calibrated: a policy from a file, for this model; instead of a threshold.
+        budget: what moves the threshold; None keeps it.
+        kv_cache_gb: GiB of keys and values; None takes the default.
+        encoder: what encodes pictures; None is the model's own modules in torch.
+        open_engine: opens a TensorRT engine; by default only one that runs here.
+    """
+
+    model: str = "demo"
+    dtype: str = "auto"
+    device: str = "auto"
+    threshold: float | None = None
+    calibrated: PolicyFile | None = None
+    budget: BudgetSettings | None = None
+    kv_cache_gb: float | None = None
+    encoder: EncoderChoice | None = None
+    open_engine: OpenEngine | None = None
+
+
+def load_engine(options: EngineOptions) -> Engine:
+    """The engine that the options describe.
+
+    Raises:
+        ModelError, SettingsError: see `secondlook.engine.loading.load_model`, and
+            `secondlook.engine.encoders.choice.with_vision`.
+        PolicyFileError: the policy is for another model.
+    """
+    from secondlook.engine.budget import Budget
+    from secondlook.engine.encoders.choice import with_vision
+    from secondlook.engine.encoders.tensorrt import open_engine
+    from secondlook.engine.kv_cache import CacheSettings
+    from secondlook.engine.loading import load_model
+    from secondlook.engine.looks import Engine
+    from secondlook.engine.policy import Policy
+
+    dtype: DType = options.dtype  # type: ignore[assignment]  # load_model refuses others, naming the choices
+    adapter = load_model(
+        options.model, dtype=dtype, device=options.device, progress=draws_bars(options.model)
+    )
+    if options.encoder is not None:
+        adapter = with_vision(adapter, options.encoder, options.open_engine or open_engine)
+    policy = None if options.threshold is None else Policy(options.threshold)
+    if options.calibrated is not None:
+        dtype_name = str(adapter.dtype).removeprefix("torch.")
+        options.calibrated.check_model(adapter.name, adapter.digest(), dtype_name)
+        policy = options.calibrated.policy
+    budget = None
+    if options.budget is not None:
+        start = adapter.settings.threshold if policy is None else policy.threshold
+        # A quarter of a byte for each pixel is about what a local image has at its usual quality.
+        budget = Budget(options.budget, start, local_bytes=adapter.image_size**2 / 4)
+    return Engine(adapter, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
+
+
+def draws_bars(model: str) -> bool:
+    """Whether loading draws bars, the hub's and transformers': on a terminal, for all but the embedded model.
+
+    That one is there in a moment.
+    """
+    return model != "demo" and sys.stderr.isatty()
+
+
+@contextmanager
+def loading_status(model: str) -> Iterator[Callable[[], None]]:
+    """A spinner for the time of loading, or nothing where bars are drawn; yields what ends it early."""
+    if draws_bars(model):  # not even a silent spinner: it would keep the bars to itself
+        yield lambda: None
+        return
+    with Console(stderr=True).status(f"loading {model} ...") as status:
+        yield status.stop

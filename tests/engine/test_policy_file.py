@@ -1,0 +1,103 @@
+"""A calibrated policy's file: what is read, what is refused, and which model it is for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.calibrated import a_policy_file
+from secondlook.engine.errors import PolicyFileError
+from secondlook.engine.policy import Policy
+from secondlook.engine.policy_file import read_policy, write_policy
+
+
+def changed(path: Path, *keys: str, value: Any) -> Path:
+    """A policy's file with one value in place of another."""
+    values = json.loads(a_policy_file().model_dump_json())
+    inside = values
+    for key in keys[:-1]:
+        inside = inside[key]
+    inside[keys[-1]] = value
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "policy.json"
+    found = a_policy_file(threshold=0.25, measure="margin", aggregation="first_k", first_k=3)
+    write_policy(found, path)
+    assert read_policy(path) == found
+    assert read_policy(path).policy == Policy(0.25, "margin", "first_k", 3)
+    write_policy(a_policy_file(), path)
+    assert read_policy(path) == a_policy_file()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "told"),
+    [
+        (("thresholds",), 0.4, "thresholds: Extra inputs are not permitted, got 0.4"),
+        (("format",), 2, "format: Input should be 1, got 2"),
+        (("threshold",), "0.4", "threshold: Input should be a valid number, got '0.4'"),
+        (("threshold",), -0.5, "threshold must be a finite number of at least 0, got -0.5"),
+        (("measure",), "doubt", "measure: Input should be 'min_entropy', 'shannon_entropy' or 'margin', got"),
+        (("first_k",), 0, "first_k must be at least 1, got 0"),
+        (("include_eos",), 1, "include_eos: Input should be a valid boolean, got 1"),
+        (("target", "kind"), "speed", "target.kind: Input should be 'retransmission_rate', 'bytes' or"),
+        (("wrong_unrefined", "bound"), 1.5, "wrong_unrefined.bound: Input should be less than or equal to 1"),
+        (("calibrated_on", "who"), "me", "calibrated_on.who: Extra inputs are not permitted, got 'me'"),
+    ],
+)
+def test_other_values_are_named_and_refused(
+    keys: tuple[str, ...], value: Any, told: str, tmp_path: Path
+) -> None:
+    path = changed(tmp_path / "policy.json", *keys, value=value)
+    with pytest.raises(PolicyFileError) as error:
+        read_policy(path)
+    assert told in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    values = json.loads(a_policy_file().model_dump_json())
+    del values["arbitration"], values["target"]["value"]
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(PolicyFileError, match=r"arbitration is missing; target\.value is missing"):
+        read_policy(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"threshold": NaN}'])
+def test_other_files_are_no_policy(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_bytes(content)
+    with pytest.raises(PolicyFileError, match=r"policy\.json"):
+        read_policy(path)
+
+
+def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    with pytest.raises(PolicyFileError, match="No such file"):
+        read_policy(tmp_path / "none.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(PolicyFileError, match="choose another file"):
+        write_policy(a_policy_file(), tmp_path / "file" / "policy.json")
+
+
+def test_other_weights_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    found = a_policy_file()
+    found.check_model("whatever it is called", found.calibrated_on.weights, "float32")
+    with pytest.raises(
+        PolicyFileError, match=r"demo \(weights 0123456789abcdef\), and not on b \(weights fe\)"
+    ):
+        found.check_model("b", "fe", "float32")
+    assert not caplog.records
+
+
+def test_another_dtype_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        a_policy_file().check_model("demo", "another digest", "bfloat16")
+    (record,) = caplog.records
+    assert "calibrated on demo (weights 0123456789abcdef) in float32" in record.getMessage()
