@@ -11,6 +11,7 @@ from PIL import Image
 from benchmarks.samples import smallest
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.evaluation.asking import Asking, ask_all
+from secondlook.benchmarks.heat import heat_map
 from secondlook.benchmarks.records import LoggedLook, Record
 from secondlook.benchmarks.replay import Replay
 from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_data_set, signs_picture
@@ -110,6 +111,20 @@ def test_every_question_gets_a_second_look_at_a_region(
                 left, top, right, bottom = record.boxes[0]
                 assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((sign.x, sign.y))
                 assert (right - left) / (bottom - top) == pytest.approx(2.1 / 1.7)
+
+
+def test_relative_attention_is_kept_of_the_first_pictures_only(
+    folder: str, evaluated: list[list[Record]]
+) -> None:
+    for records in evaluated:
+        for record in records:
+            assert heat_map(record.heat).shape == (GRID, GRID)
+            assert heat_map(record.heat).max() == 1
+            assert record.file == ""
+    (later,) = smallest("test", SEED, range(101, 140, 2), 1)
+    picture = signs_data_set("test", SEED, 140).pictures[later]
+    ((record,),) = ask_all(Asking(folder), [picture], processes=1)
+    assert record.heat == ()
 
 
 def both(record: Record) -> list[tuple[LoggedLook, int]]:

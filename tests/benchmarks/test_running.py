@@ -25,6 +25,7 @@ from secondlook.benchmarks.environment import PACKAGES
 from secondlook.benchmarks.evaluation.asking import Asking
 from secondlook.benchmarks.evaluation.merging import merge_logs
 from secondlook.benchmarks.evaluation.running import run
+from secondlook.benchmarks.evaluation.sizes import ModelSizes
 from secondlook.benchmarks.run_log import LogError, RunHeader, Shard, read_log, write_log
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region
@@ -58,6 +59,7 @@ def test_the_log_says_everything_that_was_asked_and_answered(whole: Path, pope: 
     records = read_log(whole).records
     asked = [(picture, question) for picture in pope.pictures for question in picture.questions]
     assert len(records) == len(asked) == 30
+    assert {record.file for record in records} == set(PICTURES)
     for record, (picture, question) in zip(records, asked, strict=True):
         assert (record.index, record.id, record.type) == (picture.index, question.id, question.kind)
         assert (record.question, record.truth) == (question.asked(), question.truth)
@@ -87,6 +89,8 @@ def test_the_header_states_settings_versions_and_digests(whole: Path, pope: Data
     assert header.settings["jpeg"]["global"] == {"quality": 90, "subsampling": "4:4:4"}
     assert set(header.settings["versions"]) == set(PACKAGES)
     assert {"model", "device", "cores", "python", "system", "commit"} <= set(header.made)
+    assert header.made["threshold"] == pytest.approx(0.5)
+    assert ModelSizes(**header.made["sizes"]).image_size == IMAGE_SIZE
 
 
 @pytest.mark.parametrize("name", LOADERS)

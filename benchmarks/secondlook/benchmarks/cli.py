@@ -14,6 +14,7 @@ from secondlook.benchmarks.edge.cli import register as register_edge
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
 from secondlook.benchmarks.latency.cli import register as register_latency
 from secondlook.benchmarks.load.cli import register as register_load
+from secondlook.benchmarks.report.cli import register as register_report
 from secondlook.benchmarks.vision.cli import register as register_vision
 from secondlook.engine.cli import app, configure_logging, run
 from secondlook.engine.options import ModelOption, VerboseOption
@@ -45,6 +46,7 @@ register_calibration(app, benches)
 evaluations = typer.Typer(help="Measure accuracy, retransmission and region search.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")
 register_evaluation(evaluations)
+register_report(app)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digits", "fill", "fill_from_results", "filled"]
+__all__ = ["digits", "fill", "fill_from_results", "filled", "share"]
 
 
 def filled(document: str, name: str, text: str) -> str:
@@ -43,3 +43,8 @@ def fill_from_results(purpose: str, name: str, written: Callable[[Sequence[dict[
 def digits(value: float) -> str:
     """Three of them, and all before the point."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def share(value: float, places: int = 1) -> str:
+    """As a percentage: "57.6 %"."""
+    return f"{100 * value:.{places}f} %"

@@ -12,7 +12,7 @@ from secondlook.edge.geometry import GridMap, Region, Size
 from secondlook.edge.imaging import Picture
 from secondlook.edge.wire import ResizeMode
 
-__all__ = ["draw_looks", "heat_overlay"]
+__all__ = ["draw_looks", "heat_overlay", "marked_original"]
 
 _PANEL = 480
 _GAP = 12
@@ -36,14 +36,7 @@ def draw_looks(
     Without a second look (`relative`, `region` and `local_jpeg` are None) the original stays plain and the
     third panel is empty. Captions stand below the panels, a line feed in each at most.
     """
-    original = picture.original().copy()
-    original.thumbnail((_PANEL, _PANEL), Image.Resampling.LANCZOS)
-    if relative is not None:
-        original = heat_overlay(original, relative, picture.size, mode)
-    if region is not None:
-        scale = original.width / picture.size.width
-        box = [round(value * scale) for value in region.as_tuple()]
-        ImageDraw.Draw(original).rectangle(box, outline=_BOX, width=3)
+    original = marked_original(picture, relative, region, mode)
     sheet = Image.new("RGB", (3 * _PANEL + 4 * _GAP, _PANEL + _CAPTION + 2 * _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     panels = (
@@ -63,6 +56,21 @@ def draw_looks(
             sheet.paste(shown, (left, _GAP + (_PANEL - shown.height) // 2))
         draw.multiline_text((left, _PANEL + 2 * _GAP), caption, fill=_INK, font=font, spacing=6)
     return sheet
+
+
+def marked_original(
+    picture: Picture, relative: npt.NDArray[np.float64] | None, region: Region | None, mode: ResizeMode
+) -> Image.Image:
+    """The original, at most 480 pixels a side, under its heat map and with the region's box."""
+    original = picture.original().copy()
+    original.thumbnail((_PANEL, _PANEL), Image.Resampling.LANCZOS)
+    if relative is not None:
+        original = heat_overlay(original, relative, picture.size, mode)
+    if region is not None:
+        scale = original.width / picture.size.width
+        box = [round(value * scale) for value in region.as_tuple()]
+        ImageDraw.Draw(original).rectangle(box, outline=_BOX, width=3)
+    return original
 
 
 def heat_overlay(

@@ -49,6 +49,8 @@ class Record:
         original_bytes: size of the original as a camera would store it.
         id: the question's own in its data set; empty where it has none.
         boxes: where what is asked for is: left, top, right, bottom in original pixels; empty: not known.
+        file: name of the original's file; empty: it has none.
+        heat: relative attention as `secondlook.benchmarks.heat` writes it; kept of the first pictures only.
     """
 
     index: int
@@ -63,6 +65,8 @@ class Record:
     original_bytes: int
     id: str = ""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
+    file: str = ""
+    heat: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(self, default=vars, separators=(",", ":"))
@@ -87,4 +91,5 @@ class Record:
         if values["region"] is not None:
             read["region"] = tuple(values["region"])
         read["boxes"] = tuple(tuple(box) for box in values.get("boxes", ()))
+        read["heat"] = tuple(values.get("heat", ()))
         return cls(**read)

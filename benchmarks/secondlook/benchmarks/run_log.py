@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -15,7 +16,19 @@ from typing import Any, Final, TextIO
 from secondlook.benchmarks.records import Record
 from secondlook.edge.errors import SecondLookError, SettingsError
 
-__all__ = ["LogError", "LoggedRun", "RunHeader", "RunLog", "Shard", "differences", "read_log", "write_log"]
+__all__ = [
+    "LogError",
+    "LoggedRun",
+    "RunHeader",
+    "RunLog",
+    "Shard",
+    "differences",
+    "leaves",
+    "read_lines",
+    "read_log",
+    "refusing",
+    "write_log",
+]
 
 _FORMAT: Final = 1
 
@@ -163,20 +176,41 @@ def read_log(path: Path) -> LoggedRun:
     Raises:
         LogError: there is none, or it is damaged.
     """
+    header, lines, whole_bytes = read_lines(path)
+    with refusing(path):
+        records = [Record.from_values(values) for line in lines for values in json.loads(line)]
+    return LoggedRun(header, records, whole_bytes)
+
+
+def read_lines(path: Path) -> tuple[RunHeader, list[str], int]:
+    """A log's header, its whole lines as they are, and its length without a line cut short.
+
+    Raises:
+        LogError: there is none, or it has no header.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise LogError(f"cannot read the log {path}: {error.strerror}") from error
     whole = content[: content.rfind(b"\n") + 1]
-    try:
+    with refusing(path):
         first, *lines = whole.decode("utf-8").split("\n")[:-1] or [""]
-        header = RunHeader.from_json(first)
-        records = [Record.from_values(values) for line in lines for values in json.loads(line)]
+        return RunHeader.from_json(first), lines, len(whole)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Say of what cannot be read that the file is no log.
+
+    Raises:
+        LogError: within, something was not as a log has it.
+    """
+    try:
+        yield
     except (ValueError, KeyError, TypeError, SettingsError) as error:
         raise LogError(
             f"{path} is not a log of an evaluation run ({error}); move it or choose another file"
         ) from error
-    return LoggedRun(header, records, len(whole))
 
 
 def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -> None:
@@ -195,7 +229,7 @@ def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What differs between two runs' settings: "model.dtype is 'float16', not 'float32'"."""
-    here, there = (dict(_leaves(settings)) for settings in (found, wanted))
+    here, there = (dict(leaves(settings)) for settings in (found, wanted))
     return [
         f"{name} is {here.get(name, 'absent')}, not {there.get(name, 'absent')}"
         for name in dict.fromkeys([*here, *there])
@@ -203,11 +237,11 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     ]
 
 
-def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted names with values as they are shown."""
     for name, value in settings.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", repr(value)
 

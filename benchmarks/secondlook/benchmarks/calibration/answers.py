@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.records import Record
-from secondlook.benchmarks.replay import FloatArray, Replay
+from secondlook.benchmarks.replay import Replay
 from secondlook.benchmarks.run_log import LogError, LoggedRun, RunHeader, differences, read_log
 from secondlook.engine.policy import Policy
 

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.calibration.answers import Answers
 from secondlook.benchmarks.calibration.curve import Curve, Sorted
-from secondlook.benchmarks.replay import FloatArray
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.policy_file import Estimate, Target, TargetKind
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.calibration.answers import Answers
-from secondlook.benchmarks.replay import FloatArray
 from secondlook.engine.policy_file import TargetKind
 
 __all__ = ["Curve", "Sorted"]

@@ -24,11 +24,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.calibration.answers import Answers, answers_of, read_logs
 from secondlook.benchmarks.calibration.choosing import choose
 from secondlook.benchmarks.calibration.streams import Shift, draw, shifts_of
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.replay import FloatArray
 from secondlook.engine.budget import Budget, BudgetSettings
 from secondlook.engine.policy import Policy
 from secondlook.engine.policy_file import Target

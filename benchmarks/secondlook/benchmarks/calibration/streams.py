@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.calibration.answers import IntArray
 from secondlook.benchmarks.records import Record
-from secondlook.benchmarks.replay import FloatArray
 
 __all__ = ["Shift", "draw", "shifts_of"]
 

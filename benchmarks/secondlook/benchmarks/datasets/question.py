@@ -15,7 +15,14 @@ __all__ = ["AskedPicture", "DataSet", "FilePicture", "PictureSource", "Question"
 
 
 class PictureSource(Protocol):
-    """Where an original comes from. Travels to other processes, so that the picture itself need not."""
+    """Where an original comes from. Travels to other processes, so that the picture itself need not.
+
+    Attributes:
+        name: of its file; empty where it has none.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     def read(self) -> bytes:
         """The original's file, as its camera stored it."""
@@ -26,6 +33,10 @@ class FilePicture:
     """An original in a file."""
 
     path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     def read(self) -> bytes:
         try:

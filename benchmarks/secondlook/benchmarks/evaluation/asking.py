@@ -17,6 +17,7 @@ import torch
 
 from secondlook.benchmarks.datasets.errors import MalformedDataError
 from secondlook.benchmarks.datasets.question import AskedPicture, Question
+from secondlook.benchmarks.heat import heat_rows
 from secondlook.benchmarks.records import LoggedLook, Record
 from secondlook.edge.errors import PictureError
 from secondlook.edge.geometry import Region
@@ -44,6 +45,9 @@ _SHORT: Final = 400
 
 _TEMPLATE: Final = 64
 """Tokens kept for what a template puts around a question."""
+
+_HEATED: Final = 100
+"""Of so many pictures, the first of a data set, relative attention is kept too: for reports to show."""
 
 _SLOTS: Final = 4
 """One question is asked at a time; further slots keep what its picture's other questions begin with."""
@@ -190,6 +194,8 @@ def _record(
         original_bytes=original_bytes,
         id=question.id,
         boxes=question.boxes,
+        file=asked.source.name,
+        heat=heat_rows(first.maps.relative()) if first.maps and asked.index < _HEATED else (),
     )
 
 

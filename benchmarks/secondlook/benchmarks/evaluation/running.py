@@ -23,6 +23,7 @@ from rich.text import Text
 from secondlook.benchmarks.datasets.question import DataSet
 from secondlook.benchmarks.environment import PACKAGES, environment
 from secondlook.benchmarks.evaluation.asking import Asking, ask_all, load_adapter, needed_room
+from secondlook.benchmarks.evaluation.sizes import ModelSizes
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.run_log import RunHeader, RunLog, Shard
 from secondlook.edge.errors import SettingsError
@@ -70,8 +71,8 @@ def run(
     with loading_status(asking.model):
         model = load_adapter(asking, progress=draws_bars(asking.model))
     described = _described(model)
-    header = _header(data, asking, described, shard)
     threshold, on_gpu = model.settings.threshold, model.device.type == "cuda"
+    header = _header(data, asking, described, threshold, shard)
     with contextlib.closing(RunLog(log, header)) as run_log:
         done = run_log.done()
         missing = [index for index in mine if index not in done]
@@ -98,12 +99,16 @@ def _described(model: LlavaAdapter) -> dict[str, Any]:
         "settings": settings,
         "image_size": model.image_size,
         "grid": list(model.grid),
+        "sizes": asdict(ModelSizes.of(model)),
         "environment": environment(str(model.device), str(model.dtype).removeprefix("torch.")),
     }
 
 
-def _header(data: DataSet, asking: Asking, described: dict[str, Any], shard: Shard) -> RunHeader:
-    made = dict(described["environment"])
+def _header(
+    data: DataSet, asking: Asking, described: dict[str, Any], threshold: float, shard: Shard
+) -> RunHeader:
+    made = {"model": described["model"], "threshold": threshold, "sizes": described["sizes"]}
+    made |= described["environment"]
     versions = {name: made.pop(name) for name in PACKAGES}
     model = {"weights": described["weights"], "dtype": made.pop("dtype"), **described["settings"]}
     return RunHeader(
@@ -113,7 +118,7 @@ def _header(data: DataSet, asking: Asking, described: dict[str, Any], shard: Sha
             "jpeg": {"global": asdict(asking.global_jpeg), "local": asdict(asking.local_jpeg)},
             "versions": versions,
         },
-        made={"model": described["model"], **made},
+        made=made,
         shard=shard,
     )
 

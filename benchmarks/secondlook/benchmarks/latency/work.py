@@ -48,6 +48,7 @@ class Lengths:
         both: the whole prompt with global and local image.
         new: of each answer.
         decided: of the first answer, when the engine decides whether to look again.
+        again: of the second answer, if not as many as of the first.
     """
 
     prefix: int
@@ -56,6 +57,7 @@ class Lengths:
     both: int
     new: int
     decided: int
+    again: int | None = None
 
     @classmethod
     def of(cls, layout: PromptLayout, question: str, new_tokens: int) -> Lengths:
@@ -86,6 +88,7 @@ def _published(passes: PassFlops, lengths: Lengths, flow: FlowName, unsure: bool
     every query that they decode is given all keys of a static cache.
     """
     n, g, two, new = lengths.question, lengths.generic, lengths.both, lengths.new
+    again = new if lengths.again is None else lengths.again
     static, once = flow != "reference", flow == "encoding_once"
     first = Work(passes.encode() + passes.decoder(n, n) + passes.logits())
     answer = first + _decoding(passes, n, new, static=static)
@@ -96,7 +99,7 @@ def _published(passes: PassFlops, lengths: Lengths, flow: FlowName, unsure: bool
         logits = passes.logits(1 if static else length)
         region += Work(passes.encode(0 if once else 1) + passes.decoder(length, length) + logits)
     second = Work(passes.encode(1 if once else 2) + passes.decoder(two, two) + passes.logits())
-    final = region + second + _decoding(passes, two, new, static=static)
+    final = region + second + _decoding(passes, two, again, static=static)
     return {"first_token": first, "first_answer": answer, "region": region, "final_answer": final}
 
 
@@ -104,6 +107,7 @@ def _engine(passes: PassFlops, lengths: Lengths, probe_layer: int, unsure: bool)
     """Global image and question in one pass; after the first tokens the generic question through the probe
     layer; the second look after the kept prefix, the rest of the first answer in the same decode steps."""
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
+    again = lengths.new if lengths.again is None else lengths.again
     encode = passes.encode(blocks=passes.feature_blocks)
     first = Work(encode + passes.decoder(n, n) + passes.row(n) + passes.logits())
     answer = first + _decoding(passes, n, lengths.new)
@@ -113,7 +117,7 @@ def _engine(passes: PassFlops, lengths: Lengths, probe_layer: int, unsure: bool)
     region, answer = first + _decoding(passes, n, lengths.decided) + probe, answer + probe
     second = Work(encode + passes.decoder(two - prefix, two) + passes.logits())
     rest = Work(sequential=answer.sequential - region.sequential)
-    final = region + second + rest + _decoding(passes, two, lengths.new)
+    final = region + second + rest + _decoding(passes, two, again)
     return {"first_token": first, "first_answer": answer, "region": region, "final_answer": final}
 
 

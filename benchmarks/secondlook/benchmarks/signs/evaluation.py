@@ -84,6 +84,10 @@ class DrawnPicture:
     seed: int
     index: int
 
+    @property
+    def name(self) -> str:
+        return ""
+
     def read(self) -> bytes:
         return signs_picture(self.split, self.seed, self.index).jpeg
 

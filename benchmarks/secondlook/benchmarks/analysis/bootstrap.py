@@ -1,0 +1,109 @@
+"""Intervals by the bootstrap: pictures are drawn anew, each with all of its questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from secondlook.benchmarks.analysis.columns import FloatArray, IntArray
+
+__all__ = ["LEVEL", "Bootstrap", "Estimate", "interval"]
+
+LEVEL: Final = 0.95
+"""Of all intervals; they are between percentiles."""
+
+_MOST: Final = 1000
+_FEWEST: Final = 200
+_WORK: Final = 20_000_000
+"""Questions drawn altogether: a long log needs no more resamples than its figures have digits."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval; all NaN where there is nothing to take it from."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Bootstrap:
+    """The same resamples of a log's questions, for every figure taken from it.
+
+    Args:
+        pictures: [questions], which picture each is about.
+        resamples: by default from 200 to 1000, the fewer the longer the log.
+
+    Attributes:
+        picture: [questions], the column of `drawn` that is a question's picture.
+        drawn: [resamples, pictures], how often each picture was drawn.
+    """
+
+    def __init__(self, pictures: IntArray, resamples: int | None = None, seed: int = 0) -> None:
+        names, self.picture = np.unique(pictures, return_inverse=True)
+        count = len(names)
+        self.resamples = (
+            int(np.clip(_WORK // len(pictures), _FEWEST, _MOST)) if resamples is None else resamples
+        )
+        rng = np.random.default_rng(seed)
+        self.drawn = np.empty((self.resamples, count))
+        for row in self.drawn:
+            row[:] = np.bincount(rng.integers(count, size=count), minlength=count)
+
+    def weights(self) -> Iterator[FloatArray]:
+        """[questions] for each resample: how often a question is in it."""
+        for row in self.drawn:
+            yield row[self.picture]
+
+    def sums(self, *values: FloatArray) -> FloatArray:
+        """[resamples, values], the sum of each in each resample."""
+        count = self.drawn.shape[1]
+        by_picture = np.stack([np.bincount(self.picture, each, count) for each in values], axis=1)
+        found: FloatArray = self.drawn @ by_picture
+        return found
+
+    def means(self, *values: FloatArray) -> list[Estimate]:
+        """Means over questions; NaN values are left out."""
+        known = [~np.isnan(each) for each in values]
+        filled = [np.where(there, each, 0.0) for there, each in zip(known, values, strict=True)]
+        # Most are known for the same questions: those are counted once.
+        masks = {there.tobytes(): there for there in known}
+        sums = self.sums(*filled, *masks.values())
+        counts = dict(zip(masks, sums[:, len(values) :].T, strict=True))
+        found = []
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for there, each, above in zip(known, filled, sums.T, strict=False):
+                value = each.sum() / there.sum() if there.any() else np.nan
+                found.append(interval(float(value), above / counts[there.tobytes()]))
+        return found
+
+    def mean(self, values: FloatArray) -> Estimate:
+        """One such mean."""
+        return self.means(values)[0]
+
+    def ratio(self, above: FloatArray, below: FloatArray) -> Estimate:
+        """One sum over another; `below` is positive."""
+        sums = self.sums(above, below)
+        return interval(float(above.sum() / below.sum()), sums[:, 0] / sums[:, 1])
+
+
+def interval(value: float, resampled: FloatArray, *, centred: bool = False) -> Estimate:
+    """Between the percentiles of what the resamples gave; those that gave NaN have no say.
+
+    Args:
+        centred: move the resamples so that their median is the value: for figures that drawing anew biases.
+    """
+    found = resampled[~np.isnan(resampled)]
+    if not np.isfinite(value) or not len(found):
+        return Estimate(value, np.nan, np.nan)
+    if centred:
+        median = float(np.quantile(found, 0.5, method="nearest"))
+        if not np.isfinite(median):
+            return Estimate(value, np.nan, np.nan)
+        found = found + (value - median)
+    # A resample's own figure, never one between two: it may be infinite.
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
+    return Estimate(value, float(low), float(high))

@@ -1,0 +1,120 @@
+"""What a run shows of the method's claims, said plainly, whether they hold or not.
+
+Song & Kim, arXiv 2512.16349: nearly full accuracy at less communication, min-entropy as the best measure, the
+first five tokens as good as all, and JPEG on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from secondlook.benchmarks.analysis.curves import Line, cheapest
+from secondlook.benchmarks.analysis.qualities import Envelope
+from secondlook.benchmarks.analysis.separation import Separation
+from secondlook.benchmarks.documents import share
+from secondlook.benchmarks.replay import Replay
+
+__all__ = ["Finding", "arbitration", "first_tokens", "jpeg", "nearly_full", "ranking"]
+
+_NEAR: Final = 0.01
+_LEAST_COMMUNICATION: Final = 0.5
+_RANKING: Final = 0.01
+_ARBITRATION: Final = 0.003
+_RATES: Final = np.linspace(0.0, 1.0, 201)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim. `holds` is None where the logs cannot tell; `detail` has the figures."""
+
+    claim: str
+    holds: bool | None
+    detail: str
+
+
+def nearly_full(line: Line, full: float, name: str) -> Finding:
+    """Full retransmission's accuracy within a point at an extra communication of at most a half.
+
+    Args:
+        full: accuracy of the second answers, as they are, to all questions.
+        name: what the line's cost counts: pixels or bytes.
+    """
+    least, most = cheapest(line, full - _NEAR), float(line.cost[-1])
+    reached = not np.isnan(least)
+    told = (
+        f"reached at {least:.2f}, {share(1 - least / most, 0)} less than always"
+        if reached
+        else "never reached"
+    )
+    return Finding(
+        "The accuracy of always looking twice, within 1 point, at an extra communication "
+        f"({name}) of at most {_LEAST_COMMUNICATION:g}",
+        bool(least <= _LEAST_COMMUNICATION),
+        f"{told} (always looking twice: {share(full)} at {most:.2f})",
+    )
+
+
+def ranking(found: Mapping[str, Separation]) -> Finding:
+    """Min-entropy tells wrong answers at least as well as the other measures."""
+    areas = {name: each.auroc.value for name, each in found.items()}
+    detail = ", ".join(f"{name} {area:.3f}" for name, area in areas.items())
+    claim = f"Min-entropy's area under ROC is at least that of the other measures less {_RANKING:g}"
+    if any(np.isnan(area) for area in areas.values()):
+        return Finding(claim, None, "no area without both right and wrong answers")
+    holds = areas["min-entropy"] >= max(areas.values()) - _RANKING
+    told = "" if holds else ": the paper's ranking of measures did not hold here"
+    return Finding(claim, bool(holds), detail + told)
+
+
+def first_tokens(all_tokens: Replay, first_five: Replay) -> Finding:
+    """The first five tokens decide about as well as all, at any retransmission rate."""
+    lines = [replay.trade_off.line(replay.rate) for replay in (first_five, all_tokens)]
+    rates = _RATES * lines[1].cost[-1]
+    apart = lines[0].at(rates) - lines[1].at(rates)
+    worst = int(apart.argmin())
+    longer = float((all_tokens.columns.first.lengths > 5).mean())
+    return Finding(
+        "Deciding on the first 5 tokens is within 1 point of deciding on all, at equal retransmission rates",
+        bool(apart[worst] >= -_NEAR),
+        f"at worst {100 * apart[worst]:+.1f} points, at a rate of {share(float(rates[worst]), 0)}; "
+        f"{share(longer, 0)} of the first answers are longer",
+    )
+
+
+def arbitration(with_it: Replay, without: Replay) -> Finding:
+    """Keeping the surer answer costs no accuracy at any threshold."""
+    lines = [replay.trade_off.line(replay.rate) for replay in (with_it, without)]
+    apart = lines[0].accuracy - lines[1].accuracy
+    worst = int(apart.argmin())
+    rate = float(lines[0].cost[worst])
+    return Finding(
+        f"Arbitration is never below no arbitration by more than {100 * _ARBITRATION:g} points",
+        bool(apart[worst] >= -_ARBITRATION - 1e-12),
+        f"at worst {100 * apart[worst]:+.2f} points, at a retransmission rate of {share(rate, 0)}; "
+        f"at best {100 * apart.max():+.2f}",
+    )
+
+
+def jpeg(best: Envelope, qualities: Sequence[tuple[int, int]], single: tuple[float, float] | None) -> Finding:
+    """Some qualities and threshold beat one global image at quality 95, in bytes and in accuracy.
+
+    Args:
+        best: over bytes a question.
+        qualities: of the envelope's lines.
+        single: bytes a question and accuracy of the first looks at quality 95; None without such a log.
+    """
+    claim = "An operating point beats one global image at quality 95 in both bytes and accuracy"
+    if single is None:
+        return Finding(claim, None, "no log has a global image of quality 95")
+    alone = f"one global image at quality 95: {single[0] / 1e3:.1f} kB, {share(single[1])}"
+    better = np.flatnonzero((best.cost < single[0]) & (best.accuracy > single[1]))
+    if not len(better):
+        return Finding(claim, False, f"none does; {alone}")
+    point = better[-1]
+    pair = qualities[best.line[point]]
+    found = f"{best.cost[point] / 1e3:.1f} kB, {share(float(best.accuracy[point]))}"
+    return Finding(claim, True, f"{found} with qualities {pair[0]} and {pair[1]}; {alone}")

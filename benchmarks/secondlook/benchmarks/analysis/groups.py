@@ -1,0 +1,85 @@
+"""Where a second look helps and where it hurts: by kind of question, by size of picture and of box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate
+from secondlook.benchmarks.analysis.columns import BoolArray, FloatArray
+from secondlook.benchmarks.replay import Replay
+
+__all__ = ["Group", "by_box", "by_kind", "by_megapixels", "summed_up"]
+
+_MEGAPIXELS: Final = (0.25, 0.5, 1, 2, 4, 8, 16, 32)
+_BOX_SIDES: Final = (2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some questions of a run, each looked at twice.
+
+    Attributes:
+        first, second: accuracy of the first answers, and of the second ones as they are.
+        kept: the same with arbitration.
+        gain: second less first.
+        mended, broken: shares of the questions whose second answer is better, and worse.
+        hit: the share whose region holds what is asked for, where that is known.
+    """
+
+    name: str
+    count: int
+    first: Estimate
+    second: Estimate
+    kept: Estimate
+    gain: Estimate
+    mended: Estimate
+    broken: Estimate
+    hit: Estimate
+
+
+def summed_up(name: str, replay: Replay, boot: Bootstrap, chosen: BoolArray | None = None) -> Group:
+    """Of the questions chosen, or of all."""
+    gain = replay.second - replay.first
+    values = (replay.first, replay.second, replay.kept, gain, gain > 0, gain < 0, replay.columns.hit)
+    taken = np.ones(len(gain), np.bool_) if chosen is None else chosen
+    means = boot.means(*(np.where(taken, each, np.nan) for each in values))
+    return Group(name, int(taken.sum()), *means)
+
+
+def by_kind(replay: Replay, boot: Bootstrap) -> list[Group]:
+    """By type of question, within the data set."""
+    kinds = np.array(replay.columns.kind)
+    return [summed_up(str(kind), replay, boot, kinds == kind) for kind in np.unique(kinds)]
+
+
+def by_megapixels(replay: Replay, boot: Bootstrap) -> list[Group]:
+    """By size of the original."""
+    size = replay.columns.original_pixels / 1e6
+    return [summed_up(name, replay, boot, inside) for name, inside in _between(size, _MEGAPIXELS, "MP")]
+
+
+def by_box(replay: Replay, boot: Bootstrap) -> list[Group]:
+    """By the size of what is asked for as the global image shows it: the side, in its pixels, of a square as
+    large as the boxes. Questions without a box are left out."""
+    columns = replay.columns
+    side = np.sqrt(columns.box_pixels * columns.first.pixels / columns.original_pixels)
+    return [summed_up(name, replay, boot, inside) for name, inside in _between(side, _BOX_SIDES, "pixels")]
+
+
+def _between(values: FloatArray, edges: tuple[float, ...], unit: str) -> Iterator[tuple[str, BoolArray]]:
+    """Names of those intervals that any value is in, and which are; NaN is in none."""
+    bounds = (-np.inf, *edges, np.inf)
+    for low, high in pairwise(bounds):
+        inside = (values >= low) & (values < high)
+        if inside.any():
+            name = f"{low:g} to {high:g}" if np.isfinite([low, high]).all() else _open(low, high)
+            yield f"{name} {unit}", inside
+
+
+def _open(low: float, high: float) -> str:
+    return f"below {high:g}" if np.isfinite(high) else f"{low:g} or more"

@@ -1,0 +1,117 @@
+"""Logs read for a report: what is of one run but for JPEG qualities belongs together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secondlook.benchmarks.analysis.columns import Columns, read_columns
+from secondlook.benchmarks.run_log import LogError, RunHeader, differences
+
+__all__ = ["Family", "Run", "read_families"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One log."""
+
+    path: Path
+    header: RunHeader
+    columns: Columns
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What the log was made by and on; of shards from several machines the first's, for what a report
+        takes from it is the same for all."""
+        made = self.header.made
+        found: dict[str, Any] = made["shards"][0] if "shards" in made else made
+        return found
+
+    @property
+    def qualities(self) -> tuple[int, int]:
+        """JPEG qualities of global and local image."""
+        jpeg = self.header.settings["jpeg"]
+        return int(jpeg["global"]["quality"]), int(jpeg["local"]["quality"])
+
+
+@dataclass(frozen=True)
+class Family:
+    """Logs of the same questions to the same model, with different JPEG qualities.
+
+    Attributes:
+        runs: the first is the one that all is drawn for but the qualities.
+        left_out: pictures that are not in every log, and so are compared in none.
+    """
+
+    runs: tuple[Run, ...]
+    left_out: int
+
+    @property
+    def main(self) -> Run:
+        return self.runs[0]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data set's settings, with its name."""
+        found: dict[str, Any] = self.main.header.settings["data"]
+        return found
+
+
+def read_families(paths: Sequence[Path], kinds: Sequence[str] = ()) -> list[Family]:
+    """The logs, put together, in their order.
+
+    Args:
+        kinds: only questions of these kinds; by default of all.
+
+    Raises:
+        LogError: a log cannot be read, is of one shard only, is of the same run as another, or has no
+            question of these kinds or none with a second look; or logs that belong together have no picture
+            in common.
+    """
+    found: list[list[Run]] = []
+    for path in dict.fromkeys(paths):
+        run = _read(path, kinds)
+        for family in found:
+            apart = {each.path: differences(run.header.settings, each.header.settings) for each in family}
+            for other, found_apart in apart.items():
+                if not found_apart:
+                    raise LogError(f"{path} and {other} are logs of the same run; name one of them")
+            if all(each.startswith("jpeg.") for each in apart[family[0].path]):
+                family.append(run)
+                break
+        else:
+            found.append([run])
+    return [_family(runs) for runs in found]
+
+
+def _read(path: Path, kinds: Sequence[str]) -> Run:
+    header, columns = read_columns(path)
+    if header.shard.count > 1:
+        raise LogError(f"{path} is shard {header.shard} alone; join them all first: secondlook eval merge")
+    if kinds:
+        chosen = np.isin(columns.kind, kinds)
+        if not chosen.any():
+            there = ", ".join(sorted(set(columns.kind)))
+            raise LogError(f"{path} has no question of kind {' or '.join(kinds)}; it has {there}")
+        columns = columns.take(chosen)
+    if not columns.possible.any():
+        raise LogError(
+            f"{path} has no second look: no picture had detail to gain, and there is nothing to weigh"
+        )
+    return Run(path, header, columns)
+
+
+def _family(runs: list[Run]) -> Family:
+    pictures = [set(run.columns.picture.tolist()) for run in runs]
+    common = set.intersection(*pictures)
+    if not common:
+        raise LogError(
+            f"{runs[0].path} and {runs[1].path} have no picture in common, so there is nothing to compare"
+        )
+    chosen = np.array(sorted(common))
+    kept = [replace(run, columns=run.columns.take(np.isin(run.columns.picture, chosen))) for run in runs]
+    return Family(tuple(kept), len(set.union(*pictures)) - len(common))

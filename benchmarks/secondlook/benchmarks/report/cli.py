@@ -1,0 +1,50 @@
+"""The command `secondlook report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secondlook.engine.cli import configure_logging
+from secondlook.engine.options import VerboseOption
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `secondlook`."""
+    app.command()(report)
+
+
+def report(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Logs of evaluation runs; those that differ in JPEG qualities alone are compared."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for index.html, summary.md and plots.")],
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, help="The operating point; by default the model's own.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only questions of this kind; may be given several times.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the data set's pictures, for examples; signs are drawn.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="How many examples at most.")] = 6,
+    resamples: Annotated[
+        int | None,
+        typer.Option(min=1, help="For the intervals; by default 200 to 1000, the fewer the longer the log."),
+    ] = None,
+    verbose: VerboseOption = 0,
+) -> None:
+    """What logs say: curves, tables and examples, as one page, as Markdown and as plots. Needs no model."""
+    configure_logging(verbose)
+    from secondlook.benchmarks.report.writing import write_report_of
+
+    page, *_ = write_report_of(logs, output, threshold, kind or (), examples, images, resamples)
+    typer.echo(f"wrote {page}")

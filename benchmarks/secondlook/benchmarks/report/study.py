@@ -1,0 +1,122 @@
+"""One run under study: its replays, costs and resamples, each made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+
+from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate
+from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray
+from secondlook.benchmarks.analysis.computation import relative_computation
+from secondlook.benchmarks.analysis.curves import Band, Cost, Line
+from secondlook.benchmarks.analysis.runs import Family, Run
+from secondlook.benchmarks.analysis.separation import Separation, separation
+from secondlook.benchmarks.latency.work import FlowName
+from secondlook.benchmarks.replay import Replay
+from secondlook.edge.wire import Aggregation, Measure
+from secondlook.engine.policy import Policy
+
+__all__ = ["MEASURES", "Study", "bytes_sent"]
+
+MEASURES: dict[str, Measure] = {
+    "min-entropy": "min_entropy",
+    "Shannon entropy": "shannon_entropy",
+    "margin": "margin",
+}
+"""Names for people; the first is the default."""
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A family of logs, its first one above all.
+
+    Attributes:
+        threshold: the operating point; None: there is none.
+    """
+
+    family: Family
+    threshold: float | None
+    resamples: int | None = None
+
+    @property
+    def run(self) -> Run:
+        return self.family.main
+
+    @property
+    def columns(self) -> Columns:
+        return self.run.columns
+
+    @cached_property
+    def boot(self) -> Bootstrap:
+        return Bootstrap(self.columns.picture, self.resamples)
+
+    @cache  # noqa: B019  # a study lives as long as its report is being written
+    def replay(
+        self,
+        measure: Measure = "min_entropy",
+        aggregation: Aggregation = "all",
+        first_k: int = 5,
+        arbitration: bool = True,
+    ) -> Replay:
+        """The run under another way of measuring doubt."""
+        policy = Policy(0.0, measure, aggregation, first_k, arbitration=arbitration)
+        return Replay(self.columns, policy)
+
+    @cached_property
+    def plain(self) -> Replay:
+        """By the default measure, with arbitration."""
+        return self.replay()
+
+    @cached_property
+    def full(self) -> Estimate:
+        """Accuracy of all second answers, as they are."""
+        return self.boot.mean(self.plain.second)
+
+    def extra(self, what: str) -> Cost:
+        """Extra communication in "pixels" or "bytes": what second looks send over what first looks do."""
+        first, second = (getattr(look, what) for look in (self.columns.first, self.columns.second))
+        return Cost(np.zeros_like(first), second, first)
+
+    @cache  # noqa: B019
+    def computation(self, flow: FlowName = "ours") -> Cost | None:
+        """Relative computation; None where the log does not tell."""
+        return relative_computation(self.columns, self.run.made, self.run.header.settings, flow)
+
+    def separation(self, measure: Measure, aggregation: Aggregation = "all", first_k: int = 5) -> Separation:
+        """How well this doubt parts the right first answers from the wrong ones."""
+        return self._separation(measure, aggregation, first_k if aggregation == "first_k" else 1)
+
+    @cache  # noqa: B019
+    def _separation(self, measure: Measure, aggregation: Aggregation, first_k: int) -> Separation:
+        return separation(self.replay(measure, aggregation, first_k).uncertainty, self.wrong, self.boot)
+
+    @property
+    def wrong(self) -> BoolArray:
+        """[questions], whether the first answer's score is below a half."""
+        return self.plain.first < 0.5
+
+    def line(self, replay: Replay, cost: Cost) -> tuple[Line, Band]:
+        """A replay's curve over a cost, and its intervals."""
+        return replay.trade_off.line(cost), replay.trade_off.band(cost, self.boot)
+
+    def at_threshold(self, cost: Cost) -> tuple[Estimate, Estimate] | None:
+        """(cost, accuracy) at the operating point, with arbitration; None if there is none."""
+        if self.threshold is None:
+            return None
+        looked = self.looked
+        spent: FloatArray = cost.base + looked * cost.extra
+        stands = np.where(looked, self.plain.kept, self.plain.first)
+        return self.boot.ratio(spent, cost.unit), self.boot.mean(stands)
+
+    @property
+    def looked(self) -> BoolArray:
+        """[questions], whether there is a second look at the operating point."""
+        assert self.threshold is not None, "asked only where there is an operating point"
+        return self.plain.possible & ~(self.plain.uncertainty < self.threshold)
+
+
+def bytes_sent(columns: Columns) -> Cost:
+    """Bytes a question, both looks together."""
+    return Cost(columns.first.bytes, columns.second.bytes, np.ones(len(columns)))

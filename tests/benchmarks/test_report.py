@@ -1,0 +1,243 @@
+"""`secondlook report` from the command line on: the files it writes, and its one-line errors."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.logs import header, random_records, write_run
+from benchmarks.samples import drawn_scene, smallest
+from secondlook.benchmarks.analysis.bootstrap import Estimate
+from secondlook.benchmarks.cli import app
+from secondlook.benchmarks.heat import heat_map, heat_rows
+from secondlook.benchmarks.records import Record
+from secondlook.benchmarks.report import cli
+from secondlook.benchmarks.report.words import parted, percent
+from secondlook.engine.cli import run
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "configure_logging", lambda _verbose: None)  # the root logger belongs to pytest
+
+
+def report(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run(app, ["report", "--resamples", "50", *map(str, arguments)])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def of_real_pictures(records: list[Record], seed: int = 3) -> list[Record]:
+    """The same about the smallest pictures of a seed, so that they are quickly drawn."""
+    indices = smallest("test", seed, range(60), 1 + records[-1].index)
+    sizes = [drawn_scene("test", seed, index).size.pixels for index in indices]
+    return [
+        replace(record, index=indices[record.index], original_pixels=sizes[record.index])
+        for record in records
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of three logs that differ in qualities."""
+    folder = tmp_path_factory.mktemp("report")
+    logs = [
+        write_run(
+            folder / f"{quality}.jsonl",
+            of_real_pictures(random_records(25, seed=quality, quality=quality)),
+            header(quality=quality),
+        )
+        for quality in (90, 95, 40)
+    ]
+    assert report(*logs, "--output", folder / "out", "--examples", 2) == 0
+    return folder / "out"
+
+
+class Tags(HTMLParser):
+    """Everything a page has, as (tag, attributes)."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_needs_nothing_but_itself(written: Path) -> None:
+    page = (written / "index.html").read_text(encoding="utf-8")
+    tags = Tags(page).found
+    assert not {tag for tag, _ in tags} & {"script", "iframe", "object", "audio", "video"}
+    for tag, attributes in tags:
+        for name in ("src", "href", "xlink:href", "srcset", "data"):
+            link = attributes.get(name)
+            assert link is None or link.startswith(("data:", "#")), (tag, link)
+    assert not re.findall(r"url\((?!#)", page)
+    assert "@import" not in page
+
+
+def test_the_page_shows_every_plot_and_links_every_section(written: Path) -> None:
+    page = (written / "index.html").read_text(encoding="utf-8")
+    tags = Tags(page).found
+    plots = {path.stem for path in (written / "plots").glob("*.svg")}
+    assert sum(tag == "svg" for tag, _ in tags) == len(plots) == 12
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {(attributes["href"] or "")[1:] for tag, attributes in tags if tag == "a"}
+    assert len(links) == 13
+    assert links <= set(ids)
+    assert sum(tag == "img" for tag, _ in tags) == 2 * 3
+    assert "What number is on sign" in page
+    assert "&lt;read&gt;" in page  # what a data set says is text
+
+
+def test_plots_are_files_too_that_follow_the_readers_scheme(written: Path) -> None:
+    for path in (written / "plots").glob("*.svg"):
+        root = ET.fromstring(path.read_text(encoding="utf-8"))
+        assert root.tag == f"{SVG}svg"
+        styles = [style.text or "" for style in root.iter(f"{SVG}style")]
+        assert any("prefers-color-scheme:dark" in style for style in styles)
+        assert any(text.text for text in root.iter(f"{SVG}text"))
+        with Image.open(path.with_suffix(".png")) as image:
+            assert image.width > 600
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_every_colour_of_a_drawing_has_one_for_dark_paper(written: Path) -> None:
+    for path in (written / "plots").glob("*.svg"):
+        drawing = path.read_text(encoding="utf-8").partition("</style>")[2]
+        colours = re.findall(r"(?<!, )#[0-9a-f]{6}\b", drawing)
+        assert set(colours) <= {"#000000"}, path.name  # matplotlib's default style, overruled everywhere
+
+
+def test_the_summary_has_the_same_sections_and_links_the_plots(written: Path) -> None:
+    summary = (written / "summary.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.+)$", summary, re.MULTILINE)
+    assert titles[:3] == ["What two looks give", "What holds here", "Accuracy against communication"]
+    assert titles[-2:] == ["Beside the paper", "Settings and environment"]
+    for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", summary):
+        assert (written / link).is_file()
+    for line in summary.splitlines():
+        if line.startswith("| --- "):
+            assert set(line) <= set("|-: ")
+
+
+def test_the_summary_says_what_the_logs_say(written: Path) -> None:
+    summary = (written / "summary.md").read_text(encoding="utf-8")
+    records = random_records(25, seed=90, quality=90)
+    first = 100 * np.mean([record.first.score for record in records])
+    always = 100 * np.mean([(record.second or record.first).score for record in records])
+    cells = {
+        line.split(" | ")[0][2:]: line.split(" | ")[1]
+        for line in summary.splitlines()
+        if line.startswith("| ")
+    }
+    assert cells["one look"].startswith(f"{first:.1f} % (")
+    assert cells["always two looks"].startswith(f"{always:.1f} % (")
+    assert "an earlier version" not in summary
+    assert "50 bootstrap resamples" in summary
+
+
+def test_logs_of_different_data_are_reported_one_after_the_other(tmp_path: Path) -> None:
+    records = [replace(record, heat=()) for record in random_records(8)]
+    logs = [
+        write_run(tmp_path / "signs.jsonl", records),
+        write_run(tmp_path / "pope.jsonl", records, header(data={"name": "pope"})),
+    ]
+    assert report(*logs, "--output", tmp_path / "out", "--examples", 0, "--kind", "read") == 0
+    summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert re.findall(r"^# (.+)$", summary, re.MULTILINE) == ["Two looks at signs", "Two looks at pope"]
+    assert "8 questions about 8 pictures" in summary
+    assert "keeps no heat maps" in summary
+    names = {path.stem for path in (tmp_path / "out" / "plots").glob("*.png")}
+    assert {name[0] for name in names} == {"1", "2"}
+
+
+def test_examples_of_other_data_come_from_their_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images" / "deep"
+    images.mkdir(parents=True)
+    Image.effect_noise((800, 600), 60).convert("RGB").save(images / "street.jpg")
+    records = [replace(record, file="street.jpg", original_pixels=480_000) for record in random_records(4)]
+    log = write_run(tmp_path / "pope.jsonl", records, header(data={"name": "pope"}))
+    assert report(log, "--output", tmp_path / "without") == 0
+    assert "name their folder with --images" in (tmp_path / "without" / "summary.md").read_text(
+        encoding="utf-8"
+    )
+    assert report(log, "--output", tmp_path / "with", "--examples", 1, "--images", images.parent) == 0
+    assert "Original, 800 by 600" in (tmp_path / "with" / "index.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    other = [replace(record, original_pixels=480_001) for record in records]
+    log = write_run(tmp_path / "other.jsonl", other, header(data={"name": "pope"}))
+    assert report(log, "--output", tmp_path / "with", "--examples", 1, "--images", images.parent) == 1
+    assert "has 480000 pixels, and 480001 in the log" in capsys.readouterr().err
+    assert report(log, "--output", tmp_path / "with", "--images", tmp_path / "without") == 1
+    assert "has no picture street.jpg" in capsys.readouterr().err
+
+
+def test_a_run_without_wrong_answers_is_reported(tmp_path: Path) -> None:
+    records = [
+        replace(record, first=replace(record.first, score=1.0), region_hit=None, boxes=(), heat=())
+        for record in random_records(3)
+    ]
+    log = write_run(tmp_path / "dull.jsonl", records)
+    assert report(log, "--output", tmp_path / "out") == 0
+    summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert "Every first answer is right" in summary
+    assert "no boxes that would say where to look" in summary
+    assert "nan" not in summary.lower()
+
+
+def test_a_run_without_second_looks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [replace(record, second=None, region=None, region_hit=None) for record in random_records(3)]
+    assert report(write_run(tmp_path / "run.jsonl", records), "--output", tmp_path / "out") == 1
+    assert "run.jsonl has no second look" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged", "folder"])
+def test_what_cannot_be_done_is_one_line(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, output = tmp_path / "run.jsonl", tmp_path / "out"
+    if what == "damaged":
+        log.write_text("{}\n", encoding="utf-8")
+    elif what == "folder":
+        write_run(log, random_records(2))
+        output.write_text("in the way", encoding="utf-8")
+    assert report(log, "--output", output) == 1
+    out, err = capsys.readouterr()
+    expected = {"missing": "cannot read the log", "damaged": "is not a log", "folder": "cannot write in"}
+    assert out == ""
+    assert expected[what] in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_figures_are_written_with_their_intervals() -> None:
+    assert percent(Estimate(0.5, 0.25, 0.75)) == "50.0 % (25.0 to 75.0)"
+    assert percent(Estimate(np.nan, np.nan, np.nan)) == "-"
+    assert parted("50.0 % (25.0 to 75.0)") == ("50.0 %", "25.0 to 75.0")
+    assert parted("+1.0 (-5.7 to +7.1)") == ("+1.0", "-5.7 to +7.1")
+    assert parted("share (here)") is None
+
+
+def test_heat_is_kept_to_a_part_in_255() -> None:
+    relative = np.random.default_rng(0).random((3, 5)) * 7
+    rows = heat_rows(relative)
+    assert [len(row) for row in rows] == [10, 10, 10]
+    assert heat_map(rows) == pytest.approx(relative / relative.max(), abs=0.5 / 255)
+    assert heat_rows(np.zeros((1, 2))) == ("0000",)
+    with pytest.raises(ValueError, match="hexadecimal"):
+        heat_map(["0g"])
