@@ -2,6 +2,7 @@
 # make test     the tests
 # make check    lint, format and types
 # make bench    a quick measurement of accuracy and retransmission
+# make figures  the documents' tables and plots, from the committed results and logs
 # make gpu-check  everything that needs a GPU: tests, compute-sanitizer, times; results in OUT (out/gpu-check)
 # make clean    remove what the others left, but for the environment
 #
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 
 OUT ?= out/gpu-check
 
-.PHONY: demo test check bench gpu-check clean
+.PHONY: demo test check bench figures gpu-check clean
 
 demo: $(READY)
 	$(BIN)/secondlook demo
@@ -29,6 +30,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/secondlook eval signs --seed 1 --count 200 --json
+
+figures: $(READY)
+	$(BIN)/python -m secondlook.benchmarks.figures
 
 gpu-check: $(READY)
 	$(BIN)/python -m secondlook.benchmarks.gpu_check --out $(OUT)

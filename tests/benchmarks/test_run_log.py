@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from contextlib import closing
 from dataclasses import replace
@@ -198,3 +199,18 @@ def test_a_damaged_log_is_refused_with_one_line_and_kept(tmp_path: Path, content
 def test_a_place_where_no_log_can_be_is_named(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="cannot keep a log in"):
         RunLog(tmp_path, HEADER)
+
+
+def test_a_finished_log_may_be_compressed(tmp_path: Path) -> None:
+    path, packed = tmp_path / "run.jsonl", tmp_path / "run.jsonl.gz"
+    write(path, LOGGED)
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_log(packed) == read_log(path)
+    with pytest.raises(LogError, match=r"a log is compressed when it is finished; leave \.gz out"):
+        RunLog(packed, HEADER)
+    whole = packed.read_bytes()
+    for damaged in (whole[:-20], b"text", whole[:20] + b"\0\0\0\0" + whole[24:]):
+        packed.write_bytes(damaged)
+        with pytest.raises(LogError, match=r"cannot read the log .*run\.jsonl\.gz: ") as caught:
+            read_log(packed)
+        assert "None" not in str(caught.value)

@@ -32,8 +32,9 @@ def test_a_family_is_compared_on_the_pictures_that_all_have(tmp_path: Path) -> N
     whole = write_run(tmp_path / "whole.jsonl", records)
     part = write_run(tmp_path / "part.jsonl", records[:8], header(quality=50))
     (family,) = read_families([whole, part])
-    assert [run.columns.picture.tolist() for run in family.runs] == [[0, 0, 1, 1, 2, 2, 3, 3]] * 2
+    assert [run.columns.picture.tolist() for run in family.compared] == [[0, 0, 1, 1, 2, 2, 3, 3]] * 2
     assert family.left_out == 2
+    assert len(family.main.columns) == 12  # for all but the comparison, every picture counts
 
 
 def test_questions_of_one_kind_may_be_taken_alone(tmp_path: Path) -> None:

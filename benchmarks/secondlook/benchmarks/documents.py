@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-__all__ = ["digits", "fill", "fill_from_results", "filled", "share"]
+__all__ = ["digits", "fill", "filled", "share"]
 
 
 def filled(document: str, name: str, text: str) -> str:
@@ -28,16 +24,6 @@ def filled(document: str, name: str, text: str) -> str:
 def fill(document: Path, name: str, text: str) -> None:
     """The same, in a file."""
     document.write_text(filled(document.read_text(encoding="utf-8"), name, text), encoding="utf-8")
-
-
-def fill_from_results(purpose: str, name: str, written: Callable[[Sequence[dict[str, Any]]], str]) -> None:
-    """A command, `RESULTS.json... DOCUMENT`: what is written of the results goes between the markers."""
-    parser = argparse.ArgumentParser(description=purpose)
-    parser.add_argument("results", type=Path, nargs="+")
-    parser.add_argument("document", type=Path)
-    arguments = parser.parse_args()
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
-    fill(arguments.document, name, written(reports))
 
 
 def digits(value: float) -> str:

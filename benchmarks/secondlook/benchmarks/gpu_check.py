@@ -4,7 +4,7 @@
 
 Runs in the repository's root. The folder gets each step's output (`STEP.log`), `gpu-check.json` (what it ran
 on, and how each step ended) and the reports `kernels.json`, `latency.json`, `prefill.json` and `load.json`
-of `secondlook bench`, which `secondlook.benchmarks.operators_markdown` and `speed_markdown` take; all but the
+of `secondlook bench`, which belong below `benchmarks/results/` for `make figures`; all but the
 first are of LLaVA-1.5-7B's sizes in bfloat16. The exit status is the number of steps that failed, 130
 after Ctrl-C; what is done by then is kept.
 """

@@ -2,11 +2,15 @@
 
 What results depend on is in the header's settings: data with digests, model with the digest of its weights,
 prompts, JPEG, versions. Logs whose settings differ are of different runs, and are never mixed.
+
+A log that is finished may be kept compressed, as `.jsonl.gz`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +35,7 @@ __all__ = [
 ]
 
 _FORMAT: Final = 1
+_COMPRESSED: Final = ".gz"
 
 
 class LogError(SecondLookError):
@@ -128,6 +133,10 @@ class RunLog:
         self.path = path
         self.header = header
         self.records: list[Record] = []
+        if path.suffix == _COMPRESSED:
+            raise LogError(
+                f"cannot log to {path}: a log is compressed when it is finished; leave {_COMPRESSED} out"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: TextIO = path.open("a", encoding="utf-8")
@@ -190,8 +199,11 @@ def read_lines(path: Path) -> tuple[RunHeader, list[str], int]:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise LogError(f"cannot read the log {path}: {error.strerror}") from error
+        if path.suffix == _COMPRESSED:
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error  # gzip's own errors have none
+        raise LogError(f"cannot read the log {path}: {reason}") from error
     whole = content[: content.rfind(b"\n") + 1]
     with refusing(path):
         first, *lines = whole.decode("utf-8").split("\n")[:-1] or [""]

@@ -44,10 +44,12 @@ class Family:
 
     Attributes:
         runs: the first is the one that all is drawn for but the qualities.
-        left_out: pictures that are not in every log, and so are compared in none.
+        compared: the same runs, of pictures that are in every one of them.
+        left_out: how many pictures are not, and so are not compared.
     """
 
     runs: tuple[Run, ...]
+    compared: tuple[Run, ...]
     left_out: int
 
     @property
@@ -114,4 +116,4 @@ def _family(runs: list[Run]) -> Family:
         )
     chosen = np.array(sorted(common))
     kept = [replace(run, columns=run.columns.take(np.isin(run.columns.picture, chosen))) for run in runs]
-    return Family(tuple(kept), len(set.union(*pictures)) - len(common))
+    return Family(tuple(runs), tuple(kept), len(set.union(*pictures)) - len(common))

@@ -33,7 +33,7 @@ def describe(
         ReportError: a picture in that folder is not the one asked about.
     """
     threshold = family.main.made.get("threshold") if threshold is None else threshold
-    study, found = Study(family, threshold, resamples), Qualities(family.runs)
+    study, found = Study(family, threshold, resamples), Qualities(family.compared)
     columns, data = family.main.columns, family.data
     details = ", ".join(f"{name} {data[name]}" for name in ("split", "seed") if name in data)
     pictures = len(set(columns.picture.tolist()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from secondlook.benchmarks.report.document import Document, Example, Plot, Table
 
-__all__ = ["as_markdown"]
+__all__ = ["as_markdown", "part_lines"]
 
 
 def as_markdown(documents: Sequence[Document], plots: str) -> str:
@@ -18,14 +18,21 @@ def _document(document: Document, plots: str) -> list[str]:
     lines = [f"# {_escaped(document.title)}", document.lead]
     for section in document.sections:
         lines += [f"## {section.title}", *map(_escaped, section.text)]
-        for part in section.parts:
-            if isinstance(part, Plot):
-                lines.append(f"![{part.title}]({plots}/{part.name}.svg)")
-                lines += [f"*{part.title}.* {part.caption}".strip()]
-            elif isinstance(part, Table):
-                lines += [_table(part), *([_escaped(part.note)] if part.note else [])]
-            else:
-                lines.append(_example(part))
+        lines += part_lines(section.parts, plots)
+    return lines
+
+
+def part_lines(parts: Sequence[Table | Plot | Example], plots: str) -> list[str]:
+    """Paragraphs of a section's parts; `plots` as above."""
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, Plot):
+            lines.append(f"![{part.title}]({plots}/{part.name}.svg)")
+            lines.append(f"*{part.title}.* {part.caption}".strip())
+        elif isinstance(part, Table):
+            lines += [_table(part), *([_escaped(part.note)] if part.note else [])]
+        else:
+            lines.append(_example(part))
     return lines
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from repository import ROOT
-from secondlook.benchmarks import speed_markdown as markdown
-from secondlook.benchmarks.documents import filled
+from secondlook.benchmarks.tables import speed as markdown
 
 RESULTS = [
     path
@@ -152,13 +148,6 @@ PREFILL_SHOWN = """\
 """
 
 
-def test_the_readme_shows_the_committed_results() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS]
-    assert reports
-    assert filled(text, markdown.MARKER, markdown.speed_markdown(reports)) == text
-
-
 @pytest.mark.parametrize(
     ("report", "shown"),
     [(LATENCY, LATENCY_SHOWN), (FLOPS, FLOPS_SHOWN), (LOAD, LOAD_SHOWN), (PREFILL, PREFILL_SHOWN)],
@@ -170,14 +159,3 @@ def test_a_report_is_a_caption_and_a_table(report: dict[str, Any], shown: str) -
 def test_a_report_of_another_benchmark_is_refused() -> None:
     with pytest.raises(ValueError, match="of another benchmark"):
         markdown.speed_markdown([{"rows": []}])
-
-
-def test_the_command_writes_reports_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [tmp_path / name for name in ("load.json", "flops.json", "page.md")]
-    for path, report in zip(paths, (LOAD, FLOPS), strict=False):
-        path.write_text(json.dumps(report), encoding="utf-8")
-    paths[2].write_text("a\n<!-- speed -->\nold\n<!-- end of speed -->\nz\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["speed_markdown", *map(str, paths)])
-    markdown.main()
-    expected = f"a\n<!-- speed -->\n{LOAD_SHOWN}\n{FLOPS_SHOWN}<!-- end of speed -->\nz\n"
-    assert paths[2].read_text(encoding="utf-8") == expected

@@ -1,20 +1,13 @@
-"""The results of `secondlook bench kernels` as the README shows them, a table for each file.
-
-    python -m secondlook.benchmarks.operators_markdown RESULTS.json... DOCUMENT
-
-writes them into the document, between the lines `<!-- operators -->` and `<!-- end of operators -->`.
-"""
+"""The results of `secondlook bench kernels` as the README shows them, a table for each file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
-from secondlook.benchmarks.documents import digits, fill_from_results
+from secondlook.benchmarks.documents import digits
 
-__all__ = ["MARKER", "operators_markdown"]
-
-MARKER: Final = "operators"
+__all__ = ["operators_markdown"]
 
 
 def operators_markdown(reports: Sequence[dict[str, Any]]) -> str:
@@ -44,11 +37,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
             f"| `{row['operator']}` | {row['shape']} | {row['dtype']} | {cells} | {row['speedup']:.1f}x |"
         )
     return "\n".join(lines)
-
-
-def main() -> None:
-    fill_from_results("Write the operators' times into a document.", MARKER, operators_markdown)
-
-
-if __name__ == "__main__":
-    main()

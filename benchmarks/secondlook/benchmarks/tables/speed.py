@@ -1,22 +1,14 @@
-"""The results of `secondlook bench latency`, `flops`, `load` and `prefill` as the README shows them.
-
-    python -m secondlook.benchmarks.speed_markdown RESULTS.json... DOCUMENT
-
-writes them into the document, in the order given, between the lines `<!-- speed -->` and
-`<!-- end of speed -->`. What a report is of, its figures say.
-"""
+"""The results of `secondlook bench latency`, `flops`, `load` and `prefill` as the README shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from secondlook.benchmarks.documents import digits, fill_from_results
+from secondlook.benchmarks.documents import digits
 from secondlook.benchmarks.latency.summary import agreement_text, tail
 
-__all__ = ["MARKER", "speed_markdown"]
-
-MARKER: Final = "speed"
+__all__ = ["speed_markdown"]
 
 _METRICS: Final = {
     "first_token": "first token",
@@ -152,11 +144,3 @@ def _on(report: Report) -> str:
         f"{on['dtype']} on {on['device']} ({report['threads']} CPU threads), torch {on['torch']}, "
         f"transformers {on['transformers']}, commit {on['commit'] or 'unknown'}"
     )
-
-
-def main() -> None:
-    fill_from_results("Write latency, FLOPs, load and prefill into a document.", MARKER, speed_markdown)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,22 +1,10 @@
-"""The results of `secondlook eval signs` as the documents show them.
-
-    python -m secondlook.benchmarks.signs.markdown RESULTS.json DOCUMENT...
-
-writes them into each document, between the lines `<!-- results -->` and `<!-- end of results -->`.
-"""
+"""The results of `secondlook eval signs` as the documents show them."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any, Final
 
-from secondlook.benchmarks.documents import fill
-
-__all__ = ["AIMS", "MARKER", "missed", "results_markdown"]
-
-MARKER: Final = "results"
+__all__ = ["AIMS", "missed", "results_markdown"]
 
 AIMS: Final = {
     "accuracy_global": "50 to 70 %",
@@ -100,17 +88,3 @@ def _cell(key: str, value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if key == "auroc" else f"{100 * value:.1f} %"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("documents", type=Path, nargs="+")
-    arguments = parser.parse_args()
-    report = json.loads(arguments.results.read_text(encoding="utf-8"))
-    for document in arguments.documents:
-        fill(document, MARKER, results_markdown(report))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from repository import ROOT
-from secondlook.benchmarks.documents import filled
-from secondlook.benchmarks.signs import markdown
+from secondlook.benchmarks.tables import signs as markdown
 
 RESULTS = ROOT / "benchmarks" / "results" / "signs-test-4242.json"
 CARD = ROOT / "engine" / "secondlook" / "engine" / "checkpoint" / "README.md"
@@ -21,12 +18,6 @@ CARD = ROOT / "engine" / "secondlook" / "engine" / "checkpoint" / "README.md"
 def report() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
     return loaded
-
-
-@pytest.mark.parametrize("document", [ROOT / "README.md", CARD], ids=["README", "model card"])
-def test_the_documents_show_the_committed_results(document: Path, report: dict[str, Any]) -> None:
-    text = document.read_text(encoding="utf-8")
-    assert filled(text, markdown.MARKER, markdown.results_markdown(report)) == text
 
 
 def test_the_committed_results_are_of_the_committed_model(report: dict[str, Any]) -> None:
@@ -62,26 +53,3 @@ def test_aims_that_are_missed_are_named(report: dict[str, Any]) -> None:
     for key, value in worse.items():
         assert len(markdown.missed({**report, key: value})) == 1
     assert set(markdown.missed({**report, **worse})) == set(markdown.AIMS)
-
-
-def test_the_command_replaces_what_is_between_the_markers(
-    tmp_path: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    document = tmp_path / "page.md"
-    document.write_text(
-        "before\n<!-- results -->\nthe last ones\n<!-- end of results -->\nafter\n", encoding="utf-8"
-    )
-    monkeypatch.setattr(sys, "argv", ["markdown", str(RESULTS), str(document)])
-    markdown.main()
-    text = document.read_text(encoding="utf-8")
-    assert text.startswith("before\n<!-- results -->\n| |")
-    assert text.endswith("nats.\n<!-- end of results -->\nafter\n")
-    assert "the last ones" not in text
-
-
-@pytest.mark.parametrize(
-    "document", ["nothing here", "<!-- some -->\n", "<!-- end of some -->\n<!-- some -->\n"]
-)
-def test_a_document_without_markers_is_refused(document: str) -> None:
-    with pytest.raises(ValueError, match="lacks the lines <!-- some --> and <!-- end of some -->"):
-        filled(document, "some", "text\n")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from secondlook.benchmarks import edge_markdown as markdown
+from secondlook.benchmarks.tables import edge as markdown
 
 
 def costs(milliseconds: float, megabytes: float, sent_bytes: float) -> dict[str, Any]:
@@ -76,14 +71,3 @@ def test_a_report_is_what_it_found_and_a_table() -> None:
 def test_an_unknown_commit_is_named() -> None:
     unknown = {**REPORT, "environment": {**REPORT["environment"], "commit": None}}
     assert "commit unknown:" in markdown.edge_markdown([unknown])
-
-
-def test_the_command_writes_a_table_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [tmp_path / name for name in ("small.json", "large.json", "page.md")]
-    for path in paths[:2]:
-        path.write_text(json.dumps(REPORT), encoding="utf-8")
-    paths[2].write_text("a\n<!-- edge -->\nold\n<!-- end of edge -->\nz\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["edge_markdown", *map(str, paths)])
-    markdown.main()
-    expected = f"a\n<!-- edge -->\n{SHOWN}\n{SHOWN}<!-- end of edge -->\nz\n"
-    assert paths[2].read_text(encoding="utf-8") == expected

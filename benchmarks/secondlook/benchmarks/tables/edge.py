@@ -1,21 +1,14 @@
-"""The results of `secondlook bench edge` as the README shows them, a table for each file.
-
-    python -m secondlook.benchmarks.edge_markdown RESULTS.json... DOCUMENT
-
-writes them into the document, between the lines `<!-- edge -->` and `<!-- end of edge -->`.
-"""
+"""The results of `secondlook bench edge` as the README shows them, a table for each file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
 
-from secondlook.benchmarks.documents import digits, fill_from_results
+from secondlook.benchmarks.documents import digits
 from secondlook.benchmarks.edge.summary import AIM_PEAK_MB, AIM_SPEEDUP
 
-__all__ = ["MARKER", "edge_markdown"]
-
-MARKER: Final = "edge"
+__all__ = ["edge_markdown"]
 
 _TITLES: Final = (
     *("ms", "90 %", "plain, ms", "faster", "CPU s", "plain, CPU s", "peak, MB", "plain, MB"),
@@ -66,11 +59,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         picture = f"{row['megapixels']:g} MP {_KINDS[row['kind']]}"
         lines.append(f"| {picture} | {row['sent']} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def main() -> None:
-    fill_from_results("Write what the edge costs into a document.", MARKER, edge_markdown)
-
-
-if __name__ == "__main__":
-    main()
