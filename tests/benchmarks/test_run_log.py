@@ -65,7 +65,7 @@ def test_records_are_on_disk_as_soon_as_they_are_appended(tmp_path: Path) -> Non
     path = tmp_path / "run.jsonl"
     with closing(RunLog(path, HEADER)) as log:
         log.append([FULL])
-        assert read(path) == [FULL]
+        assert read_log(path).records == [FULL]
 
 
 def test_an_interrupted_run_goes_on_wherever_it_was_cut(tmp_path: Path) -> None:
@@ -81,6 +81,15 @@ def test_an_interrupted_run_goes_on_wherever_it_was_cut(tmp_path: Path) -> None:
             assert log.done() == {0, 1}
             log.append(LOGGED[2])
         assert path.read_bytes() == content
+
+
+def test_two_runs_never_write_the_same_log(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with closing(RunLog(path, HEADER)) as log:
+        with pytest.raises(LogError, match=r"another process is writing .*run\.jsonl"):
+            RunLog(path, HEADER)
+        log.append([FULL])
+    assert read(path) == [FULL]
 
 
 def test_another_runs_log_is_refused_and_kept(tmp_path: Path) -> None:

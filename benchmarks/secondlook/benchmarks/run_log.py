@@ -12,10 +12,12 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO
+
+from filelock import FileLock, Timeout
 
 from secondlook.benchmarks.records import Record
 from secondlook.edge.errors import SecondLookError, SettingsError
@@ -126,7 +128,7 @@ class RunLog:
 
     Raises:
         LogError: the file is of a run with other settings or another shard, is damaged before its last line,
-            or cannot be opened.
+            is being written by another process, or cannot be opened.
     """
 
     def __init__(self, path: Path, header: RunHeader) -> None:
@@ -139,17 +141,18 @@ class RunLog:
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: TextIO = path.open("a", encoding="utf-8")
+            with ExitStack() as opened:
+                opened.enter_context(FileLock(path.with_name(f".{path.name}.lock"), timeout=0))
+                self._file: TextIO = opened.enter_context(path.open("a", encoding="utf-8"))
+                if self._file.tell():
+                    self._continue()
+                else:
+                    self._write(header.to_json())
+                self._opened = opened.pop_all()
+        except Timeout as error:
+            raise LogError(f"another process is writing {path}; let it finish, or end it first") from error
         except OSError as error:
             raise LogError(f"cannot keep a log in {path}: {error.strerror}; choose another file") from error
-        try:
-            if self._file.tell():
-                self._continue()
-            else:
-                self._write(header.to_json())
-        except BaseException:
-            self._file.close()
-            raise
 
     def append(self, records: list[Record]) -> None:
         """Write one picture's records, at once and together."""
@@ -157,7 +160,7 @@ class RunLog:
         self.records += records
 
     def close(self) -> None:
-        self._file.close()
+        self._opened.close()
 
     def done(self) -> set[int]:
         """Indices of pictures already asked about."""
