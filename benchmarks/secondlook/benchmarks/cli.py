@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secondlook.benchmarks.calibration.cli import register as register_calibration
-from secondlook.benchmarks.commands import DeviceOption, OutputOption, check_output, chosen_device, tell
+from secondlook.benchmarks.commands import DeviceOption, OutputOption, check_output, tell
 from secondlook.benchmarks.edge.cli import register as register_edge
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
 from secondlook.benchmarks.latency.cli import register as register_latency
@@ -74,6 +74,7 @@ def bench_kernels(
     configure_logging(verbose)
     check_output(output)
     from secondlook.benchmarks.operators import bench_operators, rows_text
+    from secondlook.engine.devices import chosen_device
 
     report = bench_operators(chosen_device(device))
     tell(rows_text, report, output)

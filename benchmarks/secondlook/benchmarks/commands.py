@@ -12,7 +12,7 @@ import typer
 from secondlook.benchmarks.reports import make_room, write_report
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 __all__ = [
     "DTypeOption",
@@ -22,7 +22,6 @@ __all__ = [
     "PresetOption",
     "SeedOption",
     "check_output",
-    "chosen_device",
     "tell",
 ]
 
@@ -37,23 +36,6 @@ DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Wher
 NewTokensOption = Annotated[int, typer.Option(min=1, max=1024, help="Tokens of each answer.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, pictures and questions.")]
 OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object here too.")]
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device of an option.
-
-    Raises:
-        DeviceError: there is none.
-    """
-    import torch
-
-    from secondlook.engine.errors import DeviceError
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    elif name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device 'cuda' is not available: torch sees no CUDA GPU; use cpu")
-    return torch.device(name)
 
 
 def check_output(output: Path | None) -> None:

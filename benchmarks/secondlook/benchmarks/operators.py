@@ -21,7 +21,6 @@ from secondlook.benchmarks import compositions
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.edge.errors import SecondLookError
-from secondlook.engine.errors import DeviceError
 from secondlook.kernels import (
     KernelError,
     attention_row,
@@ -71,11 +70,8 @@ def bench_operators(device: torch.device) -> dict[str, Any]:
     """Measure every operator on a device, with progress on stderr: environment, bandwidth and rows, for JSON.
 
     Raises:
-        DeviceError: there is no such device.
         BenchError: the kernels' mode is none, or there are no compiled operators for the GPU.
     """
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(f"device '{device}' is not available: torch sees no CUDA GPU; use cpu")
     console = Console(stderr=True)
     with console.status("looking for the operators' library ..."):
         serving = _serving(device)

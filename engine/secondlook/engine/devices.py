@@ -1,4 +1,4 @@
-"""Two things about devices: which one is current, and how values get there without waiting."""
+"""Which device is meant, which one is current, and how values get there without waiting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["on_device", "to_device"]
+from secondlook.engine.errors import DeviceError
+
+__all__ = ["chosen_device", "on_device", "to_device"]
+
+
+def chosen_device(device: str) -> torch.device:
+    """The device of an option: "auto", "cpu", "cuda" or "cuda:N"; auto is a GPU if there is one.
+
+    Raises:
+        DeviceError: it is none of these, or not here.
+    """
+    cuda = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"there is no device {device!r}; use auto, cpu, cuda or cuda:N") from error
+    if place.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if place.type == "cuda":
+        count = torch.cuda.device_count() if cuda else 0
+        if (place.index or 0) >= count:
+            there = f"{count or 'no'} CUDA GPU{'s' if count > 1 else ''}"
+            raise DeviceError(f"device {device!r} is not available: torch sees {there}; use cpu")
+    return place
 
 
 def on_device(device: torch.device) -> AbstractContextManager[Any]:

@@ -23,8 +23,8 @@ from transformers.utils import logging
 from secondlook import kernels
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.attention import ATTENTION
+from secondlook.engine.devices import chosen_device
 from secondlook.engine.errors import (
-    DeviceError,
     IncompleteModelError,
     InvalidModelError,
     UnsupportedModelError,
@@ -97,7 +97,7 @@ def load_model(
     """
     if dtype not in get_args(DType):
         raise SettingsError(f"dtype must be one of {', '.join(get_args(DType))}, not {dtype!r}")
-    place = _device(device)
+    place = chosen_device(device)
     _prepare_operators(place)
     with _quiet(not progress):
         folder = find_folder(name_or_path)
@@ -115,23 +115,6 @@ def load_model(
         model = _weights(folder, config, _torch_dtype(dtype, place, config), place)
     _check_greedy(folder, model.generation_config)
     return LlavaAdapter(name_or_path, model, layout, preprocessing, settings)
-
-
-def _device(device: str) -> torch.device:
-    cuda = torch.cuda.is_available()
-    if device == "auto":
-        return torch.device("cuda" if cuda else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"there is no device {device!r}; use auto, cpu, cuda or cuda:N") from error
-    if place.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if place.type == "cuda":
-        count = torch.cuda.device_count() if cuda else 0
-        if (place.index or 0) >= count:
-            raise DeviceError(f"device {device!r} is not available: torch sees {count} CUDA GPU(s); use cpu")
-    return place
 
 
 def _prepare_operators(place: torch.device) -> None:

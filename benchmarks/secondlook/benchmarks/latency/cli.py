@@ -14,7 +14,6 @@ from secondlook.benchmarks.commands import (
     PresetOption,
     SeedOption,
     check_output,
-    chosen_device,
     tell,
 )
 from secondlook.engine.cli import configure_logging
@@ -50,6 +49,7 @@ def bench_latency(
     import torch
 
     from secondlook.benchmarks.latency import latency, presets, summary
+    from secondlook.engine.devices import chosen_device
 
     place = chosen_device(device)
     run = latency.LatencyRun(getattr(torch, dtype), place, new_tokens, repeats, warmups, seed, vision)
@@ -89,6 +89,7 @@ def bench_prefill(
     import torch
 
     from secondlook.benchmarks.latency import prefill, presets
+    from secondlook.engine.devices import chosen_device
 
     found = presets.preset(preset)
     report = prefill.bench_prefill(found, getattr(torch, dtype), chosen_device(device), repeats, seed)

@@ -14,7 +14,6 @@ from secondlook.benchmarks.commands import (
     PresetOption,
     SeedOption,
     check_output,
-    chosen_device,
     tell,
 )
 from secondlook.engine.cli import configure_logging
@@ -54,6 +53,7 @@ def bench_load(
 
     from secondlook.benchmarks.latency import presets
     from secondlook.benchmarks.load import load
+    from secondlook.engine.devices import chosen_device
 
     run = load.LoadRun(
         dtype=getattr(torch, dtype),
