@@ -46,7 +46,7 @@ register_calibration(app, benches)
 evaluations = typer.Typer(help="Measure accuracy, retransmission and region search.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")
 register_evaluation(evaluations)
-register_report(app)
+register_report(app, benches)
 
 
 @app.command()

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from secondlook.benchmarks.reports import make_room, write_report
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "DTypeOption",

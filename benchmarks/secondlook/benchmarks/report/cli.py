@@ -1,4 +1,4 @@
-"""The command `secondlook report`."""
+"""The commands `secondlook report` and `secondlook bench replay`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
+from secondlook.benchmarks.commands import OutputOption, check_output, tell
 from secondlook.engine.cli import configure_logging
 from secondlook.engine.options import VerboseOption
 
 __all__ = ["register"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `secondlook`."""
+def register(app: typer.Typer, benches: typer.Typer) -> None:
+    """Add `report` to the application and `replay` to its benches."""
     app.command()(report)
+    benches.command("replay")(bench_replay)
 
 
 def report(
@@ -48,3 +50,17 @@ def report(
 
     page, *_ = write_report_of(logs, output, threshold, kind or (), examples, images, resamples)
     typer.echo(f"wrote {page}")
+
+
+def bench_replay(
+    log: Annotated[Path, typer.Argument(help="A log, whose pictures are repeated.")],
+    rows: Annotated[int, typer.Option(min=1, help="Records of the log that is timed.")] = 100_000,
+    output: OutputOption = None,
+    verbose: VerboseOption = 0,
+) -> None:
+    """How long reading a long log takes, and every curve that a report draws from it."""
+    configure_logging(verbose)
+    check_output(output)
+    from secondlook.benchmarks.analysis import speed
+
+    tell(speed.replay_text, speed.bench_replay(log, rows), output)
