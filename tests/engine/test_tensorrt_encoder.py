@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,8 +28,7 @@ from secondlook.engine.encoders.engine_store import RebuildNeededError, Untruste
 from secondlook.engine.encoders.manifest import GraphDType
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.encoders.tensorrt import TensorRtVisionEncoder, open_engine
-from secondlook.engine.encoders.tensorrt_api import cuda_device, load_tensorrt, this_machine
-from secondlook.engine.errors import DeviceError, EncoderError, InvalidEncoderError, RuntimeMissingError
+from secondlook.engine.errors import EncoderError, InvalidEncoderError, RuntimeMissingError
 from secondlook.export.tensorrt.engines import EngineRequest, make_engine, open_or_rebuild
 
 A100 = Machine("NVIDIA A100-SXM4-80GB", "8.0", "580.65.06")
@@ -186,6 +184,7 @@ def test_an_engine_of_another_gpu_names_both_sides_and_the_command(
 ) -> None:
     folder, graph = tmp_path / "onnx" / "l4", tmp_path / "onnx"
     write_graph(graph)
+    (graph / "aside").mkdir(mode=0)  # may not be looked into
     make_engine(EngineRequest(graph, (BatchProfile(1, 1, 4),), output=folder), CPU)
     use(trt, monkeypatch, A100)
     said = (
@@ -204,7 +203,9 @@ def test_an_engine_of_another_tensorrt_names_both_sides(
 ) -> None:
     folder = built(tmp_path / "onnx")
     use(StandIn("10.16.1.11"), monkeypatch)
-    with pytest.raises(RebuildNeededError, match=r"TensorRT 11\.4\.0\.106, here is 10\.16\.1\.11"):
+    # Into the cache's own folder, whose name tells what is in it, nothing else is to be built.
+    said = r"TensorRT 11\.4\.0\.106, here is 10\.16\.1\.11; .*: secondlook build ONNX_FOLDER --batch 1:2:8$"
+    with pytest.raises(RebuildNeededError, match=said):
         open_engine(folder, CPU)
 
 
@@ -259,6 +260,17 @@ def test_opening_counts_as_use_in_the_cache_alone(trt: StandIn, tmp_path: Path) 
         open_engine(folder, CPU, trusted=True)
     assert (inside / "engine.json").stat().st_mtime > 1000
     assert (tmp_path / "outside" / "engine.json").stat().st_mtime == 1000
+
+
+def test_a_cache_that_is_only_read_serves_too(
+    trt: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    folder = built(tmp_path / "onnx")
+    monkeypatch.setattr(os, "utime", read_only)
+    assert open_engine(folder, CPU)(pictures(1)).equal(features_of(pictures(1)))
 
 
 def test_an_onnx_folder_finds_its_engine_in_the_cache(
@@ -321,56 +333,27 @@ def test_the_lean_runtime_takes_version_compatible_engines_only(
         open_engine(plain, CPU)
 
 
-def test_without_tensorrt_the_extra_is_named(tmp_path: Path) -> None:
-    for name in ("tensorrt", "tensorrt_lean"):
-        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('no', name='{name}')")
-    code = (
-        "from secondlook.engine.encoders.tensorrt_api import load_tensorrt\n"
-        "from secondlook.engine.errors import RuntimeMissingError\n"
-        "for library in ('auto', 'tensorrt', 'tensorrt_lean'):\n"
-        "    try: load_tensorrt(library)\n"
-        "    except RuntimeMissingError as error: print(error)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [
-        (
-            "TensorRT is not installed: pip install 'secondlook[tensorrt]'; where engines are only run, "
-            "'secondlook[tensorrt-lean]' is smaller"
-        ),
-        "tensorrt is not installed: pip install 'secondlook[tensorrt]'",
-        "tensorrt_lean is not installed: pip install 'secondlook[tensorrt-lean]'",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("__version__ = '9.3.0'", "tensorrt is of version 9.3.0; 10 or 11 is needed"),
-        ("", "tensorrt is of version none; 10 or 11 is needed"),
-        ("import tensorrt_bindings_of_nobody", "installed, but incompletely: No module named"),
-        ("raise OSError('libnvinfer.so.11: cannot open')", "cannot be loaded: libnvinfer"),
-    ],
-)
-def test_a_tensorrt_that_cannot_serve_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+def test_the_lean_runtime_finds_its_own_engine_of_a_graph(
+    trt: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tensorrt.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    with pytest.raises(RuntimeMissingError, match=said):
-        load_tensorrt("tensorrt")
-    sys.modules.pop("tensorrt", None)
+    graph = tmp_path / "onnx"
+    compatible, plain = built(graph, version_compatible=True), built(graph)
+    os.utime(compatible / "engine.json", (1, 1))  # the other one was used last
+    assert open_engine(graph, CPU).manifest == read_engine_manifest(plain)
+    use(StandIn(name="tensorrt_lean"), monkeypatch)
+    assert open_engine(graph, CPU).manifest == read_engine_manifest(compatible)
+    for file in compatible.iterdir():
+        file.unlink()
+    with pytest.raises(RebuildNeededError, match=rf"build it: secondlook build {graph} --version-compatible"):
+        open_engine(graph, CPU)
 
 
-def test_a_cpu_is_no_place_for_tensorrt() -> None:
-    assert cuda_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(DeviceError, match="no device 'gpu'; use cuda or cuda:N"):
-        cuda_device("gpu")
-    with pytest.raises(DeviceError, match="needs a CUDA GPU, and the device is cpu"):
-        this_machine(CPU)
-    if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="torch sees 0; there is no cuda"):
-            this_machine(torch.device("cuda"))
+def test_a_failure_while_a_graph_is_captured_is_one_error(
+    trt: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_work: object, _pool: object) -> None:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr("secondlook.engine.encoders.tensorrt.capture", fails)
+    with pytest.raises(EncoderError, match="could not be captured in a CUDA graph"):
+        open_engine(built(tmp_path / "onnx"), CPU)

@@ -93,6 +93,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "is no exported encoder" in refusal(capsys, "inspect", str(tmp_path))
     picture = (str(PICTURE), "what?")
     assert "needs --encoder" in refusal(capsys, "ask", *picture, "--vision", "onnx")
+    assert "add --vision tensorrt" in refusal(capsys, "ask", *picture, "--trust-engine")
     assert "is no exported encoder" in refusal(
         capsys, "serve", "--port", "0", "--vision", "onnx", "--encoder", out
     )

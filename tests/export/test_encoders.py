@@ -6,7 +6,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,14 +188,12 @@ def test_the_tensorrt_branch_opens_an_engine_that_fits(
         opened.append((folder, device, trusted))
         return Encoder()
 
-    module = ModuleType("tensorrt")
-    module.open_engine = open_engine  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "secondlook.engine.encoders.tensorrt", module)
+    opener: Any = open_engine  # what it opens is no TensorRtVisionEncoder
     choice = EncoderChoice("tensorrt", Path("engine"), trust_engine=True)
-    model = with_vision(exported.model, choice)
+    model = with_vision(exported.model, choice, opener)
     assert opened == [(Path("engine"), CPU, True)]
     square = model.square(picture(0))
     assert torch.allclose(model.encode([square]), exported.model.encode([square]), atol=1e-4)
     monkeypatch.setattr(Encoder, "manifest", SimpleNamespace(encoder=replace(exported.manifest, width=1)))
     with pytest.raises(EncoderMismatchError, match="width 1, not 64"):
-        with_vision(exported.model, choice)
+        with_vision(exported.model, choice, opener)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from secondlook.engine.encoders.manifest import (
     read_manifest,
 )
 from secondlook.engine.encoders.onnx_runtime import open_onnx
+from secondlook.engine.errors import InvalidEncoderError
 from secondlook.engine.loading import load_model
 from secondlook.engine.look_settings import LookSettings
 from secondlook.engine.vision import Preprocessing
@@ -174,6 +177,25 @@ def test_an_export_is_verified_again(exported: Exported, vision: Any) -> None:
     choice = EncoderChoice(vision, None if vision == "torch" else exported.folder)
     parity = verify_encoder(exported.model, choice, exported.folder, QUICK, asked())
     assert (parity.questions, parity.same_regions) == (6, 6)
+
+
+@pytest.mark.parametrize("vision", ["onnx", "torch"])
+def test_a_damaged_export_is_not_verified(exported: Exported, tmp_path: Path, vision: Any) -> None:
+    folder = Path(shutil.copytree(exported.folder, tmp_path / "encoder"))
+    os.truncate(folder / GRAPH_FILE, 1000)
+    choice = EncoderChoice(vision, None if vision == "torch" else folder)
+    with pytest.raises(InvalidEncoderError, match=f"{GRAPH_FILE} has SHA-256"):
+        verify_encoder(exported.model, choice, folder, QUICK, asked())
+
+
+def test_a_manifest_without_a_files_digest_is_none(exported: Exported, tmp_path: Path) -> None:
+    content = json.loads(exported.manifest.to_json())
+    del content["files"][GRAPH_FILE]
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(content))
+    with pytest.raises(
+        InvalidEncoderError, match=f"no manifest of this version: .*no digest of {GRAPH_FILE}"
+    ):
+        read_manifest(tmp_path)
 
 
 def test_inspect_tells_precision_and_what_became_of_attention(exported: Exported) -> None:

@@ -94,10 +94,15 @@ def test_what_was_found_before_is_told_too(exported: Exported) -> None:
 
 def test_too_few_questions_are_no_gate(exported: Exported) -> None:
     few = islice(asked(), 2)
-    with pytest.raises(ExportError, match="there are only 4 questions, and 6 must be asked"):
+    with pytest.raises(ExportError, match="only 4 questions about 2 pictures, and 6 about 3 must be asked"):
         pass_gate("it", exported.model, exported.model, "float32", few, QUICK)
     with pytest.raises(ExportError, match="questions must be at least 1, not 0"):
         GateSettings(questions=0)
+
+
+def test_just_enough_questions_are_enough(exported: Exported) -> None:
+    enough = islice(asked(), 3)
+    assert pass_gate("it", exported.model, exported.model, "float32", enough, QUICK).questions == 6
 
 
 def look(ids: tuple[int, ...], gap: float = 9.0, uncertainty: float = 0.3) -> Look:

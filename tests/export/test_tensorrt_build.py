@@ -17,6 +17,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.engine_manifest import BuildOptions, read_engine_manifest
 from secondlook.engine.encoders.profiles import BatchProfile, Run, parse_profiles, runs_of
 from secondlook.engine.errors import EncoderError, InvalidEncoderError, RuntimeMissingError
+from secondlook.export.errors import OutputError
 from secondlook.export.tensorrt import build as building
 from secondlook.export.tensorrt import cli, engines
 from secondlook.export.tensorrt.engines import EngineRequest, make_engine
@@ -138,6 +139,36 @@ def test_the_next_build_knows_the_times_of_the_last(trt: StandIn, tmp_path: Path
     assert [call[1] for call in trt.calls if call[0] == "create_timing_cache"] == [b"", b"+"]
 
 
+def test_damaged_times_are_not_given_to_tensorrt(trt: StandIn, tmp_path: Path) -> None:
+    write_graph(tmp_path / "a")
+    (make_engine(EngineRequest(tmp_path / "a"), CPU) / "timing.cache").write_bytes(b"half")
+    write_graph(tmp_path / "b", "float16")
+    make_engine(EngineRequest(tmp_path / "b"), CPU)
+    assert [call[1] for call in trt.calls if call[0] == "create_timing_cache"] == [b"", b""]
+
+
+def test_a_copy_that_cannot_take_its_place_leaves_the_older_one(
+    trt: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_graph(tmp_path / "onnx")
+    out = tmp_path / "out"
+    make_engine(EngineRequest(tmp_path / "onnx", output=out), CPU)
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.name == ".out.partial":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(
+        OutputError, match=r"cannot write .*: Input/output error; make room, or choose another --output"
+    ):
+        make_engine(EngineRequest(tmp_path / "onnx", PROFILES, output=out), CPU)
+    assert read_engine_manifest(out).profiles == (BatchProfile(1, 2, 8),)
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "onnx", "out"}
+
+
 def test_a_changed_graph_is_not_built(trt: StandIn, tmp_path: Path) -> None:
     write_graph(tmp_path)
     (tmp_path / "encoder.onnx.data").write_bytes(b"half of the wei")
@@ -161,8 +192,11 @@ def test_the_lean_runtime_cannot_build(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_folder_of_something_else_is_not_written_over(trt: StandIn, tmp_path: Path) -> None:
     write_graph(tmp_path / "onnx")
     (tmp_path / "out").mkdir()
-    with pytest.raises(EngineBuildError, match="exists and is no TensorRT engine; choose another --output"):
-        make_engine(EngineRequest(tmp_path / "onnx", output=tmp_path / "out"), CPU)
+    (tmp_path / "out" / "photo.jpg").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("out", "link"):
+        with pytest.raises(OutputError, match=r"only .* replaced; choose another --output"):
+            make_engine(EngineRequest(tmp_path / "onnx", output=tmp_path / name), CPU)
     assert trt.calls == []
 
 
@@ -172,16 +206,15 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
 ) -> None:
     write_graph(tmp_path / "onnx")
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if where == "engines":
         monkeypatch.setattr(engines.os, "fsync", full)
     else:
         monkeypatch.setattr(engines.shutil, "copytree", full)
-    with pytest.raises(
-        EngineBuildError, match=r"cannot (keep|write) .*: No space left on device; (nothing|it is kept)"
-    ):
+    error = EngineBuildError if where == "engines" else OutputError
+    with pytest.raises(error, match=r"cannot (keep|write) .*: No space left on device; (nothing|make room)"):
         make_engine(EngineRequest(tmp_path / "onnx", output=tmp_path / "copy"), CPU)
     left = [path.name for path in tmp_path.rglob("*") if "partial" in path.name or path.name == "copy"]
     assert left == []
@@ -245,3 +278,6 @@ def test_the_command_builds_and_says_what_is_next(trt: StandIn, tmp_path: Path) 
     assert read_engine_manifest(out).profiles == (BatchProfile(1, 1, 2), BatchProfile(4, 4, 8))
     done = CliRunner().invoke(app, ["build", str(graph), "--batch", "8"])
     assert isinstance(done.exception, SettingsError)
+    for size in ("nan", "inf", "0"):
+        done = CliRunner().invoke(app, ["build", str(graph), "--cache-gb", size])
+        assert isinstance(done.exception, EngineBuildError), done.exception

@@ -79,8 +79,8 @@ def test_layers_are_counted_by_precision() -> None:
         json.dumps({"Layers": [layer("a"), layer("_gemm_mha_v2"), layer("c", precision="Float")]})
     )
     assert layers_text(layers).splitlines() == [
-        "layers            3: 2 Half, 1 Float",
-        "attention         fused (1 fused kernels)",
+        "layers     3: 2 Half, 1 Float",
+        "attention  fused (1 fused kernels)",
     ]
 
 
@@ -99,9 +99,9 @@ def test_inspecting_prints_the_manifest_first(
     assert told == manifest_text(out) + "\n"
     for part in (
         "NVIDIA L4 (compute capability 8.9), driver 580.65.06",
-        "TensorRT          11.4.0.106",
+        "tensorrt   11.4.0.106",
         "1:2:8",
     ):
         assert part in told
     tell_engine(out, "cuda", trusted=True)
-    assert capsys.readouterr().out.endswith("2: 2 not told\nattention         unknown (0 fused kernels)\n")
+    assert capsys.readouterr().out.endswith("2: 2 not told\nattention  unknown (0 fused kernels)\n")

@@ -18,24 +18,31 @@ from secondlook.export.errors import OutputError
 __all__ = ["check_output", "whole_folder"]
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: Path, *, overwrite: bool, manifest: str = MANIFEST_FILE) -> None:
     """Refuse, before the long work, a folder that could not be written after it.
 
+    Args:
+        overwrite: replace a folder of the same kind, which has this `manifest`.
+
     Raises:
-        OutputError: it is there already and must not be overwritten, or is no export.
+        OutputError: it is there already and must not be overwritten, or is something else.
     """
     if not output.exists() and not output.is_symlink():
         return
     if not overwrite:
         raise OutputError(f"{output} is there already; choose another --output, or add --overwrite")
     if output.is_symlink() or not output.is_dir():
-        raise OutputError(f"{output} is no folder, and --overwrite replaces exported encoders only")
-    if any(output.iterdir()) and not (output / MANIFEST_FILE).is_file():
-        raise OutputError(f"{output} has no {MANIFEST_FILE}, and --overwrite replaces exported encoders only")
+        raise OutputError(
+            f"{output} is no folder, and only its own kind is replaced; choose another --output"
+        )
+    if any(output.iterdir()) and not (output / manifest).is_file():
+        raise OutputError(
+            f"{output} has no {manifest}, and only its own kind is replaced; choose another --output"
+        )
 
 
 @contextmanager
-def whole_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(output: Path, *, overwrite: bool = False, manifest: str = MANIFEST_FILE) -> Iterator[Path]:
     """A hidden folder beside `output` to write into, which takes its place when the block is done.
 
     After an error it is removed. A process that was killed leaves it, and the next one removes it; `output`
@@ -51,12 +58,12 @@ def whole_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_lock_file(output), blocking=False):
             _clear_up(partial, output, old)
-            check_output(output, overwrite=overwrite)
+            check_output(output, overwrite=overwrite, manifest=manifest)
             partial.mkdir()
             try:
                 yield partial
                 _to_disk(*partial.iterdir(), partial)
-                check_output(output, overwrite=overwrite)
+                check_output(output, overwrite=overwrite, manifest=manifest)
                 _replace(partial, output, old)
                 _to_disk(parent)
             finally:

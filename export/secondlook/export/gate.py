@@ -113,13 +113,16 @@ def pass_gate(
 
 def _enough(asked: Iterator[GatePicture], settings: GateSettings) -> Iterator[GatePicture]:
     """As many pictures as have that many questions, and at least as many as are compared."""
-    questions = 0
-    for number, one in enumerate(asked):
-        if questions >= settings.questions and number >= settings.pictures:
-            return
-        questions += len(one.questions)
+    pictures = questions = 0
+    for one in asked:
+        pictures, questions = pictures + 1, questions + len(one.questions)
         yield one
-    raise ExportError(f"there are only {questions} questions, and {settings.questions} must be asked")
+        if pictures >= settings.pictures and questions >= settings.questions:
+            return
+    raise ExportError(
+        f"there are only {questions} questions about {pictures} pictures, and {settings.questions} about "
+        f"{settings.pictures} must be asked"
+    )
 
 
 def _until(questions: int, pictures: Sequence[GatePicture], tally: AnswerTally) -> Iterator[GatePicture]:
@@ -164,6 +167,8 @@ def _judge(tally: AnswerTally) -> list[Failure]:
     if tally.entropy_difference > _ENTROPY:
         told = f"the mean min-entropy of an answer differs by {tally.entropy_difference:.3f} nats"
         failures.append(Failure("uncertainty", f"{told}, more than {_ENTROPY}, to {tally.worst_question!r}"))
+    if tally.questions and not tally.regions:
+        failures.append(Failure("regions", "no question had a second look, so no region was compared"))
     if tally.same_regions < _SAME_REGIONS * tally.regions:
         told = f"{tally.same_regions} of {tally.regions} regions are the same"
         failures.append(Failure("regions", f"{told}, fewer than {_SAME_REGIONS:.0%}"))

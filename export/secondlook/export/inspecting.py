@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -14,6 +13,7 @@ from onnx import GraphProto, TensorProto, shape_inference
 
 from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, read_manifest
 from secondlook.engine.encoders.onnx_runtime import open_session
+from secondlook.export.describing import manifest_lines
 
 __all__ = ["inspect_encoder"]
 
@@ -34,7 +34,7 @@ def inspect_encoder(folder: Path) -> str:
     attentions = sum(node.op_type == "Softmax" for node in graph.node)
     return "\n".join(
         [
-            *_manifest_lines(manifest),
+            *manifest_lines(manifest),
             "",
             "operators of the graph, by the precision of what they make:",
             *_precision_lines(graph),
@@ -43,40 +43,6 @@ def inspect_encoder(folder: Path) -> str:
             _fusion_line(folder, manifest, attentions),
         ]
     )
-
-
-def _manifest_lines(manifest: EncoderManifest) -> list[str]:
-    parity, picture = manifest.parity, manifest.preprocessing
-    taken, given = (
-        f"{tensor.name} [{', '.join(map(str, tensor.shape))}] {tensor.dtype}"
-        for tensor in (manifest.input, manifest.output)
-    )
-    weights = ", ".join(f"{digest} in {dtype}" for dtype, digest in manifest.weights.items())
-    pictures = (
-        f"{manifest.side}x{manifest.side}, {picture.mode}, mean {_three(picture.mean)}, "
-        f"std {_three(picture.std)}, scale {picture.scale:.6g}"
-    )
-    measured = (
-        f"relative error {parity.relative_error:.2e} (at most {parity.tolerance:.0e}) "
-        f"on {parity.pictures} pictures; {parity.same_answers} of {parity.answers} answers the same, "
-        f"{parity.within_rounding} within rounding, uncertainty to {parity.entropy_difference:.1e} nats; "
-        f"{parity.same_regions} of {parity.regions} regions the same"
-    )
-    return [
-        f"model      {manifest.model}, feature layer {manifest.feature_layer}",
-        f"weights    {weights}",
-        f"graph      {manifest.dtype}, opset {manifest.opset}",
-        f"input      {taken}",
-        f"output     {given}",
-        f"pictures   {pictures}",
-        f"parity     {measured}",
-        f"made by    {', '.join(f'{name} {version}' for name, version in manifest.tools.items())}",
-        *(f"file       {name} SHA-256 {digest}" for name, digest in manifest.files.items()),
-    ]
-
-
-def _three(values: Sequence[float]) -> str:
-    return "/".join(f"{value:.4g}" for value in values)
 
 
 def _precision_lines(graph: GraphProto) -> list[str]:

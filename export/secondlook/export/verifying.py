@@ -13,6 +13,7 @@ from secondlook.engine.encoders.choice import EncoderChoice, OpenEngine, Vision,
 from secondlook.engine.encoders.engine_manifest import ENGINE_MANIFEST_FILE, read_engine_manifest
 from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, Parity, read_manifest
 from secondlook.engine.encoders.tensorrt import open_engine
+from secondlook.engine.errors import InvalidEncoderError
 from secondlook.engine.llava import LlavaAdapter
 from secondlook.export.answers import GatePicture
 from secondlook.export.checking import check_graph
@@ -27,9 +28,11 @@ def exported_manifest(folder: Path, vision: Vision) -> EncoderManifest:
     """The manifest of an exported folder, or of the export that a TensorRT engine was built from.
 
     Raises:
-        InvalidEncoderError: the folder is neither.
+        InvalidEncoderError: the folder is neither, or is an engine and the runtime is another.
     """
-    if vision == "tensorrt" and (folder / ENGINE_MANIFEST_FILE).is_file():
+    if (folder / ENGINE_MANIFEST_FILE).is_file():
+        if vision != "tensorrt":
+            raise InvalidEncoderError(f"{folder} is a TensorRT engine; add --runtime tensorrt")
         return read_engine_manifest(folder).encoder
     return read_manifest(folder)
 
@@ -60,6 +63,7 @@ def verify_encoder(
     manifest = exported_manifest(folder, choice.vision)
     failures = []
     if choice.vision == "torch":
+        manifest.check_files(folder)
         manifest.check_fits(folder, model)
         candidate = model.with_encoder(_TorchGraph(model, manifest))
     else:

@@ -15,11 +15,14 @@ from secondlook.engine.encoders.manifest import GRAPH_FILE
 from secondlook.export.errors import ExportError
 from secondlook.export.graph import INPUT_NAME, OUTPUT_NAME, EncoderGraph
 
-__all__ = ["OPSETS", "write_graph"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "write_graph"]
 
 OPSETS: Final = range(18, 23)
 """From the one in which a layer norm is a single node, to the last without an attention node, which parsers
 in the field do not know."""
+
+DEFAULT_OPSET: Final = OPSETS.start
+"""That most runtimes can parse."""
 
 _EXAMPLE_BATCH: Final = 2
 """A batch of one would be taken for a constant."""

@@ -28,6 +28,7 @@ from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.vision import TorchVisionEncoder, VisionEncoder
 from secondlook.export.exporting import write_encoder
 from secondlook.export.gate import TOLERANCES
+from secondlook.export.writing import DEFAULT_OPSET
 
 __all__ = ["GRAPHS", "VisionRow", "VisionRun", "bench_vision", "onnx_encoder", "vision_text"]
 
@@ -122,7 +123,7 @@ def onnx_encoder(model: LlavaAdapter, dtype: GraphDType) -> Iterator[OnnxVisionE
     It did not pass the gate: that asks questions, and these weights may be random.
     """
     with TemporaryDirectory() as folder:
-        yield write_encoder(model, dtype, 18, Path(folder)).open()
+        yield write_encoder(model, dtype, DEFAULT_OPSET, Path(folder)).open()
 
 
 @contextmanager
@@ -138,8 +139,9 @@ def _encoders(
     with TemporaryDirectory() as folder:
         for dtype in graphs:
             with console.status(f"exporting in {dtype} ..."):
-                (Path(folder) / dtype).mkdir()
-                encoders[f"onnx {dtype}"] = write_encoder(model, dtype, 18, Path(folder) / dtype).open()
+                place = Path(folder) / dtype
+                place.mkdir()
+                encoders[f"onnx {dtype}"] = write_encoder(model, dtype, DEFAULT_OPSET, place).open()
         yield encoders
 
 

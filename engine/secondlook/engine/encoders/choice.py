@@ -49,6 +49,8 @@ class EncoderChoice:
             )
         if self.provider != "auto" and self.vision != "onnx":
             raise SettingsError(f"provider {self.provider!r} is ONNX Runtime's; add --vision onnx")
+        if self.trust_engine and self.vision != "tensorrt":
+            raise SettingsError("--trust-engine is about TensorRT engines; add --vision tensorrt")
 
 
 class OpenEngine(Protocol):

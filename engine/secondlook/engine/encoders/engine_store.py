@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -79,8 +80,11 @@ def cache_folder() -> Path:
     return base / "engines" if named else base / "secondlook" / "engines"
 
 
-def find_engine(folder: Path, tensorrt: str, machine: Machine) -> Path:
+def find_engine(folder: Path, tensorrt: str, machine: Machine, *, lean: bool = False) -> Path:
     """The engine's folder: this one, or for an ONNX folder the one in the cache that runs here, used last.
+
+    Args:
+        lean: for the lean runtime, which runs version-compatible engines only.
 
     Raises:
         InvalidEncoderError: the folder is neither an engine nor an exported encoder.
@@ -98,18 +102,21 @@ def find_engine(folder: Path, tensorrt: str, machine: Machine) -> Path:
         manifest = readable(path)
         if manifest is None or manifest.encoder.files != encoder.files:
             continue
-        if not manifest.misfits(tensorrt, machine):
+        if not manifest.misfits(tensorrt, machine) and (manifest.options.version_compatible or not lean):
             return path
     raise RebuildNeededError(
         f"no engine was built from {folder} for TensorRT {tensorrt} on {machine} yet; build it: "
-        f"secondlook build {folder}",
+        f"secondlook build {folder}{' --version-compatible' if lean else ''}",
         folder,
     )
 
 
 def engines_in(cache: Path) -> list[Path]:
     """The folders of all engines in a cache, the one opened last first; what is being written is none."""
-    found = {path.parent: path.stat().st_mtime for path in cache.glob(f"*/{ENGINE_MANIFEST_FILE}")}
+    found = {}
+    for path in cache.glob(f"*/{ENGINE_MANIFEST_FILE}"):
+        with suppress(FileNotFoundError):  # another process gave it up just now
+            found[path.parent] = path.stat().st_mtime
     return sorted((path for path in found if not path.suffix), key=lambda path: -found[path])
 
 
@@ -135,7 +142,10 @@ def check_trusted(folder: Path, trusted: bool) -> None:
 def note_opened(folder: Path) -> None:
     """Remember that an engine of the cache was opened: those that were not for longest are given up first."""
     if _is_cached(folder):
-        os.utime(folder / ENGINE_MANIFEST_FILE)
+        try:
+            os.utime(folder / ENGINE_MANIFEST_FILE)
+        except OSError as error:  # a cache that is only read, as in a container: nothing is given up there
+            _log.info("%s was opened, which cannot be noted: %s", folder, error.strerror)
 
 
 def _is_cached(folder: Path) -> bool:
@@ -151,10 +161,11 @@ def check_runs_here(folder: Path, manifest: EngineManifest, tensorrt: str, machi
     if not (reasons := manifest.misfits(tensorrt, machine)):
         return
     graph = find_graph(folder, manifest.encoder)
+    output = "" if _is_cached(folder) else f"--output {folder} "  # the cache names its folders itself
     batches = " ".join(f"--batch {profile}" for profile in manifest.profiles)
     raise RebuildNeededError(
         f"the engine in {folder} does not run here: {'; '.join(reasons)}; rebuild it: "
-        f"secondlook build {graph or 'ONNX_FOLDER'} --output {folder} {batches}",
+        f"secondlook build {graph or 'ONNX_FOLDER'} {output}{batches}",
         graph,
         manifest.profiles,
         manifest.options,
@@ -167,7 +178,9 @@ def find_graph(folder: Path, encoder: EncoderManifest) -> Path | None:
     Looked at are the engine's own folder, the one around it, and the others in that.
     """
     around = folder.resolve().parent
-    for place in (folder, around, *sorted(around.iterdir())):
+    # glob passes over folders that may not be read
+    beside = sorted(path.parent for path in around.glob(f"*/{MANIFEST_FILE}"))
+    for place in (folder, around, *beside):
         if (place / MANIFEST_FILE).is_file():
             found = _readable(read_manifest, place)
             if found is not None and found.files == encoder.files:

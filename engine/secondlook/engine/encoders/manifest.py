@@ -135,6 +135,10 @@ class EncoderManifest:
     files: dict[str, str]
     format: Literal[1] = 1
 
+    def __post_init__(self) -> None:
+        if lacking := {GRAPH_FILE, WEIGHTS_FILE} - self.files.keys():
+            raise SettingsError(f"the manifest has no digest of {', '.join(sorted(lacking))}")
+
     @property
     def side(self) -> int:
         """Of the encoder's square input, in pixels."""

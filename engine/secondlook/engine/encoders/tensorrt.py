@@ -74,11 +74,12 @@ def open_engine(
     """
     trt = load_tensorrt(library)
     machine = this_machine(device)
-    found = find_engine(folder, trt.__version__, machine)
+    lean = trt.__name__ == "tensorrt_lean"
+    found = find_engine(folder, trt.__version__, machine, lean=lean)
     manifest = read_engine_manifest(found)
     check_runs_here(found, manifest, trt.__version__, machine)
     check_trusted(found, trusted)
-    if trt.__name__ == "tensorrt_lean" and not manifest.options.version_compatible:
+    if lean and not manifest.options.version_compatible:
         raise RuntimeMissingError(
             f"tensorrt_lean runs only version-compatible engines, and {found} is none: build it with "
             "--version-compatible, or pip install 'secondlook[tensorrt]'"
@@ -193,7 +194,10 @@ class TensorRtVisionEncoder:
         (run,) = runs_of(size, self._profiles)
         context = self._context(run.profile)
         self._shape(context, size)
-        return capture(lambda: self._execute(context), pool)
+        try:
+            return capture(lambda: self._execute(context), pool)
+        except RuntimeError as error:  # torch's, which hides what was raised within
+            raise self._failed(f"could not be captured in a CUDA graph ({error})") from error
 
     def _context(self, profile: int) -> ExecutionContext:
         context = self._loaded.engine.create_execution_context()

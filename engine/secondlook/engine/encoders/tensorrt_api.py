@@ -197,5 +197,6 @@ def _driver() -> str:
         if found is not None:
             return found.group()
     version = ctypes.c_int()
-    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    if status := ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
+        raise DeviceError(f"the CUDA driver does not tell its version: error {status}")
     return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"

@@ -75,9 +75,12 @@ def build(
     from secondlook.engine.encoders.tensorrt_api import cuda_device
     from secondlook.export.tensorrt.cache import EngineCache
     from secondlook.export.tensorrt.engines import DEFAULT_PROFILES, EngineRequest, make_engine
+    from secondlook.export.tensorrt.errors import EngineBuildError
 
     options = BuildOptions(workspace_mb, hardware_compatibility, version_compatible, detailed, tf32)
     profiles = parse_profiles(batch) if batch else DEFAULT_PROFILES
+    if not 0 < cache_gb < 1e9:
+        raise EngineBuildError(f"the cache of engines must have more than 0 GiB, not {cache_gb}")
     cache = EngineCache(cache_folder(), int(cache_gb * 2**30))
     request = EngineRequest(folder, profiles, options, output)
     with Console(stderr=True).status("building; this takes minutes ..."):

@@ -26,6 +26,7 @@ from secondlook.engine.encoders.manifest import EncoderManifest, read_manifest
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.encoders.tensorrt import TensorRtVisionEncoder, open_engine
 from secondlook.engine.encoders.tensorrt_api import Library, this_machine
+from secondlook.export.folder import check_output, whole_folder
 from secondlook.export.tensorrt.build import Plan, build_plan
 from secondlook.export.tensorrt.builder_api import TensorRtBuilder, load_builder
 from secondlook.export.tensorrt.cache import EngineCache, engine_key
@@ -61,7 +62,8 @@ def make_engine(request: EngineRequest, device: torch.device, cache: EngineCache
         RuntimeMissingError: the full TensorRT is not installed.
         DeviceError: not a CUDA GPU.
         InvalidEncoderError: the ONNX folder is not as it was exported.
-        EngineBuildError: TensorRT cannot build it, or it cannot be written.
+        EngineBuildError: TensorRT cannot build it, or it cannot be kept.
+        OutputError: `output` is something else, or cannot be written; the cache has the engine all the same.
     """
     trt = load_builder()
     machine = this_machine(device)
@@ -72,7 +74,7 @@ def make_engine(request: EngineRequest, device: torch.device, cache: EngineCache
         )
     encoder.check_files(request.graph)
     if request.output is not None:
-        _check_output(request.output)
+        check_output(request.output, overwrite=True, manifest=ENGINE_MANIFEST_FILE)
     cache = cache or EngineCache(cache_folder())
     key = engine_key(encoder, trt.__version__, machine, request.profiles, request.options)
 
@@ -85,7 +87,8 @@ def make_engine(request: EngineRequest, device: torch.device, cache: EngineCache
 
     found = cache.get_or_build(key, build)
     if request.output is not None:
-        _publish(found, request.output)
+        with whole_folder(request.output, overwrite=True, manifest=ENGINE_MANIFEST_FILE) as copied:
+            shutil.copytree(found, copied, dirs_exist_ok=True)
     return found
 
 
@@ -144,32 +147,8 @@ def _timing(cache: EngineCache, tensorrt: str, machine: Machine) -> bytes:
     for folder in engines_in(cache.folder):
         manifest = readable(folder)
         if manifest is not None and (manifest.tensorrt, manifest.machine) == (tensorrt, machine):
-            return (folder / TIMING_FILE).read_bytes()
+            timing = (folder / TIMING_FILE).read_bytes()
+            if sha256(timing).hexdigest() == manifest.files.get(TIMING_FILE):
+                return timing
+            _log.warning("passed over: %s is not what was written", folder / TIMING_FILE)
     return b""
-
-
-def _check_output(output: Path) -> None:
-    """Refuse, before the long work, a place that holds something else."""
-    if output.exists() and not (output / ENGINE_MANIFEST_FILE).is_file():
-        raise EngineBuildError(f"{output} exists and is no TensorRT engine; choose another --output")
-
-
-def _publish(engine: Path, output: Path) -> None:
-    """Copy an engine; the folder appears whole, in the place of an older engine."""
-    partial, old = (output.with_name(f".{output.name}.{word}") for word in ("partial", "old"))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            shutil.copytree(engine, partial)
-            if output.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                output.rename(old)
-            partial.rename(output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise EngineBuildError(
-            f"cannot write the engine to {output}: {error.strerror or error}; it is kept in {engine}"
-        ) from error

@@ -26,6 +26,7 @@ from secondlook.engine.encoders.engine_store import check_runs_here, check_trust
 from secondlook.engine.encoders.tensorrt import current_stream, deserialize
 from secondlook.engine.encoders.tensorrt_api import this_machine
 from secondlook.engine.errors import EncoderError
+from secondlook.export.describing import manifest_lines
 from secondlook.export.tensorrt.builder_api import InspectableEngine, TensorRtBuilder, load_builder
 
 __all__ = [
@@ -132,20 +133,23 @@ def _information(
 def manifest_text(folder: Path) -> str:
     """An engine's manifest for people; needs neither a GPU nor TensorRT, and executes nothing."""
     manifest = read_engine_manifest(folder)
-    encoder, options = manifest.encoder, manifest.options
+    options, machine = manifest.options, manifest.machine
+    later = " or later" if options.version_compatible else ""
+    details = "kept" if options.detailed else "not kept; build with --detailed for the layers' precision"
     rows = {
-        "model": f"{encoder.model}, hidden state {encoder.feature_layer}, {encoder.dtype}",
-        "pictures": f"{encoder.side}x{encoder.side} pixels to {encoder.tokens} tokens of {encoder.width}",
         "batches": ", ".join(map(str, manifest.profiles)),
-        "TensorRT": manifest.tensorrt + (" or later" if options.version_compatible else ""),
-        "GPU": f"{manifest.machine}, driver {manifest.machine.driver}",
-        "other GPUs": options.hardware_compatibility,
-        "details": "kept"
-        if options.detailed
-        else "not kept; build with --detailed for the layers' precision",
-        **{name: f"SHA-256 {digest}" for name, digest in {**encoder.files, **manifest.files}.items()},
+        "tensorrt": f"{manifest.tensorrt}{later}",
+        "gpu": f"{machine}, driver {machine.driver}",
+        "other gpus": options.hardware_compatibility,
+        "details": details,
     }
-    return "\n".join(f"{name:17} {value}" for name, value in rows.items())
+    return "\n".join(
+        [
+            *manifest_lines(manifest.encoder),
+            *(f"{name:10} {value}" for name, value in rows.items()),
+            *(f"{'file':10} {name} SHA-256 {digest}" for name, digest in manifest.files.items()),
+        ]
+    )
 
 
 def layers_text(layers: Sequence[Layer]) -> str:
@@ -154,7 +158,7 @@ def layers_text(layers: Sequence[Layer]) -> str:
     fused = sum(layer.is_fused_attention for layer in layers)
     precisions = ", ".join(f"{count} {precision}" for precision, count in counted.most_common())
     attention = f"{attention_of(layers)} ({fused} fused kernels)"
-    return f"{'layers':17} {len(layers)}: {precisions}\n{'attention':17} {attention}"
+    return f"{'layers':10} {len(layers)}: {precisions}\n{'attention':10} {attention}"
 
 
 def _layer(found: Mapping[str, Any]) -> Layer:
