@@ -198,3 +198,8 @@ def test_logs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         read_logs(logs_of(twice, ({}, records[:3]), ({}, records[2:])))
     with pytest.raises(LogError, match="has no answers yet"):
         read_logs(logs_of(empty, ({}, [])))
+
+
+def test_logs_without_a_second_look_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"0\.jsonl has no second look: no picture had detail to gain"):
+        read_logs(logs_of(tmp_path, ({}, [a_record(index) for index in range(3)])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from fractions import Fraction
 from math import comb
 
@@ -82,3 +83,17 @@ def test_what_is_counted() -> None:
     assert found.bound == binomial_upper_bound(2, 3, 1 - 0.95)
     many = wrong_share(Answers(doubt, first, ones, ones, ones, np.arange(5)), 0.9, 0.95, 10)
     assert many.bound == binomial_upper_bound(2, 3, (1 - 0.95) / 10) > found.bound
+
+
+def test_the_bound_holds_where_questions_about_one_picture_go_wrong_together() -> None:
+    generator, target = np.random.default_rng(5), Target(kind="retransmission_rate", value=0.4)
+    broken = 0
+    for _ in range(DRAWS):
+        alone = drawn(generator)
+        each = np.repeat(np.arange(QUESTIONS), 5)
+        answers = Answers(*(getattr(alone, field.name)[each] for field in fields(alone)))
+        choice = choose(answers, target, resamples=1)
+        found = wrong_share(answers, choice.threshold.value, 1 - RISK, choice.candidates)
+        assert found.unrefined == (alone.doubt < choice.threshold.value).sum()
+        broken += found.bound < truly_wrong(choice.threshold.value)
+    assert broken / DRAWS <= RISK + 3 * (RISK * (1 - RISK) / DRAWS) ** 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ def test_shares_move_as_they_are_called() -> None:
 def test_a_log_without_boxes_or_types_shifts_by_what_it_has() -> None:
     plain = [a_record(index) for index in range(9)]
     assert [shift.name for shift in shifts_of(plain)] == ["steady"]
+
+
+def test_a_shift_has_questions_in_both_groups() -> None:
+    """Most pictures have the largest size, and all boxes are alike: neither tells two groups apart."""
+    records = [
+        replace(record, original_pixels=100 if record.index < 9 else 200, boxes=((0.0, 0.0, 1.0, 1.0),))
+        for record in map(a_record, range(40))
+    ]
+    alike = [replace(record, original_pixels=200) for record in records]
+    assert [shift.name for shift in shifts_of(alike)] == ["steady"]
+    assert all(len(shift.inside) and len(shift.outside) for shift in shifts_of(records))
 
 
 def test_the_worst_deviation_is_of_any_500_after_the_first_200() -> None:

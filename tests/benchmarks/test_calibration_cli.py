@@ -61,6 +61,21 @@ def test_a_threshold_is_chosen_and_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert told.endswith(f"wrote {output}\n")
 
 
+def test_of_several_questions_about_a_picture_the_bound_counts_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = a_log(tmp_path / "log")
+    counted = []
+    for _ in range(2):
+        assert status("calibrate", log, "--bytes", 120, "--output", tmp_path / "policy.json") == 0
+        text = log.read_text(encoding="utf-8")
+        several = '"index":1,' not in text
+        assert (", one question a picture," in capsys.readouterr().out) is several
+        counted.append(read_policy(tmp_path / "policy.json").wrong_unrefined.unrefined)
+        log.write_text(text.replace('"index":1,', '"index":0,'), encoding="utf-8")
+    assert counted[1] == counted[0] - 1
+
+
 def test_how_doubt_is_measured_is_kept(tmp_path: Path) -> None:
     output = tmp_path / "policy.json"
     options = ("--measure", "margin", "--aggregation", "first_k", "--first-k", 2, "--decide-after", 3)
@@ -77,6 +92,7 @@ def test_how_doubt_is_measured_is_kept(tmp_path: Path) -> None:
     [
         ((), 2, "exactly one of"),
         (("--bytes", 9, "--accuracy", 0.5), 2, "exactly one of"),
+        (("--accuracy", "nan"), 2, "a target is a finite number, not nan"),
         (("--accuracy", 1.5), 1, "accuracy must be from 0 to 1, not 1.5"),
         (("--bytes", 90), 1, "the global images alone take 100 bytes a question"),
     ],
@@ -95,7 +111,7 @@ def test_wrong_logs_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert status("calibrate", *logs, "--bytes", 120, "--output", tmp_path / "policy.json") == 1
     assert "are logs of different runs, which are never mixed" in capsys.readouterr().err
     headless = tmp_path / "headless"
-    write_log(headless, RunHeader({"data": {}}), [[a_record()]])
+    write_log(headless, RunHeader({"data": {}}), [[a_record(second=a_look())]])
     assert status("calibrate", headless, "--accuracy", 0, "--output", tmp_path / "policy.json") == 1
     assert "the log's header does not say what was asked: 'model' is missing" in capsys.readouterr().err
 
@@ -107,6 +123,8 @@ def test_the_budget_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[s
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last == json.loads(output.read_text(encoding="utf-8"))
     assert set(last["streams"]["steady"]) == {"0.4"}
+    assert status("bench", "budget", a_log(tmp_path / "log"), *options, "--phase", 140) == 0  # one window
+    assert status("bench", "budget", a_log(tmp_path / "log"), *options, "--phase", 139) == 2
     assert status("bench", "budget", a_log(tmp_path / "log"), "--retransmission-rate", 2) == 1
     assert "must be above 0 and below 1, not 2.0" in capsys.readouterr().err
 

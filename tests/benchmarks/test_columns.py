@@ -57,6 +57,13 @@ def test_uncertainty_is_the_policys(records: list[Record], policy: Policy) -> No
     assert columns.second.uncertainty(policy) == pytest.approx(second, rel=1e-12, abs=1e-15)
 
 
+@given(records=RECORDS, policy=POLICIES, upto=st.integers(1, 6))
+def test_uncertainty_of_first_tokens_is_the_policys(records: list[Record], policy: Policy, upto: int) -> None:
+    first = [policy.uncertainty(record.first.tokens[:upto]) for record in records]
+    found = Columns.of(records).first.uncertainty(policy, upto)
+    assert found == pytest.approx(first, rel=1e-12, abs=1e-15)
+
+
 def test_an_answer_that_is_nothing_but_its_end_has_its_ends_doubt() -> None:
     columns = Columns.of([a_record(0, a_look(1.0, [0.7])), a_record(1, a_look(1.0, [0.2, 0.9]))])
     assert columns.first.uncertainty(Policy(0.0, include_eos=False)).tolist() == [0.7, 0.2]
@@ -148,4 +155,14 @@ def test_a_log_without_records_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     path.write_text(header().to_json() + "\n", encoding="utf-8")
     with pytest.raises(LogError, match="has no record yet"):
+        read_columns(path)
+
+
+@pytest.mark.parametrize("damage", [{"first": 5}, {"region": [1, 2, 3]}, {"boxes": [[1, 1, 1, 1]]}])
+def test_fields_of_another_shape_are_refused(tmp_path: Path, damage: dict[str, object]) -> None:
+    path = write_run(tmp_path / "run.jsonl", random_records(3))
+    first, line, *rest = path.read_text(encoding="utf-8").splitlines()
+    damaged = json.dumps([{**values, **damage} for values in json.loads(line)])
+    path.write_text("\n".join([first, damaged, *rest, ""]), encoding="utf-8")
+    with pytest.raises(LogError, match=r"run\.jsonl is not a log of an evaluation run"):
         read_columns(path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.samples import a_look, a_record
-from secondlook.benchmarks.analysis.bootstrap import Estimate
+from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate
 from secondlook.benchmarks.analysis.curves import Line
 from secondlook.benchmarks.analysis.findings import arbitration, first_tokens, jpeg, nearly_full, ranking
 from secondlook.benchmarks.analysis.qualities import envelope
@@ -21,15 +21,15 @@ def line(cost: list[float], accuracy: list[float]) -> Line:
     )
 
 
-@pytest.mark.parametrize(("accuracies", "holds"), [([0.5, 0.8, 0.81], True), ([0.5, 0.7, 0.81], False)])
-def test_full_accuracy_at_half_the_communication(accuracies: list[float], holds: bool) -> None:
-    found = nearly_full(line([0.0, 0.5, 1.0], accuracies), 0.81, "pixels")
+@pytest.mark.parametrize("holds", [True, False])
+def test_full_accuracy_at_half_the_communication(holds: bool) -> None:
+    found = nearly_full(Estimate(0.5 if holds else 0.6, 0.4, 0.7), 1.0, 0.81, "pixels")
     assert found.holds is holds
-    assert ("reached at 0.50, 50 % less than always" in found.detail) is holds
+    assert ("reached at 0.50 (0.40 to 0.70), 50 % less than always" in found.detail) is holds
 
 
 def test_an_accuracy_that_arbitration_never_reaches_is_said_so() -> None:
-    found = nearly_full(line([0.0, 1.0], [0.5, 0.7]), 0.8, "bytes")
+    found = nearly_full(Estimate(np.nan, np.nan, np.nan), 1.0, 0.8, "bytes")
     assert (found.holds, found.detail[:13]) == (False, "never reached")
 
 
@@ -52,9 +52,10 @@ def test_arbitration_is_compared_at_every_threshold() -> None:
         ([surer_but_wrong, vaguer_but_right], "-50.00", "+0.00"),
         ([a_record(0, a_look(1.0, [1.0]), a_look(0.0, [3.0]))], "+0.00", "+100.00"),
     ):
-        found = arbitration(Replay(records, Policy(0.0)), Replay(records, Policy(0.0, arbitration=False)))
+        replays = (Replay(records, Policy(0.0, arbitration=kept)) for kept in (True, False))
+        found = arbitration(*replays, Bootstrap(np.arange(len(records))))
         assert found.holds is (worst == "+0.00")
-        assert f"at worst {worst} points" in found.detail
+        assert f"at worst {worst} (" in found.detail
         assert f"at best {best}" in found.detail
 
 
@@ -64,14 +65,13 @@ def test_the_first_tokens_decide_as_well_as_all_only_if_they_do() -> None:
         a_record(0, a_look(0.0, late), a_look(1.0, [0.0])),
         a_record(1, a_look(1.0, [0.5]), a_look(1.0, [0.0])),
     ]
-    every = Replay(records, Policy(0.0))
+    every = Replay(records, Policy(0.0, decide_after=9))
     five = Replay(records, Policy(0.0, aggregation="first_k", first_k=5))
-    found = first_tokens(every, five)
-    assert (found.holds, found.detail) == (
-        False,
-        "at worst -50.0 points, at a rate of 50 %; 50 % of the first answers are longer",
-    )
-    assert first_tokens(every, every).holds is True
+    found = first_tokens(every, five, Bootstrap(every.columns.picture))
+    assert found.holds is False
+    assert found.detail.startswith("at worst -50.0 (")
+    assert found.detail.endswith(" points, at a rate of 50 %; 50 % of the first answers are longer")
+    assert first_tokens(every, every, Bootstrap(every.columns.picture)).holds is True
 
 
 def test_an_operating_point_that_beats_one_good_image() -> None:

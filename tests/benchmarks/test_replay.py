@@ -32,6 +32,7 @@ POLICIES = st.builds(
     first_k=st.integers(1, 3),
     include_eos=st.booleans(),
     arbitration=st.booleans(),
+    decide_after=st.integers(1, 3),
 )
 
 
@@ -40,10 +41,10 @@ def recount(records: Sequence[Record], policy: Policy, threshold: float) -> Outc
     score = pixels = sent = looked = 0.0
     gains = []
     for record in records:
-        doubt = policy.uncertainty(record.first.tokens)
+        doubt = policy.uncertainty(record.first.tokens[: policy.decide_after])
         kept = record.first.score
         if record.second is not None:
-            surer = policy.uncertainty(record.second.tokens) <= doubt
+            surer = policy.uncertainty(record.second.tokens) <= policy.uncertainty(record.first.tokens)
             kept = record.second.score if surer or not policy.arbitration else kept
             gains.append(kept - record.first.score)
         pixels += record.first.pixels
@@ -74,7 +75,7 @@ def test_an_outcome_is_what_counting_gives(records: list[Record], policy: Policy
 @given(records=RECORDS, policy=POLICIES)
 def test_the_curve_is_every_distinct_outcome(records: list[Record], policy: Policy) -> None:
     thresholds, rates, accuracies = Replay(records, policy).curve()
-    doubts = {policy.uncertainty(record.first.tokens) for record in records}
+    doubts = {policy.uncertainty(record.first.tokens[: policy.decide_after]) for record in records}
     assert list(thresholds[:-1]) == sorted(doubts)
     assert thresholds[-1] > max(doubts)
     for threshold, rate, accuracy in zip(thresholds, rates, accuracies, strict=True):

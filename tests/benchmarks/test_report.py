@@ -241,3 +241,12 @@ def test_heat_is_kept_to_a_part_in_255() -> None:
     assert heat_rows(np.zeros((1, 2))) == ("0000",)
     with pytest.raises(ValueError, match="hexadecimal"):
         heat_map(["0g"])
+
+
+def test_what_helps_beyond_the_interval_is_not_said_of_a_few_questions(tmp_path: Path) -> None:
+    records = [replace(record, heat=()) for record in random_records(40)]
+    for pictures, said in ((40, True), (25, False)):  # a question of each kind about each
+        log = write_run(tmp_path / f"{pictures}.jsonl", records[: 2 * pictures])
+        assert report(log, "--output", tmp_path / "out") == 0
+        summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+        assert ("It helps, beyond the interval, with: read." in summary) is said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 from contextlib import closing
@@ -223,3 +224,23 @@ def test_a_finished_log_may_be_compressed(tmp_path: Path) -> None:
         with pytest.raises(LogError, match=r"cannot read the log .*run\.jsonl\.gz: ") as caught:
             read_log(packed)
         assert "None" not in str(caught.value)
+
+
+def test_a_whole_log_is_compressed_if_its_name_says_so(tmp_path: Path) -> None:
+    path, packed = tmp_path / "run.jsonl", tmp_path / "run.jsonl.gz"
+    for one in (path, packed):
+        write_log(one, HEADER, LOGGED)
+    assert gzip.decompress(packed.read_bytes()) == path.read_bytes()
+    assert read_log(packed) == read_log(path)
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_log: RunLog, _line: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(RunLog(tmp_path / "run.jsonl", HEADER)) as log:
+        log.append(LOGGED[0])
+        monkeypatch.setattr(RunLog, "_write", full)
+        with pytest.raises(LogError, match=r"run\.jsonl: No space left on device; make room"):
+            log.append(LOGGED[1])
+        assert log.records == LOGGED[0]

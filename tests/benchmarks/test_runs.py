@@ -63,3 +63,19 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     near = write_run(tmp_path / "near.jsonl", records[:4])
     with pytest.raises(LogError, match="have no picture in common"):
         read_families([near, far])
+
+
+@pytest.mark.parametrize("lacking", ["data", "jpeg", "model"])
+def test_a_header_that_lacks_settings_is_refused(tmp_path: Path, lacking: str) -> None:
+    head = header()
+    less = replace(head, settings={name: each for name, each in head.settings.items() if name != lacking})
+    path = write_run(tmp_path / "run.jsonl", random_records(3), less)
+    with pytest.raises(LogError, match=rf"run\.jsonl is not a log of an evaluation run \('{lacking}'\)"):
+        read_families([path])
+
+
+@pytest.mark.parametrize("made", [{"sizes": {"layers": 4}}, {"shards": []}])
+def test_a_header_that_was_made_otherwise_is_refused(tmp_path: Path, made: dict[str, object]) -> None:
+    path = write_run(tmp_path / "run.jsonl", random_records(3), replace(header(), made=made))
+    with pytest.raises(LogError, match="is not a log of an evaluation run"):
+        read_families([path])

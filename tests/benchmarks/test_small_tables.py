@@ -63,6 +63,7 @@ def test_the_encoders_are_rows() -> None:
 def test_the_budget_is_a_row_a_stream_and_a_column_a_rate() -> None:
     text, table = budget_markdown(BUDGET).split("\n\n")
     assert "over any 500 questions after the first 200" in text
+    assert "thresholds fixed for each 500 questions" in text  # blocks are windows, not phases
     assert "in 2 of 3 cases, 0.69 points in the mean. Commit unknown." in text
     assert table == (
         "| stream | 20% | 40% |\n| --- | ---: | ---: |\n"

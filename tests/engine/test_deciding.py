@@ -83,6 +83,15 @@ def test_where_no_detail_is_to_be_gained_no_look_is_counted() -> None:
     assert (budget.questions, budget.looks) == (3, 0)
 
 
+def test_doubt_about_what_cannot_be_looked_at_takes_no_look_from_others() -> None:
+    deciding, budget = budgeted(0.25)
+    for number in range(400):
+        decided(deciding, 50.0, SMALL)
+        decided(deciding, 1.0 + number % 10)
+    assert deciding.threshold == pytest.approx(5.5, abs=1)  # half of the others, a quarter of all
+    assert budget.looks == pytest.approx(200, abs=20)  # a slack of 9 in every 500
+
+
 def test_the_log_says_what_was_spent(caplog: pytest.LogCaptureFixture) -> None:
     deciding, _ = budgeted()
     with caplog.at_level(logging.INFO):

@@ -29,8 +29,8 @@ PLOTS: Final = Path("docs/plots")
 _README: Final = Path("README.md")
 _CARD: Final = Path("engine/secondlook/engine/checkpoint/README.md")
 EVIDENCE: Final = "evidence"
-"""The part that is made of the logs."""
-_LOGS: Final = "signs-5151-*.jsonl.gz"
+"""The part that is made of the logs; of the first of them, but for the comparison of qualities."""
+_LOGS: Final = ("signs-5151-90-90.jsonl.gz", "signs-5151-*.jsonl.gz")
 _SHOWN_PLOTS: Final = ("communication-bytes", "histograms", "envelope", "groups-boxes")
 
 
@@ -113,7 +113,7 @@ def write_figures(root: Path) -> None:
 
 def committed_logs(root: Path) -> list[Path]:
     """The committed logs of a checkout."""
-    return _found(root, (_LOGS,))
+    return list(dict.fromkeys(_found(root, _LOGS)))
 
 
 def _found(root: Path, patterns: Sequence[str]) -> list[Path]:

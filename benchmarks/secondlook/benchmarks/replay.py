@@ -45,12 +45,15 @@ class Outcome:
 class Replay:
     """A run under one way of measuring doubt (the policy's threshold is not used).
 
+    It is decided as a server decides: on an answer's first `policy.decide_after` tokens.
+
     Args:
         run: its columns, or its records.
 
     Attributes (each [questions]):
         possible: whether there was a second look.
-        uncertainty: of the first answers.
+        doubt: that decides: the uncertainty of the first answers' first tokens.
+        uncertainty: of the first answers, complete.
         again: of the second answers; 0 where there is none.
         first, second: scores of the first answers and of the answers after a second look without arbitration.
         kept: scores after a second look under the policy's arbitration.
@@ -63,6 +66,7 @@ class Replay:
         self.columns = columns
         self.policy = policy
         self.possible = columns.possible
+        self.doubt = columns.first.uncertainty(policy, policy.decide_after)
         self.uncertainty = columns.first.uncertainty(policy)
         self.again = columns.second.uncertainty(policy)
         self.first = columns.first.score
@@ -79,7 +83,7 @@ class Replay:
     @property
     def trade_off(self) -> TradeOff:
         """Second looks for the most uncertain questions first."""
-        return TradeOff(self.uncertainty, self.first, self.gain)
+        return TradeOff(self.doubt, self.first, self.gain)
 
     @property
     def rate(self) -> Cost:
@@ -90,7 +94,7 @@ class Replay:
     def at(self, threshold: float) -> Outcome:
         """The outcome at one threshold η."""
         # As `wants_second_look` has it: unless G < η.
-        looked = self.possible & ~(self.uncertainty < threshold)
+        looked = self.possible & ~(self.doubt < threshold)
         first, second = self.columns.first, self.columns.second
         rate = float(looked.mean())
         return Outcome(

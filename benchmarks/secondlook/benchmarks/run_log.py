@@ -155,8 +155,17 @@ class RunLog:
             raise LogError(f"cannot keep a log in {path}: {error.strerror}; choose another file") from error
 
     def append(self, records: list[Record]) -> None:
-        """Write one picture's records, at once and together."""
-        self._write(_line(records))
+        """Write one picture's records, at once and together.
+
+        Raises:
+            LogError: they cannot be written; what was before them is kept.
+        """
+        try:
+            self._write(_line(records))
+        except OSError as error:
+            raise LogError(
+                f"cannot go on with the log {self.path}: {error.strerror}; make room, and start the run again"
+            ) from error
         self.records += records
 
     def close(self) -> None:
@@ -222,22 +231,23 @@ def refusing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, KeyError, TypeError, SettingsError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SettingsError) as error:
         raise LogError(
             f"{path} is not a log of an evaluation run ({error}); move it or choose another file"
         ) from error
 
 
 def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -> None:
-    """A whole log at once; what is there is replaced.
+    """A whole log at once, compressed if the name says so; what is there is replaced.
 
     Raises:
         LogError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in (header.to_json(), *map(_line, pictures)))
+        text = "".join(f"{line}\n" for line in (header.to_json(), *map(_line, pictures)))
+        content = text.encode("utf-8")
+        path.write_bytes(gzip.compress(content) if path.suffix == _COMPRESSED else content)
     except OSError as error:
         raise LogError(f"cannot write {path}: {error.strerror}; choose another file") from error
 

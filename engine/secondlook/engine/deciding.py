@@ -56,8 +56,11 @@ class Deciding:
         """What comes of a first answer, before its region is known. The budget counts what it decided."""
         if self.budget is not None and self.counts(policy, options):
             wanted = self.budget.wants_second_look(uncertainty)
-            decision = self._if_detail(original) if wanted else "sure"
-            self._record(self.budget, uncertainty, looked=decision == "unsure")
+            possible = self._if_detail(original)
+            decision = possible if wanted else "sure"
+            # Doubt that no second look can follow has no say in which of the others are the most doubtful.
+            counted = uncertainty if possible == "unsure" else 0.0
+            self._record(self.budget, counted, looked=decision == "unsure")
             return decision
         if options.second_look == "never":
             return "disabled"

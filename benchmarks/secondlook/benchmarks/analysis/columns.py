@@ -54,17 +54,24 @@ class LookColumns:
     measures: FloatArray
     is_eos: BoolArray
 
-    def uncertainty(self, policy: Policy) -> FloatArray:
-        """[questions], as `Policy.uncertainty` has it; 0 where there was no look."""
-        counted = np.ones(len(self.owner), np.bool_) if policy.include_eos else ~self.is_eos
+    def uncertainty(self, policy: Policy, upto: int | None = None) -> FloatArray:
+        """[questions], as `Policy.uncertainty` has it; 0 where there was no look.
+
+        Args:
+            upto: of an answer's first tokens only, so many of them.
+        """
+        starts = np.cumsum(self.lengths) - self.lengths
+        there = np.ones(len(self.owner), np.bool_)
+        if upto is not None:
+            there = np.arange(len(self.owner)) - starts[self.owner] < upto
+        counted = there if policy.include_eos else there & ~self.is_eos
         total = np.bincount(self.owner, counted, len(self.lengths))
-        counted |= (total == 0)[self.owner]  # nothing but an end token: it counts
+        counted = counted | (there & (total == 0)[self.owner])  # nothing but an end token: it counts
         limit = {"all": None, "first": 1, "first_k": policy.first_k}[policy.aggregation]
         if limit is not None:
-            upto = np.cumsum(counted)
-            starts = np.cumsum(self.lengths) - self.lengths
-            before = np.concatenate([[0], upto])[starts]
-            counted &= upto - before[self.owner] <= limit
+            upto_here = np.cumsum(counted)
+            before = np.concatenate([[0], upto_here])[starts]
+            counted &= upto_here - before[self.owner] <= limit
         values = self.measures[:, _MEASURES.index(policy.measure)]
         sums = np.bincount(self.owner, np.where(counted, values, 0.0), len(self.lengths))
         found: FloatArray = sums / np.maximum(1, np.bincount(self.owner, counted, len(self.lengths)))
@@ -151,9 +158,10 @@ def read_columns(path: Path) -> tuple[RunHeader, Columns]:
         for line in lines:
             for values in json.loads(line):
                 reader.add(values)
-    if not reader.picture:
+        columns = reader.columns()
+    if not len(columns):
         raise LogError(f"{path} has no record yet; finish the run that began it")
-    return header, reader.columns()
+    return header, columns
 
 
 _LOOK_NUMBERS: Final = {

@@ -12,15 +12,17 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.curves import Line, cheapest
+from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate, interval
 from secondlook.benchmarks.analysis.qualities import Envelope
 from secondlook.benchmarks.analysis.separation import Separation
 from secondlook.benchmarks.documents import share
 from secondlook.benchmarks.replay import Replay
+from secondlook.benchmarks.report.words import number, points
 
-__all__ = ["Finding", "arbitration", "first_tokens", "jpeg", "nearly_full", "ranking"]
+__all__ = ["NEAR", "Finding", "arbitration", "first_tokens", "jpeg", "nearly_full", "ranking"]
 
-_NEAR: Final = 0.01
+NEAR: Final = 0.01
+"""What counts as nearly an accuracy."""
 _LEAST_COMMUNICATION: Final = 0.5
 _RANKING: Final = 0.01
 _ARBITRATION: Final = 0.003
@@ -36,24 +38,23 @@ class Finding:
     detail: str
 
 
-def nearly_full(line: Line, full: float, name: str) -> Finding:
+def nearly_full(least: Estimate, most: float, full: float, name: str) -> Finding:
     """Full retransmission's accuracy within a point at an extra communication of at most a half.
 
     Args:
+        least, most: extra communication that is `NEAR` full accuracy, NaN if none is, and that of always.
         full: accuracy of the second answers, as they are, to all questions.
-        name: what the line's cost counts: pixels or bytes.
+        name: what communication counts: pixels or bytes.
     """
-    least, most = cheapest(line, full - _NEAR), float(line.cost[-1])
-    reached = not np.isnan(least)
     told = (
-        f"reached at {least:.2f}, {share(1 - least / most, 0)} less than always"
-        if reached
-        else "never reached"
+        "never reached"
+        if np.isnan(least.value)
+        else f"reached at {number(least, 2)}, {share(1 - least.value / most, 0)} less than always"
     )
     return Finding(
         "The accuracy of always looking twice, within 1 point, at an extra communication "
         f"({name}) of at most {_LEAST_COMMUNICATION:g}",
-        bool(least <= _LEAST_COMMUNICATION),
+        bool(least.value <= _LEAST_COMMUNICATION),
         f"{told} (always looking twice: {share(full)} at {most:.2f})",
     )
 
@@ -61,7 +62,7 @@ def nearly_full(line: Line, full: float, name: str) -> Finding:
 def ranking(found: Mapping[str, Separation]) -> Finding:
     """Min-entropy tells wrong answers at least as well as the other measures."""
     areas = {name: each.auroc.value for name, each in found.items()}
-    detail = ", ".join(f"{name} {area:.3f}" for name, area in areas.items())
+    detail = ", ".join(f"{name} {number(each.auroc)}" for name, each in found.items())
     claim = f"Min-entropy's area under ROC is at least that of the other measures less {_RANKING:g}"
     if any(np.isnan(area) for area in areas.values()):
         return Finding(claim, None, "no area without both right and wrong answers")
@@ -70,31 +71,34 @@ def ranking(found: Mapping[str, Separation]) -> Finding:
     return Finding(claim, bool(holds), detail + told)
 
 
-def first_tokens(all_tokens: Replay, first_five: Replay) -> Finding:
+def first_tokens(all_tokens: Replay, first_five: Replay, boot: Bootstrap) -> Finding:
     """The first five tokens decide about as well as all, at any retransmission rate."""
     lines = [replay.trade_off.line(replay.rate) for replay in (first_five, all_tokens)]
     rates = _RATES * lines[1].cost[-1]
     apart = lines[0].at(rates) - lines[1].at(rates)
     worst = int(apart.argmin())
+    rate = float(rates[worst])
+    worst_apart = _apart(first_five, all_tokens, rate, float(apart[worst]), boot)
     longer = float((all_tokens.columns.first.lengths > 5).mean())
     return Finding(
         "Deciding on the first 5 tokens is within 1 point of deciding on all, at equal retransmission rates",
-        bool(apart[worst] >= -_NEAR),
-        f"at worst {100 * apart[worst]:+.1f} points, at a rate of {share(float(rates[worst]), 0)}; "
+        bool(apart[worst] >= -NEAR),
+        f"at worst {points(worst_apart, 1)} points, at a rate of {share(rate, 0)}; "
         f"{share(longer, 0)} of the first answers are longer",
     )
 
 
-def arbitration(with_it: Replay, without: Replay) -> Finding:
+def arbitration(with_it: Replay, without: Replay, boot: Bootstrap) -> Finding:
     """Keeping the surer answer costs no accuracy at any threshold."""
     lines = [replay.trade_off.line(replay.rate) for replay in (with_it, without)]
     apart = lines[0].accuracy - lines[1].accuracy
     worst = int(apart.argmin())
     rate = float(lines[0].cost[worst])
+    worst_apart = _apart(with_it, without, rate, float(apart[worst]), boot)
     return Finding(
         f"Arbitration is never below no arbitration by more than {100 * _ARBITRATION:g} points",
         bool(apart[worst] >= -_ARBITRATION - 1e-12),
-        f"at worst {100 * apart[worst]:+.2f} points, at a retransmission rate of {share(rate, 0)}; "
+        f"at worst {points(worst_apart, 2)} points, at a retransmission rate of {share(rate, 0)}; "
         f"at best {100 * apart.max():+.2f}",
     )
 
@@ -118,3 +122,10 @@ def jpeg(best: Envelope, qualities: Sequence[tuple[int, int]], single: tuple[flo
     pair = qualities[best.line[point]]
     found = f"{best.cost[point] / 1e3:.1f} kB, {share(float(best.accuracy[point]))}"
     return Finding(claim, True, f"{found} with qualities {pair[0]} and {pair[1]}; {alone}")
+
+
+def _apart(one: Replay, other: Replay, rate: float, apart: float, boot: Bootstrap) -> Estimate:
+    """The accuracy between two replays at a retransmission rate, with its interval."""
+    curves = (replay.trade_off.resampled(replay.rate, boot) for replay in (one, other))
+    ours, theirs = (np.array([np.interp(rate, *curve) for curve in found]) for found in curves)
+    return interval(apart, ours - theirs)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from secondlook.benchmarks.analysis.columns import Columns, read_columns
-from secondlook.benchmarks.run_log import LogError, RunHeader, differences
+from secondlook.benchmarks.evaluation.sizes import ModelSizes
+from secondlook.benchmarks.run_log import LogError, RunHeader, differences, refusing
 
 __all__ = ["Family", "Run", "read_families"]
 
@@ -36,6 +37,17 @@ class Run:
         """JPEG qualities of global and local image."""
         jpeg = self.header.settings["jpeg"]
         return int(jpeg["global"]["quality"]), int(jpeg["local"]["quality"])
+
+    def check(self) -> None:
+        """Make sure that the header has what a report takes from it.
+
+        Raises:
+            LookupError, TypeError, ValueError: it has not; see `refusing`.
+        """
+        settings, _ = self.header.settings, self.qualities
+        settings["data"]["name"], settings["model"]["probe_layer"], settings["model"]["resize_mode"]
+        if "sizes" in self.made:
+            ModelSizes(**self.made["sizes"])
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,10 @@ def _read(path: Path, kinds: Sequence[str]) -> Run:
         raise LogError(
             f"{path} has no second look: no picture had detail to gain, and there is nothing to weigh"
         )
-    return Run(path, header, columns)
+    run = Run(path, header, columns)
+    with refusing(path):
+        run.check()
+    return run
 
 
 def _family(runs: list[Run]) -> Family:

@@ -62,7 +62,8 @@ def read_logs(paths: Sequence[Path]) -> ReadLogs:
     """The records of logs that belong together.
 
     Raises:
-        LogError: a log is damaged or empty, the logs' settings differ, or two have the same picture.
+        LogError: a log is damaged or empty, the logs' settings differ, two have the same picture, or there is
+            no second look in them.
     """
     runs = {path: read_log(path) for path in dict.fromkeys(paths)}
     first = next(iter(runs))
@@ -74,6 +75,8 @@ def read_logs(paths: Sequence[Path]) -> ReadLogs:
                 raise LogError(f"{path} and {seen[index]} both have picture {index}; name each log once")
             seen[index] = path
     records = [record for run in runs.values() for record in run.records]
+    if all(record.second is None for record in records):
+        raise LogError(f"{first} has no second look: no picture had detail to gain, and no threshold matters")
     digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in runs)
     return ReadLogs(runs[first].header, records, digests)
 
@@ -81,10 +84,9 @@ def read_logs(paths: Sequence[Path]) -> ReadLogs:
 def answers_of(records: Sequence[Record], policy: Policy) -> Answers:
     """What the policy would meet, whatever its threshold."""
     replay = Replay(records, policy)
-    doubts = [policy.uncertainty(record.first.tokens[: policy.decide_after]) for record in records]
     _, picture = np.unique([record.index for record in records], return_inverse=True)
     return Answers(
-        doubt=np.where(replay.possible, doubts, -np.inf),
+        doubt=np.where(replay.possible, replay.doubt, -np.inf),
         first=replay.first,
         kept=replay.kept,
         first_bytes=np.array([float(record.first.bytes) for record in records]),

@@ -5,7 +5,7 @@ distribution. Then, with probability at least `confidence` over the draw of the 
 answers among the questions to come that get no second look is at most `bound`. (Exchangeability of
 each question with the rest, which conformal methods ask for, would bound the expectation alone.) It says
 nothing of a stream whose difficulty has shifted since, or of a threshold that moves. Questions about one
-picture are counted as independent.
+picture may go wrong together: of several, one is counted, drawn at random.
 
 How. Let the thresholds tried be order statistics of the doubts, at ranks fixed beforehand. Given its value,
 the questions below an order statistic are independent draws of a question below that value; how many of them
@@ -22,6 +22,7 @@ import math
 
 import numpy as np
 
+from secondlook.benchmarks.analysis.columns import BoolArray, IntArray
 from secondlook.benchmarks.calibration.answers import Answers
 from secondlook.engine.policy_file import WrongShare
 
@@ -33,11 +34,20 @@ _WRONG_BELOW = 0.5
 
 def wrong_share(answers: Answers, threshold: float, confidence: float, candidates: int) -> WrongShare:
     """The bound at one of so many thresholds."""
-    unrefined = answers.doubt < threshold
+    unrefined = (answers.doubt < threshold) & _one_each(answers.picture)
     wrong = int((answers.first[unrefined] < _WRONG_BELOW).sum())
     total = int(unrefined.sum())
     bound = binomial_upper_bound(wrong, total, (1 - confidence) / candidates)
     return WrongShare(bound=bound, confidence=confidence, unrefined=total, wrong=wrong, candidates=candidates)
+
+
+def _one_each(picture: IntArray) -> BoolArray:
+    """[questions], true of one question for each picture, the same ones each time."""
+    drawn = np.random.default_rng(0).permutation(len(picture))
+    _, first = np.unique(picture[drawn], return_index=True)
+    chosen = np.zeros(len(picture), np.bool_)
+    chosen[drawn[first]] = True
+    return chosen
 
 
 def binomial_upper_bound(successes: int, trials: int, risk: float) -> float:

@@ -60,7 +60,8 @@ def calibration_text(found: PolicyFile) -> str:
     """The policy in a few lines."""
     on, wrong, expected = found.calibrated_on, found.wrong_unrefined, found.expected
     asked = f"{on.questions} questions about {on.pictures} pictures ({on.data.get('name')})"
-    share = f"{wrong.wrong} of {wrong.unrefined} here"
+    each = ", one question a picture" if on.pictures < on.questions else ""
+    share = f"{wrong.wrong} of {wrong.unrefined} here{each}"
     return "\n".join(
         [
             f"calibrated on {asked}, asked of {on.model} in {on.dtype}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,7 @@ def bench_budget(
             help="Share of questions looked at twice; may be repeated. 0.2, 0.3, 0.4 and 0.5 unless told."
         ),
     ] = None,
-    phase: Annotated[int, typer.Option(min=100, help="Questions from one shift to the next.")] = 1000,
+    phase: Annotated[int, typer.Option(min=140, help="Questions from one shift to the next.")] = 1000,
     repeats: Annotated[int, typer.Option(min=1, help="Streams of each kind.")] = 5,
     seed: SeedOption = 0,
     output: OutputOption = None,
@@ -90,4 +91,6 @@ def _target(rate: float | None, bytes_: float | None, accuracy: float | None) ->
     if len(chosen) != 1:
         raise typer.BadParameter("give exactly one of --retransmission-rate, --bytes and --accuracy")
     ((kind, value),) = chosen
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"a target is a finite number, not {value}")
     return Target.model_validate({"kind": kind, "value": value})

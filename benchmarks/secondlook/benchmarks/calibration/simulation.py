@@ -139,9 +139,9 @@ def follow(
     looked = np.zeros(len(stream), dtype=np.bool_)
     doubts, sizes = answers.doubt[stream].tolist(), answers.second_bytes[stream].tolist()
     for number, (doubt, size, now) in enumerate(zip(doubts, sizes, times.tolist(), strict=True)):
-        # No detail to gain: the doubt of such a question is -inf here, and the server's own does not matter.
+        # Where there is no detail to gain doubt is -inf here, and counts as 0, as the server has it.
         looked[number] = budget.wants_second_look(doubt) and doubt >= 0
-        budget.record(doubt, looked=bool(looked[number]), now=now)
+        budget.record(max(doubt, 0.0), looked=bool(looked[number]), now=now)
         if looked[number]:
             budget.received(int(size))
     return looked

@@ -60,7 +60,7 @@ def shifts_of(records: Sequence[Record]) -> list[Shift]:
     if pixels.min() < pixels.max():
         large = pixels > np.quantile(pixels, 2 / 3)
         found.append(_shift("picture size, sudden", everything, large, _SUDDEN))
-    return found
+    return [shift for shift in found if len(shift.inside) and len(shift.outside)]
 
 
 def draw(shift: Shift, phase: int, generator: np.random.Generator) -> IntArray:

@@ -137,9 +137,10 @@ def _standing(policy: Policy) -> dict[str, Callable[[Record], LoggedLook]]:
     """Which answer stands: of one look, of two at the threshold, of two always."""
 
     def two_looks(record: Record) -> LoggedLook:
-        first = policy.uncertainty(record.first.tokens)
-        if record.second is None or not wants_second_look(first, policy):
+        early = policy.uncertainty(record.first.tokens[: policy.decide_after])
+        if record.second is None or not wants_second_look(early, policy):
             return record.first
+        first = policy.uncertainty(record.first.tokens)
         second = policy.uncertainty(record.second.tokens)
         return record.second if keep_second(first, second, policy) else record.first
 

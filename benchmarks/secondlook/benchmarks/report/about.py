@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.curves import cheapest
 from secondlook.benchmarks.analysis.findings import (
     Finding,
     arbitration,
@@ -40,29 +39,28 @@ def claims(study: Study, found: Qualities) -> Section:
 
 
 def _findings(study: Study, found: Qualities) -> list[Finding]:
-    lines = {what: study.plain.trade_off.line(study.extra(what)) for what in ("pixels", "bytes")}
+    always = {what: study.boot.ratio(*study.always(what)).value for what in ("pixels", "bytes")}
     return [
-        *(nearly_full(line, study.full.value, what) for what, line in lines.items()),
+        *(nearly_full(study.reaching(what), most, study.full.value, what) for what, most in always.items()),
         ranking({name: study.separation(measure) for name, measure in MEASURES.items()}),
-        first_tokens(study.plain, study.replay("min_entropy", "first_k", 5)),
-        arbitration(study.plain, study.replay(arbitration=False)),
+        first_tokens(study.plain, study.replay("min_entropy", "first_k", 5), study.boot),
+        arbitration(study.plain, study.replay(arbitration=False), study.boot),
         jpeg(found.best, found.pairs, found.single),
     ]
 
 
 def beside_the_paper(study: Study, found: Qualities) -> Section:
     """The paper's own figures, where they are known, and the same for these data."""
-    line = study.plain.trade_off.line(study.extra("pixels"))
-    near, most = cheapest(line, study.full.value - 0.01), float(line.cost[-1])
+    near, most = study.reaching("pixels"), study.boot.ratio(*study.always("pixels"))
     ways: dict[str, Aggregation] = {"all": "all", "five": "first_k", "first": "first"}
     areas = {name: study.separation("min_entropy", way).auroc.value for name, way in ways.items()}
     order = ", ".join(f"{name} {area:.3f}" for name, area in areas.items() if not np.isnan(area))
     rows = (
-        ("extra communication (pixels) of always looking twice", "1", f"{most:.2f}"),
+        ("extra communication (pixels) of always looking twice", "1", f"{most.value:.2f}"),
         (
             "less extra communication than that, at nearly its accuracy (here: within 1 point)",
             "about 40 %",
-            NONE if np.isnan(near) else share(1 - near / most, 0),
+            NONE if np.isnan(near.value) else share(1 - near.value / most.value, 0),
         ),
         ("extra communication that reaches LLaVA-1.5-HD's accuracy, whose own is 0.78", "0.28", NONE),
         (

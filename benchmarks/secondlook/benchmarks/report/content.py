@@ -68,10 +68,10 @@ def _examples(study: Study, count: int, images: Path | None) -> Section:
         return Section(title, ("The log keeps no heat maps: it is of an earlier version.",))
     if study.family.data["name"] != "signs" and images is None:
         return Section(title, ("The pictures are not drawn by a seed; name their folder with --images.",))
-    chosen = choose_examples(study.plain, study.threshold, count)
+    chosen = choose_examples(study.served, study.threshold, count)
     text = (
         "The first of each case among the pictures whose heat maps the log keeps; cases take turns, so they "
         "are no sample of all questions."
     )
-    drawn = (draw_example(run, study.plain, study.threshold, name, row, images) for name, row in chosen)
+    drawn = (draw_example(run, study.served, study.threshold, name, row, images) for name, row in chosen)
     return Section(title, (text,), tuple(drawn))

@@ -31,7 +31,7 @@ def choose_examples(replay: Replay, threshold: float, count: int) -> list[tuple[
     """(what it is an example of, its row) for at most `count` questions whose heat map was kept: in turns
     those where the second look helps, hurts, changes nothing, or is not needed."""
     heat = np.array([len(rows) > 0 for rows in replay.columns.heat])
-    asked = heat & replay.possible & ~(replay.uncertainty < threshold)
+    asked = heat & replay.possible & ~(replay.doubt < threshold)
     took = asked & (replay.kept == replay.second)
     kept = asked & ~took
     better, worse = replay.second > replay.first, replay.second < replay.first
@@ -81,7 +81,7 @@ def draw_example(
     region = Region(*(int(value) for value in columns.region[row])) if columns.possible[row] else None
     marked = marked_original(picture, heat_map(columns.heat[row]), region, mode)
     size = picture.size
-    asked = not replay.uncertainty[row] < threshold
+    asked = not replay.doubt[row] < threshold
     panels = [
         _panel(sent.jpeg, f"Global image, as sent: {_bytes(columns.first.bytes[row])}"),
         _panel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from secondlook.benchmarks.analysis.groups import Group, by_box, by_kind, by_megapixels, summed_up
 from secondlook.benchmarks.analysis.regions import region_quality
@@ -12,6 +13,9 @@ from secondlook.benchmarks.report.study import Study
 from secondlook.benchmarks.report.words import percent, points
 
 __all__ = ["helped", "regions"]
+
+_FEW: Final = 30
+"""Questions of a group that a sentence of its own needs."""
 
 
 def helped(study: Study) -> Section:
@@ -57,9 +61,10 @@ def regions(study: Study) -> Section:
 
 
 def _told(groups: Sequence[Group]) -> list[str]:
-    """Which groups gain for certain, and which lose."""
-    gained = [group.name for group in groups if group.gain.low > 0]
-    lost = [group.name for group in groups if group.gain.high < 0]
+    """Which groups gain for certain, and which lose; of a few questions an interval says too little."""
+    large = [group for group in groups if group.count >= _FEW]
+    gained = [group.name for group in large if group.gain.low > 0]
+    lost = [group.name for group in large if group.gain.high < 0]
     told = [f"It helps, beyond the interval, with: {', '.join(gained)}."] if gained else []
     return told + ([f"It hurts, beyond the interval, with: {', '.join(lost)}."] if lost else [])
 

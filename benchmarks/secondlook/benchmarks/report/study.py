@@ -7,10 +7,11 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate
+from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate, interval
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray
 from secondlook.benchmarks.analysis.computation import relative_computation
-from secondlook.benchmarks.analysis.curves import Band, Cost, Line
+from secondlook.benchmarks.analysis.curves import Band, Cost, Line, cheapest
+from secondlook.benchmarks.analysis.findings import NEAR
 from secondlook.benchmarks.analysis.runs import Family, Run
 from secondlook.benchmarks.analysis.separation import Separation, separation
 from secondlook.benchmarks.latency.work import FlowName
@@ -18,7 +19,10 @@ from secondlook.benchmarks.replay import Replay
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.policy import Policy
 
-__all__ = ["MEASURES", "Study", "bytes_sent"]
+__all__ = ["MEASURES", "WHOLE", "Study", "bytes_sent"]
+
+WHOLE = 10**9
+"""Tokens to decide after, for decisions on whole answers."""
 
 MEASURES: dict[str, Measure] = {
     "min-entropy": "min_entropy",
@@ -59,15 +63,23 @@ class Study:
         aggregation: Aggregation = "all",
         first_k: int = 5,
         arbitration: bool = True,
+        decide_after: int = WHOLE,
     ) -> Replay:
-        """The run under another way of measuring doubt."""
-        policy = Policy(0.0, measure, aggregation, first_k, arbitration=arbitration)
+        """The run under another way of measuring doubt: on whole answers, as the paper does, unless told."""
+        policy = Policy(
+            0.0, measure, aggregation, first_k, arbitration=arbitration, decide_after=decide_after
+        )
         return Replay(self.columns, policy)
 
     @cached_property
     def plain(self) -> Replay:
         """By the default measure, with arbitration."""
         return self.replay()
+
+    @cached_property
+    def served(self) -> Replay:
+        """The same as a server does it, which decides before a long answer is complete."""
+        return self.replay(decide_after=Policy.decide_after)
 
     @cached_property
     def full(self) -> Estimate:
@@ -78,6 +90,24 @@ class Study:
         """Extra communication in "pixels" or "bytes": what second looks send over what first looks do."""
         first, second = (getattr(look, what) for look in (self.columns.first, self.columns.second))
         return Cost(np.zeros_like(first), second, first)
+
+    def always(self, what: str) -> tuple[FloatArray, FloatArray]:
+        """[questions] each: what all second looks send, and what the first do; see `extra`."""
+        cost = self.extra(what)
+        return cost.base + cost.extra, cost.unit
+
+    @cache  # noqa: B019
+    def reaching(self, what: str) -> Estimate:
+        """The least extra communication that nearly has the accuracy of always looking twice; NaN: none."""
+        cost, trade_off = self.extra(what), self.plain.trade_off
+        value = cheapest(trade_off.line(cost), self.full.value - NEAR)
+        second, count = self.boot.sums(self.plain.second, np.ones(len(self.columns))).T
+        resampled = trade_off.resampled(cost, self.boot)
+        found = [
+            cheapest(Line(spent, spent, score), full - NEAR)
+            for (spent, score), full in zip(resampled, second / count, strict=True)
+        ]
+        return interval(value, np.array(found))
 
     @cache  # noqa: B019
     def computation(self, flow: FlowName = "ours") -> Cost | None:
@@ -114,7 +144,7 @@ class Study:
     def looked(self) -> BoolArray:
         """[questions], whether there is a second look at the operating point."""
         assert self.threshold is not None, "asked only where there is an operating point"
-        return self.plain.possible & ~(self.plain.uncertainty < self.threshold)
+        return self.served.possible & ~(self.served.doubt < self.threshold)
 
 
 def bytes_sent(columns: Columns) -> Cost:

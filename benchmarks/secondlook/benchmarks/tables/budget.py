@@ -23,7 +23,7 @@ def budget_markdown(report: dict[str, Any]) -> str:
     text = (
         f"Points that the retransmission rate was off its target at worst, over any {report['window']} "
         f"questions after the first {report['warm_up']}; in brackets points of accuracy lost to thresholds "
-        f"fixed for each {report['phase']} questions at the same rates. {report['repeats']} streams of each "
+        f"fixed for each {report['window']} questions at the same rates. {report['repeats']} streams of each "
         f"kind, drawn from {report['questions']} questions. At most half a point is lost in "
         f"{report['within_half_a_point']} of {report['cells']} cases, "
         f"{100 * report['mean_loss_in_blocks']:.2f} points in the mean. Commit {on['commit'] or 'unknown'}."
