@@ -78,6 +78,7 @@ def test_an_operating_point_that_beats_one_good_image() -> None:
     lines = [line([100.0, 200.0], [0.5, 0.9]), line([300.0, 500.0], [0.6, 0.95])]
     best = envelope(lines)
     pairs = [(50, 70), (95, 90)]
+    assert jpeg(best, pairs, (300.0, 0.6), 7).detail.endswith(" (on the 7 questions that all logs have)")
     found = jpeg(best, pairs, (300.0, 0.6))
     assert found.holds is True
     assert found.detail.startswith(

@@ -62,7 +62,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "budget": Part((_README,), ("budget-*.json",), lambda reports: budget_markdown(*reports)),
     "edge": Part((_README,), ("edge-*.json",), edge_markdown),
     "speed": Part(
-        (_README,), ("flops-*.json", "latency-*.json", "load-*.json", "prefill-*.json"), speed_markdown
+        (_README,), ("latency-*.json", "flops-*.json", "load-*.json", "prefill-*.json"), speed_markdown
     ),
     "vision": Part((_README,), ("vision-*.json",), vision_markdown),
     "operators": Part((_README,), ("kernels-*.json",), operators_markdown),

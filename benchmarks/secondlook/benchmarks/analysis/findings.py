@@ -103,18 +103,25 @@ def arbitration(with_it: Replay, without: Replay, boot: Bootstrap) -> Finding:
     )
 
 
-def jpeg(best: Envelope, qualities: Sequence[tuple[int, int]], single: tuple[float, float] | None) -> Finding:
+def jpeg(
+    best: Envelope,
+    qualities: Sequence[tuple[int, int]],
+    single: tuple[float, float] | None,
+    questions: int | None = None,
+) -> Finding:
     """Some qualities and threshold beat one global image at quality 95, in bytes and in accuracy.
 
     Args:
         best: over bytes a question.
         qualities: of the envelope's lines.
         single: bytes a question and accuracy of the first looks at quality 95; None without such a log.
+        questions: how many all logs have in common, where that is not all.
     """
     claim = "An operating point beats one global image at quality 95 in both bytes and accuracy"
     if single is None:
         return Finding(claim, None, "no log has a global image of quality 95")
-    alone = f"one global image at quality 95: {single[0] / 1e3:.1f} kB, {share(single[1])}"
+    common = "" if questions is None else f" (on the {questions} questions that all logs have)"
+    alone = f"one global image at quality 95: {single[0] / 1e3:.1f} kB, {share(single[1])}{common}"
     better = np.flatnonzero((best.cost < single[0]) & (best.accuracy > single[1]))
     if not len(better):
         return Finding(claim, False, f"none does; {alone}")

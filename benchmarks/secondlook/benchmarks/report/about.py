@@ -45,7 +45,12 @@ def _findings(study: Study, found: Qualities) -> list[Finding]:
         ranking({name: study.separation(measure) for name, measure in MEASURES.items()}),
         first_tokens(study.plain, study.replay("min_entropy", "first_k", 5), study.boot),
         arbitration(study.plain, study.replay(arbitration=False), study.boot),
-        jpeg(found.best, found.pairs, found.single),
+        jpeg(
+            found.best,
+            found.pairs,
+            found.single,
+            len(found.runs[0].columns) if study.family.left_out else None,
+        ),
     ]
 
 
