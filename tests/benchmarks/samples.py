@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 
 from secondlook.benchmarks.records import LoggedLook, Record
@@ -60,3 +62,14 @@ def a_record(
         original_pixels=1_000_000,
         original_bytes=300_000,
     )
+
+
+class KillsItsReader:
+    """A picture that whoever reads it is killed by, as for want of memory."""
+
+    def read(self) -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("killed by now")
+
+    def __str__(self) -> str:
+        return "a picture that is too much"

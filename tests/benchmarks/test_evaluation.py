@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks.samples import smallest
+from benchmarks.samples import KillsItsReader, smallest
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
-from secondlook.benchmarks.evaluation.asking import Asking, ask_all
+from secondlook.benchmarks.evaluation.asking import Asking, WorkerError, ask_all
 from secondlook.benchmarks.heat import heat_map
 from secondlook.benchmarks.records import LoggedLook, Record
 from secondlook.benchmarks.replay import Replay
@@ -168,3 +169,19 @@ def test_records_survive_the_log_and_can_be_replayed(evaluated: list[list[Record
 def test_a_missing_model_is_an_error_before_any_picture(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         ask(str(tmp_path / "none"), SEED, INDICES)
+
+
+def test_processes_ask_the_same_in_the_same_order(folder: str, evaluated: list[list[Record]]) -> None:
+    drawn = signs_data_set("test", SEED, 80).pictures
+    found = ask_all(Asking(folder), (drawn[index] for index in INDICES), processes=2)
+    assert [[record.index for record in records] for records in found] == [
+        [record.index for record in records] for records in evaluated
+    ]
+
+
+def test_a_process_that_is_killed_ends_the_run(folder: str) -> None:
+    pictures = signs_data_set("test", SEED, 80).pictures
+    deadly = replace(pictures[INDICES[1]], source=KillsItsReader())
+    found = ask_all(Asking(folder), [pictures[INDICES[0]], *[deadly] * 9], processes=2)
+    with pytest.raises(WorkerError, match=r"was killed, perhaps for want of memory; .* fewer --processes"):
+        list(found)

@@ -7,7 +7,11 @@ asked, not on the order or on what else is asked.
 from __future__ import annotations
 
 import multiprocessing
+import signal
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,7 +23,7 @@ from secondlook.benchmarks.datasets.errors import MalformedDataError
 from secondlook.benchmarks.datasets.question import AskedPicture, Question
 from secondlook.benchmarks.heat import heat_rows
 from secondlook.benchmarks.records import LoggedLook, Record
-from secondlook.edge.errors import PictureError
+from secondlook.edge.errors import PictureError, SecondLookError
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import (
     GLOBAL_JPEG,
@@ -38,7 +42,7 @@ from secondlook.engine.loading import load_model
 from secondlook.engine.looks import Engine, Look
 from secondlook.engine.prompts import DEFAULT_MAX_CHARACTERS
 
-__all__ = ["Asking", "Room", "ask_all", "load_adapter", "needed_room"]
+__all__ = ["Asking", "Room", "WorkerError", "ask_all", "load_adapter", "needed_room"]
 
 _SHORT: Final = 400
 """Bytes, and so tokens at most, of a question that need not be counted: there is room for it anyway."""
@@ -51,6 +55,14 @@ _HEATED: Final = 100
 
 _SLOTS: Final = 4
 """One question is asked at a time; further slots keep what its picture's other questions begin with."""
+
+
+_AHEAD: Final = 2
+"""Pictures for each process that are handed out before their turn."""
+
+
+class WorkerError(SecondLookError):
+    """A process that asks was killed."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +134,34 @@ def ask_all(
     Raises:
         DataSetError: a picture is missing or damaged.
         QuestionError: the model cannot be asked a question; the message says which.
+        WorkerError: a process that asks was killed.
     """
     room = Room() if room is None else room
     if processes == 1:
         ask = partial(_ask, _engine(asking, room, model), asking)
         yield from map(ask, pictures)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, partial(torch.set_num_threads, 1)) as pool:
-        yield from pool.imap(partial(_ask_in_worker, asking, room), pictures)
+    workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
+    waiting = deque[Future[list[Record]]]()
+    try:
+        for picture in pictures:
+            waiting.append(workers.submit(_ask_in_worker, asking, room, picture))
+            if len(waiting) > _AHEAD * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a process that asks was killed, perhaps for want of memory; run the command again, with fewer "
+            "--processes: it goes on from its log"
+        ) from error
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
 
 
 def _ask_in_worker(asking: Asking, room: Room, picture: AskedPicture) -> list[Record]:
