@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, edit_json, write_checkpoint
+from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import (
     GRAPH_FILE,
     MANIFEST_FILE,
+    WEIGHTS_FILE,
     EncoderManifest,
     Parity,
     TensorType,
@@ -35,7 +37,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LlavaAdapter:
 @pytest.fixture
 def manifest(model: LlavaAdapter, tmp_path: Path) -> EncoderManifest:
     """As the folder `tmp_path` has it."""
-    (tmp_path / GRAPH_FILE).write_bytes(b"a graph")
+    for name in (GRAPH_FILE, WEIGHTS_FILE):
+        (tmp_path / name).write_bytes(name.encode())
     made = EncoderManifest(
         model=model.name,
         weights={"float32": model.encoder_digest(), "float16": model.encoder_digest(torch.float16)},
@@ -49,7 +52,7 @@ def manifest(model: LlavaAdapter, tmp_path: Path) -> EncoderManifest:
         preprocessing=model.preprocessing,
         tools={"torch": "2.13.0"},
         parity=Parity(1e-6, 1e-5, 16, 200, 400, 399, 1, 0.001, 200, 199),
-        files={GRAPH_FILE: file_digest(tmp_path / GRAPH_FILE)},
+        files={name: file_digest(tmp_path / name) for name in (GRAPH_FILE, WEIGHTS_FILE)},
     )
     made.write(tmp_path)
     return made
@@ -93,6 +96,11 @@ def test_a_truncated_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_FILE).write_text(content[:100])
     with pytest.raises(InvalidEncoderError, match="Invalid JSON"):
         read_manifest(tmp_path)
+
+
+def test_every_digest_must_be_there(manifest: EncoderManifest) -> None:
+    with pytest.raises(SettingsError, match=r"has no digest of encoder\.onnx, encoder\.onnx\.data"):
+        replace(manifest, files={})
 
 
 def test_every_file_that_is_another_is_named(manifest: EncoderManifest, tmp_path: Path) -> None:
