@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from secondlook.benchmarks.analysis.bootstrap import Estimate
 from secondlook.benchmarks.analysis.findings import (
     Finding,
     arbitration,
@@ -16,7 +17,7 @@ from secondlook.benchmarks.documents import share
 from secondlook.benchmarks.report.document import Section, Table
 from secondlook.benchmarks.report.qualities import Qualities
 from secondlook.benchmarks.report.study import MEASURES, Study
-from secondlook.benchmarks.report.words import NONE
+from secondlook.benchmarks.report.words import NONE, number, percent
 from secondlook.benchmarks.run_log import leaves
 from secondlook.edge.wire import Aggregation
 
@@ -39,9 +40,12 @@ def claims(study: Study, found: Qualities) -> Section:
 
 
 def _findings(study: Study, found: Qualities) -> list[Finding]:
-    always = {what: study.boot.ratio(*study.always(what)).value for what in ("pixels", "bytes")}
+    costs = {what: study.extra(what) for what in ("pixels", "bytes")}
     return [
-        *(nearly_full(study.reaching(what), most, study.full.value, what) for what, most in always.items()),
+        *(
+            nearly_full(study.reaching(cost), study.always(cost).value, study.full.value, what)
+            for what, cost in costs.items()
+        ),
         ranking({name: study.separation(measure) for name, measure in MEASURES.items()}),
         first_tokens(study.plain, study.replay("min_entropy", "first_k", 5), study.boot),
         arbitration(study.plain, study.replay(arbitration=False), study.boot),
@@ -56,16 +60,18 @@ def _findings(study: Study, found: Qualities) -> list[Finding]:
 
 def beside_the_paper(study: Study, found: Qualities) -> Section:
     """The paper's own figures, where they are known, and the same for these data."""
-    near, most = study.reaching("pixels"), study.boot.ratio(*study.always("pixels"))
+    cost = study.extra("pixels")
+    near, most = study.reaching(cost), study.always(cost)
+    saved = Estimate(*(1 - each / most.value for each in (near.value, near.high, near.low)))
     ways: dict[str, Aggregation] = {"all": "all", "five": "first_k", "first": "first"}
-    areas = {name: study.separation("min_entropy", way).auroc.value for name, way in ways.items()}
-    order = ", ".join(f"{name} {area:.3f}" for name, area in areas.items() if not np.isnan(area))
+    areas = {name: study.separation("min_entropy", way).auroc for name, way in ways.items()}
+    order = ", ".join(f"{name} {number(area)}" for name, area in areas.items() if not np.isnan(area.value))
     rows = (
-        ("extra communication (pixels) of always looking twice", "1", f"{most.value:.2f}"),
+        ("extra communication (pixels) of always looking twice", "1", number(most, 2)),
         (
             "less extra communication than that, at nearly its accuracy (here: within 1 point)",
             "about 40 %",
-            NONE if np.isnan(near.value) else share(1 - near.value / most.value, 0),
+            percent(saved, 0),
         ),
         ("extra communication that reaches LLaVA-1.5-HD's accuracy, whose own is 0.78", "0.28", NONE),
         (

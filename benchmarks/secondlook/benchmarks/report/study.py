@@ -91,15 +91,13 @@ class Study:
         first, second = (getattr(look, what) for look in (self.columns.first, self.columns.second))
         return Cost(np.zeros_like(first), second, first)
 
-    def always(self, what: str) -> tuple[FloatArray, FloatArray]:
-        """[questions] each: what all second looks send, and what the first do; see `extra`."""
-        cost = self.extra(what)
-        return cost.base + cost.extra, cost.unit
+    def always(self, cost: Cost) -> Estimate:
+        """The cost of always looking twice."""
+        return self.boot.ratio(cost.base + cost.extra, cost.unit)
 
-    @cache  # noqa: B019
-    def reaching(self, what: str) -> Estimate:
-        """The least extra communication that nearly has the accuracy of always looking twice; NaN: none."""
-        cost, trade_off = self.extra(what), self.plain.trade_off
+    def reaching(self, cost: Cost) -> Estimate:
+        """The least cost that nearly has the accuracy of always looking twice; NaN: none has."""
+        trade_off = self.plain.trade_off
         value = cheapest(trade_off.line(cost), self.full.value - NEAR)
         second, count = self.boot.sums(self.plain.second, np.ones(len(self.columns))).T
         resampled = trade_off.resampled(cost, self.boot)

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from secondlook.benchmarks.analysis.bootstrap import LEVEL, Estimate
-from secondlook.benchmarks.analysis.curves import Cost, Line, cheapest, oracle
+from secondlook.benchmarks.analysis.curves import Cost, Line, oracle
 from secondlook.benchmarks.documents import share
 from secondlook.benchmarks.latency.work import FlowName
 from secondlook.benchmarks.report.document import Plot, Section, Table
@@ -92,11 +92,9 @@ def computation(study: Study) -> Section:
         line, band = study.line(study.plain, cost)
         series.append(Series(name, line.cost, line.accuracy, band))
         at = study.at_threshold(cost)
-        ends = (study.boot.ratio(cost.base + share * cost.extra, cost.unit) for share in (0.0, 1.0))
-        alone, always = (number(each, 2) for each in ends)
-        near = cheapest(line, study.full.value - 0.01)
-        cells = (alone, NONE if at is None else number(at[0], 2), always)
-        rows.append((name, *cells, NONE if np.isnan(near) else f"{near:.2f}"))
+        ends = (study.boot.ratio(cost.base, cost.unit), study.always(cost), study.reaching(cost))
+        alone, always, near = (number(each, 2) for each in ends)
+        rows.append((name, alone, NONE if at is None else number(at[0], 2), always, near))
     ours = costs["ours"]
     assert ours is not None, "the section ends before if a log does not tell"
     plot = Plot(
@@ -141,10 +139,9 @@ def _at_rates(study: Study) -> Table:
         told = [percent(Estimate(*map(float, each))) for each in zip(at, low, high, strict=True)]
         cells = (text if rate <= line.cost[-1] else NONE for rate, text in zip(_RATES, told, strict=True))
         rows.append((name, *cells))
-    most = study.plain.possible.mean()
-    random = (
-        f"{study.plain.random(rate):.1%}".replace("%", " %") if rate <= most else NONE for rate in _RATES
-    )
-    rows.append(("random", *random))
+    replay, most = study.plain, study.plain.possible.mean()
+    random = (study.boot.mean(replay.first + rate / max(most, 1e-300) * replay.gain) for rate in _RATES)
+    expected = zip(_RATES, random, strict=True)
+    rows.append(("random", *(percent(each) if rate <= most else NONE for rate, each in expected)))
     titles = ("accuracy at a retransmission rate of", *(share(rate, 0) for rate in _RATES))
     return Table(titles, tuple(rows))
