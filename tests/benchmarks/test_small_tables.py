@@ -53,7 +53,7 @@ def test_the_encoders_are_rows() -> None:
     assert vision_markdown([VISION]) == (
         "The vision encoder of `small` with random weights, medians of 20, on a CPU (2 CPU threads), torch "
         "2.13.0, ONNX Runtime 1.31.1, commit unknown:\n\n"
-        "| encoder | pictures | ms | 90 %, ms | beside torch float32 | relative error | passes the gate |\n"
+        "| encoder | pictures | ms | 90 %, ms | beside torch float32 | relative error | small enough |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| onnx float32 | 1 | 512 | 600 | 1.25x | 2.0e-07 | yes |\n"
         "| onnx int8 | 2 | 100 | 100 | 10.00x | 2.5e-01 | no |\n"

@@ -240,6 +240,17 @@ def test_run_turns_errors_into_a_line_and_a_status(capsys: pytest.CaptureFixture
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("module", "extra"), [("torch", "engine"), ("onnxruntime", "export"), ("matplotlib.figure", "bench")]
+)
+def test_a_missing_package_names_its_extra(
+    module: str, extra: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ModuleNotFoundError(f"No module named '{module}'", name=module)
+    assert exit_status(application=failing(missing)) == 1
+    assert one_line(capsys).endswith(f"this command needs pip install 'secondlook[{extra}]'\n")
+
+
 def python(code: str) -> subprocess.Popen[str]:
     """A process that Ctrl-C interrupts, also if the tests run in the background, where shells ignore it."""
     code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"

@@ -67,7 +67,8 @@ def run(
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("secondlook"):
             raise
-        extra = "export" if (error.name or "").startswith("onnx") else "engine"
+        missing = (error.name or "").partition(".")[0]
+        extra = {"matplotlib": "bench"}.get(missing, "export" if missing.startswith("onnx") else "engine")
         typer.echo(f"error: {error}: this command needs pip install 'secondlook[{extra}]'", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
