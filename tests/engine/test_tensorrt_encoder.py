@@ -24,7 +24,11 @@ from export.tensorrt_stand_in import (
     write_graph,
 )
 from secondlook.engine.encoders.engine_manifest import BuildOptions, Machine, read_engine_manifest
-from secondlook.engine.encoders.engine_store import RebuildNeededError, UntrustedEngineError
+from secondlook.engine.encoders.engine_store import (
+    RebuildNeededError,
+    UntrustedEngineError,
+    check_runs_here,
+)
 from secondlook.engine.encoders.manifest import GraphDType
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.encoders.tensorrt import TensorRtVisionEncoder, open_engine
@@ -313,6 +317,19 @@ def test_an_engine_that_does_not_run_here_is_rebuilt_when_asked(
     use(trt, monkeypatch, JETSON)
     with pytest.raises(RebuildNeededError, match="found no ONNX folder beside it"):
         open_or_rebuild(engine, CPU, rebuild=True)
+
+
+def test_the_command_that_rebuilds_has_all_options(trt: StandIn, tmp_path: Path) -> None:
+    assert BuildOptions().flags() == ""
+    options = BuildOptions(512, "ampere_plus", version_compatible=True, detailed=True, tf32=True)
+    assert options.flags() == (
+        " --workspace-mb 512 --hardware-compatibility ampere_plus --version-compatible --detailed --tf32"
+    )
+    graph = tmp_path / "onnx"
+    engine = built(graph, detailed=True, tf32=True)
+    machine, manifest = dataclasses.replace(L4, compute_capability="8.0"), read_engine_manifest(engine)
+    with pytest.raises(RebuildNeededError, match=r"--batch 1:2:8 --detailed --tf32$"):
+        check_runs_here(engine, manifest, manifest.tensorrt, machine)
 
 
 def test_version_compatible_engines_alone_may_bring_code_of_the_host(trt: StandIn, tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     picture = (str(PICTURE), "what?")
     assert "needs --encoder" in refusal(capsys, "ask", *picture, "--vision", "onnx")
     assert "add --vision tensorrt" in refusal(capsys, "ask", *picture, "--trust-engine")
+    for command in (("ask", *picture), ("serve", "--port", "0"), ("verify", str(folder))):
+        assert "--rebuild builds TensorRT engines" in refusal(capsys, *command, "--rebuild")
     assert "is no exported encoder" in refusal(
         capsys, "serve", "--port", "0", "--vision", "onnx", "--encoder", out
     )

@@ -59,7 +59,7 @@ class Part:
 
 PARTS: Final[Mapping[str, Part]] = {
     "results": Part((_README, _CARD), ("signs-test-4242.json",), lambda reports: results_markdown(*reports)),
-    "budget": Part((_README,), ("budget-*.json",), lambda reports: budget_markdown(*reports)),
+    "budget": Part((_README,), ("budget-signs-5151.json",), lambda reports: budget_markdown(*reports)),
     "edge": Part((_README,), ("edge-*.json",), edge_markdown),
     "speed": Part(
         (_README,), ("latency-*.json", "flops-*.json", "load-*.json", "prefill-*.json"), speed_markdown

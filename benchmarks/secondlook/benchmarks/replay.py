@@ -17,7 +17,10 @@ from secondlook.benchmarks.analysis.separation import auroc
 from secondlook.benchmarks.records import Record
 from secondlook.engine.policy import Policy
 
-__all__ = ["Outcome", "Replay", "auroc", "choose_threshold"]
+__all__ = ["WHOLE", "Outcome", "Replay", "auroc", "choose_threshold"]
+
+WHOLE: Final = 10**9
+"""Tokens to decide after, for decisions on whole answers."""
 
 _ROUNDING: Final = 1e-12
 """Sums of scores that differ by less are ties."""

@@ -247,7 +247,7 @@ def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{line}\n" for line in (header.to_json(), *map(_line, pictures)))
         content = text.encode("utf-8")
-        path.write_bytes(gzip.compress(content) if path.suffix == _COMPRESSED else content)
+        path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == _COMPRESSED else content)
     except OSError as error:
         raise LogError(f"cannot write {path}: {error.strerror}; choose another file") from error
 

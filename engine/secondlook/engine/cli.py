@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 
 from secondlook.edge.errors import SecondLookError, SettingsError
 from secondlook.edge.wire import AnswerReply
-from secondlook.engine.opening import EngineOptions, load_engine, loading_status
+from secondlook.engine.opening import EngineOptions, check_rebuild, load_engine, loading_status
 from secondlook.engine.options import (
     CacheOption,
     DeviceOption,
@@ -107,8 +107,9 @@ def chosen_policy(policy: Path | None, threshold: float | None) -> PolicyFile | 
     return read_policy(policy)
 
 
-def _rebuilder(context: typer.Context, rebuild: bool) -> OpenEngine | None:
+def _rebuilder(context: typer.Context, rebuild: bool, vision: str) -> OpenEngine | None:
     """What opens engines for a command: that which `run` was given, with --rebuild."""
+    check_rebuild(rebuild, vision)
     if rebuild and context.obj is None:
         raise SettingsError(
             "--rebuild needs secondlook.export, which builds engines; start secondlook itself"
@@ -170,7 +171,7 @@ def serve(
         budget,
         kv_cache_gb,
         EncoderChoice(vision, encoder, provider, trust_engine),
-        _rebuilder(context, rebuild),
+        _rebuilder(context, rebuild, vision),
     )
     sessions = SessionLimits(max_waiting=max_pending, seconds=session_ttl)
     settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
@@ -239,7 +240,7 @@ def ask(
         None,
         kv_cache_gb,
         EncoderChoice(vision, encoder, provider, trust_engine),
-        _rebuilder(context, rebuild),
+        _rebuilder(context, rebuild, vision),
     )
     opened = open_picture(picture)
     with loading_status(model):

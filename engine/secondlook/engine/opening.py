@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from secondlook.edge.errors import SettingsError
+
 if TYPE_CHECKING:
     from secondlook.engine.budget import BudgetSettings
     from secondlook.engine.encoders.choice import EncoderChoice, OpenEngine
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from secondlook.engine.looks import Engine
     from secondlook.engine.policy_file import PolicyFile
 
-__all__ = ["EngineOptions", "draws_bars", "load_engine", "loading_status"]
+__all__ = ["EngineOptions", "check_rebuild", "draws_bars", "load_engine", "loading_status"]
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,29 @@ def load_engine(options: EngineOptions) -> Engine:
     adapter = load_model(
         options.model, dtype=dtype, device=options.device, progress=draws_bars(options.model)
     )
-    if options.encoder is not None:
-        adapter = with_vision(adapter, options.encoder, options.open_engine or open_engine)
     policy = None if options.threshold is None else Policy(options.threshold)
     if options.calibrated is not None:
         dtype_name = str(adapter.dtype).removeprefix("torch.")
         options.calibrated.check_model(adapter.name, adapter.digest(), dtype_name)
         policy = options.calibrated.policy
+    if options.encoder is not None:  # after all that can be refused at once, for it may build an engine
+        adapter = with_vision(adapter, options.encoder, options.open_engine or open_engine)
     budget = None
     if options.budget is not None:
         start = adapter.settings.threshold if policy is None else policy.threshold
         # A quarter of a byte for each pixel is about what a local image has at its usual quality.
         budget = Budget(options.budget, start, local_bytes=adapter.image_size**2 / 4)
     return Engine(adapter, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
+
+
+def check_rebuild(rebuild: bool, vision: str) -> None:
+    """Refuse --rebuild where there is no engine to build.
+
+    Raises:
+        SettingsError: what encodes is not TensorRT.
+    """
+    if rebuild and vision != "tensorrt":
+        raise SettingsError(f"--rebuild builds TensorRT engines, and {vision} encodes; leave it out")
 
 
 def draws_bars(model: str) -> bool:

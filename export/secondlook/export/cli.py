@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from secondlook.engine.cli import configure_logging
-from secondlook.engine.opening import loading_status
+from secondlook.engine.opening import check_rebuild, loading_status
 from secondlook.engine.options import (
     DeviceOption,
     ModelOption,
@@ -102,6 +102,7 @@ def register(app: typer.Typer, asked: Callable[[], Iterator[GatePicture]]) -> No
         choice = EncoderChoice(
             runtime, None if runtime == "torch" else folder, provider, trust_engine=trust_engine
         )
+        check_rebuild(rebuild, runtime)
         loaded = _load(model or exported_manifest(folder, runtime).model, device)
         with Console(stderr=True).status("comparing it with torch ..."):
             parity = verify_encoder(

@@ -14,7 +14,7 @@ from secondlook.benchmarks.analysis.columns import Columns, read_columns
 from secondlook.benchmarks.analysis.curves import Cost
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.records import Record
-from secondlook.benchmarks.replay import Replay
+from secondlook.benchmarks.replay import WHOLE, Replay
 from secondlook.benchmarks.run_log import LogError, read_log, write_log
 from secondlook.edge.wire import Measure
 from secondlook.engine.policy import Policy
@@ -79,7 +79,8 @@ def _repeated(records: Sequence[Record], rows: int) -> Iterator[list[Record]]:
 
 def _policies() -> Iterator[Policy]:
     """Every measure on all, one, and up to ten first tokens, with and without arbitration."""
-    limits = [Policy(0.0), *(Policy(0.0, aggregation="first_k", first_k=k + 1) for k in range(_MOST_TOKENS))]
+    whole = Policy(0.0, decide_after=WHOLE)
+    limits = [whole, *(replace(whole, aggregation="first_k", first_k=k + 1) for k in range(_MOST_TOKENS))]
     for measure, limit, arbitration in product(get_args(Measure), limits, (True, False)):
         yield replace(limit, measure=measure, arbitration=arbitration)
 

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from secondlook.benchmarks.analysis.columns import FloatArray
+from secondlook.benchmarks.analysis.columns import FloatArray, IntArray
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.replay import Replay
 from secondlook.benchmarks.run_log import LogError, LoggedRun, RunHeader, differences, read_log
 from secondlook.engine.policy import Policy
 
 __all__ = ["Answers", "ReadLogs", "answers_of", "read_logs"]
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -84,13 +81,14 @@ def read_logs(paths: Sequence[Path]) -> ReadLogs:
 def answers_of(records: Sequence[Record], policy: Policy) -> Answers:
     """What the policy would meet, whatever its threshold."""
     replay = Replay(records, policy)
-    _, picture = np.unique([record.index for record in records], return_inverse=True)
+    columns = replay.columns
+    _, picture = np.unique(columns.picture, return_inverse=True)
     return Answers(
         doubt=np.where(replay.possible, replay.doubt, -np.inf),
         first=replay.first,
         kept=replay.kept,
-        first_bytes=np.array([float(record.first.bytes) for record in records]),
-        second_bytes=np.array([float(record.second.bytes if record.second else 0) for record in records]),
+        first_bytes=columns.first.bytes,
+        second_bytes=columns.second.bytes,
         picture=picture.astype(np.int64),
     )
 

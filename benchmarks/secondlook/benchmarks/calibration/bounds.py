@@ -5,7 +5,8 @@ distribution. Then, with probability at least `confidence` over the draw of the 
 answers among the questions to come that get no second look is at most `bound`. (Exchangeability of
 each question with the rest, which conformal methods ask for, would bound the expectation alone.) It says
 nothing of a stream whose difficulty has shifted since, or of a threshold that moves. Questions about one
-picture may go wrong together: of several, one is counted, drawn at random.
+picture may go wrong together: of several, one is counted, drawn at random; as the threshold is chosen on all
+of them, the guarantee is then nearly that.
 
 How. Let the thresholds tried be order statistics of the doubts, at ranks fixed beforehand. Given its value,
 the questions below an order statistic are independent draws of a question below that value; how many of them

@@ -13,8 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.columns import FloatArray
-from secondlook.benchmarks.calibration.answers import IntArray
+from secondlook.benchmarks.analysis.columns import FloatArray, IntArray
 from secondlook.benchmarks.records import Record
 
 __all__ = ["Shift", "draw", "shifts_of"]

@@ -56,7 +56,6 @@ _HEATED: Final = 100
 _SLOTS: Final = 4
 """One question is asked at a time; further slots keep what its picture's other questions begin with."""
 
-
 _AHEAD: Final = 2
 """Pictures for each process that are handed out before their turn."""
 
@@ -153,7 +152,7 @@ def ask_all(
     except BrokenProcessPool as error:
         raise WorkerError(
             "a process that asks was killed, perhaps for want of memory; run the command again, with fewer "
-            "--processes: it goes on from its log"
+            "--processes; with --log it goes on where it stopped"
         ) from error
     finally:
         workers.shutdown(cancel_futures=True)

@@ -12,7 +12,7 @@ from secondlook.benchmarks.analysis.bootstrap import Bootstrap
 from secondlook.benchmarks.analysis.curves import Band, Line
 from secondlook.benchmarks.analysis.qualities import Envelope, envelope
 from secondlook.benchmarks.analysis.runs import Run
-from secondlook.benchmarks.replay import Replay
+from secondlook.benchmarks.replay import WHOLE, Replay
 from secondlook.benchmarks.report.document import Plot, Section, Table
 from secondlook.benchmarks.report.plots import Mark, Series, draw_lines
 from secondlook.benchmarks.report.study import Study, bytes_sent
@@ -36,7 +36,7 @@ class Qualities:
 
     @cached_property
     def replays(self) -> list[Replay]:
-        return [Replay(run.columns, Policy(0.0)) for run in self.runs]
+        return [Replay(run.columns, Policy(0.0, decide_after=WHOLE)) for run in self.runs]
 
     @cached_property
     def lines(self) -> list[Line]:

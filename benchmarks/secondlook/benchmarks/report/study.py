@@ -15,14 +15,11 @@ from secondlook.benchmarks.analysis.findings import NEAR
 from secondlook.benchmarks.analysis.runs import Family, Run
 from secondlook.benchmarks.analysis.separation import Separation, separation
 from secondlook.benchmarks.latency.work import FlowName
-from secondlook.benchmarks.replay import Replay
+from secondlook.benchmarks.replay import WHOLE, Replay
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.policy import Policy
 
-__all__ = ["MEASURES", "WHOLE", "Study", "bytes_sent"]
-
-WHOLE = 10**9
-"""Tokens to decide after, for decisions on whole answers."""
+__all__ = ["MEASURES", "Study", "bytes_sent"]
 
 MEASURES: dict[str, Measure] = {
     "min-entropy": "min_entropy",

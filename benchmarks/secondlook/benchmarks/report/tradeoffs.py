@@ -37,8 +37,8 @@ def overview(study: Study) -> Section:
         rows.append((name, percent(accuracy), rate, number(byte, 2), number(pixel, 2), kilobytes(size)))
     rows += [("always two looks", *always), ("the same with arbitration", *arbitrated)]
     note = (
-        f"The originals have {kilobytes(boot.mean(columns.original_bytes))} each. Intervals, here and "
-        f"everywhere: {share(LEVEL, 0)}, by {boot.resamples} bootstrap resamples of the pictures."
+        f"The originals have {kilobytes(boot.mean(columns.original_bytes))} each. Intervals are "
+        f"of {share(LEVEL, 0)}, by {boot.resamples} bootstrap resamples of the pictures."
     )
     titles = ("", "accuracy", "second looks", "extra bytes", "extra pixels", "sent a question")
     return Section("What two looks give", (), (Table(titles, tuple(rows), note),))

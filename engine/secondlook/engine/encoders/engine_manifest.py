@@ -94,6 +94,17 @@ class BuildOptions:
         if self.workspace_mb is not None and self.workspace_mb < 1:
             raise SettingsError(f"the workspace must have at least 1 MiB, not {self.workspace_mb}")
 
+    def flags(self) -> str:
+        """These options as `secondlook build` takes them, each after a space; the defaults are left out."""
+        found = {
+            f"--workspace-mb {self.workspace_mb}": self.workspace_mb is not None,
+            f"--hardware-compatibility {self.hardware_compatibility}": self.hardware_compatibility != "none",
+            "--version-compatible": self.version_compatible,
+            "--detailed": self.detailed,
+            "--tf32": self.tf32,
+        }
+        return "".join(f" {flag}" for flag, given in found.items() if given)
+
 
 @dataclass(frozen=True)
 class EngineManifest:

@@ -165,7 +165,7 @@ def check_runs_here(folder: Path, manifest: EngineManifest, tensorrt: str, machi
     batches = " ".join(f"--batch {profile}" for profile in manifest.profiles)
     raise RebuildNeededError(
         f"the engine in {folder} does not run here: {'; '.join(reasons)}; rebuild it: "
-        f"secondlook build {graph or 'ONNX_FOLDER'} {output}{batches}",
+        f"secondlook build {graph or 'ONNX_FOLDER'} {output}{batches}{manifest.options.flags()}",
         graph,
         manifest.profiles,
         manifest.options,

@@ -147,7 +147,10 @@ def _timing(cache: EngineCache, tensorrt: str, machine: Machine) -> bytes:
     for folder in engines_in(cache.folder):
         manifest = readable(folder)
         if manifest is not None and (manifest.tensorrt, manifest.machine) == (tensorrt, machine):
-            timing = (folder / TIMING_FILE).read_bytes()
+            try:
+                timing = (folder / TIMING_FILE).read_bytes()
+            except FileNotFoundError:  # another process gave it up just now
+                continue
             if sha256(timing).hexdigest() == manifest.files.get(TIMING_FILE):
                 return timing
             _log.warning("passed over: %s is not what was written", folder / TIMING_FILE)
