@@ -133,7 +133,21 @@ def test_a_log_written_at_once_is_the_one_written_bit_by_bit(tmp_path: Path) -> 
     write_log(tmp_path / "new" / "once.jsonl", HEADER, LOGGED)
     assert (tmp_path / "new" / "once.jsonl").read_bytes() == (tmp_path / "bits.jsonl").read_bytes()
     with pytest.raises(LogError, match="cannot write"):
-        write_log(tmp_path, HEADER, LOGGED)
+        write_log(tmp_path / "new", HEADER, LOGGED)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["once.jsonl"]
+
+
+def test_an_old_log_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    log = tmp_path / "log.jsonl"
+    write_log(log, HEADER, LOGGED)
+    whole = log.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(LogError, match="No space left"):
+        write_log(log, HEADER, LOGGED[:1])
+    assert log.read_bytes() == whole
 
 
 def test_a_log_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -238,7 +239,7 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -> None:
-    """A whole log at once, compressed if the name says so; what is there is replaced.
+    """A whole log at once, compressed if the name says so; what is there is replaced when all is written.
 
     Raises:
         LogError: it cannot be written.
@@ -247,7 +248,12 @@ def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{line}\n" for line in (header.to_json(), *map(_line, pictures)))
         content = text.encode("utf-8")
-        path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == _COMPRESSED else content)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == _COMPRESSED else content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise LogError(f"cannot write {path}: {error.strerror}; choose another file") from error
 
