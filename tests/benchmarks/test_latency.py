@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
+from engine.packing import can_pack
 from secondlook.benchmarks import cli as bench_cli
 from secondlook.benchmarks.commands import tell
 from secondlook.benchmarks.latency import ceilings, latency, presets
@@ -326,14 +327,22 @@ def test_the_slowest_stands_for_a_percentile_of_few() -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_rates_are_of_the_best_round(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("packed", "best"), [([], 2.0), ([7.0, 3.0, 5.0], 2.0), ([9.0, 1.0, 2.0], 1.0)])
+def test_rates_are_of_the_best_round(
+    monkeypatch: pytest.MonkeyPatch, packed: list[float], best: float
+) -> None:
+    if not packed:
+        monkeypatch.setattr(ceilings, "pack_linear_layers", lambda _layers: None)
+    elif not can_pack(torch.float32):
+        pytest.skip("no layer is packed here")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(ceilings, "_VALUES", 1000)
     monkeypatch.setattr(ceilings, "_SIDES", {"cpu": 10})
     monkeypatch.setattr(ceilings, "_ROUNDS", 3)
-    times = iter([5.0, 2.0, 4.0, 8.0, 1.0, 3.0, 6.0, 4.0, 9.0])  # of the product, the sum, the copy
+    times = iter([5.0, 2.0, 4.0, *packed, 8.0, 1.0, 3.0, 6.0, 4.0, 9.0])  # of products, the sum, the copy
     monkeypatch.setattr(ceilings.Stopwatch, "read", lambda _watch: next(times))
     rates = ceilings.measure_rates(torch.float32, CPU)
-    assert rates == Rates(bytes_per_second=4000, flops_per_second=2 * 10**3 / 2)
+    assert rates == Rates(bytes_per_second=4000, flops_per_second=2 * 10**3 / best)
 
 
 def test_the_commit_is_asked_for_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from engine.packing import can_pack
 from secondlook.benchmarks import cli, operators, timing
 from secondlook.engine.cli import run
 from secondlook.kernels import Status
@@ -19,8 +20,8 @@ KEYS = {
     *("microseconds", "composition_microseconds", "floor_microseconds", "speedup"),
 }
 OPERATORS = {
-    *("token_statistics", "record_tokens", "attention_row", "decode_attention", "skinny_linear"),
-    "find_region",
+    *("token_statistics", "record_tokens", "attention_row", "decode_attention", "find_region"),
+    *(["PackedLinear"] if can_pack(torch.float32) else []),
 }
 
 
@@ -29,6 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_ROUNDS", 1)
     monkeypatch.setattr(timing, "_ROUND_SECONDS", 0.0)
     monkeypatch.setattr(operators, "_CAPACITY", 16)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")  # where layers are packed
     monkeypatch.setattr(cli, "configure_logging", lambda _verbose: None)
 
 

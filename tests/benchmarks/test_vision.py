@@ -16,7 +16,7 @@ from secondlook.benchmarks.vision import cli as vision_cli
 from secondlook.benchmarks.vision.vision import VisionRun, bench_vision, vision_text
 from secondlook.edge.errors import SettingsError
 
-ENCODERS = ["torch float32", "torch bfloat16", "onnx float32"]
+ENCODERS = ["torch float32", "engine float32", "engine bfloat16", "onnx float32"]
 
 
 def test_every_encoder_is_measured_at_every_batch() -> None:
@@ -32,7 +32,7 @@ def test_every_encoder_is_measured_at_every_batch() -> None:
             assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["max_ms"]
             assert row["speedup"] == pytest.approx(baseline["p50_ms"] / row["p50_ms"])
         assert rows["onnx float32", batch]["relative_error"] <= 1e-5
-        assert rows["torch bfloat16", batch]["relative_error"] > 1e-5
+        assert rows["engine bfloat16", batch]["relative_error"] > 1e-5
         assert rows["onnx float32", batch]["passes"]
     assert report["speedup_onnx_float32"] == min(rows["onnx float32", batch]["speedup"] for batch in (1, 2))
     assert (report["preset"], report["threads"]) == ("tiny", torch.get_num_threads())

@@ -63,15 +63,11 @@ def empty_cache(planned: LlamaModel, fill: float = math.nan) -> SlotCache:
 
 @torch.inference_mode()
 def hidden(planned: LlamaModel, ids: Tensor, positions: Tensor, plan: AttentionPlan) -> Tensor:
-    """Hidden states [R, D] of rows."""
-    unit = plan.unit_dimension
+    """Hidden states [R, D] of packed rows."""
     output = planned(
-        input_ids=ids.unsqueeze(unit),
-        position_ids=positions.unsqueeze(unit),
-        use_cache=False,
-        attention_plan=plan,
+        input_ids=ids.unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False, attention_plan=plan
     )
-    states: Tensor = output.last_hidden_state.squeeze(unit)
+    states: Tensor = output.last_hidden_state[0]
     return states
 
 

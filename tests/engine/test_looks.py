@@ -305,7 +305,7 @@ def test_a_first_look_that_fails_late_fails_its_second(engine: Engine) -> None:
 
 def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
     model = load_model(str(write_checkpoint(tmp_path, Variant())))
-    model._model.lm_head.weight.data[5, 0] = float("nan")
+    model.module.model.language_model.norm.weight.data[5] = float("nan")
     with pytest.raises(NonFiniteError, match="try dtype float32"):
         first(Engine(model))
 

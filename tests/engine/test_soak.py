@@ -92,7 +92,9 @@ def left(service: TwoLookService) -> dict[str, float]:
     tensors = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in found
-        if issubclass(type(tensor), torch.Tensor) and id(tensor) not in known
+        if issubclass(type(tensor), torch.Tensor)
+        and id(tensor) not in known
+        and tensor.layout == torch.strided  # others are weights that were packed
     }
     kinds: dict[str, tuple[type, ...]] = {
         "looks": (Task, Submitted),

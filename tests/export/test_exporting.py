@@ -91,12 +91,12 @@ def test_no_gate_no_folder(exported: Exported, tmp_path: Path, monkeypatch: pyte
     right = exporting.write_encoder
 
     def other(model: Any, *arguments: Any) -> Any:
-        weight = model.module.model.multi_modal_projector.linear_1.weight
-        weight.mul_(1.5)
+        bias = model.module.model.multi_modal_projector.linear_1.bias
+        bias.add_(0.5)
         try:
             return right(model, *arguments)
         finally:
-            weight.div_(1.5)
+            bias.sub_(0.5)
 
     monkeypatch.setattr(exporting, "write_encoder", other)
     with pytest.raises(GateError, match="does not pass the gate: features: the relative error is"):

@@ -1,4 +1,5 @@
-"""Each custom operator beside the PyTorch composition it replaces and the time its bytes take to copy.
+"""Each custom operator, and packed linear layers, beside what they replace in PyTorch and the time that their
+bytes take to copy.
 
 The last line of `secondlook bench kernels` is one JSON object with the environment and `rows`.
 """
@@ -14,20 +15,19 @@ from typing import Any, Final
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
 from secondlook.benchmarks import compositions
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.edge.errors import SecondLookError
+from secondlook.engine.packed_linear import PackedLinear, pack_linear_layers
 from secondlook.kernels import (
     KernelError,
     attention_row,
     decode_attention,
     find_region,
     record_tokens,
-    skinny_linear,
     token_statistics,
 )
 from secondlook.kernels.library import Status, status
@@ -144,9 +144,9 @@ def _cases(device: torch.device) -> Iterator[_Case]:
         for dtype in dtypes:
             query, cache = normal(batch, 16, 64, dtype=dtype), normal(2, batch + 1, 16, 1408, 64, dtype=dtype)
             yield _decode_case(query, cache, length)
-    if device.type == "cpu":  # there is none for a GPU
-        for batch, dtype in ((1, dtypes[0]), (4, dtypes[0]), (16, dtypes[0]), (1, dtypes[1]), (2, dtypes[1])):
-            yield _linear_case(normal(batch, 1024, dtype=dtype), normal(32064, 1024, dtype=dtype))
+    for rows, outputs in ((1, 32064), (8, 32064), (640, 2816)):
+        for dtype in dtypes:
+            yield from _linear_case(normal(rows, 1024, dtype=dtype), outputs)
     for side in (12, 24):
         maps = normal(2, side * side, dtype=torch.float32).exp()
         yield _region_case(maps[:1], maps[1:], side)
@@ -223,16 +223,20 @@ def _decode_case(query: Tensor, cache: Tensor, length: int) -> _Case:
     )
 
 
-def _linear_case(rows: Tensor, weight: Tensor) -> _Case:
-    """A language model's head, which is larger than a processor's caches."""
-    return _Case(
-        "skinny_linear",
-        rows.dtype,
-        f"B={rows.shape[0]} K={rows.shape[1]} N={weight.shape[0]}",
-        lambda: skinny_linear(rows, weight),
-        lambda: functional.linear(rows, weight),
-        weight.numel() * weight.element_size(),
-    )
+def _linear_case(rows: Tensor, outputs: int) -> Iterator[_Case]:
+    """None where linear layers are not packed."""
+    plain = nn.Linear(rows.shape[1], outputs, bias=False, device=rows.device, dtype=rows.dtype)
+    packed = nn.Sequential(plain.requires_grad_(False))
+    pack_linear_layers(packed)
+    if isinstance(packed[0], PackedLinear):
+        yield _Case(
+            "PackedLinear",
+            rows.dtype,
+            f"B={rows.shape[0]} K={rows.shape[1]} N={outputs}",
+            lambda: packed(rows),
+            lambda: plain(rows),
+            rows.nbytes + plain.weight.nbytes + len(rows) * outputs * rows.element_size(),
+        )
 
 
 def _region_case(question: Tensor, generic: Tensor, side: int) -> _Case:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +27,10 @@ ATTENTION = "secondlook"
 
 
 class AttentionPlan(Protocol):
-    """What one forward pass of R rows reads and writes.
-
-    Attributes:
-        unit_dimension: 0 where the model gets the rows as one batch entry, [1, R], 1 where each is one of its
-            own, [R, 1].
-    """
-
-    unit_dimension: ClassVar[int]
+    """What one forward pass reads and writes."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """[1, R, H, D], of query [1, H, R, D], key and value [1, H_kv, R, D], rotated; or [R, 1, H, D], of
-        [R, H, 1, D] and [R, H_kv, 1, D]."""
+        """[1, R, H, D] of R packed rows: query [1, H, R, D], key and value [1, H_kv, R, D], rotated."""
         ...
 
 
@@ -76,8 +68,6 @@ class PrefillPlan:
         rows: [segments, stop - start] float32, after the pass: the attention of each segment's last row,
             mean over heads.
     """
-
-    unit_dimension: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -152,8 +142,6 @@ class DecodePlan:
         positions: [B] int64, of the rows in their slots; they see these and all earlier positions.
     """
 
-    unit_dimension: ClassVar[int] = 1
-
     def __init__(self, cache: SlotCache, slots: Tensor, positions: Tensor) -> None:
         self._cache = cache
         self._slots, self._positions = slots, positions
@@ -161,10 +149,11 @@ class DecodePlan:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[self._slots, :, self._positions] = key[:, :, 0]
-        values[self._slots, :, self._positions] = value[:, :, 0]
-        seen = decode_attention(query[:, :, 0], keys, values, self._slots, self._lengths, scale)
-        return seen.unsqueeze(1)
+        keys[self._slots, :, self._positions] = key[0].transpose(0, 1)
+        values[self._slots, :, self._positions] = value[0].transpose(0, 1)
+        rows = query[0].transpose(0, 1)  # [B, H, D]
+        seen = decode_attention(rows, keys, values, self._slots, self._lengths, scale)
+        return seen.unsqueeze(0)
 
 
 def _attend(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from secondlook.engine.attention import AttentionPlan
@@ -84,7 +84,7 @@ class LlavaAdapter:
 
     def digest(self) -> str:
         """SHA-256 of all weights with their names and types, its first 16 hexadecimal digits."""
-        return _digest(self._model.state_dict().items())
+        return _digest(_state(self._model))
 
     def encoder_digest(self, dtype: torch.dtype | None = None) -> str:
         """SHA-256 of the vision tower's and projector's weights, and of those settings of theirs that no
@@ -100,7 +100,7 @@ class LlavaAdapter:
         tensors = (
             (f"{part} {name}", tensor.to(dtype or tensor.dtype))
             for part, module in parts.items()
-            for name, tensor in module.state_dict().items()
+            for name, tensor in _state(module)
         )
         return _digest(tensors, f"{settings} {model.config.projector_hidden_act}")
 
@@ -137,14 +137,14 @@ class LlavaAdapter:
 
     @torch.inference_mode()
     def hidden(self, embeddings: Tensor, positions: Tensor, plan: AttentionPlan) -> Tensor:
-        """The decoder's final hidden states [R, D] of rows [R, D] at positions [R] int64."""
+        """The decoder's final hidden states [R, D] of packed rows [R, D] at positions [R] int64."""
         output = self._model.model.language_model(
-            inputs_embeds=embeddings.unsqueeze(plan.unit_dimension),
-            position_ids=positions.unsqueeze(plan.unit_dimension),
+            inputs_embeds=embeddings.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
             use_cache=False,
             attention_plan=plan,
         )
-        states: Tensor = output.last_hidden_state.squeeze(plan.unit_dimension)
+        states: Tensor = output.last_hidden_state[0]
         return states
 
     @torch.inference_mode()
@@ -161,6 +161,14 @@ class LlavaAdapter:
         """Wait until the device has done all work given to it, so that a clock read now is honest."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What `state_dict` holds, part after part: of packed weights it would hold copies, all at once."""
+    for name, part in module.named_modules(remove_duplicate=False):
+        own: dict[str, Tensor] = {}
+        part._save_to_state_dict(own, f"{name}." if name else "", False)
+        yield from own.items()
 
 
 def _digest(tensors: Iterable[tuple[str, Tensor]], settings: str = "") -> str:

@@ -39,8 +39,8 @@ from secondlook.engine.folders import (
 )
 from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.look_settings import LookSettings, read_settings
+from secondlook.engine.packed_linear import pack_linear_layers
 from secondlook.engine.prompts import PromptLayout
-from secondlook.engine.skinny import replace_linear_layers
 from secondlook.engine.vision import Preprocessing
 
 __all__ = ["DType", "load_model"]
@@ -254,7 +254,7 @@ def _weights(
         names = [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
         raise InvalidModelError(f"{folder}: weights of another shape than config.json says: {_some(names)}")
     served: LlavaForConditionalGeneration = model.eval().requires_grad_(False).to(place)
-    replace_linear_layers(served)
+    pack_linear_layers(served)
     return served
 
 

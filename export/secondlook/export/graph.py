@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
+from secondlook.engine.packed_linear import PackedLinear
 from secondlook.engine.vision import feature_blocks
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "EncoderGraph"]
@@ -32,7 +33,8 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class EncoderGraph(nn.Module):
-    """A LLaVA's vision tower and projector, on the same weights; copies of them where `dtype` differs.
+    """A LLaVA's vision tower and projector, on the same weights; copies of them where `dtype` differs
+    or they are packed.
 
     Args:
         model: with a CLIP tower; its configuration tells the feature layer, heads and sizes.
@@ -117,8 +119,9 @@ class _Block(nn.Module):
 
 
 def _in_dtype(module: _Module, dtype: torch.dtype) -> _Module:
-    """The module itself where it has the dtype, else a copy."""
-    same = all(parameter.dtype == dtype for parameter in module.parameters())
+    """The module itself where it has the dtype and its weights are not packed, else a copy."""
+    plain = not any(isinstance(part, PackedLinear) for part in module.modules())
+    same = plain and all(parameter.dtype == dtype for parameter in module.parameters())
     return module if same else copy.deepcopy(module).to(dtype)
 
 

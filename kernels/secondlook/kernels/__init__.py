@@ -1,9 +1,7 @@
-"""Custom operators for PyTorch: decode attention, linear layers of few rows, an attention row, the next
-token's doubt, the region.
+"""Custom operators for PyTorch: decode attention, an attention row, the next token's doubt, the region.
 
-Each is C++ on the CPU and, but for the linear layers, CUDA on a GPU, built at first use or into the wheel,
-with a reference in plain PyTorch that specifies it and serves where nothing can be built. Importing builds
-and loads nothing.
+Each is C++ on the CPU and CUDA on a GPU, built at first use or into the wheel, with a reference in plain
+PyTorch that specifies it and serves where nothing can be built. Importing builds and loads nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from secondlook.kernels.errors import BuildError, CompilerMissingError, KernelEr
 from secondlook.kernels.find_region import find_region, find_region_reference, relative_attention
 from secondlook.kernels.library import Status, set_mode, status
 from secondlook.kernels.record_tokens import record_tokens, record_tokens_reference
-from secondlook.kernels.skinny_linear import skinny_linear, skinny_linear_reference
 from secondlook.kernels.token_statistics import NextToken, token_statistics, token_statistics_reference
 
 __all__ = [
@@ -33,8 +30,6 @@ __all__ = [
     "record_tokens_reference",
     "relative_attention",
     "set_mode",
-    "skinny_linear",
-    "skinny_linear_reference",
     "status",
     "token_statistics",
     "token_statistics_reference",

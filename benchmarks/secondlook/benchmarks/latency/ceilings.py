@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.work import Work
+from secondlook.engine.packed_linear import PackedLinear, pack_linear_layers
 
 __all__ = ["Rates", "measure_rates"]
 
@@ -27,7 +29,8 @@ class Rates:
 
     Attributes:
         bytes_per_second: of the faster of a large sum, which reads, and a large copy, which reads and writes.
-        flops_per_second: of a large square matrix product in the model's dtype.
+        flops_per_second: of a large square matrix product in the model's dtype, with packed weights where
+            that is faster.
     """
 
     bytes_per_second: float
@@ -56,6 +59,12 @@ def measure_rates(dtype: torch.dtype, device: torch.device) -> Rates:
     left = torch.ones(side, side, dtype=dtype, device=device)
     product = torch.empty_like(left)
     matrix = _fastest(lambda: torch.mm(left, left, out=product), device)
+    layers = nn.Sequential(
+        nn.Linear(side, side, bias=False, device=device, dtype=dtype).requires_grad_(False)
+    )
+    pack_linear_layers(layers)
+    if isinstance(layers[0], PackedLinear):
+        matrix = min(matrix, _fastest(lambda: layers(left), device))
     source = torch.ones(_VALUES, device=device)
     target = torch.empty_like(source)
     reading = source.nbytes / _fastest(source.sum, device)

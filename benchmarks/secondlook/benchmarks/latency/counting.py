@@ -28,7 +28,7 @@ _ours: Any = torch.ops.secondlook
 
 def counted(work: Callable[[], object]) -> int:
     """FLOPs that torch's counter sees in `work`, and those unknown to it: of the CPU's fused attention and of
-    our operators.
+    our operators. Not those of packed linear layers.
 
     Where our operators run as references, their products are counted as they are computed: of decode
     attention over all positions of the cache.
@@ -37,7 +37,6 @@ def counted(work: Callable[[], object]) -> int:
         _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         _ours.attention_row: _row_flops,
         _ours.decode_attention: _decode_flops,
-        _ours.skinny_linear: _linear_flops,
     }
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         work()
@@ -62,12 +61,6 @@ def _decode_flops(
 ) -> int:
     """Of [B, H, D], each row with as many keys and values as its length says."""
     return 4 * query.shape[1] * query.shape[2] * int(lengths.sum())
-
-
-def _linear_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
-    """Of [B, K] by [N, K]."""
-    flops: int = 2 * rows[0] * rows[1] * weight[0]
-    return flops
 
 
 _decode_flops._get_raw = True  # type: ignore[attr-defined]  # torch's word for: give it tensors, not shapes

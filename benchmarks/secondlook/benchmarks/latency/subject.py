@@ -1,4 +1,4 @@
-"""A preset with weights, as the engine serves it and as transformers runs it: one set of tensors for both."""
+"""A preset with weights, as the engine serves it and as transformers runs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from secondlook.engine.folders import DEMO, find_folder
 from secondlook.engine.kv_cache import CacheSettings
 from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.looks import Engine
-from secondlook.engine.skinny import replace_linear_layers
+from secondlook.engine.packed_linear import pack_linear_layers
 
 __all__ = ["Subject", "adapter", "build_subject", "random_model", "twin"]
 
@@ -31,7 +31,7 @@ class Subject:
 
     Attributes:
         model: transformers' own, with SDPA attention and no end token.
-        engine: ours, on the same tensors.
+        engine: ours, on the same weights; where they are packed, memory holds them twice.
     """
 
     preset: Preset
@@ -72,9 +72,9 @@ def build_subject(
 
 
 def adapter(preset: Preset, model: LlavaForConditionalGeneration) -> LlavaAdapter:
-    """A preset's model as the engine calls it, on the same tensors."""
+    """A preset's model as the engine calls it, on the same tensors but for weights that are packed."""
     served = twin(model, {"text_config": ATTENTION, "vision_config": "sdpa"})
-    replace_linear_layers(served)  # as loading does
+    pack_linear_layers(served)  # as loading does
     return LlavaAdapter(preset.name, served, preset.layout, preset.preprocessing, preset.settings)
 
 
@@ -114,7 +114,7 @@ def _embedded_model(dtype: torch.dtype, device: torch.device) -> LlavaForConditi
 def twin(
     model: LlavaForConditionalGeneration, attention: str | dict[str, str]
 ) -> LlavaForConditionalGeneration:
-    """A second model on the same tensors, with another attention implementation."""
+    """A second model on the same tensors, with another attention implementation; not of a packed one."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     other = copy.deepcopy(model, shared)
     other.set_attn_implementation(attention)

@@ -25,6 +25,7 @@ from secondlook.engine.encoders.manifest import GraphDType
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
 from secondlook.engine.folders import DEMO
 from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.packed_linear import pack_linear_layers
 from secondlook.engine.vision import TorchVisionEncoder, VisionEncoder
 from secondlook.export.exporting import write_encoder
 from secondlook.export.gate import TOLERANCES
@@ -130,11 +131,14 @@ def onnx_encoder(model: LlavaAdapter, dtype: GraphDType) -> Iterator[OnnxVisionE
 def _encoders(
     model: LlavaAdapter, graphs: Sequence[GraphDType], console: Console
 ) -> Iterator[dict[str, VisionEncoder]]:
-    module: Any = copy.deepcopy(model.module)  # its `to` is typed as another's
-    narrow = TorchVisionEncoder(module.to(torch.bfloat16))
+    plain: Any = copy.deepcopy(model.module)  # transformers' own layers; its `to` is typed as another's
+    module = copy.deepcopy(plain).to(torch.bfloat16)
+    pack_linear_layers(module)
+    narrow = TorchVisionEncoder(module)
     encoders: dict[str, VisionEncoder] = {
-        _BASELINE: TorchVisionEncoder(model.module),
-        "torch bfloat16": lambda pixels: narrow(pixels.to(torch.bfloat16)).to(pixels.dtype),
+        _BASELINE: TorchVisionEncoder(plain),
+        "engine float32": TorchVisionEncoder(model.module),
+        "engine bfloat16": lambda pixels: narrow(pixels.to(torch.bfloat16)).to(pixels.dtype),
     }
     with TemporaryDirectory() as folder:
         for dtype in graphs:
