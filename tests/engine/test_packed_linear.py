@@ -69,7 +69,9 @@ def test_equal_plain_layers(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("width", "outputs"), [(40, 90), (256, 64), (2816, 96), (96, 1000)])
+@pytest.mark.parametrize(
+    ("width", "outputs"), [(40, 90), (256, 64), (1024, 64), (1025, 64), (2816, 96), (96, 11000)]
+)
 def test_a_rows_bits_do_not_depend_on_the_others(dtype: torch.dtype, width: int, outputs: int) -> None:
     layer = PackedLinear(layers(dtype, width=width, outputs=outputs)["head"])  # type: ignore[index,arg-type]
     rows = torch.randn(700, width, generator=torch.Generator().manual_seed(2)).to(dtype)

@@ -18,8 +18,11 @@ __all__ = ["PackedLinear", "pack_linear_layers"]
 
 _DTYPES: Final = (torch.float32, torch.bfloat16)
 _MEASURED: Final = "AVX512"
-_FEWEST_ROWS: Final = 4
-"""One alone is summed in another order, and up to three are multiplied slower if weights are in no cache."""
+_WIDE: Final = 1024
+"""One row of more values than this is summed in another order when it is alone."""
+_LARGE: Final = 2**20
+"""So many weights come from memory, and are then multiplied slower by fewer rows than `_ROWS`."""
+_ROWS: Final = 4
 _OPERATORS: Final = ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linear_weight")
 _ops: Any = torch.ops.mkldnn  # private to PyTorch
 
@@ -27,8 +30,8 @@ _ops: Any = torch.ops.mkldnn  # private to PyTorch
 class PackedLinear(nn.Module):
     """What a linear layer computes, for inference on the CPU; it holds its weights packed only.
 
-    It can be neither moved nor cast, nor can a state be loaded into it; but its own state is the plain layer's,
-    and a deep copy is a plain layer.
+    It can be neither moved nor cast, and no state can be loaded into it; but its own state is the plain
+    layer's, and a deep copy is a plain layer.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -36,6 +39,7 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = layer.bias
         self._packed: Tensor = _ops._reorder_linear_weight(layer.weight.detach())
+        self._fewest = _ROWS if layer.in_features > _WIDE or layer.weight.numel() >= _LARGE else 1
         self.train(layer.training)
 
     def unpacked(self) -> Tensor:
@@ -44,12 +48,15 @@ class PackedLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
         """[..., out_features] of [..., in_features]."""
-        rows = input.reshape(-1, self.in_features)
-        count = rows.shape[0]
-        if 0 < count < _FEWEST_ROWS:
-            rows = functional.pad(rows, (0, 0, 0, _FEWEST_ROWS - count))
+        count = input.numel() // self.in_features
+        if not 0 < count < self._fewest:
+            return self._multiply(input)
+        rows = functional.pad(input.reshape(-1, self.in_features), (0, 0, 0, self._fewest - count))
+        return self._multiply(rows)[:count].view(*input.shape[:-1], self.out_features)
+
+    def _multiply(self, rows: Tensor) -> Tensor:
         output: Tensor = _ops._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
-        return output[:count].view(*input.shape[:-1], self.out_features)
+        return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
         """A plain layer, for what must read its weights: other devices, other dtypes, exports."""
