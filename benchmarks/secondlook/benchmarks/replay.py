@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.columns import Columns, FloatArray
+from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray
 from secondlook.benchmarks.analysis.curves import Cost, TradeOff
 from secondlook.benchmarks.analysis.separation import auroc
 from secondlook.benchmarks.records import Record
@@ -94,10 +94,14 @@ class Replay:
         nothing = np.zeros(len(self.first))
         return Cost(nothing, self.possible.astype(np.float64), np.ones(len(self.first)))
 
+    def looked(self, threshold: float) -> BoolArray:
+        """[questions], whether there is a second look at one threshold η."""
+        # As `wants_second_look` has it: unless G < η.
+        return self.possible & ~(self.doubt < threshold)
+
     def at(self, threshold: float) -> Outcome:
         """The outcome at one threshold η."""
-        # As `wants_second_look` has it: unless G < η.
-        looked = self.possible & ~(self.doubt < threshold)
+        looked = self.looked(threshold)
         first, second = self.columns.first, self.columns.second
         rate = float(looked.mean())
         return Outcome(

@@ -31,7 +31,7 @@ def choose_examples(replay: Replay, threshold: float, count: int) -> list[tuple[
     """(what it is an example of, its row) for at most `count` questions whose heat map was kept: in turns
     those where the second look helps, hurts, changes nothing, or is not needed."""
     heat = np.array([len(rows) > 0 for rows in replay.columns.heat])
-    asked = heat & replay.possible & ~(replay.doubt < threshold)
+    asked = heat & replay.looked(threshold)
     took = asked & (replay.kept == replay.second)
     kept = asked & ~took
     better, worse = replay.second > replay.first, replay.second < replay.first

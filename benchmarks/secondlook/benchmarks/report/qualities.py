@@ -115,7 +115,7 @@ def _table(found: Qualities, boots: list[Bootstrap]) -> Table:
     for point in points:
         which, threshold = best.line[point], best.threshold[point]
         replay, boot, cost = found.replays[which], boots[which], bytes_sent(found.runs[which].columns)
-        looked = replay.possible & (replay.doubt >= threshold)
+        looked = replay.looked(threshold)
         rows.append(
             (
                 _named(found.pairs[which]),

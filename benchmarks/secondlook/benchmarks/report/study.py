@@ -139,7 +139,7 @@ class Study:
     def looked(self) -> BoolArray:
         """[questions], whether there is a second look at the operating point."""
         assert self.threshold is not None, "asked only where there is an operating point"
-        return self.served.possible & ~(self.served.doubt < self.threshold)
+        return self.served.looked(self.threshold)
 
 
 def bytes_sent(columns: Columns) -> Cost:
