@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from secondlook.engine.loading import load_model
 from secondlook.engine.looks import Engine
 from secondlook.engine.packed_linear import PackedLinear, pack_linear_layers
 
+_Model = TypeVar("_Model", bound=nn.Module)
 QUESTIONS = ("What is the number on the sign?", "Describe the picture.", "Is there a dog?")
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no layer is packed here")
 
@@ -31,7 +32,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
-def layers(dtype: torch.dtype = torch.float32, *, width: int = 40, outputs: int = 90) -> nn.Module:
+def layers(dtype: torch.dtype = torch.float32, *, width: int = 40, outputs: int = 90) -> nn.ModuleDict:
     torch.manual_seed(3)
     inner = nn.Sequential(nn.Linear(width, 24), nn.SiLU(), nn.Linear(24, width, bias=False))
     parts: dict[str, nn.Module] = {
@@ -42,7 +43,13 @@ def layers(dtype: torch.dtype = torch.float32, *, width: int = 40, outputs: int 
     return nn.ModuleDict(parts).to(dtype).eval().requires_grad_(False)
 
 
-def packed(model: nn.Module) -> nn.Module:
+def head(dtype: torch.dtype = torch.float32, *, width: int = 40, outputs: int = 90) -> nn.Linear:
+    layer = layers(dtype, width=width, outputs=outputs)["head"]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def packed(model: _Model) -> _Model:
     pack_linear_layers(model)
     return model
 
@@ -57,7 +64,7 @@ def names(model: nn.Module) -> set[str]:
     [(40,), (1, 40), (1, 1, 40), (2, 40), (3, 1, 40), (5, 40), (1, 7, 40), (2, 150, 40), (0, 40), (0, 1, 40)],
 )
 def test_equal_plain_layers(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    plain: Any = layers(dtype)["head"]  # type: ignore[index]
+    plain = head(dtype)
     values = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.inference_mode():
         found = PackedLinear(plain)(values)
@@ -73,7 +80,7 @@ def test_equal_plain_layers(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     ("width", "outputs"), [(40, 90), (256, 64), (1024, 64), (1025, 64), (2816, 96), (96, 11000)]
 )
 def test_a_rows_bits_do_not_depend_on_the_others(dtype: torch.dtype, width: int, outputs: int) -> None:
-    layer = PackedLinear(layers(dtype, width=width, outputs=outputs)["head"])  # type: ignore[index,arg-type]
+    layer = PackedLinear(head(dtype, width=width, outputs=outputs))
     rows = torch.randn(700, width, generator=torch.Generator().manual_seed(2)).to(dtype)
     with torch.inference_mode():
         together = layer(rows)
@@ -82,7 +89,7 @@ def test_a_rows_bits_do_not_depend_on_the_others(dtype: torch.dtype, width: int,
 
 
 def test_whatever_a_plain_layer_takes_is_taken() -> None:
-    plain: Any = layers()["head"]  # type: ignore[index]
+    plain = head()
     for values in (torch.randn(40, 9).T, torch.randn(9, 80)[:, ::2], torch.randn(1, 40).expand(6, 40)):
         torch.testing.assert_close(PackedLinear(plain)(values), plain(values))
     for values in (torch.zeros(5, 41), torch.zeros(41), torch.zeros(5, 40, dtype=torch.float64)):
@@ -93,7 +100,7 @@ def test_whatever_a_plain_layer_takes_is_taken() -> None:
 def test_what_is_not_finite_stays_in_its_row() -> None:
     values = torch.zeros(6, 40)
     values[1, 3], values[4, 0] = float("nan"), float("inf")
-    found = PackedLinear(layers()["head"])(values)  # type: ignore[index,arg-type]
+    found = PackedLinear(head())(values)
     assert found.isfinite().all(-1).tolist() == [True, False, True, True, False, True]
 
 
@@ -115,14 +122,14 @@ def test_a_deep_copy_is_plain() -> None:
     assert names(model)
     assert not any(layer.training for layer in copied.modules())
     values = torch.randn(5, 40, dtype=torch.float64)
-    assert torch.equal(copied.double()["head"](values), layers().double()["head"](values))  # type: ignore[operator,index]
+    assert torch.equal(copied.double()["head"](values), head().double()(values))
 
 
 def test_packed_weights_are_neither_moved_nor_cast() -> None:
     model = packed(layers())
     for change in (model.double, model.half, lambda: model.to("meta")):
         with pytest.raises(TypeError, match="make a deep copy first"):
-            change()  # type: ignore[operator]
+            change()
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "DEFAULT", "SVE256"])
@@ -160,7 +167,7 @@ def test_answers_regions_and_digests_stay_the_same(tmp_path: Path, monkeypatch: 
     options = AnswerOptions(second_look="always", max_new_tokens=6)
 
     def answers(*, ours: bool) -> list[object]:
-        engine = Engine(load_model(folder))  # type: ignore[arg-type]
+        engine = Engine(load_model(folder))
         linear_layers = {
             type(part) for part in engine.model.module.modules() if "Linear" in type(part).__name__
         }
