@@ -33,8 +33,8 @@ def _caption(report: Report) -> str:
         f"as fast as plainly (aim: {AIM_SPEEDUP:g}). `secondlook-edge` takes at most "
         f"{report['command_peak_mb']:.0f} MB for both looks at such a picture (aim: {AIM_PEAK_MB:g}), "
         f"{progressive:.0f} MB if the JPEG is progressive. A raw frame is copied when it is opened, for the "
-        f"camera may overwrite it: with a local image alone that is what takes the time. Medians of "
-        f"{report['rounds']} pictures, for an encoder of {report['image_size']} pixels "
+        "camera may overwrite it, and its JPEGs are compressed in two passes: with a local image alone, both "
+        f"show. Medians of {report['rounds']} pictures, for an encoder of {report['image_size']} pixels "
         f"(`{report['resize_mode']}`), on {on['device']}, Pillow {on['pillow']}, "
         f"libjpeg-turbo {report['libjpeg_turbo']}, Python {on['python']}, commit {on['commit'] or 'unknown'}:"
     )
