@@ -82,10 +82,10 @@ def test_the_edge_loads_neither_torch_nor_numpy() -> None:
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
-        ("import secondlook.engine.looks", {"secondlook.engine.looks"}),
+        ("import secondlook.engine.engine", {"secondlook.engine.engine"}),
         ("from secondlook import engine", {"secondlook", "secondlook.engine"}),
         ("from .wire import Box", {"secondlook.edge.wire", "secondlook.edge.wire.Box"}),
-        ("from ..engine import looks", {"secondlook.engine", "secondlook.engine.looks"}),
+        ("from ..engine import engine", {"secondlook.engine", "secondlook.engine.engine"}),
         ("def f():\n    import torch", {"torch"}),
     ],
 )

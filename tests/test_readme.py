@@ -15,7 +15,7 @@ from readme_blocks import PYTHON, SHELL, Block, blocks
 from readme_checks import check_commands, run_python
 from repository import ROOT
 from secondlook.engine import Engine, load_model
-from secondlook.engine.server import create_app
+from secondlook.engine.serve.app import create_app
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from engine.fake_engine import FakeEngine
 from engine.serving_harness import listening
 from readme_blocks import Block, ReadmeError, blocks
 from readme_checks import check_commands, run_python
-from secondlook.engine.server import create_app
+from secondlook.engine.serve.app import create_app
 
 NOWHERE = "http://127.0.0.1:1"
 

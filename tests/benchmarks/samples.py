@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from secondlook.benchmarks.records import LoggedLook, Record
 from secondlook.benchmarks.signs.scene import Scene, Sign, Split, sample_scene, scene_generator
 from secondlook.edge.geometry import Size
-from secondlook.engine.uncertainty import TokenStatistics
+from secondlook.engine.method.uncertainty import TokenStatistics
 
 
 def a_sign(

@@ -19,8 +19,8 @@ from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.replay import Replay
 from secondlook.benchmarks.run_log import LogError, RunHeader, write_log
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.policy import Policy
-from secondlook.engine.policy_file import Target
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.policy_file import Target
 
 POLICY = Policy(0.0)
 HEADER = RunHeader({"data": {"name": "made up"}, "model": {"weights": "aa", "dtype": "float32"}, "jpeg": {}})

@@ -12,7 +12,7 @@ import pytest
 from secondlook.benchmarks.calibration.answers import Answers
 from secondlook.benchmarks.calibration.bounds import binomial_upper_bound, wrong_share
 from secondlook.benchmarks.calibration.choosing import choose
-from secondlook.engine.policy_file import Target
+from secondlook.engine.method.policy_file import Target
 
 QUESTIONS = 150
 DRAWS = 400

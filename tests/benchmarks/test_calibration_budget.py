@@ -22,8 +22,8 @@ from secondlook.benchmarks.calibration.simulation import (
 from secondlook.benchmarks.calibration.streams import draw, shifts_of
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.run_log import RunHeader, write_log
-from secondlook.engine.budget import Budget, BudgetSettings
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.budget import Budget, BudgetSettings
+from secondlook.engine.method.policy import Policy
 
 
 def made_up(count: int = 300, seed: int = 0) -> list[Record]:

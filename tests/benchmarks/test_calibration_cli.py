@@ -13,10 +13,10 @@ from secondlook.benchmarks.cli import app
 from secondlook.benchmarks.run_log import RunHeader, write_log
 from secondlook.engine.cli import run
 from secondlook.engine.errors import PolicyFileError
-from secondlook.engine.loading import load_model
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.policy_file import read_policy
+from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.opening import EngineOptions, load_engine
-from secondlook.engine.policy import Policy
-from secondlook.engine.policy_file import read_policy
 
 SETTINGS = {
     "data": {"name": "made up"},

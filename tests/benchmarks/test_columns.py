@@ -18,7 +18,7 @@ from secondlook.benchmarks.analysis.columns import Columns, LookColumns, read_co
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.run_log import LogError
 from secondlook.edge.wire import Aggregation, Measure
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 DOUBTS = st.lists(st.floats(0, 5, allow_subnormal=False), min_size=1, max_size=6)
 LOOKS = st.builds(a_look, st.sampled_from([0.0, 0.3, 1.0]), DOUBTS)

@@ -15,7 +15,7 @@ from secondlook.benchmarks.analysis.columns import Columns, FloatArray
 from secondlook.benchmarks.analysis.curves import Cost, Line, TradeOff, cheapest, oracle
 from secondlook.benchmarks.analysis.qualities import envelope
 from secondlook.benchmarks.replay import Replay
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 Questions = list[tuple[float, float, float, int, int]]
 """Doubt, score, gain, bytes of the first look, bytes of the second."""

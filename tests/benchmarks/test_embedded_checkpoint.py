@@ -13,8 +13,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from secondlook.benchmarks.signs.evaluation import signs_picture
 from secondlook.edge.imaging import decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.loading import load_model
-from secondlook.engine.looks import Engine
+from secondlook.engine.engine import Engine
+from secondlook.engine.models.checkpoint import load_model
 
 FOLDER = Path(str(files("secondlook.engine") / "checkpoint"))
 

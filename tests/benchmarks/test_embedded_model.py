@@ -20,8 +20,8 @@ from secondlook.benchmarks.signs.questions import WORDINGS
 from secondlook.benchmarks.signs.scene import COLOURS
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.loading import load_model
-from secondlook.engine.looks import Engine
+from secondlook.engine.engine import Engine
+from secondlook.engine.models.checkpoint import load_model
 
 TOKENIZER = build_tokenizer()
 QUESTION = "What number is on the red sign?"

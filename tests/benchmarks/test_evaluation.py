@@ -20,7 +20,7 @@ from secondlook.benchmarks.signs.questions import is_correct
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import open_picture
 from secondlook.engine.errors import ModelNotFoundError
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 SEED = 3
 INDICES = [*smallest("test", SEED, range(0, 80, 4), 1), *smallest("test", SEED, range(1, 80, 2), 2)]

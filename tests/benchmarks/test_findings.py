@@ -12,7 +12,7 @@ from secondlook.benchmarks.analysis.findings import arbitration, first_tokens, j
 from secondlook.benchmarks.analysis.qualities import envelope
 from secondlook.benchmarks.analysis.separation import Separation
 from secondlook.benchmarks.replay import Replay
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 
 def line(cost: list[float], accuracy: list[float]) -> Line:

@@ -18,7 +18,7 @@ from secondlook.benchmarks.latency.presets import preset
 from secondlook.benchmarks.latency.reference import ReferenceFlow
 from secondlook.benchmarks.latency.strong import EncodingOnceFlow, StrongFlow
 from secondlook.benchmarks.latency.subject import Subject, build_subject, random_model, twin
-from secondlook.engine.vision import Square
+from secondlook.engine.models.vision import Square
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

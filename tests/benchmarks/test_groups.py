@@ -14,7 +14,7 @@ from secondlook.benchmarks.analysis.groups import by_box, by_kind, by_megapixels
 from secondlook.benchmarks.analysis.regions import region_quality
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.replay import Replay
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 
 def study(records: list[Record]) -> tuple[Replay, Bootstrap]:

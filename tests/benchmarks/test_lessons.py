@@ -24,7 +24,7 @@ from secondlook.benchmarks.embedded.packing import Batch, Packed, collate
 from secondlook.benchmarks.embedded.pretrain import PatchHead, pixels_to_float, tower_features
 from secondlook.benchmarks.embedded.train import look_losses, start_projector
 from secondlook.benchmarks.signs.scene import COLOURS
-from secondlook.engine.prompts import PromptLayout
+from secondlook.engine.models.prompts import PromptLayout
 
 CELLS = GRID * GRID
 TOKENIZER = build_tokenizer()

@@ -22,7 +22,7 @@ from secondlook.benchmarks.load.edges import Asked, Phase, PhaseResult, run_phas
 from secondlook.benchmarks.load.load import LoadError, LoadRun, load_rows
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.settings import ServerSettings
+from secondlook.engine.serve.settings import ServerSettings
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.samples import a_scene, a_sign
 from secondlook.benchmarks.signs.questions import WORDINGS, Question, all_questions, describe, is_correct
 from secondlook.benchmarks.signs.scene import COLOURS, Sign
-from secondlook.engine.prompts import GENERIC_QUESTION
+from secondlook.engine.models.prompts import GENERIC_QUESTION
 
 RED, BLUE, GREEN = a_sign("red", 17, x=200), a_sign("blue", 90, x=600), a_sign("green", 35, x=900)
 

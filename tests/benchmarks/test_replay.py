@@ -15,7 +15,7 @@ from benchmarks.samples import a_look, a_record
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.replay import Outcome, Replay, auroc, choose_threshold
 from secondlook.edge.wire import Aggregation, Measure
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 # Few distinct doubts, so that ties are common.
 DOUBTS = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.25, 3.0]), min_size=1, max_size=3)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from secondlook.benchmarks.embedded import loop, pretrain, publish, train
-from secondlook.engine.loading import load_model
+from secondlook.engine.models.checkpoint import load_model
 
 CPU = torch.device("cpu")
 

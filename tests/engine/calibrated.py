@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from secondlook.engine.policy_file import CalibratedOn, Estimate, PolicyFile, Target, WrongShare
+from secondlook.engine.method.policy_file import CalibratedOn, Estimate, PolicyFile, Target, WrongShare
 
 WEIGHTS = "0123456789abcdef"
 

@@ -13,13 +13,13 @@ from PIL import Image
 
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
-from secondlook.engine.batching import Flow, Task
+from secondlook.engine.decode.cache import KeptPrefix
+from secondlook.engine.decode.scheduler import Flow, Request
+from secondlook.engine.engine import FinalAnswer, FirstLook, Look, Pending
 from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
-from secondlook.engine.kv_cache import KeptPrefix
-from secondlook.engine.looks import FinalAnswer, FirstLook, Look, Pending
-from secondlook.engine.policy import Policy
-from secondlook.engine.uncertainty import TokenStatistics
-from secondlook.engine.vision import Square
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.uncertainty import TokenStatistics
+from secondlook.engine.models.vision import Square
 
 SIDE = 32
 ORIGINAL = Size(400, 300)
@@ -55,7 +55,7 @@ class FakeEngine:
         self.second_looks = 0
         self.cancelled = 0
         self.break_second = False
-        self._jobs: deque[tuple[Task[Any], Callable[[], Any]]] = deque()
+        self._jobs: deque[tuple[Request[Any], Callable[[], Any]]] = deque()
 
     @property
     def card(self) -> ModelCard:
@@ -77,7 +77,7 @@ class FakeEngine:
         *,
         client: str,
         on_region: Callable[[FirstLook], None],
-    ) -> Task[FirstLook]:
+    ) -> Request[FirstLook]:
         assert (global_image.width, global_image.height) == (SIDE, SIDE)
         if question == "endless":
             raise QuestionTooLongError("the question does not fit the context")
@@ -85,8 +85,8 @@ class FakeEngine:
         return self._start(lambda: self._first_look(global_image, question, options, on_region))
 
     def start_second_look(
-        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None, sent_bytes: int
-    ) -> Task[FinalAnswer]:
+        self, pending: Pending, local_image: Square, *, after: Request[FirstLook] | None, sent_bytes: int
+    ) -> Request[FinalAnswer]:
         self.local_bytes.append(sent_bytes)
         return self._start(lambda: self._second_look(pending, after))
 
@@ -116,12 +116,12 @@ class FakeEngine:
             task.future.set_exception(error)
         return bool(self._jobs)
 
-    def cancel(self, task: Task[Any]) -> None:
+    def cancel(self, task: Request[Any]) -> None:
         self.cancelled += not task.future.done()
         self._jobs = deque((known, job) for known, job in self._jobs if known is not task)
 
-    def _start(self, job: Callable[[], Any]) -> Task[Any]:
-        task: Task[Any] = Task(_flow(), False, {})
+    def _start(self, job: Callable[[], Any]) -> Request[Any]:
+        task: Request[Any] = Request(_flow(), False, {})
         self._jobs.append((task, job))
         return task
 
@@ -151,7 +151,7 @@ class FakeEngine:
         assert self.rest.wait(timeout=60)
         return FirstLook(look("first to long, and more", 0.8), "unsure", REGION, pending, None, seconds)
 
-    def _second_look(self, pending: Pending, after: Task[FirstLook] | None) -> FinalAnswer:
+    def _second_look(self, pending: Pending, after: Request[FirstLook] | None) -> FinalAnswer:
         self.second_looks += 1
         if self.break_second:
             raise RuntimeError("secret detail")

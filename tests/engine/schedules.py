@@ -13,15 +13,15 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from engine.checkpoints import Variant, write_checkpoint
-from engine.test_looks import picture
+from engine.test_engine import picture
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.batching import Task
-from secondlook.engine.kv_cache import CacheSettings
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.loading import load_model
-from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Pending
-from secondlook.engine.policy import Policy
+from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.engine import Engine, FinalAnswer, FirstLook, Pending
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.llava import LlavaAdapter
 
 QUESTIONS = ("What is the number on the sign?", "Is it a sign?")
 LARGE = Size(1000, 800)
@@ -115,11 +115,13 @@ class Session:
 
     def __init__(self, adapter: LlavaAdapter, slots: int) -> None:
         self.engine = engine_of(adapter, slots)
-        self.firsts: list[tuple[First, Task[FirstLook], list[FirstLook]]] = []
-        self.seconds: list[tuple[First, Second, Pending, Task[FirstLook] | None, Task[FinalAnswer]]] = []
-        self.cancelled: list[Task[Any]] = []
+        self.firsts: list[tuple[First, Request[FirstLook], list[FirstLook]]] = []
+        self.seconds: list[
+            tuple[First, Second, Pending, Request[FirstLook] | None, Request[FinalAnswer]]
+        ] = []
+        self.cancelled: list[Request[Any]] = []
 
-    def first(self, first: First) -> Task[FirstLook]:
+    def first(self, first: First) -> Request[FirstLook]:
         told: list[FirstLook] = []
         task = self.engine.start_first_look(
             picture(first.picture),
@@ -143,13 +145,13 @@ class Session:
         self.seconds.append((first, second, pending, after, begun))
         return begun
 
-    def cancel(self, task: Task[Any]) -> None:
+    def cancel(self, task: Request[Any]) -> None:
         self.cancelled += [] if task.future.done() else [task]
         self.engine.cancel(task)
         assert task.future.done()
 
     def do(self, action: First | Second | Cancel | Rounds) -> None:
-        tasks: list[Task[Any]] = [one[1] for one in self.firsts]
+        tasks: list[Request[Any]] = [one[1] for one in self.firsts]
         tasks += [one[-1] for one in self.seconds]
         if isinstance(action, First):
             self.first(action)
@@ -162,14 +164,14 @@ class Session:
                 self.engine.round()
         used = self.engine._pool.used
         assert used <= self.engine.slots
-        assert used + self.engine.waiting <= self.engine._batcher.tasks
+        assert used + self.engine.waiting <= self.engine._scheduler.tasks
 
     def finish(self) -> None:
         """To the end, which must come; nothing is left."""
         for _ in range(100 * (1 + len(self.firsts) + len(self.seconds))):
             if not self.engine.round():
                 break
-        assert self.engine._batcher.tasks == 0
+        assert self.engine._scheduler.tasks == 0
         assert self.engine._pool.used == 0
 
     def check(self, expected: Expected) -> None:
@@ -202,7 +204,7 @@ class Session:
             assert final.region == expected.alone(first).region
 
 
-def pending_of(task: Task[FirstLook], told: list[FirstLook]) -> Pending | None:
+def pending_of(task: Request[FirstLook], told: list[FirstLook]) -> Pending | None:
     """What a second look can be started with by now."""
     if task.future.done():
         return None if task.future.cancelled() else task.future.result().pending

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 
 from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
 from secondlook.edge.wire import AnswerReply, ErrorReply
-from secondlook.engine.server import create_app
-from secondlook.engine.settings import ServerSettings
+from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.settings import ServerSettings
 
 SECONDS = 60
 Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]

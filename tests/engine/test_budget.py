@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.budget import Budget, BudgetSettings
+from secondlook.engine.method.budget import Budget, BudgetSettings
 
 START = 0.7
 

@@ -21,11 +21,11 @@ from engine.calibrated import WEIGHTS, a_policy_file
 from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
 from secondlook.edge.errors import GeometryError
 from secondlook.engine import cli
-from secondlook.engine.budget import BudgetSettings
 from secondlook.engine.errors import PolicyFileError
+from secondlook.engine.method.budget import BudgetSettings
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.policy_file import write_policy
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
-from secondlook.engine.policy import Policy
-from secondlook.engine.policy_file import write_policy
 
 SECONDS = 60
 CAMERA = (ORIGINAL.width, ORIGINAL.height)
@@ -188,8 +188,8 @@ def test_a_bad_policy_or_budget_is_one_line_before_the_model_is_loaded(
 
 
 def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    import secondlook.engine.loading
-    import secondlook.engine.looks
+    import secondlook.engine.engine
+    import secondlook.engine.models.checkpoint
 
     adapter = SimpleNamespace(
         name="demo",
@@ -198,9 +198,9 @@ def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> 
         settings=SimpleNamespace(threshold=0.3),
         digest=lambda: WEIGHTS,
     )
-    monkeypatch.setattr(secondlook.engine.loading, "load_model", lambda *_, **__: adapter)
+    monkeypatch.setattr(secondlook.engine.models.checkpoint, "load_model", lambda *_, **__: adapter)
     monkeypatch.setattr(
-        secondlook.engine.looks, "Engine", lambda _adapter, policy, *, cache, budget: (policy, budget)
+        secondlook.engine.engine, "Engine", lambda _adapter, policy, *, cache, budget: (policy, budget)
     )
     calibrated, rate = a_policy_file(0.25, measure="margin"), BudgetSettings(0.4)
     policy, budget = load_engine(EngineOptions(calibrated=calibrated, budget=rate))
@@ -272,14 +272,14 @@ def python(code: str) -> subprocess.Popen[str]:
 def test_bars_are_for_terminals_and_models_that_take_time(
     model: str, terminal: bool, bars: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import secondlook.engine.loading
-    import secondlook.engine.looks
+    import secondlook.engine.engine
+    import secondlook.engine.models.checkpoint
 
     wanted: list[bool] = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(secondlook.engine.looks, "Engine", lambda adapter, _policy, **_more: adapter)
+    monkeypatch.setattr(secondlook.engine.engine, "Engine", lambda adapter, _policy, **_more: adapter)
     monkeypatch.setattr(
-        secondlook.engine.loading, "load_model", lambda *_, progress, **__: wanted.append(progress)
+        secondlook.engine.models.checkpoint, "load_model", lambda *_, progress, **__: wanted.append(progress)
     )
     load_engine(EngineOptions(model))
     assert wanted == [bars]

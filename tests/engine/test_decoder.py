@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
-from secondlook.engine.decoder import Decoder, Prompted
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.loading import load_model
-from secondlook.engine.token_record import Decoded
+from secondlook.engine.decode.decoder import Decoder, Prompted
+from secondlook.engine.decode.record import Decoded
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.llava import LlavaAdapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,8 +23,8 @@ from secondlook.engine.encoders.manifest import (
     read_manifest,
 )
 from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.loading import load_model
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.llava import LlavaAdapter
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
-from engine.test_looks import picture
+from engine.test_engine import picture
 from secondlook import kernels
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.loading import DType, load_model
-from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Look
+from secondlook.engine.engine import Engine, FinalAnswer, FirstLook, Look
+from secondlook.engine.models.checkpoint import DType, load_model
 from secondlook.kernels.library import mode
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from transformers import LlamaConfig
 
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.kv_cache import CacheSettings, KeptPrefix, PrefixClaim, SlotCache, SlotPool
+from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, KVCache, PrefixClaim, SlotPool
 
 CPU = torch.device("cpu")
 CONFIG = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3)
@@ -20,18 +20,18 @@ CONFIG = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_slots_bytes_are_what_the_cache_takes_for_it(dtype: torch.dtype) -> None:
-    one, many = (SlotCache(CONFIG, slots, 10, dtype, CPU).nbytes for slots in (1, 6))
-    assert many - one == 5 * SlotCache.slot_bytes(CONFIG, 10, dtype)
+    one, many = (KVCache(CONFIG, slots, 10, dtype, CPU).nbytes for slots in (1, 6))
+    assert many - one == 5 * KVCache.slot_bytes(CONFIG, 10, dtype)
 
 
 def test_a_width_of_heads_of_their_own_is_followed() -> None:
     config = LlamaConfig(hidden_size=32, num_attention_heads=4, head_dim=12, num_hidden_layers=1)
-    assert SlotCache(config, 2, 5, torch.float32, CPU).keys[0].shape == (3, 4, 5, 12)
-    assert SlotCache.slot_bytes(config, 5, torch.float32) == 2 * 4 * 5 * 12 * 4
+    assert KVCache(config, 2, 5, torch.float32, CPU).keys[0].shape == (3, 4, 5, 12)
+    assert KVCache.slot_bytes(config, 5, torch.float32) == 2 * 4 * 5 * 12 * 4
 
 
 def test_a_copy_takes_the_first_positions_and_nothing_else() -> None:
-    cache = SlotCache(CONFIG, 3, 4, torch.float32, CPU)
+    cache = KVCache(CONFIG, 3, 4, torch.float32, CPU)
     tensors = [*cache.keys, *cache.values]
     for number, tensor in enumerate(tensors):
         tensor.copy_(torch.arange(tensor.numel()).view_as(tensor) + 1000.0 * number)

@@ -18,14 +18,14 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProc
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from engine.checkpoints import GRID, IMAGE_FIRST_TEMPLATE, IMAGE_SIZE, Variant, write_checkpoint
-from secondlook.engine.attention import PrefillPlan, Segment
-from secondlook.engine.decoder import Decoder, Prompted
-from secondlook.engine.kv_cache import SlotCache
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.loading import load_model
-from secondlook.engine.prompts import GENERIC_QUESTION
-from secondlook.engine.token_record import Decoded
-from secondlook.engine.vision import TorchVisionEncoder
+from secondlook.engine.decode.cache import KVCache
+from secondlook.engine.decode.decoder import Decoder, Prompted
+from secondlook.engine.decode.plans import PrefillPlan, Segment
+from secondlook.engine.decode.record import Decoded
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.prompts import GENERIC_QUESTION
+from secondlook.engine.models.vision import TorchVisionEncoder
 
 QUESTION = "What is the number on the sign?"
 NEW_TOKENS = 12
@@ -152,7 +152,7 @@ def test_logits_equal_transformers(pair: Pair) -> None:
     with torch.inference_mode():
         expected = pair.reference("eager")(**pair.inputs(QUESTION, [picture(7), picture(8)])).logits[0]
     prompt = prompted(pair.adapter, [picture(7), picture(8)], 1)
-    cache = SlotCache(pair.adapter.decoder_config, 1, 256, torch.float32, torch.device("cpu"))
+    cache = KVCache(pair.adapter.decoder_config, 1, 256, torch.float32, torch.device("cpu"))
     plan = PrefillPlan(cache, [Segment(0, 0, len(prompt.embeddings))])
     hidden = pair.adapter.hidden(prompt.embeddings, torch.arange(len(prompt.embeddings)), plan)
     torch.testing.assert_close(pair.adapter.logits(hidden), expected, atol=1e-3, rtol=1e-4)

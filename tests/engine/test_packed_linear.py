@@ -13,13 +13,13 @@ from torch.nn.functional import linear
 
 from engine.checkpoints import Variant, write_checkpoint
 from engine.packing import DTYPES, can_pack
-from engine.test_looks import picture
+from engine.test_engine import picture
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine import loading
-from secondlook.engine.loading import load_model
-from secondlook.engine.looks import Engine
-from secondlook.engine.packed_linear import PackedLinear, pack_linear_layers
+from secondlook.engine.engine import Engine
+from secondlook.engine.models import checkpoint as loading
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.packed_linear import PackedLinear, pack_linear_layers
 
 _Model = TypeVar("_Model", bound=nn.Module)
 QUESTIONS = ("What is the number on the sign?", "Describe the picture.", "Is there a dog?")
@@ -150,7 +150,7 @@ def test_nor_on_other_devices() -> None:
 
 
 def test_nor_without_pytorchs_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.engine.packed_linear._ops", object())
+    monkeypatch.setattr("secondlook.engine.models.packed_linear._ops", object())
     assert not names(packed(layers()))
 
 

@@ -9,8 +9,8 @@ import pytest
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
-from secondlook.engine.uncertainty import TokenStatistics
+from secondlook.engine.method.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
+from secondlook.engine.method.uncertainty import TokenStatistics
 
 POLICY = Policy(threshold=0.5)
 

@@ -11,8 +11,8 @@ import pytest
 
 from engine.calibrated import a_policy_file
 from secondlook.engine.errors import PolicyFileError
-from secondlook.engine.policy import Policy
-from secondlook.engine.policy_file import read_policy, write_policy
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.policy_file import read_policy, write_policy
 
 
 def changed(path: Path, *keys: str, value: Any) -> Path:

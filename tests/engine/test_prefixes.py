@@ -14,13 +14,13 @@ from torch import Tensor
 from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.decoder import Decoder, Prompted
-from secondlook.engine.kv_cache import CacheSettings, KeptPrefix
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.loading import load_model
-from secondlook.engine.looks import Engine, FirstLook, Pending
-from secondlook.engine.prefixes import PrefixIndex
-from secondlook.engine.vision import Square
+from secondlook.engine.decode.cache import CacheSettings, KeptPrefix
+from secondlook.engine.decode.decoder import Decoder, Prompted
+from secondlook.engine.decode.prefixes import PrefixIndex
+from secondlook.engine.engine import Engine, FirstLook, Pending
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.vision import Square
 
 QUESTION = "What is the number on the sign?"
 OTHER_QUESTION = "Is it a sign?"

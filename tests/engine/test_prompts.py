@@ -22,7 +22,7 @@ from secondlook.engine.errors import (
     ReservedTextError,
     UnsupportedModelError,
 )
-from secondlook.engine.prompts import PromptLayout, check_question
+from secondlook.engine.models.prompts import PromptLayout, check_question
 
 TOKENS = GRID * GRID
 

@@ -18,7 +18,7 @@ from secondlook import kernels
 from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import ResizeMode
-from secondlook.engine.region import RegionSettings, find_region
+from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.kernels import relative_attention
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "region_cases.npz"

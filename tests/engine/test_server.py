@@ -21,8 +21,8 @@ from engine.serving_harness import (
     session,
 )
 from secondlook.edge.wire import AnswerReply, ModelCard
-from secondlook.engine.server import create_app
-from secondlook.engine.settings import ServerSettings, SessionLimits
+from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
 
 def test_a_sure_answer_is_final() -> None:

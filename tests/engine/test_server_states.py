@@ -23,9 +23,9 @@ from engine.serving_harness import (
 )
 from secondlook.edge.wire import AnswerReply
 from secondlook.engine.errors import EngineFailedError, ModelNotFoundError
-from secondlook.engine.server import create_app, create_loading_app
-from secondlook.engine.service import TwoLookService, _without_second
-from secondlook.engine.settings import ServerSettings, SessionLimits
+from secondlook.engine.serve.app import create_app, create_loading_app
+from secondlook.engine.serve.service import TwoLookService, _without_second
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
 # Sessions
 

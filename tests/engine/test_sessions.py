@@ -4,8 +4,8 @@ import pytest
 
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.errors import AnsweredSessionError, ExpiredSessionError, UnknownSessionError
-from secondlook.engine.sessions import SessionStore
-from secondlook.engine.settings import ServerSettings, SessionLimits
+from secondlook.engine.serve.sessions import SessionStore
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
 
 class Clock:

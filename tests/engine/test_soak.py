@@ -20,14 +20,14 @@ from engine.serving_harness import listening
 from secondlook.edge import AsyncEdgeClient
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine import Engine, load_model
-from secondlook.engine.batching import Task
-from secondlook.engine.kv_cache import CacheSettings, KeptPrefix
-from secondlook.engine.looks import Pending
-from secondlook.engine.server import create_app
-from secondlook.engine.service import TwoLookService
-from secondlook.engine.settings import ServerSettings, SessionLimits
-from secondlook.engine.vision import Square
-from secondlook.engine.worker import Submitted
+from secondlook.engine.decode.cache import CacheSettings, KeptPrefix
+from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.engine import Pending
+from secondlook.engine.models.vision import Square
+from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.service import TwoLookService
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
+from secondlook.engine.serve.worker import Submitted
 
 REQUESTS, EDGES, WARM_UP, SLOTS = 2000, 16, 200, 6
 KILLED = 0.1
@@ -97,7 +97,7 @@ def left(service: TwoLookService) -> dict[str, float]:
         and tensor.layout == torch.strided  # others are weights that were packed
     }
     kinds: dict[str, tuple[type, ...]] = {
-        "looks": (Task, Submitted),
+        "looks": (Request, Submitted),
         "pictures": (Square, Image.Image),
         "pending": (Pending,),
     }
@@ -113,8 +113,8 @@ def left(service: TwoLookService) -> dict[str, float]:
 def settle(engine: Engine, service: TwoLookService, done: Callable[[], bool]) -> None:
     """Wait until nobody is served any more, and the sessions of the killed are over."""
     deadline = time.monotonic() + SECONDS
-    while engine._pool.used or engine._batcher.tasks or len(service._sessions) or not done():
-        assert time.monotonic() < deadline, f"{engine._pool.used} {engine._batcher.tasks} {left(service)}"
+    while engine._pool.used or engine._scheduler.tasks or len(service._sessions) or not done():
+        assert time.monotonic() < deadline, f"{engine._pool.used} {engine._scheduler.tasks} {left(service)}"
         time.sleep(0.05)
 
 

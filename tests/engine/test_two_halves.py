@@ -15,9 +15,9 @@ from secondlook.edge.errors import RequestRefusedError
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine import Engine, load_model
-from secondlook.engine.kv_cache import CacheSettings
+from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.local import ask_locally
-from secondlook.engine.server import create_app
+from secondlook.engine.serve.app import create_app
 
 ALWAYS = AnswerOptions(second_look="always", arbitration=False)
 QUESTION = "What is the number on the sign?"

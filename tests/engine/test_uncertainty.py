@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.engine.uncertainty import TokenStatistics, aggregate
+from secondlook.engine.method.uncertainty import TokenStatistics, aggregate
 
 
 def token(value: float, *, is_eos: bool = False) -> TokenStatistics:

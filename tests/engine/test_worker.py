@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from secondlook.engine.batching import Flow, Task
+from secondlook.engine.decode.scheduler import Flow, Request
 from secondlook.engine.errors import (
     EmptyQuestionError,
     EngineFailedError,
@@ -18,8 +18,8 @@ from secondlook.engine.errors import (
     QueueFullError,
     ShuttingDownError,
 )
-from secondlook.engine.protocol import TwoLookEngine
-from secondlook.engine.worker import InferenceThread
+from secondlook.engine.serve.protocol import TwoLookEngine
+from secondlook.engine.serve.worker import InferenceThread
 
 SECONDS = 60
 
@@ -30,13 +30,13 @@ class Engine:
     slots = 1
 
     def __init__(self) -> None:
-        self.jobs: list[tuple[Task[Any], Callable[[], object]]] = []
-        self.cancelled: list[Task[Any]] = []
+        self.jobs: list[tuple[Request[Any], Callable[[], object]]] = []
+        self.cancelled: list[Request[Any]] = []
         self.cancelling = threading.Event()
         self.fail: Exception | None = None
 
-    def begin(self, job: Callable[[], object]) -> Task[Any]:
-        task: Task[Any] = Task(_flow(), False, {})
+    def begin(self, job: Callable[[], object]) -> Request[Any]:
+        task: Request[Any] = Request(_flow(), False, {})
         self.jobs.append((task, job))
         return task
 
@@ -53,7 +53,7 @@ class Engine:
             task.future.set_exception(error)
         return bool(self.jobs)
 
-    def cancel(self, task: Task[Any]) -> None:
+    def cancel(self, task: Request[Any]) -> None:
         self.jobs = [pair for pair in self.jobs if pair[0] is not task]
         self.cancelled.append(task)
         self.cancelling.set()
@@ -63,7 +63,7 @@ def _flow() -> Flow[Any]:
     yield from ()
 
 
-def doing(job: Callable[[], object]) -> Callable[[TwoLookEngine], Task[Any]]:
+def doing(job: Callable[[], object]) -> Callable[[TwoLookEngine], Request[Any]]:
     return lambda engine: cast("Engine", engine).begin(job)
 
 
@@ -158,7 +158,7 @@ def test_an_error_of_ours_reaches_the_caller_as_it_is(thread: InferenceThread) -
     with pytest.raises(EmptyQuestionError, match="nothing asked"):
         result(thread, job)
 
-    def refuse(_engine: TwoLookEngine) -> Task[Any]:
+    def refuse(_engine: TwoLookEngine) -> Request[Any]:
         raise EmptyQuestionError("not even begun")
 
     with pytest.raises(EmptyQuestionError, match="not even begun"):

@@ -14,8 +14,8 @@ from PIL import Image
 
 from engine.checkpoints import Variant, write_checkpoint
 from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.loading import load_model
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.export import ExportSettings, GatePicture, GateSettings, export_encoder
 
 QUICK = GateSettings(pictures=3, questions=6)

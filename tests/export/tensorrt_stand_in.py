@@ -25,7 +25,7 @@ from secondlook.engine.encoders import tensorrt as runtime
 from secondlook.engine.encoders import tensorrt_api
 from secondlook.engine.encoders.engine_manifest import Machine
 from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType, Parity, TensorType
-from secondlook.engine.vision import Preprocessing
+from secondlook.engine.models.vision import Preprocessing
 
 API = Path(__file__).parent / "tensorrt_api"
 CPU = torch.device("cpu")

@@ -22,6 +22,7 @@ from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.encoders.choice import EncoderChoice, with_vision
 from secondlook.engine.encoders.manifest import GRAPH_FILE, WEIGHTS_FILE, file_digest
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder, open_onnx, open_session
+from secondlook.engine.engine import Engine
 from secondlook.engine.errors import (
     DeviceError,
     EncoderError,
@@ -29,8 +30,7 @@ from secondlook.engine.errors import (
     InvalidEncoderError,
     RuntimeMissingError,
 )
-from secondlook.engine.looks import Engine
-from secondlook.engine.vision import TorchVisionEncoder
+from secondlook.engine.models.vision import TorchVisionEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -31,9 +31,9 @@ from secondlook.engine.encoders.manifest import (
 )
 from secondlook.engine.encoders.onnx_runtime import open_onnx
 from secondlook.engine.errors import InvalidEncoderError
-from secondlook.engine.loading import load_model
-from secondlook.engine.look_settings import LookSettings
-from secondlook.engine.vision import Preprocessing
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.look_settings import LookSettings
+from secondlook.engine.models.vision import Preprocessing
 from secondlook.export import exporting
 from secondlook.export.errors import ExportError, GateError, OutputError
 from secondlook.export.exporting import ExportSettings, export_encoder
@@ -140,8 +140,8 @@ def test_a_killed_export_leaves_no_half_folder_and_had_written_the_same_bytes(
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from secondlook.engine.loading import load_model
-from secondlook.engine.look_settings import LookSettings
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.look_settings import LookSettings
 from secondlook.export import ExportSettings, export_encoder
 
 def asked():

@@ -14,9 +14,9 @@ from torch import Tensor
 from export.support import CPU, QUICK, Exported, asked
 from secondlook.engine.encoders.manifest import GraphDType, Parity
 from secondlook.engine.encoders.onnx_runtime import open_onnx
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.looks import Look
-from secondlook.engine.uncertainty import TokenStatistics
+from secondlook.engine.engine import Look
+from secondlook.engine.method.uncertainty import TokenStatistics
+from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.export.answers import AnswerTally
 from secondlook.export.errors import ExportError, Failure, GateError
 from secondlook.export.exporting import write_encoder

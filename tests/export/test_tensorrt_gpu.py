@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from secondlook.engine.encoders.tensorrt import open_engine
-from secondlook.engine.loading import load_model
-from secondlook.engine.vision import TorchVisionEncoder
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.vision import TorchVisionEncoder
 from secondlook.export.tensorrt.inspect import attention_of, inspect_engine
 
 pytestmark = pytest.mark.needs_tensorrt

@@ -10,7 +10,7 @@ import torch
 
 from export.tensorrt_operators import OPSETS, SUPPORTED, unsupported
 from secondlook.engine.encoders.manifest import GRAPH_FILE
-from secondlook.engine.loading import load_model
+from secondlook.engine.models.checkpoint import load_model
 
 
 @pytest.mark.parametrize("version", SUPPORTED)

@@ -17,7 +17,7 @@ from secondlook.benchmarks.load.cli import register as register_load
 from secondlook.benchmarks.report.cli import register as register_report
 from secondlook.benchmarks.vision.cli import register as register_vision
 from secondlook.engine.cli import app, configure_logging, run
-from secondlook.engine.options import ModelOption, VerboseOption
+from secondlook.engine.cli.options import ModelOption, VerboseOption
 from secondlook.export.cli import register as register_export
 from secondlook.export.tensorrt.cli import open_or_rebuild
 from secondlook.export.tensorrt.cli import register as register_build

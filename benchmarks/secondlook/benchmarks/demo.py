@@ -26,10 +26,10 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
-from secondlook.engine.batching import Task
-from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Pending
+from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.engine import Engine, FinalAnswer, FirstLook, Pending
+from secondlook.engine.models.vision import Square
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
-from secondlook.engine.vision import Square
 
 __all__ = ["DemoError", "run_demo"]
 
@@ -89,7 +89,7 @@ class _Recorder:
         *,
         client: str,
         on_region: Callable[[FirstLook], None],
-    ) -> Task[FirstLook]:
+    ) -> Request[FirstLook]:
         task = self.engine.start_first_look(
             global_image, question, original, options, client=client, on_region=on_region
         )
@@ -97,14 +97,14 @@ class _Recorder:
         return task
 
     def start_second_look(
-        self, pending: Pending, local_image: Square, *, after: Task[FirstLook] | None, sent_bytes: int
-    ) -> Task[FinalAnswer]:
+        self, pending: Pending, local_image: Square, *, after: Request[FirstLook] | None, sent_bytes: int
+    ) -> Request[FinalAnswer]:
         return self.engine.start_second_look(pending, local_image, after=after, sent_bytes=sent_bytes)
 
     def round(self) -> bool:
         return self.engine.round()
 
-    def cancel(self, task: Task[Any]) -> None:
+    def cancel(self, task: Request[Any]) -> None:
         self.engine.cancel(task)
 
     def _remember(self, future: Future[FirstLook]) -> None:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import uvicorn
 
 from secondlook.edge.errors import SecondLookError
-from secondlook.engine.protocol import TwoLookEngine
-from secondlook.engine.server import create_app
-from secondlook.engine.serving import address_url, listen
-from secondlook.engine.settings import ServerSettings
+from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.protocol import TwoLookEngine
+from secondlook.engine.serve.serving import address_url, listen
+from secondlook.engine.serve.settings import ServerSettings
 
 __all__ = ["LoopbackError", "loopback_server"]
 

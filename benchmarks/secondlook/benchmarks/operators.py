@@ -21,7 +21,7 @@ from secondlook.benchmarks import compositions
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.edge.errors import SecondLookError
-from secondlook.engine.packed_linear import PackedLinear, pack_linear_layers
+from secondlook.engine.models.packed_linear import PackedLinear, pack_linear_layers
 from secondlook.kernels import (
     KernelError,
     attention_row,

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from secondlook.engine.uncertainty import TokenStatistics
+from secondlook.engine.method.uncertainty import TokenStatistics
 
 __all__ = ["LoggedLook", "Record"]
 

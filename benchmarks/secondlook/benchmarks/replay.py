@@ -15,7 +15,7 @@ from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArra
 from secondlook.benchmarks.analysis.curves import Cost, TradeOff
 from secondlook.benchmarks.analysis.separation import auroc
 from secondlook.benchmarks.records import Record
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 __all__ = ["WHOLE", "Outcome", "Replay", "auroc", "choose_threshold"]
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from secondlook.engine.step_graphs import capture
+from secondlook.engine.decode.graphs import capture
 
 __all__ = ["copy_bandwidth", "side_by_side"]
 

@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secondlook.engine.attention import ATTENTION
-    from secondlook.engine.budget import Budget, BudgetSettings
+    from secondlook.engine.decode.plans import ATTENTION
     from secondlook.engine.encoders.choice import EncoderChoice, with_vision
     from secondlook.engine.encoders.engine_manifest import BuildOptions
     from secondlook.engine.encoders.engine_store import RebuildNeededError, UntrustedEngineError
     from secondlook.engine.encoders.manifest import EncoderManifest, read_manifest
     from secondlook.engine.encoders.profiles import BatchProfile
+    from secondlook.engine.engine import AttentionMaps, Engine, FinalAnswer, FirstLook, Look, Pending
     from secondlook.engine.errors import (
         AnsweredSessionError,
         DeviceError,
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
         UnknownSessionError,
         UnsupportedModelError,
     )
-    from secondlook.engine.llava import LlavaAdapter
-    from secondlook.engine.loading import DType, load_model
-    from secondlook.engine.look_settings import LookSettings
-    from secondlook.engine.looks import AttentionMaps, Engine, FinalAnswer, FirstLook, Look, Pending
-    from secondlook.engine.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
-    from secondlook.engine.policy_file import PolicyFile, read_policy
-    from secondlook.engine.prompts import GENERIC_QUESTION
-    from secondlook.engine.region import RegionSettings, find_region
-    from secondlook.engine.uncertainty import TokenStatistics, aggregate
-    from secondlook.engine.vision import VisionEncoder
+    from secondlook.engine.method.budget import Budget, BudgetSettings
+    from secondlook.engine.method.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
+    from secondlook.engine.method.policy_file import PolicyFile, read_policy
+    from secondlook.engine.method.region import RegionSettings, find_region
+    from secondlook.engine.method.uncertainty import TokenStatistics, aggregate
+    from secondlook.engine.models.checkpoint import DType, load_model
+    from secondlook.engine.models.llava import LlavaAdapter
+    from secondlook.engine.models.look_settings import LookSettings
+    from secondlook.engine.models.prompts import GENERIC_QUESTION
+    from secondlook.engine.models.vision import VisionEncoder
 
 __all__ = [
     "ATTENTION",
@@ -119,64 +119,64 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ATTENTION": "attention",
+    "ATTENTION": "decode.plans",
     "AnsweredSessionError": "errors",
-    "AttentionMaps": "looks",
+    "AttentionMaps": "engine",
     "BatchProfile": "encoders.profiles",
     "BuildOptions": "encoders.engine_manifest",
-    "Budget": "budget",
-    "BudgetSettings": "budget",
-    "DType": "loading",
+    "Budget": "method.budget",
+    "BudgetSettings": "method.budget",
+    "DType": "models.checkpoint",
     "DeviceError": "errors",
     "EmptyQuestionError": "errors",
     "EncoderChoice": "encoders.choice",
     "EncoderError": "errors",
     "EncoderManifest": "encoders.manifest",
     "EncoderMismatchError": "errors",
-    "Engine": "looks",
+    "Engine": "engine",
     "EngineFailedError": "errors",
     "ExpiredSessionError": "errors",
-    "FinalAnswer": "looks",
-    "FirstLook": "looks",
-    "GENERIC_QUESTION": "prompts",
+    "FinalAnswer": "engine",
+    "FirstLook": "engine",
+    "GENERIC_QUESTION": "models.prompts",
     "IncompleteModelError": "errors",
     "InvalidEncoderError": "errors",
     "InvalidModelError": "errors",
-    "LlavaAdapter": "llava",
-    "Look": "looks",
-    "LookSettings": "look_settings",
+    "LlavaAdapter": "models.llava",
+    "Look": "engine",
+    "LookSettings": "models.look_settings",
     "ModelError": "errors",
     "ModelNotFoundError": "errors",
     "ModelNotReadyError": "errors",
     "NonFiniteError": "errors",
     "OutOfMemoryError": "errors",
-    "Pending": "looks",
+    "Pending": "engine",
     "PictureMismatchError": "errors",
-    "Policy": "policy",
-    "PolicyFile": "policy_file",
+    "Policy": "method.policy",
+    "PolicyFile": "method.policy_file",
     "PolicyFileError": "errors",
     "QuestionError": "errors",
     "QuestionTooLongError": "errors",
     "QueueFullError": "errors",
     "RebuildNeededError": "encoders.engine_store",
-    "RegionSettings": "region",
+    "RegionSettings": "method.region",
     "ReservedTextError": "errors",
     "RuntimeMissingError": "errors",
     "SessionError": "errors",
     "ShuttingDownError": "errors",
-    "TokenStatistics": "uncertainty",
+    "TokenStatistics": "method.uncertainty",
     "UnknownSessionError": "errors",
     "UnsupportedModelError": "errors",
     "UntrustedEngineError": "encoders.engine_store",
-    "VisionEncoder": "vision",
-    "aggregate": "uncertainty",
-    "find_region": "region",
-    "keep_second": "policy",
-    "load_model": "loading",
-    "no_detail_to_gain": "policy",
+    "VisionEncoder": "models.vision",
+    "aggregate": "method.uncertainty",
+    "find_region": "method.region",
+    "keep_second": "method.policy",
+    "load_model": "models.checkpoint",
+    "no_detail_to_gain": "method.policy",
     "read_manifest": "encoders.manifest",
-    "read_policy": "policy_file",
-    "wants_second_look": "policy",
+    "read_policy": "method.policy_file",
+    "wants_second_look": "method.policy",
     "with_vision": "encoders.choice",
 }
 

@@ -10,10 +10,10 @@ from PIL import Image
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import Picture, PictureSource, decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions, AnswerReply, LookSeconds, ResizeMode
-from secondlook.engine.replies import final_reply, first_reply
+from secondlook.engine.serve.replies import final_reply, first_reply
 
 if TYPE_CHECKING:
-    from secondlook.engine.looks import Engine
+    from secondlook.engine.engine import Engine
 
 __all__ = ["LocalAnswer", "LocalEdge", "ask_locally"]
 

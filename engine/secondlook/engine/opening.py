@@ -13,11 +13,11 @@ from rich.console import Console
 from secondlook.edge.errors import SettingsError
 
 if TYPE_CHECKING:
-    from secondlook.engine.budget import BudgetSettings
     from secondlook.engine.encoders.choice import EncoderChoice, OpenEngine
-    from secondlook.engine.loading import DType
-    from secondlook.engine.looks import Engine
-    from secondlook.engine.policy_file import PolicyFile
+    from secondlook.engine.engine import Engine
+    from secondlook.engine.method.budget import BudgetSettings
+    from secondlook.engine.method.policy_file import PolicyFile
+    from secondlook.engine.models.checkpoint import DType
 
 __all__ = ["EngineOptions", "check_rebuild", "draws_bars", "load_engine", "loading_status"]
 
@@ -27,7 +27,7 @@ class EngineOptions:
     """What an engine is made of.
 
     Attributes:
-        model, dtype, device: see `secondlook.engine.loading.load_model`.
+        model, dtype, device: see `secondlook.engine.models.checkpoint.load_model`.
         threshold: of the policy; None takes the model's own.
         calibrated: a policy from a file, for this model; instead of a threshold.
         budget: what moves the threshold; None keeps it.
@@ -51,17 +51,17 @@ def load_engine(options: EngineOptions) -> Engine:
     """The engine that the options describe.
 
     Raises:
-        ModelError, SettingsError: see `secondlook.engine.loading.load_model`, and
+        ModelError, SettingsError: see `secondlook.engine.models.checkpoint.load_model`, and
             `secondlook.engine.encoders.choice.with_vision`.
         PolicyFileError: the policy is for another model.
     """
-    from secondlook.engine.budget import Budget
+    from secondlook.engine.decode.cache import CacheSettings
     from secondlook.engine.encoders.choice import with_vision
     from secondlook.engine.encoders.tensorrt import open_engine
-    from secondlook.engine.kv_cache import CacheSettings
-    from secondlook.engine.loading import load_model
-    from secondlook.engine.looks import Engine
-    from secondlook.engine.policy import Policy
+    from secondlook.engine.engine import Engine
+    from secondlook.engine.method.budget import Budget
+    from secondlook.engine.method.policy import Policy
+    from secondlook.engine.models.checkpoint import load_model
 
     dtype: DType = options.dtype  # type: ignore[assignment]  # load_model refuses others, naming the choices
     adapter = load_model(

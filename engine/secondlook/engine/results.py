@@ -11,10 +11,10 @@ from torch import Tensor
 
 from secondlook.edge.geometry import Region
 from secondlook.edge.wire import Answer, LookSeconds
-from secondlook.engine.kv_cache import KeptPrefix, PrefixClaim
-from secondlook.engine.policy import Policy
-from secondlook.engine.uncertainty import TokenStatistics
-from secondlook.engine.vision import Square
+from secondlook.engine.decode.cache import KeptPrefix, PrefixClaim
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.uncertainty import TokenStatistics
+from secondlook.engine.models.vision import Square
 from secondlook.kernels import relative_attention
 
 __all__ = ["AttentionMaps", "FinalAnswer", "FinalDecision", "FirstDecision", "FirstLook", "Look", "Pending"]

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from PIL import Image
 
-from secondlook.engine.batching import Task
-from secondlook.engine.kv_cache import CacheSettings
-from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.engine import Engine, FinalAnswer, FirstLook, Look, Pending
 from secondlook.engine.local import LocalEdge
-from secondlook.engine.looks import Engine, FinalAnswer, FirstLook, Look, Pending
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.models.llava import LlavaAdapter
 
 __all__ = ["AnswerTally", "GatePicture", "compare_answers"]
 
@@ -115,7 +115,7 @@ def _second_looks(engine: Engine, looks: Sequence[tuple[Pending, Image.Image]]) 
     return _done(engine, [engine.start_second_look(pending, image) for pending, image in looks])
 
 
-def _done(engine: Engine, tasks: Sequence[Task[_Result]]) -> list[_Result]:
+def _done(engine: Engine, tasks: Sequence[Request[_Result]]) -> list[_Result]:
     while engine.round():
         pass
     return [task.future.result() for task in tasks]

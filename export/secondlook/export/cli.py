@@ -13,8 +13,7 @@ import typer
 from rich.console import Console
 
 from secondlook.engine.cli import configure_logging
-from secondlook.engine.opening import check_rebuild, loading_status
-from secondlook.engine.options import (
+from secondlook.engine.cli.options import (
     DeviceOption,
     ModelOption,
     ProviderOption,
@@ -22,11 +21,12 @@ from secondlook.engine.options import (
     TrustOption,
     VerboseOption,
 )
+from secondlook.engine.opening import check_rebuild, loading_status
 from secondlook.export.tensorrt.cli import tell_engine
 
 if TYPE_CHECKING:
     from secondlook.engine.encoders.manifest import Parity
-    from secondlook.engine.llava import LlavaAdapter
+    from secondlook.engine.models.llava import LlavaAdapter
     from secondlook.export.answers import GatePicture
 
 __all__ = ["register"]
@@ -135,7 +135,7 @@ def register(app: typer.Typer, asked: Callable[[], Iterator[GatePicture]]) -> No
 
 
 def _load(model: str, device: str) -> LlavaAdapter:
-    from secondlook.engine.loading import load_model
+    from secondlook.engine.models.checkpoint import load_model
     from secondlook.engine.opening import draws_bars
 
     with loading_status(model):

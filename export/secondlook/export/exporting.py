@@ -23,7 +23,7 @@ from secondlook.engine.encoders.manifest import (
 )
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder, open_session
 from secondlook.engine.errors import EncoderError
-from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.export.answers import GatePicture
 from secondlook.export.checking import check_graph
 from secondlook.export.errors import ExportError, Failure, GateError

@@ -17,9 +17,9 @@ import torch
 
 from secondlook.engine.encoders.manifest import GraphDType, Parity
 from secondlook.engine.errors import NonFiniteError
-from secondlook.engine.llava import LlavaAdapter
 from secondlook.engine.local import LocalEdge
-from secondlook.engine.vision import Square
+from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.vision import Square
 from secondlook.export.answers import AnswerTally, GatePicture, compare_answers
 from secondlook.export.errors import ExportError, Failure, GateError
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from secondlook.engine.packed_linear import PackedLinear
-from secondlook.engine.vision import feature_blocks
+from secondlook.engine.models.packed_linear import PackedLinear
+from secondlook.engine.models.vision import feature_blocks
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "EncoderGraph"]
 

@@ -14,7 +14,7 @@ from secondlook.engine.encoders.engine_manifest import ENGINE_MANIFEST_FILE, rea
 from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, Parity, read_manifest
 from secondlook.engine.encoders.tensorrt import open_engine
 from secondlook.engine.errors import InvalidEncoderError
-from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.export.answers import GatePicture
 from secondlook.export.checking import check_graph
 from secondlook.export.errors import ExportError

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from secondlook.benchmarks.records import LoggedLook, Record
 from secondlook.benchmarks.run_log import LogError, RunHeader, read_lines, refusing
 from secondlook.edge.wire import Measure
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 __all__ = ["BoolArray", "Columns", "FloatArray", "IntArray", "LookColumns", "read_columns"]
 

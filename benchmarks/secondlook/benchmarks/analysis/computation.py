@@ -11,7 +11,7 @@ from secondlook.benchmarks.analysis.curves import Cost
 from secondlook.benchmarks.evaluation.sizes import ModelSizes
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.work import FlowName, Lengths, flow_work
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 __all__ = ["relative_computation"]
 

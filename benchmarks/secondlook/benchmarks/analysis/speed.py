@@ -17,7 +17,7 @@ from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.replay import WHOLE, Replay
 from secondlook.benchmarks.run_log import LogError, read_log, write_log
 from secondlook.edge.wire import Measure
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 __all__ = ["bench_replay", "replay_text"]
 

@@ -13,7 +13,7 @@ from secondlook.benchmarks.analysis.columns import FloatArray, IntArray
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.replay import Replay
 from secondlook.benchmarks.run_log import LogError, LoggedRun, RunHeader, differences, read_log
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 __all__ = ["Answers", "ReadLogs", "answers_of", "read_logs"]
 

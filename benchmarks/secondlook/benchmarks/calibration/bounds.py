@@ -25,7 +25,7 @@ import numpy as np
 
 from secondlook.benchmarks.analysis.columns import BoolArray, IntArray
 from secondlook.benchmarks.calibration.answers import Answers
-from secondlook.engine.policy_file import WrongShare
+from secondlook.engine.method.policy_file import WrongShare
 
 __all__ = ["binomial_upper_bound", "wrong_share"]
 

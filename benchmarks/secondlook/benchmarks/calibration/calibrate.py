@@ -9,8 +9,8 @@ from secondlook.benchmarks.calibration.answers import ReadLogs, answers_of, read
 from secondlook.benchmarks.calibration.bounds import wrong_share
 from secondlook.benchmarks.calibration.choosing import choose
 from secondlook.benchmarks.run_log import LogError
-from secondlook.engine.policy import Policy
-from secondlook.engine.policy_file import CalibratedOn, Estimate, PolicyFile, Target
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.policy_file import CalibratedOn, Estimate, PolicyFile, Target
 
 __all__ = ["calibrate", "calibration_text"]
 

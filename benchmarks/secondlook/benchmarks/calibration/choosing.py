@@ -13,7 +13,7 @@ from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.calibration.answers import Answers
 from secondlook.benchmarks.calibration.curve import Curve, Sorted
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.policy_file import Estimate, Target, TargetKind
+from secondlook.engine.method.policy_file import Estimate, Target, TargetKind
 
 __all__ = ["Choice", "check_target", "choose"]
 

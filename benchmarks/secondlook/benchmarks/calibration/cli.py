@@ -12,7 +12,7 @@ from secondlook.benchmarks.commands import OutputOption, SeedOption, check_outpu
 from secondlook.edge.wire import Aggregation, Measure
 
 if TYPE_CHECKING:
-    from secondlook.engine.policy_file import Target
+    from secondlook.engine.method.policy_file import Target
 
 __all__ = ["register"]
 
@@ -51,8 +51,8 @@ def calibrate(
     """Choose a threshold from a log, for a rate, for bytes or for an accuracy."""
     from secondlook.benchmarks.calibration.calibrate import calibrate as from_logs
     from secondlook.benchmarks.calibration.calibrate import calibration_text
-    from secondlook.engine.policy import Policy
-    from secondlook.engine.policy_file import write_policy
+    from secondlook.engine.method.policy import Policy
+    from secondlook.engine.method.policy_file import write_policy
 
     target = _target(retransmission_rate, bytes_, accuracy)
     policy = Policy(0.0, measure, aggregation, first_k, include_eos, arbitration, decide_after)
@@ -84,7 +84,7 @@ def bench_budget(
 
 
 def _target(rate: float | None, bytes_: float | None, accuracy: float | None) -> Target:
-    from secondlook.engine.policy_file import Target
+    from secondlook.engine.method.policy_file import Target
 
     given = {"retransmission_rate": rate, "bytes": bytes_, "accuracy": accuracy}
     chosen = [(kind, value) for kind, value in given.items() if value is not None]

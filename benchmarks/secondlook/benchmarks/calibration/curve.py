@@ -8,7 +8,7 @@ import numpy as np
 
 from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.calibration.answers import Answers
-from secondlook.engine.policy_file import TargetKind
+from secondlook.engine.method.policy_file import TargetKind
 
 __all__ = ["Curve", "Sorted"]
 

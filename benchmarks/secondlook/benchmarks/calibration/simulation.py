@@ -29,9 +29,9 @@ from secondlook.benchmarks.calibration.answers import Answers, answers_of, read_
 from secondlook.benchmarks.calibration.choosing import choose
 from secondlook.benchmarks.calibration.streams import Shift, draw, shifts_of
 from secondlook.benchmarks.environment import environment
-from secondlook.engine.budget import Budget, BudgetSettings
-from secondlook.engine.policy import Policy
-from secondlook.engine.policy_file import Target
+from secondlook.engine.method.budget import Budget, BudgetSettings
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.policy_file import Target
 
 __all__ = ["bench_budget", "budget_text", "fixed_accuracy", "follow", "worst_deviation"]
 

@@ -36,7 +36,7 @@ from secondlook.benchmarks.signs.scene import (
 )
 from secondlook.edge.geometry import Region, Size, shrunk
 from secondlook.edge.imaging import JpegSettings, encode_jpeg, fit_to_square
-from secondlook.engine.region import RegionSettings, find_region
+from secondlook.engine.method.region import RegionSettings, find_region
 
 __all__ = ["REGION", "Lesson", "Lessons", "Look"]
 

@@ -35,12 +35,12 @@ from secondlook.edge.imaging import (
     open_picture,
 )
 from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.engine import Engine, Look
 from secondlook.engine.errors import QuestionError
-from secondlook.engine.kv_cache import CacheSettings
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.loading import load_model
-from secondlook.engine.looks import Engine, Look
-from secondlook.engine.prompts import DEFAULT_MAX_CHARACTERS
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
 
 __all__ = ["Asking", "Room", "WorkerError", "ask_all", "load_adapter", "needed_room"]
 
@@ -92,7 +92,7 @@ def load_adapter(asking: Asking, *, progress: bool = False) -> LlavaAdapter:
     """The model that is asked.
 
     Raises:
-        ModelError, SettingsError: see `secondlook.engine.loading.load_model`.
+        ModelError, SettingsError: see `secondlook.engine.models.checkpoint.load_model`.
     """
     dtype, device = asking.dtype, asking.device
     return load_model(asking.model, dtype=dtype, device=device, progress=progress)  # type: ignore[arg-type]  # it refuses what is no dtype

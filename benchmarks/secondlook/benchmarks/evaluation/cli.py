@@ -11,7 +11,7 @@ import typer
 
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG
 from secondlook.engine.cli import configure_logging
-from secondlook.engine.options import (
+from secondlook.engine.cli.options import (
     CacheOption,
     DeviceOption,
     DTypeOption,
@@ -191,7 +191,7 @@ def _evaluate(
     from secondlook.benchmarks.evaluation.running import run
     from secondlook.benchmarks.evaluation.summary import summarise, summary_text
     from secondlook.benchmarks.run_log import Shard
-    from secondlook.engine.policy import Policy
+    from secondlook.engine.method.policy import Policy
 
     if threshold is not None:
         Policy(threshold)  # refuses what is none before the long work

@@ -27,7 +27,7 @@ from secondlook.benchmarks.evaluation.sizes import ModelSizes
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.run_log import RunHeader, RunLog, Shard
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.engine.opening import draws_bars, loading_status
 
 __all__ = ["FinishedRun", "run"]

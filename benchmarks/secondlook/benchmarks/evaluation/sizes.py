@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from secondlook.benchmarks.latency.flops import PassFlops
-from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.models.llava import LlavaAdapter
 
 __all__ = ["ModelSizes"]
 

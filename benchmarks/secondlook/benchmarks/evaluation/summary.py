@@ -11,7 +11,7 @@ import numpy as np
 from secondlook.benchmarks.records import LoggedLook, Record
 from secondlook.benchmarks.replay import Replay, auroc
 from secondlook.benchmarks.scoring.pope import pope_answer, pope_measures
-from secondlook.engine.policy import Policy, keep_second, wants_second_look
+from secondlook.engine.method.policy import Policy, keep_second, wants_second_look
 
 __all__ = ["bytes_lines", "bytes_sent", "kinds_lines", "measures", "summarise", "summary_text"]
 

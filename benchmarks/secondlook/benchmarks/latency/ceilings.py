@@ -11,7 +11,7 @@ from torch import nn
 
 from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.work import Work
-from secondlook.engine.packed_linear import PackedLinear, pack_linear_layers
+from secondlook.engine.models.packed_linear import PackedLinear, pack_linear_layers
 
 __all__ = ["Rates", "measure_rates"]
 

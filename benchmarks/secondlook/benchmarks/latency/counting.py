@@ -16,9 +16,9 @@ from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.presets import Preset
 from secondlook.benchmarks.latency.subject import adapter, random_model
 from secondlook.benchmarks.latency.work import Lengths
-from secondlook.engine.attention import AttentionPlan, DecodePlan, PrefillPlan, ProbeReached, Segment
-from secondlook.engine.kv_cache import SlotCache
-from secondlook.engine.vision import TorchVisionEncoder
+from secondlook.engine.decode.cache import KVCache
+from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, ProbeReached, Segment
+from secondlook.engine.models.vision import TorchVisionEncoder
 
 __all__ = ["PassCount", "count_passes", "counted"]
 
@@ -119,7 +119,7 @@ def _engine_passes(passes: PassFlops, preset: Preset, model: Any, lengths: Lengt
     encoder = TorchVisionEncoder(model)
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
     # Just as long as the sequence: references, which run on shapes, compute with all of a slot.
-    cache = SlotCache(model.config.text_config, 1, two + 1, torch.float32, served.device)
+    cache = KVCache(model.config.text_config, 1, two + 1, torch.float32, served.device)
 
     def run(start: int, stop: int, plan: AttentionPlan) -> Callable[[], object]:
         embeddings = torch.empty(stop - start, model.config.text_config.hidden_size, device="meta")

@@ -32,8 +32,8 @@ from secondlook.benchmarks.latency.summary import BASELINES, agreement, latency_
 from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, Work, flow_work
 from secondlook.benchmarks.vision.vision import onnx_encoder
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.kv_cache import CacheSettings
-from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.models.llava import LlavaAdapter
 
 __all__ = ["LatencyRun", "bench_latency"]
 

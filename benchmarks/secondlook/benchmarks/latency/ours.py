@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.batching import Task
-from secondlook.engine.looks import FinalAnswer, FirstLook
+from secondlook.engine.decode import scheduler
+from secondlook.engine.engine import FinalAnswer, FirstLook
 
 __all__ = ["EngineFlow"]
 
@@ -89,7 +89,7 @@ class EngineFlow:
         look_twice: bool,
         client: str = "",
         on_region: Callable[[FirstLook], None] | None = None,
-    ) -> Task[FirstLook]:
+    ) -> scheduler.Request[FirstLook]:
         return self._engine.start_first_look(
             request.global_image,
             request.question,
@@ -99,7 +99,7 @@ class EngineFlow:
             on_region=on_region,
         )
 
-    def _finished(self, task: Task[ResultT]) -> ResultT:
+    def _finished(self, task: scheduler.Request[ResultT]) -> ResultT:
         while not task.future.done():
             self._engine.round()
         return task.future.result()

@@ -24,10 +24,10 @@ from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.presets import Preset
 from secondlook.benchmarks.latency.subject import build_subject
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, Lengths, Work
-from secondlook.engine.attention import PrefillPlan, Segment
-from secondlook.engine.decoder import Decoder, Prompted
-from secondlook.engine.kv_cache import CacheSettings
-from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.decode.decoder import Decoder, Prompted
+from secondlook.engine.decode.plans import PrefillPlan, Segment
+from secondlook.engine.models.llava import LlavaAdapter
 
 __all__ = ["PrefillRow", "Ways", "bench_prefill", "prefill_text"]
 

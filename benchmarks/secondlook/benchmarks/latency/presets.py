@@ -13,11 +13,11 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedT
 
 from secondlook.benchmarks.embedded.model import CHAT_TEMPLATE, build_tokenizer
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.folders import DEMO, find_folder, image_processor
-from secondlook.engine.loading import load_model
-from secondlook.engine.look_settings import LookSettings
-from secondlook.engine.prompts import PromptLayout
-from secondlook.engine.vision import Preprocessing
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.folders import DEMO, find_folder, image_processor
+from secondlook.engine.models.look_settings import LookSettings
+from secondlook.engine.models.prompts import PromptLayout
+from secondlook.engine.models.vision import Preprocessing
 
 __all__ = ["Preset", "PresetName", "llava_config", "preset", "random_preset"]
 

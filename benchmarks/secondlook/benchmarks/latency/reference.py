@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject, twin
 from secondlook.edge.geometry import Region
-from secondlook.engine.prompts import GENERIC_QUESTION
+from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.kernels import find_region
 
 __all__ = ["ReferenceFlow"]

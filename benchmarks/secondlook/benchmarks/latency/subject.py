@@ -15,12 +15,12 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from secondlook.benchmarks.latency.presets import Preset
-from secondlook.engine.attention import ATTENTION
-from secondlook.engine.folders import DEMO, find_folder
-from secondlook.engine.kv_cache import CacheSettings
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.looks import Engine
-from secondlook.engine.packed_linear import pack_linear_layers
+from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.decode.plans import ATTENTION
+from secondlook.engine.engine import Engine
+from secondlook.engine.models.folders import DEMO, find_folder
+from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.packed_linear import pack_linear_layers
 
 __all__ = ["Subject", "adapter", "build_subject", "random_model", "twin"]
 

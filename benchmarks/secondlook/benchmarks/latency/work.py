@@ -7,8 +7,8 @@ from typing import Final, Literal, get_args
 
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Metric
-from secondlook.engine.policy import Policy
-from secondlook.engine.prompts import GENERIC_QUESTION, PromptLayout
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.models.prompts import GENERIC_QUESTION, PromptLayout
 
 __all__ = ["FLOWS", "TYPICAL_QUESTION", "FlowName", "Lengths", "Work", "flow_work"]
 

@@ -17,7 +17,7 @@ from secondlook.benchmarks.commands import (
     tell,
 )
 from secondlook.engine.cli import configure_logging
-from secondlook.engine.options import VerboseOption
+from secondlook.engine.cli.options import VerboseOption
 
 __all__ = ["register"]
 

@@ -9,7 +9,7 @@ import typer
 
 from secondlook.benchmarks.commands import OutputOption, check_output, tell
 from secondlook.engine.cli import configure_logging
-from secondlook.engine.options import VerboseOption
+from secondlook.engine.cli.options import VerboseOption
 
 __all__ = ["register"]
 

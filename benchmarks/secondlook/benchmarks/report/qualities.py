@@ -17,7 +17,7 @@ from secondlook.benchmarks.report.document import Plot, Section, Table
 from secondlook.benchmarks.report.plots import Mark, Series, draw_lines
 from secondlook.benchmarks.report.study import Study, bytes_sent
 from secondlook.benchmarks.report.words import kilobytes, percent
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 __all__ = ["Qualities", "qualities"]
 

@@ -17,7 +17,7 @@ from secondlook.benchmarks.analysis.separation import Separation, separation
 from secondlook.benchmarks.latency.work import FlowName
 from secondlook.benchmarks.replay import WHOLE, Replay
 from secondlook.edge.wire import Aggregation, Measure
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 __all__ = ["MEASURES", "Study", "bytes_sent"]
 

@@ -17,7 +17,7 @@ from secondlook.benchmarks.run_log import Shard
 from secondlook.benchmarks.signs.evaluation import signs_data_set
 from secondlook.benchmarks.signs.questions import QuestionType
 from secondlook.benchmarks.signs.scene import Split
-from secondlook.engine.policy import Policy
+from secondlook.engine.method.policy import Policy
 
 __all__ = ["report_text", "run_signs", "summarise_signs"]
 

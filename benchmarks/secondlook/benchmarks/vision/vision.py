@@ -23,10 +23,10 @@ from secondlook.benchmarks.latency.subject import adapter, random_model
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import GraphDType
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
-from secondlook.engine.folders import DEMO
-from secondlook.engine.llava import LlavaAdapter
-from secondlook.engine.packed_linear import pack_linear_layers
-from secondlook.engine.vision import TorchVisionEncoder, VisionEncoder
+from secondlook.engine.models.folders import DEMO
+from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.packed_linear import pack_linear_layers
+from secondlook.engine.models.vision import TorchVisionEncoder, VisionEncoder
 from secondlook.export.exporting import write_encoder
 from secondlook.export.gate import TOLERANCES
 from secondlook.export.writing import DEFAULT_OPSET

@@ -12,7 +12,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import read_manifest
 from secondlook.engine.encoders.onnx_runtime import Provider, open_onnx
 from secondlook.engine.encoders.tensorrt import TensorRtVisionEncoder, open_engine
-from secondlook.engine.llava import LlavaAdapter
+from secondlook.engine.models.llava import LlavaAdapter
 
 __all__ = ["EncoderChoice", "OpenEngine", "Vision", "with_vision"]
 

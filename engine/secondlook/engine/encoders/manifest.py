@@ -20,10 +20,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError
-from secondlook.engine.vision import Preprocessing
+from secondlook.engine.models.vision import Preprocessing
 
 if TYPE_CHECKING:
-    from secondlook.engine.llava import LlavaAdapter
+    from secondlook.engine.models.llava import LlavaAdapter
 
 __all__ = [
     "GRAPH_FILE",

@@ -58,7 +58,7 @@ def open_onnx(
 
 
 class OnnxVisionEncoder:
-    """A session as a vision encoder, see `secondlook.engine.vision.VisionEncoder`.
+    """A session as a vision encoder, see `secondlook.engine.models.vision.VisionEncoder`.
 
     Pixels of another dtype than the graph's are converted, and the features to theirs.
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from secondlook.engine.decode.graphs import capture
 from secondlook.engine.devices import on_device
 from secondlook.engine.encoders.engine_manifest import EngineManifest, read_engine_manifest
 from secondlook.engine.encoders.engine_store import (
@@ -39,7 +40,6 @@ from secondlook.engine.encoders.tensorrt_api import (
     this_machine,
 )
 from secondlook.engine.errors import EncoderError, InvalidEncoderError, RuntimeMissingError
-from secondlook.engine.step_graphs import capture
 
 __all__ = [
     "CAPTURED",
@@ -123,7 +123,7 @@ def deserialize(trt: TensorRt, manifest: EngineManifest, plan: bytes) -> LoadedE
 
 
 class TensorRtVisionEncoder:
-    """A deserialised engine as a vision encoder, see `secondlook.engine.vision.VisionEncoder`.
+    """A deserialised engine as a vision encoder, see `secondlook.engine.models.vision.VisionEncoder`.
 
     Takes any batch that the profiles' sizes add up to: more pictures than the largest are several runs. Pixel
     values of another dtype than the engine's are converted, and the features to theirs. Calls belong on one

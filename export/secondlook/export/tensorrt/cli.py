@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from secondlook.engine.cli import configure_logging
-from secondlook.engine.options import VerboseOption
+from secondlook.engine.cli.options import VerboseOption
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""Many sequences on one model: cache, plans, decoder, scheduler. Knows rows and slots, no pictures."""

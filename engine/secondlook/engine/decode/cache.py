@@ -1,0 +1,199 @@
+"""Keys and values of many sequences: slots of one fixed size, given out, kept for later, and taken back.
+
+A slot is *in use* while a sequence is computed in it. Afterwards it may be *kept*, for what its first
+positions hold can be continued: the prefix through a global image, for the second look or for another
+question about the same picture. When every slot is in use or kept, the one kept longest is given up, of those
+first that nobody has said to come back to.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from secondlook.edge.errors import SettingsError
+
+__all__ = ["CacheSettings", "KVCache", "KeptPrefix", "PrefixClaim", "SlotPool"]
+
+_GIBIBYTE = 2**30
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """How much memory keys and values may take.
+
+    Attributes:
+        gigabytes: GiB for all slots; None: 2 GiB on a CPU, half of what is free on a GPU.
+        most_slots: more are not made, however small they are.
+        text_tokens: room in each sequence for template, question and answer, beside the tokens of two images.
+    """
+
+    gigabytes: float | None = None
+    most_slots: int = 64
+    text_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.gigabytes is not None and not 0 < self.gigabytes < 1e9:
+            raise SettingsError(f"the key/value cache must have more than 0 GiB, not {self.gigabytes}")
+        for name in ("most_slots", "text_tokens"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def slots(self, slot_bytes: int, device: torch.device) -> int:
+        """How many slots of that size there may be.
+
+        Raises:
+            SettingsError: not even one.
+        """
+        if self.gigabytes is not None:
+            budget = self.gigabytes * _GIBIBYTE
+        elif device.type == "cuda":
+            budget = torch.cuda.mem_get_info(device)[0] / 2
+        else:
+            budget = 2 * _GIBIBYTE
+        padding = slot_bytes if device.type == "cuda" else 0  # on a CPU nothing is ever written there
+        if budget < slot_bytes + padding:
+            raise SettingsError(
+                f"one sequence of this model needs {(slot_bytes + padding) / _GIBIBYTE:.2f} GiB of keys and "
+                f"values, but the cache may have {budget / _GIBIBYTE:.2f}; allow it more"
+            )
+        return min(self.most_slots, int((budget - padding) // slot_bytes))
+
+
+class KVCache:
+    """The tensors: for every layer, keys and values of S slots of T positions.
+
+    Attributes:
+        slots, capacity: S and T.
+        keys, values: for each layer [S + 1, H_kv, T, D]; slot S takes what rows of padding write.
+    """
+
+    def __init__(
+        self, config: Any, slots: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """`config` is the decoder's, a Llama's."""
+        shape = (slots + 1, config.num_key_value_heads, capacity, _head_width(config))
+        layers = range(config.num_hidden_layers)
+        self.slots, self.capacity = slots, capacity
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+
+    @staticmethod
+    def slot_bytes(config: Any, capacity: int, dtype: torch.dtype) -> int:
+        """What one slot takes."""
+        width = config.num_key_value_heads * _head_width(config)
+        return int(2 * config.num_hidden_layers * width * capacity * dtype.itemsize)
+
+    @property
+    def nbytes(self) -> int:
+        """What all of it takes."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first `length` positions of a slot to another."""
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :length] = tensor[source, :, :length]
+
+
+def _head_width(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+class PrefixClaim:
+    """Held by whoever will continue a prefix: as long as there is one, others are given up before it."""
+
+
+class KeptPrefix:
+    """A prefix that was computed once; it may still be in a slot, or not any more.
+
+    Attributes:
+        slot: where it is; None: given up.
+        generic: [N] the generic question's attention row, once that was computed.
+    """
+
+    def __init__(self) -> None:
+        self.slot: int | None = None
+        self.generic: Tensor | None = None
+        self._claims: WeakSet[PrefixClaim] = WeakSet()
+
+    def claim(self) -> PrefixClaim:
+        """To be held, on any thread, until the prefix is not needed any more."""
+        claim = PrefixClaim()
+        self._claims.add(claim)
+        return claim
+
+    @property
+    def claimed(self) -> bool:
+        """Whether any claim is held."""
+        return len(self._claims) > 0
+
+
+class SlotPool:
+    """Which slot is in use, kept, or free."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = list(range(count - 1, -1, -1))
+        self._kept: OrderedDict[int, KeptPrefix] = OrderedDict()
+        self._used: dict[int, KeptPrefix | None] = {}
+
+    @property
+    def used(self) -> int:
+        """Slots in use."""
+        return len(self._used)
+
+    @property
+    def kept(self) -> int:
+        """Slots kept for later."""
+        return len(self._kept)
+
+    def take(self, prefix: KeptPrefix | None = None) -> tuple[int, int | None] | None:
+        """A slot for a sequence that begins with `prefix`, if that is still there; None if all are in use.
+
+        Returns:
+            the slot, and which slot the prefix must be copied from first; None if it need not be: it is in
+            the slot already, or was given up (`prefix.slot` is None then).
+        """
+        source = None if prefix is None else prefix.slot
+        if source is not None and source in self._kept:
+            self._used[source] = self._kept.pop(source)
+            return source, None
+        if self._free:
+            slot = self._free.pop()
+        elif self._kept:
+            unclaimed = (slot for slot, kept in self._kept.items() if not kept.claimed)
+            slot = next(unclaimed, next(iter(self._kept)))
+            self._kept.pop(slot).slot = None
+        else:
+            return None
+        self._used[slot] = None
+        return slot, source
+
+    def hold(self, slot: int, prefix: KeptPrefix | None = None) -> KeptPrefix:
+        """The slot in use now holds a prefix; where it is to be found again, is returned.
+
+        Args:
+            prefix: what the same was known as before. While that is in another slot, this one need not be
+                kept; if it was given up, it is here again.
+        """
+        held = self._used[slot]
+        if held is None:
+            if prefix is not None and prefix.slot is not None:
+                return prefix
+            held = KeptPrefix() if prefix is None else prefix
+            held.slot = slot
+            self._used[slot] = held
+        return held
+
+    def give_back(self, slot: int) -> None:
+        """The sequence is done; a prefix that the slot holds is kept as long as there is room."""
+        prefix = self._used.pop(slot)
+        if prefix is None:
+            self._free.append(slot)
+        else:
+            self._kept[slot] = prefix

@@ -1,0 +1,1 @@
+"""The method as arithmetic: doubt, policy, budget, decision, region."""

@@ -1,0 +1,104 @@
+"""When to look twice, and which answer to keep. Pure decisions over numbers.
+
+Song & Kim, arXiv 2512.16349: an answer whose uncertainty G is below the threshold η is final.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from secondlook.edge.errors import SettingsError
+from secondlook.edge.geometry import Region, Size
+from secondlook.edge.wire import Aggregation, AnswerOptions, Measure
+from secondlook.engine.method.uncertainty import TokenStatistics, aggregate
+
+__all__ = ["Policy", "keep_second", "no_detail_to_gain", "wants_second_look"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How doubt is measured and what follows from it.
+
+    Attributes:
+        threshold: η; an answer with uncertainty below it is final. In nats for the entropies.
+        measure: which per-token measure.
+        aggregation: over which tokens its mean is taken.
+        first_k: how many tokens "first_k" takes.
+        include_eos: whether the end token counts.
+        arbitration: keep the surer of both answers; off, the second answer always stands.
+        decide_after: tokens after which it is decided whether to look again, if the answer has more; the rest
+            is decoded while the edge prepares its crop.
+    """
+
+    threshold: float
+    measure: Measure = "min_entropy"
+    aggregation: Aggregation = "all"
+    first_k: int = 5
+    include_eos: bool = True
+    arbitration: bool = True
+    decide_after: int = 5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise SettingsError(f"threshold must be a finite number of at least 0, got {self.threshold}")
+        if self.measure not in get_args(Measure):
+            raise SettingsError(
+                f"measure must be one of {', '.join(get_args(Measure))}, got {self.measure!r}"
+            )
+        if self.aggregation not in get_args(Aggregation):
+            choices = ", ".join(get_args(Aggregation))
+            raise SettingsError(f"aggregation must be one of {choices}, got {self.aggregation!r}")
+        for name in ("first_k", "decide_after"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def with_options(self, options: AnswerOptions) -> Policy:
+        """This policy with one request's choices put over it; what the request leaves out stays.
+
+        Raises:
+            SettingsError: another measure without a threshold of its own, where one decides; this policy's is
+                for its own measure.
+        """
+        other = options.measure is not None and options.measure != self.measure
+        if other and options.threshold is None and options.second_look == "auto":
+            raise SettingsError(
+                f"measure {options.measure} needs a threshold of its own; the default is for {self.measure}"
+            )
+        return replace(
+            self,
+            threshold=self.threshold if options.threshold is None else options.threshold,
+            measure=self.measure if options.measure is None else options.measure,
+            aggregation=self.aggregation if options.aggregation is None else options.aggregation,
+            first_k=self.first_k if options.first_k is None else options.first_k,
+            include_eos=self.include_eos if options.include_eos is None else options.include_eos,
+            arbitration=self.arbitration if options.arbitration is None else options.arbitration,
+            decide_after=self.decide_after if options.decide_after is None else options.decide_after,
+        )
+
+    def uncertainty(self, tokens: Sequence[TokenStatistics]) -> float:
+        """G, the answer's one number."""
+        return aggregate(tokens, self.measure, self.aggregation, self.first_k, self.include_eos)
+
+
+def wants_second_look(uncertainty: float, policy: Policy) -> bool:
+    """True unless G < η."""
+    return not uncertainty < policy.threshold
+
+
+def no_detail_to_gain(original: Size, image_size: int, region: Region | None = None) -> bool:
+    """Whether a local image could show nothing that the global image did not.
+
+    That is so when the original is not larger than the encoder's square of side `image_size` in either
+    direction, or when the region is the whole original.
+    """
+    if original.width <= image_size and original.height <= image_size:
+        return True
+    return region is not None and region.covers(original)
+
+
+def keep_second(first_uncertainty: float, second_uncertainty: float, policy: Policy) -> bool:
+    """Arbitration: whether the second answer replaces the first. On a tie it does, for it saw more."""
+    return not policy.arbitration or second_uncertainty <= first_uncertainty

@@ -1,0 +1,209 @@
+"""The file of a calibrated policy: what `secondlook calibrate` writes and `--policy` takes.
+
+One JSON object. It says how doubt is measured and at which threshold a second look is wanted, and on what
+that was calibrated. Unknown keys and values of another type are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secondlook.edge.errors import SettingsError
+from secondlook.edge.wire import Aggregation, Measure
+from secondlook.engine.errors import PolicyFileError
+from secondlook.engine.method.policy import Policy
+
+__all__ = [
+    "CalibratedOn",
+    "Estimate",
+    "PolicyFile",
+    "Target",
+    "TargetKind",
+    "WrongShare",
+    "read_policy",
+    "write_policy",
+]
+
+_log = logging.getLogger(__name__)
+
+_FORMAT: Final = 1
+
+TargetKind = Literal["retransmission_rate", "bytes", "accuracy"]
+"""What was asked for: a share of questions, bytes sent a question (both looks), or a mean score."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Target(_Part):
+    """What the threshold was chosen for."""
+
+    kind: TargetKind
+    value: float
+
+
+class Estimate(_Part):
+    """A value on the calibration's questions, and its interval: of the given confidence, by the bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+
+class WrongShare(_Part):
+    """With this confidence, at most the share `bound` of the answers without a second look is wrong.
+
+    Attributes:
+        unrefined, wrong: answers without a second look on the calibration's questions, and how many of them
+            are wrong (their score is below a half).
+        candidates: thresholds that it holds for at once, the chosen one among them.
+    """
+
+    bound: float = Field(ge=0, le=1)
+    confidence: float = Field(gt=0, lt=1)
+    unrefined: int = Field(ge=0)
+    wrong: int = Field(ge=0)
+    candidates: int = Field(ge=1)
+
+
+class CalibratedOn(_Part):
+    """Whose answers to what the threshold was chosen on.
+
+    Attributes:
+        logs: SHA-256 of the logs, each its first 16 hexadecimal digits.
+        weights: digest of the model's weights in their dtype, as `LlavaAdapter.digest` gives it.
+        data, jpeg: from the log's settings.
+    """
+
+    logs: tuple[str, ...] = Field(min_length=1)
+    model: str
+    weights: str
+    dtype: str
+    data: dict[str, Any]
+    jpeg: dict[str, Any]
+    pictures: int = Field(ge=1)
+    questions: int = Field(ge=1)
+
+
+class PolicyFile(_Part):
+    """A calibrated policy.
+
+    Attributes:
+        threshold to decide_after: see `Policy`.
+        threshold_interval: the threshold with its interval.
+        expected: retransmission rate, accuracy and bytes a question that the calibration's questions have at
+            the threshold; they were chosen on, so that new ones may be a little worse.
+        confidence: of every interval.
+    """
+
+    format: Literal[1] = _FORMAT
+    threshold: float
+    measure: Measure
+    aggregation: Aggregation
+    first_k: int
+    include_eos: bool
+    arbitration: bool
+    decide_after: int
+    target: Target
+    threshold_interval: Estimate
+    expected: dict[TargetKind, Estimate]
+    confidence: float = Field(gt=0, lt=1)
+    wrong_unrefined: WrongShare
+    calibrated_on: CalibratedOn
+
+    @property
+    def policy(self) -> Policy:
+        """As the engine takes it.
+
+        Raises:
+            SettingsError: a value is out of its range.
+        """
+        names = (
+            "threshold",
+            "measure",
+            "aggregation",
+            "first_k",
+            "include_eos",
+            "arbitration",
+            "decide_after",
+        )
+        return Policy(**{name: getattr(self, name) for name in names})
+
+    def check_model(self, name: str, weights: str, dtype: str) -> None:
+        """Make sure that the model about to answer is the one that the threshold is for.
+
+        A threshold says nothing about other weights, which are therefore an error, whatever their name. The
+        same weights in another dtype have another digest: they cannot be compared, and answer a little
+        differently; that is a warning.
+
+        Raises:
+            PolicyFileError: the weights are others.
+        """
+        ours = self.calibrated_on
+        if dtype != ours.dtype:
+            _log.warning(
+                "the policy was calibrated on %s (weights %s) in %s; whether %s in %s has the same weights "
+                "cannot be told, and its doubts may differ a little",
+                ours.model,
+                ours.weights,
+                ours.dtype,
+                name,
+                dtype,
+            )
+        elif weights != ours.weights:
+            raise PolicyFileError(
+                f"the policy was calibrated on {ours.model} (weights {ours.weights}), and not on {name} "
+                f"(weights {weights}); serve that model, or calibrate on a log of this one"
+            )
+
+
+def read_policy(path: Path) -> PolicyFile:
+    """The policy in a file.
+
+    Raises:
+        PolicyFileError: there is none, it is no policy file, or a value in it is impossible.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyFileError(f"cannot read the policy {path}: {_why(error)}") from error
+    try:
+        found = PolicyFile.model_validate_json(text)
+        found.policy  # noqa: B018 -- checks the values that pydantic does not know the ranges of
+    except ValidationError as error:
+        told = "; ".join(_told(problem) for problem in error.errors(include_url=False))
+        raise PolicyFileError(
+            f"{path} is not a policy file: {told}; write one with secondlook calibrate"
+        ) from error
+    except SettingsError as error:
+        raise PolicyFileError(f"{path}: {error}") from error
+    return found
+
+
+def write_policy(found: PolicyFile, path: Path) -> None:
+    """Write it, in place of what is there.
+
+    Raises:
+        PolicyFileError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found.model_dump_json(indent=4) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PolicyFileError(f"cannot write {path}: {_why(error)}; choose another file") from error
+
+
+def _told(problem: Any) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] in {"missing", "json_invalid"}:
+        return f"{name} is missing" if name else str(problem["msg"])
+    return f"{name}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return str((isinstance(error, OSError) and error.strerror) or error)

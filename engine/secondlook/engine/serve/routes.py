@@ -1,0 +1,185 @@
+"""The endpoints of `secondlook.edge.wire`, and two for whoever watches over the server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, File, Form, Path, Request, UploadFile
+from pydantic import BaseModel, ValidationError
+
+from secondlook.edge.geometry import Size
+from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard
+from secondlook.engine.serve.disconnects import while_connected
+from secondlook.engine.serve.errors import InvalidFieldError, describe
+from secondlook.engine.serve.service import TwoLookService
+from secondlook.engine.serve.uploads import UploadRoute, read_jpeg_part
+
+__all__ = ["Health", "answers", "watching"]
+
+_SURE: dict[str, Any] = {
+    "status": "final",
+    "decision": "sure",
+    "answer": {"text": "12", "uncertainty": 0.02, "tokens": 3},
+    "first": {"text": "12", "uncertainty": 0.02, "tokens": 3},
+    "seconds": {"queue": 0.001, "decode_image": 0.002, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
+}
+_UNSURE: dict[str, Any] = {
+    "status": "region",
+    "decision": "unsure",
+    "answer": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "region": {"left": 1200, "top": 640, "right": 1536, "bottom": 976},
+    "session": {"id": "mU2hr0Jx0Jt5m4h9rV3kXqkqO0Zb1w9c", "expires_in": 60.0},
+    "seconds": {"queue": 0.001, "decode_image": 0.002, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
+}
+_GIVEN_UP: dict[str, Any] = {
+    "status": "final",
+    "decision": "unsure",
+    "answer": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "seconds": {"queue": 0.001, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
+}
+_REFINED: dict[str, Any] = {
+    "status": "final",
+    "decision": "took_second",
+    "answer": {"text": "16", "uncertainty": 0.05, "tokens": 3},
+    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "second": {"text": "16", "uncertainty": 0.05, "tokens": 3},
+    "region": {"left": 1200, "top": 640, "right": 1536, "bottom": 976},
+    "seconds": {"queue": 0.001, "decode_image": 0.002, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
+}
+
+
+def _examples(**replies: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    named = {name: {"value": value} for name, value in replies.items()}
+    return {200: {"content": {"application/json": {"examples": named}}}}
+
+
+class Health(BaseModel):
+    """What a probe is told."""
+
+    status: str
+
+
+def _service(request: Request) -> TwoLookService:
+    service = request.app.state.service
+    assert isinstance(service, TwoLookService), "create_app sets it"
+    return service
+
+
+Service = Annotated[TwoLookService, Depends(_service)]
+SessionId = Annotated[str, Path(description="The session's id, from the first look's reply.", max_length=200)]
+
+answers = APIRouter(prefix="/v1", tags=["answers"])
+uploads = APIRouter(route_class=UploadRoute)
+watching = APIRouter(tags=["health"])
+
+
+@answers.get("/model", summary="What an edge must know to prepare pictures", responses=describe(503))
+async def model(service: Service) -> ModelCard:
+    """The side and fit of the global image, and the default threshold."""
+    return service.card
+
+
+@uploads.post(
+    "/answers",
+    summary="First look: ask about a global image",
+    responses=_examples(sure=_SURE, unsure=_UNSURE) | describe(400, 413, 415, 422, 429, 500, 503),
+)
+async def first_look(
+    request: Request,
+    service: Service,
+    image: Annotated[
+        UploadFile, File(description="The global image: a JPEG (`image/jpeg`) of the model's size.")
+    ],
+    question: Annotated[str, Form(description="The question.", examples=["What number is on the red sign?"])],
+    width: Annotated[
+        int, Form(ge=1, description="Width of the original picture in pixels.", examples=[4000])
+    ],
+    height: Annotated[
+        int, Form(ge=1, description="Height of the original picture in pixels.", examples=[3000])
+    ],
+    options: Annotated[
+        str | None,
+        Form(
+            description="An AnswerOptions as JSON; absent: the defaults.",
+            examples=['{"second_look": "auto"}'],
+        ),
+    ] = None,
+) -> AnswerReply:
+    """The final answer where the model is sure, or no detail could be gained, or `options` forbid a second
+    look.
+
+    Otherwise, as soon as it is known, the `region` of the original that the server wants to see, and the
+    `session` to send it to before it expires, with as much of the first answer as there is. If it never
+    comes, the first answer stands; `DELETE` tells all of it.
+    """
+    jpeg = await read_jpeg_part(image)
+    client = request.client.host if request.client is not None else ""
+    look = service.first_look(jpeg, question, Size(width, height), _read_options(options), client)
+    return await while_connected(request, look)
+
+
+@uploads.post(
+    "/answers/{session_id}/local",
+    summary="Second look: send the local image",
+    responses=_examples(refined=_REFINED) | describe(400, 404, 409, 410, 413, 415, 422, 429, 500, 503),
+)
+async def second_look(
+    request: Request,
+    service: Service,
+    session_id: SessionId,
+    image: Annotated[
+        UploadFile,
+        File(
+            description="The original's region: a JPEG (`image/jpeg`), shrunk to the model's size if larger."
+        ),
+    ],
+) -> AnswerReply:
+    """The final answer from both images.
+
+    After any error but 404, 409 and 410 the session still waits, and the local image can be sent again.
+    """
+    return await while_connected(request, service.second_look(session_id, await read_jpeg_part(image)))
+
+
+answers.include_router(uploads)
+
+
+@answers.delete(
+    "/answers/{session_id}",
+    summary="Give a session up",
+    responses=_examples(unsure=_GIVEN_UP) | describe(404, 409, 500, 503),
+)
+async def give_up(service: Service, session_id: SessionId) -> AnswerReply:
+    """The edge will not send the local image: the first answer, complete by now, stands.
+
+    Of a session that has ended this tells again what stands.
+    """
+    return await service.give_up(session_id)
+
+
+@watching.get("/healthz", summary="Is the server alive?")
+async def healthz() -> Health:
+    """Answers as long as the process does."""
+    return Health(status="alive")
+
+
+@watching.get("/readyz", summary="Does the server take questions?", responses=describe(503))
+async def readyz(service: Service) -> Health:
+    """503 while the model is being loaded, and during the shutdown. A full queue is still ready."""
+    service.check_ready()
+    return Health(status="ready")
+
+
+def _read_options(text: str | None) -> AnswerOptions:
+    if text is None:
+        return AnswerOptions()
+    try:
+        return AnswerOptions.model_validate_json(text)
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(['options', *map(str, problem['loc'])])}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise InvalidFieldError(told) from error

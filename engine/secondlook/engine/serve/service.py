@@ -1,0 +1,290 @@
+"""Both looks as a server sees them: checks, sessions, and the queue to the inference thread. Free of HTTP.
+
+Everything here runs on the event loop, except images' decoding (worker threads) and the engine (its own
+thread).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from secondlook.edge.errors import SettingsError
+from secondlook.edge.geometry import Region, Size, shrunk
+from secondlook.edge.imaging import PictureLimits, decode_jpeg
+from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
+from secondlook.engine.errors import PictureMismatchError
+from secondlook.engine.models.prompts import check_question
+from secondlook.engine.serve.protocol import TwoLookEngine
+from secondlook.engine.serve.replies import final_reply, first_reply
+from secondlook.engine.serve.sessions import SessionStore
+from secondlook.engine.serve.settings import ServerSettings
+from secondlook.engine.serve.worker import InferenceThread, Submitted
+
+if TYPE_CHECKING:
+    from secondlook.engine.engine import FirstLook, Pending
+    from secondlook.engine.models.vision import Square
+
+__all__ = ["TwoLookService"]
+
+ResultT = TypeVar("ResultT")
+
+_DECODED_OVERSIZE = 4
+"""A JPEG with more than this many times the encoder's pixels is refused before it is decoded."""
+
+_PURGE_SECONDS = 1.0
+"""How often sessions over time are looked for; what they keep is freed at most this much later."""
+
+
+@dataclass(frozen=True)
+class _FirstLook:
+    """What a session keeps: the second look's beginnings, and the first look, which may be going on still.
+
+    Attributes:
+        stands: the reply without a second look.
+    """
+
+    pending: Pending
+    submitted: Submitted[FirstLook]
+    stands: Future[AnswerReply]
+
+
+class TwoLookService:
+    """Answers first and second looks with one engine. Its coroutines belong to one event loop.
+
+    Args:
+        load: makes the engine, on the inference thread.
+        settings: the bounds.
+        clock: for sessions' lives; seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], TwoLookEngine],
+        settings: ServerSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self._sessions: SessionStore[_FirstLook, Future[AnswerReply]] = SessionStore(
+            settings.sessions, lambda kept: kept.stands, clock
+        )
+        self._inference = InferenceThread(load, settings.queue_size)
+        self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
+
+    @property
+    def loaded(self) -> Future[TwoLookEngine]:
+        """Resolved with the engine, or with what prevented its loading."""
+        return self._inference.loaded
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card; raises ModelNotReadyError or ShuttingDownError like `check_ready`."""
+        self.check_ready()
+        return self.loaded.result().card
+
+    @property
+    def waiting(self) -> int:
+        """Questions accepted, without those being answered."""
+        return self._inference.waiting
+
+    def start(self) -> None:
+        """Begin to load the engine."""
+        self._inference.start()
+
+    def begin_shutdown(self) -> None:
+        """Refuse what comes from now on (ShuttingDownError); what was accepted is still answered."""
+        self._inference.close()
+
+    async def stop(self) -> None:
+        """Begin the shutdown, if that was not done, and wait for what was accepted."""
+        self.begin_shutdown()
+        # A model that is still being read cannot be interrupted, and need not be waited for.
+        if self.loaded.done():
+            await asyncio.to_thread(self._inference.join)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    async def purge_regularly(self) -> None:
+        """End sessions that are over time, until cancelled."""
+        while True:
+            await asyncio.sleep(_PURGE_SECONDS)
+            self._sessions.purge()
+
+    def check_ready(self) -> None:
+        """Raise ModelNotReadyError or ShuttingDownError unless questions are taken; the queue may be full."""
+        self._inference.check_ready()
+
+    def check_room(self, *, second: bool) -> None:
+        """Like `check_ready`; also raise QueueFullError when a first or second look would find no place."""
+        self._inference.check_room(second=second)
+
+    async def first_look(
+        self, jpeg: bytes, question: str, original: Size, options: AnswerOptions, client: str = ""
+    ) -> AnswerReply:
+        """Answer from the global image, or, as soon as a region is known, open a session for it.
+
+        Cancelled, it ends the look.
+
+        Args:
+            client: who asks; pictures asked about again are known by client.
+
+        Raises:
+            EmptyQuestionError, QuestionTooLongError, and other QuestionErrors of the engine.
+            SettingsError: options that the server does not allow.
+            NotAPictureError, PictureTooLargeError: not one whole JPEG of about the encoder's size.
+            PictureMismatchError: not a global image, or an impossible original.
+            QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see InferenceThread.
+        """
+        side = self.card.image_size
+        check_question(question, self.settings.max_question_characters)
+        self._check_options(options)
+        self._check_original(original)
+        picture, decode_seconds = await self._decode(jpeg, side)
+        if (picture.width, picture.height) != (side, side):
+            raise PictureMismatchError(
+                f"the global image must have {side}x{side} pixels, not {picture.width}x{picture.height}"
+            )
+        loop = asyncio.get_running_loop()
+        region: asyncio.Future[FirstLook] = loop.create_future()
+
+        def on_region(found: FirstLook) -> None:
+            loop.call_soon_threadsafe(_settle, region, found)
+
+        submitted = self._inference.submit(
+            lambda engine: engine.start_first_look(
+                picture, question, original, options, client=client, on_region=on_region
+            )
+        )
+        complete = asyncio.wrap_future(submitted.future)
+        complete.add_done_callback(_heard)  # once the region is told nobody waits for it
+        try:
+            await asyncio.wait({region, complete}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            complete.cancel()
+            raise
+        found = complete.result() if complete.done() else region.result()
+        session = None
+        if found.pending is not None:
+            stands = Future[AnswerReply]()
+            submitted.future.add_done_callback(partial(_without_second, stands))
+            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands))
+            session = PendingSession(id=name, expires_in=seconds)
+        return first_reply(
+            found,
+            session,
+            complete=complete.done(),
+            queue_seconds=submitted.waited,
+            decode_seconds=decode_seconds,
+        )
+
+    async def second_look(self, session_id: str, jpeg: bytes) -> AnswerReply:
+        """Answer from both images, and end the session; whatever is raised later than SessionErrors leaves it
+        waiting.
+
+        Raises:
+            UnknownSessionError, ExpiredSessionError, AnsweredSessionError: see SessionStore.
+            NotAPictureError, PictureTooLargeError, PictureMismatchError: not the local image of the session's
+            region. QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see
+            InferenceThread.
+        """
+        side = self.card.image_size
+        region = self._sessions.look(session_id).pending.region
+        picture, decode_seconds = await self._decode(jpeg, side)
+        _check_local_size(picture, shrunk(region.size, side), region)
+        async with self._claimed(session_id) as (kept, stands):
+            submitted = self._inference.submit(
+                lambda engine: engine.start_second_look(
+                    kept.pending, picture, after=kept.submitted.task, sent_bytes=len(jpeg)
+                ),
+                second=True,
+            )
+            final = await asyncio.wrap_future(submitted.future)
+            reply = final_reply(final, queue_seconds=submitted.waited, decode_seconds=decode_seconds)
+            stands.set_result(reply)
+        return reply
+
+    async def give_up(self, session_id: str) -> AnswerReply:
+        """End a session without a second look; what stands, its first answer complete.
+
+        A session that has ended stays as it is: this tells what stands again, if the reply that had it was
+        lost.
+
+        Raises:
+            UnknownSessionError: it never existed, or was forgotten.
+            AnsweredSessionError: its second look is being computed.
+            EngineFailedError, NonFiniteError, OutOfMemoryError: the first answer could not be completed.
+        """
+        left = self._sessions.give_up(session_id)
+        return await asyncio.shield(asyncio.wrap_future(left))
+
+    @asynccontextmanager
+    async def _claimed(self, session_id: str) -> AsyncIterator[tuple[_FirstLook, Future[AnswerReply]]]:
+        """What the session keeps; it waits again unless the future given has its final reply in the end."""
+        kept, stands = self._sessions.claim(session_id), Future[AnswerReply]()
+        try:
+            yield kept, stands
+        finally:
+            if stands.done():
+                self._sessions.finish(session_id, stands)
+            else:
+                self._sessions.release(session_id)
+
+    async def _decode(self, jpeg: bytes, side: int) -> tuple[Square, float]:
+        """The image, and the seconds from here until it was there."""
+        started = time.perf_counter()
+        limits = PictureLimits(max_pixels=_DECODED_OVERSIZE * side * side)
+        engine = self.loaded.result()
+
+        def decode() -> Square:
+            return engine.square(decode_jpeg(jpeg, limits))
+
+        picture = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        return picture, time.perf_counter() - started
+
+    def _check_options(self, options: AnswerOptions) -> None:
+        if (options.max_new_tokens or 0) > self.settings.max_new_tokens:
+            raise SettingsError(
+                f"max_new_tokens is {options.max_new_tokens}; the limit is {self.settings.max_new_tokens}"
+            )
+
+    def _check_original(self, original: Size) -> None:
+        if original.pixels > self.settings.max_original_pixels:
+            raise PictureMismatchError(
+                f"the original is said to have {original} = {original.pixels} pixels; the limit is "
+                f"{self.settings.max_original_pixels}"
+            )
+
+
+def _check_local_size(picture: Square, expected: Size, region: Region) -> None:
+    if (picture.width, picture.height) != (expected.width, expected.height):
+        raise PictureMismatchError(
+            f"the local image has {picture.width}x{picture.height} pixels; the region {region} gives "
+            f"{expected}"
+        )
+
+
+def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    """asyncio logs errors that nobody asked for."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _without_second(stands: Future[AnswerReply], first: Future[FirstLook]) -> None:
+    """Of the first look only its reply stays: no picture, no prefix."""
+    if first.cancelled():
+        stands.cancel()
+    elif (error := first.exception()) is not None:
+        stands.set_exception(copy.copy(error))  # without its traceback, which holds the look's frames
+    else:
+        stands.set_result(first_reply(replace(first.result(), pending=None), None))

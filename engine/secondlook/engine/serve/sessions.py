@@ -1,0 +1,160 @@
+"""Sessions: first answers that wait for their local image.
+
+A session is *waiting*, then *claimed* while its second look runs, and then ends: answered, expired, or given
+up. Two bounds hold what is kept:
+
+* time: a waiting session expires; its first answer stands;
+* number: when one more session would be too many, the oldest waiting one is given up, and its first answer
+  stands. A claimed session has a place in the server's bounded queue, and does not count.
+
+Keys and values are not a session's: it holds on to what can be computed again without them.
+
+The ends of the latest sessions are remembered, with the little that each leaves, so that a late edge learns
+what happened.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from secondlook.engine.errors import (
+    AnsweredSessionError,
+    ExpiredSessionError,
+    SessionError,
+    UnknownSessionError,
+)
+from secondlook.engine.serve.settings import SessionLimits
+
+__all__ = ["SessionStore"]
+
+KeptT = TypeVar("KeptT")
+LeftT = TypeVar("LeftT")
+
+_ID_BYTES = 24
+"""192 bits of randomness: an id cannot be guessed, and holding it is the right to use the session."""
+
+
+@dataclass
+class _Session(Generic[KeptT]):
+    kept: KeptT
+    expires_at: float
+    claimed: bool = False
+
+
+class SessionStore(Generic[KeptT, LeftT]):
+    """Holds sessions within `limits`. Not thread-safe: one thread, the event loop's, calls it.
+
+    Every method that takes an id raises UnknownSessionError, ExpiredSessionError (also for a session given
+    up) or AnsweredSessionError (also for one whose second look is being computed).
+
+    Args:
+        limits: the bounds.
+        leaves: what a session leaves that ends without a second look.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        limits: SessionLimits,
+        leaves: Callable[[KeptT], LeftT],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._leaves = leaves
+        self._clock = clock
+        # In the order of opening, which is also the order of expiry: all sessions live equally long.
+        self._sessions: OrderedDict[str, _Session[KeptT]] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[SessionError, LeftT]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Sessions waiting or claimed."""
+        return len(self._sessions)
+
+    def open(self, kept: KeptT) -> tuple[str, float]:
+        """Keep what a second look needs; returns the session's id and its seconds to live."""
+        self.purge()
+        waiting = [name for name, session in self._sessions.items() if not session.claimed]
+        for name in waiting[: max(0, len(waiting) + 1 - self._limits.max_waiting)]:
+            self._expire(name, "the server had too many open sessions")
+        name = secrets.token_urlsafe(_ID_BYTES)
+        expires_at = self._clock() + self._limits.seconds
+        self._sessions[name] = _Session(kept, expires_at)
+        return name, self._limits.seconds
+
+    def look(self, name: str) -> KeptT:
+        """What a waiting session keeps; it stays as it is."""
+        return self._waiting(name).kept
+
+    def claim(self, name: str) -> KeptT:
+        """Take a waiting session; `finish` or `release` must follow. It does not expire meanwhile."""
+        session = self._waiting(name)
+        session.claimed = True
+        return session.kept
+
+    def finish(self, name: str, left: LeftT) -> None:
+        """A claimed session has its final answer, and leaves that."""
+        assert self._sessions[name].claimed, "only a claimed session can be finished"
+        self._end(
+            name, AnsweredSessionError(f"session {name} was already answered; ask the question again"), left
+        )
+
+    def release(self, name: str) -> None:
+        """A claimed session's second look could not be computed: it waits again, until its time is over."""
+        assert self._sessions[name].claimed, "only a claimed session can be released"
+        self._sessions[name].claimed = False
+
+    def give_up(self, name: str) -> LeftT:
+        """The edge does not want the second look, or does not know what came of it: what the session leaves.
+
+        A session that ended before stays as it ended; only one that is claimed cannot be given up.
+        """
+        self.purge()
+        ended = self._ended.get(name)
+        if ended is not None:
+            return ended[1]
+        self._waiting(name)
+        return self._expire(name, "the edge gave this session up")
+
+    def purge(self) -> int:
+        """End what is over time; returns how many sessions that were."""
+        now = self._clock()
+        over = [
+            name
+            for name, session in self._sessions.items()
+            if not session.claimed and session.expires_at <= now
+        ]
+        for name in over:
+            self._expire(name, f"the local image did not come within {self._limits.seconds:g} seconds")
+        return len(over)
+
+    def _waiting(self, name: str) -> _Session[KeptT]:
+        self.purge()
+        session = self._sessions.get(name)
+        if session is None:
+            ended = self._ended.get(name)
+            if ended is None:
+                raise UnknownSessionError("this session does not exist; ask the question again")
+            raise type(ended[0])(*ended[0].args)
+        if session.claimed:
+            raise AnsweredSessionError(f"session {name} is being answered; its local image was already sent")
+        return session
+
+    def _expire(self, name: str, why: str) -> LeftT:
+        left = self._leaves(self._sessions[name].kept)
+        self._end(
+            name,
+            ExpiredSessionError(f"{why}: the first answer stands; ask the question again for another"),
+            left,
+        )
+        return left
+
+    def _end(self, name: str, end: SessionError, left: LeftT) -> None:
+        del self._sessions[name]
+        self._ended[name] = end, left
+        while len(self._ended) > self._limits.max_remembered:
+            self._ended.popitem(last=False)

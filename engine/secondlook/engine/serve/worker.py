@@ -1,0 +1,251 @@
+"""The inference thread: the one thread that touches the model.
+
+It takes looks in as they come, and has the engine compute a little of each in turn. Callers on other threads
+wait for futures, and may cancel them at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from secondlook.edge.errors import SecondLookError
+from secondlook.engine.errors import EngineFailedError, ModelNotReadyError, QueueFullError, ShuttingDownError
+from secondlook.engine.serve.protocol import TwoLookEngine
+
+if TYPE_CHECKING:
+    from secondlook.engine.decode.scheduler import Request
+
+__all__ = ["InferenceThread", "Submitted"]
+
+ResultT = TypeVar("ResultT")
+
+_log = logging.getLogger(__name__)
+
+_FIRST_GUESS_SECONDS = 1.0
+"""What a look is taken to last before the first one was measured; only Retry-After depends on it."""
+
+_NEW_DURATION_WEIGHT = 0.2
+"""Weight of the latest look in the moving average of durations."""
+
+
+@dataclass(eq=False)
+class Submitted(Generic[ResultT]):
+    """A look that was handed in.
+
+    Attributes:
+        future: its result; cancelled, the look ends, and its memory is free.
+        start: begins it; None from then on.
+        task: the look itself, once the engine has taken it in. Only for the inference thread.
+        waited: seconds until then.
+    """
+
+    start: Callable[[TwoLookEngine], Request[ResultT]] | None
+    submitted_at: float
+    future: Future[ResultT] = field(default_factory=Future)
+    task: Request[ResultT] | None = None
+    waited: float = 0.0
+
+
+class InferenceThread:
+    """Loads an engine, then computes looks on it, many at once.
+
+    Args:
+        load: makes the engine; called once, on the thread.
+        queue_size: how many looks may wait, besides those that the engine computes; second looks may wait
+            in that many places more.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], TwoLookEngine],
+        queue_size: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._load = load
+        self._queue_size = queue_size
+        self._clock = clock
+        self._inbox: deque[Callable[[TwoLookEngine], None]] = deque()
+        self._changed = threading.Condition()
+        self._accepted: set[Submitted[Any]] = set()
+        self._closing = False
+        self._mean_seconds = _FIRST_GUESS_SECONDS
+        self._loaded: Future[TwoLookEngine] = Future()
+        # A daemon, so that a process may end while a large model is still being read from disk.
+        self._thread = threading.Thread(target=self._run, name="secondlook-inference", daemon=True)
+
+    @property
+    def loaded(self) -> Future[TwoLookEngine]:
+        """Resolved when the engine can be used, or with what prevented its loading."""
+        return self._loaded
+
+    @property
+    def waiting(self) -> int:
+        """Looks accepted, without those that the engine computes."""
+        slots = self._loaded.result().slots if self._loaded.done() else 0
+        with self._changed:
+            return max(0, len(self._accepted) - slots)
+
+    def start(self) -> None:
+        """Begin loading. Once."""
+        self._thread.start()
+
+    def check_ready(self) -> None:
+        """Raise ModelNotReadyError or ShuttingDownError if `submit` would."""
+        if self._closing:
+            raise ShuttingDownError("the server is shutting down; ask another one, or later")
+        if not self._loaded.done():
+            raise ModelNotReadyError("the model is still being loaded; try again soon")
+        if self._loaded.exception() is not None:
+            raise ModelNotReadyError("the model could not be loaded; the server's log says why")
+
+    def check_room(self, *, second: bool = False) -> None:
+        """Raise what `submit` would raise now: a caller may save itself the work before it."""
+        self.check_ready()
+        slots = self._loaded.result().slots
+        with self._changed:
+            accepted = len(self._accepted)
+        # First looks may not take the places of the second looks that follow them.
+        places = self._queue_size * (2 if second else 1)
+        if accepted >= slots + places:
+            waiting = accepted - slots
+            # By Little's law one of them is done every mean / accepted seconds.
+            raise QueueFullError(
+                f"{waiting} questions are waiting already; try again later",
+                retry_after=max(1.0, self._mean_seconds * (accepted - slots - places + 1) / accepted),
+            )
+
+    def submit(
+        self, start: Callable[[TwoLookEngine], Request[ResultT]], *, second: bool = False
+    ) -> Submitted[ResultT]:
+        """Hand a look in; `start` begins it, on the inference thread. Second looks have more places.
+
+        Its future raises what the look raises when that is a SecondLookError, and EngineFailedError for
+        anything else.
+
+        Raises:
+            QueueFullError: too many looks wait; carries an estimate of when there is room.
+            ModelNotReadyError: the engine is still being loaded, or could not be.
+            ShuttingDownError: `close` was called.
+        """
+        submitted = Submitted(start, self._clock())
+        with self._changed:
+            self.check_room(second=second)
+            self._accepted.add(submitted)
+            self._tell(partial(self._begin, submitted))
+        # The set of those accepted holds it until then; its own future must not.
+        submitted.future.add_done_callback(partial(self._settled, weakref.ref(submitted)))
+        return submitted
+
+    def close(self) -> None:
+        """Take no more looks; the thread ends after those it has."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended (after `close`), or `timeout` seconds."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            engine = self._load()
+        except BaseException as error:  # noqa: BLE001 -- handed to whoever waits on `loaded`, in another thread
+            self._loaded.set_exception(error)
+            return
+        self._loaded.set_result(engine)
+        busy = False
+        while (messages := self._messages(wait=not busy)) is not None:
+            # Neither a look nor its result may outlive the answer: they hold images and caches.
+            while messages:
+                messages.popleft()(engine)
+            try:
+                busy = engine.round()
+            except Exception as error:  # noqa: BLE001 -- nothing a look did: all that are in progress are lost
+                _log.exception("the engine failed")
+                self._fail_all(engine, error)
+
+    def _messages(self, *, wait: bool) -> deque[Callable[[TwoLookEngine], None]] | None:
+        """What came in since the last round; None when there is nothing more to do, ever."""
+        with self._changed:
+            while wait and not self._inbox:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            messages, self._inbox = self._inbox, deque()
+            return messages
+
+    def _tell(self, message: Callable[[TwoLookEngine], None]) -> None:
+        with self._changed:
+            self._inbox.append(message)
+            self._changed.notify()
+
+    def _begin(self, submitted: Submitted[Any], engine: TwoLookEngine) -> None:
+        if submitted.future.cancelled():
+            return
+        submitted.waited = self._clock() - submitted.submitted_at
+        start, submitted.start = submitted.start, None
+        assert start is not None, "a look begins once"
+        try:
+            task = start(engine)
+        except Exception as error:  # noqa: BLE001 -- the boundary between one question's failure and the server
+            _fail(submitted.future, error)
+            return
+        submitted.task = task
+        task.future.add_done_callback(partial(_pass_on, submitted.future))
+
+    def _settled(self, look: weakref.ref[Submitted[Any]], future: Future[Any]) -> None:
+        """On whatever thread: a look has its result, or was cancelled."""
+        submitted = look()
+        assert submitted is not None, "it is among those accepted"
+        with self._changed:
+            self._accepted.discard(submitted)
+            if future.cancelled():
+                self._tell(partial(_cancel, submitted))
+            else:
+                seconds = self._clock() - submitted.submitted_at - submitted.waited
+                self._mean_seconds += _NEW_DURATION_WEIGHT * (seconds - self._mean_seconds)
+
+    def _fail_all(self, engine: TwoLookEngine, error: Exception) -> None:
+        with self._changed:
+            lost = [submitted for submitted in self._accepted if submitted.task is not None]
+        for submitted in lost:
+            _fail(submitted.future, error)
+            _cancel(submitted, engine)
+
+
+def _cancel(submitted: Submitted[Any], engine: TwoLookEngine) -> None:
+    if submitted.task is not None:
+        engine.cancel(submitted.task)
+
+
+def _pass_on(to: Future[Any], done: Future[Any]) -> None:
+    if done.cancelled():
+        return
+    error = done.exception()
+    if isinstance(error, Exception):
+        _fail(to, error)
+    elif to.set_running_or_notify_cancel():
+        to.set_result(done.result())
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    """Raise an error of ours from a future as it is; of any other only the log tells."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(error, SecondLookError):
+        future.set_exception(error)
+        return
+    _log.error("the engine failed on a question", exc_info=error)
+    failure = EngineFailedError("the model failed on this question; the server's log says why")
+    failure.__cause__ = error
+    future.set_exception(failure)

@@ -1,0 +1,309 @@
+"""Loading: what works, and one clear line for each thing that does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
+
+from engine.checkpoints import GRID, IMAGE_SIZE, Variant, edit_json, write_checkpoint
+from secondlook.edge.errors import SettingsError
+from secondlook.engine.decode.plans import ATTENTION
+from secondlook.engine.errors import (
+    DeviceError,
+    IncompleteModelError,
+    InvalidModelError,
+    ModelError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from secondlook.engine.models import folders
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.look_settings import LookSettings, read_settings
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("written"), Variant(layers=2))
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy that the test may damage."""
+    return Path(shutil.copytree(written, tmp_path / "model"))
+
+
+def refusal(kind: type[ModelError], folder: Path | str, **options: Any) -> str:
+    with pytest.raises(kind) as caught:
+        load_model(str(folder), **options)
+    assert type(caught.value) is kind
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_folder_loads(written: Path) -> None:
+    model = load_model(str(written))
+    assert (model.image_size, model.grid, model.device.type) == (IMAGE_SIZE, (GRID, GRID), "cpu")
+    assert model.dtype == torch.float32  # "auto" on the CPU, though the files hold float16
+    assert model.eos_ids == {2}
+    config: Any = model._model.config
+    assert config.text_config._attn_implementation == ATTENTION
+    assert config.vision_config._attn_implementation == "sdpa"
+    assert not model._model.training
+
+
+@pytest.mark.parametrize(
+    "variant", [Variant(shards=3), Variant(template_file="chat_template.jinja", tied=True)]
+)
+def test_shards_and_tied_weights_load(tmp_path: Path, variant: Variant) -> None:
+    assert load_model(str(write_checkpoint(tmp_path, variant))).settings.crop_size == IMAGE_SIZE
+
+
+def test_a_template_in_the_tokenizers_file_is_found(folder: Path) -> None:
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    (folder / "chat_template.json").unlink()
+    edit_json(folder / "tokenizer_config.json", chat_template=template)
+    assert load_model(str(folder)).layout.prefix
+
+
+def test_the_preprocessor_within_the_processors_file_is_found(folder: Path) -> None:
+    nested = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    edit_json(folder / "processor_config.json", image_processor=nested)
+    assert load_model(str(folder)).preprocessing.mean[0] == pytest.approx(0.48145466)
+
+
+def test_the_demo_is_a_folder_in_the_package(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_DEMO_FOLDER", written)
+    assert load_model().name == "demo"
+    monkeypatch.setattr(folders, "_DEMO_FOLDER", written / "missing")
+    assert "install secondlook again" in refusal(ModelNotFoundError, "demo")
+
+
+def test_a_hub_name_is_downloaded_without_other_formats(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(written)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert load_model("llava-hf/llava-1.5-7b-hf").name == "llava-hf/llava-1.5-7b-hf"
+    assert asked == [("llava-hf/llava-1.5-7b-hf", ["*.json", "*.jinja", "*.safetensors"])]
+
+
+def test_what_the_hub_does_not_have_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot(name: str, *, allow_patterns: list[str]) -> str:
+        raise LocalEntryNotFoundError("no snapshot here\nand offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    message = refusal(ModelNotFoundError, "owner/model")
+    assert "no folder 'owner/model'" in message
+    assert message.endswith("no snapshot here")
+
+
+def test_a_missing_folder_and_a_file_are_not_found(written: Path) -> None:
+    assert "/no/such/folder" in refusal(ModelNotFoundError, "/no/such/folder")
+    assert "'demoo'" in refusal(ModelNotFoundError, "demoo")
+    assert "is a file" in refusal(ModelNotFoundError, written / "config.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ],
+)
+def test_missing_files_are_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert refusal(IncompleteModelError, folder).endswith(f"is incomplete: no {name}")
+
+
+def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
+    message = refusal(IncompleteModelError, tmp_path)
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "preprocessor_config",
+        "chat_template",
+    ):
+        assert name in message
+
+
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, Variant(shards=3))
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    assert refusal(IncompleteModelError, folder).endswith("no model-00002-of-00003.safetensors")
+    edit_json(folder / "model.safetensors.index.json", weight_map=None)
+    assert "no weight_map" in refusal(InvalidModelError, folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"model_type": "llava_next"}, "model_type llava_next"),
+        ({"model_type": "bert"}, "model_type bert"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "vision tower siglip_vision_model"),
+        ({"text_config": {"model_type": "qwen2"}}, "decoder qwen2"),
+    ],
+)
+def test_other_architectures_are_unsupported(folder: Path, changes: dict[str, Any], found: str) -> None:
+    edit_json(folder / "config.json", **changes)
+    message = refusal(UnsupportedModelError, folder)
+    assert found in message
+    assert "supported is LlavaForConditionalGeneration" in message
+
+
+def test_other_layouts_are_unsupported(folder: Path) -> None:
+    edit_json(folder / "config.json", vision_feature_select_strategy="full")
+    assert "'full'" in refusal(UnsupportedModelError, folder)
+
+
+def test_the_feature_layer_is_one_that_the_tower_has(folder: Path) -> None:
+    edit_json(folder / "config.json", vision_feature_layer=[-2, -1])
+    assert "must be one layer, not [-2, -1]" in refusal(UnsupportedModelError, folder)
+    for layer in (-5, 4):
+        edit_json(folder / "config.json", vision_feature_layer=layer)
+        assert f"{layer} does not exist in a vision tower of 3" in refusal(InvalidModelError, folder)
+
+
+def test_another_image_processor_is_unsupported(folder: Path) -> None:
+    edit_json(folder / "preprocessor_config.json", image_processor_type="SiglipImageProcessor")
+    assert "SiglipImageProcessor" in refusal(UnsupportedModelError, folder)
+
+
+@pytest.mark.parametrize("changes", [{"repetition_penalty": 1.2}, {"suppress_tokens": [5]}, {"num_beams": 4}])
+def test_generation_settings_that_are_not_plain_greedy_are_refused(
+    folder: Path, changes: dict[str, Any]
+) -> None:
+    edit_json(folder / "generation_config.json", **changes)
+    assert f"{next(iter(changes))}=" in refusal(UnsupportedModelError, folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("text", ["{not json", "[]", ""])
+def test_broken_json_is_invalid(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    assert name in refusal(InvalidModelError, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("config.json", {"vision_feature_layer": "last"}, "vision_feature_layer"),
+        ("tokenizer.json", {"model": {"type": "BPE", "vocab": 3}}, "tokenizer.json cannot be read"),
+        ("preprocessor_config.json", {"crop_size": {"height": 336, "width": 336}}, "336x336"),
+        ("preprocessor_config.json", {"image_std": [1.0, 0.0, 1.0]}, "must be positive"),
+        ("preprocessor_config.json", {"image_mean": [0.5]}, "three finite numbers"),
+        ("preprocessor_config.json", {"rescale_factor": "half"}, "preprocessor"),
+    ],
+)
+def test_contradicting_files_are_invalid(
+    folder: Path, name: str, changes: dict[str, Any], message: str
+) -> None:
+    edit_json(folder / name, **changes)
+    assert message in refusal(InvalidModelError, folder)
+
+
+def test_truncated_weights_are_invalid(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "weights cannot be read" in refusal(InvalidModelError, folder)
+
+
+def test_missing_and_misshapen_weights_are_named(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    projector = "multi_modal_projector.linear_1.weight"
+    save_file({name: tensor for name, tensor in tensors.items() if name != projector}, weights)
+    assert projector in refusal(IncompleteModelError, folder)
+    save_file({**tensors, projector: torch.zeros(3, 3)}, weights)
+    message = refusal(InvalidModelError, folder)
+    assert projector in message
+    assert "shape" in message
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99", "mps", "cpu:x"])
+def test_a_device_that_is_not_there_is_an_error(written: Path, device: str) -> None:
+    assert f"{device!r}" in refusal(DeviceError, written, device=device)
+
+
+def test_an_unknown_dtype_is_an_error(written: Path) -> None:
+    with pytest.raises(SettingsError, match="'int8'"):
+        load_model(str(written), dtype="int8")  # type: ignore[arg-type]
+
+
+def test_loading_is_silent_and_leaves_transformers_as_it_was(
+    written: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    load_model(str(written))
+    after = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    assert after == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_settings_default_to_the_papers(written: Path, tmp_path: Path) -> None:
+    assert LookSettings.default_for(layers=32, image_size=336) == LookSettings(
+        probe_layer=14, crop_size=336, min_cells=1, resize_mode="squash", max_new_tokens=20
+    )
+    assert LookSettings.default_for(layers=40, image_size=336).probe_layer == 17
+    assert load_model(str(written)).settings == LookSettings.default_for(layers=2, image_size=IMAGE_SIZE)
+
+
+def test_a_checkpoints_own_settings_are_read(folder: Path) -> None:
+    (folder / "secondlook.json").write_text(
+        json.dumps(
+            {"probe_layer": 1, "threshold": 0.25, "resize_mode": "pad", "question_suffix": "Be short."}
+        )
+    )
+    settings = load_model(str(folder)).settings
+    expected = LookSettings(
+        probe_layer=1, crop_size=IMAGE_SIZE, threshold=0.25, resize_mode="pad", question_suffix="Be short."
+    )
+    assert settings == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"probe_layers": 1}', "unknown keys probe_layers; known are probe_layer,"),
+        ('{"probe_layer": 2}', "beyond the decoder's last, 1"),
+        ('{"probe_layer": -1}', "-1"),
+        ('{"crop_size": 1.5}', "1.5"),
+        ('{"crop_size": true}', "True"),
+        ('{"threshold": NaN}', "nan"),
+        ('{"threshold": "low"}', "'low'"),
+        ('{"resize_mode": "crop"}', "squash, pad, not 'crop'"),
+        ('{"max_new_tokens": 0}', "at least 1, not 0"),
+        ('{"question_suffix": 3}', "must be text"),
+        ("[]", "JSON object"),
+        ("{", "not JSON"),
+    ],
+)
+def test_bad_settings_are_invalid(folder: Path, text: str, message: str) -> None:
+    (folder / "secondlook.json").write_text(text)
+    found = refusal(InvalidModelError, folder)
+    assert message in found
+    assert "probe_layer" in found or "secondlook.json" in found
+
+
+def test_without_a_settings_file_the_defaults_stand(tmp_path: Path) -> None:
+    defaults = LookSettings(probe_layer=3, crop_size=99)
+    assert read_settings(tmp_path, defaults) is defaults

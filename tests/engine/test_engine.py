@@ -1,0 +1,382 @@
+"""The two looks: decisions, options, maps, regions and bad input, on a random checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
+from secondlook.edge.errors import SettingsError
+from secondlook.edge.geometry import Region, Size
+from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.decode.cache import CacheSettings, KeptPrefix
+from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.engine import Engine, FirstLook, Pending
+from secondlook.engine.errors import (
+    EmptyQuestionError,
+    NonFiniteError,
+    PictureMismatchError,
+    QuestionTooLongError,
+    ReservedTextError,
+)
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.region import RegionSettings, find_region
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.prompts import GENERIC_QUESTION
+
+QUESTION = "What is the number on the sign?"
+LARGE = Size(1000, 800)
+CROPS = RegionSettings(IMAGE_SIZE)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("looks"), Variant(seed=11, kv_heads=2))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    return Engine(load_model(str(folder)))
+
+
+def picture(seed: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def first(engine: Engine, original: Size = LARGE, **options: Any) -> FirstLook:
+    return engine.first_look(picture(1), QUESTION, original, AnswerOptions(**options))
+
+
+def pending_look(engine: Engine, **options: Any) -> Pending:
+    pending = first(engine, second_look="always", **options).pending
+    assert pending is not None
+    return pending
+
+
+def test_an_unsure_answer_names_a_region_and_can_be_continued(engine: Engine) -> None:
+    look = first(engine, threshold=0.0)
+    assert look.decision == "unsure"
+    assert look.pending is not None
+    assert look.region is not None
+    assert look.region == look.pending.region
+    assert look.region.within(LARGE)
+    assert look.pending.first == look.look
+    assert look.pending.prefix.slot is not None
+
+
+def test_a_sure_answer_is_final(engine: Engine) -> None:
+    look = first(engine, threshold=1000.0)
+    assert (look.decision, look.region, look.pending, look.maps) == ("sure", None, None, None)
+
+
+def test_the_threshold_itself_is_unsure(engine: Engine) -> None:
+    uncertainty = first(engine, max_new_tokens=5).uncertainty
+    assert first(engine, threshold=uncertainty, max_new_tokens=5).decision == "unsure"
+    above = float(np.nextafter(uncertainty, 1e9))
+    assert first(engine, threshold=above, max_new_tokens=5).decision == "sure"
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 20])
+def test_the_first_tokens_decide_and_all_are_answered(engine: Engine, tokens: int) -> None:
+    decided = first(engine, max_new_tokens=tokens, threshold=0.0).uncertainty
+    whole = first(engine)
+    above = float(np.nextafter(decided, 1e9))
+    for threshold, decision in ((decided, "unsure"), (above, "sure")):
+        look = first(engine, threshold=threshold, decide_after=tokens)
+        assert look.decision == decision
+        assert look.look == whole.look
+    assert tokens == 20 or decided != whole.uncertainty
+
+
+def test_always_and_never_overrule_the_threshold(engine: Engine) -> None:
+    assert first(engine, threshold=1000.0, second_look="always").decision == "unsure"
+    never = first(engine, threshold=0.0, second_look="never")
+    assert (never.decision, never.pending, never.maps) == ("disabled", None, None)
+    assert never.look == first(engine).look
+
+
+@pytest.mark.parametrize("second_look", ["auto", "always"])
+def test_a_small_original_has_no_detail_to_gain(engine: Engine, second_look: str) -> None:
+    look = first(engine, Size(IMAGE_SIZE, IMAGE_SIZE), threshold=0.0, second_look=second_look)
+    assert (look.decision, look.region, look.pending) == ("no_detail_to_gain", None, None)
+
+
+def test_a_region_of_the_whole_image_has_no_detail_to_gain(engine: Engine) -> None:
+    wide = Engine(engine.model, region=RegionSettings(crop_size=5000))
+    look = first(wide, second_look="always")
+    assert (look.decision, look.pending) == ("no_detail_to_gain", None)
+    assert look.region == Region(0, 0, LARGE.width, LARGE.height)
+
+
+def test_maps_and_region_follow_from_each_other(engine: Engine) -> None:
+    look = first(engine, second_look="always")
+    assert look.maps is not None
+    assert look.maps.question.shape == (GRID, GRID)
+    assert 0 < look.maps.question.sum() <= 1
+    relative = look.maps.question.double() / look.maps.generic.double()
+    assert np.array_equal(look.maps.relative(), relative.numpy())
+    assert look.region == find_region(relative, torch.ones_like(relative), LARGE, CROPS)
+
+
+def test_the_generic_questions_own_relative_attention_is_one(engine: Engine) -> None:
+    options = AnswerOptions(second_look="always")
+    maps = engine.first_look(picture(1), GENERIC_QUESTION, LARGE, options).maps
+    assert maps is not None
+    np.testing.assert_allclose(maps.relative(), np.ones((GRID, GRID)), rtol=1e-5)
+
+
+def test_in_pad_mode_the_region_is_sought_in_the_padded_square(folder: Path, tmp_path: Path) -> None:
+    model = load_model(str(folder))
+    padded = type(model)(
+        "padded",
+        model._model,
+        model.layout,
+        replace(model.preprocessing, mode="pad"),
+        replace(model.settings, resize_mode="pad"),
+    )
+    look = first(Engine(padded), Size(1000, 300), second_look="always")
+    assert look.maps is not None
+    assert look.region == find_region(
+        look.maps.question, look.maps.generic, Size(1000, 300), CROPS, resize_mode="pad"
+    )
+
+
+def test_measures_and_aggregations_are_those_asked_for(engine: Engine) -> None:
+    default = first(engine)
+    tokens = default.tokens
+    assert default.uncertainty == pytest.approx(np.mean([token.min_entropy for token in tokens]))
+    shannon = first(engine, measure="shannon_entropy", threshold=1, aggregation="first").uncertainty
+    assert shannon == tokens[0].shannon_entropy
+    margin = first(engine, measure="margin", threshold=1, aggregation="first_k", first_k=3).uncertainty
+    assert margin == pytest.approx(np.mean([token.margin for token in tokens[:3]]))
+
+
+def test_include_eos_is_followed(engine: Engine, tmp_path: Path) -> None:
+    eos = first(engine).look.token_ids[1]
+    stopping = Engine(load_model(str(write_checkpoint(tmp_path, Variant(seed=11, kv_heads=2, eos=eos)))))
+    tokens = first(stopping).tokens
+    assert [token.is_eos for token in tokens] == [False, True]
+    assert first(stopping, include_eos=False).uncertainty == tokens[0].min_entropy
+
+
+def test_answers_are_as_long_as_asked_for(engine: Engine) -> None:
+    assert len(first(engine).tokens) == 20
+    assert len(first(engine, max_new_tokens=3).tokens) == 3
+    assert len(engine.second_look(pending_look(engine, max_new_tokens=3), picture(2)).second.tokens) == 3
+
+
+def test_the_second_look_sees_the_local_image(engine: Engine) -> None:
+    pending = pending_look(engine, arbitration=False)
+    side = (pending.region.width, pending.region.height)
+    one, other = engine.second_look(pending, picture(2, side)), engine.second_look(pending, picture(3, side))
+    assert one.second != other.second
+    assert (one.decision, one.look) == ("took_second", one.second)
+    assert one == replace(engine.second_look(pending, picture(2, side)), seconds=one.seconds)
+
+
+def test_arbitration_keeps_the_surer_answer(engine: Engine) -> None:
+    pending = pending_look(engine)
+    second = engine.second_look(pending, picture(2)).second
+    for shift, decision in ((+0.1, "took_second"), (0.0, "took_second"), (-0.1, "kept_first")):
+        known = replace(pending, first=replace(pending.first, uncertainty=second.uncertainty + shift))
+        final = engine.second_look(known, picture(2))
+        assert final.decision == decision
+        assert final.look == (final.second if decision == "took_second" else final.first)
+        assert (final.first, final.region) == (known.first, known.region)
+    stubborn = replace(known, policy=replace(known.policy, arbitration=False))
+    assert engine.second_look(stubborn, picture(2)).decision == "took_second"
+
+
+def test_every_stage_is_timed(engine: Engine) -> None:
+    engine = Engine(engine.model)  # one that has not encoded this picture yet
+    look = first(engine, second_look="always")
+    assert look.pending is not None
+    for seconds in (look.seconds, engine.second_look(look.pending, picture(2)).seconds):
+        assert min(seconds.encode, seconds.prefill, seconds.decode) > 0
+        assert seconds.queue >= 0
+        assert seconds.decode_image == 0
+
+
+@pytest.mark.parametrize(("answer", "decide_after"), [(8, 3), (8, 1), (4, 3)])
+def test_the_region_is_told_once_and_early(engine: Engine, answer: int, decide_after: int) -> None:
+    """As soon as `decide_after` tokens are there; the answer's other tokens come after it."""
+    told: list[FirstLook] = []
+    decoded: list[int] = []
+
+    def on_region(look: FirstLook) -> None:
+        assert look.pending is not None
+        assert not task.future.done()
+        told.append(look)
+        decoded.append(int(engine._decoder.record.lengths[look.pending.prefix.slot]))
+
+    options = AnswerOptions(second_look="always", max_new_tokens=answer, decide_after=decide_after)
+    task = engine.start_first_look(picture(1), QUESTION, LARGE, options, on_region=on_region)
+    while engine.round():
+        pass
+    [early], look = told, task.future.result()
+    assert decoded == [decide_after]
+    assert len(look.tokens) == answer
+    assert early.look.token_ids == look.look.token_ids[:decide_after]
+    assert (early.region, early.decision) == (look.region, "unsure")
+    assert early.pending is not None
+    assert early.pending.first == early.look
+    assert look.pending == replace(early.pending, first=look.look)
+    assert look.look.token_ids == first(engine, max_new_tokens=answer).look.token_ids
+
+
+@pytest.mark.parametrize(
+    ("options", "decision"),
+    [
+        ({"second_look": "never"}, "disabled"),
+        ({"threshold": 1000.0}, "sure"),
+        ({"second_look": "always", "max_new_tokens": 5, "decide_after": 5}, "unsure"),
+        ({"second_look": "always", "max_new_tokens": 2}, "unsure"),
+    ],
+)
+def test_no_region_is_told_early_of_what_is_final(
+    engine: Engine, options: dict[str, Any], decision: str
+) -> None:
+    """Neither where none is sought, nor where the answer that comes with it is complete."""
+    told: list[FirstLook] = []
+    wanted = AnswerOptions(**options)
+    task = engine.start_first_look(picture(1), QUESTION, LARGE, wanted, on_region=told.append)
+    while engine.round():
+        pass
+    assert task.future.result().decision == decision
+    assert (task.future.result().pending is not None) == (decision == "unsure")
+    assert told == []
+
+
+def early_region(engine: Engine, **options: Any) -> tuple[Request[FirstLook], Pending]:
+    """A first look that goes on, and what its region was told with."""
+    told: list[FirstLook] = []
+    task = engine.start_first_look(
+        picture(1), QUESTION, LARGE, AnswerOptions(second_look="always", **options), on_region=told.append
+    )
+    while not told:
+        engine.round()
+    [look] = told
+    assert look.pending is not None
+    return task, look.pending
+
+
+def test_a_second_look_begun_early_is_weighed_against_the_whole_first(engine: Engine) -> None:
+    differs = []
+    for seed in range(2, 12):
+        task, pending = early_region(engine, decide_after=1)
+        second = engine.start_second_look(pending, picture(seed), after=task)
+        while engine.round():
+            pass
+        final, known = second.future.result(), task.future.result()
+        assert final.first == known.look
+        assert len(final.first.tokens) > len(pending.first.tokens)
+        took = final.second.uncertainty <= known.uncertainty
+        assert final.decision == ("took_second" if took else "kept_first")
+        late = engine.second_look(pending, picture(seed)).second
+        assert final.second.token_ids == late.token_ids
+        assert final.second.uncertainty == pytest.approx(late.uncertainty, rel=1e-4)
+        differs.append(took != (final.second.uncertainty <= pending.first.uncertainty))
+    assert any(differs)  # the first tokens alone would have decided otherwise
+
+
+def test_a_first_look_that_fails_late_fails_its_second(engine: Engine) -> None:
+    fresh = Engine(engine.model)
+    task, pending = early_region(fresh, decide_after=2)
+    second = fresh.start_second_look(pending, picture(2), after=task)
+    for values in fresh._decoder.cache.values:  # what the first look still reads, and the second does not
+        values[pending.prefix.slot, :, len(fresh.model.layout.prefix) :] = float("nan")
+    while fresh.round():
+        pass
+    assert isinstance(task.future.exception(), NonFiniteError)
+    assert second.future.exception() is task.future.exception()
+    expected = Engine(engine.model).second_look(replace(pending, prefix=KeptPrefix()), picture(2)).second
+    assert fresh.second_look(pending, picture(2)).second.token_ids == expected.token_ids
+
+
+def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    model = load_model(str(write_checkpoint(tmp_path, Variant())))
+    model.module.model.language_model.norm.weight.data[5] = float("nan")
+    with pytest.raises(NonFiniteError, match="try dtype float32"):
+        first(Engine(model))
+
+
+def test_the_policy_of_the_engine_is_the_default(engine: Engine) -> None:
+    strict = Engine(engine.model, Policy(threshold=1000.0, measure="margin"))
+    look = first(strict)
+    assert look.decision == "sure"
+    assert look.uncertainty == pytest.approx(np.mean([token.margin for token in look.tokens]))
+
+
+def test_the_card_says_what_an_edge_must_know(engine: Engine) -> None:
+    card = engine.card
+    assert (card.image_size, card.resize_mode, card.threshold) == (IMAGE_SIZE, "squash", 0.5)
+    assert card.name == engine.model.name
+
+
+def test_an_answer_travels_with_its_token_count(engine: Engine) -> None:
+    look = first(engine, max_new_tokens=4).look
+    assert (look.answer.text, look.answer.uncertainty, look.answer.tokens) == (look.text, look.uncertainty, 4)
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("  ", EmptyQuestionError),
+        ("what " * 401, QuestionTooLongError),
+        ("?" * 500, QuestionTooLongError),
+        ("and <image>?", ReservedTextError),
+    ],
+)
+def test_bad_questions_are_refused(engine: Engine, question: str, kind: type[Exception]) -> None:
+    for call in (engine.check, lambda q: engine.first_look(picture(1), q, LARGE)):
+        with pytest.raises(kind):
+            call(question)
+
+
+def test_a_question_must_leave_room_for_the_second_look(folder: Path, engine: Engine) -> None:
+    room = 512 - len(engine.model.layout.build("?", 1, 1).ids)
+    engine.check("?" * 10, AnswerOptions(second_look="never", max_new_tokens=room - 20))
+    with pytest.raises(QuestionTooLongError):
+        engine.check("?" * 10, AnswerOptions(max_new_tokens=room - 20))
+
+
+def test_a_cache_may_leave_less_room_than_the_models_context(engine: Engine) -> None:
+    small = Engine(engine.model, cache=CacheSettings(text_tokens=60))
+    assert first(small, max_new_tokens=4).look == first(engine, max_new_tokens=4).look
+    engine.check(QUESTION, AnswerOptions(max_new_tokens=50))
+    with pytest.raises(QuestionTooLongError, match="there is room for 132"):
+        small.check(QUESTION, AnswerOptions(max_new_tokens=50))
+
+
+def test_a_cache_without_room_for_one_sequence_is_refused(engine: Engine) -> None:
+    with pytest.raises(SettingsError, match="one sequence of this model needs"):
+        Engine(engine.model, cache=CacheSettings(gigabytes=1e-6))
+
+
+@pytest.mark.parametrize("size", [(IMAGE_SIZE, IMAGE_SIZE - 1), (2 * IMAGE_SIZE, 2 * IMAGE_SIZE), (10, 10)])
+def test_a_global_image_of_another_size_is_refused(engine: Engine, size: tuple[int, int]) -> None:
+    with pytest.raises(PictureMismatchError, match=f"{size[0]}x{size[1]}.*{IMAGE_SIZE}x{IMAGE_SIZE}"):
+        engine.first_look(picture(1, size), QUESTION, LARGE)
+
+
+@pytest.mark.parametrize("size", [(84, 42), (50, 25), (199, 100), (200, 100), (2, 1), (83, 42)])
+def test_a_local_image_of_the_regions_shape_is_taken(engine: Engine, size: tuple[int, int]) -> None:
+    pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
+    assert engine.second_look(pending, picture(2, size)).second.tokens
+
+
+@pytest.mark.parametrize("size", [(84, 84), (42, 84), (400, 200), (201, 100), (80, 50)])
+def test_a_local_image_of_another_shape_is_refused(engine: Engine, size: tuple[int, int]) -> None:
+    pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
+    with pytest.raises(PictureMismatchError, match="200x100"):
+        engine.second_look(pending, picture(2, size))

@@ -1,0 +1,170 @@
+"""The attention function over slots, against transformers' own attention matrices and hidden states."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaModel
+
+from secondlook.engine.decode.cache import KVCache
+from secondlook.engine.decode.plans import (
+    ATTENTION,
+    AttentionPlan,
+    DecodePlan,
+    PrefillPlan,
+    ProbeReached,
+    Segment,
+)
+
+LAYERS = 3
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def model(attention: str) -> LlamaModel:
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    config._attn_implementation = attention
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def planned() -> LlamaModel:
+    return model(ATTENTION)
+
+
+@pytest.fixture(scope="module")
+def eager() -> LlamaModel:
+    return model("eager")
+
+
+FIRST, SECOND = torch.arange(10), torch.arange(20, 37)
+
+
+def empty_cache(planned: LlamaModel, fill: float = math.nan) -> KVCache:
+    """Three slots of 20 positions; what is not valid is garbage."""
+    cache = KVCache(planned.config, 3, 20, torch.float32, CPU)
+    for tensor in (*cache.keys, *cache.values):
+        tensor.fill_(fill)
+    return cache
+
+
+@torch.inference_mode()
+def hidden(planned: LlamaModel, ids: Tensor, positions: Tensor, plan: AttentionPlan) -> Tensor:
+    """Hidden states [R, D] of packed rows."""
+    output = planned(
+        input_ids=ids.unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False, attention_plan=plan
+    )
+    states: Tensor = output.last_hidden_state[0]
+    return states
+
+
+@torch.inference_mode()
+def rows_expected(eager: LlamaModel, ids: Tensor, layer: int, start: int, stop: int) -> Tensor:
+    matrices = eager(input_ids=ids.unsqueeze(0), output_attentions=True).attentions
+    row: Tensor = matrices[layer][0, :, -1, start:stop].mean(0)
+    return row
+
+
+@torch.inference_mode()
+def hidden_expected(eager: LlamaModel, ids: Tensor) -> Tensor:
+    states: Tensor = eager(input_ids=ids.unsqueeze(0)).last_hidden_state[0]
+    return states
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_each_segments_row_is_that_of_the_whole_matrix(
+    planned: LlamaModel, eager: LlamaModel, layer: int
+) -> None:
+    segments = [Segment(2, 0, len(FIRST)), Segment(0, 0, len(SECOND))]
+    plan = PrefillPlan(empty_cache(planned), segments, layer, (2, 7))
+    positions = torch.cat([torch.arange(len(FIRST)), torch.arange(len(SECOND))])
+    hidden(planned, torch.cat([FIRST, SECOND]), positions, plan)
+    assert plan.rows is not None
+    assert plan.rows.dtype == torch.float32
+    close(plan.rows, torch.stack([rows_expected(eager, ids, layer, 2, 7) for ids in (FIRST, SECOND)]))
+
+
+def test_packed_sequences_are_computed_as_each_alone(planned: LlamaModel, eager: LlamaModel) -> None:
+    plan = PrefillPlan(empty_cache(planned), [Segment(2, 0, len(FIRST)), Segment(0, 0, len(SECOND))])
+    positions = torch.cat([torch.arange(len(FIRST)), torch.arange(len(SECOND))])
+    together = hidden(planned, torch.cat([FIRST, SECOND]), positions, plan)
+    close(together, torch.cat([hidden_expected(eager, FIRST), hidden_expected(eager, SECOND)]))
+    assert plan.rows is None
+
+
+@pytest.mark.parametrize("cut", [1, 6, 16])
+def test_the_rest_of_a_sequence_sees_its_slot(planned: LlamaModel, eager: LlamaModel, cut: int) -> None:
+    cache = empty_cache(planned)
+    before, after = SECOND[:cut], SECOND[cut:]
+    hidden(planned, before, torch.arange(cut), PrefillPlan(cache, [Segment(1, 0, cut)]))
+    segments = [Segment(0, 0, len(FIRST)), Segment(1, cut, len(after))]
+    plan = PrefillPlan(cache, segments, 1, (0, 10))
+    positions = torch.cat([torch.arange(len(FIRST)), torch.arange(cut, len(SECOND))])
+    found = hidden(planned, torch.cat([FIRST, after]), positions, plan)
+    close(found[len(FIRST) :], hidden_expected(eager, SECOND)[cut:])
+    assert plan.rows is not None
+    close(plan.rows[1], rows_expected(eager, SECOND, 1, 0, 10))
+
+
+@pytest.mark.parametrize("slots", [[2, 0], [0, 2]])
+def test_single_rows_see_their_slots_up_to_themselves(
+    planned: LlamaModel, eager: LlamaModel, slots: list[int]
+) -> None:
+    cache = empty_cache(planned)
+    for slot, ids in zip(slots, (FIRST, SECOND), strict=True):
+        rows = len(ids) - 1
+        hidden(planned, ids[:-1], torch.arange(rows), PrefillPlan(cache, [Segment(slot, 0, rows)]))
+    positions = torch.tensor([len(FIRST) - 1, len(SECOND) - 1])
+    plan = DecodePlan(cache, torch.tensor(slots), positions)
+    found = hidden(planned, torch.stack([FIRST[-1], SECOND[-1]]), positions, plan)
+    close(found, torch.stack([hidden_expected(eager, ids)[-1] for ids in (FIRST, SECOND)]))
+
+
+def test_keys_and_values_go_to_their_own_positions_alone(planned: LlamaModel) -> None:
+    cache = empty_cache(planned)
+    hidden(planned, FIRST, torch.arange(10), PrefillPlan(cache, [Segment(1, 0, 10)]))
+    hidden(planned, FIRST[:1], torch.tensor([10]), DecodePlan(cache, torch.tensor([1]), torch.tensor([10])))
+    for tensor in (*cache.keys, *cache.values):
+        written = tensor.isfinite().all(-1).all(1)  # [slots, positions]
+        assert written.nonzero().tolist() == [[1, position] for position in range(11)]
+
+
+def test_a_probe_changes_no_output(planned: LlamaModel) -> None:
+    outputs = []
+    for layer in (None, 1):
+        plan = PrefillPlan(empty_cache(planned), [Segment(0, 0, 10)], layer, (2, 7))
+        outputs.append(hidden(planned, FIRST, torch.arange(10), plan))
+    assert torch.equal(*outputs)
+
+
+def test_rows_alone_end_the_pass_and_write_nothing(planned: LlamaModel, eager: LlamaModel) -> None:
+    cache = empty_cache(planned)
+    hidden(planned, FIRST[:6], torch.arange(6), PrefillPlan(cache, [Segment(1, 0, 6)]))
+    before = [tensor.clone() for tensor in (*cache.keys, *cache.values)]
+    segments = [Segment(1, 6, 4, kept=False), Segment(1, 6, 3, kept=False)]
+    plan = PrefillPlan(cache, segments, 1, (0, 6), rows_only=True)
+    other = torch.tensor([41, 42, 43])
+    with pytest.raises(ProbeReached):
+        hidden(planned, torch.cat([FIRST[6:], other]), torch.tensor([6, 7, 8, 9, 6, 7, 8]), plan)
+    assert plan.rows is not None
+    close(plan.rows[0], rows_expected(eager, FIRST, 1, 0, 6))
+    close(plan.rows[1], rows_expected(eager, torch.cat([FIRST[:6], other]), 1, 0, 6))
+    for old, tensor in zip(before, (*cache.keys, *cache.values), strict=True):
+        assert torch.equal(old.nan_to_num(7.0), tensor.nan_to_num(7.0))
