@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from secondlook.edge.wire import Fit, Fixed, ModelCard, View
+
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
@@ -26,9 +28,19 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-CARD = {"name": "demo", "image_size": 96, "resize_mode": "squash", "threshold": 0.5}
-FIRST = {"text": "17", "uncertainty": 1.25, "tokens": 3}
-SECOND = {"text": "71", "uncertainty": 0.25, "tokens": 3}
+def square(side: int, fit: Fit = "squash") -> View:
+    return View(size=Fixed(width=side, height=side), fit=fit)
+
+
+def card_of(side: int, fit: Fit = "squash") -> dict[str, Any]:
+    view = square(side, fit)
+    card = ModelCard(name="demo", global_view=view, local_view=view, crop_size=side, threshold=0.5)
+    return card.model_dump(mode="json")
+
+
+CARD = card_of(96)
+FIRST = {"text": "17", "uncertainty": 1.25, "tokens": 3, "visual_tokens": 36}
+SECOND = {"text": "71", "uncertainty": 0.25, "tokens": 3, "visual_tokens": 72}
 
 
 def final(**changes: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edge.support import encoded, gradient
+from edge.support import encoded, gradient, square
 from secondlook.edge import (
     NotAPictureError,
     PictureError,
@@ -30,8 +30,8 @@ JPEG = encoded(gradient(400, 300))
 def use(source: Any, limits: PictureLimits | None = None) -> None:
     """Both pictures of the edge, as a question needs them."""
     picture = open_picture(source, limits)
-    picture.global_image(64, "squash")
-    picture.local_image(Region(0, 0, 1, 1), 64)
+    picture.global_image(square(64))
+    picture.local_image(Region(0, 0, 1, 1), square(64))
 
 
 def complaint(read: Callable[[bytes], object], data: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from email.message import Message
 from email.parser import BytesParser
@@ -17,16 +18,20 @@ from edge.support import (
     CARD,
     SECOND,
     ScriptedServer,
+    card_of,
     encoded,
     final,
     gradient,
     refined,
     refusal,
+    square,
     wants_region,
 )
 from secondlook.edge import (
+    PROTOCOL,
     AnswerOptions,
     AsyncEdgeClient,
+    Budget,
     ClientError,
     ClientSettings,
     EdgeClient,
@@ -34,10 +39,14 @@ from secondlook.edge import (
     NotAPictureError,
     PictureLimits,
     PictureTooLargeError,
+    ProtocolError,
     Region,
+    Relevance,
     RequestRefusedError,
     SettingsError,
     Size,
+    UnexpectedReplyError,
+    View,
     decode_jpeg,
     open_picture,
 )
@@ -99,7 +108,7 @@ def test_an_unsure_answer_is_refined(ask: Ask, server: ScriptedServer) -> None:
     assert server.asked == ["GET /v1/model", "POST /v1/answers", "POST /v1/answers/abc/local"]
     parts = form(server.requests[2])
     assert set(parts) == {"image"}
-    assert picture_of(parts["image"]).size == (96, 48)  # 200x100 pixels, shrunk to the encoder's side
+    assert picture_of(parts["image"]).size == (96, 96)  # 200x100 pixels, squashed as the model takes them
     assert stages == ["open", "model", "prepare_global", "first_look", "prepare_local", "second_look"]
 
     assert (answer.text, answer.uncertainty, answer.decision) == ("71", 0.25, "took_second")
@@ -109,7 +118,8 @@ def test_an_unsure_answer_is_refined(ask: Ask, server: ScriptedServer) -> None:
     assert answer.second is not None
     assert answer.second.text == "71"
     assert answer.region == Region(100, 50, 300, 150)
-    assert answer.pixels == (96 * 96, 96 * 48)
+    assert answer.pixels == (96 * 96, 96 * 96)
+    assert answer.visual_tokens == (36, 72)
     assert answer.bytes_up == tuple(len(request.content) for request in server.requests[1:])
     assert len(answer.bytes_down) == len(answer.server_seconds) == 2
     assert answer.local_image is not None
@@ -134,18 +144,53 @@ def test_options_and_jpeg_settings_are_used(ask: Ask, server: ScriptedServer) ->
     assert json.loads(text_of(first["options"])) == {"threshold": 0.75, "second_look": "always"}
     picture = open_picture(PICTURE)
     assert first["image"].get_payload(decode=True) == (
-        picture.global_image(96, "squash", settings.global_jpeg).jpeg
+        picture.global_image(square(96), settings.global_jpeg).jpeg
     )
     assert second["image"].get_payload(decode=True) == (
-        picture.local_image(Region(100, 50, 300, 150), 96, settings.local_jpeg).jpeg
+        picture.local_image(Region(100, 50, 300, 150), square(96), settings.local_jpeg).jpeg
     )
 
 
-def test_the_servers_resize_mode_is_obeyed(ask: Ask, server: ScriptedServer) -> None:
-    server.steps = [{**CARD, "resize_mode": "pad", "image_size": 64}, final()]
+def test_the_views_of_the_server_are_obeyed(ask: Ask, server: ScriptedServer) -> None:
+    budget = View(size=Budget(multiple=28, least_pixels=28 * 28, most_pixels=28 * 28 * 16))
+    card = {**card_of(64, "pad"), "local_view": budget.model_dump(mode="json")}
+    server.steps = [card, wants_region(), refined()]
     ask(open_picture(PICTURE), QUESTION)
-    corner = picture_of(form(server.requests[1])["image"]).getpixel((0, 0))
-    assert all(abs(got - wanted) < 8 for got, wanted in zip(corner, (122, 116, 104), strict=True))
+    sent = [picture_of(form(request)["image"]).size for request in server.requests[1:]]
+    assert sent == [(64, 48), (140, 56)]  # 400x300 without padding; 200x100 within the budget
+
+
+def test_every_request_says_which_version_it_speaks(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(), refined()]
+    ask(PICTURE, QUESTION)
+    assert {request.headers["secondlook-protocol"] for request in server.requests} == {PROTOCOL}
+
+
+@pytest.mark.parametrize("spoken", ["1.0", "3.1", None])
+def test_a_server_of_another_version_is_named_in_one_line(
+    ask: Ask, server: ScriptedServer, spoken: str | None
+) -> None:
+    server.steps = [{**CARD, "protocol": spoken} if spoken else {"name": "demo", "image_size": 336}]
+    with pytest.raises(ProtocolError, match="install the same version of secondlook on both") as caught:
+        ask(PICTURE, QUESTION)
+    assert (spoken or "an older protocol") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_newer_server_of_the_same_version_is_understood(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [{**CARD, "protocol": "2.9", "added": 1}, final(added={"later": True})]
+    assert ask(PICTURE, QUESTION).text == "17"
+
+
+def test_relevance_comes_with_the_answer(ask: Ask, server: ScriptedServer) -> None:
+    shown = {"width": 3, "height": 2, "data": base64.b64encode(bytes([0, 1, 2, 253, 254, 255])).decode()}
+    server.steps = [CARD, wants_region(relevance=shown), refined()]
+    relevance = ask(PICTURE, QUESTION, AnswerOptions(relevance=True)).relevance
+    assert relevance is not None
+    assert relevance.rows() == [[0, 1, 2], [253, 254, 255]]
+    for data in ("AAAA", "no base64"):
+        with pytest.raises(UnexpectedReplyError, match=r"3 bytes, not 3 times 2|not base64"):
+            Relevance(width=3, height=2, data=data).rows()
 
 
 @pytest.mark.parametrize("kind", ["path", "text", "image"])
@@ -163,7 +208,7 @@ def test_a_result_is_ready_for_json(ask: Ask, server: ScriptedServer) -> None:
     assert result["text"] == "71"
     assert result["refined"] is True
     assert result["region"] == {"left": 100, "top": 50, "right": 300, "bottom": 150}
-    assert result["first"] == {"text": "17", "uncertainty": 1.25, "tokens": 3, "complete": True}
+    assert result["first"] == {"text": "17", "uncertainty": 1.25, "tokens": 3, "visual_tokens": 36, "complete": True}
     assert set(result["seconds"]) == {
         "prepare_global",
         "first_look",
@@ -222,12 +267,12 @@ def test_the_model_card_is_asked_for_once(server: ScriptedServer) -> None:
         client.ask(PICTURE, QUESTION)
         client.ask(PICTURE, QUESTION)
         assert client.model_card is not None
-        assert client.model_card.image_size == 96
+        assert client.model_card.crop_size == 96
     assert server.asked.count("GET /v1/model") == 1
 
 
 def test_after_a_refusal_the_model_card_is_asked_for_again(server: ScriptedServer) -> None:
-    server.steps = [CARD, refusal(422, "the image must be 64x64"), {**CARD, "image_size": 64}, final()]
+    server.steps = [CARD, refusal(422, "the image must be 64x64"), card_of(64), final()]
     with EdgeClient("http://server", transport=httpx.MockTransport(server)) as client:
         with pytest.raises(RequestRefusedError):
             client.ask(PICTURE, QUESTION)

@@ -115,7 +115,7 @@ def test_an_empty_question_is_not_sent(ask: Ask, server: ScriptedServer) -> None
     [
         httpx.Response(200, text="<html>hello</html>"),
         httpx.Response(200, json={"name": "demo"}),
-        httpx.Response(200, json={**CARD, "image_size": -1}),
+        httpx.Response(200, json={**CARD, "crop_size": -1}),
         httpx.Response(204),
     ],
 )
@@ -172,7 +172,7 @@ def test_the_first_answer_stands_marked(steps: Any, reason: str, ask: Ask, serve
     assert "\n" not in answer.second_look_failed
     assert re.search(reason, answer.second_look_failed)
     assert answer.region == Region(100, 50, 300, 150)
-    assert answer.pixels == (96 * 96, 96 * 48)
+    assert answer.pixels == (96 * 96, 96 * 96)
 
 
 def test_a_final_answer_whose_reply_was_lost_is_told_again(ask: Ask, server: ScriptedServer) -> None:

@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from secondlook.edge import GeometryError, GridMap, Region, Size, place
-from secondlook.edge.geometry import shrunk
+from secondlook.edge.geometry import sent_size, target
+from secondlook.edge.wire import Budget, Fixed, View
 
 lengths = st.integers(1, 20_000)
 sizes = st.builds(Size, lengths, lengths)
+small = st.integers(1, 1024)
+targets = st.builds(Size, small, small)
 modes = st.sampled_from(["squash", "pad"])
-grids = st.builds(GridMap, sizes, st.integers(1, 1024), modes, st.integers(1, 64), st.integers(1, 64))
+grids = st.builds(GridMap, sizes, targets, modes, st.integers(1, 64), st.integers(1, 64))
 coordinates = st.one_of(
     st.integers(-30_000, 30_000),
     st.fractions(-30_000, 30_000),
@@ -44,48 +48,69 @@ def test_a_cell_holds_exactly_the_pixels_that_map_into_it(grid: GridMap, data: s
     assert cell.top - slack <= y <= cell.bottom + slack
 
 
-@given(sizes, st.integers(1, 1024), modes)
-def test_the_placement_is_where_the_grid_says_the_picture_is(size: Size, side: int, mode: Any) -> None:
-    grid = GridMap(size, side, mode, rows=side, columns=side)
+@given(sizes, targets, modes)
+def test_the_placement_is_where_the_grid_says_the_picture_is(size: Size, fitted: Size, mode: Any) -> None:
+    grid = GridMap(size, fitted, mode, rows=fitted.height, columns=fitted.width)
     left, top, width, height = grid.placement
     assert grid.to_grid(0, 0) == (left, top)
     assert grid.to_grid(size.width, size.height) == (left + width, top + height)
 
 
-@given(sizes, st.integers(1, 1024))
-def test_squash_fills_the_square_and_its_cells_tile_the_picture(size: Size, side: int) -> None:
-    assert place(size, side, "squash") == (0, 0, side, side)
-    grid = GridMap(size, side, "squash", rows=3, columns=5)
+@given(sizes, targets)
+def test_squash_fills_the_target_and_its_cells_tile_the_picture(size: Size, fitted: Size) -> None:
+    assert place(size, fitted, "squash") == (0, 0, fitted.width, fitted.height)
+    grid = GridMap(size, fitted, "squash", rows=3, columns=5)
     assert grid.cell_rectangle(0, 0)[:2] == (0, 0)
     assert grid.cell_rectangle(2, 4)[2:] == (size.width, size.height)
     assert grid.cell_rectangle(1, 1).right == grid.cell_rectangle(1, 2).left
 
 
-@given(sizes, st.integers(1, 1024))
-def test_pad_centres_the_picture_and_keeps_its_aspect(size: Size, side: int) -> None:
-    left, top, width, height = place(size, side, "pad")
-    assert max(width, height) == side
+@given(sizes, targets)
+def test_pad_centres_the_picture_and_keeps_its_aspect(size: Size, fitted: Size) -> None:
+    left, top, width, height = place(size, fitted, "pad")
+    assert width == fitted.width or height == fitted.height
     assert min(width, height) >= 1
-    assert 0 <= side - width - 2 * left <= 1
-    assert 0 <= side - height - 2 * top <= 1
-    for got, length in ((width, size.width), (height, size.height)):
-        assert got == 1 or abs(got - Fraction(length * side, size.longer)) <= Fraction(1, 2)
+    assert 0 <= fitted.width - width - 2 * left <= 1
+    assert 0 <= fitted.height - height - 2 * top <= 1
+    scale = min(Fraction(fitted.width, size.width), Fraction(fitted.height, size.height))
+    for length, got in ((size.width, width), (size.height, height)):
+        assert got == 1 or abs(got - length * scale) <= Fraction(1, 2)
 
 
 def test_pad_cells_beside_the_picture_lie_outside_it() -> None:
-    grid = GridMap(Size(400, 200), side=100, mode="pad", rows=4, columns=4)
+    grid = GridMap(Size(400, 200), Size(100, 100), fit="pad", rows=4, columns=4)
     assert grid.placement == (0, 25, 100, 50)
     assert grid.cell_rectangle(0, 0) == (0, -100, 100, 0)
     assert grid.cell_rectangle(1, 3) == (300, 0, 400, 100)
     assert grid.cell_rectangle(3, 0) == (0, 200, 100, 300)
 
 
-@given(sizes, st.integers(1, 1024))
-def test_shrunk_never_enlarges(size: Size, side: int) -> None:
-    small = shrunk(size, side)
-    assert small.width <= size.width
-    assert small.height <= size.height
-    assert small.longer == min(side, size.longer)
+@given(sizes, targets, modes)
+def test_what_is_sent_is_neither_enlarged_nor_padded(size: Size, fitted: Size, fit: Any) -> None:
+    view = View(size=Fixed(width=fitted.width, height=fitted.height), fit=fit)
+    sent, placed = sent_size(view, size), place(size, fitted, fit)
+    assert target(view, size) == fitted
+    assert (sent.width, sent.height) == (min(placed.width, size.width), min(placed.height, size.height))
+
+
+@given(sizes, st.sampled_from([14, 28, 32]), st.integers(1, 1280), st.integers(1, 1280))
+def test_a_budget_gives_the_size_of_the_published_processor(
+    size: Size, multiple: int, some: int, others: int
+) -> None:
+    least, most = (cells * multiple**2 for cells in sorted((some, others)))
+    view = View(size=Budget(multiple=multiple, least_pixels=least, most_pixels=most))
+    try:
+        height, width = smart_resize(size.height, size.width, multiple, least, most)
+    except ValueError:
+        with pytest.raises(GeometryError, match=f"{size} pixels is too slender"):
+            target(view, size)
+    else:
+        assert target(view, size) == Size(width, height)
+
+
+def test_a_budget_that_no_picture_can_keep_is_refused() -> None:
+    with pytest.raises(ValueError, match="100 to 783 pixels holds no picture"):
+        Budget(multiple=28, least_pixels=100, most_pixels=783)
 
 
 def test_region_measures() -> None:
@@ -120,8 +145,8 @@ def test_impossible_sizes_are_refused(size: tuple[Any, Any]) -> None:
 def test_impossible_grids_are_refused() -> None:
     size = Size(10, 10)
     with pytest.raises(GeometryError, match=r"rows must be at least 1, not 0"):
-        GridMap(size, 10, "pad", rows=0, columns=1)
+        GridMap(size, size, "pad", rows=0, columns=1)
     with pytest.raises(GeometryError, match=r"squash, pad, not 'crop'"):
-        GridMap(size, 10, "crop", rows=1, columns=1)  # type: ignore[arg-type]
+        GridMap(size, size, "crop", rows=1, columns=1)  # type: ignore[arg-type]
     with pytest.raises(GeometryError, match=r"cell \(0, 3\) is outside a grid of 2x3"):
-        GridMap(size, 10, "pad", rows=2, columns=3).cell_rectangle(0, 3)
+        GridMap(size, size, "pad", rows=2, columns=3).cell_rectangle(0, 3)

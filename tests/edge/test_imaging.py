@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edge.support import encoded, gradient
+from edge.support import encoded, gradient, square
 from secondlook.edge import (
     GeometryError,
     JpegSettings,
@@ -18,12 +18,13 @@ from secondlook.edge import (
     SettingsError,
     Size,
     decode_jpeg,
-    fit_to_square,
+    fit_to_view,
     open_picture,
     place,
+    sent_size,
 )
 from secondlook.edge.formats import to_rgb
-from secondlook.edge.imaging import PAD_COLOUR
+from secondlook.edge.wire import Filter, Fixed, View
 
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F"]
 MODES += ["I;16", "I;16L", "I;16B", "I;16N"]
@@ -42,11 +43,13 @@ def test_any_mode_and_size_becomes_both_pictures(
     picture = open_picture(Image.new(mode, (width, height)))
     assert picture.size == Size(width, height)
     assert picture.original().mode == "RGB"
-    overview = picture.global_image(side, fit)
-    assert overview.size == Size(side, side)
-    assert decode_jpeg(overview.jpeg).size == (side, side)
-    detail = picture.local_image(Region(0, 0, width, height), side)
-    assert detail.size.longer == min(side, max(width, height))
+    view = square(side, fit)
+    overview = picture.global_image(view)
+    assert overview.size == sent_size(view, picture.size)
+    received = decode_jpeg(overview.jpeg)
+    assert received.size == (overview.size.width, overview.size.height)
+    assert fit_to_view(received, view, picture.size).size == (side, side)
+    assert picture.local_image(Region(0, 0, width, height), view).size == overview.size
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,18 +61,15 @@ def test_any_region_is_cropped_and_never_enlarged(st_data: Any, width: int, heig
     bottom = st_data.draw(st.integers(top + 1, height))
     side = st_data.draw(st.integers(1, 250))
     region = Region(left, top, right, bottom)
-    detail = open_picture(encoded(gradient(width, height), kind)).local_image(region, side)
+    detail = open_picture(encoded(gradient(width, height), kind)).local_image(region, square(side))
     assert decode_jpeg(detail.jpeg).size == (detail.size.width, detail.size.height)
-    if region.size.longer <= side:
-        assert detail.size == region.size
-    else:
-        assert detail.size.longer == side
+    assert detail.size == Size(min(side, region.width), min(side, region.height))
 
 
 def test_a_local_image_shows_the_region_pixel_by_pixel() -> None:
     source = gradient(300, 200)
     best = JpegSettings(100, "4:4:4")
-    detail = open_picture(source).local_image(Region(40, 30, 140, 110), 336, best)
+    detail = open_picture(source).local_image(Region(40, 30, 140, 110), square(336), best)
     expected = pixels(source.crop((40, 30, 140, 110)))
     assert np.abs(pixels(decode_jpeg(detail.jpeg)) - expected).max() <= 3
 
@@ -79,23 +79,44 @@ def test_a_local_image_shows_the_region_pixel_by_pixel() -> None:
 @pytest.mark.parametrize("mode", ["squash", "pad"])
 def test_extreme_shapes(size: tuple[int, int], kind: str, mode: Any) -> None:
     picture = open_picture(encoded(gradient(*size), kind))
-    assert picture.global_image(48, mode).size == Size(48, 48)
-    assert picture.local_image(Region(0, 0, *size), 48).size.longer == min(48, max(size))
+    view = square(48, mode)
+    assert picture.global_image(view).size == sent_size(view, Size(*size))
+    assert picture.local_image(Region(0, 0, *size), view).size == sent_size(view, Size(*size))
 
 
 def test_pad_puts_the_picture_where_the_geometry_says() -> None:
     red = Image.new("RGB", (200, 50), (255, 0, 0))
-    square = fit_to_square(red, 100, "pad")
-    left, top, width, height = place(Size(200, 50), 100, "pad")
-    expected = Image.new("RGB", (100, 100), PAD_COLOUR)
+    view = View(size=Fixed(width=100, height=60), fit="pad", pad_colour=(1, 2, 3))
+    fitted = fit_to_view(red, view)
+    left, top, width, height = place(Size(200, 50), Size(100, 60), "pad")
+    expected = Image.new("RGB", (100, 60), (1, 2, 3))
     expected.paste((255, 0, 0), (left, top, left + width, top + height))
-    assert square.tobytes() == expected.tobytes()
+    assert fitted.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_what_was_sent_smaller_is_enlarged_to_what_the_original_gives(fit: Any) -> None:
+    view, original = square(96, fit), Size(61, 40)
+    sent = open_picture(gradient(61, 40)).shrunk(view)
+    assert sent.size == (61, 40)
+    assert fit_to_view(sent, view, original).tobytes() == fit_to_view(gradient(61, 40), view).tobytes()
+
+
+def test_the_views_filter_is_used() -> None:
+    source = photograph(300, 200, 1.0, seed=3)
+    shrunk = {
+        name: open_picture(source).shrunk(View(size=Fixed(width=50, height=40), filter=name)).tobytes()
+        for name in get_args(Filter)
+    }
+    assert len(set(shrunk.values())) == 4
+    nearest = source.resize((50, 40), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    assert shrunk["bicubic"] == nearest.tobytes()
 
 
 @pytest.mark.parametrize("mode", ["squash", "pad"])
 def test_what_has_the_encoders_size_already_is_not_changed(mode: Any) -> None:
     source = gradient(64, 64)
-    fitted = fit_to_square(source, 64, mode)
+    fitted = fit_to_view(source, square(64, mode))
     assert fitted is not source
     assert fitted.tobytes() == source.tobytes()
 
@@ -103,7 +124,7 @@ def test_what_has_the_encoders_size_already_is_not_changed(mode: Any) -> None:
 def test_shrinking_is_antialiased() -> None:
     stripes = Image.new("L", (512, 512))
     stripes.putdata([255 * (x % 2) for _ in range(512) for x in range(512)])
-    fitted = pixels(fit_to_square(stripes, 64, "squash"))
+    fitted = pixels(fit_to_view(stripes, square(64)))
     assert np.abs(fitted[:, 2:-2] - 127.5).max() < 6
 
 
@@ -132,7 +153,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
 
 def test_cmyk_jpegs_are_converted() -> None:
     data = encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG", quality=100)
-    overview = open_picture(data).global_image(16, "squash")
+    overview = open_picture(data).global_image(square(16))
     colour = pixels(decode_jpeg(overview.jpeg)).mean(axis=(0, 1))
     assert colour[0] > 240
     assert colour[1:].max() < 15
@@ -165,9 +186,10 @@ def test_every_exif_orientation_is_turned_upright(tag: int, kind: str) -> None:
     assert picture.size == Size(320, 160)
     assert np.abs(pixels(picture.original()) - pixels(upright)).max() <= 6
     for mode in ("squash", "pad"):
-        fitted = pixels(picture.fitted(64, mode))
-        assert np.abs(fitted - pixels(fit_to_square(upright, 64, mode))).max() <= 4
-    corner = picture.local_image(Region(0, 0, 32, 32), 64, JpegSettings(100, "4:4:4"))
+        view = square(64, mode)
+        fitted = pixels(fit_to_view(picture.shrunk(view), view, picture.size))
+        assert np.abs(fitted - pixels(fit_to_view(upright, view))).max() <= 4
+    corner = picture.local_image(Region(0, 0, 32, 32), square(64), JpegSettings(100, "4:4:4"))
     assert np.abs(pixels(decode_jpeg(corner.jpeg)) - pixels(upright.crop((0, 0, 32, 32)))).max() <= 8
 
 
@@ -196,9 +218,9 @@ def test_scaled_decoding_is_faithful(
 ) -> None:
     data = encoded(photograph(*size, slope, seed=7), "JPEG", quality=92, subsampling=subsampling)
     whole = Image.open(io.BytesIO(data)).convert("RGB")
-    left, top, width, height = place(Size(*size), 144, mode)
+    width, height = place(Size(*size), Size(144, 144), mode)[2:]
     reference = pixels(whole.resize((width, height), Image.Resampling.LANCZOS))
-    fitted = pixels(open_picture(data).fitted(144, mode))[top : top + height, left : left + width]
+    fitted = pixels(open_picture(data).shrunk(square(144, mode)))
     error = np.square(fitted - reference).mean()
     assert error <= 255**2 / 10**3.8, f"PSNR {10 * np.log10(255**2 / error):.1f} dB is below 38 dB"
 
@@ -213,7 +235,7 @@ def test_a_jpeg_is_decoded_at_a_fraction_of_its_size(monkeypatch: pytest.MonkeyP
         return resize(self, *arguments, **named)
 
     monkeypatch.setattr(Image.Image, "resize", spy)
-    open_picture(data).fitted(96, "squash")
+    open_picture(data).shrunk(square(96))
     assert decoded == [(400, 300)]
 
 
@@ -222,8 +244,8 @@ def test_a_file_is_read_once_and_may_be_overwritten(tmp_path: Path) -> None:
     path.write_bytes(encoded(gradient(200, 100)))
     picture = open_picture(str(path))
     path.write_bytes(b"something else")
-    assert picture.global_image(32, "squash").size == Size(32, 32)
-    assert picture.local_image(Region(0, 0, 200, 100), 300).size == Size(200, 100)
+    assert picture.global_image(square(32)).size == Size(32, 32)
+    assert picture.local_image(Region(0, 0, 200, 100), square(300)).size == Size(200, 100)
 
 
 def test_a_given_image_is_neither_changed_nor_kept() -> None:
@@ -239,7 +261,7 @@ def test_metadata_stays_on_the_device() -> None:
     data = encoded(gradient(300, 300), "JPEG", exif=exif, comment=b"also private", icc_profile=b"profile")
     picture = open_picture(data)
     region = Region(0, 0, 50, 50)
-    for sent in (picture.global_image(64, "pad"), picture.local_image(region, 300)):
+    for sent in (picture.global_image(square(64, "pad")), picture.local_image(region, square(300))):
         assert b"private" not in sent.jpeg
         assert b"ICC_PROFILE" not in sent.jpeg
         assert b"Exif" not in sent.jpeg
@@ -247,8 +269,8 @@ def test_metadata_stays_on_the_device() -> None:
 
 def test_quality_and_subsampling_are_used() -> None:
     picture = open_picture(photograph(300, 300, 0.5, seed=1))
-    low = picture.global_image(128, "squash", JpegSettings(20, "4:2:0")).jpeg
-    high = picture.global_image(128, "squash", JpegSettings(95, "4:4:4")).jpeg
+    low = picture.global_image(square(128), JpegSettings(20, "4:2:0")).jpeg
+    high = picture.global_image(square(128), JpegSettings(95, "4:4:4")).jpeg
     assert len(low) * 3 < len(high)
     layers = [Image.open(io.BytesIO(jpeg)).layer for jpeg in (low, high)]  # type: ignore[attr-defined]
     assert [layer[0][1:3] for layer in layers] == [(2, 2), (1, 1)]
@@ -256,7 +278,7 @@ def test_quality_and_subsampling_are_used() -> None:
 
 def test_a_region_outside_the_picture_is_refused() -> None:
     with pytest.raises(GeometryError, match=r"\(0, 0, 41, 30\) reaches outside the picture of 40x30"):
-        open_picture(gradient(40, 30)).local_image(Region(0, 0, 41, 30), 10)
+        open_picture(gradient(40, 30)).local_image(Region(0, 0, 41, 30), square(10))
 
 
 @pytest.mark.parametrize("quality", [0, 101, 50.5, True])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from edge.support import encoded
+from edge.support import encoded, square
 from secondlook.edge import JpegSettings, NotAPictureError, Region, open_picture
 from secondlook.edge.jpeg import upper_rows
 
@@ -54,9 +54,9 @@ def test_a_local_image_is_that_of_the_whole_picture(
     region = Region(left, top, right, bottom)
     opened = open_picture(jpeg)
     for side in data.draw(st.sampled_from([(), (8,), (100,), (8, 100)])):  # decoded at 1/2, and in full
-        opened.global_image(side, "squash")
-    expected = open_picture(whole).local_image(region, 100, BEST)
-    assert opened.local_image(region, 100, BEST) == expected
+        opened.global_image(square(side))
+    expected = open_picture(whole).local_image(region, square(100), BEST)
+    assert opened.local_image(region, square(100), BEST) == expected
     assert opened.original().tobytes() == whole.tobytes()
 
 
@@ -81,7 +81,7 @@ def test_rows_below_the_region_are_not_decoded(
 
     picture = open_picture(encoded(Image.new("RGB", (300, 800)), exif=turned(orientation)))
     monkeypatch.setattr(Image.Image, "crop", spy)
-    picture.local_image(region, 100)
+    picture.local_image(region, square(100))
     assert decoded == [(300, rows)]
 
 
@@ -91,9 +91,9 @@ def test_a_picture_that_ends_too_early_has_its_upper_regions(progressive: bool) 
     cut = open_picture(whole[: len(whole) - (200 if progressive else len(whole) // 3)])
     if not progressive:
         region = Region(0, 0, 64, 200)
-        assert cut.local_image(region, 100) == open_picture(whole).local_image(region, 100)
+        assert cut.local_image(region, square(100)) == open_picture(whole).local_image(region, square(100))
     with pytest.raises(NotAPictureError, match="truncated"):
-        cut.local_image(Region(0, 600, 64, 640), 100)
+        cut.local_image(Region(0, 600, 64, 640), square(100))
 
 
 def test_a_picture_inside_the_header_is_not_taken_for_it() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .geometry import Region, Size
 from .imaging import EncodedPicture
-from .wire import Answer, LookSeconds
+from .wire import Answer, LookSeconds, Relevance
 
 __all__ = ["EdgeAnswer", "StageSeconds"]
 
@@ -46,8 +46,10 @@ class EdgeAnswer:
         original: the picture's upright size.
         bytes_up, bytes_down: bytes of request and reply bodies, repetitions included, for each look.
         pixels: pixels sent, for each look.
+        visual_tokens: tokens of pictures that the model answered from, for each look it answered.
         seconds: time for each stage.
         server_seconds: the server's own times, for each look it answered.
+        relevance: where the model looked, if that was asked for.
         local_image: the second look's picture as it was sent.
     """
 
@@ -64,8 +66,10 @@ class EdgeAnswer:
     bytes_up: tuple[int, ...]
     bytes_down: tuple[int, ...]
     pixels: tuple[int, ...]
+    visual_tokens: tuple[int, ...]
     seconds: StageSeconds
     server_seconds: tuple[LookSeconds, ...]
+    relevance: Relevance | None = None
     local_image: EncodedPicture | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +88,8 @@ class EdgeAnswer:
             "bytes_up": list(self.bytes_up),
             "bytes_down": list(self.bytes_down),
             "pixels": list(self.pixels),
+            "visual_tokens": list(self.visual_tokens),
+            "relevance": self.relevance.model_dump() if self.relevance else None,
             "seconds": asdict(self.seconds),
             "server_seconds": [look.model_dump() for look in self.server_seconds],
         }

@@ -18,7 +18,7 @@ from .errors import SecondLookError, SettingsError
 from .exchange import Call, Effect, Failure, Flow, Surroundings, Wait, resume
 from .imaging import Picture, PictureSource
 from .retry import ClientSettings
-from .wire import AnswerOptions, ModelCard
+from .wire import PROTOCOL, PROTOCOL_HEADER, AnswerOptions, ModelCard
 
 __all__ = ["AsyncEdgeClient", "EdgeClient"]
 
@@ -43,7 +43,11 @@ class _Client:
             "base_url": self.server_url,
             "timeout": httpx.Timeout(self.settings.timeout, connect=self.settings.connect_timeout),
             # Replies are small; without compression, their length is what travels.
-            "headers": {"accept": "application/json", "accept-encoding": "identity"},
+            "headers": {
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                PROTOCOL_HEADER: PROTOCOL,
+            },
             # Redirects are not followed: without TLS, certificates would be loaded for nothing.
             "verify": self.server_url.scheme == "https",
         }

@@ -77,7 +77,7 @@ class Conversation:
         on_stage("prepare_global")
         before = clock()
         global_image = yield from work(
-            lambda: opened.global_image(card.image_size, card.resize_mode, self.settings.global_jpeg)
+            lambda: opened.global_image(card.global_view, self.settings.global_jpeg)
         )
         prepare_global = opening + clock() - before
 
@@ -85,7 +85,7 @@ class Conversation:
         before = clock()
         data = {"question": question, "width": str(opened.size.width), "height": str(opened.size.height)}
         if options is not None:
-            data["options"] = options.model_dump_json(exclude_none=True)
+            data["options"] = options.model_dump_json(exclude_defaults=True)
         traffic = Traffic()
         try:
             reply = yield from self._ask(
@@ -125,6 +125,8 @@ class Conversation:
             original=opened.size,
             bytes_up=tuple(look.up for look in looks),
             bytes_down=tuple(look.down for look in looks),
+            visual_tokens=tuple(said.visual_tokens for said in (final.first, final.second) if said),
+            relevance=final.relevance or reply.relevance,
             pixels=(global_image.size.pixels, *([second.pixels_sent] if second else [])),
             seconds=StageSeconds(
                 prepare_global=prepare_global,
@@ -158,7 +160,7 @@ class Conversation:
         started = clock()
         try:
             image = yield from work(
-                lambda: opened.local_image(region, card.image_size, self.settings.local_jpeg)
+                lambda: opened.local_image(region, card.local_view, self.settings.local_jpeg)
             )
         finally:
             look.preparing = clock() - started

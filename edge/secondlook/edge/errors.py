@@ -10,7 +10,8 @@ SecondLookError
 │   ├── ConnectionFailedError   the server could not be reached, after all retries
 │   ├── ServerBusyError         429 or 503, after all retries
 │   ├── RequestRefusedError     any other status the server answered; carries status and reason
-│   └── UnexpectedReplyError    an answer that is not of this protocol: another server, or another version
+│   └── UnexpectedReplyError    an answer that is not of this protocol: another server
+│       └── ProtocolError           another version of this protocol
 └── (the engine's own branches are drawn in secondlook.engine.errors)
 """
 
@@ -23,6 +24,7 @@ __all__ = [
     "NotAPictureError",
     "PictureError",
     "PictureTooLargeError",
+    "ProtocolError",
     "RequestRefusedError",
     "SecondLookError",
     "ServerBusyError",
@@ -86,3 +88,7 @@ class ServerBusyError(ClientError):
 
 class UnexpectedReplyError(ClientError):
     """The server answered with success, but not with a message of this protocol."""
+
+
+class ProtocolError(UnexpectedReplyError):
+    """The other side speaks another version of the protocol."""

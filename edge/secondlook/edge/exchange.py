@@ -185,7 +185,7 @@ def _read(response: httpx.Response, message: type[Message]) -> Message:
     if not response.is_success:
         raise RequestRefusedError(response.status_code, _reason(response))
     try:
-        return message.model_validate_json(response.content)
+        return message.read(response.content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"

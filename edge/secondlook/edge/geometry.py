@@ -1,20 +1,24 @@
-"""Sizes, regions, and the maps between an attention grid and the original picture.
+"""Sizes, regions, views, and the maps between an attention grid and the original picture.
 
 Three frames occur. *Original pixels*: x to the right, y down, (0, 0) the top left corner of the upright
-picture. *Encoder pixels*: the encoder's input square, into which the picture was squashed or padded. *Grid
-cells*: that square divided into rows and columns. Coordinates are continuous: pixel i covers [i, i + 1).
+picture. *Target pixels*: what the model takes, into which the picture was squashed or padded. *Grid cells*:
+that rectangle divided into rows and columns. Coordinates are continuous: pixel i covers [i, i + 1).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple, get_args
 
 from .errors import GeometryError
-from .wire import ResizeMode
+from .wire import Budget, Fit, Fixed, View
 
-__all__ = ["GridMap", "Placement", "Rectangle", "Region", "Size", "place", "shrunk"]
+__all__ = ["GridMap", "Placement", "Rectangle", "Region", "Size", "place", "sent_size", "target"]
+
+_MOST_SLENDER = 200
+"""Longer sides over shorter ones above this have no size under a budget, as in the models' own processors."""
 
 
 def _check_whole(**values: int) -> None:
@@ -28,12 +32,6 @@ def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise GeometryError(f"{name} must be at least 1, not {value}")
-
-
-def check_resize_mode(mode: str) -> None:
-    """Raise `GeometryError` unless `mode` is one of the `ResizeMode`s."""
-    if mode not in get_args(ResizeMode):
-        raise GeometryError(f"resize mode must be one of {', '.join(get_args(ResizeMode))}, not {mode!r}")
 
 
 @dataclass(frozen=True)
@@ -112,35 +110,79 @@ class Region:
 
 
 class Placement(NamedTuple):
-    """Where the picture lies inside the encoder's square, in encoder pixels."""
+    """Where the picture lies inside the target, in target pixels."""
 
     left: int
     top: int
     width: int
     height: int
 
+    @property
+    def size(self) -> Size:
+        return Size(self.width, self.height)
 
-def place(image: Size, side: int, mode: ResizeMode) -> Placement:
-    """Where a picture of this size goes in a square of `side` pixels.
 
-    `squash` fills the square. `pad` keeps the aspect ratio: the longer side fills the square, the shorter one
-    is rounded to whole pixels (at least 1) and centred, an odd pixel left over going right or to the bottom.
+def target(view: View, original: Size) -> Size:
+    """What the model takes of an original (or region) of this size.
+
+    Under a budget both sides are the nearest multiples, and smaller or larger ones where the picture would
+    have too many or too few pixels: the rule of Qwen2-VL (Wang et al., arXiv 2409.12191), equal to
+    `smart_resize` of its published processor for every size.
+
+    Raises:
+        GeometryError: under a budget, one side is more than 200 times the other.
     """
-    _check_positive(side=side)
-    check_resize_mode(mode)
-    if mode == "squash":
-        return Placement(0, 0, side, side)
-    width = _scaled(image.width, side, image.longer)
-    height = _scaled(image.height, side, image.longer)
-    return Placement((side - width) // 2, (side - height) // 2, width, height)
+    rule = view.size
+    if isinstance(rule, Fixed):
+        return Size(rule.width, rule.height)
+    return _within_budget(rule, original)
 
 
-def shrunk(size: Size, side: int) -> Size:
-    """`size` with its longer side brought down to `side`, aspect ratio kept; as it is if no larger."""
-    _check_positive(side=side)
-    if size.longer <= side:
-        return size
-    return Size(_scaled(size.width, side, size.longer), _scaled(size.height, side, size.longer))
+def _within_budget(rule: Budget, original: Size) -> Size:
+    width, height, multiple = original.width, original.height, rule.multiple
+    if max(width, height) / min(width, height) > _MOST_SLENDER:
+        raise GeometryError(
+            f"a picture of {original} pixels is too slender: one side may be {_MOST_SLENDER} times the other"
+        )
+    across, down = round(width / multiple) * multiple, round(height / multiple) * multiple
+    if across * down > rule.most_pixels:
+        shrink = math.sqrt(height * width / rule.most_pixels)
+        across = max(multiple, math.floor(width / shrink / multiple) * multiple)
+        down = max(multiple, math.floor(height / shrink / multiple) * multiple)
+    elif across * down < rule.least_pixels:
+        grow = math.sqrt(rule.least_pixels / (height * width))
+        across = math.ceil(width * grow / multiple) * multiple
+        down = math.ceil(height * grow / multiple) * multiple
+    return Size(across, down)
+
+
+def place(image: Size, target: Size, fit: Fit) -> Placement:
+    """Where a picture of this size goes in a target.
+
+    `squash` fills it. `pad` keeps the aspect ratio: the picture is as large as fits, its other side rounded
+    to whole pixels (at least 1) and centred, an odd pixel left over going right or to the bottom.
+    """
+    if fit not in get_args(Fit):
+        raise GeometryError(f"fit must be one of {', '.join(get_args(Fit))}, not {fit!r}")
+    if fit == "squash":
+        return Placement(0, 0, target.width, target.height)
+    if image.width * target.height >= image.height * target.width:
+        width, height = target.width, _scaled(image.height, target.width, image.width)
+    else:
+        width, height = _scaled(image.width, target.height, image.height), target.height
+    return Placement((target.width - width) // 2, (target.height - height) // 2, width, height)
+
+
+def sent_size(view: View, original: Size) -> Size:
+    """How large an edge sends an original (or region) of this size: never enlarged, and never padded.
+
+    The server enlarges it, and pads it, to the target.
+
+    Raises:
+        GeometryError: see `target`.
+    """
+    placed = place(original, target(view, original), view.fit)
+    return Size(min(placed.width, original.width), min(placed.height, original.height))
 
 
 def _scaled(length: int, numerator: int, denominator: int) -> int:
@@ -159,45 +201,45 @@ class Rectangle(NamedTuple):
 
 @dataclass(frozen=True)
 class GridMap:
-    """The map between grid cells and original pixels for one picture, resize mode and grid.
+    """The map between grid cells and original pixels for one picture, target, fit and grid.
 
-    It follows the placement that `place` computes in whole encoder pixels, which is where the picture really
-    lies in what the encoder sees. Coordinates are computed as fractions, so the two directions are exact
+    It follows the placement that `place` computes in whole target pixels, which is where the picture really
+    lies in what the model sees. Coordinates are computed as fractions, so the two directions are exact
     inverses.
 
     Attributes:
         image: the original picture's size.
-        side: the encoder's input side, in pixels.
-        mode: how the picture was fitted to the square.
-        rows, columns: the grid over the square.
+        target: what the model takes.
+        fit: how the picture was fitted to it.
+        rows, columns: the grid over the target.
     """
 
     image: Size
-    side: int
-    mode: ResizeMode
+    target: Size
+    fit: Fit
     rows: int
     columns: int
 
     def __post_init__(self) -> None:
-        _check_positive(side=self.side, rows=self.rows, columns=self.columns)
-        check_resize_mode(self.mode)
+        _check_positive(rows=self.rows, columns=self.columns)
+        place(self.image, self.target, self.fit)
 
     @property
     def placement(self) -> Placement:
-        return place(self.image, self.side, self.mode)
+        return place(self.image, self.target, self.fit)
 
     def to_grid(self, x: float | Fraction, y: float | Fraction) -> tuple[Fraction, Fraction]:
         """Original pixels (x, y) → grid (column, row); both continuous, cell i covering [i, i + 1)."""
         left, top, width, height = self.placement
-        column = (left + Fraction(x) * width / self.image.width) * self.columns / self.side
-        row = (top + Fraction(y) * height / self.image.height) * self.rows / self.side
+        column = (left + Fraction(x) * width / self.image.width) * self.columns / self.target.width
+        row = (top + Fraction(y) * height / self.image.height) * self.rows / self.target.height
         return column, row
 
     def to_pixels(self, column: float | Fraction, row: float | Fraction) -> tuple[Fraction, Fraction]:
         """Grid (column, row) → original pixels (x, y): the exact inverse of `to_grid`."""
         left, top, width, height = self.placement
-        x = (Fraction(column) * self.side / self.columns - left) * self.image.width / width
-        y = (Fraction(row) * self.side / self.rows - top) * self.image.height / height
+        x = (Fraction(column) * self.target.width / self.columns - left) * self.image.width / width
+        y = (Fraction(row) * self.target.height / self.rows - top) * self.image.height / height
         return x, y
 
     def cell_rectangle(self, row: int, column: int) -> Rectangle:

@@ -1,4 +1,4 @@
-"""The two pictures an edge sends: the whole at the encoder's size, and a part at the original's sharpness."""
+"""The two pictures an edge sends: the whole, shrunk, and a part at the original's sharpness."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .formats import (
     upright_rgb,
     upright_size,
 )
-from .geometry import Region, Size, place, shrunk
+from .geometry import Region, Size, place, sent_size, target
 from .jpeg import upper_rows
-from .wire import ResizeMode
+from .wire import Filter, View
 
 __all__ = [
     "GLOBAL_JPEG",
@@ -40,7 +40,7 @@ __all__ = [
     "Subsampling",
     "decode_jpeg",
     "encode_jpeg",
-    "fit_to_square",
+    "fit_to_view",
     "open_picture",
 ]
 
@@ -50,8 +50,12 @@ PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 """Chroma resolution of a JPEG: full, halved across, or halved both ways."""
 
-# OpenAI CLIP's image mean times 255: what CLIP's normalisation turns into zero.
-PAD_COLOUR = (122, 116, 104)
+_RESAMPLING: dict[Filter, Image.Resampling] = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+}
 
 # JPEG's scaled decoding stops at an image at least this many times larger than wanted, and the antialiased
 # filter does the rest. 1 would be fastest, but the inverse DCT's box filter then shows.
@@ -106,23 +110,36 @@ def encode_jpeg(image: Image.Image, settings: JpegSettings) -> EncodedPicture:
     return EncodedPicture(buffer.getvalue(), Size(*image.size))
 
 
-def fit_to_square(image: Image.Image, side: int, mode: ResizeMode) -> Image.Image:
-    """A new square RGB image of `side` pixels, antialiased (Lanczos).
+def fit_to_view(image: Image.Image, view: View, original: Size | None = None) -> Image.Image:
+    """A new RGB image of the size that the model takes, antialiased.
 
-    `squash` stretches the picture to the square; `pad` centres it, aspect ratio kept, on CLIP's mean colour
+    `squash` stretches the picture to it; `pad` centres it, its shape kept, on the view's colour
     (`secondlook.edge.geometry.place` says where). An RGB picture of that size already comes back unchanged.
+
+    Args:
+        original: the size of what the image shows, if that was shrunk; by default its own.
+
+    Raises:
+        GeometryError: see `secondlook.edge.geometry.target`.
     """
-    left, top, width, height = place(Size(*image.size), side, mode)
-    resized = to_rgb(image).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return _on_square(resized, left, top, side)
-
-
-def _on_square(resized: Image.Image, left: int, top: int, side: int) -> Image.Image:
-    if resized.size == (side, side):
+    shown = Size(*image.size) if original is None else original
+    wanted = target(view, shown)
+    placed = place(shown, wanted, view.fit)
+    resized = _resized(to_rgb(image), placed.size, view)
+    if placed.size == wanted:
         return resized
-    square = Image.new("RGB", (side, side), PAD_COLOUR)
-    square.paste(resized, (left, top))
-    return square
+    canvas = Image.new("RGB", (wanted.width, wanted.height), view.pad_colour)
+    canvas.paste(resized, (placed.left, placed.top))
+    return canvas
+
+
+def _resized(
+    image: Image.Image, size: Size, view: View, box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """An image, or the box of it, in another size."""
+    if box is None and image.size == (size.width, size.height):
+        return image.copy()
+    return image.resize((size.width, size.height), _RESAMPLING[view.filter], box=box, reducing_gap=3.0)
 
 
 class Picture:
@@ -158,37 +175,37 @@ class Picture:
         with reading(self._name):
             return upright_rgb(_open_jpeg(io.BytesIO(self._source)))
 
-    def fitted(self, side: int, mode: ResizeMode) -> Image.Image:
-        """The global image before compression: an RGB square; see `fit_to_square`.
+    def shrunk(self, view: View) -> Image.Image:
+        """The global image before compression: RGB, in the size that is sent, neither enlarged nor padded.
 
         Raises:
             NotAPictureError: the picture is damaged or truncated.
+            GeometryError: see `secondlook.edge.geometry.target`.
         """
+        size = sent_size(view, self.size)
         if isinstance(self._source, Image.Image):
-            return fit_to_square(self._source, side, mode)
-        left, top, width, height = place(self.size, side, mode)
-        target = (height, width) if self._turn in SIDEWAYS else (width, height)
+            return _resized(self._source, size, view)
+        stored_size = Size(size.height, size.width) if self._turn in SIDEWAYS else size
         with reading(self._name):
             image = _open_jpeg(io.BytesIO(self._source))
             stored = image.size
-            wanted = (target[0] * _DRAFT_MARGIN, target[1] * _DRAFT_MARGIN)
+            wanted = (stored_size.width * _DRAFT_MARGIN, stored_size.height * _DRAFT_MARGIN)
             # The box says, in decoded pixels, how far the picture reaches: libjpeg rounds its size up.
             drafted = image.draft(None, wanted)
             box = drafted[1] if drafted else (0, 0, *image.size)
             image.load()
             decoded = to_rgb(image)
-            resized = decoded.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-        fitted = _on_square(self._upright(resized), left, top, side)
+            resized = self._upright(_resized(decoded, stored_size, view, box))
         if decoded.size == stored:  # too small for scaled decoding: a local image need not decode it again
             self._source, self._turn = self._upright(decoded), 1
-        return fitted
+        return resized
 
-    def global_image(self, side: int, mode: ResizeMode, jpeg: JpegSettings = GLOBAL_JPEG) -> EncodedPicture:
-        """The whole picture at the encoder's size, as a square JPEG of `side` pixels."""
-        return encode_jpeg(self.fitted(side, mode), jpeg)
+    def global_image(self, view: View, jpeg: JpegSettings = GLOBAL_JPEG) -> EncodedPicture:
+        """The whole picture as a JPEG, in the size that is sent for a view."""
+        return encode_jpeg(self.shrunk(view), jpeg)
 
-    def local_image(self, region: Region, side: int, jpeg: JpegSettings = LOCAL_JPEG) -> EncodedPicture:
-        """One region of the original as a JPEG: shrunk until no side is above `side`, never enlarged.
+    def local_image(self, region: Region, view: View, jpeg: JpegSettings = LOCAL_JPEG) -> EncodedPicture:
+        """One region of the original as a JPEG, in the size that is sent for a view: never enlarged.
 
         Raises:
             GeometryError: the region reaches outside the picture.
@@ -196,11 +213,7 @@ class Picture:
         """
         if not region.within(self.size):
             raise GeometryError(f"region {region} reaches outside the picture of {self.size} pixels")
-        target = shrunk(region.size, side)
-        part = self._part(region)
-        if target != region.size:
-            part = part.resize((target.width, target.height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        return encode_jpeg(part, jpeg)
+        return encode_jpeg(_resized(self._part(region), sent_size(view, region.size), view), jpeg)
 
     def _part(self, region: Region) -> Image.Image:
         """A region's pixels, upright, RGB."""

@@ -8,30 +8,60 @@
 
 `image` is a JPEG part (`image/jpeg`), `width` and `height` are the original picture's size in pixels, and
 `options` is an `AnswerOptions` as JSON text (absent: the server's defaults).
+
+How large a picture is sent follows from the card's views and the size of what it shows
+(`secondlook.edge.geometry.sent_size`); the server works out the same size from `width` and `height` or from
+its region, never from the picture that came.
+
+Both sides say which version they speak (`PROTOCOL`): the server in its card, a client in the header
+`secondlook-protocol`. Versions of one major number understand each other: what a newer server adds to a reply
+is passed over by an older client.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import base64
+import json
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .errors import ProtocolError, UnexpectedReplyError
 
 __all__ = [
+    "PROTOCOL",
+    "PROTOCOL_HEADER",
     "Aggregation",
     "Answer",
     "AnswerOptions",
     "AnswerReply",
     "Box",
+    "Budget",
     "ErrorReply",
+    "Filter",
+    "Fit",
+    "Fixed",
+    "Limits",
     "LookSeconds",
     "Measure",
     "ModelCard",
     "PendingSession",
-    "ResizeMode",
+    "Relevance",
+    "View",
+    "check_protocol",
 ]
 
-ResizeMode = Literal["squash", "pad"]
-"""How a picture is fitted to the encoder's square: stretched to it, or padded to a square first."""
+PROTOCOL: Final = "2.0"
+"""The version of all that is described here, major.minor."""
+
+PROTOCOL_HEADER: Final = "secondlook-protocol"
+"""The header of a request that says which version its client speaks."""
+
+Fit = Literal["squash", "pad"]
+"""How a picture is fitted to the size that a model takes: stretched to it, or padded, its shape kept."""
+
+Filter = Literal["lanczos", "bicubic", "bilinear", "box"]
+"""How pixels are resampled: Pillow's filters of these names, antialiased."""
 
 Measure = Literal["min_entropy", "shannon_entropy", "margin"]
 """Per-token uncertainty: -ln max p, -Σ p ln p, or 1 - (p₁ - p₂). All grow with doubt."""
@@ -40,26 +70,127 @@ Aggregation = Literal["all", "first", "first_k"]
 """Which output tokens the mean is taken over."""
 
 
-class WireModel(BaseModel):
-    """Base of every message: immutable, unknown keys refused."""
+def check_protocol(spoken: object, who: str) -> None:
+    """Refuse another major version than ours, in one line that says what to do.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Args:
+        spoken: what the other side says it speaks.
+        who: the other side, such as "the server".
+
+    Raises:
+        ProtocolError: it is another major version, or none.
+    """
+    major = PROTOCOL.partition(".")[0]
+    if not isinstance(spoken, str) or spoken.partition(".")[0] != major:
+        said = f"protocol {spoken}" if isinstance(spoken, str) else "an older protocol"
+        raise ProtocolError(
+            f"{who} speaks {said}, and this side {PROTOCOL}: install the same version of secondlook on both"
+        )
+
+
+MessageT = TypeVar("MessageT", bound="WireModel")
+
+
+class WireModel(BaseModel):
+    """Base of every message: immutable; what a newer version of this protocol adds is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def read(cls: type[MessageT], content: bytes) -> MessageT:
+        """A message from JSON, as it came.
+
+        Raises:
+            ValidationError: it is not this message.
+        """
+        return cls.model_validate_json(content)
+
+
+class Fixed(WireModel):
+    """One size for all pictures, in pixels."""
+
+    kind: Literal["fixed"] = "fixed"
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+
+
+class Budget(WireModel):
+    """A size for each picture: its shape nearly kept, in multiples of a cell, within bounds of pixels."""
+
+    kind: Literal["budget"] = "budget"
+    multiple: int = Field(gt=0, description="Of which both sides are multiples, in pixels.")
+    least_pixels: int = Field(gt=0)
+    most_pixels: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _check_pixels(self) -> Budget:
+        if not max(self.least_pixels, self.multiple**2) <= self.most_pixels:
+            raise ValueError(
+                f"a budget of {self.least_pixels} to {self.most_pixels} pixels holds no picture whose sides "
+                f"are multiples of {self.multiple}"
+            )
+        return self
+
+
+class View(WireModel):
+    """What a model sees of a picture: how large, and how the picture is brought to that size."""
+
+    size: Annotated[Fixed | Budget, Field(discriminator="kind")]
+    fit: Fit = "squash"
+    pad_colour: tuple[int, int, int] = Field(
+        default=(122, 116, 104), description="RGB around a padded picture; CLIP's mean by default."
+    )
+    filter: Filter = "lanczos"
+
+
+class Limits(WireModel):
+    """What the server takes at most."""
+
+    max_body_bytes: int
+    max_question_characters: int
+    max_new_tokens: int
+    max_original_pixels: int
 
 
 class ModelCard(WireModel):
     """What an edge must know about the server's model to prepare pictures for it."""
 
+    protocol: str = PROTOCOL
+    version: str = Field(default="", description="Of the server's software.")
     name: str
-    image_size: int = Field(gt=0, description="Side of the vision encoder's square input, in pixels.")
-    resize_mode: ResizeMode
+    global_view: View = Field(description="Of the whole picture, for the first look.")
+    local_view: View = Field(description="Of a region, for the second look.")
+    crop_size: int = Field(gt=0, description="Side of the smallest region asked for, in original pixels.")
     threshold: float = Field(ge=0, description="Default uncertainty threshold η, in nats for the entropies.")
+    limits: Limits | None = Field(default=None, description="None: nothing but the engine's own.")
+
+    @classmethod
+    def read(cls, content: bytes) -> ModelCard:
+        """
+        Raises:
+            ValidationError: it is no card.
+            ProtocolError: it is one of another major version.
+        """
+        try:
+            values = json.loads(content)
+        except ValueError:
+            values = None  # said by the validation
+        if isinstance(values, dict) and values.keys() & {
+            "protocol",
+            "image_size",
+        }:  # a card of 1.0 had no version
+            check_protocol(values.get("protocol"), "the server")
+        return super().read(content)
 
 
 class AnswerOptions(WireModel):
-    """Per-request choices. What is None takes the server's default.
+    """Per-request choices. What is None takes the server's default; unknown keys are refused.
 
     A threshold belongs to its measure: where it decides, another measure than the server's needs its own.
+    `relevance` asks for the map that the region is sought in, whether a region is sought or not.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     measure: Measure | None = None
@@ -70,6 +201,7 @@ class AnswerOptions(WireModel):
     decide_after: int | None = Field(default=None, ge=1)
     second_look: Literal["auto", "always", "never"] = "auto"
     max_new_tokens: int | None = Field(default=None, ge=1)
+    relevance: bool = False
 
 
 class Box(WireModel):
@@ -87,6 +219,7 @@ class Answer(WireModel):
     text: str
     uncertainty: float
     tokens: int = Field(ge=0, description="Output tokens, the end token included.")
+    visual_tokens: int = Field(ge=0, description="Tokens of the pictures that it was answered from.")
     complete: bool = Field(
         default=True, description="Whether this is all of it, or it is still being written."
     )
@@ -109,6 +242,34 @@ class PendingSession(WireModel):
     expires_in: float = Field(gt=0, description="Seconds until the first answer stands as final.")
 
 
+class Relevance(WireModel):
+    """Relative attention over the whole original: the question's, divided by that of a generic question.
+
+    Cell (row, column) of `height` rows and `width` columns is byte row * width + column of `data`, scaled so
+    that the largest is 255. In fit pad the cells cover the padding too.
+    """
+
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    data: str = Field(description="Base64 of height * width bytes, row by row.")
+
+    def rows(self) -> list[list[int]]:
+        """`height` rows of `width` numbers from 0 to 255.
+
+        Raises:
+            UnexpectedReplyError: the data is not as many bytes.
+        """
+        try:
+            cells = base64.b64decode(self.data, validate=True)
+        except ValueError as error:
+            raise UnexpectedReplyError(f"the relevance map is not base64: {error}") from error
+        if len(cells) != self.width * self.height:
+            raise UnexpectedReplyError(
+                f"the relevance map has {len(cells)} bytes, not {self.width} times {self.height}"
+            )
+        return [list(cells[row * self.width : (row + 1) * self.width]) for row in range(self.height)]
+
+
 class AnswerReply(WireModel):
     """The final answer, or the first answer with the region the server wants to see.
 
@@ -124,6 +285,7 @@ class AnswerReply(WireModel):
     second: Answer | None = None
     region: Box | None = None
     session: PendingSession | None = None
+    relevance: Relevance | None = None
     seconds: LookSeconds = LookSeconds()
 
 
