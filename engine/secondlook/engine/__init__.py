@@ -10,13 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secondlook.engine.decode.plans import ATTENTION
     from secondlook.engine.encoders.choice import EncoderChoice, with_vision
     from secondlook.engine.encoders.engine_manifest import BuildOptions
     from secondlook.engine.encoders.engine_store import RebuildNeededError, UntrustedEngineError
     from secondlook.engine.encoders.manifest import EncoderManifest, read_manifest
     from secondlook.engine.encoders.profiles import BatchProfile
-    from secondlook.engine.engine import AttentionMaps, Engine, FinalAnswer, FirstLook, Look, Pending
+    from secondlook.engine.engine import Engine
     from secondlook.engine.errors import (
         AnsweredSessionError,
         DeviceError,
@@ -46,15 +45,17 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from secondlook.engine.method.budget import Budget, BudgetSettings
-    from secondlook.engine.method.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
+    from secondlook.engine.method.decision import no_detail_to_gain
+    from secondlook.engine.method.policy import Policy, keep_second
     from secondlook.engine.method.policy_file import PolicyFile, read_policy
     from secondlook.engine.method.region import RegionSettings, find_region
     from secondlook.engine.method.uncertainty import TokenStatistics, aggregate
+    from secondlook.engine.models.attention import ATTENTION
+    from secondlook.engine.models.base import Features, Picture, Prompt, VisionEncoder, VisionLanguageModel
     from secondlook.engine.models.checkpoint import DType, load_model
-    from secondlook.engine.models.llava import LlavaAdapter
-    from secondlook.engine.models.look_settings import LookSettings
     from secondlook.engine.models.prompts import GENERIC_QUESTION
-    from secondlook.engine.models.vision import VisionEncoder
+    from secondlook.engine.models.settings import Localisation, LookSettings
+    from secondlook.engine.results import AttentionMaps, FinalAnswer, FirstLook, Look, Pending, Question
 
 __all__ = [
     "ATTENTION",
@@ -75,12 +76,13 @@ __all__ = [
     "Engine",
     "EngineFailedError",
     "ExpiredSessionError",
+    "Features",
     "FinalAnswer",
     "FirstLook",
     "IncompleteModelError",
     "InvalidEncoderError",
     "InvalidModelError",
-    "LlavaAdapter",
+    "Localisation",
     "Look",
     "LookSettings",
     "ModelError",
@@ -89,10 +91,13 @@ __all__ = [
     "NonFiniteError",
     "OutOfMemoryError",
     "Pending",
+    "Picture",
     "PictureMismatchError",
     "Policy",
     "PolicyFile",
     "PolicyFileError",
+    "Prompt",
+    "Question",
     "QuestionError",
     "QuestionTooLongError",
     "QueueFullError",
@@ -107,6 +112,7 @@ __all__ = [
     "UnsupportedModelError",
     "UntrustedEngineError",
     "VisionEncoder",
+    "VisionLanguageModel",
     "aggregate",
     "find_region",
     "keep_second",
@@ -114,14 +120,13 @@ __all__ = [
     "no_detail_to_gain",
     "read_manifest",
     "read_policy",
-    "wants_second_look",
     "with_vision",
 ]
 
 _HOMES = {
-    "ATTENTION": "decode.plans",
+    "ATTENTION": "models.attention",
     "AnsweredSessionError": "errors",
-    "AttentionMaps": "engine",
+    "AttentionMaps": "results",
     "BatchProfile": "encoders.profiles",
     "BuildOptions": "encoders.engine_manifest",
     "Budget": "method.budget",
@@ -136,25 +141,26 @@ _HOMES = {
     "Engine": "engine",
     "EngineFailedError": "errors",
     "ExpiredSessionError": "errors",
-    "FinalAnswer": "engine",
-    "FirstLook": "engine",
+    "FinalAnswer": "results",
+    "FirstLook": "results",
     "GENERIC_QUESTION": "models.prompts",
     "IncompleteModelError": "errors",
     "InvalidEncoderError": "errors",
     "InvalidModelError": "errors",
-    "LlavaAdapter": "models.llava",
-    "Look": "engine",
-    "LookSettings": "models.look_settings",
+    "Localisation": "models.settings",
+    "Look": "results",
+    "LookSettings": "models.settings",
     "ModelError": "errors",
     "ModelNotFoundError": "errors",
     "ModelNotReadyError": "errors",
     "NonFiniteError": "errors",
     "OutOfMemoryError": "errors",
-    "Pending": "engine",
+    "Pending": "results",
     "PictureMismatchError": "errors",
     "Policy": "method.policy",
     "PolicyFile": "method.policy_file",
     "PolicyFileError": "errors",
+    "Question": "results",
     "QuestionError": "errors",
     "QuestionTooLongError": "errors",
     "QueueFullError": "errors",
@@ -168,15 +174,18 @@ _HOMES = {
     "UnknownSessionError": "errors",
     "UnsupportedModelError": "errors",
     "UntrustedEngineError": "encoders.engine_store",
-    "VisionEncoder": "models.vision",
+    "VisionEncoder": "models.base",
+    "VisionLanguageModel": "models.base",
+    "Features": "models.base",
+    "Prompt": "models.base",
+    "Picture": "models.pictures",
     "aggregate": "method.uncertainty",
     "find_region": "method.region",
     "keep_second": "method.policy",
     "load_model": "models.checkpoint",
-    "no_detail_to_gain": "method.policy",
+    "no_detail_to_gain": "method.decision",
     "read_manifest": "encoders.manifest",
     "read_policy": "method.policy_file",
-    "wants_second_look": "method.policy",
     "with_vision": "encoders.choice",
 }
 

@@ -1,8 +1,10 @@
 """Looking twice: from a global image and a question to an answer, or to a region worth a second look.
 
-Song & Kim, arXiv 2512.16349, with the region of Zhang et al., arXiv 2502.17422. Nothing here knows of HTTP.
-Each look is a flow (`secondlook.engine.decode.scheduler`), so that many run at once on one model. What waits
-for a local image is a value, `Pending`; whoever holds it decides how long. One thread calls an engine.
+Song & Kim, arXiv 2512.16349, with the region of Zhang et al., arXiv 2502.17422. Nothing here knows of HTTP,
+or of any one model. Each look is a flow (`secondlook.engine.decode.scheduler`), so that many run at once on
+one model. What waits for a local image is a value, `Pending`; whoever holds it decides how long.
+
+A question is checked and tokenised once, by `prepare`, on any thread; one thread does all the rest.
 """
 
 from __future__ import annotations
@@ -13,45 +15,39 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from secondlook.edge.geometry import Size
-from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
-from secondlook.engine.decode.cache import CacheSettings, KVCache, SlotPool
+from secondlook.edge.geometry import Region, Size, place, target
+from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard, View
+from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, SlotPool
 from secondlook.engine.decode.decoder import Decoder, Prompted
+from secondlook.engine.decode.plans import Probe
 from secondlook.engine.decode.prefixes import PrefixIndex
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.decode.scheduler import (
+    AttentionRow,
     Decode,
     Encode,
     Flow,
     Prefill,
     Request,
-    Rows,
     Scheduler,
     Slot,
     Wait,
 )
-from secondlook.engine.errors import NonFiniteError, PictureMismatchError
+from secondlook.engine.errors import NonFiniteError, PictureMismatchError, QuestionTooLongError
 from secondlook.engine.method.budget import Budget
-from secondlook.engine.method.decision import Deciding
-from secondlook.engine.method.policy import Policy, keep_second, no_detail_to_gain
+from secondlook.engine.method.decision import Decider, FinalDecision
+from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.region import RegionSettings, find_region
-from secondlook.engine.models.llava import LlavaAdapter
-from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, Prompt, check_question
-from secondlook.engine.models.vision import Square
-from secondlook.engine.results import (
-    AttentionMaps,
-    FinalAnswer,
-    FinalDecision,
-    FirstLook,
-    Look,
-    Pending,
-)
+from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
+from secondlook.engine.models.pictures import Picture
+from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, GENERIC_QUESTION, check_question
+from secondlook.engine.results import AttentionMaps, FinalAnswer, FirstLook, Look, Pending, Question
 
-__all__ = ["AttentionMaps", "Engine", "FinalAnswer", "FirstLook", "Look", "Pending"]
-
+__all__ = ["Engine"]
 
 _MOST_ROWS: Final = {"cpu": 1024, "cuda": 4096}
 """Rows of prompts, or tokens of pictures, in one pass: enough to keep the device busy, and no more, because
@@ -75,7 +71,7 @@ class Engine:
 
     def __init__(
         self,
-        model: LlavaAdapter,
+        model: VisionLanguageModel,
         policy: Policy | None = None,
         region: RegionSettings | None = None,
         cache: CacheSettings | None = None,
@@ -83,41 +79,29 @@ class Engine:
         max_question_characters: int = DEFAULT_MAX_CHARACTERS,
         budget: Budget | None = None,
     ) -> None:
-        settings, layout = model.settings, model.layout
         cache = CacheSettings() if cache is None else cache
         self.model = model
-        self.policy = Policy(threshold=settings.threshold) if policy is None else policy
-        self.region = (
-            RegionSettings(crop_size=settings.crop_size, min_cells=settings.min_cells)
-            if region is None
-            else region
-        )
+        self.policy = Policy(threshold=model.settings.threshold) if policy is None else policy
+        self.region = model.localisation.region if region is None else region
         self.budget = budget
-        self._deciding = Deciding(self.policy, model.image_size, budget)
+        self._decider = Decider(self.policy, model.global_view, budget)
         self._max_question_characters = max_question_characters
-        self._capacity = min(layout.context, 2 * layout.tokens_per_image + cache.text_tokens)
-        slot_bytes = KVCache.slot_bytes(model.decoder_config, self._capacity, model.dtype)
+        self._capacity = min(model.context, sum(model.most_visual_tokens) + cache.text_tokens)
+        slot_bytes = model.decoder.slot_bytes(self._capacity, model.dtype)
         self._pool = SlotPool(cache.slots(slot_bytes, model.device))
-        self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity)
-        most_rows = _MOST_ROWS[model.device.type]
-        self._scheduler = Scheduler(
-            self._decoder,
-            self._pool,
-            len(layout.prefix),
-            most_images=max(1, most_rows // layout.tokens_per_image),
-            most_rows=most_rows,
-        )
+        self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity, _probe(model))
+        self._scheduler = Scheduler(self._decoder, self._pool, model.encode, _MOST_ROWS[model.device.type])
         self.prefixes = PrefixIndex(self._pool.count)
-        self._generic = layout.generic
 
     @property
     def card(self) -> ModelCard:
         """What an edge must know to prepare pictures; under a budget with the threshold that it tracks."""
         return ModelCard(
             name=self.model.name,
-            image_size=self.model.image_size,
-            resize_mode=self.model.settings.resize_mode,
-            threshold=self._deciding.threshold,
+            global_view=self.model.global_view,
+            local_view=self.model.local_view,
+            crop_size=self.region.crop_size,
+            threshold=self._decider.threshold,
         )
 
     @property
@@ -130,76 +114,95 @@ class Engine:
         """Looks that wait for a slot."""
         return self._scheduler.waiting
 
-    def square(self, image: Image.Image) -> Square:
-        """A picture as the looks take it. May be called on any thread, to keep work from the engine's."""
-        return self.model.square(image)
-
-    def check(self, question: str, options: AnswerOptions | None = None) -> None:
-        """Raise the QuestionError that `first_look` would raise, without answering."""
-        options = AnswerOptions() if options is None else options
-        check_question(question, self._max_question_characters)
-        self._prompt(question, 1 if options.second_look == "never" else 2, self._max_new_tokens(options))
-
-    def first_look(
+    def prepare(
         self,
-        global_image: Image.Image | Square,
-        question: str,
-        original: Size,
-        options: AnswerOptions | None = None,
-    ) -> FirstLook:
-        """Answer from the global image, and decide whether to look again.
-
-        Args:
-            global_image: the whole picture, already fitted to the encoder's square by the model's resize
-                mode.
-            original: size of the original it was made from.
-
-        Raises:
-            QuestionError: the question is empty, too long, or contains reserved text.
-            PictureMismatchError: the global image is not the encoder's square.
-            NonFiniteError: the model computed NaN or infinity.
-        """
-        return self._scheduler.run(self.start_first_look(global_image, question, original, options))
-
-    def second_look(self, pending: Pending, local_image: Image.Image | Square) -> FinalAnswer:
-        """Answer again from global and local image together, and keep one of the answers.
-
-        `pending` is not used up: the same look may be repeated.
-
-        Raises:
-            PictureMismatchError: the local image is larger than the region, or of another shape.
-            NonFiniteError: the model computed NaN or infinity.
-        """
-        return self._scheduler.run(self.start_second_look(pending, local_image))
-
-    def start_first_look(
-        self,
-        global_image: Image.Image | Square,
+        global_image: Image.Image,
         question: str,
         original: Size,
         options: AnswerOptions | None = None,
         *,
         client: str = "",
-        on_region: Callable[[FirstLook], None] | None = None,
-    ) -> Request[FirstLook]:
-        """Begin a first look; `round` goes on with it. Raises as `first_look`, of NaN later, in its future.
+    ) -> Question:
+        """Check and tokenise a question, and bring its picture to the size that the model takes.
+
+        May be called on any thread, to keep work from the engine's.
 
         Args:
-            client: whose picture it is: what was computed for one client's picture is never another's.
-            on_region: called with what is known so far if the region is known before the answer is complete.
+            global_image: the whole original, shrunk as the model's view says, or smaller.
+            original: the size of the original.
+            client: whose picture it is.
+
+        Raises:
+            QuestionError: the question is empty, too long, or contains reserved text.
+            SettingsError: the options contradict the policy.
+            PictureMismatchError: the image is larger than the model takes of such an original.
+            GeometryError: the original has no size under the model's view.
         """
         options = AnswerOptions() if options is None else options
-        self.check(question, options)
-        picture = self._square(global_image)
-        self._check_global(picture)
-        policy, spent = self.policy.with_options(options), dict[str, float]()
-        flow = self._first(picture, question, original, options, policy, client, on_region, spent)
-        return self._scheduler.start(flow, spent)
+        model = self.model
+        check_question(question, self._max_question_characters)
+        policy = self.policy.with_options(options)
+        limit = options.max_new_tokens or model.settings.max_new_tokens
+        picture = self._picture(global_image, model.global_view, original, "global image")
+        prompt = model.prompt(question, (picture.grid,))
+        rows = len(prompt.ids)
+        if options.second_look != "never":  # then with the largest local image that there may be
+            both = model.prompt(question, (picture.grid, picture.grid))
+            start, stop = both.spans[1]
+            rows = len(both.ids) - (stop - start) + model.most_visual_tokens[1]
+        self._check_room(rows, limit)
+        return Question(question, picture, prompt, options, policy, limit, client)
+
+    def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
+        """Bring a region's picture to the size that the model takes. May be called on any thread.
+
+        Raises:
+            PictureMismatchError: the image is larger than the model takes of such a region.
+            GeometryError: the region has no size under the model's view.
+        """
+        return self._picture(local_image, self.model.local_view, pending.region.size, "local image")
+
+    def first_look(
+        self,
+        global_image: Image.Image,
+        question: str,
+        original: Size,
+        options: AnswerOptions | None = None,
+    ) -> FirstLook:
+        """Answer from the global image, and decide whether to look again. Raises as `prepare`, and
+
+        Raises:
+            NonFiniteError: the model computed NaN or infinity.
+        """
+        asked = self.prepare(global_image, question, original, options)
+        return self._scheduler.run(self.start_first_look(asked))
+
+    def second_look(self, pending: Pending, local_image: Image.Image) -> FinalAnswer:
+        """Answer again from global and local image together, and keep one of the answers.
+
+        `pending` is not used up: the same look may be repeated. Raises as `prepare_local`, and
+
+        Raises:
+            NonFiniteError: the model computed NaN or infinity.
+        """
+        picture = self.prepare_local(pending, local_image)
+        return self._scheduler.run(self.start_second_look(pending, picture))
+
+    def start_first_look(
+        self, question: Question, *, on_region: Callable[[FirstLook], None] | None = None
+    ) -> Request[FirstLook]:
+        """Begin a first look; `round` goes on with it.
+
+        Args:
+            on_region: called with what is known so far if the region is known before the answer is complete.
+        """
+        spent = dict[str, float]()
+        return self._scheduler.start(self._first(question, on_region, spent), spent)
 
     def start_second_look(
         self,
         pending: Pending,
-        local_image: Image.Image | Square,
+        local_image: Picture,
         *,
         after: Request[FirstLook] | None = None,
         sent_bytes: int = 0,
@@ -207,158 +210,176 @@ class Engine:
         """Begin a second look.
 
         Args:
+            local_image: of `prepare_local`.
             after: its first look, where that may still be going on.
             sent_bytes: of the local image as it was sent, for the budget; 0: not sent.
         """
-        picture = self._square(local_image)
-        _check_local(picture, pending)
         if self.budget is not None and pending.counted and sent_bytes:
             self.budget.received(sent_bytes)
         spent = dict[str, float]()
-        return self._scheduler.start(self._second(pending, picture, after, spent), spent, urgent=True)
+        return self._scheduler.start(self._second(pending, local_image, after, spent), spent, urgent=True)
 
     def round(self) -> bool:
         """Compute a little of every look in progress; False when there is none."""
         return self._scheduler.round()
 
-    def cancel(self, task: Request[FirstLook] | Request[FinalAnswer]) -> None:
+    def cancel(self, request: Request[FirstLook] | Request[FinalAnswer]) -> None:
         """End a look that nobody waits for; its slot is free at once."""
-        self._scheduler.cancel(task)
+        self._scheduler.cancel(request)
 
     def _first(
-        self,
-        picture: Square,
-        question: str,
-        original: Size,
-        options: AnswerOptions,
-        policy: Policy,
-        client: str,
-        on_region: Callable[[FirstLook], None] | None,
-        spent: dict[str, float],
+        self, asked: Question, on_region: Callable[[FirstLook], None] | None, spent: dict[str, float]
     ) -> Flow[FirstLook]:
-        limit = self._max_new_tokens(options)
-        prompt = self._prompt(question, 1, limit)
-        find = partial(self.prefixes.find, client, picture)
+        limit, policy, options = asked.max_new_tokens, asked.policy, asked.options
+        key = self.model.prefix_key(asked.picture, asked.text)
+        find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
         try:
-            reused, probe = prefix is not None, options.second_look != "never"
-            self.prefixes.count(hit=reused)
-            row = yield from self._ask(slot, prompt, picture, limit, reused=reused, probe=probe)
-            kept = self._pool.hold(slot, find())
-            self.prefixes.remember(kept, client, picture)
+            self.prefixes.count(hit=prefix is not None)
+            read = options.second_look != "never" or options.relevance
+            row, projection = yield from self._ask(slot, asked, limit, prefix, probe=read)
+            kept = self._pool.hold(slot, asked.prompt.shared, find())
+            kept.projection = projection
+            self.prefixes.remember(kept, asked.client, key)
             early = yield Decode(slot, min(limit, policy.decide_after))
-            look = self._look(early, policy)
-            counted = self._deciding.counts(policy, options)
-            decision = self._deciding.decide(look.uncertainty, original, policy, options)
+            look = self._look(early, asked.prompt, policy)
+            seen = (look.uncertainty, asked.original, policy, options)
             region, pending, maps = None, None, None
+            unsure = self._decider.decide(*seen) == "unsure"
+            if row is not None and (unsure or options.relevance):
+                seen_by_question = self.model.attention_map(row, projection, asked.prompt)
+                maps = AttentionMaps(seen_by_question, (yield from self._generic(slot, asked, kept)))
+                region = self._region(maps, asked.original)
+            decision = self._decider.settle(*seen, region)
             if decision == "unsure":
-                assert row is not None, "the row is read unless no second look is wanted"
-                if kept.generic is None:
-                    start = len(self.model.layout.prefix)
-                    rest = self.model.embed(self._generic.ids[start:])
-                    kept.generic = yield Rows(Prompted(slot, start, rest))
-                maps = AttentionMaps(row.reshape(self.model.grid), kept.generic.reshape(self.model.grid))
-                mode = self.model.settings.resize_mode
-                region = find_region(maps.question, maps.generic, original, self.region, mode)
-                if no_detail_to_gain(original, self.model.image_size, region):
-                    decision = "no_detail_to_gain"
-                    if self.budget is not None and counted:
-                        self.budget.take_back()
-                else:
-                    claim = kept.claim()
-                    self._pool.hold(slot, kept)  # another slot may have had it, and given it up until now
-                    pending = Pending(kept, picture, question, look, region, policy, limit, counted, claim)
+                assert region is not None, "what is decided without a region is decided at once"
+                claim = kept.claim()
+                self._pool.hold(slot, kept.length, kept)  # another slot may have had it, and given it up
+                pending = Pending(asked, kept, look, region, self._decider.counts(policy, options), claim)
             found = FirstLook(look, decision, region, pending, maps, _seconds(spent))
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
                 if pending is not None and on_region is not None:
                     on_region(found)
-                look = self._look((yield Decode(slot, limit)), policy)
+                look = self._look((yield Decode(slot, limit)), asked.prompt, policy)
             pending = None if pending is None else replace(pending, first=look)
             if kept.claimed:
-                self._pool.hold(slot, kept)  # again: it may have been given up meanwhile, where it was
+                self._pool.hold(slot, kept.length, kept)  # again: where it was, it may have been given up
             return replace(found, look=look, pending=pending, seconds=_seconds(spent))
         finally:
             self._pool.give_back(slot)
 
     def _second(
-        self, pending: Pending, picture: Square, after: Request[FirstLook] | None, spent: dict[str, float]
+        self, pending: Pending, picture: Picture, after: Request[FirstLook] | None, spent: dict[str, float]
     ) -> Flow[FinalAnswer]:
-        limit, layout = pending.max_new_tokens, self.model.layout
+        asked = pending.question
+        limit, policy = asked.max_new_tokens, asked.policy
         if after is not None and after.future.done():
             after.future.result()  # where that failed, nothing can be compared in the end
         slot, prefix = yield Slot(lambda: pending.prefix)
         try:
             if prefix is None:
                 # It was given up: the first look's pass, alone, gives the same keys and values.
-                first = self._prompt(pending.question, 1, limit)
-                yield from self._ask(slot, first, pending.global_image, 1, reused=False, probe=False)
-                self._pool.hold(slot, pending.prefix)
-            feature = yield Encode(picture)
-            prompt, start = self._prompt(pending.question, 2, limit), len(layout.prefix)
-            span = (prompt.spans[1][0] - start, prompt.spans[1][1] - start)
-            embeddings = self.model.embed(prompt.ids[start:], (span,), (feature,))
-            yield Prefill(Prompted(slot, start, embeddings, limit))
-            second = self._look((yield Decode(slot, limit)), pending.policy)
+                yield from self._ask(slot, asked, 1, None, probe=False)
+                self._pool.hold(slot, pending.prefix.length, pending.prefix)
+            prompt = self.model.prompt(asked.text, (asked.picture.grid, picture.grid))
+            self._check_room(len(prompt.ids), limit)
+            features, _ = yield from self._features(picture, asked.text)
+            yield Prefill(self._prompted(slot, prompt, prompt.shared, [features], limit))
+            second = self._look((yield Decode(slot, limit)), prompt, policy)
         finally:
             self._pool.give_back(slot)
         known = pending.first if after is None else (yield Wait(after)).look
-        better = keep_second(known.uncertainty, second.uncertainty, pending.policy)
+        better = keep_second(known.uncertainty, second.uncertainty, policy)
         decision: FinalDecision = "took_second" if better else "kept_first"
         return FinalAnswer(known, second, decision, pending.region, _seconds(spent))
 
     def _ask(
-        self, slot: int, prompt: Prompt, picture: Square, limit: int, *, reused: bool, probe: bool
-    ) -> Flow[Tensor | None]:
-        """[global image | question], or the question alone where the slot holds the image already."""
-        if reused:
-            start = len(self.model.layout.prefix)
-            embeddings = self.model.embed(prompt.ids[start:])
+        self, slot: int, asked: Question, limit: int, prefix: KeptPrefix | None, *, probe: bool
+    ) -> Flow[tuple[Tensor | None, Tensor | None]]:
+        """[global image | question], or the question alone where the slot holds a prefix; with `probe`, the
+        attention row to the picture's rows, and how it is projected to cells."""
+        if prefix is None:
+            features, projection = yield from self._features(asked.picture, asked.text)
+            prompted = self._prompted(slot, asked.prompt, 0, [features], limit)
         else:
-            start = 0
-            embeddings = self.model.embed(prompt.ids, prompt.spans, ((yield Encode(picture)),))
-        row: Tensor | None = yield Prefill(Prompted(slot, start, embeddings, limit), probe)
-        return row
+            projection = prefix.projection
+            prompted = self._prompted(slot, asked.prompt, asked.prompt.shared, [], limit)
+        row: Tensor | None = yield Prefill(prompted, probe)
+        return row, projection
 
-    def _look(self, decoded: Decoded, policy: Policy) -> Look:
-        if not all(math.isfinite(token.min_entropy) for token in decoded.statistics):
+    def _generic(self, slot: int, asked: Question, kept: KeptPrefix) -> Flow[Tensor]:
+        """The map that the question's is divided by; remembered with the prefix."""
+        model, picture = self.model, asked.picture
+        if not model.localisation.generic:
+            return torch.ones(picture.grid, device=model.device)
+        if kept.generic is None:
+            prompt = model.prompt(GENERIC_QUESTION, (picture.grid,))
+            start, features, projection = prompt.shared, list[Features](), kept.projection
+            if model.prefix_key(picture, GENERIC_QUESTION) != model.prefix_key(picture, asked.text):
+                conditioned, projection = yield from self._features(picture, GENERIC_QUESTION)
+                start, features = 0, [conditioned]
+            row = yield AttentionRow(self._prompted(slot, prompt, start, features))
+            kept.generic = model.attention_map(row, projection, prompt)
+        return kept.generic
+
+    def _features(self, picture: Picture, question: str) -> Flow[tuple[Features, Tensor | None]]:
+        features = yield Encode(picture, picture.tokens)
+        return self.model.condition(features, question)
+
+    def _prompted(
+        self, slot: int, prompt: Prompt, start: int, features: list[Features], limit: int = 1
+    ) -> Prompted:
+        rows = self.model.rows(prompt, start, features)
+        return Prompted(slot, start, rows, prompt.spans[0], prompt.delta, limit)
+
+    def _region(self, maps: AttentionMaps, original: Size) -> Region:
+        view = self.model.global_view
+        return find_region(
+            maps.question, maps.generic, original, self.region, target(view, original), view.fit
+        )
+
+    def _look(self, decoded: Decoded, prompt: Prompt, policy: Policy) -> Look:
+        statistics = decoded.statistics
+        if not all(math.isfinite(token.min_entropy) for token in statistics):
             raise NonFiniteError(
                 f"the model {self.model.name!r} computed NaN or infinity in {self.model.dtype}; try dtype "
                 "float32"
             )
-        text = self.model.text(decoded.token_ids)
-        return Look(text, decoded.token_ids, decoded.statistics, policy.uncertainty(decoded.statistics))
+        return Look(
+            self.model.text(decoded.token_ids),
+            decoded.token_ids,
+            statistics,
+            policy.uncertainty(statistics),
+            len(prompt.ids),
+            prompt.visual_tokens,
+        )
 
-    def _prompt(self, question: str, images: int, limit: int) -> Prompt:
-        return self.model.layout.build(question, images, limit, self._capacity)
-
-    def _max_new_tokens(self, options: AnswerOptions) -> int:
-        return options.max_new_tokens or self.model.settings.max_new_tokens
-
-    def _square(self, image: Image.Image | Square) -> Square:
-        return image if isinstance(image, Square) else self.square(image)
-
-    def _check_global(self, picture: Square) -> None:
-        side = self.model.image_size
-        if (picture.width, picture.height) != (side, side):
-            raise PictureMismatchError(
-                f"the global image is {picture.width}x{picture.height} pixels, but the model takes "
-                f"{side}x{side}"
+    def _check_room(self, rows: int, limit: int) -> None:
+        if rows + limit > self._capacity:
+            raise QuestionTooLongError(
+                f"the prompt has {rows} tokens and the answer may have {limit}, but there is room for "
+                f"{self._capacity}; ask a shorter question, or for fewer tokens (max_new_tokens)"
             )
 
+    def _picture(self, image: Image.Image, view: View, shown: Size, what: str) -> Picture:
+        most = place(shown, target(view, shown), view.fit)
+        if image.width > most.width or image.height > most.height:
+            raise PictureMismatchError(
+                f"the {what} has {image.width}x{image.height} pixels, but of {shown} pixels the model sees "
+                f"{most.size}: shrink it to that, without padding"
+            )
+        return self.model.picture(image, view, shown)
 
-def _check_local(picture: Square, pending: Pending) -> None:
-    """The local image shows the region, shrunk or as it is, its shape kept to within a pixel of rounding."""
-    region = pending.region
-    deviation = abs(picture.width * region.height - picture.height * region.width)
-    if (
-        picture.width > region.width
-        or picture.height > region.height
-        or deviation > max(region.width, region.height)
-    ):
-        raise PictureMismatchError(
-            f"the local image is {picture.width}x{picture.height} pixels, which does not show the region of "
-            f"{region.width}x{region.height} pixels asked for"
-        )
+
+def _probe(model: VisionLanguageModel) -> Probe:
+    """The attention that the model's localisation reads."""
+    heads = model.localisation.heads
+    if heads is None:
+        return Probe(model.localisation.layer)
+    weights = torch.zeros(model.decoder.heads)
+    for head, weight in heads.items():
+        weights[head] = weight
+    return Probe(model.localisation.layer, weights.to(model.device))
 
 
 def _seconds(spent: dict[str, float]) -> LookSeconds:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import Picture, PictureSource, decode_jpeg, open_picture
-from secondlook.edge.wire import AnswerOptions, AnswerReply, LookSeconds, ResizeMode
+from secondlook.edge.wire import AnswerOptions, AnswerReply, LookSeconds, ModelCard
 from secondlook.engine.serve.replies import final_reply, first_reply
 
 if TYPE_CHECKING:
@@ -52,15 +52,15 @@ class LocalEdge:
     """The edge's half for one picture. What it hands out went through JPEG, as if it had been sent.
 
     Args:
-        side, mode: of the encoder's square, and how pictures are fitted to it.
+        card: of the model that is asked.
 
     Raises:
         PictureError: the picture cannot be used.
     """
 
-    def __init__(self, source: PictureSource | Picture, side: int, mode: ResizeMode) -> None:
+    def __init__(self, source: PictureSource | Picture, card: ModelCard) -> None:
         self._picture = source if isinstance(source, Picture) else open_picture(source)
-        self._side, self._mode = side, mode
+        self._card = card
         self.bytes_up: tuple[int, ...] = ()
 
     @property
@@ -69,12 +69,12 @@ class LocalEdge:
         return self._picture.size
 
     def global_image(self) -> Image.Image:
-        """The whole picture in the encoder's square."""
-        return self._sent(self._picture.global_image(self._side, self._mode).jpeg)
+        """The whole picture, shrunk."""
+        return self._sent(self._picture.global_image(self._card.global_view).jpeg)
 
     def local_image(self, region: Region) -> Image.Image:
         """A region of the original."""
-        return self._sent(self._picture.local_image(region, self._side).jpeg)
+        return self._sent(self._picture.local_image(region, self._card.local_view).jpeg)
 
     def _sent(self, jpeg: bytes) -> Image.Image:
         self.bytes_up += (len(jpeg),)
@@ -89,10 +89,8 @@ def ask_locally(
     Raises:
         PictureError, QuestionError, ModelError: see `secondlook.edge.imaging` and the engine.
     """
-    edge = LocalEdge(picture, engine.card.image_size, engine.card.resize_mode)
-    first = engine.first_look(
-        edge.global_image(), question, edge.size, AnswerOptions() if options is None else options
-    )
+    edge = LocalEdge(picture, engine.card)
+    first = engine.first_look(edge.global_image(), question, edge.size, options)
     if first.pending is None:
         return LocalAnswer(first_reply(first, None), edge.bytes_up, (first.seconds,))
     final = engine.second_look(first.pending, edge.local_image(first.pending.region))

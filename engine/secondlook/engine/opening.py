@@ -55,6 +55,7 @@ def load_engine(options: EngineOptions) -> Engine:
             `secondlook.engine.encoders.choice.with_vision`.
         PolicyFileError: the policy is for another model.
     """
+    from secondlook.edge.geometry import Size, sent_size
     from secondlook.engine.decode.cache import CacheSettings
     from secondlook.engine.encoders.choice import with_vision
     from secondlook.engine.encoders.tensorrt import open_engine
@@ -78,7 +79,9 @@ def load_engine(options: EngineOptions) -> Engine:
     if options.budget is not None:
         start = adapter.settings.threshold if policy is None else policy.threshold
         # A quarter of a byte for each pixel is about what a local image has at its usual quality.
-        budget = Budget(options.budget, start, local_bytes=adapter.image_size**2 / 4)
+        crop = Size(adapter.localisation.crop_size, adapter.localisation.crop_size)
+        pixels = sent_size(adapter.local_view, crop).pixels
+        budget = Budget(options.budget, start, local_bytes=pixels / 4)
     return Engine(adapter, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
 
 

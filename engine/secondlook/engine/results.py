@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secondlook.edge.geometry import Region
-from secondlook.edge.wire import Answer, LookSeconds
+from secondlook.edge.geometry import Region, Size
+from secondlook.edge.wire import Answer, AnswerOptions, LookSeconds, Relevance
 from secondlook.engine.decode.cache import KeptPrefix, PrefixClaim
+from secondlook.engine.method.decision import FinalDecision, FirstDecision
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.models.vision import Square
+from secondlook.engine.models.base import Prompt
+from secondlook.engine.models.pictures import Picture
 from secondlook.kernels import relative_attention
 
-__all__ = ["AttentionMaps", "FinalAnswer", "FinalDecision", "FirstDecision", "FirstLook", "Look", "Pending"]
+__all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "Look", "Pending", "Question"]
 
-FirstDecision = Literal["sure", "no_detail_to_gain", "disabled", "unsure"]
-FinalDecision = Literal["kept_first", "took_second"]
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one picture, checked and tokenised; made by `Engine.prepare`.
+
+    Attributes:
+        picture: the global image.
+        prompt: of the first look.
+        policy: the engine's, with the options put over it.
+        max_new_tokens: of each answer.
+        client: whose picture it is: what was computed for one client's picture is never another's.
+    """
+
+    text: str
+    picture: Picture
+    prompt: Prompt
+    options: AnswerOptions
+    policy: Policy
+    max_new_tokens: int
+    client: str = ""
+
+    @property
+    def original(self) -> Size:
+        return self.picture.shown
 
 
 @dataclass(frozen=True)
@@ -29,6 +53,7 @@ class Look:
 
     Attributes:
         tokens: the doubt about each output token, the end token included.
+        prompt_tokens, visual_tokens: rows of the prompt, and those of them that are of pictures.
         uncertainty: G, their one number under the policy asked for.
     """
 
@@ -36,11 +61,18 @@ class Look:
     token_ids: tuple[int, ...]
     tokens: tuple[TokenStatistics, ...]
     uncertainty: float
+    prompt_tokens: int
+    visual_tokens: int
 
     @property
     def answer(self) -> Answer:
         """As it travels to the edge."""
-        return Answer(text=self.text, uncertainty=self.uncertainty, tokens=len(self.tokens))
+        return Answer(
+            text=self.text,
+            uncertainty=self.uncertainty,
+            tokens=len(self.tokens),
+            visual_tokens=self.visual_tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -48,8 +80,8 @@ class AttentionMaps:
     """Attention to the global image's tokens, still on the model's device.
 
     Attributes:
-        question, generic: [rows, columns] float32, mean over heads, for the question asked and for the
-            generic one.
+        question: [rows, columns] float32, for the question asked.
+        generic: the same for the generic one; ones where it is not divided by that.
     """
 
     question: Tensor
@@ -60,25 +92,30 @@ class AttentionMaps:
         found: NDArray[np.float64] = relative_attention(self.question, self.generic).cpu().numpy()
         return found
 
+    def relevance(self) -> Relevance:
+        """The same as it travels: a byte a cell. Waits for the device."""
+        relative = self.relative()
+        most = relative.max()
+        cells = np.round(relative * (255 / most) if most > 0 else relative).astype(np.uint8)
+        rows, columns = cells.shape
+        return Relevance(width=columns, height=rows, data=b64encode(cells.tobytes()).decode())
+
 
 @dataclass(frozen=True)
 class Pending:
     """Everything a second look needs besides the local image.
 
     Attributes:
+        question: its picture is what keys and values are computed from again when they were given up.
         prefix: the global image's keys and values, while there is room for them.
-        global_image: what they are computed from again when there was not.
         counted: whether the engine's budget counts it.
         claim: while this is held, prefixes that nobody needs are given up before.
     """
 
+    question: Question
     prefix: KeptPrefix
-    global_image: Square
-    question: str
     first: Look
     region: Region
-    policy: Policy
-    max_new_tokens: int
     counted: bool = False
     claim: PrefixClaim | None = field(default=None, repr=False, compare=False)
 
@@ -90,9 +127,9 @@ class FirstLook:
     Attributes:
         look: its answer.
         decision: "unsure" when a second look is wanted (also when it was demanded); otherwise why it is not.
-        region: where to look closer; None unless it was sought.
+        region: where to look closer; None unless that was sought.
         pending: continues with `Engine.second_look`; None when the answer is final.
-        maps: what the region was found in; None unless it was sought.
+        maps: what a region is found in; None unless one was sought, or `relevance` was asked for.
         seconds: time per stage.
     """
 

@@ -156,7 +156,7 @@ def serve(
     calibrated = chosen_policy(policy, threshold)
     from secondlook.engine.encoders.choice import EncoderChoice
     from secondlook.engine.method.budget import BudgetSettings
-    from secondlook.engine.serve import serving
+    from secondlook.engine.serve import app as serving
     from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
     budget = None
@@ -182,8 +182,7 @@ def serve(
 
             def on_ready(service: TwoLookService) -> None:
                 stop_spinner()
-                side = service.card.image_size
-                typer.echo(f"{service.card.name} ({side}x{side} pixels) answers on {url} (Ctrl-C ends it)")
+                typer.echo(f"{service.card.name} answers on {url} (Ctrl-C ends it)")
 
             try:
                 serving.serve(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from secondlook.edge.errors import SettingsError
 
-__all__ = ["CacheSettings", "KVCache", "KeptPrefix", "PrefixClaim", "SlotPool"]
+__all__ = ["CacheSettings", "DecoderShape", "KVCache", "KeptPrefix", "PrefixClaim", "SlotPool"]
 
 _GIBIBYTE = 2**30
 
@@ -65,6 +65,28 @@ class CacheSettings:
         return min(self.most_slots, int((budget - padding) // slot_bytes))
 
 
+@dataclass(frozen=True)
+class DecoderShape:
+    """What a cache must know of a decoder."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    width: int
+
+    @classmethod
+    def of(cls, config: Any) -> DecoderShape:
+        """Of a text configuration of transformers'."""
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        return cls(config.num_hidden_layers, heads, kv_heads, int(width), config.hidden_size)
+
+    def slot_bytes(self, capacity: int, dtype: torch.dtype) -> int:
+        """What keys and values of so many positions take."""
+        return 2 * self.layers * self.kv_heads * self.head_width * capacity * dtype.itemsize
+
+
 class KVCache:
     """The tensors: for every layer, keys and values of S slots of T positions.
 
@@ -74,20 +96,13 @@ class KVCache:
     """
 
     def __init__(
-        self, config: Any, slots: int, capacity: int, dtype: torch.dtype, device: torch.device
+        self, decoder: DecoderShape, slots: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """`config` is the decoder's, a Llama's."""
-        shape = (slots + 1, config.num_key_value_heads, capacity, _head_width(config))
-        layers = range(config.num_hidden_layers)
+        shape = (slots + 1, decoder.kv_heads, capacity, decoder.head_width)
+        layers = range(decoder.layers)
         self.slots, self.capacity = slots, capacity
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-
-    @staticmethod
-    def slot_bytes(config: Any, capacity: int, dtype: torch.dtype) -> int:
-        """What one slot takes."""
-        width = config.num_key_value_heads * _head_width(config)
-        return int(2 * config.num_hidden_layers * width * capacity * dtype.itemsize)
 
     @property
     def nbytes(self) -> int:
@@ -100,10 +115,6 @@ class KVCache:
             tensor[target, :, :length] = tensor[source, :, :length]
 
 
-def _head_width(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 class PrefixClaim:
     """Held by whoever will continue a prefix: as long as there is one, others are given up before it."""
 
@@ -112,13 +123,17 @@ class KeptPrefix:
     """A prefix that was computed once; it may still be in a slot, or not any more.
 
     Attributes:
+        length: places that it takes.
         slot: where it is; None: given up.
-        generic: [N] the generic question's attention row, once that was computed.
+        generic: the generic question's map, once that was computed.
+        projection: of the picture's rows to the cells of its map, where they are not the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, length: int) -> None:
+        self.length = length
         self.slot: int | None = None
         self.generic: Tensor | None = None
+        self.projection: Tensor | None = None
         self._claims: WeakSet[PrefixClaim] = WeakSet()
 
     def claim(self) -> PrefixClaim:
@@ -174,10 +189,11 @@ class SlotPool:
         self._used[slot] = None
         return slot, source
 
-    def hold(self, slot: int, prefix: KeptPrefix | None = None) -> KeptPrefix:
+    def hold(self, slot: int, length: int, prefix: KeptPrefix | None = None) -> KeptPrefix:
         """The slot in use now holds a prefix; where it is to be found again, is returned.
 
         Args:
+            length: places that it takes.
             prefix: what the same was known as before. While that is in another slot, this one need not be
                 kept; if it was given up, it is here again.
         """
@@ -185,7 +201,7 @@ class SlotPool:
         if held is None:
             if prefix is not None and prefix.slot is not None:
                 return prefix
-            held = KeptPrefix() if prefix is None else prefix
+            held = KeptPrefix(length) if prefix is None else prefix
             held.slot = slot
             self._used[slot] = held
         return held

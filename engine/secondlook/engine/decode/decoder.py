@@ -3,6 +3,9 @@
 Every call takes any number of sequences and computes them in one pass over packed rows, so that weights are
 read once for all of them. What is known of a sequence, its keys and values, its length, its answer, stays on
 the device.
+
+A row's *place* in the cache and its *rotary position* are two things: a picture of many rows may take few
+positions (M-RoPE). Behind a prompt they differ by a fixed number, the sequence's *delta*.
 """
 
 from __future__ import annotations
@@ -10,19 +13,58 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from secondlook.engine.decode.cache import KVCache
+from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.graphs import NO_ANSWER, StepGraphs
-from secondlook.engine.decode.plans import DecodePlan, PrefillPlan, ProbeReached, Segment
+from secondlook.engine.decode.plans import (
+    AttentionPlan,
+    DecodePlan,
+    PrefillPlan,
+    Probe,
+    ProbeReached,
+    Rows,
+    Segment,
+)
 from secondlook.engine.decode.record import Progress, TokenRecord
 from secondlook.engine.devices import on_device, to_device
-from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.kernels.library import uses_reference
 
-__all__ = ["Decoder", "Prompted"]
+__all__ = ["Decoder", "DecoderModel", "Prompted"]
+
+
+class DecoderModel(Protocol):
+    """What a decoder needs of a model.
+
+    Attributes:
+        device, dtype: of its weights and activations.
+        decoder: the shape of its keys and values.
+        eos_ids: tokens that end an answer.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    decoder: DecoderShape
+    eos_ids: frozenset[int]
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [B, D] of tokens [B] int64 on the device. Waits for nothing."""
+        ...
+
+    def step_positions(self, lengths: Tensor, deltas: Tensor) -> Tensor:
+        """Rotary positions [P, B] of the next token of sequences, from their lengths [B] and deltas [B]."""
+        return (lengths + deltas).unsqueeze(0)
+
+    def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
+        """The decoder's final hidden states [R, D]. Every layer attends as the plan says."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[R, V] of hidden states [R, D]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,19 +73,26 @@ class Prompted:
 
     Attributes:
         slot: the slot, holding everything before `start`.
-        start: position of the first row.
-        embeddings: [R, D].
+        start: place of the first row.
+        rows: those that are not there yet.
+        span: [start, stop), the global image's places.
+        delta: rotary position less place, behind the prompt.
         limit: the most tokens of the answer.
     """
 
     slot: int
     start: int
-    embeddings: Tensor
+    rows: Rows
+    span: tuple[int, int] = (0, 0)
+    delta: int = 0
     limit: int = 1
 
 
 class Decoder:
     """One model over one cache. All calls belong on one thread, where the model's GPU is the current one.
+
+    Args:
+        probe: whose attention is read, where any is.
 
     Attributes:
         cache: keys and values.
@@ -51,10 +100,14 @@ class Decoder:
         progress: how far they are.
     """
 
-    def __init__(self, model: LlavaAdapter, slots: int, capacity: int, most_new_tokens: int) -> None:
+    def __init__(
+        self, model: DecoderModel, slots: int, capacity: int, most_new_tokens: int, probe: Probe | None = None
+    ) -> None:
         self.model = model
-        self.cache = KVCache(model.decoder_config, slots, capacity, model.dtype, model.device)
-        self._lengths = torch.zeros(slots + 1, dtype=torch.int64, device=model.device)  # of keys in each slot
+        self.probe = probe
+        self.cache = KVCache(model.decoder, slots, capacity, model.dtype, model.device)
+        # Of every slot: rows in the cache, and by how much rotary positions differ from places behind them.
+        self._lengths, self._deltas = torch.zeros(2, slots + 1, dtype=torch.int64, device=model.device)
         with on_device(model.device):
             self.record = TokenRecord(slots, most_new_tokens, model.eos_ids, model.device)
             self.progress = Progress(self.record)
@@ -62,36 +115,36 @@ class Decoder:
             self._graphs = StepGraphs(self._step, slots, model.device) if graphed else None
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompted], *, probe: bool = False) -> Tensor | None:
+    def prefill(self, prompts: Sequence[Prompted], *, probe: bool = False) -> list[Tensor]:
         """Compute the rest of prompts, and the first token of their answers.
 
         Returns:
-            with `probe`, [prompts, N] float32: each one's attention to the global image at its last token.
+            with `probe`, for each prompt [N] float32: the attention of its last row to its span.
         """
         plan = self._plan(prompts, probe=probe)
-        hidden = self.model.hidden(*self._packed(prompts), plan)
-        ends = itertools.accumulate(len(prompt.embeddings) for prompt in prompts)
+        hidden = self.model.hidden(Rows.packed([prompt.rows for prompt in prompts]), plan)
+        ends = itertools.accumulate(len(prompt.rows) for prompt in prompts)
         last = self._on_device([end - 1 for end in ends])
         for prompt in prompts:
-            self._lengths[prompt.slot] = prompt.start + len(prompt.embeddings)
+            self._lengths[prompt.slot] = prompt.start + len(prompt.rows)
+            self._deltas[prompt.slot] = prompt.delta
             self.record.begin(prompt.slot, prompt.limit)
             self.progress.begin(prompt.slot)
         slots = self._on_device([prompt.slot for prompt in prompts])
         self.record.append(self.model.logits(hidden[last]), slots)
         self.progress.note(prompt.slot for prompt in prompts)
-        return plan.rows
+        return plan.read
 
     @torch.inference_mode()
-    def attention_rows(self, prompts: Sequence[Prompted]) -> Tensor:
-        """[prompts, N] float32, as of `prefill`, and nothing else: the slots stay as they are, and no layer
-        behind the probe layer is run."""
+    def attention_rows(self, prompts: Sequence[Prompted]) -> list[Tensor]:
+        """For each prompt [N] float32, as of `prefill`, and nothing else: the slots stay as they are, and no
+        layer behind that of the probe is run."""
         plan = self._plan(prompts, probe=True, rows_only=True)
         try:
-            self.model.hidden(*self._packed(prompts), plan)
+            self.model.hidden(Rows.packed([prompt.rows for prompt in prompts]), plan)
         except ProbeReached:
-            assert plan.rows is not None, "the pass ends when the rows are there"
-            return plan.rows
-        raise AssertionError("the probe layer is one of the model's")
+            return plan.read
+        raise AssertionError("the probe's layer is one of the model's")
 
     def step(self, slots: Sequence[int]) -> None:
         """Compute the next token of every slot's answer; nothing happens to answers that are complete."""
@@ -105,13 +158,13 @@ class Decoder:
     @torch.inference_mode()
     def _step(self, slots: Tensor, answers: Tensor) -> None:
         """One step on the device alone. Rows of padding have slot S, and the answer NO_ANSWER."""
-        positions = self._lengths[slots]
+        lengths = self._lengths[slots]
         going = ~self.record.finished[answers] & (answers != NO_ANSWER)
-        plan = DecodePlan(self.cache, slots, positions)
-        embeddings = self.model.token_embeddings(self.record.newest(answers))
-        logits = self.model.logits(self.model.hidden(embeddings, positions, plan))
+        positions = self.model.step_positions(lengths, self._deltas[slots])
+        rows = Rows(self.model.embed(self.record.newest(answers)), positions)
+        logits = self.model.logits(self.model.hidden(rows, DecodePlan(self.cache, slots, lengths)))
         self.record.append(logits, answers)
-        self._lengths[slots] = positions + going
+        self._lengths[slots] = lengths + going
 
     def _on_device(self, values: Sequence[int]) -> Tensor:
         return to_device(torch.tensor(values), self.model.device)
@@ -122,16 +175,7 @@ class Decoder:
 
     def _plan(self, prompts: Sequence[Prompted], *, probe: bool, rows_only: bool = False) -> PrefillPlan:
         segments = [
-            Segment(prompt.slot, prompt.start, len(prompt.embeddings), kept=not rows_only)
+            Segment(prompt.slot, prompt.start, len(prompt.rows), prompt.span, kept=not rows_only)
             for prompt in prompts
         ]
-        layer = self.model.settings.probe_layer if probe else None
-        return PrefillPlan(self.cache, segments, layer, self.model.layout.span, rows_only=rows_only)
-
-    def _packed(self, prompts: Sequence[Prompted]) -> tuple[Tensor, Tensor]:
-        """Rows [R, D] of all prompts, and their positions [R]."""
-        positions = [
-            torch.arange(prompt.start, prompt.start + len(prompt.embeddings), device=self.model.device)
-            for prompt in prompts
-        ]
-        return torch.cat([prompt.embeddings for prompt in prompts]), torch.cat(positions)
+        return PrefillPlan(self.cache, segments, self.probe if probe else None, rows_only=rows_only)

@@ -1,29 +1,53 @@
-"""Attention over slots: what transformers' decoder calls, registered by name.
+"""Rows of many sequences in one pass, and the plans that say what they see.
 
-Importing this module registers `ATTENTION` ("secondlook") with transformers' attention interface. A model set
-to it takes a *plan* with each forward call (keyword `attention_plan`): which rows of the packed input belong
-to which slot of the cache, at which positions. The plan writes keys and values to the cache and attends; the
-model needs neither a cache of its own nor a mask. No attention matrix is asked for.
+A plan knows which rows of the packed input belong to which slot of the cache, at which places. It writes
+keys and values to the cache and attends; the model needs neither a cache of its own nor a mask. No attention
+matrix is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from secondlook.engine.decode.cache import KVCache
 from secondlook.kernels import attention_row, decode_attention
 
-__all__ = ["ATTENTION", "AttentionPlan", "DecodePlan", "PrefillPlan", "ProbeReached", "Segment"]
+__all__ = ["AttentionPlan", "DecodePlan", "PrefillPlan", "Probe", "ProbeReached", "Rows", "Segment"]
 
-ATTENTION = "secondlook"
-"""The name under which transformers knows the attention function of this module."""
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed rows for a decoder, on its device.
+
+    Attributes:
+        embeddings: [R, D].
+        positions: [P, R] int64, rotary, which may differ from the rows' places in the cache.
+        deep: for each of the first layers, [R, D] to be added behind it; zero at rows of text.
+    """
+
+    embeddings: Tensor
+    positions: Tensor
+    deep: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    @staticmethod
+    def packed(parts: Sequence[Rows]) -> Rows:
+        """One after another; parts without deep features have zeros beside those that have some."""
+        layers = max(len(part.deep) for part in parts)
+        deep = [part.deep or (torch.zeros_like(part.embeddings),) * layers for part in parts]
+        return Rows(
+            torch.cat([part.embeddings for part in parts]),
+            torch.cat([part.positions for part in parts], dim=1),
+            tuple(torch.cat(layer) for layer in zip(*deep, strict=True)),
+        )
 
 
 class AttentionPlan(Protocol):
@@ -40,15 +64,30 @@ class Segment:
 
     Attributes:
         slot: where the sequence's keys and values are.
-        start: position of the first row; the rows see all earlier positions of the slot.
+        start: place of the first row; the rows see all earlier places of the slot.
         length: number of rows.
+        span: [start, stop), the places whose attention is read with a probe: the global image's.
         kept: whether their keys and values are written to the slot.
     """
 
     slot: int
     start: int
     length: int
+    span: tuple[int, int] = (0, 0)
     kept: bool = True
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Which attention of the segments' last rows is read.
+
+    Attributes:
+        layer: 0-based.
+        head_weights: [H] float32 on the device; None: the mean over heads.
+    """
+
+    layer: int
+    head_weights: Tensor | None = None
 
 
 class ProbeReached(Exception):  # noqa: N818 -- not an error: it ends a pass that has nothing more to compute
@@ -60,40 +99,40 @@ class PrefillPlan:
 
     Args:
         segments: in the order of the packed rows.
-        probe_layer: 0-based layer whose attention is read; None: of none.
-        span: [start, stop), the positions whose attention is wanted: the global image's.
-        rows_only: end the pass, by ProbeReached, as soon as the rows are there.
+        probe: what is read, if anything.
+        rows_only: end the pass, by ProbeReached, as soon as that is there.
 
     Attributes:
-        rows: [segments, stop - start] float32, after the pass: the attention of each segment's last row,
-            mean over heads.
+        read: after the pass, for each segment [stop - start] float32: the attention of its last row to its
+            span, summed over heads with their weights.
     """
 
     def __init__(
         self,
         cache: KVCache,
         segments: Sequence[Segment],
-        probe_layer: int | None = None,
-        span: tuple[int, int] = (0, 0),
+        probe: Probe | None = None,
         *,
         rows_only: bool = False,
     ) -> None:
         self._cache = cache
         self._segments = segments
-        self._probe_layer, self._span, self._rows_only = probe_layer, span, rows_only
+        self._probe, self._rows_only = probe, rows_only
         self._masks: list[Tensor | None] = [None] * len(segments)
-        self.rows: Tensor | None = None
+        self.read: list[Tensor] = []
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        outputs, rows, first = [], [], 0
+        probe = self._probe if self._probe is not None and self._probe.layer == layer else None
+        outputs, first = [], 0
         for number, segment in enumerate(self._segments):
             own = slice(first, first + segment.length)
             first += segment.length
             keys = self._seen(self._cache.keys[layer], segment, key[0, :, own])
             values = self._seen(self._cache.values[layer], segment, value[0, :, own])
-            if layer == self._probe_layer:
+            if probe is not None:
                 length = torch.full((1,), keys.shape[2], device=keys.device)
-                rows.append(attention_row(query[:, :, own.stop - 1], keys, length, *self._span, scale))
+                last = query[:, :, own.stop - 1]
+                self.read += attention_row(last, keys, length, *segment.span, scale, probe.head_weights)
                 if self._rows_only:
                     continue
             outputs.append(
@@ -107,10 +146,8 @@ class PrefillPlan:
                     enable_gqa=query.shape[1] != key.shape[1],
                 )
             )
-        if rows:
-            self.rows = torch.cat(rows)
-            if self._rows_only:
-                raise ProbeReached
+        if probe is not None and self._rows_only:
+            raise ProbeReached
         return torch.cat(outputs, dim=2).transpose(1, 2)
 
     def _seen(self, cache: Tensor, segment: Segment, own: Tensor) -> Tensor:
@@ -139,39 +176,18 @@ class DecodePlan:
 
     Args:
         slots: [B] int64.
-        positions: [B] int64, of the rows in their slots; they see these and all earlier positions.
+        places: [B] int64, of the rows in their slots; they see these and all earlier places.
     """
 
-    def __init__(self, cache: KVCache, slots: Tensor, positions: Tensor) -> None:
+    def __init__(self, cache: KVCache, slots: Tensor, places: Tensor) -> None:
         self._cache = cache
-        self._slots, self._positions = slots, positions
-        self._lengths = positions + 1
+        self._slots, self._places = slots, places
+        self._lengths = places + 1
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[self._slots, :, self._positions] = key[0].transpose(0, 1)
-        values[self._slots, :, self._positions] = value[0].transpose(0, 1)
+        keys[self._slots, :, self._places] = key[0].transpose(0, 1)
+        values[self._slots, :, self._places] = value[0].transpose(0, 1)
         rows = query[0].transpose(0, 1)  # [B, H, D]
         seen = decode_attention(rows, keys, values, self._slots, self._lengths, scale)
         return seen.unsqueeze(0)
-
-
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    attention_plan: AttentionPlan | None = None,
-    **_kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The attention function transformers calls; see AttentionPlan."""
-    assert attention_plan is not None, "a model with this attention is called with a plan"
-    assert attention_mask is None, "the plan says what is seen"
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer: Any = module.layer_idx
-    return attention_plan.attend(layer, query, key, value, scale), None
-
-
-AttentionInterface.register(ATTENTION, _attend)

@@ -24,13 +24,12 @@ from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.devices import on_device
 from secondlook.engine.errors import OutOfMemoryError
-from secondlook.engine.models.vision import Square
 
-__all__ = ["Decode", "Encode", "Flow", "Prefill", "Request", "Rows", "Scheduler", "Slot", "Wait"]
+__all__ = ["AttentionRow", "Decode", "Encode", "Flow", "Prefill", "Request", "Scheduler", "Slot", "Wait"]
 
 ResultT = TypeVar("ResultT")
 WantT = TypeVar("WantT")
-PromptT = TypeVar("PromptT", "Prefill", "Rows")
+PassT = TypeVar("PassT", "Encode", "Prefill", "AttentionRow")
 
 
 _log = logging.getLogger(__name__)
@@ -49,9 +48,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class Encode:
-    """A picture's features; sent [N, D]."""
+    """What the scheduler's `encode` makes of an item, such as a picture's features; sent that.
 
-    square: Square
+    Attributes:
+        tokens: what it costs in a pass.
+    """
+
+    item: Any
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Prefill:
 
 
 @dataclass(frozen=True)
-class Rows:
+class AttentionRow:
     """An attention row and nothing else; sent [N]."""
 
     prompt: Prompted
@@ -84,7 +88,7 @@ class Wait:
     request: Request[Any]
 
 
-Want: TypeAlias = Slot | Encode | Prefill | Rows | Decode | Wait
+Want: TypeAlias = Slot | Encode | Prefill | AttentionRow | Decode | Wait
 # What is sent into a flow depends on what it yielded, which Python's types cannot say: hence Any.
 Flow: TypeAlias = Generator[Want, Any, ResultT]
 
@@ -92,7 +96,7 @@ _STAGES: Final[dict[type, str]] = {
     Slot: "queue",
     Encode: "encode",
     Prefill: "prefill",
-    Rows: "prefill",
+    AttentionRow: "prefill",
     Decode: "decode",
     Wait: "queue",
 }
@@ -123,25 +127,22 @@ class Scheduler:
     Args:
         decoder: what computes.
         pool: the decoder's slots.
-        prefix_length: positions that a kept prefix has.
-        most_images: pictures encoded in one pass.
-        most_rows: rows of prompts computed in one pass, unless one prompt alone has more. Answers that are
-            being decoded wait for such a pass.
+        encode: computes what `Encode` wants, in one pass for several.
+        most_rows: rows of prompts, or tokens to encode, in one pass, unless one alone has more. Answers that
+            are being decoded wait for such a pass.
     """
 
     def __init__(
         self,
         decoder: Decoder,
         pool: SlotPool,
-        prefix_length: int,
-        *,
-        most_images: int,
+        encode: Callable[[list[Any]], Sequence[Any]],
         most_rows: int,
     ) -> None:
         self._decoder = decoder
         self._pool = pool
-        self._prefix_length = prefix_length
-        self._most_images, self._most_rows = most_images, most_rows
+        self._encode_items = encode
+        self._most_rows = most_rows
         self._requests: list[Request[Any]] = []
 
     @property
@@ -183,9 +184,9 @@ class Scheduler:
                 if want.request.future.done():
                     self._resume(request, partial(_pass_on, request, want.request))
             self._give_slots()
-            self._together(self._wanting(Encode)[: self._most_images], self._encode)
+            self._together(self._fitting(self._wanting(Encode)), self._encode)
             self._together(self._fitting(self._wanting(Prefill)), self._prefill)
-            self._together(self._fitting(self._wanting(Rows)), self._rows)
+            self._together(self._fitting(self._wanting(AttentionRow)), self._rows)
             self._decode()
         return bool(self._requests)
 
@@ -196,21 +197,20 @@ class Scheduler:
             if taken is None:
                 return
             slot, source = taken
-            if source is not None:
-                self._decoder.cache.copy(source, slot, self._prefix_length)
+            if source is not None and prefix is not None:
+                self._decoder.cache.copy(source, slot, prefix.length)
             there = prefix is not None and prefix.slot is not None
             self._send(request, (slot, prefix if there else None))
 
-    def _encode(self, wants: list[Encode]) -> Sequence[Tensor]:
-        return list(self._decoder.model.encode([want.square for want in wants]))
+    def _encode(self, wants: list[Encode]) -> Sequence[Any]:
+        return self._encode_items([want.item for want in wants])
 
     def _prefill(self, wants: list[Prefill]) -> Sequence[Tensor | None]:
         probe = any(want.probe for want in wants)
-        rows = self._decoder.prefill([want.prompt for want in wants], probe=probe)
-        return [None] * len(wants) if rows is None else list(rows)
+        return self._decoder.prefill([want.prompt for want in wants], probe=probe) or [None] * len(wants)
 
-    def _rows(self, wants: list[Rows]) -> Sequence[Tensor]:
-        return list(self._decoder.attention_rows([want.prompt for want in wants]))
+    def _rows(self, wants: list[AttentionRow]) -> Sequence[Tensor]:
+        return self._decoder.attention_rows([want.prompt for want in wants])
 
     def _decode(self) -> None:
         progress = self._decoder.progress
@@ -255,9 +255,11 @@ class Scheduler:
         found = [(request, request.want) for request in self._requests if isinstance(request.want, kind)]
         return sorted(found, key=lambda pair: not pair[0].urgent)
 
-    def _fitting(self, pairs: list[tuple[Request[Any], PromptT]]) -> list[tuple[Request[Any], PromptT]]:
+    def _fitting(self, pairs: list[tuple[Request[Any], PassT]]) -> list[tuple[Request[Any], PassT]]:
         """As many of the first as fit one pass, and at least one."""
-        rows = itertools.accumulate(len(want.prompt.embeddings) for _, want in pairs)
+        rows = itertools.accumulate(
+            want.tokens if isinstance(want, Encode) else len(want.prompt.rows) for _, want in pairs
+        )
         fitting = sum(1 for total in rows if total <= self._most_rows)
         return pairs[: max(1, fitting)]
 

@@ -12,7 +12,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import read_manifest
 from secondlook.engine.encoders.onnx_runtime import Provider, open_onnx
 from secondlook.engine.encoders.tensorrt import TensorRtVisionEncoder, open_engine
-from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.base import VisionLanguageModel
 
 __all__ = ["EncoderChoice", "OpenEngine", "Vision", "with_vision"]
 
@@ -62,8 +62,8 @@ class OpenEngine(Protocol):
 
 
 def with_vision(
-    model: LlavaAdapter, choice: EncoderChoice, open_engine: OpenEngine = open_engine
-) -> LlavaAdapter:
+    model: VisionLanguageModel, choice: EncoderChoice, open_engine: OpenEngine = open_engine
+) -> VisionLanguageModel:
     """The model, its pictures encoded by the runtime chosen.
 
     Args:

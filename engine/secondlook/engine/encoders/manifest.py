@@ -20,10 +20,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError
-from secondlook.engine.models.vision import Preprocessing
+from secondlook.engine.models.pictures import Preprocessing
 
 if TYPE_CHECKING:
-    from secondlook.engine.models.llava import LlavaAdapter
+    from secondlook.engine.models.base import VisionLanguageModel
 
 __all__ = [
     "GRAPH_FILE",
@@ -103,7 +103,7 @@ class EncoderManifest:
     Attributes:
         model: what the model was asked for as.
         weights: digests of the vision tower's and projector's weights, in the three dtypes that a model can
-            be loaded in (`LlavaAdapter.encoder_digest`).
+            be loaded in (`VisionLanguageModel.encoder_digest`).
         feature_layer: index of the hidden state that is projected, as in the model's configuration.
         dtype: that the graph computes in.
         opset: of the graph's operators.
@@ -178,7 +178,7 @@ class EncoderManifest:
                 f"{folder} is not as it was exported: {'; '.join(wrong)}; export the encoder again"
             )
 
-    def check_fits(self, folder: Path, model: LlavaAdapter) -> None:
+    def check_fits(self, folder: Path, model: VisionLanguageModel) -> None:
         """Compare what the encoder was made from with a loaded model.
 
         Raises:
@@ -189,9 +189,8 @@ class EncoderManifest:
         mine, theirs = self.preprocessing, model.preprocessing
         pairs: dict[str, tuple[object, object]] = {
             f"weights in {dtype}": (self.weights.get(dtype), model.encoder_digest()),
-            "feature layer": (self.feature_layer, model.feature_layer),
-            "tokens": (self.tokens, model.grid[0] * model.grid[1]),
-            "width": (self.width, model.decoder_config.hidden_size),
+            "tokens": (self.tokens, model.most_visual_tokens[0]),
+            "width": (self.width, model.decoder.width),
             **{
                 field.name: (getattr(mine, field.name), getattr(theirs, field.name))
                 for field in fields(Preprocessing)

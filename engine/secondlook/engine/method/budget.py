@@ -132,10 +132,6 @@ class Budget:
             return self._quantile(share - share * fullness**_POWER)
         return self._quantile(share + (1 - share) * (-fullness) ** _POWER)
 
-    def wants_second_look(self, uncertainty: float) -> bool:
-        """True unless it is below the threshold."""
-        return not uncertainty < self.threshold
-
     def record(self, uncertainty: float, *, looked: bool, now: float = 0.0) -> None:
         """Count a question, after it was decided.
 
@@ -156,16 +152,13 @@ class Budget:
         if len(self._sorted) >= _FEWEST:
             self.tracked = self._quantile(self.share)
 
-    def take_back(self) -> None:
-        """A second look that was counted will not take place: there was nothing to look at."""
-        self._adjust(-1)
-        self.looks -= 1
-
     def received(self, sent: int) -> None:
         """A local image of so many bytes came. It was charged as a mean one when it was decided on."""
         self.bytes += sent
         if self.settings.bytes_per_second is not None:
-            self._adjust(sent / self._mean_bytes - 1)
+            change = sent / self._mean_bytes - 1
+            self._changes[-1] += change
+            self._balance += change
         self._images += 1
         self._mean_bytes += (sent - self._mean_bytes) / min(self._images, self.settings.window)
 
@@ -173,10 +166,6 @@ class Budget:
         # What could not be spent, because no detail was to be gained or few questions came, is not saved up.
         amount = max(amount, -self.settings.slack - 1 - self._balance)
         self._changes.append(amount)
-        self._balance += amount
-
-    def _adjust(self, amount: float) -> None:
-        self._changes[-1] += amount
         self._balance += amount
 
     def _earned(self, now: float) -> float:

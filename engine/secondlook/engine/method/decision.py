@@ -6,36 +6,66 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
-from secondlook.edge.geometry import Size
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.geometry import Region, Size, target
+from secondlook.edge.wire import AnswerOptions, View
 from secondlook.engine.method.budget import Budget
-from secondlook.engine.method.policy import Policy, no_detail_to_gain, wants_second_look
-from secondlook.engine.results import FirstDecision
+from secondlook.engine.method.policy import Policy
 
-__all__ = ["Deciding"]
+__all__ = ["Decider", "FinalDecision", "FirstDecision", "decide", "no_detail_to_gain"]
 
 _log = logging.getLogger(__name__)
+
+FirstDecision = Literal["sure", "no_detail_to_gain", "disabled", "unsure"]
+FinalDecision = Literal["kept_first", "took_second"]
 
 _TOLD_EVERY: Final = 100
 """Counted questions from one line of the log about the budget to the next."""
 
 
+def no_detail_to_gain(view: View, original: Size, region: Region | None = None) -> bool:
+    """Whether a local image could show nothing that the global image did not.
+
+    That is so when the global image's target is at least as large as the original in both directions, or when
+    the region is the whole original.
+    """
+    seen = target(view, original)
+    whole = original.width <= seen.width and original.height <= seen.height
+    return whole or (region is not None and region.covers(original))
+
+
+def decide(
+    uncertainty: float, threshold: float, second_look: Literal["auto", "always", "never"], *, detail: bool
+) -> FirstDecision:
+    """What comes of a first answer (Song & Kim, arXiv 2512.16349: it is final if its uncertainty is below η).
+
+    Args:
+        threshold: η; infinite: no second look.
+        second_look: the request's choice.
+        detail: whether a local image could show more.
+    """
+    if second_look == "never":
+        return "disabled"
+    if second_look == "auto" and uncertainty < threshold:
+        return "sure"
+    return "unsure" if detail else "no_detail_to_gain"
+
+
 @dataclass(frozen=True)
-class Deciding:
+class Decider:
     """Decides on one thread, question by question.
 
     Attributes:
         policy: the server's own.
-        image_size: side of the encoder's square, in pixels.
+        view: of the global image.
         budget: decides instead of the policy's threshold, for questions that leave all of it to the server:
             the threshold, how doubt is measured, and whether to look twice. The others are not counted.
         clock: for the budget; seconds that never run backwards.
     """
 
     policy: Policy
-    image_size: int
+    view: View
     budget: Budget | None = None
     clock: Callable[[], float] = time.monotonic
 
@@ -51,33 +81,50 @@ class Deciding:
         return self.budget is not None and own and left
 
     def decide(
-        self, uncertainty: float, original: Size, policy: Policy, options: AnswerOptions
+        self,
+        uncertainty: float,
+        original: Size,
+        policy: Policy,
+        options: AnswerOptions,
+        region: Region | None = None,
     ) -> FirstDecision:
-        """What comes of a first answer, before its region is known. The budget counts what it decided."""
+        """What comes of a first answer as things are now; nothing is counted.
+
+        Args:
+            region: where it would be looked, if that is known yet.
+        """
+        budget = self.budget if self.counts(policy, options) else None
+        threshold = policy.threshold if budget is None else budget.threshold
+        detail = not no_detail_to_gain(self.view, original, region)
+        return decide(uncertainty, threshold, options.second_look, detail=detail)
+
+    def settle(
+        self,
+        uncertainty: float,
+        original: Size,
+        policy: Policy,
+        options: AnswerOptions,
+        region: Region | None,
+    ) -> FirstDecision:
+        """The decision that stands, counted by the budget. Once a question, when all that it depends on is
+        known."""
+        decision = self.decide(uncertainty, original, policy, options, region)
         if self.budget is not None and self.counts(policy, options):
-            wanted = self.budget.wants_second_look(uncertainty)
-            possible = self._if_detail(original)
-            decision = possible if wanted else "sure"
             # Doubt that no second look can follow has no say in which of the others are the most doubtful.
-            counted = uncertainty if possible == "unsure" else 0.0
-            self._record(self.budget, counted, looked=decision == "unsure")
-            return decision
-        if options.second_look == "never":
-            return "disabled"
-        if options.second_look == "auto" and not wants_second_look(uncertainty, policy):
-            return "sure"
-        return self._if_detail(original)
-
-    def _if_detail(self, original: Size) -> FirstDecision:
-        return "no_detail_to_gain" if no_detail_to_gain(original, self.image_size) else "unsure"
-
-    def _record(self, budget: Budget, uncertainty: float, *, looked: bool) -> None:
-        budget.record(uncertainty, looked=looked, now=self.clock())
-        if budget.questions % _TOLD_EVERY == 0:
-            _log.info(
-                "budget: %d of %d questions looked at twice, %d bytes of local images; the threshold is %.4g",
-                budget.looks,
-                budget.questions,
-                budget.bytes,
-                budget.tracked,
+            possible = not no_detail_to_gain(self.view, original, region)
+            self.budget.record(
+                uncertainty if possible else 0.0, looked=decision == "unsure", now=self.clock()
             )
+            if self.budget.questions % _TOLD_EVERY == 0:
+                _tell(self.budget)
+        return decision
+
+
+def _tell(budget: Budget) -> None:
+    _log.info(
+        "budget: %d of %d questions looked at twice, %d bytes of local images; the threshold is %.4g",
+        budget.looks,
+        budget.questions,
+        budget.bytes,
+        budget.tracked,
+    )

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import Aggregation, AnswerOptions, Measure
 from secondlook.engine.method.uncertainty import TokenStatistics, aggregate
 
-__all__ = ["Policy", "keep_second", "no_detail_to_gain", "wants_second_look"]
+__all__ = ["Policy", "keep_second"]
 
 
 @dataclass(frozen=True)
@@ -81,22 +80,6 @@ class Policy:
     def uncertainty(self, tokens: Sequence[TokenStatistics]) -> float:
         """G, the answer's one number."""
         return aggregate(tokens, self.measure, self.aggregation, self.first_k, self.include_eos)
-
-
-def wants_second_look(uncertainty: float, policy: Policy) -> bool:
-    """True unless G < η."""
-    return not uncertainty < policy.threshold
-
-
-def no_detail_to_gain(original: Size, image_size: int, region: Region | None = None) -> bool:
-    """Whether a local image could show nothing that the global image did not.
-
-    That is so when the original is not larger than the encoder's square of side `image_size` in either
-    direction, or when the region is the whole original.
-    """
-    if original.width <= image_size and original.height <= image_size:
-        return True
-    return region is not None and region.covers(original)
 
 
 def keep_second(first_uncertainty: float, second_uncertainty: float, policy: Policy) -> bool:

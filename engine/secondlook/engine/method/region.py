@@ -16,7 +16,7 @@ from torch import Tensor
 from secondlook import kernels
 from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import ResizeMode
+from secondlook.edge.wire import Fit
 from secondlook.kernels.find_region import MAX_PIXELS, MAX_RATIOS
 
 __all__ = ["RegionSettings", "find_region"]
@@ -56,7 +56,8 @@ def find_region(
     generic: Tensor,  # [rows, columns]
     image: Size,
     settings: RegionSettings,
-    resize_mode: ResizeMode = "squash",
+    seen: Size | None = None,
+    fit: Fit = "squash",
 ) -> Region:
     """The window whose attention, relative to that of the generic question, stands out most.
 
@@ -65,8 +66,9 @@ def find_region(
     Args:
         question, generic: attention to the global image's tokens, float32 or float64.
         image: the original's size in pixels.
-        resize_mode: how the original became the global image. In mode pad the maps cover the square of side
-            max(W, H) that the picture is centred in (LLaVA-1.5's training layout); the region is sought
+        seen: the size that the model saw the original in.
+        fit: how the original became that. In fit pad the maps cover the padding too, a rectangle of `seen`'s
+            shape that the picture is centred in (LLaVA-1.5's training layout: a square); the region is sought
             there and clipped to the picture. One wholly in the padding becomes the nearest strip of the
             picture, as wide as the region where the picture is.
 
@@ -78,8 +80,7 @@ def find_region(
             "two attention maps must have the same rows and columns, but their shapes are "
             f"{list(question.shape)} and {list(generic.shape)}"
         )
-    side = max(image.width, image.height)
-    covered = Size(side, side) if resize_mode == "pad" else image
+    covered = image if fit == "squash" or seen is None else _padded(image, seen)
     rows, columns = question.shape
     box = kernels.find_region(
         question.reshape(1, -1).contiguous(),
@@ -97,6 +98,13 @@ def find_region(
     across = _clip(left, right, (covered.width - image.width) // 2, image.width)
     down = _clip(top, bottom, (covered.height - image.height) // 2, image.height)
     return Region(across[0], down[0], across[1], down[1])
+
+
+def _padded(image: Size, seen: Size) -> Size:
+    """The smallest rectangle of the shape of `seen` that the image fits in, in the image's pixels."""
+    if image.width * seen.height >= image.height * seen.width:
+        return Size(image.width, max(image.height, round(image.width * seen.height / seen.width)))
+    return Size(max(image.width, round(image.height * seen.width / seen.height)), image.height)
 
 
 def _clip(start: int, stop: int, offset: int, length: int) -> tuple[int, int]:

@@ -1,9 +1,15 @@
-"""Loading a LLaVA: the embedded model, a folder in the Hugging Face layout, or a name on the hub."""
+"""Loading a model: the embedded one, a folder in the Hugging Face layout, or a name on the hub.
+
+What is the same for every architecture: the folder and its files, weights and digests, and every fault of a
+folder as one error of ours. What differs is in the module that `registry` names for the `model_type`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,24 +17,16 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from secondlook import kernels
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.decode.plans import ATTENTION
 from secondlook.engine.devices import chosen_device
-from secondlook.engine.errors import (
-    IncompleteModelError,
-    InvalidModelError,
-    UnsupportedModelError,
-)
+from secondlook.engine.errors import IncompleteModelError, InvalidModelError, UnsupportedModelError
+from secondlook.engine.models.attention import ATTENTION
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.folders import (
     DEMO,
     chat_template,
@@ -37,24 +35,24 @@ from secondlook.engine.models.folders import (
     image_processor,
     read_json,
 )
-from secondlook.engine.models.llava import LlavaAdapter
-from secondlook.engine.models.look_settings import LookSettings, read_settings
 from secondlook.engine.models.packed_linear import pack_linear_layers
-from secondlook.engine.models.prompts import PromptLayout
-from secondlook.engine.models.vision import Preprocessing
+from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.registry import architecture
+from secondlook.engine.models.settings import (
+    LOCALISATION_FILE,
+    SETTINGS_FILE,
+    Localisation,
+    LookSettings,
+    read_file,
+)
 
-__all__ = ["DType", "load_model"]
+__all__ = ["Checkpoint", "DType", "digest", "load_model", "state"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """Weights' and activations' type. "auto": float32 on the CPU, elsewhere what the checkpoint was published
 in."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SUPPORTED = (
-    "LlavaForConditionalGeneration (model_type llava) with a clip_vision_model tower and a llama decoder"
-)
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # Generation settings that change greedy decoding, and the values with which they do not.
 _GREEDY_NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -81,7 +79,7 @@ _GREEDY_NEUTRAL: dict[str, tuple[object, ...]] = {
 
 def load_model(
     name_or_path: str = DEMO, *, dtype: DType = "auto", device: str = "auto", progress: bool = False
-) -> LlavaAdapter:
+) -> VisionLanguageModel:
     """Load a model, ready to answer; the first time, its operators are built too (`secondlook.kernels`).
 
     Args:
@@ -102,19 +100,133 @@ def load_model(
     with _quiet(not progress):
         folder = find_folder(name_or_path)
         check_complete(folder)
-        config = _config(folder)
-        layers: int = config.text_config.num_hidden_layers
-        defaults = LookSettings.default_for(layers=layers, image_size=config.vision_config.image_size)
-        settings = read_settings(folder, defaults)
-        if settings.probe_layer >= layers:
-            raise InvalidModelError(
-                f"{folder}: probe_layer {settings.probe_layer} is beyond the decoder's last, {layers - 1}"
+        checkpoint = Checkpoint(name_or_path, folder, read_json(folder / "config.json"), dtype, place)
+        module = architecture(checkpoint.values.get("model_type"), folder)
+        model: VisionLanguageModel = module.load(checkpoint)
+    _check_localisation(folder, model)
+    return model
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete folder, for the module of its architecture to load.
+
+    Attributes:
+        name: what the model was asked for as.
+        values: of config.json.
+        dtype, device: that it is to be loaded in and on.
+
+    Every method raises InvalidModelError, IncompleteModelError or UnsupportedModelError, with what is wrong.
+    """
+
+    name: str
+    folder: Path
+    values: Mapping[str, Any]
+    dtype: DType
+    device: torch.device
+
+    def config(self) -> Any:
+        """Transformers' configuration; Any, for nested ones are declared as dict or None as well."""
+        try:
+            return AutoConfig.from_pretrained(self.folder, local_files_only=True)
+        except (StrictDataclassError, KeyError, TypeError, ValueError, OSError) as error:
+            raise InvalidModelError(f"{self.folder / 'config.json'}: {first_line(error)}") from error
+
+    def image_processor(self) -> Mapping[str, Any]:
+        """The preprocessor's settings."""
+        values = image_processor(self.folder)
+        assert values is not None  # check_complete saw it
+        return values
+
+    def settings(self) -> LookSettings:
+        return read_file(self.folder / SETTINGS_FILE, LookSettings())
+
+    def localisation(self, default: Localisation) -> Localisation:
+        return read_file(self.folder / LOCALISATION_FILE, default)
+
+    def prompts(self, placeholder: int, question_suffix: str) -> ChatPrompts:
+        template = chat_template(self.folder)
+        assert template is not None  # check_complete saw it
+        return ChatPrompts(
+            self._tokenizer(),
+            chat_template=template,
+            placeholder=placeholder,
+            question_suffix=question_suffix,
+        )
+
+    def weights(self, kind: Any, config: Any) -> Any:
+        """A model of transformers with the folder's weights, its decoder attending by plans.
+
+        Args:
+            kind: the model's class.
+        """
+        try:
+            model, info = kind.from_pretrained(
+                self.folder,
+                config=config,
+                dtype=self._torch_dtype(config),
+                attn_implementation={"text_config": ATTENTION, "vision_config": "sdpa"},
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported below, as one error
+                output_loading_info=True,
             )
-        preprocessing = _preprocessing(folder, config, settings)
-        layout = _layout(folder, config, settings)
-        model = _weights(folder, config, _torch_dtype(dtype, place, config), place)
-    _check_greedy(folder, model.generation_config)
-    return LlavaAdapter(name_or_path, model, layout, preprocessing, settings)
+        except (SafetensorError, OSError) as error:
+            raise InvalidModelError(
+                f"{self.folder}: the weights cannot be read: {first_line(error)}"
+            ) from error
+        if info["missing_keys"]:
+            raise IncompleteModelError(f"{self.folder} lacks weights: {_some(info['missing_keys'])}")
+        if info["mismatched_keys"]:
+            names = [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
+            raise InvalidModelError(
+                f"{self.folder}: weights of another shape than config.json says: {_some(names)}"
+            )
+        _check_greedy(self.folder, model.generation_config)
+        model = model.eval().requires_grad_(False).to(self.device)
+        pack_linear_layers(model)
+        return model
+
+    def _torch_dtype(self, config: Any) -> torch.dtype:
+        if self.dtype != "auto":
+            return _DTYPES[self.dtype]
+        if self.device.type == "cpu":
+            return torch.float32
+        published = config.dtype or config.get_text_config().dtype
+        return published if isinstance(published, torch.dtype) else torch.float16
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        path = self.folder / "tokenizer.json"
+        try:
+            Tokenizer.from_file(str(path))
+        except Exception as error:  # the only type tokenizers raises
+            raise InvalidModelError(f"{path} cannot be read: {first_line(error)}") from error
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self.folder, local_files_only=True
+            )
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            raise InvalidModelError(
+                f"{self.folder}: the tokenizer cannot be loaded: {first_line(error)}"
+            ) from error
+        return tokenizer
+
+
+def state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What `state_dict` holds, part after part: of packed weights it would hold copies, all at once."""
+    for name, part in module.named_modules(remove_duplicate=False):
+        own: dict[str, Tensor] = {}
+        part._save_to_state_dict(own, f"{name}." if name else "", False)
+        yield from own.items()
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
+    """SHA-256 of tensors with their names and types, its first 16 hexadecimal digits."""
+    total = hashlib.sha256(settings.encode())
+    for name, tensor in tensors:
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
+    return total.hexdigest()[:16]
 
 
 def _prepare_operators(place: torch.device) -> None:
@@ -125,137 +237,16 @@ def _prepare_operators(place: torch.device) -> None:
         raise SettingsError(str(error)) from error
 
 
-def _torch_dtype(dtype: DType, place: torch.device, config: Any) -> torch.dtype:
-    if dtype != "auto":
-        return _DTYPES[dtype]
-    if place.type == "cpu":
-        return torch.float32
-    published = config.dtype or config.text_config.dtype
-    return published if isinstance(published, torch.dtype) else torch.float16
-
-
-def _config(folder: Path) -> Any:
-    """A LlavaConfig; Any, because transformers declares its nested configurations as dict or None as well."""
-    values = read_json(folder / "config.json")
-    found = {
-        "model_type": values.get("model_type"),
-        "vision tower": _nested_type(values, "vision_config", "clip_vision_model"),
-        "decoder": _nested_type(values, "text_config", "llama"),
-    }
-    supported = {"model_type": "llava", "vision tower": "clip_vision_model", "decoder": "llama"}
-    if found != supported:
-        kinds = ", ".join(f"{what} {kind}" for what, kind in found.items() if what == "model_type" or kind)
-        raise UnsupportedModelError(f"{folder} holds {kinds}; supported is {_SUPPORTED}")
-    strategy = values.get("vision_feature_select_strategy", "default")
-    if strategy != "default":
-        raise UnsupportedModelError(
-            f"{folder}: vision_feature_select_strategy {strategy!r} is not supported, only 'default'"
-        )
-    try:
-        config = LlavaConfig.from_pretrained(folder, local_files_only=True)
-    except (StrictDataclassError, TypeError, ValueError, OSError) as error:
-        raise InvalidModelError(f"{folder / 'config.json'}: {_first_line(error)}") from error
-    _check_feature_layer(folder, config)
-    return config
-
-
-def _check_feature_layer(folder: Path, config: Any) -> None:
-    layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
-    if not isinstance(layer, int):
-        raise UnsupportedModelError(
-            f"{folder}: vision_feature_layer must be one layer, not {layer}; features of several are not "
-            "supported"
-        )
-    if not -layers - 1 <= layer <= layers:
-        raise InvalidModelError(
-            f"{folder}: vision_feature_layer {layer} does not exist in a vision tower of {layers} layers"
-        )
-
-
-def _nested_type(values: Mapping[str, Any], name: str, default: str) -> object:
-    nested = values.get(name)
-    return (
-        nested.get("model_type", default) if isinstance(nested, dict) else default if nested is None else None
-    )
-
-
-def _preprocessing(folder: Path, config: Any, settings: LookSettings) -> Preprocessing:
-    values = image_processor(folder)
-    assert values is not None  # check_complete saw it
-    kind = str(values.get("image_processor_type", "CLIPImageProcessor"))
-    if not kind.startswith("CLIPImageProcessor"):
-        raise UnsupportedModelError(f"{folder}: image processor {kind}; supported is CLIPImageProcessor")
-    side = config.vision_config.image_size
-    crop = values.get("crop_size")
-    if isinstance(crop, dict) and (crop.get("height"), crop.get("width")) != (side, side):
-        raise InvalidModelError(
-            f"{folder}: the preprocessor crops to {crop.get('width')}x{crop.get('height')}, "
-            f"but the vision tower takes {side}x{side}"
-        )
-    normalise, rescale = values.get("do_normalize", True), values.get("do_rescale", True)
-    try:
-        return Preprocessing(
-            side=side,
-            mode=settings.resize_mode,
-            mean=tuple(values.get("image_mean", _CLIP_MEAN)) if normalise else (0.0, 0.0, 0.0),
-            std=tuple(values.get("image_std", _CLIP_STD)) if normalise else (1.0, 1.0, 1.0),
-            scale=float(values.get("rescale_factor", 1 / 255)) if rescale else 1.0,
-        )
-    except (SettingsError, TypeError, ValueError) as error:
-        raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error
-
-
-def _layout(folder: Path, config: Any, settings: LookSettings) -> PromptLayout:
-    template = chat_template(folder)
-    assert template is not None  # check_complete saw it
-    _check_tokenizer(folder / "tokenizer.json")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        raise InvalidModelError(f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}") from error
-    vision = config.vision_config
-    return PromptLayout(
-        tokenizer,
-        chat_template=template,
-        image_token_id=config.image_token_id,
-        tokens_per_image=(vision.image_size // vision.patch_size) ** 2,
-        context=config.text_config.max_position_embeddings,
-        question_suffix=settings.question_suffix,
-    )
-
-
-def _check_tokenizer(path: Path) -> None:
-    try:
-        Tokenizer.from_file(str(path))
-    except Exception as error:  # the only type tokenizers raises
-        raise InvalidModelError(f"{path} cannot be read: {_first_line(error)}") from error
-
-
-def _weights(
-    folder: Path, config: Any, dtype: torch.dtype, place: torch.device
-) -> LlavaForConditionalGeneration:
-    try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(  # a pair, for output_loading_info
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation={"text_config": ATTENTION, "vision_config": "sdpa"},
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported below, as one error
-            output_loading_info=True,
-        )
-    except (SafetensorError, OSError) as error:
-        raise InvalidModelError(f"{folder}: the weights cannot be read: {_first_line(error)}") from error
-    model, info = loaded
-    if info["missing_keys"]:
-        raise IncompleteModelError(f"{folder} lacks weights: {_some(info['missing_keys'])}")
-    if info["mismatched_keys"]:
-        names = [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
-        raise InvalidModelError(f"{folder}: weights of another shape than config.json says: {_some(names)}")
-    served: LlavaForConditionalGeneration = model.eval().requires_grad_(False).to(place)
-    pack_linear_layers(served)
-    return served
+def _check_localisation(folder: Path, model: VisionLanguageModel) -> None:
+    wanted, there = model.localisation, model.decoder
+    for what, most, count in (
+        ("layer", wanted.layer, there.layers),
+        ("head", max(wanted.heads or (0,)), there.heads),
+    ):
+        if most >= count:
+            raise InvalidModelError(
+                f"{folder}: attention of {what} {most} is to be read, but the decoder's last is {count - 1}"
+            )
 
 
 def _check_greedy(folder: Path, generation: GenerationConfig | None) -> None:
@@ -274,7 +265,7 @@ def _some(names: Any) -> str:
     return ", ".join(ordered[:3]) + more
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""From pictures to visual features: preprocessing, and the vision encoder as a seam."""
+"""Pictures as models take them, and the numbers that vision encoders take of them."""
 
 from __future__ import annotations
 
@@ -6,90 +6,67 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
 
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.imaging import fit_to_square
-from secondlook.edge.wire import ResizeMode
+from secondlook.edge.geometry import Size
+from secondlook.edge.imaging import fit_to_view
+from secondlook.edge.wire import View
 from secondlook.engine.devices import to_device
 
-__all__ = ["Preprocessing", "Square", "TorchVisionEncoder", "VisionEncoder", "feature_blocks"]
+__all__ = ["Grid", "Picture", "Preprocessing", "fitted"]
 
-
-class VisionEncoder(Protocol):
-    """Vision tower and projector as one function.
-
-    Takes pixel values [n, 3, S, S] in the dtype and on the device of the model, normalised; returns features
-    [n, N, D] in the language model's width, dtype and device. Rows of N run through the patches row-major.
-    """
-
-    def __call__(self, pixel_values: Tensor) -> Tensor: ...
-
-
-class TorchVisionEncoder:
-    """The checkpoint's own vision tower and projector, in torch: no block behind the feature layer is run."""
-
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        self._tower: Any = model.model.vision_tower
-        self._projector = model.model.multi_modal_projector
-        self._blocks = feature_blocks(model.config)
-
-    @torch.inference_mode()
-    def __call__(self, pixel_values: Tensor) -> Tensor:
-        hidden = self._tower.pre_layrnorm(self._tower.embeddings(pixel_values))
-        for block in self._tower.encoder.layers[: self._blocks]:
-            hidden = block(hidden, None)
-        features: Tensor = self._projector(hidden[:, 1:])  # without the class token
-        return features
-
-
-def feature_blocks(config: Any) -> int:
-    """How many blocks of a LLaVA's vision tower come before its feature layer.
-
-    Args:
-        config: a LlavaConfig; Any, because transformers declares its nested configurations as dict or None
-            as well.
-    """
-    layer: int = config.vision_feature_layer
-    layers: int = config.vision_config.num_hidden_layers
-    return layer if layer >= 0 else layers + 1 + layer  # layer 0 is what enters the first block
+Grid: TypeAlias = tuple[int, int]
+"""Rows and columns of a picture's map."""
 
 
 @dataclass(frozen=True)
-class Square:
-    """A picture fitted to the encoder's square.
+class Picture:
+    """A picture as a model takes it.
 
     Attributes:
-        width, height: of the picture that it was made from.
-        pixels: [S, S, 3] uint8, on the CPU.
-        digest: of the pixels.
+        shown: size of the original, or of its region, that the picture shows.
+        pixels: [H, W, 3] uint8, on the CPU, H and W as the view's target for that size.
+        grid: of its map.
+        tokens: of it for the vision encoder: what a pass with it costs.
+        digest: of the pixels and the grid.
     """
 
-    width: int
-    height: int
+    shown: Size
     pixels: Tensor
+    grid: Grid
+    tokens: int
     digest: bytes
+
+
+def fitted(image: Image.Image, view: View, original: Size, cell: tuple[int, int]) -> Picture:
+    """An image brought to a view's target, with a grid of cells of so many pixels (height, width).
+
+    Raises:
+        GeometryError: see `secondlook.edge.geometry.target`.
+    """
+    pixels = np.array(fit_to_view(image, view, original))
+    rows, columns = pixels.shape[0] // cell[0], pixels.shape[1] // cell[1]
+    digest = hashlib.blake2b(pixels.data, digest_size=16, salt=f"{rows}x{columns}".encode()).digest()
+    return Picture(original, torch.from_numpy(pixels), (rows, columns), rows * columns, digest)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A checkpoint's picture preprocessing, after fitting to the square.
+    """A checkpoint's picture preprocessing, after fitting to the encoder's square.
 
     Attributes:
         side: the encoder's input side in pixels.
-        mode: how a picture is fitted to it.
         mean, std: per channel, applied to values scaled by `scale`.
         scale: multiplies the 8-bit values.
     """
 
     side: int
-    mode: ResizeMode
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     scale: float = 1 / 255
@@ -103,15 +80,9 @@ class Preprocessing:
         if not all(value > 0 for value in (*self.std, self.scale)):
             raise SettingsError(f"std and scale must be positive, not {self.std!r} and {self.scale!r}")
 
-    def square(self, image: Image.Image) -> Square:
-        """Fit a picture of any size to the square. May be called on any thread."""
-        pixels = np.array(fit_to_square(image, self.side, self.mode))
-        digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
-        return Square(image.width, image.height, torch.from_numpy(pixels), digest)
-
-    def pixel_values(self, squares: Sequence[Square], device: torch.device) -> Tensor:
+    def pixel_values(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
         """Normalised values [n, 3, side, side] float32 on a device."""
-        pixels = to_device(torch.stack([square.pixels for square in squares]), device)
+        pixels = to_device(torch.stack([picture.pixels for picture in pictures]), device)
         values = pixels.permute(0, 3, 1, 2).float() * self.scale
         mean, std = (to_device(torch.tensor(three).view(3, 1, 1), device) for three in (self.mean, self.std))
         return ((values - mean) / std).contiguous()

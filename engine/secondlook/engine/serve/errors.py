@@ -15,6 +15,7 @@ from secondlook.edge.errors import (
     GeometryError,
     NotAPictureError,
     PictureTooLargeError,
+    ProtocolError,
     SecondLookError,
     SettingsError,
 )
@@ -53,6 +54,7 @@ class InvalidFieldError(SecondLookError):
 
 _STATUSES: dict[type[Exception], tuple[int, str]] = {
     UnsupportedContentError: (415, "unsupported_content_type"),
+    ProtocolError: (400, "incompatible_protocol"),
     InvalidFieldError: (422, "invalid_field"),
     SettingsError: (422, "invalid_options"),
     NotAPictureError: (422, "not_a_picture"),
@@ -77,7 +79,7 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
 _FRAMEWORK_NAMES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 _DESCRIPTIONS = {
-    400: "The body is not well-formed multipart.",
+    400: "The body is not well-formed multipart, or the client speaks another version of the protocol.",
     404: "No such session.",
     409: "The session is answered already, or being answered.",
     410: "The session expired or was given up: the first answer stands.",

@@ -12,8 +12,8 @@ from secondlook.edge.wire import AnswerOptions, ModelCard
 
 if TYPE_CHECKING:
     from secondlook.engine.decode.scheduler import Request
-    from secondlook.engine.engine import FinalAnswer, FirstLook, Pending
-    from secondlook.engine.models.vision import Square
+    from secondlook.engine.models.pictures import Picture
+    from secondlook.engine.results import FinalAnswer, FirstLook, Pending, Question
 
 __all__ = ["TwoLookEngine"]
 
@@ -21,7 +21,7 @@ __all__ = ["TwoLookEngine"]
 class TwoLookEngine(Protocol):
     """What the server needs of an engine; `secondlook.engine.engine.Engine` is one, and says more.
 
-    One thread calls it; `card`, `slots` and `square` may be used on any.
+    One thread calls it; `card`, `slots`, `prepare` and `prepare_local` may be used on any.
     """
 
     @property
@@ -34,25 +34,24 @@ class TwoLookEngine(Protocol):
         """Looks that are computed at once; more of them wait."""
         ...
 
-    def square(self, image: Image.Image) -> Square:
-        """A picture as the looks take it."""
+    def prepare(
+        self, global_image: Image.Image, question: str, original: Size, options: AnswerOptions, *, client: str
+    ) -> Question:
+        """A question as the first look takes it, checked and tokenised."""
+        ...
+
+    def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
+        """A region's picture as the second look takes it."""
         ...
 
     def start_first_look(
-        self,
-        global_image: Square,
-        question: str,
-        original: Size,
-        options: AnswerOptions,
-        *,
-        client: str,
-        on_region: Callable[[FirstLook], None],
+        self, question: Question, *, on_region: Callable[[FirstLook], None]
     ) -> Request[FirstLook]: ...
 
     def start_second_look(
         self,
         pending: Pending,
-        local_image: Square,
+        local_image: Picture,
         *,
         after: Request[FirstLook] | None,
         sent_bytes: int,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from secondlook.edge.geometry import Region
-from secondlook.edge.wire import AnswerReply, Box, LookSeconds, PendingSession
+from secondlook.edge.wire import AnswerReply, Box, LookSeconds, PendingSession, Relevance
 
 if TYPE_CHECKING:
-    from secondlook.engine.engine import FinalAnswer, FirstLook
+    from secondlook.engine.results import FinalAnswer, FirstLook
 
 __all__ = ["final_reply", "first_reply"]
 
@@ -16,6 +16,7 @@ __all__ = ["final_reply", "first_reply"]
 def first_reply(
     first: FirstLook,
     session: PendingSession | None,
+    relevance: Relevance | None = None,
     *,
     complete: bool = True,
     queue_seconds: float = 0.0,
@@ -36,6 +37,7 @@ def first_reply(
         first=answer,
         region=None if first.pending is None else _box(first.pending.region),
         session=session,
+        relevance=relevance,
         seconds=_with_waiting(first.seconds, queue_seconds, decode_seconds),
     )
 

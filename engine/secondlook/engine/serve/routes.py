@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Path, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Header, Path, Request, UploadFile
 from pydantic import BaseModel, ValidationError
 
 from secondlook.edge.geometry import Size
-from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard
+from secondlook.edge.wire import PROTOCOL_HEADER, AnswerOptions, AnswerReply, ModelCard, check_protocol
 from secondlook.engine.serve.disconnects import while_connected
 from secondlook.engine.serve.errors import InvalidFieldError, describe
 from secondlook.engine.serve.service import TwoLookService
@@ -19,15 +19,15 @@ __all__ = ["Health", "answers", "watching"]
 _SURE: dict[str, Any] = {
     "status": "final",
     "decision": "sure",
-    "answer": {"text": "12", "uncertainty": 0.02, "tokens": 3},
-    "first": {"text": "12", "uncertainty": 0.02, "tokens": 3},
+    "answer": {"text": "12", "uncertainty": 0.02, "tokens": 3, "visual_tokens": 576},
+    "first": {"text": "12", "uncertainty": 0.02, "tokens": 3, "visual_tokens": 576},
     "seconds": {"queue": 0.001, "decode_image": 0.002, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
 }
 _UNSURE: dict[str, Any] = {
     "status": "region",
     "decision": "unsure",
-    "answer": {"text": "18", "uncertainty": 0.71, "tokens": 3},
-    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "answer": {"text": "18", "uncertainty": 0.71, "tokens": 3, "visual_tokens": 576},
+    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3, "visual_tokens": 576},
     "region": {"left": 1200, "top": 640, "right": 1536, "bottom": 976},
     "session": {"id": "mU2hr0Jx0Jt5m4h9rV3kXqkqO0Zb1w9c", "expires_in": 60.0},
     "seconds": {"queue": 0.001, "decode_image": 0.002, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
@@ -35,16 +35,16 @@ _UNSURE: dict[str, Any] = {
 _GIVEN_UP: dict[str, Any] = {
     "status": "final",
     "decision": "unsure",
-    "answer": {"text": "18", "uncertainty": 0.71, "tokens": 3},
-    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3},
+    "answer": {"text": "18", "uncertainty": 0.71, "tokens": 3, "visual_tokens": 576},
+    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3, "visual_tokens": 576},
     "seconds": {"queue": 0.001, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
 }
 _REFINED: dict[str, Any] = {
     "status": "final",
     "decision": "took_second",
-    "answer": {"text": "16", "uncertainty": 0.05, "tokens": 3},
-    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3},
-    "second": {"text": "16", "uncertainty": 0.05, "tokens": 3},
+    "answer": {"text": "16", "uncertainty": 0.05, "tokens": 3, "visual_tokens": 1152},
+    "first": {"text": "18", "uncertainty": 0.71, "tokens": 3, "visual_tokens": 576},
+    "second": {"text": "16", "uncertainty": 0.05, "tokens": 3, "visual_tokens": 1152},
     "region": {"left": 1200, "top": 640, "right": 1536, "bottom": 976},
     "seconds": {"queue": 0.001, "decode_image": 0.002, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
 }
@@ -70,14 +70,20 @@ def _service(request: Request) -> TwoLookService:
 Service = Annotated[TwoLookService, Depends(_service)]
 SessionId = Annotated[str, Path(description="The session's id, from the first look's reply.", max_length=200)]
 
-answers = APIRouter(prefix="/v1", tags=["answers"])
+
+def _check_client(version: Annotated[str | None, Header(alias=PROTOCOL_HEADER)] = None) -> None:
+    if version is not None:
+        check_protocol(version, "the client")
+
+
+answers = APIRouter(prefix="/v1", tags=["answers"], dependencies=[Depends(_check_client)])
 uploads = APIRouter(route_class=UploadRoute)
 watching = APIRouter(tags=["health"])
 
 
 @answers.get("/model", summary="What an edge must know to prepare pictures", responses=describe(503))
 async def model(service: Service) -> ModelCard:
-    """The side and fit of the global image, and the default threshold."""
+    """The sizes of global and local images, the default threshold, and the server's limits."""
     return service.card
 
 
@@ -90,7 +96,8 @@ async def first_look(
     request: Request,
     service: Service,
     image: Annotated[
-        UploadFile, File(description="The global image: a JPEG (`image/jpeg`) of the model's size.")
+        UploadFile,
+        File(description="The global image: a JPEG (`image/jpeg`) of the card's global view, or smaller."),
     ],
     question: Annotated[str, Form(description="The question.", examples=["What number is on the red sign?"])],
     width: Annotated[
@@ -132,7 +139,7 @@ async def second_look(
     image: Annotated[
         UploadFile,
         File(
-            description="The original's region: a JPEG (`image/jpeg`), shrunk to the model's size if larger."
+            description="The original's region: a JPEG (`image/jpeg`) of the card's local view, or smaller."
         ),
     ],
 ) -> AnswerReply:

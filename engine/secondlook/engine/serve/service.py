@@ -14,12 +14,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from PIL import Image
+
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.geometry import Region, Size, shrunk
+from secondlook.edge.geometry import Size, place, target
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
-from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
+from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError
 from secondlook.engine.models.prompts import check_question
 from secondlook.engine.serve.protocol import TwoLookEngine
@@ -29,15 +32,24 @@ from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.worker import InferenceThread, Submitted
 
 if TYPE_CHECKING:
-    from secondlook.engine.engine import FirstLook, Pending
-    from secondlook.engine.models.vision import Square
+    from secondlook.engine.results import FirstLook, Pending
 
 __all__ = ["TwoLookService"]
 
 ResultT = TypeVar("ResultT")
 
 _DECODED_OVERSIZE = 4
-"""A JPEG with more than this many times the encoder's pixels is refused before it is decoded."""
+"""A JPEG with more than this many times the pixels that are taken is refused before it is decoded."""
+
+
+def _software_version() -> str:
+    try:
+        return version("secondlook")
+    except PackageNotFoundError:  # run from sources that nobody installed
+        return ""
+
+
+_VERSION = _software_version()
 
 _PURGE_SECONDS = 1.0
 """How often sessions over time are looked for; what they keep is freed at most this much later."""
@@ -85,9 +97,17 @@ class TwoLookService:
 
     @property
     def card(self) -> ModelCard:
-        """The model's card; raises ModelNotReadyError or ShuttingDownError like `check_ready`."""
+        """The model's card, with the server's limits; raises ModelNotReadyError or ShuttingDownError like
+        `check_ready`."""
         self.check_ready()
-        return self.loaded.result().card
+        settings = self.settings
+        limits = Limits(
+            max_body_bytes=settings.max_body_bytes,
+            max_question_characters=settings.max_question_characters,
+            max_new_tokens=settings.max_new_tokens,
+            max_original_pixels=settings.max_original_pixels,
+        )
+        return self.loaded.result().card.model_copy(update={"version": _VERSION, "limits": limits})
 
     @property
     def waiting(self) -> int:
@@ -138,18 +158,19 @@ class TwoLookService:
             EmptyQuestionError, QuestionTooLongError, and other QuestionErrors of the engine.
             SettingsError: options that the server does not allow.
             NotAPictureError, PictureTooLargeError: not one whole JPEG of about the encoder's size.
-            PictureMismatchError: not a global image, or an impossible original.
+            PictureMismatchError, GeometryError: not a global image, or an impossible original.
             QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see InferenceThread.
         """
-        side = self.card.image_size
+        view = self.card.global_view
         check_question(question, self.settings.max_question_characters)
         self._check_options(options)
         self._check_original(original)
-        picture, decode_seconds = await self._decode(jpeg, side)
-        if (picture.width, picture.height) != (side, side):
-            raise PictureMismatchError(
-                f"the global image must have {side}x{side} pixels, not {picture.width}x{picture.height}"
-            )
+        engine = self.loaded.result()
+        prepared, decode_seconds = await self._decode(
+            jpeg,
+            place(original, target(view, original), view.fit).size,
+            lambda image: engine.prepare(image, question, original, options, client=client),
+        )
         loop = asyncio.get_running_loop()
         region: asyncio.Future[FirstLook] = loop.create_future()
 
@@ -157,9 +178,7 @@ class TwoLookService:
             loop.call_soon_threadsafe(_settle, region, found)
 
         submitted = self._inference.submit(
-            lambda engine: engine.start_first_look(
-                picture, question, original, options, client=client, on_region=on_region
-            )
+            lambda engine: engine.start_first_look(prepared, on_region=on_region)
         )
         complete = asyncio.wrap_future(submitted.future)
         complete.add_done_callback(_heard)  # once the region is told nobody waits for it
@@ -175,9 +194,13 @@ class TwoLookService:
             submitted.future.add_done_callback(partial(_without_second, stands))
             name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands))
             session = PendingSession(id=name, expires_in=seconds)
+        relevance = None
+        if options.relevance and found.maps is not None:
+            relevance = await asyncio.to_thread(found.maps.relevance)  # it waits for the device
         return first_reply(
             found,
             session,
+            relevance,
             complete=complete.done(),
             queue_seconds=submitted.waited,
             decode_seconds=decode_seconds,
@@ -193,10 +216,14 @@ class TwoLookService:
             region. QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see
             InferenceThread.
         """
-        side = self.card.image_size
-        region = self._sessions.look(session_id).pending.region
-        picture, decode_seconds = await self._decode(jpeg, side)
-        _check_local_size(picture, shrunk(region.size, side), region)
+        view = self.card.local_view
+        pending, engine = self._sessions.look(session_id).pending, self.loaded.result()
+        size = pending.region.size
+        picture, decode_seconds = await self._decode(
+            jpeg,
+            place(size, target(view, size), view.fit).size,
+            lambda image: engine.prepare_local(pending, image),
+        )
         async with self._claimed(session_id) as (kept, stands):
             submitted = self._inference.submit(
                 lambda engine: engine.start_second_look(
@@ -235,17 +262,16 @@ class TwoLookService:
             else:
                 self._sessions.release(session_id)
 
-    async def _decode(self, jpeg: bytes, side: int) -> tuple[Square, float]:
-        """The image, and the seconds from here until it was there."""
+    async def _decode(
+        self, jpeg: bytes, most: Size, prepare: Callable[[Image.Image], ResultT]
+    ) -> tuple[ResultT, float]:
+        """What is made of a JPEG of about a size, and the seconds from here until it was there."""
         started = time.perf_counter()
-        limits = PictureLimits(max_pixels=_DECODED_OVERSIZE * side * side)
-        engine = self.loaded.result()
-
-        def decode() -> Square:
-            return engine.square(decode_jpeg(jpeg, limits))
-
-        picture = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
-        return picture, time.perf_counter() - started
+        limits = PictureLimits(max_pixels=_DECODED_OVERSIZE * most.pixels)
+        made = await asyncio.get_running_loop().run_in_executor(
+            self._decoders, lambda: prepare(decode_jpeg(jpeg, limits))
+        )
+        return made, time.perf_counter() - started
 
     def _check_options(self, options: AnswerOptions) -> None:
         if (options.max_new_tokens or 0) > self.settings.max_new_tokens:
@@ -259,14 +285,6 @@ class TwoLookService:
                 f"the original is said to have {original} = {original.pixels} pixels; the limit is "
                 f"{self.settings.max_original_pixels}"
             )
-
-
-def _check_local_size(picture: Square, expected: Size, region: Region) -> None:
-    if (picture.width, picture.height) != (expected.width, expected.height):
-        raise PictureMismatchError(
-            f"the local image has {picture.width}x{picture.height} pixels; the region {region} gives "
-            f"{expected}"
-        )
 
 
 def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:

@@ -1,0 +1,182 @@
+"""What a model is to everything above it: pictures and questions in, rows of a decoder and maps out.
+
+An architecture is one module of this package, with a class that is a `VisionLanguageModel`. All that
+differs between architectures is behind that: how large pictures are, how many tokens they become, where these
+stand in a prompt, their rotary positions, what of a prompt other questions share, and how an attention row
+becomes a map. Nothing above knows a model's name, a square, or one grid for all pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from secondlook.edge.geometry import Size
+from secondlook.edge.wire import View
+from secondlook.engine.decode.decoder import DecoderModel
+from secondlook.engine.decode.plans import Rows
+from secondlook.engine.errors import EncoderError
+from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
+from secondlook.engine.models.settings import Localisation, LookSettings
+
+__all__ = ["Features", "Grid", "Picture", "Prompt", "VisionEncoder", "VisionLanguageModel"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the vision encoder makes of one picture, whatever is asked about it.
+
+    Attributes:
+        tokens: [N, D]; D is the decoder's width, or that of what `condition` takes.
+        deep: for each of the decoder's first layers, what is added there at the picture's rows, [N, D].
+    """
+
+    tokens: Tensor
+    deep: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A whole prompt, each picture's place filled with as many rows as it has.
+
+    Attributes:
+        ids: the tokens; at a picture's rows, of the placeholder.
+        spans: for each picture, [start, stop) of its rows; the global image's first.
+        grids: for each picture.
+        shared: so many rows from the start are the same in every prompt of the same prefix key.
+        positions: [P, R] int64, on the CPU: rotary positions; P is 1, or 3 (time, row, column).
+        next_position: of the first token of the answer.
+    """
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    grids: tuple[Grid, ...]
+    shared: int
+    positions: Tensor
+    next_position: int
+
+    @property
+    def delta(self) -> int:
+        """What an answer's rotary positions are ahead of its places in the cache; mostly 0 or less."""
+        return self.next_position - len(self.ids)
+
+    @property
+    def visual_tokens(self) -> int:
+        """Rows of all pictures."""
+        return sum(stop - start for start, stop in self.spans)
+
+
+class VisionEncoder(Protocol):
+    """A model's `vision_module` as one function, whatever computes it.
+
+    Takes what the module takes, in the dtype and on the device of the model; returns what it returns.
+    """
+
+    def __call__(self, pixel_values: Tensor) -> Tensor: ...
+
+
+class VisionLanguageModel(DecoderModel, Protocol):
+    """One loaded model. `picture` and `prompt` may be called on any thread, all others on one alone.
+
+    What has a body here is what most architectures do.
+
+    Attributes:
+        name: what the model was asked for as.
+        context: the most rows of a sequence, generated ones included.
+        most_visual_tokens: rows that a global image has at most, and a local one.
+        global_view, local_view: what it sees of an original, and of a region.
+        preprocessing: of pictures, after they were fitted to a view.
+        settings: threshold and length of answers.
+        localisation: which attention is read, and how a region is found from it.
+    """
+
+    name: str
+    context: int
+    most_visual_tokens: tuple[int, int]
+    global_view: View
+    local_view: View
+    preprocessing: Preprocessing
+    settings: LookSettings
+    localisation: Localisation
+
+    def picture(self, image: Image.Image, view: View, original: Size) -> Picture:
+        """What the model takes of an image that shows an original (or a region) of that size.
+
+        The grid follows from `original`, never from the image, which may be smaller than what it shows.
+
+        Raises:
+            GeometryError: see `secondlook.edge.geometry.target`.
+        """
+        ...
+
+    def encode(self, pictures: Sequence[Picture]) -> list[Features]:
+        """What the vision encoder makes of pictures, in one pass."""
+        ...
+
+    def condition(self, features: Features, question: str) -> tuple[Features, Tensor | None]:
+        """A picture's rows for a question, and how its map follows from attention to them.
+
+        Returns:
+            features with as many rows as in the prompt, and [rows, cells]: what each row looked at, or None
+            where rows are cells. The identity but where an encoder reads the question (Q-Former).
+        """
+        del question
+        return features, None
+
+    def prompt(self, question: str, grids: Sequence[Grid]) -> Prompt:
+        """The prompt [global image][local image, if there are two][question].
+
+        Raises:
+            ReservedTextError: the question has text that the tokenizer reads as one of its special tokens, by
+                which it could pose as an image or end the prompt.
+        """
+        ...
+
+    def prefix_key(self, picture: Picture, question: str) -> Hashable:
+        """Equal for prompts whose shared rows are the same: here for every question about the picture."""
+        del question
+        return picture.digest
+
+    def rows(self, prompt: Prompt, start: int, features: Sequence[Features]) -> Rows:
+        """The prompt's rows from `start` on; `features`, conditioned, are of the pictures whose spans begin
+        there or later."""
+        ...
+
+    def attention_map(self, row: Tensor, projection: Tensor | None, prompt: Prompt) -> Tensor:
+        """[rows, columns] of the global image's grid, from an attention row [N] to its rows."""
+        cells = row if projection is None else row @ projection
+        return cells.reshape(prompt.grids[0])
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """An answer as text, without special tokens and surrounding white space."""
+        ...
+
+    def vision_module(self) -> nn.Module:
+        """What `encode` runs on the pictures' pixels, as a module: for export, and for measurements."""
+        ...
+
+    def with_encoder(self, encoder: VisionEncoder) -> VisionLanguageModel:
+        """The same model, on the same weights, with something else in place of its `vision_module`.
+
+        Raises:
+            EncoderError: nothing else can encode for this architecture.
+        """
+        raise EncoderError(f"{self.name!r} encodes pictures with its own modules alone; leave --vision out")
+
+    def digest(self) -> str:
+        """SHA-256 of all weights with their names and types, its first 16 hexadecimal digits."""
+        ...
+
+    def encoder_digest(self, dtype: torch.dtype | None = None) -> str:
+        """The same of the `vision_module`'s weights, and of those settings of it that no weight tells.
+
+        Args:
+            dtype: as if the model had been loaded in it; None: as it is. Weights in float32 tell what they
+                would be in all others, for loading rounds them the same way.
+        """
+        ...

@@ -1,0 +1,27 @@
+"""Which module serves which architecture, by the `model_type` of a checkpoint's config.json.
+
+Each module has `load(checkpoint: Checkpoint) -> VisionLanguageModel`, and says in `SUPPORTED` what it takes.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from secondlook.engine.errors import UnsupportedModelError
+
+__all__ = ["ARCHITECTURES", "architecture"]
+
+ARCHITECTURES = {"llava": "secondlook.engine.models.llava"}
+
+
+def architecture(model_type: object, folder: object) -> ModuleType:
+    """The module for a `model_type`.
+
+    Raises:
+        UnsupportedModelError: there is none; the message says what is supported.
+    """
+    if model_type not in ARCHITECTURES:
+        supported = "; ".join(import_module(name).SUPPORTED for name in ARCHITECTURES.values())
+        raise UnsupportedModelError(f"{folder} holds model_type {model_type}; supported is {supported}")
+    return import_module(ARCHITECTURES[str(model_type)])
