@@ -30,7 +30,7 @@ from repository import ROOT
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pytest brings it
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 HARMLESS = frozenset({"cd", "curl", "git", "source"})
