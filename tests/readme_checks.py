@@ -109,7 +109,7 @@ def _check_pip(command: Command, words: list[str]) -> None:
             if not (ROOT / word).is_file():
                 raise ReadmeError(f"line {command.line}: there is no {word}")
         elif not word.startswith("-"):
-            wanted = re.fullmatch(r"(?:secondlook|\.)(?:\[([\w,-]+)\])?|\S+\.whl", word)
+            wanted = re.fullmatch(r"(?:secondlook|\.)(?:\[([\w,-]+)\])?|\./edge|\S+\.whl", word)
             if words[0] != "install" or wanted is None:
                 raise ReadmeError(f"line {command.line}: 'pip {words[0]} {word}' cannot be checked")
             if unknown := {extra for extra in (wanted[1] or "").split(",") if extra} - extras:
@@ -135,7 +135,10 @@ def _check_help(command: Command, arguments: list[str]) -> str:
 
 
 def scripts() -> dict[str, str]:
-    """The commands that the installation makes, and their entry points."""
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    section = project.split("[project.scripts]\n")[1].split("\n[")[0]
-    return dict(re.findall(r'^([\w-]+) = "([^"]+)"$', section, re.MULTILINE))
+    """The commands that the two installations make, and their entry points."""
+    found: dict[str, str] = {}
+    for folder in (ROOT, ROOT / "edge"):
+        project = (folder / "pyproject.toml").read_text(encoding="utf-8")
+        section = project.split("[project.scripts]\n")[1].split("\n[")[0]
+        found |= re.findall(r'^([\w-]+) = "([^"]+)"$', section, re.MULTILINE)
+    return found

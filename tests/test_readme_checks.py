@@ -81,6 +81,7 @@ def test_a_block_that_is_not_run_must_still_be_python(folder: Path) -> None:
         "python3 -m venv .venv && source .venv/bin/activate",
         "pip install -c constraints.txt -e '.[engine,bench]'",
         "python -m pip install secondlook",
+        "pip install ./edge",
         "secondlook-edge ask street.jpg 'What is it?' --server http://10.0.0.7:8000 --json",
         "secondlook serve --host 0.0.0.0 --model llava-hf/llava-1.5-7b-hf",
         "python -m secondlook.edge ask --save-crop crop.jpg",
