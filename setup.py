@@ -2,7 +2,7 @@
 
 The edge is a distribution of its own, `secondlook-edge`. In a checkout it is the one beside this file, so
 that `pip install '.[engine]'` needs no index that has it. A source distribution holds no edge, and requires
-the one of the same version. What is to be carried elsewhere is therefore built by way of source distributions:
+the one of the same version. So what is to be carried elsewhere is built by way of source distributions:
 `python -m build . && python -m build edge`.
 
 Kernels: `SECONDLOOK_BUILD_KERNELS=cpu python -m build --no-isolation .`, or `cpu,cuda`. Without the variable
