@@ -6,7 +6,7 @@
 # make gpu-check  everything that needs a GPU: tests, compute-sanitizer, times; results in OUT (out/gpu-check)
 # make clean    remove what the others left, but for the environment
 #
-# Each sets up .venv first if pyproject.toml or constraints.txt is newer. Another Python: make PYTHON=python3.12 test
+# Each sets up .venv first if a pyproject.toml or constraints.txt is newer. Another Python: make PYTHON=python3.12 test
 
 PYTHON ?= python3
 VENV := .venv
@@ -38,12 +38,13 @@ gpu-check: $(READY)
 	$(BIN)/python -m secondlook.benchmarks.gpu_check --out $(OUT)
 
 clean:
-	rm -rf build dist out *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist out *.egg-info edge/build edge/dist edge/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find edge kernels engine export benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The marker is written last: an installation that was interrupted is done again. pip and setuptools come first, at
-# their pinned versions, because the editable installation is built with them.
-$(READY): pyproject.toml constraints.txt
+# their pinned versions, because the editable installation is built with them. secondlook brings a copy of the edge,
+# which its own editable installation then replaces: pip refuses both in one command.
+$(READY): pyproject.toml edge/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "secondlook needs Python 3.10 or newer, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1);" \
 			"name another, such as: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -51,4 +52,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip setuptools
 	@echo "installing secondlook and what it needs into $(VENV): a few minutes, once"
 	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e ./edge
 	@touch $@

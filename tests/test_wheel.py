@@ -1,120 +1,152 @@
-"""The wheel: what is in it and what it declares; and that constraints.txt pins all that it needs."""
+"""The two wheels: what is in them and what they declare; and that constraints.txt pins all that they need."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
 from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from build.util import project_wheel_metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from repository import PARTS, ROOT
+from repository import PARTS, ROOT, build, copy_sources
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = {"engine", "export", "onnxruntime-gpu", "tensorrt", "tensorrt-lean", "bench", "dev"}
+OURS = {"secondlook", "secondlook-edge"}
 EDGE_REQUIREMENTS = {"httpx", "pillow", "pydantic", "rich", "typer"}
-METADATA_FILES = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
+INFORMATION = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 LIMIT_BYTES = 20_000_000
+EDGE_LIMIT_BYTES = 100_000
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """An open wheel, and the parts that it is to hold."""
+
+    path: Path
+    opened: ZipFile
+    parts: tuple[str, ...]
+
+    def information(self, name: str) -> str:
+        (found,) = (held for held in self.opened.namelist() if held.endswith(f".dist-info/{name}"))
+        return self.opened.read(found).decode()
+
+    def commands(self) -> dict[str, str]:
+        return dict(re.findall(r"^(\S+) = (\S+:\S+)$", self.information("entry_points.txt"), re.MULTILINE))
+
+    def metadata(self) -> Message:
+        return Parser().parsestr(self.information("METADATA"))
+
+    def declared(self) -> list[Requirement]:
+        return [Requirement(line) for line in self.metadata().get_all("Requires-Dist") or []]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZipFile]:
-    """A wheel built from a copy of the sources, with the installed setuptools: no network, no leftovers."""
-    source = tmp_path_factory.mktemp("source")
-    for part in PARTS:
-        shutil.copytree(
-            ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    target = source / "dist"
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(target),
-        str(source),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("a checkout")
+    copy_sources(folder)
+    return folder
+
+
+def built(source: Path, *parts: str) -> Iterator[Wheel]:
+    """By way of a source distribution, as what is carried elsewhere."""
+    done = build(source)
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = target.iterdir()
+    (path,) = (source / "dist").glob("*.whl")
     with ZipFile(path) as opened:
-        yield opened
+        yield Wheel(path, opened, parts)
 
 
 @pytest.fixture(scope="module")
-def metadata(wheel: ZipFile) -> Message:
-    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-    return Parser().parsestr(wheel.read(name).decode())
+def edge(source: Path) -> Iterator[Wheel]:
+    yield from built(source / "edge", "edge")
 
 
 @pytest.fixture(scope="module")
-def declared(metadata: Message) -> list[Requirement]:
-    return [Requirement(line) for line in metadata.get_all("Requires-Dist") or []]
+def rest(source: Path) -> Iterator[Wheel]:
+    yield from built(source, *(part for part in PARTS if part != "edge"))
 
 
-def test_the_wheel_is_the_source_tree_and_nothing_else(wheel: ZipFile) -> None:
+@pytest.fixture(scope="module", params=["edge", "rest"])
+def wheel(request: pytest.FixtureRequest) -> Wheel:
+    found: Wheel = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def declared(edge: Wheel, rest: Wheel) -> list[Requirement]:
+    """What both require of others."""
+    return [one for each in (edge, rest) for one in each.declared() if one.name not in OURS]
+
+
+def test_a_wheel_is_the_source_tree_of_its_parts_and_nothing_else(wheel: Wheel) -> None:
     sources = {
         file.relative_to(ROOT / part).as_posix()
-        for part in PARTS
+        for part in wheel.parts
         for file in (ROOT / part / "secondlook").rglob("*")
         if file.is_file() and not {"__pycache__", ".egg-info"} & {file.parent.name, file.parent.suffix}
     }
-    shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert shipped == sources
-    information = {name.split(".dist-info/")[1] for name in wheel.namelist() if ".dist-info/" in name}
-    assert information == METADATA_FILES
+    names = wheel.opened.namelist()
+    assert {name for name in names if ".dist-info/" not in name} == sources
+    assert {name.split(".dist-info/")[1] for name in names if ".dist-info/" in name} == INFORMATION
 
 
-def test_the_wheel_holds_the_embedded_model(wheel: ZipFile) -> None:
+def test_the_wheels_share_no_file_and_no_command(edge: Wheel, rest: Wheel) -> None:
+    """So that they can be installed, upgraded and removed in any order."""
+    assert not set(edge.opened.namelist()) & set(rest.opened.namelist())
+    assert set(edge.commands()) == {"secondlook-edge"}
+    assert set(rest.commands()) == {"secondlook"}
+
+
+def test_the_wheel_holds_the_embedded_model(rest: Wheel) -> None:
     folder = "secondlook/engine/checkpoint/"
-    held = {name.removeprefix(folder) for name in wheel.namelist() if name.startswith(folder)}
+    held = {name.removeprefix(folder) for name in rest.opened.namelist() if name.startswith(folder)}
     assert {"config.json", "model.safetensors", "tokenizer.json", "secondlook.json"} <= held
 
 
-def test_the_wheel_stays_small(wheel: ZipFile) -> None:
-    assert sum(entry.compress_size for entry in wheel.infolist()) < LIMIT_BYTES
+def test_the_wheels_stay_small(edge: Wheel, rest: Wheel) -> None:
+    assert edge.path.stat().st_size < EDGE_LIMIT_BYTES
+    assert rest.path.stat().st_size < LIMIT_BYTES
 
 
-def test_the_commands_are_where_the_entry_points_say(wheel: ZipFile) -> None:
-    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    commands = dict(re.findall(r"^(\S+) = (\S+)$", wheel.read(name).decode(), re.MULTILINE))
-    assert set(commands) == {"secondlook", "secondlook-edge"}
-    for entry in commands.values():
+def test_the_commands_are_where_the_entry_points_say(wheel: Wheel) -> None:
+    for entry in wheel.commands().values():
         module, function = entry.split(":")
-        source = wheel.read(module.replace(".", "/") + ".py").decode()
-        assert re.search(rf"^def {function}\(", source, re.MULTILINE)
+        text = wheel.opened.read(module.replace(".", "/") + ".py").decode()
+        assert re.search(rf"^def {function}\(", text, re.MULTILINE)
 
 
-def test_what_the_wheel_says_of_itself(metadata: Message) -> None:
-    assert metadata["Name"] == "secondlook"
-    assert metadata["License-Expression"] == "Apache-2.0"
-    assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra") or []) == EXTRAS
+def test_what_the_wheels_say_of_themselves(edge: Wheel, rest: Wheel) -> None:
+    version = (ROOT / "edge" / "VERSION").read_text(encoding="utf-8").strip()
+    for each, name in ((edge, "secondlook-edge"), (rest, "secondlook")):
+        metadata = each.metadata()
+        assert (metadata["Name"], metadata["Version"]) == (name, version)
+        assert metadata["License-Expression"] == "Apache-2.0"
+        assert metadata["Requires-Python"] == ">=3.10"
+    assert set(rest.metadata().get_all("Provides-Extra") or []) == EXTRAS
 
 
-def test_the_plain_installation_is_the_edge(declared: list[Requirement]) -> None:
-    assert {requirement.name for requirement in declared if requirement.marker is None} == EDGE_REQUIREMENTS
+def test_the_edge_requires_a_few_libraries_and_the_rest_requires_the_edge(
+    edge: Wheel, rest: Wheel, source: Path
+) -> None:
+    assert {requirement.name for requirement in edge.declared()} == EDGE_REQUIREMENTS
+    (needed,) = (requirement for requirement in rest.declared() if requirement.marker is None)
+    assert str(needed) == f"secondlook-edge=={edge.metadata()['Version']}"
+    in_checkout = project_wheel_metadata(source, isolated=False).get_all("Requires-Dist") or []
+    assert f"secondlook-edge @ {(source / 'edge').as_uri()}" in in_checkout
 
 
 def test_requirements_are_ranges_with_a_floor_and_no_ceiling(declared: list[Requirement]) -> None:
-    ranges = {
-        str(requirement): requirement.specifier
-        for requirement in declared
-        if requirement.name != "secondlook"
-    }
+    ranges = {str(requirement): requirement.specifier for requirement in declared}
     assert not {text for text, specifier in ranges.items() if [each.operator for each in specifier] != [">="]}
     floors = {requirement.name: str(requirement.specifier) for requirement in declared}
     assert floors["torch"] == ">=2.10"
@@ -125,9 +157,8 @@ def test_requirements_are_ranges_with_a_floor_and_no_ceiling(declared: list[Requ
 def test_the_constraints_lie_within_the_ranges(declared: list[Requirement], python: str) -> None:
     pinned = pins(python)
     for requirement in declared:
-        if requirement.name != "secondlook":
-            version = pinned[canonicalize_name(requirement.name)]
-            assert version in requirement.specifier, f"{requirement}, but {version} is pinned"
+        version = pinned[canonicalize_name(requirement.name)]
+        assert version in requirement.specifier, f"{requirement}, but {version} is pinned"
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -174,7 +205,7 @@ def needed(declared: list[Requirement], python: str) -> set[str]:
         requirement, wanted_for = waiting.pop()
         name = canonicalize_name(requirement.name)
         applies = requirement.marker is None or requirement.marker.evaluate(environment(python, wanted_for))
-        if not applies or name == "secondlook":
+        if not applies or name in OURS:
             continue
         if [each.operator for each in requirement.specifier] == ["=="]:
             settled.add(name)

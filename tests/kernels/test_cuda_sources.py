@@ -14,7 +14,7 @@ from secondlook.kernels.errors import CompilerMissingError
 @pytest.fixture(scope="module")
 def nvcc() -> str:
     try:
-        return build_parameters("cuda").compiler
+        return build_parameters("cuda").compiler[0]
     except CompilerMissingError as error:
         pytest.skip(str(error))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from zipfile import ZipFile
 import pytest
 import torch
 
-from repository import PARTS, ROOT
+from repository import build, copy_sources
 from secondlook.kernels.build import build_parameters
 from secondlook.kernels.errors import CompilerMissingError
 
@@ -20,19 +19,12 @@ from secondlook.kernels.errors import CompilerMissingError
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    for part in PARTS:
-        shutil.copytree(
-            ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
+    copy_sources(folder)
     return folder
 
 
 def built(source: Path, backends: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(source)]
-    environment = {**os.environ, "SECONDLOOK_BUILD_KERNELS": backends}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return build(source, "--wheel", SECONDLOOK_BUILD_KERNELS=backends)
 
 
 def test_the_wheels_library_serves_without_a_compiler(source: Path, tmp_path: Path) -> None:
@@ -40,12 +32,16 @@ def test_the_wheels_library_serves_without_a_compiler(source: Path, tmp_path: Pa
         build_parameters("cpu")
     except CompilerMissingError as error:
         pytest.skip(str(error))
+    stale = source / "build" / "lib" / "secondlook" / "edge" / "wire.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()  # an earlier build's
     done = built(source, "cpu")
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (source / "dist").iterdir()
     assert not wheel.name.endswith("-none-any.whl")
     with ZipFile(wheel) as opened:
         assert "secondlook/kernels/lib/secondlook_cpu.so" in opened.namelist()
+        assert "secondlook/edge/wire.py" not in opened.namelist()
         opened.extractall(tmp_path)
     code = (
         "import torch\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -59,15 +60,15 @@ class BuildParameters:
 
     Attributes:
         backend: which of the libraries.
-        compiler: the compiler's path.
-        arguments: all of its arguments but sources and output.
+        compiler: the compiler's path, and with what else it is called, as CXX may say.
+        arguments: all other arguments but sources and output.
         sources: the files to compile.
         identity: of the compiler, of torch and of the machine's architecture.
         architectures: compute capabilities compiled for, ascending, the last as PTX too; none for "cpu".
     """
 
     backend: Backend
-    compiler: str
+    compiler: tuple[str, ...]
     arguments: tuple[str, ...]
     sources: tuple[Path, ...]
     identity: tuple[str, ...]
@@ -80,12 +81,12 @@ class BuildParameters:
 
     def command(self, output: Path) -> list[str]:
         """The compiler's command line."""
-        return [self.compiler, *map(str, self.sources), "-o", str(output), *self.arguments]
+        return [*self.compiler, *map(str, self.sources), "-o", str(output), *self.arguments]
 
     def key(self) -> str:
         """A digest of the parameters and of every file under csrc: equal keys, equal libraries."""
         digest = hashlib.sha256()
-        for text in (self.backend, self.compiler, *self.arguments, *self.identity):
+        for text in (self.backend, *self.compiler, *self.arguments, *self.identity):
             digest.update(text.encode() + b"\0")
         for path in sorted(_CSRC.rglob("*")):
             if path.is_file():
@@ -105,7 +106,8 @@ def build_parameters(
         extra: more arguments for the compiler, such as `-Werror`.
 
     Raises:
-        CompilerMissingError: no compiler, or an nvcc that knows none of the architectures.
+        CompilerMissingError: no compiler, or an nvcc of another CUDA than torch's, or one that knows none of
+            the architectures.
     """
     root = Path(torch.__file__).parent
     include = ("-isystem", str(root / "include"), "-I", str(_CSRC), _STABLE_ABI)
@@ -117,9 +119,11 @@ def build_parameters(
         versions = [_version_of(compiler)]
         flags = ("-O3", "-std=c++20", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
     else:
-        compiler = _nvcc()
-        versions = [_version_of(compiler), _host_compiler_of(compiler)]
-        known = _known(compiler, ARCHITECTURES if architectures is None else architectures)
+        nvcc = _nvcc()
+        compiler = (nvcc,)
+        versions = [_version_of(compiler), _host_compiler_of(nvcc)]
+        _check_cuda(nvcc, versions[0])
+        known = _known(nvcc, ARCHITECTURES if architectures is None else architectures)
         flags = (
             *("-O3", "-std=c++20", "-shared", "-DUSE_CUDA", "-lineinfo"),
             *("-Xcompiler", "-fPIC,-fvisibility=hidden"),
@@ -148,7 +152,7 @@ def compile_library(parameters: BuildParameters, output: Path) -> str:
     partial = output.with_name(f".{output.name}.{os.getpid()}")
     command = parameters.command(partial)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = _run(command)
         said = (done.stdout + done.stderr).strip()
         if done.returncode != 0:
             raise BuildError(f"{shlex.join(command)}\nfailed ({done.returncode}):\n{said}")
@@ -160,7 +164,7 @@ def compile_library(parameters: BuildParameters, output: Path) -> str:
 
 def known_architectures(nvcc: str, wanted: Sequence[str] = ARCHITECTURES) -> list[str]:
     """Those of the wanted compute capabilities that an nvcc can compile for."""
-    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
+    listed = _run([nvcc, "--list-gpu-arch"]).stdout
     return [name for name in wanted if f"compute_{name.replace('.', '')}" in listed.split()]
 
 
@@ -197,11 +201,15 @@ def _targets(known: Sequence[str]) -> list[str]:
     return [*targets, "-gencode", f"arch=compute_{last},code=compute_{last}"]
 
 
-def _cpp_compiler() -> str:
-    asked = os.environ.get("CXX")
-    for name in (asked,) if asked else ("c++", "g++", "clang++"):
-        if name and (found := shutil.which(name)):
-            return found
+def _cpp_compiler() -> tuple[str, ...]:
+    asked = os.environ.get("CXX", "")
+    try:
+        words = shlex.split(asked)
+    except ValueError as error:
+        raise CompilerMissingError(f"CXX is {asked!r}, which is not a command line: {error}") from error
+    for name in words[:1] or ("c++", "g++", "clang++"):
+        if found := shutil.which(name):
+            return (found, *words[1:])
     raise CompilerMissingError(
         f"no C++ compiler ({asked or 'c++, g++ or clang++'}) was found; install one, such as g++ 12 or "
         "newer, or name it in CXX"
@@ -216,17 +224,31 @@ def _nvcc() -> str:
     raise CompilerMissingError("no nvcc was found; install the CUDA toolkit, or name its folder in CUDA_HOME")
 
 
+def _check_cuda(nvcc: str, version_text: str) -> None:
+    """Refuse an nvcc whose libraries are not those that torch loads. A torch for CPUs has none."""
+    release = re.search(r"release ((\d+)[\d.]*)", version_text)
+    wanted = torch.version.cuda
+    if release is not None and wanted is not None and release[2] != wanted.split(".")[0]:
+        raise CompilerMissingError(
+            f"{nvcc} is of CUDA {release[1]}, but this PyTorch is for CUDA {wanted}; install that CUDA "
+            "toolkit, and name its folder in CUDA_HOME"
+        )
+
+
+def _run(command: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """What a compiler said to `text`; in whatever encoding, for what is not the locale's is replaced."""
+    return subprocess.run(command, input=text, capture_output=True, text=True, errors="replace", check=False)
+
+
 @lru_cache
-def _version_of(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+def _version_of(compiler: tuple[str, ...]) -> str:
+    return _run([*compiler, "--version"]).stdout
 
 
 @lru_cache
 def _host_compiler_of(nvcc: str) -> str:
     """The version of the C++ compiler that nvcc would call, which only nvcc knows."""
-    command = [nvcc, "-E", "-x", "cu", "-"]
-    done = subprocess.run(command, input="__VERSION__", capture_output=True, text=True, check=False)
-    return done.stdout.strip().rpartition("\n")[2]
+    return _run([nvcc, "-E", "-x", "cu", "-"], "__VERSION__").stdout.strip().rpartition("\n")[2]
 
 
 def _own_version() -> str:

@@ -5,6 +5,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cstdint>
+
 #define SECONDLOOK_CHECK_DIM(tensor, expected, shape)                                              \
   STD_TORCH_CHECK((tensor).dim() == (expected), #tensor " must be " shape ", but has ",           \
                   (tensor).dim(), " dimension(s)")
@@ -27,3 +29,17 @@
   STD_TORCH_CHECK((tensor).get_device_index() == (other).get_device_index() &&                    \
                       (tensor).is_cuda() == (other).is_cuda(),                                     \
                   #tensor " must be on the device of " #other)
+
+namespace secondlook {
+
+// Every element of a vector of int64 on the CPU is in [0, last].
+inline void check_values(const torch::stable::Tensor& tensor, const char* name, std::int64_t last) {
+  const auto* values = static_cast<const std::int64_t*>(tensor.const_data_ptr());
+  for (std::int64_t b = 0; b < tensor.size(0); ++b) {
+    const std::int64_t value = values[b * tensor.stride(0)];
+    STD_TORCH_CHECK(0 <= value && value <= last, name, " must be in [0, ", last, "], but ", name, "[", b,
+                    "] is ", value);
+  }
+}
+
+}  // namespace secondlook

@@ -12,17 +12,15 @@
 
 namespace {
 
+using secondlook::grain;
 using secondlook::attention_row::Call;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Tasks for one thread, when a task takes so many operations.
-std::int64_t grain(std::int64_t operations) { return 1 + 32768 / (operations + 1); }
-
 template <typename T>
 void run(Call<T> call, const Tensor& query) {
   namespace row = secondlook::attention_row;
-  const std::int64_t full = row::padded(call.width), positions = row::padded(call.positions);
+  const std::int64_t full = secondlook::padded(call.width), positions = secondlook::padded(call.positions);
   const std::int64_t queries = call.batch * call.heads;
   Tensor scratch = torch::stable::new_empty(query, {queries * (full + positions + 1)}, ScalarType::Float);
   call.wide_query = static_cast<float*>(scratch.mutable_data_ptr());
@@ -35,7 +33,7 @@ void run(Call<T> call, const Tensor& query) {
   parallel_for(0, call.head_tasks(), grain(full),
                [&](Index begin, Index end) { row::run_widen_queries(call, begin, end); });
   parallel_for(0, call.score_tasks(), grain(row::kTile * full * (group + 1) / 8),
-               [&](Index begin, Index end) { row::run_score(call, begin, end); });
+               [&](Index begin, Index end) { row::run_score_keys(call, begin, end); });
   parallel_for(0, call.head_tasks(), grain(2 * positions),
                [&](Index begin, Index end) { row::run_normalise(call, begin, end); });
   parallel_for(0, call.span_tasks(), grain(call.heads * row::kSpan / 8),
@@ -45,14 +43,8 @@ void run(Call<T> call, const Tensor& query) {
 Tensor attention_row(const Tensor& query, const Tensor& keys, const Tensor& lengths, std::int64_t start,
                      std::int64_t stop, double scale, std::optional<Tensor> head_weights) {
   secondlook::attention_row::check(query, keys, lengths, start, stop, scale, head_weights);
-  const std::int64_t batch = query.size(0), positions = keys.size(2);
-  const auto* length = static_cast<const std::int64_t*>(lengths.const_data_ptr());
-  for (std::int64_t b = 0; b < batch; ++b) {
-    const std::int64_t value = length[b * lengths.stride(0)];
-    STD_TORCH_CHECK(0 <= value && value <= positions, "lengths must be in [0, ", positions,
-                    "], but lengths[", b, "] is ", value);
-  }
-  Tensor result = torch::stable::new_empty(query, {batch, stop - start}, ScalarType::Float);
+  secondlook::check_values(lengths, "lengths", keys.size(2));
+  Tensor result = torch::stable::new_empty(query, {query.size(0), stop - start}, ScalarType::Float);
   if (result.numel() == 0) return result;
 
   const auto call = [&]<typename T>(T) {

@@ -13,21 +13,11 @@
 
 namespace {
 
+using secondlook::check_values;
+using secondlook::grain;
 using secondlook::decode_attention::Call;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Tasks for one thread, when a task takes so many operations.
-std::int64_t grain(std::int64_t operations) { return 1 + 32768 / (operations + 1); }
-
-void check_values(const Tensor& tensor, const char* name, std::int64_t last) {
-  const auto* values = static_cast<const std::int64_t*>(tensor.const_data_ptr());
-  for (std::int64_t b = 0; b < tensor.size(0); ++b) {
-    const std::int64_t value = values[b * tensor.stride(0)];
-    STD_TORCH_CHECK(0 <= value && value <= last, name, " must be in [0, ", last, "], but ", name, "[", b,
-                    "] is ", value);
-  }
-}
 
 template <typename T>
 void run(const Call<T>& call, const Tensor& query) {

@@ -47,37 +47,6 @@ SECONDLOOK_INLINE std::int64_t partials_of_a_task(const Call<T>& call) {
   return call.heads / call.kv_heads * partial_size(call);
 }
 
-// What is subtracted before exp: if there is nothing but -inf, 0, so that -inf adds nothing to a sum.
-SECONDLOOK_INLINE float reference_point(float largest) {
-  return largest == -std::numeric_limits<float>::infinity() ? 0.0f : largest;
-}
-
-// Scores to weights in place; the largest score and the weights' sum. As in any softmax, a NaN or a score of
-// +inf makes the sum NaN.
-SECONDLOOK_INLINE void weigh(float* __restrict scores, std::int64_t count, float& largest, float& total) {
-  constexpr float infinity = std::numeric_limits<float>::infinity();
-  const std::int64_t full = padded(count);
-  for (std::int64_t s = count; s < full; ++s) scores[s] = -infinity;
-  float lane[kLanes];
-  for (std::int64_t i = 0; i < kLanes; ++i) lane[i] = -infinity;
-  for (std::int64_t s = 0; s < full; s += kLanes) {
-    for (std::int64_t i = 0; i < kLanes; ++i) lane[i] = scores[s + i] > lane[i] ? scores[s + i] : lane[i];
-  }
-  largest = -infinity;
-  for (std::int64_t i = 0; i < kLanes; ++i) largest = lane[i] > largest ? lane[i] : largest;
-  const float point = reference_point(largest);
-  for (std::int64_t i = 0; i < kLanes; ++i) lane[i] = 0.0f;
-  for (std::int64_t s = 0; s < full; s += kLanes) {
-    for (std::int64_t i = 0; i < kLanes; ++i) {
-      const float weight = exp_nonpositive(scores[s + i] - point);
-      scores[s + i] = weight;
-      lane[i] += weight;
-    }
-  }
-  const Four sum = sum_to_four(lane);
-  total = (sum[0] + sum[2]) + (sum[1] + sum[3]);
-}
-
 // One chunk's rows of keys or values.
 template <typename T>
 struct Rows {

@@ -1,4 +1,4 @@
-// Rows of floats of 16 or 32 bits as vector code: widened, multiplied by a query, added up, rounded.
+// Rows of floats of 16 or 32 bits as vector code: widened, multiplied by a query, weighed, added up, rounded.
 //
 // Plain loops over kLanes elements of arrays become vector code on every machine; accumulators are written
 // out, so that they stay in registers.
@@ -7,10 +7,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "cpu/vectorised.h"
 
 namespace secondlook {
+
+// Tasks for one thread, when a task takes so many operations.
+inline constexpr std::int64_t grain(std::int64_t operations) { return 1 + 32768 / (operations + 1); }
 
 inline constexpr std::int64_t tiles(std::int64_t size, std::int64_t tile) { return (size + tile - 1) / tile; }
 inline constexpr std::int64_t padded(std::int64_t size) { return tiles(size, kLanes) * kLanes; }
@@ -101,6 +105,37 @@ SECONDLOOK_INLINE void add(const float* __restrict weights, const T* __restrict 
     }
     std::memcpy(sum + d, lane, sizeof(lane));
   }
+}
+
+// What is subtracted before exp: if there is nothing but -inf, 0, so that -inf adds nothing to a sum.
+SECONDLOOK_INLINE float reference_point(float largest) {
+  return largest == -std::numeric_limits<float>::infinity() ? 0.0f : largest;
+}
+
+// Scores to weights in place; the largest score and the weights' sum. As in any softmax, a NaN or a score of
+// +inf makes the sum NaN.
+SECONDLOOK_INLINE void weigh(float* __restrict scores, std::int64_t count, float& largest, float& total) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const std::int64_t full = padded(count);
+  for (std::int64_t s = count; s < full; ++s) scores[s] = -infinity;
+  float lane[kLanes];
+  for (std::int64_t i = 0; i < kLanes; ++i) lane[i] = -infinity;
+  for (std::int64_t s = 0; s < full; s += kLanes) {
+    for (std::int64_t i = 0; i < kLanes; ++i) lane[i] = scores[s + i] > lane[i] ? scores[s + i] : lane[i];
+  }
+  largest = -infinity;
+  for (std::int64_t i = 0; i < kLanes; ++i) largest = lane[i] > largest ? lane[i] : largest;
+  const float point = reference_point(largest);
+  for (std::int64_t i = 0; i < kLanes; ++i) lane[i] = 0.0f;
+  for (std::int64_t s = 0; s < full; s += kLanes) {
+    for (std::int64_t i = 0; i < kLanes; ++i) {
+      const float weight = exp_nonpositive(scores[s + i] - point);
+      scores[s + i] = weight;
+      lane[i] += weight;
+    }
+  }
+  const Four sum = sum_to_four(lane);
+  total = (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
 // To the nearest, to even between two; a NaN stays one.

@@ -11,19 +11,19 @@
 // shapes alone, so that equal arguments give equal bits on every GPU of one architecture.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <climits>
 #include <cstdint>
 
 #include "../attention_row.h"
-#include "cuda/to_float.cuh"
+#include "cuda/warp.cuh"
 
 namespace secondlook::attention_row {
 
+using cuda::max_lanes;
+using cuda::reference_point;
+using cuda::sum_lanes;
 using cuda::to_float;
+using cuda::Vector;
 
 constexpr int kThreads = 256;     // of score_chunks
 constexpr int kHeads = 8;         // query heads of one block of score_chunks, a warp for each at its end
@@ -38,10 +38,8 @@ struct Call : Arguments<T> {
   float* scratch;  // plan(call).scratch_floats() of them
 
   __host__ __device__ std::int64_t span() const { return this->stop - this->start; }
-  // Clamped to [0, positions], for the host has not looked.
   __device__ std::int64_t length(std::int64_t b) const {
-    const std::int64_t value = this->lengths[b * this->lengths_stride];
-    return value < 0 ? 0 : value < this->positions ? value : this->positions;
+    return cuda::clamped(this->lengths[b * this->lengths_stride], this->positions);
   }
 };
 
@@ -76,36 +74,11 @@ Plan plan(const Call<T>& call) {
   return made;
 }
 
-// kVector elements, loaded at once.
-template <typename T, int kVector>
-struct alignas(sizeof(T) * kVector) Vector {
-  T element[kVector];
-};
-
-__device__ inline float warp_max(float value) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, offset));
-  }
-  return value;
-}
-
-__device__ inline float warp_sum(float value) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
-  return value;
-}
-
-// What is subtracted before exp: the largest score, which fmaxf finds past any NaN. If there is none but
-// -inf, 0, so that -inf adds nothing to a sum, while a NaN still makes it NaN.
-__device__ inline float reference_point(float largest) { return largest == -INFINITY ? 0.0f : largest; }
-
 // kLanes threads share a key; each loads kLoads vectors of kVector elements of it.
 template <typename T, int kVector, int kLanes, int kLoads>
 __global__ void __launch_bounds__(kThreads) score_chunks(const Call<T> call, const Plan plan) {
   static_assert(kLanes * kVector * kLoads <= kMostWidth && kThreads / kLanes * kUnroll <= kMostChunk);
-  constexpr int kTogether = kThreads / kLanes;       // keys of the block at once
-  constexpr int kFloats = kVector == 1 ? 1 : 4;      // of the query, read at once from shared memory
+  constexpr int kTogether = kThreads / kLanes;  // keys of the block at once
   __shared__ alignas(16) float query[kHeads][kMostWidth];
   __shared__ float score[kHeads][kMostChunk];
 
@@ -126,19 +99,7 @@ __global__ void __launch_bounds__(kThreads) score_chunks(const Call<T> call, con
   keys += first * call.keys_position_stride;
   Vector<T, kVector> loaded[kUnroll][kLoads];
   const auto load = [&](int base) {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int s = base + u * kTogether + slot;
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const int d = (i * kLanes + lane) * kVector;
-        loaded[u][i] = {};
-        if (s < count && d < width) {
-          const T* from = keys + s * call.keys_position_stride + d;
-          loaded[u][i] = *reinterpret_cast<const Vector<T, kVector>*>(from);
-        }
-      }
-    }
+    cuda::load_rows<kLanes>(keys, call.keys_position_stride, base + slot, kTogether, count, width, loaded);
   };
   load(0);  // on its way while the queries come
   for (int h = 0; h < heads; ++h) {
@@ -152,28 +113,12 @@ __global__ void __launch_bounds__(kThreads) score_chunks(const Call<T> call, con
   for (int base = 0; base < count; base += kTogether * kUnroll) {
     if (base > 0) load(base);
     for (int h = 0; h < heads; ++h) {
-      float sum[kUnroll] = {};
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-#pragma unroll
-        for (int e = 0; e < kVector; e += kFloats) {
-          const float* from = &query[h][(i * kLanes + lane) * kVector + e];
-          const auto q = *reinterpret_cast<const Vector<float, kFloats>*>(from);
-#pragma unroll
-          for (int f = 0; f < kFloats; ++f) {
-#pragma unroll
-            for (int u = 0; u < kUnroll; ++u) sum[u] += q.element[f] * to_float(loaded[u][i].element[e + f]);
-          }
-        }
-      }
+      float product[kUnroll];
+      cuda::multiply_rows<kLanes>(query[h], loaded, product);
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-#pragma unroll
-        for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-          sum[u] += __shfl_xor_sync(0xffffffffu, sum[u], offset);
-        }
         const int s = base + u * kTogether + slot;
-        if (lane == 0 && s < count) score[h][s] = sum[u] * call.scale;
+        if (lane == 0 && s < count) score[h][s] = product[u] * call.scale;
       }
     }
   }
@@ -184,7 +129,7 @@ __global__ void __launch_bounds__(kThreads) score_chunks(const Call<T> call, con
   const std::int64_t row = b * call.heads + head + h;
   float largest = -INFINITY;
   for (int s = thread; s < count; s += 32) largest = fmaxf(largest, score[h][s]);
-  largest = warp_max(largest);
+  largest = max_lanes(largest);
   const float point = reference_point(largest);
   float sum = 0.0f;
   for (int s = thread; s < count; s += 32) {
@@ -192,7 +137,7 @@ __global__ void __launch_bounds__(kThreads) score_chunks(const Call<T> call, con
     const std::int64_t n = first + s - call.start;
     if (0 <= n && n < plan.span) call.scratch[row * plan.span + n] = score[h][s];
   }
-  sum = warp_sum(sum);
+  sum = sum_lanes(sum);
   if (thread == 0) {
     call.scratch[plan.largest_offset() + row * plan.chunks + chunk_index] = largest;
     call.scratch[plan.sums_offset() + row * plan.chunks + chunk_index] = sum;
@@ -223,8 +168,8 @@ __global__ void __launch_bounds__(kWarps * 32) mix_heads(const Call<T> call, con
       total = total * expf(most - point) + sums[c] * expf(largest[c] - point);
       most = next;
     }
-    const float point = reference_point(warp_max(most));
-    total = warp_sum(total * expf(most - point));
+    const float point = reference_point(max_lanes(most));
+    total = sum_lanes(total * expf(most - point));
     const float weight = call.head_weights == nullptr ? 1.0f / static_cast<float>(call.heads)
                                                       : call.head_weights[h * call.head_weights_stride];
     if (valid) sum += weight / total * expf(score - point);

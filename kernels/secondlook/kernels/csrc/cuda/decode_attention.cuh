@@ -14,19 +14,21 @@
 // are never read: they may be uninitialised.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <climits>
 #include <cstdint>
 
-#include "cuda/to_float.cuh"
+#include "cuda/warp.cuh"
 #include "decode_attention_call.h"
 
 namespace secondlook::decode_attention {
 
+using cuda::clamped;
+using cuda::load_rows;
+using cuda::max_lanes;
+using cuda::reference_point;
+using cuda::sum_lanes;
 using cuda::to_float;
+using cuda::Vector;
 
 constexpr int kMostWidth = 256;            // of one head
 constexpr int kHeads = 8;                  // query heads of one block of attend_chunks
@@ -56,63 +58,15 @@ Plan plan(const Call<T>& call) {
   return made;
 }
 
-__device__ inline std::int64_t clamped(std::int64_t value, std::int64_t largest) {
-  return value < 0 ? 0 : value < largest ? value : largest;
-}
-
 __device__ inline void round_to(float value, float& to) { to = value; }
 __device__ inline void round_to(float value, __half& to) { to = __float2half_rn(value); }
 __device__ inline void round_to(float value, __nv_bfloat16& to) { to = __float2bfloat16_rn(value); }
-
-// kVector elements, loaded at once.
-template <typename T, int kVector>
-struct alignas(sizeof(T) * kVector) Vector {
-  T element[kVector];
-};
-
-__device__ inline float warp_max(float value) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, offset));
-  }
-  return value;
-}
-
-__device__ inline float warp_sum(float value) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
-  return value;
-}
-
-// What is subtracted before exp: the largest score, which fmaxf finds past any NaN. If there is none but
-// -inf, 0, so that -inf adds nothing to a sum, while a NaN still makes it NaN.
-__device__ inline float reference_point(float largest) { return largest == -INFINITY ? 0.0f : largest; }
-
-// This thread's parts of its positions' rows; zeros at and after `count`.
-template <int kLanes, typename T, int kVector, int kLoads>
-__device__ void load(const T* rows, std::int64_t stride, int count, int width,
-                     Vector<T, kVector> (&loaded)[kUnroll][kLoads]) {
-  const int lane = threadIdx.x % kLanes, slice = threadIdx.x / kLanes;
-#pragma unroll
-  for (int u = 0; u < kUnroll; ++u) {
-    const int s = u * kSlices + slice;
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int d = (i * kLanes + lane) * kVector;
-      loaded[u][i] = {};
-      if (s < count && d < width) {
-        loaded[u][i] = *reinterpret_cast<const Vector<T, kVector>*>(rows + s * stride + d);
-      }
-    }
-  }
-}
 
 // kLanes threads share a position; each has kLoads vectors of kVector elements of it.
 template <typename T, int kVector, int kLanes, int kLoads>
 __global__ void __launch_bounds__(kSlices* kLanes, 1)
     attend_chunks(const Call<T> call, const Plan plan, float* __restrict__ scratch) {
   constexpr int kThreads = kSlices * kLanes, kWarps = kThreads / 32, kWidth = kLanes * kVector * kLoads;
-  constexpr int kFloats = kVector == 1 ? 1 : 4;  // of the query, read at once from shared memory
   static_assert(kWidth <= kMostWidth && kLanes <= 32);
   __shared__ alignas(16) float query[kHeads][kWidth];
   __shared__ float weights[kHeads][kChunk];
@@ -131,12 +85,13 @@ __global__ void __launch_bounds__(kSlices* kLanes, 1)
   const std::int64_t slot = clamped(call.slots[b * call.slots_stride], call.cache_slots - 1);
 
   Vector<T, kVector> keys[kUnroll][kLoads], values[kUnroll][kLoads];
-  load<kLanes>(call.keys + slot * call.keys_slot_stride + kv * call.keys_head_stride +
-                   first * call.keys_position_stride,
-               call.keys_position_stride, count, width, keys);
-  load<kLanes>(call.values + slot * call.values_slot_stride + kv * call.values_head_stride +
-                   first * call.values_position_stride,
-               call.values_position_stride, count, width, values);
+  const int lane = threadIdx.x % kLanes, slice = threadIdx.x / kLanes;
+  load_rows<kLanes>(call.keys + slot * call.keys_slot_stride + kv * call.keys_head_stride +
+                        first * call.keys_position_stride,
+                    call.keys_position_stride, slice, kSlices, count, width, keys);
+  load_rows<kLanes>(call.values + slot * call.values_slot_stride + kv * call.values_head_stride +
+                        first * call.values_position_stride,
+                    call.values_position_stride, slice, kSlices, count, width, values);
   for (int i = threadIdx.x; i < heads * kWidth; i += kThreads) {
     const int h = i / kWidth, d = i % kWidth;
     const T* from = call.query + b * call.query_batch_stride + (head + h) * call.query_head_stride;
@@ -144,31 +99,14 @@ __global__ void __launch_bounds__(kSlices* kLanes, 1)
   }
   __syncthreads();
 
-  const int lane = threadIdx.x % kLanes, slice = threadIdx.x / kLanes;
 #pragma unroll 1
   for (int h = 0; h < heads; ++h) {
-    float score[kUnroll] = {};
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-#pragma unroll
-      for (int e = 0; e < kVector; e += kFloats) {
-        const float* from = &query[h][(i * kLanes + lane) * kVector + e];
-        const auto q = *reinterpret_cast<const Vector<float, kFloats>*>(from);
-#pragma unroll
-        for (int f = 0; f < kFloats; ++f) {
-#pragma unroll
-          for (int u = 0; u < kUnroll; ++u) score[u] += q.element[f] * to_float(keys[u][i].element[e + f]);
-        }
-      }
-    }
+    float product[kUnroll];
+    cuda::multiply_rows<kLanes>(query[h], keys, product);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-#pragma unroll
-      for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-        score[u] += __shfl_xor_sync(0xffffffffu, score[u], offset);
-      }
       const int s = u * kSlices + slice;
-      if (lane == 0) weights[h][s] = s < count ? score[u] * call.scale : -INFINITY;
+      if (lane == 0) weights[h][s] = s < count ? product[u] * call.scale : -INFINITY;
     }
   }
   __syncthreads();
@@ -179,10 +117,10 @@ __global__ void __launch_bounds__(kSlices* kLanes, 1)
   for (int h = warp; h < heads; h += kWarps) {
     static_assert(kChunk == 64);
     const float one = weights[h][thread], other = weights[h][thread + 32];
-    const float largest = warp_max(fmaxf(one, other)), point = reference_point(largest);
+    const float largest = max_lanes(fmaxf(one, other)), point = reference_point(largest);
     weights[h][thread] = expf(one - point);
     weights[h][thread + 32] = expf(other - point);
-    const float total = warp_sum(weights[h][thread] + weights[h][thread + 32]);
+    const float total = sum_lanes(weights[h][thread] + weights[h][thread + 32]);
     if (thread == 0) {
       partials[h * next_head + plan.stride - 4] = largest;
       partials[h * next_head + plan.stride - 3] = total;
@@ -234,7 +172,7 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (std::int64_t c = threadIdx.x % 32; c < chunks; c += 32) {
     largest = fmaxf(largest, scalars[c * plan.stride]);
   }
-  const float point = reference_point(warp_max(largest));
+  const float point = reference_point(max_lanes(largest));
 
   // Each thread has four elements of every parts-th chunk.
   const int columns = static_cast<int>(plan.stride / 4) - 1, parts = kMergeThreads / columns;

@@ -9,14 +9,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <cuda_runtime.h>
-
 #include "../find_region.h"
+#include "warp.cuh"
 
 namespace secondlook::cuda {
 
-inline constexpr int kWarp = 32;
-inline constexpr unsigned kAllLanes = 0xffffffffu;
 inline constexpr int kMostThreads = 512;  // a thread then has 128 registers, on every architecture
 inline constexpr size_t kMostTableBytes = 46 * 1024;  // of 48 kB; the kernel's own arrays need the rest
 
@@ -45,17 +42,11 @@ struct Larger {
 // used once in a kernel.
 template <typename Choice>
 __device__ double reduce_block(double value, double* partial, Choice choice) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value = choice(value, __shfl_xor_sync(kAllLanes, value, offset));
-  }
+  value = reduce_lanes(value, choice);
   const int lane = threadIdx.x % kWarp;
   if (lane == 0) partial[threadIdx.x / kWarp] = value;
   __syncthreads();
-  value = partial[lane < blockDim.x / kWarp ? lane : 0];
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value = choice(value, __shfl_xor_sync(kAllLanes, value, offset));
-  }
-  return value;
+  return reduce_lanes(partial[lane < blockDim.x / kWarp ? lane : 0], choice);
 }
 
 // Running sums along `lines` lines of `length` cells, in place; a warp takes 32 cells at a time.

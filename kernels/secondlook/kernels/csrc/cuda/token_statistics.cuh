@@ -6,22 +6,17 @@
 // arrivals) merges the chunks' states in a fixed order. No float atomics: the same result every time.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/to_float.cuh"
+#include "cuda/warp.cuh"
 
 namespace secondlook::cuda {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+constexpr int kWarps = kThreads / kWarp;
 constexpr int kPerThread = 16;
 constexpr int kChunk = kThreads * kPerThread;
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr std::int64_t kNowhere = INT64_MAX;
 
 // A total order of floats: -inf, negative, zero (of either sign), positive, +inf, NaN. Nothing at all is 0.
@@ -151,11 +146,7 @@ __device__ State chunk_state(const T* __restrict__ row, std::int64_t vocabulary,
         static_cast<unsigned long long>(order_of(values[i])) << 32 | (0xffffffffu - position_of<T>(i));
     if ((valid >> i & 1u) != 0u && key > best) best = key;
   }
-#pragma unroll
-  for (int delta = 16; delta > 0; delta /= 2) {
-    const unsigned long long other = __shfl_xor_sync(kAllLanes, best, delta);
-    if (other > best) best = other;
-  }
+  best = reduce_lanes(best, [](auto one, auto other) { return other > one ? other : one; });
   if (lane == 0) best_of_warp[warp] = best;
   __syncthreads();
 #pragma unroll
@@ -181,12 +172,9 @@ __device__ State chunk_state(const T* __restrict__ row, std::int64_t vocabulary,
       state.second = fmaxf(state.second, values[i]);
     }
   }
-#pragma unroll
-  for (int delta = 16; delta > 0; delta /= 2) {
-    state.others += __shfl_xor_sync(kAllLanes, state.others, delta);
-    state.spread += __shfl_xor_sync(kAllLanes, state.spread, delta);
-    state.second = fmaxf(state.second, __shfl_xor_sync(kAllLanes, state.second, delta));
-  }
+  state.others = sum_lanes(state.others);
+  state.spread = sum_lanes(state.spread);
+  state.second = max_lanes(state.second);
   if (lane == 0) {
     others_of_warp[warp] = state.others;
     spread_of_warp[warp] = state.spread;
