@@ -67,7 +67,8 @@ class LlavaAdapter:
         self.decoder_config: Any = config.text_config
         self.feature_layer: int = config.vision_feature_layer
         self.preprocessing = preprocessing
-        self._encoder: VisionEncoder = TorchVisionEncoder(model) if encoder is None else encoder
+        self._torch_encoder = TorchVisionEncoder(model)
+        self._encoder: VisionEncoder = self._torch_encoder if encoder is None else encoder
 
     @property
     def module(self) -> LlavaForConditionalGeneration:
@@ -103,6 +104,10 @@ class LlavaAdapter:
             for name, tensor in _state(module)
         )
         return _digest(tensors, f"{settings} {model.config.projector_hidden_act}")
+
+    def vision_module(self) -> nn.Module:
+        """Vision tower and projector: pixel values [n, 3, S, S] normalised to features [n, N, D]."""
+        return self._torch_encoder.module
 
     def with_encoder(self, encoder: VisionEncoder) -> LlavaAdapter:
         """The same model, on the same weights, with its pictures encoded by another."""

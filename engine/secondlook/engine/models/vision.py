@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.imaging import fit_to_square
 from secondlook.edge.wire import ResizeMode
 from secondlook.engine.devices import to_device
+from secondlook.engine.models.clip import ClipVision
 
-__all__ = ["Preprocessing", "Square", "TorchVisionEncoder", "VisionEncoder", "feature_blocks"]
+__all__ = ["Preprocessing", "Square", "TorchVisionEncoder", "VisionEncoder"]
 
 
 class VisionEncoder(Protocol):
@@ -33,32 +34,15 @@ class VisionEncoder(Protocol):
 
 
 class TorchVisionEncoder:
-    """The checkpoint's own vision tower and projector, in torch: no block behind the feature layer is run."""
+    """The checkpoint's own vision tower and projector, in torch."""
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        self._tower: Any = model.model.vision_tower
-        self._projector = model.model.multi_modal_projector
-        self._blocks = feature_blocks(model.config)
+        self.module = ClipVision(model)
 
     @torch.inference_mode()
     def __call__(self, pixel_values: Tensor) -> Tensor:
-        hidden = self._tower.pre_layrnorm(self._tower.embeddings(pixel_values))
-        for block in self._tower.encoder.layers[: self._blocks]:
-            hidden = block(hidden, None)
-        features: Tensor = self._projector(hidden[:, 1:])  # without the class token
+        features: Tensor = self.module(pixel_values)
         return features
-
-
-def feature_blocks(config: Any) -> int:
-    """How many blocks of a LLaVA's vision tower come before its feature layer.
-
-    Args:
-        config: a LlavaConfig; Any, because transformers declares its nested configurations as dict or None
-            as well.
-    """
-    layer: int = config.vision_feature_layer
-    layers: int = config.vision_config.num_hidden_layers
-    return layer if layer >= 0 else layers + 1 + layer  # layer 0 is what enters the first block
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,5 @@
+"""What a model is."""
+
+from secondlook.engine.models.llava import LlavaAdapter as VisionLanguageModel
+
+__all__ = ["VisionLanguageModel"]
