@@ -90,11 +90,13 @@ def test_the_wheel_stays_small(wheel: ZipFile) -> None:
 
 def test_the_commands_are_where_the_entry_points_say(wheel: ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    commands = dict(re.findall(r"^(\S+) = (\S+)$", wheel.read(name).decode(), re.MULTILINE))
-    assert set(commands) == {"secondlook", "secondlook-edge"}
-    for entry in commands.values():
+    entries = re.findall(r"^(\S+) = (\S+)$", wheel.read(name).decode(), re.MULTILINE)
+    assert {name for name, _ in entries} == {"secondlook", "secondlook-edge", "benchmarks", "export", "signs"}
+    for _, entry in entries:
         module, function = entry.split(":")
-        source = wheel.read(module.replace(".", "/") + ".py").decode()
+        path = module.replace(".", "/")
+        files = {f"{path}.py", f"{path}/__init__.py"} & set(wheel.namelist())
+        source = wheel.read(files.pop()).decode()
         assert re.search(rf"^def {function}\(", source, re.MULTILINE)
 
 
