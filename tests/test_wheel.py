@@ -121,8 +121,9 @@ def test_the_wheels_stay_small(edge: Wheel, rest: Wheel) -> None:
 def test_the_commands_are_where_the_entry_points_say(wheel: Wheel) -> None:
     for entry in wheel.commands().values():
         module, function = entry.split(":")
-        text = wheel.opened.read(module.replace(".", "/") + ".py").decode()
-        assert re.search(rf"^def {function}\(", text, re.MULTILINE)
+        path = module.replace(".", "/")
+        files = {f"{path}.py", f"{path}/__init__.py"} & set(wheel.opened.namelist())
+        assert re.search(rf"^def {function}\(", wheel.opened.read(files.pop()).decode(), re.MULTILINE)
 
 
 def test_what_the_wheels_say_of_themselves(edge: Wheel, rest: Wheel) -> None:

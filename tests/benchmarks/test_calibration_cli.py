@@ -9,9 +9,8 @@ import pytest
 
 from benchmarks.samples import a_look, a_record
 from engine.checkpoints import Variant, write_checkpoint
-from secondlook.benchmarks.cli import app
 from secondlook.benchmarks.run_log import RunHeader, write_log
-from secondlook.engine.cli import run
+from secondlook.engine.cli import command_line, run
 from secondlook.engine.errors import PolicyFileError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.policy_file import read_policy
@@ -38,7 +37,7 @@ def a_log(path: Path, weights: str = "aa") -> Path:
 
 def status(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        run(app, list(map(str, arguments)))
+        run(command_line(), list(map(str, arguments)))
     assert isinstance(ended.value.code, int)
     return ended.value.code
 

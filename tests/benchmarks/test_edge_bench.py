@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from secondlook.benchmarks import cli as bench_cli
 from secondlook.benchmarks.edge import cli as edge_cli
 from secondlook.benchmarks.edge import edge, measure, processes
 from secondlook.benchmarks.edge.measure import Case, CommandRow, EdgeRun, Round, Sample, rounds
@@ -24,6 +23,7 @@ from secondlook.benchmarks.edge.summary import AIM_PEAK_MB, edge_rows, edge_text
 from secondlook.benchmarks.edge.ways import WAYS, Task, Wanted, make
 from secondlook.edge import Region, Size, decode_jpeg
 from secondlook.edge.errors import SettingsError
+from secondlook.engine.cli import command_line
 
 FRAME = draw(Size(400, 300), np.random.default_rng(1))
 JPEG = camera_jpeg(FRAME)
@@ -144,7 +144,7 @@ def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(edge_cli, "configure_logging", lambda _verbose: None)
     output = tmp_path / "edge.json"
     done = CliRunner().invoke(
-        bench_cli.app,
+        command_line(),
         [
             *("bench", "edge", "--megapixels", "0.1", "--image-size", "48", "--resize-mode", "pad"),
             *("--rounds", "2", "--warmups", "1", "--output", str(output)),

@@ -10,10 +10,9 @@ import pytest
 
 from benchmarks.official_files import WRITERS, write_pope, write_textvqa
 from engine.checkpoints import Variant, write_checkpoint
-from secondlook.benchmarks.cli import app
 from secondlook.benchmarks.evaluation import cli
 from secondlook.benchmarks.run_log import read_log
-from secondlook.engine.cli import run
+from secondlook.engine.cli import command_line, run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "_quiet")
 
@@ -30,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def status(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        run(app, ["eval", *map(str, arguments)])
+        run(command_line(), ["eval", *map(str, arguments)])
     assert isinstance(ended.value.code, int)
     return ended.value.code
 

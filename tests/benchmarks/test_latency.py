@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from engine.packing import can_pack
-from secondlook.benchmarks import cli as bench_cli
 from secondlook.benchmarks.commands import tell
 from secondlook.benchmarks.latency import ceilings, latency, presets
 from secondlook.benchmarks.latency import cli as latency_cli
@@ -26,7 +25,7 @@ from secondlook.benchmarks.latency.prefill import Ways
 from secondlook.benchmarks.latency.summary import agreement, latency_rows, speedup, tail
 from secondlook.benchmarks.latency.work import FLOWS, Work
 from secondlook.edge.geometry import Region
-from secondlook.engine.cli import run
+from secondlook.engine.cli import command_line, run
 
 CPU = torch.device("cpu")
 ROW = {"request", "metric", "flow", "p50_ms", "p90_ms", "p99_ms", "max_ms", "ceiling_ms", "count"}
@@ -70,7 +69,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bench(*arguments: str) -> Any:
-    done = CliRunner().invoke(bench_cli.app, ["bench", *arguments])
+    done = CliRunner().invoke(command_line(), ["bench", *arguments])
     assert done.exit_code == 0, done.output
     return json.loads(done.output.splitlines()[-1])
 
@@ -221,7 +220,7 @@ def test_both_ways_to_the_rows_come_to_the_same() -> None:
 
 def fails(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
-        run(bench_cli.app, ["bench", *arguments])
+        run(command_line(), ["bench", *arguments])
     assert stopped.value.code == status
     return capsys.readouterr().err
 
@@ -280,7 +279,7 @@ def test_an_interruption_keeps_the_complete_rounds(
     output = tmp_path / "latency.json"
     stop_at(monkeypatch, 2 * (1 + 1 + 2) + 2, KeyboardInterrupt())  # in the third round that counts
     with pytest.raises(SystemExit) as stopped:
-        run(bench_cli.app, ["bench", *QUICKLY, "--output", str(output)])
+        run(command_line(), ["bench", *QUICKLY, "--output", str(output)])
     assert stopped.value.code == 130
     out = capsys.readouterr().out.splitlines()
     report = json.loads(out[-1])
@@ -293,7 +292,7 @@ def test_an_interruption_keeps_the_complete_rounds(
 @pytest.mark.usefixtures("quick", "one_thread")
 def test_a_failure_keeps_the_complete_rounds_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at(monkeypatch, 2 * (1 + 1 + 1) + 1, RuntimeError("broken"))
-    done = CliRunner().invoke(bench_cli.app, ["bench", *QUICKLY])
+    done = CliRunner().invoke(command_line(), ["bench", *QUICKLY])
     assert isinstance(done.exception, RuntimeError)
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["interrupted"]
@@ -304,7 +303,7 @@ def test_a_failure_keeps_the_complete_rounds_and_is_told(monkeypatch: pytest.Mon
 def test_an_interrupted_first_round_reports_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     output = tmp_path / "latency.json"
     stop_at(monkeypatch, 2 * (1 + 1) + 2, RuntimeError("broken"))
-    done = CliRunner().invoke(bench_cli.app, ["bench", *QUICKLY, "--output", str(output)])
+    done = CliRunner().invoke(command_line(), ["bench", *QUICKLY, "--output", str(output)])
     assert isinstance(done.exception, RuntimeError)
     assert done.stdout == ""
     assert not output.exists()

@@ -14,7 +14,6 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
-from secondlook.benchmarks import cli as bench_cli
 from secondlook.benchmarks.latency import presets
 from secondlook.benchmarks.load import cli as load_cli
 from secondlook.benchmarks.load import load
@@ -22,6 +21,7 @@ from secondlook.benchmarks.load.edges import Asked, Phase, PhaseResult, run_phas
 from secondlook.benchmarks.load.load import LoadError, LoadRun, load_rows
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.edge.errors import SettingsError
+from secondlook.engine.cli import command_line
 from secondlook.engine.serve.settings import ServerSettings
 
 CPU = torch.device("cpu")
@@ -135,7 +135,7 @@ def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(load_cli, "configure_logging", lambda _verbose: None)
     output = tmp_path / "load.json"
     done = CliRunner().invoke(
-        bench_cli.app,
+        command_line(),
         [
             *("bench", "load", "--device", "cpu", "--edges", "2", "--edges", "4", "--rounds", "2"),
             *("--seconds", "1", "--warmup-seconds", "0.2", "--retransmission-rate", "0.25"),

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from engine.packing import can_pack
 from secondlook.benchmarks import cli, operators, timing
-from secondlook.engine.cli import run
+from secondlook.engine.cli import command_line, run
 from secondlook.kernels import Status
 
 KEYS = {
@@ -46,14 +46,16 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int | str | None, str, str]:
     """Status, output and errors of `secondlook bench kernels`, with progress left out."""
     with pytest.raises(SystemExit) as stopped:
-        run(cli.app, ["bench", "kernels", *arguments])
+        run(command_line(), ["bench", "kernels", *arguments])
     out, err = capsys.readouterr()
     return stopped.value.code, out, err
 
 
 def test_the_last_line_is_one_json_object(tmp_path: Path) -> None:
     output = tmp_path / "new" / "kernels.json"
-    done = CliRunner().invoke(cli.app, ["bench", "kernels", "--device", "cpu", "--output", str(output)])
+    done = CliRunner().invoke(
+        command_line(), ["bench", "kernels", "--device", "cpu", "--output", str(output)]
+    )
     assert done.exit_code == 0, done.output
     report = json.loads(done.output.splitlines()[-1])
     assert report == json.loads(output.read_text(encoding="utf-8"))

@@ -9,10 +9,9 @@ import pytest
 
 from benchmarks.logs import random_records, write_run
 from secondlook.benchmarks.analysis.speed import bench_replay, replay_text
-from secondlook.benchmarks.cli import app
 from secondlook.benchmarks.report import cli
 from secondlook.benchmarks.run_log import LogError
-from secondlook.engine.cli import run
+from secondlook.engine.cli import command_line, run
 
 
 def test_a_log_is_repeated_until_it_has_the_rows(tmp_path: Path) -> None:
@@ -31,7 +30,7 @@ def test_the_command_ends_with_json_and_refuses_what_is_no_log(
     monkeypatch.setattr(cli, "configure_logging", lambda _verbose: None)
     log, output = write_run(tmp_path / "run.jsonl", random_records(3)), tmp_path / "replay.json"
     with pytest.raises(SystemExit):
-        run(app, ["bench", "replay", str(log), "--rows", "9", "--output", str(output)])
+        run(command_line(), ["bench", "replay", str(log), "--rows", "9", "--output", str(output)])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last == json.loads(output.read_text(encoding="utf-8"))
     assert last["rows"] == 9

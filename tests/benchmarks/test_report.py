@@ -15,12 +15,11 @@ from PIL import Image
 from benchmarks.logs import header, random_records, write_run
 from benchmarks.samples import drawn_scene, smallest
 from secondlook.benchmarks.analysis.bootstrap import Estimate
-from secondlook.benchmarks.cli import app
 from secondlook.benchmarks.heat import heat_map, heat_rows
 from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.report import cli
 from secondlook.benchmarks.report.words import parted, percent
-from secondlook.engine.cli import run
+from secondlook.engine.cli import command_line, run
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -32,7 +31,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def report(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        run(app, ["report", "--resamples", "50", *map(str, arguments)])
+        run(command_line(), ["report", "--resamples", "50", *map(str, arguments)])
     assert isinstance(ended.value.code, int)
     return ended.value.code
 

@@ -1,39 +1,37 @@
 from __future__ import annotations
 
-import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-import torch
 import typer
 
-from engine.calibrated import WEIGHTS, a_policy_file
+from engine.calibrated import a_policy_file
 from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
 from secondlook.edge.errors import GeometryError
-from secondlook.engine import cli
-from secondlook.engine.errors import PolicyFileError
-from secondlook.engine.method.budget import BudgetSettings
-from secondlook.engine.method.policy import Policy
+from secondlook.engine import cli, plugins
+from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.method.policy_file import write_policy
-from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
 SECONDS = 60
 CAMERA = (ORIGINAL.width, ORIGINAL.height)
 
 
-def exit_status(*arguments: str, application: typer.Typer = cli.app) -> int:
+def exit_status(*arguments: str, application: typer.Typer | None = None) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.run(application, list(arguments))
+        cli.run(application or cli.command_line(), list(arguments))
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -45,19 +43,22 @@ def picture(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    fake = FakeEngine()
-    monkeypatch.setattr(cli, "load_engine", lambda *_options: fake)
-    monkeypatch.setattr(
-        cli, "configure_logging", lambda _verbose: None
-    )  # the root logger belongs to pytest here
-    return fake
+def loads(monkeypatch: pytest.MonkeyPatch, load: Callable[..., FakeEngine]) -> None:
+    for command in (ask, serve):
+        monkeypatch.setattr(command, "load_engine", load)
 
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "configure_logging", lambda _verbose: None)
+    for command in (ask, kernels, serve):  # the root logger belongs to pytest here
+        monkeypatch.setattr(command, "configure_logging", lambda _verbose: None)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, quiet: None) -> FakeEngine:
+    fake = FakeEngine()
+    loads(monkeypatch, lambda *_options: fake)
+    return fake
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -137,7 +138,7 @@ def test_a_port_in_use_is_one_line_before_the_model_is_loaded(
     def load(*_options: object) -> FakeEngine:
         pytest.fail("the model was loaded")
 
-    monkeypatch.setattr(cli, "load_engine", load)
+    loads(monkeypatch, load)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert exit_status("serve", "--port", str(port)) == 1
@@ -175,7 +176,7 @@ def test_a_bad_policy_or_budget_is_one_line_before_the_model_is_loaded(
     def load(*_options: object) -> FakeEngine:
         pytest.fail("the model was loaded")
 
-    monkeypatch.setattr(cli, "load_engine", load)
+    loads(monkeypatch, load)
     missing = tmp_path / "none.json"
     for command in (["ask", picture, "sure"], ["serve", "--port", "0"]):
         assert exit_status(*command, "--policy", str(missing)) == 1
@@ -185,34 +186,6 @@ def test_a_bad_policy_or_budget_is_one_line_before_the_model_is_loaded(
     both = ("--retransmission-rate", "0.4", "--bytes-per-second", "9")
     assert exit_status("serve", "--port", "0", *both) == 1
     assert "either a retransmission rate or bytes per second" in one_line(capsys)
-
-
-def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    import secondlook.engine.engine
-    import secondlook.engine.models.checkpoint
-
-    adapter = SimpleNamespace(
-        name="demo",
-        dtype=torch.float32,
-        image_size=100,
-        settings=SimpleNamespace(threshold=0.3),
-        digest=lambda: WEIGHTS,
-    )
-    monkeypatch.setattr(secondlook.engine.models.checkpoint, "load_model", lambda *_, **__: adapter)
-    monkeypatch.setattr(
-        secondlook.engine.engine, "Engine", lambda _adapter, policy, *, cache, budget: (policy, budget)
-    )
-    calibrated, rate = a_policy_file(0.25, measure="margin"), BudgetSettings(0.4)
-    policy, budget = load_engine(EngineOptions(calibrated=calibrated, budget=rate))
-    assert policy == calibrated.policy
-    assert (budget.settings, budget.threshold) == (rate, 0.25)
-    for threshold, start in ((None, 0.3), (0.7, 0.7)):
-        policy, budget = load_engine(EngineOptions(threshold=threshold, budget=rate))
-        assert policy == (None if threshold is None else Policy(threshold))
-        assert budget.threshold == start
-    assert load_engine(EngineOptions()) == (None, None)
-    with pytest.raises(PolicyFileError):
-        load_engine(EngineOptions(calibrated=a_policy_file(weights="another")))
 
 
 @pytest.mark.parametrize(
@@ -265,39 +238,6 @@ def python(code: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("model", "terminal", "bars"),
-    [("demo", True, False), ("owner/model", True, True), ("owner/model", False, False)],
-)
-def test_bars_are_for_terminals_and_models_that_take_time(
-    model: str, terminal: bool, bars: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import secondlook.engine.engine
-    import secondlook.engine.models.checkpoint
-
-    wanted: list[bool] = []
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(secondlook.engine.engine, "Engine", lambda adapter, _policy, **_more: adapter)
-    monkeypatch.setattr(
-        secondlook.engine.models.checkpoint, "load_model", lambda *_, progress, **__: wanted.append(progress)
-    )
-    load_engine(EngineOptions(model))
-    assert wanted == [bars]
-
-
-def test_what_is_written_while_bars_are_drawn_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with loading_status("owner/model") as stop:
-        print("a bar", file=sys.stderr)  # noqa: T201  # as tqdm does
-        assert terminal.getvalue() == "a bar\n"
-        stop()
-
-
 @pytest.mark.usefixtures("quiet")
 def test_kernels_says_what_serves_and_why(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -319,12 +259,12 @@ def test_kernels_cannot_be_built_without_a_compiler(
 
 
 def test_help_needs_no_heavy_import() -> None:
-    heavy = ["torch", "transformers", "numpy", "fastapi", "uvicorn"]
+    heavy = ["torch", "transformers", "numpy", "fastapi", "uvicorn", "onnx", "matplotlib"]
     code = f"""
 import sys
 from secondlook.engine import cli
 try:
-    cli.run(cli.app, ["serve", "--help"])
+    cli.run(cli.command_line(), ["serve", "--help"])
 except SystemExit as ended:
     print("exit", ended.code, "imported", [name for name in {heavy!r} if name in sys.modules])
 """
@@ -332,14 +272,39 @@ except SystemExit as ended:
         out, err = process.communicate(timeout=SECONDS)
     assert "exit 0 imported []" in out, out + err
     assert "--session-ttl" in out
+    assert re.findall(r"─ (\w+) ─", out) == ["Options", "Model", "Encoder", "Policy", "Limits", "Network"]
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("--version") == 0
+    assert capsys.readouterr().out == f"secondlook {version('secondlook')}\n"
+
+
+def test_installed_parts_add_commands_and_a_broken_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def add(app: typer.Typer) -> None:
+        app.command("wave")(lambda: typer.echo("hello"))
+
+    parts = [
+        EntryPoint("broken", "no.such.module:register", plugins.COMMANDS),
+        SimpleNamespace(name="more", value="more", load=lambda: add),
+    ]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: parts if group == plugins.COMMANDS else [])
+    assert exit_status("wave") == 0
+    told = capsys.readouterr()
+    assert told.out == "hello\n"
+    assert told.err.startswith("warning: without the commands of no.such.module:register: No module named")
+    assert told.err.count("\n") == 1
 
 
 def test_serve_answers_until_interrupted() -> None:
     code = """
 from engine.fake_engine import FakeEngine
 from secondlook.engine import cli
-cli.load_engine = lambda *_options: FakeEngine()
-cli.run(cli.app, ["serve", "--port", "0"])
+from secondlook.engine.cli import serve
+serve.load_engine = lambda *_options: FakeEngine()
+cli.run(cli.command_line(), ["serve", "--port", "0"])
 """
     with python(code) as process:
         assert process.stdout is not None
@@ -360,6 +325,7 @@ def test_an_interrupted_server_finishes_the_question_it_works_on() -> None:
 import sys
 from engine.fake_engine import FakeEngine
 from secondlook.engine import cli
+from secondlook.engine.cli import serve
 
 class Slow(FakeEngine):
     def round(self):
@@ -368,8 +334,8 @@ class Slow(FakeEngine):
             sys.stdin.readline()
         return super().round()
 
-cli.load_engine = lambda *_options: Slow()
-cli.run(cli.app, ["serve", "--port", "0"])
+serve.load_engine = lambda *_options: Slow()
+cli.run(cli.command_line(), ["serve", "--port", "0"])
 """
     form = {"question": "sure", "width": "400", "height": "300"}
     files = {"image": ("a.jpg", jpeg(), "image/jpeg")}

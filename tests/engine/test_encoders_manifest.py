@@ -23,19 +23,19 @@ from secondlook.engine.encoders.manifest import (
     read_manifest,
 )
 from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.llava import LlavaAdapter
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LlavaAdapter:
+def model(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     return load_model(
         str(write_checkpoint(tmp_path_factory.mktemp("model"), Variant(layers=2))), device="cpu"
     )
 
 
 @pytest.fixture
-def manifest(model: LlavaAdapter, tmp_path: Path) -> EncoderManifest:
+def manifest(model: VisionLanguageModel, tmp_path: Path) -> EncoderManifest:
     """As the folder `tmp_path` has it."""
     for name in (GRAPH_FILE, WEIGHTS_FILE):
         (tmp_path / name).write_bytes(name.encode())
@@ -117,14 +117,14 @@ def test_every_file_that_is_another_is_named(manifest: EncoderManifest, tmp_path
 
 
 def test_it_fits_the_model_it_was_made_from(
-    manifest: EncoderManifest, model: LlavaAdapter, tmp_path: Path
+    manifest: EncoderManifest, model: VisionLanguageModel, tmp_path: Path
 ) -> None:
     manifest.check_fits(tmp_path, model)
     manifest.check_fits(tmp_path, load_model(model.name, dtype="float16", device="cpu"))
 
 
 def test_what_differs_is_named_on_both_sides(
-    manifest: EncoderManifest, model: LlavaAdapter, tmp_path: Path
+    manifest: EncoderManifest, model: VisionLanguageModel, tmp_path: Path
 ) -> None:
     other = load_model(str(write_checkpoint(tmp_path / "other", Variant(seed=1, layers=2))), device="cpu")
     wider = replace(manifest, width=128, preprocessing=replace(manifest.preprocessing, mode="pad"))
@@ -139,14 +139,14 @@ def test_what_differs_is_named_on_both_sides(
 
 
 def test_a_dtype_without_a_digest_does_not_fit(
-    manifest: EncoderManifest, model: LlavaAdapter, tmp_path: Path
+    manifest: EncoderManifest, model: VisionLanguageModel, tmp_path: Path
 ) -> None:
     narrow = load_model(model.name, dtype="bfloat16", device="cpu")
     with pytest.raises(EncoderMismatchError, match="weights in bfloat16 None, not"):
         manifest.check_fits(tmp_path, narrow)
 
 
-def test_what_no_weight_tells_is_in_the_digest(model: LlavaAdapter, tmp_path: Path) -> None:
+def test_what_no_weight_tells_is_in_the_digest(model: VisionLanguageModel, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", Variant(layers=2))
     values = json.loads((folder / "config.json").read_text())
     values["vision_config"]["num_attention_heads"] = 4

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.tensorrt_stand_in import CPU
 from secondlook.engine.encoders.tensorrt_api import cuda_device, load_tensorrt, this_machine
 from secondlook.engine.errors import DeviceError, RuntimeMissingError
 
@@ -31,7 +30,7 @@ def test_without_tensorrt_the_extra_is_named(tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines() == [
         (
-            "TensorRT is not installed: pip install 'secondlook[tensorrt]'; where engines are only run, "
+            "TensorRT is not installed: pip install 'secondlook[tensorrt]'; where plans are only run, "
             "'secondlook[tensorrt-lean]' is smaller"
         ),
         "tensorrt is not installed: pip install 'secondlook[tensorrt]'",
@@ -44,7 +43,7 @@ def test_without_tensorrt_the_extra_is_named(tmp_path: Path) -> None:
     [
         ("__version__ = '9.3.0'", "tensorrt is of version 9.3.0; 10 or 11 is needed"),
         ("", "tensorrt is of version none; 10 or 11 is needed"),
-        ("import tensorrt_bindings_of_nobody", "installed, but incompletely: No module named"),
+        ("import tensorrt_bindings_of_nobody", "installed, but cannot be loaded: No module named"),
         ("raise OSError('libnvinfer.so.11: cannot open')", "cannot be loaded: libnvinfer"),
     ],
 )
@@ -64,7 +63,7 @@ def test_a_cpu_is_no_place_for_tensorrt() -> None:
     with pytest.raises(DeviceError, match="no device 'gpu'; use cuda or cuda:N"):
         cuda_device("gpu")
     with pytest.raises(DeviceError, match="needs a CUDA GPU, and the device is cpu"):
-        this_machine(CPU)
+        this_machine(torch.device("cpu"))
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="torch sees 0; there is no cuda"):
             this_machine(torch.device("cuda"))

@@ -14,8 +14,8 @@ from PIL import Image
 
 from engine.checkpoints import Variant, write_checkpoint
 from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.export import ExportSettings, GatePicture, GateSettings, export_encoder
 
 QUICK = GateSettings(pictures=3, questions=6)
@@ -27,16 +27,16 @@ CPU = torch.device("cpu")
 class Exported:
     """A model, and its encoder in a folder."""
 
-    model: LlavaAdapter
+    model: VisionLanguageModel
     folder: Path
     manifest: EncoderManifest
 
 
-def small_model(folder: Path, seed: int = 3) -> LlavaAdapter:
+def small_model(folder: Path, seed: int = 3) -> VisionLanguageModel:
     return load_model(str(write_checkpoint(folder, Variant(seed=seed))), dtype="float32", device="cpu")
 
 
-def export_small(model: LlavaAdapter, folder: Path, dtype: GraphDType = "float32") -> Exported:
+def export_small(model: VisionLanguageModel, folder: Path, dtype: GraphDType = "float32") -> Exported:
     return Exported(model, folder, export_encoder(model, folder, ExportSettings(dtype, gate=QUICK), asked()))
 
 

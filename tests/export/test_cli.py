@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
-import torch
-import typer
 
 from export.support import asked
-from secondlook.benchmarks import cli as benchmarks
 from secondlook.benchmarks.signs.asked import asked_pictures
 from secondlook.engine import cli
+from secondlook.engine.cli import ask, serve
 from secondlook.engine.encoders.manifest import read_manifest
-from secondlook.engine.errors import EncoderError
+from secondlook.engine.plugins import GATE_PICTURES, plugins
 from secondlook.export import cli as export_cli
-from secondlook.export.tensorrt.cli import open_or_rebuild
 
 PICTURE = Path(__file__).parents[2] / "docs" / "two-looks.jpg"
 
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (cli, export_cli):  # the root logger belongs to pytest here
+    for module in (ask, serve, export_cli):  # the root logger belongs to pytest here
         monkeypatch.setattr(module, "configure_logging", lambda _verbose: None)
 
 
-def exit_status(*arguments: str, application: typer.Typer = benchmarks.app) -> int:
+def exit_status(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.run(application, list(arguments), open_or_rebuild)
+        cli.run(cli.command_line(), list(arguments))
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -73,10 +69,10 @@ def test_it_is_verified_and_inspected(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_question_is_answered_through_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ask = ("ask", str(PICTURE), "What number is on the red sign?", "--json")
-    assert exit_status(*ask) == 0
+    question = ("ask", str(PICTURE), "What number is on the red sign?", "--json")
+    assert exit_status(*question) == 0
     theirs = json.loads(capsys.readouterr().out)
-    assert exit_status(*ask, "--vision", "onnx", "--encoder", str(folder)) == 0
+    assert exit_status(*question, "--vision", "onnx", "--encoder", str(folder)) == 0
     ours = json.loads(capsys.readouterr().out)
     assert (ours["text"], ours["region"]) == (theirs["text"], theirs["region"])
     assert ours["uncertainty"] == pytest.approx(theirs["uncertainty"], abs=1e-4)
@@ -93,9 +89,9 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "is no exported encoder" in refusal(capsys, "inspect", str(tmp_path))
     picture = (str(PICTURE), "what?")
     assert "needs --encoder" in refusal(capsys, "ask", *picture, "--vision", "onnx")
-    assert "add --vision tensorrt" in refusal(capsys, "ask", *picture, "--trust-engine")
+    assert "add --vision tensorrt" in refusal(capsys, "ask", *picture, "--trust-plan")
     for command in (("ask", *picture), ("serve", "--port", "0"), ("verify", str(folder))):
-        assert "--rebuild builds TensorRT engines" in refusal(capsys, *command, "--rebuild")
+        assert "--rebuild builds TensorRT plans" in refusal(capsys, *command, "--rebuild")
     assert "is no exported encoder" in refusal(
         capsys, "serve", "--port", "0", "--vision", "onnx", "--encoder", out
     )
@@ -122,32 +118,16 @@ def test_the_gates_pictures_are_always_the_same_and_ask_enough() -> None:
     assert next(asked()).questions  # what the other tests ask is of the same kind
 
 
-def test_a_tensorrt_engine_is_built_again_only_when_asked(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told: list[object] = []
-
-    def opens(folder: Path, device: torch.device, *, trusted: bool, rebuild: bool) -> NoReturn:
-        told.append((folder, device.type, trusted, rebuild))
-        raise EncoderError("it was not built here")
-
-    def opens_only(folder: Path, device: torch.device, *, trusted: bool) -> NoReturn:
-        opens(folder, device, trusted=trusted, rebuild=False)
-
-    monkeypatch.setattr("secondlook.export.tensorrt.engines.open_or_rebuild", opens)
-    monkeypatch.setattr("secondlook.engine.encoders.tensorrt.open_engine", opens_only)
-    engine = ("--vision", "tensorrt", "--encoder", str(folder))
-    commands = (
-        ("ask", str(PICTURE), "what?", *engine),
-        ("serve", "--port", "0", *engine),
-        ("verify", str(folder), "--runtime", "tensorrt"),
-    )
-    for command in commands:
-        for options, expected in (([], (False, False)), (["--rebuild", "--trust-engine"], (True, True))):
-            assert "it was not built here" in refusal(capsys, *command, *options)
-            assert told.pop() == (folder, "cpu", *expected)
-
-
 def test_tensorrt_on_a_cpu_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    engine = ("--vision", "tensorrt", "--encoder", str(folder))
-    assert "ensorRT" in refusal(capsys, "ask", str(PICTURE), "what?", "--device", "cpu", *engine)
+    plan = ("--vision", "tensorrt", "--encoder", str(folder), "--device", "cpu")
+    for rebuild in ((), ("--rebuild",)):
+        assert "ensorRT" in refusal(capsys, "ask", str(PICTURE), "what?", *plan, *rebuild)
+
+
+def test_the_gate_asks_what_an_installed_part_draws(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [one.load() for one in plugins(GATE_PICTURES)] == [asked_pictures]
+    monkeypatch.setattr(export_cli, "plugins", lambda _group: [])
+    told = refusal(capsys, "export", "--output", str(tmp_path / "new"))
+    assert "no entry point secondlook.gate_pictures is installed" in told

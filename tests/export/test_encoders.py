@@ -19,7 +19,8 @@ from export.support import CPU, Exported, small_model
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.encoders.choice import EncoderChoice, with_vision
+from secondlook.engine import encoders
+from secondlook.engine.encoders import EncoderChoice, with_vision
 from secondlook.engine.encoders.manifest import GRAPH_FILE, WEIGHTS_FILE, file_digest
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder, open_onnx, open_session
 from secondlook.engine.engine import Engine
@@ -31,6 +32,8 @@ from secondlook.engine.errors import (
     RuntimeMissingError,
 )
 from secondlook.engine.models.vision import TorchVisionEncoder
+from secondlook.engine.plugins import PLAN_BUILDERS, plugins
+from secondlook.export.plans import open_or_rebuild
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,6 +107,8 @@ def test_threads_follow_torchs(exported: Exported) -> None:
         (("torch", Path("x")), "encoder x is not for torch; add --vision onnx"),
         (("onnx",), "--vision onnx needs --encoder FOLDER; make one with secondlook export"),
         (("tensorrt", Path("x"), "tensorrt"), "provider 'tensorrt' is ONNX Runtime's; add --vision onnx"),
+        (("onnx", Path("x"), "auto", True), "--trust-plan is about TensorRT plans; add --vision tensorrt"),
+        (("onnx", Path("x"), "auto", False, True), "--rebuild builds TensorRT plans, and onnx encodes"),
     ],
 )
 def test_a_choice_that_contradicts_itself_is_refused(arguments: tuple[Any, ...], message: str) -> None:
@@ -174,7 +179,7 @@ def test_without_onnx_runtime_the_message_says_what_to_install(
         open_onnx(exported.folder, exported.manifest, CPU)
 
 
-def test_the_tensorrt_branch_opens_an_engine_that_fits(
+def test_the_tensorrt_branch_opens_a_plan_that_fits_and_builds_it_again_only_when_asked(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[tuple[Any, ...]] = []
@@ -184,16 +189,29 @@ def test_the_tensorrt_branch_opens_an_engine_that_fits(
         manifest = SimpleNamespace(encoder=exported.manifest)
         __call__ = staticmethod(right)
 
-    def open_engine(folder: Path, device: torch.device, *, trusted: bool) -> Encoder:
-        opened.append((folder, device, trusted))
+    def opens(*found: Any, trusted: bool) -> Encoder:
+        opened.append((*found, trusted))
         return Encoder()
 
-    opener: Any = open_engine  # what it opens is no TensorRtVisionEncoder
-    choice = EncoderChoice("tensorrt", Path("engine"), trust_engine=True)
-    model = with_vision(exported.model, choice, opener)
-    assert opened == [(Path("engine"), CPU, True)]
+    def builds(*found: Any, trusted: bool) -> Encoder:
+        opened.append(("built", *found, trusted))
+        return Encoder()
+
+    monkeypatch.setattr(encoders, "open_plan", opens)
+    monkeypatch.setattr(encoders, "plugins", lambda _group: [SimpleNamespace(load=lambda: builds)])
+    choice = EncoderChoice("tensorrt", Path("plan"), trust_plan=True)
+    model = with_vision(exported.model, choice)
+    with_vision(exported.model, replace(choice, rebuild=True, trust_plan=False))
+    assert opened == [(Path("plan"), CPU, True), ("built", Path("plan"), CPU, False)]
     square = model.square(picture(0))
     assert torch.allclose(model.encode([square]), exported.model.encode([square]), atol=1e-4)
     monkeypatch.setattr(Encoder, "manifest", SimpleNamespace(encoder=replace(exported.manifest, width=1)))
     with pytest.raises(EncoderMismatchError, match="width 1, not 64"):
-        with_vision(exported.model, choice, opener)
+        with_vision(exported.model, choice)
+    monkeypatch.setattr(encoders, "plugins", lambda _group: [])
+    with pytest.raises(RuntimeMissingError, match=r"--rebuild needs .*secondlook\[tensorrt\]"):
+        with_vision(exported.model, replace(choice, rebuild=True))
+
+
+def test_the_installed_builder_of_plans_is_exports() -> None:
+    assert [one.load() for one in plugins(PLAN_BUILDERS)] == [open_or_rebuild]

@@ -16,17 +16,15 @@ from secondlook.engine.encoders.manifest import GraphDType, Parity
 from secondlook.engine.encoders.onnx_runtime import open_onnx
 from secondlook.engine.engine import Look
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.models.llava import LlavaAdapter
-from secondlook.export.answers import AnswerTally
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.export.errors import ExportError, Failure, GateError
-from secondlook.export.exporting import write_encoder
-from secondlook.export.gate import TOLERANCES, GateSettings, pass_gate
-from secondlook.export.graph import EncoderGraph
+from secondlook.export.gate import TOLERANCES, AnswerTally, GateSettings, pass_gate
+from secondlook.export.graph import narrowed, write_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def altered(exported: Exported, change: Callable[[Tensor], Tensor]) -> LlavaAdapter:
+def altered(exported: Exported, change: Callable[[Tensor], Tensor]) -> VisionLanguageModel:
     """The model with an encoder whose features are changed."""
     right = open_onnx(exported.folder, exported.manifest, CPU)
     return exported.model.with_encoder(lambda pixels: change(right(pixels)))
@@ -142,9 +140,10 @@ def test_only_the_first_difference_counts() -> None:
 
 def test_a_bfloat16_graph_is_computed_as_torch_computes_it(exported: Exported, tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 84, 84, generator=torch.Generator().manual_seed(0))
-    exact = EncoderGraph(exported.model.module)(pixels)
     with torch.inference_mode():
-        narrow = EncoderGraph(exported.model.module, torch.bfloat16)(pixels.bfloat16()).float()
+        exact = exported.model.vision_module()(pixels)
+        module = narrowed(exported.model.vision_module(), torch.bfloat16)
+        narrow = module(pixels.bfloat16()).float()
     encoder = write_encoder(exported.model, "bfloat16", 18, tmp_path).open()
     found = encoder(pixels)
     assert torch.equal(found, found.bfloat16().float())  # its output is bfloat16

@@ -1,4 +1,4 @@
-"""The exported module, beside transformers' own way to the features."""
+"""The vision module, eager and exported, beside transformers' own way to the features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from secondlook.export.graph import EncoderGraph
+from secondlook.engine.models.clip import ClipVision
+from secondlook.export.graph import narrowed
 
 
 def llava(layer: int = -2, *, side: int = 84, projector: str = "gelu", **vision: Any) -> Any:
@@ -49,6 +50,12 @@ def truth(model: Any, values: Tensor) -> Tensor:
     return torch.stack(output.pooler_output)
 
 
+def exported(model: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """The module as its graph has it, to be run in torch."""
+    module = narrowed(ClipVision(model), dtype)
+    return torch.export.export(module, (pixels(model, dtype),)).module()
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
@@ -66,20 +73,26 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     ],
     ids=["usual", "last layer", "first block", "no block", "heads", "rim", "other activations"],
 )
-def test_it_is_what_transformers_computes(model: Any) -> None:
+def test_it_is_what_transformers_computes_and_exported_too(model: Any) -> None:
     values = pixels(model)
-    found = EncoderGraph(model)(values)
-    assert relative_error(found, truth(model, values)) < 2e-6
+    with torch.inference_mode():
+        found = ClipVision(model)(values)
+    written = exported(model)(values)
+    expected = truth(model, values)
+    assert relative_error(found, expected) < 2e-6
+    assert relative_error(written, expected) < 2e-6
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 2e-2)])
 def test_half_precision_stays_within_the_gate(dtype: torch.dtype, tolerance: float) -> None:
     model = llava()
     values = pixels(model)
-    found = EncoderGraph(model, dtype)(values.to(dtype))
-    assert found.dtype == dtype
-    assert relative_error(found, truth(model, values)) < tolerance
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}  # truth's, no graph's
+    found = exported(model, dtype)(values.to(dtype))
+    eager = narrowed(ClipVision(model), dtype)(values.to(dtype))
+    assert found.dtype == eager.dtype == dtype
+    expected = truth(model, values)
+    assert relative_error(found, expected) < tolerance
+    assert relative_error(eager, expected) < tolerance
 
 
 def test_large_activations_do_not_overflow_in_float16() -> None:
@@ -87,13 +100,24 @@ def test_large_activations_do_not_overflow_in_float16() -> None:
     # Real towers have channels in the hundreds; the square of this one is beyond float16's largest number.
     model.model.vision_tower.encoder.layers[0].mlp.fc2.bias[:2] += 1000
     values = pixels(model)
-    found = EncoderGraph(model, torch.float16)(values.half())
+    found = exported(model, torch.float16)(values.half())
     assert relative_error(found, truth(model, values)) < 5e-3
 
 
-def test_the_models_own_tensors_are_used_where_nothing_differs() -> None:
+def test_the_models_own_tensors_are_used_and_never_changed() -> None:
     model = llava()
-    graph = EncoderGraph(model)
     own = {parameter.data_ptr() for parameter in model.parameters()}
-    copied = [name for name, parameter in graph.named_parameters() if parameter.data_ptr() not in own]
-    assert set(copied) <= {"patch_weight", "class_token", "positions"}
+    assert {parameter.data_ptr() for parameter in ClipVision(model).parameters()} <= own
+    narrowed(ClipVision(model), torch.float16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_in_eager_torch_it_has_the_bits_of_transformers_modules() -> None:
+    model = llava()
+    tower, values = model.model.vision_tower, pixels(model)
+    with torch.inference_mode():
+        hidden = tower.pre_layrnorm(tower.embeddings(values))
+        for block in tower.encoder.layers[:2]:
+            hidden = block(hidden, None)
+        expected = model.model.multi_modal_projector(hidden[:, 1:])
+        assert torch.equal(ClipVision(model)(values), expected)

@@ -23,32 +23,31 @@ from export.tensorrt_api.generate import BINDINGS, ENUMS, WHEELS, described
 from repository import ROOT, modules
 from secondlook.engine.encoders import tensorrt as running
 from secondlook.engine.encoders import tensorrt_api as api
-from secondlook.engine.encoders.engine_manifest import HardwareCompatibility
-from secondlook.export.tensorrt import builder_api as builder
+from secondlook.engine.encoders.plan_manifest import HardwareCompatibility
 
 API = Path(__file__).parent / "tensorrt_api"
 SOURCES = [
     *(ROOT / "engine/secondlook/engine/encoders").glob("tensorrt*.py"),
-    *modules(ROOT / "export/secondlook/export/tensorrt"),
+    *modules(ROOT / "export/secondlook/export"),
 ]
 TO_RUN: dict[type, str] = {
-    api.Engine: "ICudaEngine",
-    api.ExecutionContext: "IExecutionContext",
+    api.Plan: "ICudaEngine",
+    api.Context: "IExecutionContext",
     api.Runtime: "Runtime",
     api.TensorRt: "",
 }
 TO_BUILD: dict[type, str] = {
-    builder.Builder: "Builder",
-    builder.Config: "IBuilderConfig",
-    builder.HostMemory: "IHostMemory",
-    builder.InspectableEngine: "ICudaEngine",
-    builder.Inspector: "EngineInspector",
-    builder.Network: "INetworkDefinition",
-    builder.Parser: "OnnxParser",
-    builder.ParserError: "ParserError",
-    builder.Profile: "IOptimizationProfile",
-    builder.TensorRtBuilder: "",
-    builder.TimingCache: "ITimingCache",
+    api.Builder: "Builder",
+    api.Config: "IBuilderConfig",
+    api.HostMemory: "IHostMemory",
+    api.InspectablePlan: "ICudaEngine",
+    api.Inspector: "EngineInspector",
+    api.Network: "INetworkDefinition",
+    api.Parser: "OnnxParser",
+    api.ParserError: "ParserError",
+    api.Profile: "IOptimizationProfile",
+    api.TensorRtBuilder: "",
+    api.TimingCache: "ITimingCache",
 }
 """TensorRT's class of each protocol; "" is the module."""
 OURS = {"Enumerator", "Logger"}
@@ -129,14 +128,14 @@ def lacks(there: dict[str, Any], names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("version", WHEELS)
 @pytest.mark.parametrize("library", BINDINGS)
-def test_all_that_runs_engines_exists(version: str, library: str) -> None:
+def test_all_that_runs_plans_exists(version: str, library: str) -> None:
     there = listed(version, library)
     assert not missing(TO_RUN, there)
     assert not lacks(there, members_in_words())
 
 
 @pytest.mark.parametrize("version", WHEELS)
-def test_all_that_builds_engines_exists(version: str) -> None:
+def test_all_that_builds_plans_exists(version: str) -> None:
     there = listed(version, "tensorrt")
     assert not missing(TO_BUILD, there)
     assert not lacks(there, used_of_module())
@@ -145,9 +144,8 @@ def test_all_that_builds_engines_exists(version: str) -> None:
 def test_every_protocol_is_compared() -> None:
     defined = {
         name
-        for module in (api, builder)
-        for name, value in vars(module).items()
-        if getattr(value, "_is_protocol", False) and value.__module__ == module.__name__
+        for name, value in vars(api).items()
+        if getattr(value, "_is_protocol", False) and value.__module__ == api.__name__
     }
     assert {protocol.__name__ for protocol in (*TO_RUN, *TO_BUILD)} | OURS == defined
 
@@ -171,7 +169,7 @@ def test_what_is_missing_is_noticed() -> None:
         "Config.set_flag",
         "Runtime.engine_host_code_allowed",
         "Parser.parse_from_file",
-        "Engine.get_tensor_name",
+        "Plan.get_tensor_name",
     }
     assert lacks(there, {"BuilderFlag.FP16", "BuilderFlag.TF32"}) == {"BuilderFlag.FP16"}
 

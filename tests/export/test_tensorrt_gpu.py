@@ -1,4 +1,4 @@
-"""Engines on a GPU, with the real TensorRT: the embedded model, exported, built and compared by commands."""
+"""Plans on a GPU, with the real TensorRT: the embedded model, exported, built and compared by commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from secondlook.engine.encoders.tensorrt import open_engine
+from secondlook.engine.encoders.tensorrt import open_plan
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.vision import TorchVisionEncoder
-from secondlook.export.tensorrt.inspect import attention_of, inspect_engine
+from secondlook.export.inspecting import attention_of, inspect_plan
 
 pytestmark = pytest.mark.needs_tensorrt
 
@@ -22,30 +22,30 @@ TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 2e-2}
 
 def secondlook(*arguments: str, cache: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SECONDLOOK_CACHE": str(cache)}
-    command = [sys.executable, "-c", "from secondlook.benchmarks.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from secondlook.engine.cli import main; main()", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_an_engine_passes_the_gate_and_gives_torchs_features(
+def test_a_plan_passes_the_gate_and_gives_torchs_features(
     tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, graph, engine = tmp_path / "cache", tmp_path / "encoder", tmp_path / "engine"
+    cache, graph, plan = tmp_path / "cache", tmp_path / "encoder", tmp_path / "plan"
     monkeypatch.setenv("SECONDLOOK_CACHE", str(cache))
     secondlook("export", "--model", "demo", "--dtype", dtype, "--output", str(graph), cache=cache)
-    secondlook("build", str(graph), "--output", str(engine), "--batch", "1:2:4", "--detailed", cache=cache)
-    secondlook("verify", str(engine), "--runtime", "tensorrt", "--trust-engine", cache=cache)
+    secondlook("build", str(graph), "--output", str(plan), "--batch", "1:2:4", "--detailed", cache=cache)
+    secondlook("verify", str(plan), "--runtime", "tensorrt", "--trust-plan", cache=cache)
     device = torch.device("cuda")
     model = load_model("demo", dtype="float32", device="cuda")
-    reference, encoder = TorchVisionEncoder(model.module), open_engine(engine, device, trusted=True)
+    reference, encoder = TorchVisionEncoder(model.module), open_plan(plan, device, trusted=True)
     for count in (1, 2, 3, 9):
         pixels = torch.randn(count, 3, model.image_size, model.image_size, device=device)
         expected, found = reference(pixels), encoder(pixels)
         assert found.isfinite().all()
         assert (found - expected).norm() / expected.norm() <= TOLERANCES[dtype]
-    layers = inspect_engine(engine, device, trusted=True)
+    layers = inspect_plan(plan, device, trusted=True)
     assert layers
     assert attention_of(layers) != "unknown"
 
@@ -57,7 +57,7 @@ def test_calls_follow_the_current_stream(tmp_path: Path, monkeypatch: pytest.Mon
         "export", "--model", "demo", "--dtype", "float32", "--output", str(graph), cache=tmp_path / "cache"
     )
     secondlook("build", str(graph), cache=tmp_path / "cache")
-    encoder = open_engine(graph, torch.device("cuda"))
+    encoder = open_plan(graph, torch.device("cuda"))
     side = load_model("demo").image_size
     pixels = torch.randn(3, 3, side, side, device="cuda")
     expected = encoder(pixels)

@@ -14,7 +14,8 @@ from export.support import Exported
 from repository import ROOT
 from secondlook.engine.encoders.manifest import GRAPH_FILE, WEIGHTS_FILE, GraphDType
 from secondlook.export.errors import ExportError
-from secondlook.export.exporting import ExportSettings, WrittenGraph, write_encoder
+from secondlook.export.exporting import ExportSettings
+from secondlook.export.graph import WrittenGraph, write_encoder
 
 STANDARD = {
     "Add",

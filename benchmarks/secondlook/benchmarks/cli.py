@@ -1,10 +1,9 @@
-"""The command `secondlook`: the engine's commands, and those that show and measure."""
+"""What this part adds to the command `secondlook`: commands that show and measure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,40 +15,28 @@ from secondlook.benchmarks.latency.cli import register as register_latency
 from secondlook.benchmarks.load.cli import register as register_load
 from secondlook.benchmarks.report.cli import register as register_report
 from secondlook.benchmarks.vision.cli import register as register_vision
-from secondlook.engine.cli import app, configure_logging, run
-from secondlook.engine.cli.options import ModelOption, VerboseOption
-from secondlook.export.cli import register as register_export
-from secondlook.export.tensorrt.cli import open_or_rebuild
-from secondlook.export.tensorrt.cli import register as register_build
+from secondlook.engine.cli.options import ModelOption, VerboseOption, configure_logging
 
-if TYPE_CHECKING:
-    from secondlook.export.answers import GatePicture
-
-__all__ = ["app", "main"]
+__all__ = ["register"]
 
 
-def _asked() -> Iterator[GatePicture]:
-    from secondlook.benchmarks.signs.asked import asked_pictures
-
-    return asked_pictures()
-
-
-register_export(app, _asked)
-register_build(app)
-benches = typer.Typer(help="Measure speed.", no_args_is_help=True)
-app.add_typer(benches, name="bench")
-register_latency(benches)
-register_load(benches)
-register_edge(benches)
-register_vision(benches)
-register_calibration(app, benches)
-evaluations = typer.Typer(help="Measure accuracy, retransmission and region search.", no_args_is_help=True)
-app.add_typer(evaluations, name="eval")
-register_evaluation(evaluations)
-register_report(app, benches)
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    benches = typer.Typer(help="Measure speed.", no_args_is_help=True)
+    evaluations = typer.Typer(
+        help="Measure accuracy, retransmission and region search.", no_args_is_help=True
+    )
+    app.add_typer(benches, name="bench")
+    app.add_typer(evaluations, name="eval")
+    for add in (register_latency, register_load, register_edge, register_vision):
+        add(benches)
+    register_calibration(app, benches)
+    register_evaluation(evaluations)
+    register_report(app, benches)
+    app.command()(demo)
+    benches.command("kernels")(bench_kernels)
 
 
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Which pictures are drawn.")] = 7,
@@ -64,7 +51,6 @@ def demo(
     run_demo(out, seed, count, model)
 
 
-@benches.command("kernels")
 def bench_kernels(
     device: DeviceOption = "auto",
     output: OutputOption = None,
@@ -78,8 +64,3 @@ def bench_kernels(
 
     report = bench_operators(chosen_device(device))
     tell(rows_text, report, output)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    run(app, open_or_rebuild=open_or_rebuild)

@@ -30,7 +30,7 @@ from secondlook.benchmarks.reports import ReportError, make_room, write_report
 
 __all__ = ["main"]
 
-_SECONDLOOK: Final = (sys.executable, "-c", "from secondlook.benchmarks.cli import main; main()")
+_SECONDLOOK: Final = (sys.executable, "-c", "from secondlook.engine.cli import main; main()")
 _LIBRARY: Final = (
     "from secondlook.kernels import status; found = status('cuda'); print(found); "
     "raise SystemExit(found.source == 'reference')"

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+from contextlib import suppress
 from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -79,8 +81,23 @@ STAGES: dict[Stage, str] = {
 DEFAULTS = ClientSettings()
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        for name in ("secondlook-edge", "secondlook"):  # alone, or with the server
+            with suppress(PackageNotFoundError):
+                typer.echo(f"secondlook-edge {version(name)}")
+                raise typer.Exit
+        typer.echo("secondlook-edge, not installed")
+        raise typer.Exit
+
+
 @app.callback()
-def commands() -> None:
+def commands(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Say the version and exit."),
+    ] = False,
+) -> None:
     """Ask a secondlook server about pictures."""
 
 

@@ -11,8 +11,8 @@ SecondLookError (secondlook.edge.errors)
 │   └── EncoderError            an exported vision encoder cannot be used
 │       ├── InvalidEncoderError     its folder is incomplete, truncated, or not as it was exported
 │       ├── EncoderMismatchError    it was made from another model, or for another machine
-│       │   └── RebuildNeededError      no engine of it runs here; one can be built (encoders.engine_store)
-│       ├── UntrustedEngineError    a TensorRT engine from elsewhere, not asked for by name
+│       │   └── RebuildNeededError      no plan of it runs here; one can be built (encoders.plan_store)
+│       ├── UntrustedPlanError      a TensorRT plan from elsewhere, not asked for by name
 │       └── RuntimeMissingError     the runtime that it needs is not installed, or cannot do it
 ├── QuestionError           a question cannot be answered
 │   ├── EmptyQuestionError      nothing but white space

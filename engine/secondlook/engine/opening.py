@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from secondlook.edge.errors import SettingsError
-
 if TYPE_CHECKING:
-    from secondlook.engine.encoders.choice import EncoderChoice, OpenEngine
+    from secondlook.engine.encoders import EncoderChoice
     from secondlook.engine.engine import Engine
     from secondlook.engine.method.budget import BudgetSettings
     from secondlook.engine.method.policy_file import PolicyFile
     from secondlook.engine.models.checkpoint import DType
 
-__all__ = ["EngineOptions", "check_rebuild", "draws_bars", "load_engine", "loading_status"]
+__all__ = ["EngineOptions", "draws_bars", "load_engine", "loading_status"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,6 @@ class EngineOptions:
         budget: what moves the threshold; None keeps it.
         kv_cache_gb: GiB of keys and values; None takes the default.
         encoder: what encodes pictures; None is the model's own modules in torch.
-        open_engine: opens a TensorRT engine; by default only one that runs here.
     """
 
     model: str = "demo"
@@ -44,7 +41,6 @@ class EngineOptions:
     budget: BudgetSettings | None = None
     kv_cache_gb: float | None = None
     encoder: EncoderChoice | None = None
-    open_engine: OpenEngine | None = None
 
 
 def load_engine(options: EngineOptions) -> Engine:
@@ -52,13 +48,12 @@ def load_engine(options: EngineOptions) -> Engine:
 
     Raises:
         ModelError, SettingsError: see `secondlook.engine.models.checkpoint.load_model`, and
-            `secondlook.engine.encoders.choice.with_vision`.
+            `secondlook.engine.encoders.with_vision`.
         PolicyFileError: the policy is for another model.
     """
     from secondlook.edge.geometry import Size, sent_size
     from secondlook.engine.decode.cache import CacheSettings
-    from secondlook.engine.encoders.choice import with_vision
-    from secondlook.engine.encoders.tensorrt import open_engine
+    from secondlook.engine.encoders import with_vision
     from secondlook.engine.engine import Engine
     from secondlook.engine.method.budget import Budget
     from secondlook.engine.method.policy import Policy
@@ -73,8 +68,8 @@ def load_engine(options: EngineOptions) -> Engine:
         dtype_name = str(adapter.dtype).removeprefix("torch.")
         options.calibrated.check_model(adapter.name, adapter.digest(), dtype_name)
         policy = options.calibrated.policy
-    if options.encoder is not None:  # after all that can be refused at once, for it may build an engine
-        adapter = with_vision(adapter, options.encoder, options.open_engine or open_engine)
+    if options.encoder is not None:  # after all that can be refused at once, for it may build a plan
+        adapter = with_vision(adapter, options.encoder)
     budget = None
     if options.budget is not None:
         start = adapter.settings.threshold if policy is None else policy.threshold
@@ -83,16 +78,6 @@ def load_engine(options: EngineOptions) -> Engine:
         pixels = sent_size(adapter.local_view, crop).pixels
         budget = Budget(options.budget, start, local_bytes=pixels / 4)
     return Engine(adapter, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
-
-
-def check_rebuild(rebuild: bool, vision: str) -> None:
-    """Refuse --rebuild where there is no engine to build.
-
-    Raises:
-        SettingsError: what encodes is not TensorRT.
-    """
-    if rebuild and vision != "tensorrt":
-        raise SettingsError(f"--rebuild builds TensorRT engines, and {vision} encodes; leave it out")
 
 
 def draws_bars(model: str) -> bool:

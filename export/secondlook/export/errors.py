@@ -1,9 +1,10 @@
 """Export's branch of the project's exception tree.
 
 EncoderError (secondlook.engine.errors)
-└── ExportError             an encoder cannot be exported
-    ├── OutputError             its folder cannot be written, or is there already
-    └── GateError               it is not what torch computes; carries everything that failed
+├── ExportError             an encoder cannot be exported
+│   ├── OutputError             its folder cannot be written, or is there already
+│   └── GateError               it is not what torch computes; carries everything that failed
+└── PlanBuildError          a TensorRT plan cannot be built, or not be kept
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 
 from secondlook.engine.errors import EncoderError
 
-__all__ = ["Check", "ExportError", "Failure", "GateError", "OutputError"]
+__all__ = ["Check", "ExportError", "Failure", "GateError", "OutputError", "PlanBuildError"]
 
 Check = Literal["graph", "interface", "features", "finite", "answers", "uncertainty", "regions"]
 """What the gate looks at."""
@@ -26,6 +27,10 @@ class ExportError(EncoderError):
 
 class OutputError(ExportError):
     """The folder of an export cannot be written, or is there already; nothing half-written is left."""
+
+
+class PlanBuildError(EncoderError):
+    """A TensorRT plan cannot be built or written; nothing half-written is left behind."""
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,36 @@
-"""From a loaded model to an exported folder."""
+"""From a loaded model to an exported folder; and that through the gate again, on any runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final, get_args
 
 import torch
+from torch import Tensor
 
+from secondlook.engine.encoders import EncoderChoice, Vision, with_vision
 from secondlook.engine.encoders.manifest import (
     GRAPH_FILE,
     WEIGHTS_FILE,
     EncoderManifest,
     GraphDType,
     Parity,
-    TensorType,
     file_digest,
+    read_manifest,
 )
-from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder, open_session
-from secondlook.engine.errors import EncoderError
-from secondlook.engine.models.llava import LlavaAdapter
-from secondlook.export.answers import GatePicture
-from secondlook.export.checking import check_graph
+from secondlook.engine.encoders.plan_manifest import PLAN_MANIFEST_FILE, read_plan_manifest
+from secondlook.engine.errors import EncoderError, InvalidEncoderError
+from secondlook.engine.models.base import VisionEncoder, VisionLanguageModel
 from secondlook.export.errors import ExportError, Failure, GateError
 from secondlook.export.folder import whole_folder
-from secondlook.export.gate import GateSettings, pass_gate
-from secondlook.export.graph import INPUT_NAME, OUTPUT_NAME, EncoderGraph
-from secondlook.export.quantising import quantise_graph
-from secondlook.export.widening import widen_graph
-from secondlook.export.writing import OPSETS, write_graph
+from secondlook.export.gate import GatePicture, GateSettings, pass_gate
+from secondlook.export.graph import OPSETS, WrittenGraph, check_graph, narrowed, write_encoder
 
-__all__ = ["ExportSettings", "WrittenGraph", "export_encoder", "write_encoder"]
+__all__ = ["ExportSettings", "export_encoder", "exported_manifest", "verify_encoder"]
 
 _TOOLS: Final = ("secondlook", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
@@ -64,69 +60,8 @@ class ExportSettings:
             raise ExportError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, not {self.opset}")
 
 
-@dataclass(frozen=True)
-class WrittenGraph:
-    """A graph's files in a folder, not yet compared with anything.
-
-    Attributes:
-        taken, given: the input and the output.
-    """
-
-    folder: Path
-    dtype: GraphDType
-    opset: int
-    taken: TensorType
-    given: TensorType
-
-    def check(self) -> list[Failure]:
-        """What is wrong with the graph itself."""
-        return check_graph(self.folder / GRAPH_FILE, self.opset, self.taken, self.given)
-
-    def open(self) -> OnnxVisionEncoder:
-        """The graph in ONNX Runtime on the CPU; a bfloat16 one as `secondlook.export.widening` says.
-
-        Raises:
-            EncoderError: ONNX Runtime cannot load it.
-        """
-        cpu, graph_file = torch.device("cpu"), self.folder / GRAPH_FILE
-        if self.dtype != "bfloat16":
-            return OnnxVisionEncoder(open_session(graph_file, cpu), self.taken, self.given, cpu)
-        widened = self.folder / "widened.onnx"
-        widen_graph(graph_file, widened)
-        try:
-            return OnnxVisionEncoder(open_session(widened, cpu), self.taken, self.given, cpu)
-        finally:
-            widened.unlink()
-
-
-def write_encoder(model: LlavaAdapter, dtype: GraphDType, opset: int, folder: Path) -> WrittenGraph:
-    """Write a model's encoder into a folder, as graph and weights.
-
-    Raises:
-        ExportError: torch cannot export it.
-        OSError: the files cannot be written.
-    """
-    computed = torch.float32 if dtype == "int8" else getattr(torch, dtype)
-    graph = EncoderGraph(model.module, computed)
-    if dtype == "int8":
-        with TemporaryDirectory(dir=folder) as inner:
-            write_graph(graph, model.image_size, computed, opset, Path(inner))
-            quantise_graph(Path(inner) / GRAPH_FILE, folder / GRAPH_FILE)
-    else:
-        write_graph(graph, model.image_size, computed, opset, folder)
-    side, name = model.image_size, str(computed).removeprefix("torch.")
-    tokens, width = model.grid[0] * model.grid[1], model.decoder_config.hidden_size
-    return WrittenGraph(
-        folder,
-        dtype,
-        opset,
-        TensorType(INPUT_NAME, ("batch", 3, side, side), name),
-        TensorType(OUTPUT_NAME, ("batch", tokens, width), name),
-    )
-
-
 def export_encoder(
-    model: LlavaAdapter,
+    model: VisionLanguageModel,
     output: Path,
     settings: ExportSettings,
     asked: Iterator[GatePicture],
@@ -155,8 +90,70 @@ def export_encoder(
     return manifest
 
 
+def exported_manifest(folder: Path, vision: Vision) -> EncoderManifest:
+    """The manifest of an exported folder, or of the export that a TensorRT plan was built from.
+
+    Raises:
+        InvalidEncoderError: the folder is neither, or is a plan and the runtime is another.
+    """
+    if (folder / PLAN_MANIFEST_FILE).is_file():
+        if vision != "tensorrt":
+            raise InvalidEncoderError(f"{folder} is a TensorRT plan; add --runtime tensorrt")
+        return read_plan_manifest(folder).encoder
+    return read_manifest(folder)
+
+
+def verify_encoder(
+    model: VisionLanguageModel,
+    choice: EncoderChoice,
+    folder: Path,
+    settings: GateSettings,
+    asked: Iterator[GatePicture],
+) -> Parity:
+    """Pass an exported encoder through the gate, on the model's device.
+
+    Args:
+        model: in float32, with its own encoder.
+        choice: of the runtime. "torch" runs the model's own module in the manifest's precision: what torch
+            makes of the same weights.
+        folder: the encoder's.
+        asked: as `export_encoder` has it.
+
+    Raises:
+        GateError: everything that failed.
+        EncoderError: the encoder does not fit the model, is not as it was exported, or lacks its runtime.
+        ExportError: int8 in torch.
+    """
+    manifest = exported_manifest(folder, choice.vision)
+    failures = []
+    if choice.vision == "torch":
+        manifest.check_files(folder)
+        manifest.check_fits(folder, model)
+        candidate = model.with_encoder(_in_torch(model, manifest.dtype))
+    else:
+        candidate = with_vision(model, replace(choice, folder=folder))
+        if choice.vision == "onnx":
+            failures = check_graph(folder / GRAPH_FILE, manifest.opset, manifest.input, manifest.output)
+    what = f"the {manifest.dtype} encoder in {folder}, run by {choice.vision},"
+    return pass_gate(what, model, candidate, manifest.dtype, asked, settings, failures)
+
+
+def _in_torch(model: VisionLanguageModel, name: GraphDType) -> VisionEncoder:
+    if name == "int8":
+        raise ExportError("torch does not run an int8 graph; verify it with --runtime onnx")
+    dtype: torch.dtype = getattr(torch, name)
+    module = narrowed(model.vision_module(), dtype)
+
+    @torch.inference_mode()
+    def encode(pixel_values: Tensor) -> Tensor:
+        features: Tensor = module(pixel_values.to(dtype))
+        return features.to(pixel_values.dtype)
+
+    return encode
+
+
 def _parity(
-    model: LlavaAdapter, written: WrittenGraph, settings: ExportSettings, asked: Iterator[GatePicture]
+    model: VisionLanguageModel, written: WrittenGraph, settings: ExportSettings, asked: Iterator[GatePicture]
 ) -> Parity:
     what = f"the {written.dtype} encoder of {model.name!r}"
     failures = written.check()
@@ -168,28 +165,23 @@ def _parity(
     return pass_gate(what, model, candidate, written.dtype, asked, settings.gate, failures)
 
 
-def _manifest(model: LlavaAdapter, written: WrittenGraph, parity: Parity) -> EncoderManifest:
+def _manifest(model: VisionLanguageModel, written: WrittenGraph, parity: Parity) -> EncoderManifest:
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES}
+    tools = {}
+    for name in _TOOLS:
+        with suppress(PackageNotFoundError):  # secondlook itself, run from a source tree
+            tools[name] = version(name)
     return EncoderManifest(
         model=model.name,
         weights={name: model.encoder_digest(dtype) for name, dtype in dtypes.items()},
-        feature_layer=model.feature_layer,
         dtype=written.dtype,
         opset=written.opset,
         input=written.taken,
         output=written.given,
-        tokens=model.grid[0] * model.grid[1],
-        width=model.decoder_config.hidden_size,
+        tokens=model.most_visual_tokens[0],
+        width=model.decoder.width,
         preprocessing=model.preprocessing,
-        tools=_tools(),
+        tools=tools,
         parity=parity,
         files={name: file_digest(written.folder / name) for name in (GRAPH_FILE, WEIGHTS_FILE)},
     )
-
-
-def _tools() -> dict[str, str]:
-    found = {}
-    for name in _TOOLS:
-        with suppress(PackageNotFoundError):  # secondlook itself, run from a source tree
-            found[name] = version(name)
-    return found

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from secondlook.engine.encoders.manifest import MANIFEST_FILE
 from secondlook.export.errors import OutputError
 
-__all__ = ["check_output", "whole_folder"]
+__all__ = ["check_output", "replacing", "whole_folder"]
 
 
 def check_output(output: Path, *, overwrite: bool, manifest: str = MANIFEST_FILE) -> None:
@@ -52,28 +52,46 @@ def whole_folder(output: Path, *, overwrite: bool = False, manifest: str = MANIF
     Raises:
         OutputError: the folder is there already, is being written by another process, or the disk is full.
     """
-    parent = output.absolute().parent
-    partial, old = (parent / f".{output.name}.{kind}" for kind in ("partial", "old"))
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(_lock_file(output), blocking=False):
-            _clear_up(partial, output, old)
-            check_output(output, overwrite=overwrite, manifest=manifest)
-            partial.mkdir()
-            try:
-                yield partial
-                _to_disk(*partial.iterdir(), partial)
-                check_output(output, overwrite=overwrite, manifest=manifest)
-                _replace(partial, output, old)
-                _to_disk(parent)
-            finally:
-                _clear_up(partial, output, old)
+        output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(_lock_file(output), blocking=False),
+            replacing(
+                output, lambda: check_output(output, overwrite=overwrite, manifest=manifest)
+            ) as partial,
+        ):
+            yield partial
     except Timeout as error:
         raise OutputError(f"another process is writing {output}; wait for it") from error
     except OSError as error:
         raise OutputError(
             f"cannot write {output}: {error.strerror or error}; make room, or choose another --output"
         ) from error
+
+
+@contextmanager
+def replacing(output: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """`whole_folder` for one who has the folder's lock.
+
+    Args:
+        check: called before the block, and after it, when only the name is missing.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    parent = output.absolute().parent
+    partial, old = (parent / f".{output.name}.{kind}" for kind in ("partial", "old"))
+    _clear_up(partial, output, old)
+    check()
+    partial.mkdir()
+    try:
+        yield partial
+        _to_disk(*partial.iterdir(), partial)
+        check()
+        _replace(partial, output, old)
+        _to_disk(parent)
+    finally:
+        _clear_up(partial, output, old)
 
 
 def _lock_file(output: Path) -> Path:

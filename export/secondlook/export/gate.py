@@ -7,23 +7,32 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
+from PIL import Image
 
+from secondlook.edge.imaging import decode_jpeg, open_picture
+from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.decode.scheduler import Request
 from secondlook.engine.encoders.manifest import GraphDType, Parity
+from secondlook.engine.engine import Engine
 from secondlook.engine.errors import NonFiniteError
 from secondlook.engine.local import LocalEdge
-from secondlook.engine.models.llava import LlavaAdapter
-from secondlook.engine.models.vision import Square
-from secondlook.export.answers import AnswerTally, GatePicture, compare_answers
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.models.pictures import Picture
+from secondlook.engine.results import FinalAnswer, FirstLook, Look, Pending
 from secondlook.export.errors import ExportError, Failure, GateError
 
-__all__ = ["LEAST_QUESTIONS", "TOLERANCES", "GateSettings", "pass_gate"]
+__all__ = ["LEAST_QUESTIONS", "TOLERANCES", "AnswerTally", "GatePicture", "GateSettings", "pass_gate"]
+
+_Result = TypeVar("_Result")
 
 TOLERANCES: Final[dict[GraphDType, float]] = {
     "float32": 1e-5,
@@ -69,10 +78,54 @@ class GateSettings:
                 raise ExportError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
+@dataclass(frozen=True)
+class GatePicture:
+    """An original, as its camera stored it, and what is asked about it."""
+
+    jpeg: bytes
+    questions: tuple[str, ...]
+
+
+@dataclass
+class AnswerTally:
+    """What came out of the questions so far; see `Parity`.
+
+    Attributes:
+        rounding: nats between torch's two best tokens below which they count as equal.
+        worst_question: of the largest difference of min-entropy.
+        different: for each answer that differs beyond rounding, the question and both answers.
+    """
+
+    rounding: float
+    questions: int = 0
+    answers: int = 0
+    same_answers: int = 0
+    within_rounding: int = 0
+    entropy_difference: float = 0.0
+    worst_question: str = ""
+    regions: int = 0
+    same_regions: int = 0
+    different: list[str] = field(default_factory=list)
+
+    def add(self, question: str, theirs: Look, mine: Look) -> None:
+        """Compare torch's look with the candidate's."""
+        self.answers += 1
+        if theirs.token_ids == mine.token_ids:
+            self.same_answers += 1
+            difference = abs(theirs.uncertainty - mine.uncertainty)
+            if difference > self.entropy_difference:
+                self.entropy_difference, self.worst_question = difference, question
+        elif (gap := _gap(theirs, mine)) <= self.rounding:
+            self.within_rounding += 1
+        else:
+            told = f"{question!r}: {mine.text!r}, not {theirs.text!r}, which torch prefers by {gap:.3f} nats"
+            self.different.append(told)
+
+
 def pass_gate(
     what: str,
-    model: LlavaAdapter,
-    candidate: LlavaAdapter,
+    model: VisionLanguageModel,
+    candidate: VisionLanguageModel,
     dtype: GraphDType,
     asked: Iterator[GatePicture],
     settings: GateSettings,
@@ -95,20 +148,20 @@ def pass_gate(
     assert model.dtype == torch.float32, "the gate compares with float32"
     pictures = list(_enough(asked, settings))
     with _full_precision():
-        squares = [_square(model, one) for one in pictures[: settings.pictures]]
-        error, failures = _compare_features(model, candidate, squares, TOLERANCES[dtype])
+        compared = [_picture(model, one) for one in pictures[: settings.pictures]]
+        error, failures = _compare_features(model, candidate, compared, TOLERANCES[dtype])
         if any(failure.check == "interface" for failure in failures):
             raise GateError(what, [*found, *failures])  # no answer can be made of such features
         tally = AnswerTally(_ROUNDING[dtype])
         try:
-            compare_answers(model, candidate, _until(settings.questions, pictures, tally), tally)
+            _compare_answers(model, candidate, _until(settings.questions, pictures, tally), tally)
         except NonFiniteError as failed:
             failures.append(Failure("finite", f"no answer after {tally.questions} questions: {failed}"))
     failures = [*found, *failures, *_judge(tally)]
     if failures:
         raise GateError(what, failures)
     counts = {name: value for name, value in asdict(tally).items() if name in Parity.__dataclass_fields__}
-    return Parity(relative_error=error, tolerance=TOLERANCES[dtype], pictures=len(squares), **counts)
+    return Parity(relative_error=error, tolerance=TOLERANCES[dtype], pictures=len(compared), **counts)
 
 
 def _enough(asked: Iterator[GatePicture], settings: GateSettings) -> Iterator[GatePicture]:
@@ -133,18 +186,19 @@ def _until(questions: int, pictures: Sequence[GatePicture], tally: AnswerTally) 
         yield one
 
 
-def _square(model: LlavaAdapter, asked: GatePicture) -> Square:
-    edge = LocalEdge(asked.jpeg, model.image_size, model.settings.resize_mode)
-    return model.square(edge.global_image())
+def _picture(model: VisionLanguageModel, asked: GatePicture) -> Picture:
+    original = open_picture(asked.jpeg)
+    sent = original.global_image(model.global_view)
+    return model.picture(decode_jpeg(sent.jpeg), model.global_view, original.size)
 
 
 def _compare_features(
-    model: LlavaAdapter, candidate: LlavaAdapter, squares: Sequence[Square], tolerance: float
+    model: VisionLanguageModel, candidate: VisionLanguageModel, pictures: Sequence[Picture], tolerance: float
 ) -> tuple[float, list[Failure]]:
     """The largest relative error, and what is wrong; one picture and two at a time, as a look has them."""
-    worst, rest, size = 0.0, iter(squares), 1
+    worst, rest, size = 0.0, iter(pictures), 1
     while some := list(islice(rest, size)):
-        theirs, mine = model.encode(some), candidate.encode(some)
+        theirs, mine = (torch.stack([one.tokens for one in each.encode(some)]) for each in (model, candidate))
         if mine.shape != theirs.shape:
             shapes = f"{tuple(mine.shape)}, not {tuple(theirs.shape)}"
             return worst, [Failure("interface", f"the features have the shape {shapes}")]
@@ -184,3 +238,70 @@ def _full_precision() -> Iterator[None]:
         yield
     finally:
         backend.allow_tf32 = before
+
+
+def _compare_answers(
+    reference: VisionLanguageModel,
+    candidate: VisionLanguageModel,
+    asked: Iterable[GatePicture],
+    tally: AnswerTally,
+) -> None:
+    """Ask every question with both, looking twice, and add what came out to `tally`.
+
+    Second looks are compared where both found the same region.
+
+    Raises:
+        NonFiniteError: the candidate made NaN or infinity of a picture.
+    """
+    engines = [  # which look twice at everything
+        Engine(model, Policy(threshold=0.0), cache=CacheSettings(most_slots=8))
+        for model in (reference, candidate)
+    ]
+    for one in asked:
+        edge = LocalEdge(one.jpeg, engines[0].card)
+        global_image = edge.global_image()
+        firsts = [_first_looks(engine, edge, global_image, one.questions) for engine in engines]
+        pairs = list(zip(one.questions, *firsts, strict=True))
+        tally.questions += len(pairs)
+        again = []
+        for question, theirs, mine in pairs:
+            tally.add(question, theirs.look, mine.look)
+            if theirs.region is None or theirs.pending is None:
+                continue
+            tally.regions += 1
+            if mine.region == theirs.region and mine.pending is not None:
+                tally.same_regions += 1
+                again.append((question, edge.local_image(theirs.region), theirs.pending, mine.pending))
+        finals = [
+            _second_looks(engine, [(pending[index], image) for _, image, *pending in again])
+            for index, engine in enumerate(engines)
+        ]
+        for (question, *_), their_final, my_final in zip(again, *finals, strict=True):
+            tally.add(question, their_final.second, my_final.second)
+
+
+def _first_looks(
+    engine: Engine, edge: LocalEdge, global_image: Image.Image, questions: Sequence[str]
+) -> list[FirstLook]:
+    asked = [engine.prepare(global_image, question, edge.size) for question in questions]
+    return _done(engine, [engine.start_first_look(one) for one in asked])
+
+
+def _second_looks(engine: Engine, looks: Sequence[tuple[Pending, Image.Image]]) -> list[FinalAnswer]:
+    sent = [(pending, engine.prepare_local(pending, image)) for pending, image in looks]
+    return _done(engine, [engine.start_second_look(*one) for one in sent])
+
+
+def _done(engine: Engine, tasks: Sequence[Request[_Result]]) -> list[_Result]:
+    while engine.round():
+        pass
+    return [task.future.result() for task in tasks]
+
+
+def _gap(theirs: Look, mine: Look) -> float:
+    """Nats between torch's two best tokens where the answers first differ."""
+    pairs = zip(theirs.token_ids, mine.token_ids, strict=False)
+    same = next((index for index, (a, b) in enumerate(pairs) if a != b), len(theirs.token_ids) - 1)
+    token = theirs.tokens[same]
+    second = token.second_probability
+    return math.log(token.max_probability / second) if second > 0 else math.inf

@@ -1,129 +1,256 @@
-"""The exported graph, as a torch module: from pixels to the features that the language model reads.
+"""An encoder's ONNX graph: written, the same bytes for the same weights; quantised, checked, opened.
 
     name          what                        shape                     dtype
     pixel_values  input, normalised pixels    [batch, 3, side, side]    the graph's; float32 for int8
     features      output, visual features     [batch, tokens, width]    the input's
 
-`batch` is dynamic. `tokens` is the grid of patches, row-major, without the class token; `width` is the
-language model's. The tower runs up to the feature layer only: no block behind it, and no final norm.
-
-Written for other runtimes: patches are cut by a reshape and multiplied as a matrix (the convolution of opset
-18 knows no bfloat16), and the query is scaled before the first product, as TensorRT fuses attention. In half
-precision the norms and the softmax compute in float32, so that no sum of squares overflows in float16.
+`batch` is dynamic, `tokens` is the grid of patches, row-major, and `width` is the language model's. In half
+precision norms, softmax and the sums between blocks are float32, so that nothing overflows in float16.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Final, TypeVar
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
+import onnx
 import torch
-from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from onnx import NodeProto, TensorProto, helper, shape_inference
+from torch import nn
 
-from secondlook.engine.models.packed_linear import PackedLinear
-from secondlook.engine.models.vision import feature_blocks
+from secondlook.engine.encoders.manifest import GRAPH_FILE, GraphDType, TensorType
+from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder, first_line, open_session
+from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.export.errors import ExportError, Failure
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "EncoderGraph"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "WrittenGraph", "check_graph", "narrowed", "write_encoder"]
 
-INPUT_NAME: Final = "pixel_values"
-OUTPUT_NAME: Final = "features"
+OPSETS: Final = range(18, 23)
+"""From the one in which a layer norm is a single node, to the last without an attention node, which parsers
+in the field do not know."""
 
-_Module = TypeVar("_Module", bound=nn.Module)
+DEFAULT_OPSET: Final = OPSETS.start
+"""That most runtimes can parse."""
+
+_EXAMPLE_BATCH: Final = 2
+"""A batch of one would be taken for a constant."""
+
+_DTYPES: Final = {1: "float32", 10: "float16", 16: "bfloat16"}
+"""torch's names of ONNX's element types (onnx.TensorProto)."""
 
 
-class EncoderGraph(nn.Module):
-    """A LLaVA's vision tower and projector, on the same weights; copies of them where `dtype` differs
-    or they are packed.
+@dataclass(frozen=True)
+class WrittenGraph:
+    """A graph's files in a folder, not yet compared with anything.
 
-    Args:
-        model: with a CLIP tower; its configuration tells the feature layer, heads and sizes.
-        dtype: of products and activations, input and output.
+    Attributes:
+        taken, given: the input and the output.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        config: Any = model.config  # transformers declares its nested configurations as dict or None as well
-        tower: Any = model.model.vision_tower
-        embeddings = tower.embeddings
-        self.grid: int = config.vision_config.image_size // config.vision_config.patch_size
-        self.patch: int = config.vision_config.patch_size
-        # [width, 3, patch, patch] as a matrix; the class token stands before the patches.
-        self.patch_weight = _constant(embeddings.patch_embedding.weight.flatten(1).T, dtype)
-        positions = embeddings.position_embedding.weight.float()
-        class_token = embeddings.class_embedding.float() + positions[0]
-        self.class_token = _constant(class_token.view(1, 1, -1), torch.float32)
-        self.positions = _constant(positions[1:], torch.float32)
-        self.first_norm = _in_dtype(tower.pre_layrnorm, torch.float32)
-        self.blocks = nn.ModuleList(
-            _Block(block, config.vision_config.num_attention_heads, dtype)
-            for block in tower.encoder.layers[: feature_blocks(config)]
-        )
-        self.projector = _in_dtype(model.model.multi_modal_projector, dtype)
+    folder: Path
+    dtype: GraphDType
+    opset: int
+    taken: TensorType
+    given: TensorType
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Features [batch, tokens, width] of pixels [batch, 3, side, side]."""
-        batch, side = pixel_values.shape[0], self.grid * self.patch
-        patches = pixel_values[:, :, :side, :side].reshape(
-            batch, 3, self.grid, self.patch, self.grid, self.patch
-        )
-        rows = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, self.grid**2, -1)
-        embedded = (rows @ self.patch_weight).float() + self.positions
-        hidden = self.first_norm(torch.cat([self.class_token.expand(batch, -1, -1), embedded], 1))
-        for block in self.blocks:
-            hidden = block(hidden)
-        features: Tensor = self.projector(hidden[:, 1:].to(pixel_values.dtype))
-        return features
+    def check(self) -> list[Failure]:
+        """What is wrong with the graph itself."""
+        return check_graph(self.folder / GRAPH_FILE, self.opset, self.taken, self.given)
+
+    def open(self) -> OnnxVisionEncoder:
+        """The graph in ONNX Runtime on the CPU, a bfloat16 one as `_widen` has it.
+
+        Raises:
+            EncoderError: ONNX Runtime cannot load it.
+        """
+        cpu, graph_file = torch.device("cpu"), self.folder / GRAPH_FILE
+        if self.dtype != "bfloat16":
+            return OnnxVisionEncoder(open_session(graph_file, cpu), self.taken, self.given, cpu)
+        widened = self.folder / "widened.onnx"  # beside the weights, which it shares
+        _widen(graph_file, widened)
+        try:
+            return OnnxVisionEncoder(open_session(widened, cpu), self.taken, self.given, cpu)
+        finally:
+            widened.unlink()
 
 
-class _Block(nn.Module):
-    """One block of the tower: [batch, 1 + tokens, hidden size] float32 to the same."""
+def write_encoder(model: VisionLanguageModel, dtype: GraphDType, opset: int, folder: Path) -> WrittenGraph:
+    """Write a model's encoder into a folder, as graph and weights.
 
-    def __init__(self, block: Any, heads: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        attention, mlp = block.self_attn, block.mlp
-        self.heads, self.dtype = heads, dtype
-        self.norm1, self.norm2 = (
-            _in_dtype(norm, torch.float32) for norm in (block.layer_norm1, block.layer_norm2)
-        )
-        self.query, self.key, self.value, self.out, self.up, self.down = (
-            _in_dtype(linear, dtype)
-            for linear in (
-                attention.q_proj,
-                attention.k_proj,
-                attention.v_proj,
-                attention.out_proj,
-                mlp.fc1,
-                mlp.fc2,
+    Raises:
+        ExportError: torch cannot export it.
+        OSError: the files cannot be written.
+    """
+    computed = torch.float32 if dtype == "int8" else getattr(torch, dtype)
+    module, side = narrowed(model.vision_module(), computed), model.preprocessing.side
+    if dtype == "int8":
+        with TemporaryDirectory(dir=folder) as inner:
+            _write(module, side, computed, opset, Path(inner))
+            _quantise(Path(inner) / GRAPH_FILE, folder / GRAPH_FILE)
+    else:
+        _write(module, side, computed, opset, folder)
+    tokens, width = model.most_visual_tokens[0], model.decoder.width
+    name = str(computed).removeprefix("torch.")
+    taken = TensorType("pixel_values", ("batch", 3, side, side), name)
+    given = TensorType("features", ("batch", tokens, width), name)
+    return WrittenGraph(folder, dtype, opset, taken, given)
+
+
+def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in plain layers whose products are of a dtype; all that is not a linear layer stays as it is."""
+    copied = copy.deepcopy(module).eval()
+    for part in copied.modules():
+        if isinstance(part, nn.Linear):
+            part.to(dtype)
+            part.register_forward_pre_hook(lambda _part, given: (given[0].to(dtype),))
+    return copied
+
+
+def check_graph(graph_file: Path, opset: int, taken: TensorType, given: TensorType) -> list[Failure]:
+    """ONNX's checker, with shapes inferred; the opset, and no operators of others; names, axes and types."""
+    failures = []
+    try:
+        onnx.checker.check_model(str(graph_file), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        failures.append(Failure("graph", f"ONNX's checker: {first_line(error)}"))
+    model = onnx.load(graph_file, load_external_data=False)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if opsets != {"ai.onnx": opset}:
+        failures.append(Failure("graph", f"its operators are of {opsets}, not of opset {opset}"))
+    for what, values, expected in (
+        ("input", model.graph.input, taken),
+        ("output", model.graph.output, given),
+    ):
+        found = [_tensor_type(value) for value in values]
+        if found != [expected]:
+            failures.append(Failure("interface", f"its {what} is {found}, not {expected}"))
+    return failures
+
+
+def _tensor_type(value: Any) -> TensorType:
+    tensor = value.type.tensor_type
+    shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+    return TensorType(value.name, shape, _DTYPES.get(tensor.elem_type, str(tensor.elem_type)))
+
+
+def _write(module: nn.Module, side: int, dtype: torch.dtype, opset: int, folder: Path) -> None:
+    """Write the graph and, beside it, its weights."""
+    pixels = torch.zeros(_EXAMPLE_BATCH, 3, side, side, dtype=dtype)
+    with _quiet("torch.onnx"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            program: Any = torch.onnx.export(
+                module,
+                (pixels,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=["pixel_values"],
+                output_names=["features"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
             )
+        except torch.onnx.OnnxExporterError as error:
+            why = first_line(error.__cause__ or error)
+            raise ExportError(f"torch cannot export the vision encoder: {why}") from error
+    model = program.model
+    found = model.opset_imports.get("")
+    if found != opset:
+        raise ExportError(f"torch exported opset {found}, not {opset}; choose another --opset")
+    _strip(model)
+    program.save(folder / GRAPH_FILE, external_data=True)
+
+
+def _strip(model: Any) -> None:
+    """Remove what tells of the exporting machine: stack traces with its paths, and the names of files."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+def _quantise(graph_file: Path, quantised_file: Path) -> None:
+    """Write a float32 graph with its products in int8, for CPUs, by ONNX Runtime's own tool.
+
+    Weights are rounded for each output channel, activations as they come; norms, softmax and everything
+    between stay in float32, and so do input and output.
+    """
+    quantization = import_module("onnxruntime.quantization")  # it has no types
+    with _quiet(None):  # it advises on the root logger
+        quantization.quantize_dynamic(
+            graph_file,
+            quantised_file,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            use_external_data_format=True,
+            extra_options={"MatMulConstBOnly": True},
         )
-        self.activation = mlp.activation_fn
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self.out(self._attend(self.norm1(hidden).to(self.dtype))).float()
-        inner = self.activation(self.up(self.norm2(hidden).to(self.dtype)))
-        output: Tensor = hidden + self.down(inner).float()
-        return output
-
-    def _attend(self, hidden: Tensor) -> Tensor:
-        batch, tokens, size = hidden.shape
-        width = size // self.heads
-        query, key, value = (
-            linear(hidden).view(batch, tokens, self.heads, width).transpose(1, 2)
-            for linear in (self.query, self.key, self.value)
-        )
-        scores = (query * width**-0.5) @ key.transpose(2, 3)
-        weights = scores.float().softmax(-1).to(hidden.dtype)
-        output: Tensor = (weights @ value).transpose(1, 2).reshape(batch, tokens, size)
-        return output
 
 
-def _in_dtype(module: _Module, dtype: torch.dtype) -> _Module:
-    """The module itself where it has the dtype and its weights are not packed, else a copy."""
-    plain = not any(isinstance(part, PackedLinear) for part in module.modules())
-    same = plain and all(parameter.dtype == dtype for parameter in module.parameters())
-    return module if same else copy.deepcopy(module).to(dtype)
+@contextmanager
+def _quiet(name: str | None) -> Iterator[None]:
+    """Without a logger's remarks about its own innards and packages that are not needed."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
-def _constant(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
-    return nn.Parameter(tensor.detach().to(dtype).contiguous(), requires_grad=False)
+def _widen(graph_file: Path, widened_file: Path) -> None:
+    """Write a bfloat16 graph for a runtime without bfloat16 products: each operator in float32, its result
+    rounded, as hardware for bfloat16 does, which sums in float32 and rounds once.
+
+    Only the gate uses it, to compute on any machine what the exported graph stands for. It reads its weights
+    from the same file.
+    """
+    model = onnx.load(graph_file, load_external_data=False)
+    graph, narrow_type = model.graph, TensorProto.BFLOAT16
+    typed = shape_inference.infer_shapes(model).graph
+    narrow = {
+        value.name
+        for value in (*typed.input, *typed.value_info, *typed.output)
+        if value.type.tensor_type.elem_type == narrow_type
+    } | {tensor.name for tensor in graph.initializer if tensor.data_type == narrow_type}
+    given = (*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer))
+    nodes = [_cast(name, f"{name}.wide") for name in given if name in narrow]
+    for node in graph.node:
+        results = [name for name in node.output if name in narrow]
+        if node.op_type != "Cast":  # which rounds by itself
+            _rename(node.input, narrow, "wide")
+            _rename(node.output, narrow, "exact")
+        nodes.append(node)
+        for name in results:
+            if node.op_type != "Cast":
+                nodes.append(_cast(f"{name}.exact", name, narrow_type))
+            nodes.append(_cast(name, f"{name}.wide"))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]  # the types that they tell have changed
+    onnx.save(model, widened_file)
+
+
+def _rename(names: Any, narrow: set[str], ending: str) -> None:
+    for index, name in enumerate(names):
+        if name in narrow:
+            names[index] = f"{name}.{ending}"
+
+
+def _cast(source: str, target: str, to: int = TensorProto.FLOAT) -> NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"widen/{target}", to=to)

@@ -1,23 +1,60 @@
-"""What an exported folder holds, and what ONNX Runtime makes of it here."""
+"""What an exported folder holds, and what its runtime makes of it: precisions, and if attention was fused.
+
+Of a plan this rests on what TensorRT's engine inspector writes, which is documented as JSON but not in all
+its words. Taken from published listings, and untested on hardware: a layer is an object with Name, LayerType,
+TacticName, Metadata (the ONNX nodes that it is made of) and Outputs; an output has its type in "DataType"
+since TensorRT 11, and before that in "Format/Datatype"; a kernel of fused attention has `mha` as a word of
+its name or tactic, such as `_gemm_mha_v2_myl0_7`. Of a plan that was not built with details, a layer is its
+name alone.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import onnx
 import torch
 from onnx import GraphProto, TensorProto, shape_inference
 
-from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, read_manifest
+from secondlook.engine.devices import on_device
+from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, Parity, read_manifest
 from secondlook.engine.encoders.onnx_runtime import open_session
-from secondlook.export.describing import manifest_lines
+from secondlook.engine.encoders.plan_manifest import PlanManifest, read_plan_manifest
+from secondlook.engine.encoders.plan_store import check_runs_here, check_trusted, find_plan
+from secondlook.engine.encoders.tensorrt import current_stream, deserialize
+from secondlook.engine.encoders.tensorrt_api import (
+    InspectablePlan,
+    TensorRtBuilder,
+    load_builder,
+    this_machine,
+)
+from secondlook.engine.errors import EncoderError
 
-__all__ = ["inspect_encoder"]
+__all__ = [
+    "Attention",
+    "Layer",
+    "attention_of",
+    "inspect_encoder",
+    "inspect_plan",
+    "layers_of",
+    "layers_text",
+    "parity_text",
+    "plan_text",
+]
 
-_FUSED: Final = ("Attention", "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention")
+_FUSED_OPERATORS: Final = (
+    "Attention",
+    "MultiHeadAttention",
+    "PackedAttention",
+    "PackedMultiHeadAttention",
+)
 """ONNX Runtime's own operators that are attention as a whole."""
 
 
@@ -34,7 +71,7 @@ def inspect_encoder(folder: Path) -> str:
     attentions = sum(node.op_type == "Softmax" for node in graph.node)
     return "\n".join(
         [
-            *manifest_lines(manifest),
+            *_manifest_lines(manifest),
             "",
             "operators of the graph, by the precision of what they make:",
             *_precision_lines(graph),
@@ -69,7 +106,177 @@ def _fusion_line(folder: Path, manifest: EncoderManifest, attentions: int) -> st
         open_session(folder / GRAPH_FILE, torch.device("cpu"), optimised=optimised)
         nodes: Any = onnx.load(optimised, load_external_data=False).graph.node
     kinds = Counter(node.op_type for node in nodes)
-    fused = sum(kinds[kind] for kind in _FUSED)
+    fused = sum(kinds[kind] for kind in _FUSED_OPERATORS)
     told = f"fuses {fused} of {attentions} attentions" if fused else "does not fuse attention"
     own = sorted({node.op_type for node in nodes if node.domain})
     return f"ONNX Runtime on this CPU: {told}; operators of its own: {', '.join(own) or 'none'}"
+
+
+def _manifest_lines(manifest: EncoderManifest) -> list[str]:
+    """What was exported, for people; a word for each line, ten characters wide, and what it is."""
+    picture = manifest.preprocessing
+    taken, given = (
+        f"{tensor.name} [{', '.join(map(str, tensor.shape))}] {tensor.dtype}"
+        for tensor in (manifest.input, manifest.output)
+    )
+    weights = ", ".join(f"{digest} in {dtype}" for dtype, digest in manifest.weights.items())
+    three = ["/".join(f"{value:.4g}" for value in values) for values in (picture.mean, picture.std)]
+    pictures = f"{manifest.side}x{manifest.side}, mean {three[0]}, std {three[1]}, scale {picture.scale:.6g}"
+    return [
+        f"model      {manifest.model}",
+        f"weights    {weights}",
+        f"graph      {manifest.dtype}, opset {manifest.opset}",
+        f"input      {taken}",
+        f"output     {given}",
+        f"pictures   {pictures}",
+        f"parity     {parity_text(manifest.parity)}",
+        f"made by    {', '.join(f'{name} {version}' for name, version in manifest.tools.items())}",
+        *(f"file       {name} SHA-256 {digest}" for name, digest in manifest.files.items()),
+    ]
+
+
+def parity_text(parity: Parity) -> str:
+    """What the gate measured, for people."""
+    return (
+        f"relative error {parity.relative_error:.2e} on {parity.pictures} pictures (at most "
+        f"{parity.tolerance:.0e}); {parity.questions} questions, {parity.same_answers} of {parity.answers} "
+        f"answers the same and {parity.within_rounding} within rounding, their uncertainty to "
+        f"{parity.entropy_difference:.1e} nats; {parity.same_regions} of {parity.regions} regions the same"
+    )
+
+
+Attention = Literal["fused", "partly fused", "not fused", "unknown"]
+
+_FUSED: Final = re.compile(r"(?:^|[^a-z])(?:f?mha)(?:[^a-z]|$)", re.IGNORECASE)
+_SOFTMAX: Final = re.compile("softmax", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a plan.
+
+    Attributes:
+        kind: TensorRT's type of layer; empty when the plan was built without details.
+        precision: of the outputs, in TensorRT's words, such as "Half"; empty likewise.
+        tactic: the kernel, if it is named.
+        origin: the ONNX nodes that it was made of, if they are named.
+    """
+
+    name: str
+    kind: str = ""
+    precision: str = ""
+    tactic: str = ""
+    origin: str = ""
+
+    @property
+    def is_fused_attention(self) -> bool:
+        return _FUSED.search(f"{self.name} {self.tactic}") is not None
+
+
+def layers_of(information: str) -> tuple[Layer, ...]:
+    """The layers in an engine inspector's JSON, of TensorRT 10 or 11.
+
+    Raises:
+        EncoderError: it is no such JSON.
+    """
+    try:
+        layers = json.loads(information)["Layers"]
+        return tuple(Layer(one) if isinstance(one, str) else _layer(one) for one in layers)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EncoderError(
+            f"the engine inspector's answer is not understood ({error}): {information[:80]!r}"
+        ) from error
+
+
+def attention_of(layers: Sequence[Layer]) -> Attention:
+    """Whether attention became fused kernels.
+
+    "partly fused" when there are such kernels, and softmax in other layers too; "unknown" of a plan
+    without details that names none.
+    """
+    fused = any(layer.is_fused_attention for layer in layers)
+    loose = any(
+        _SOFTMAX.search(f"{layer.name} {layer.origin}") for layer in layers if not layer.is_fused_attention
+    )
+    if fused:
+        return "partly fused" if loose else "fused"
+    return "not fused" if any(layer.kind for layer in layers) else "unknown"
+
+
+def inspect_plan(folder: Path, device: torch.device, *, trusted: bool = False) -> tuple[Layer, ...]:
+    """The layers of a plan, at the best batch of its first profile. Opens, so executes, the plan.
+
+    Raises:
+        RuntimeMissingError: the full TensorRT is not installed; the lean one has no inspector.
+        SecondLookError: see `secondlook.engine.encoders.tensorrt.open_plan`.
+    """
+    trt = load_builder()
+    machine = this_machine(device)
+    found = find_plan(folder, trt.__version__, machine)
+    manifest = read_plan_manifest(found)
+    check_runs_here(found, manifest, trt.__version__, machine)
+    check_trusted(found, trusted)
+    with on_device(device):
+        loaded = deserialize(trt, manifest, manifest.read_plan(found))
+        plan: Any = loaded.plan  # of the full TensorRT
+        return layers_of(_information(trt, plan, manifest, current_stream(device)))
+
+
+def _information(trt: TensorRtBuilder, plan: InspectablePlan, manifest: PlanManifest, stream: int) -> str:
+    inspector, context = plan.create_engine_inspector(), plan.create_execution_context()
+    if context is None:
+        raise EncoderError("TensorRT's plan cannot make a context, perhaps for want of the GPU's memory")
+    # with shapes that are known, the inspector tells types that it otherwise leaves open
+    encoder, batch = manifest.encoder, manifest.profiles[0].optimum
+    context.set_optimization_profile_async(0, stream)
+    context.set_input_shape(encoder.input.name, (batch, 3, encoder.side, encoder.side))
+    inspector.execution_context = context
+    return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+
+
+def plan_text(folder: Path) -> str:
+    """A plan's manifest for people; needs neither a GPU nor TensorRT, and executes nothing."""
+    manifest = read_plan_manifest(folder)
+    options, machine = manifest.options, manifest.machine
+    later = " or later" if options.version_compatible else ""
+    details = "kept" if options.detailed else "not kept; build with --detailed for the layers' precision"
+    rows = {
+        "batches": ", ".join(map(str, manifest.profiles)),
+        "tensorrt": f"{manifest.tensorrt}{later}",
+        "gpu": f"{machine}, driver {machine.driver}",
+        "other gpus": options.hardware_compatibility,
+        "details": details,
+    }
+    return "\n".join(
+        [
+            *_manifest_lines(manifest.encoder),
+            *(f"{name:10} {value}" for name, value in rows.items()),
+            *(f"{'file':10} {name} SHA-256 {digest}" for name, digest in manifest.files.items()),
+        ]
+    )
+
+
+def layers_text(layers: Sequence[Layer]) -> str:
+    """How many layers have which precision, and what became of attention."""
+    counted = Counter(layer.precision or "not told" for layer in layers)
+    fused = sum(layer.is_fused_attention for layer in layers)
+    precisions = ", ".join(f"{count} {precision}" for precision, count in counted.most_common())
+    attention = f"{attention_of(layers)} ({fused} fused kernels)"
+    return f"{'layers':10} {len(layers)}: {precisions}\n{'attention':10} {attention}"
+
+
+def _layer(found: Mapping[str, Any]) -> Layer:
+    return Layer(
+        name=found["Name"],
+        kind=found.get("LayerType", ""),
+        precision=" ".join(dict.fromkeys(_precisions(found.get("Outputs", ())))),
+        tactic=str(found.get("TacticName") or ""),
+        origin=str(found.get("Metadata") or ""),
+    )
+
+
+def _precisions(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for output in outputs:
+        told = output.get("DataType") or output.get("Format/Datatype") or ""
+        # TensorRT 10 may write the layout too: "Half(64,1:8,...)", "Row major linear FP16 format (kLINEAR)"
+        yield re.split(r"[(,]", str(told))[0].strip()

@@ -8,7 +8,7 @@ from typing import Final
 
 from secondlook.benchmarks.signs.evaluation import signs_picture
 from secondlook.benchmarks.signs.questions import all_questions
-from secondlook.export.answers import GatePicture
+from secondlook.export.gate import GatePicture
 
 __all__ = ["asked_pictures"]
 

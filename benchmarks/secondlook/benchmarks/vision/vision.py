@@ -27,9 +27,8 @@ from secondlook.engine.models.folders import DEMO
 from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.engine.models.vision import TorchVisionEncoder, VisionEncoder
-from secondlook.export.exporting import write_encoder
 from secondlook.export.gate import TOLERANCES
-from secondlook.export.writing import DEFAULT_OPSET
+from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
 __all__ = ["GRAPHS", "VisionRow", "VisionRun", "bench_vision", "onnx_encoder", "vision_text"]
 

@@ -1,13 +1,22 @@
-"""The options that several commands have, each said once."""
+"""The options that several commands have, each said once, and what some of them mean."""
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+if TYPE_CHECKING:
+    from secondlook.engine.method.policy_file import PolicyFile
 
 __all__ = [
+    "LIMITS",
+    "POLICY",
     "CacheOption",
     "DTypeOption",
     "DeviceOption",
@@ -20,23 +29,42 @@ __all__ = [
     "TrustOption",
     "VerboseOption",
     "VisionOption",
+    "chosen_policy",
+    "configure_logging",
 ]
 
+MODEL: Final = "Model"
+ENCODER: Final = "Encoder"
+POLICY: Final = "Policy"
+LIMITS: Final = "Limits"
+
 ModelOption = Annotated[
-    str, typer.Option("--model", help="demo (the embedded model), a folder, or a hub name.")
+    str,
+    typer.Option(
+        "--model", help="demo (the embedded model), a folder, or a hub name.", rich_help_panel=MODEL
+    ),
 ]
-DTypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DTypeOption = Annotated[
+    str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL)
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODEL)
+]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
-        "--threshold", min=0.0, help="Look twice from this uncertainty on; by default the model's own."
+        "--threshold",
+        min=0.0,
+        help="Look twice from this uncertainty on; by default the model's own.",
+        rich_help_panel=POLICY,
     ),
 ]
 PolicyOption = Annotated[
     Path | None,
     typer.Option(
-        "--policy", help="Policy file of secondlook calibrate, for this model; instead of --threshold."
+        "--policy",
+        help="Policy file of secondlook calibrate, for this model; instead of --threshold.",
+        rich_help_panel=POLICY,
     ),
 ]
 CacheOption = Annotated[
@@ -46,36 +74,47 @@ CacheOption = Annotated[
         help="GiB for keys and values, of answers in progress and kept for second looks; by default 2 on a "
         "CPU, and half of what is free on a GPU.",
         show_default=False,
+        rich_help_panel=LIMITS,
     ),
 ]
 VisionOption = Annotated[
     Literal["torch", "onnx", "tensorrt"],
-    typer.Option("--vision", help="What encodes pictures; onnx and tensorrt need --encoder."),
+    typer.Option(
+        "--vision", help="What encodes pictures; onnx and tensorrt need --encoder.", rich_help_panel=ENCODER
+    ),
 ]
 EncoderOption = Annotated[
     Path | None,
     typer.Option(
-        "--encoder", help="Folder of this model's exported encoder (secondlook export), or of an engine."
+        "--encoder",
+        help="Folder of this model's exported encoder (secondlook export), or of a plan.",
+        rich_help_panel=ENCODER,
     ),
 ]
 ProviderOption = Annotated[
     Literal["auto", "tensorrt"],
-    typer.Option("--provider", help="What computes inside ONNX Runtime; auto is the CPU, or CUDA."),
+    typer.Option(
+        "--provider",
+        help="What computes inside ONNX Runtime; auto is the CPU, or CUDA.",
+        rich_help_panel=ENCODER,
+    ),
 ]
 TrustOption = Annotated[
     bool,
     typer.Option(
-        "--trust-engine",
-        help="Open a TensorRT engine from outside this user's cache. An engine is a program: opening it can "
+        "--trust-plan",
+        help="Open a TensorRT plan from outside this user's cache. A plan is a program: opening it can "
         "execute anything in it, so say this only of one whose builder you know.",
+        rich_help_panel=ENCODER,
     ),
 ]
 RebuildOption = Annotated[
     bool,
     typer.Option(
         "--rebuild",
-        help="Build a TensorRT engine that does not run here again, from the ONNX folder beside it; "
+        help="Build a TensorRT plan that does not run here again, from the ONNX folder beside it; "
         "takes minutes.",
+        rich_help_panel=ENCODER,
     ),
 ]
 VerboseOption = Annotated[
@@ -84,3 +123,34 @@ VerboseOption = Annotated[
         "--verbose", "-v", count=True, help="Say more on stderr; -vv for debugging.", show_default=False
     ),
 ]
+
+
+def configure_logging(verbose: int) -> None:
+    """Log warnings to stderr, information too with one -v, everything with two. For commands, once each."""
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    handler = RichHandler(console=Console(stderr=True), show_path=verbose > 1)
+    logging.basicConfig(
+        level=level, format="%(name)s: %(message)s", datefmt="[%X]", handlers=[handler], force=True
+    )
+    logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, *_arguments, **_more: str(message)  # not where it was raised
+    # That operators are being built is always said: it happens once, and takes a while.
+    logging.getLogger("secondlook.kernels").setLevel(min(level, logging.INFO))
+
+
+def chosen_policy(policy: Path | None, threshold: float | None) -> PolicyFile | None:
+    """What the file of `--policy` holds; to be read before the long loading of a model.
+
+    Raises:
+        PolicyFileError: it cannot be read.
+        typer.BadParameter: there is a threshold besides.
+    """
+    if policy is None:
+        return None
+    if threshold is not None:
+        raise typer.BadParameter(
+            "a policy file has a threshold of its own: leave --threshold or --policy out"
+        )
+    from secondlook.engine.method.policy_file import read_policy
+
+    return read_policy(policy)

@@ -1,5 +1,83 @@
-"""Vision encoders of other runtimes than torch, from the folders that `secondlook export` writes."""
+"""What encodes pictures for a model: its own modules in torch, or what export and build wrote."""
 
-from secondlook.engine.encoders.choice import EncoderChoice, Vision, with_vision
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from secondlook.edge.errors import SettingsError
+from secondlook.engine.encoders.manifest import read_manifest
+from secondlook.engine.encoders.onnx_runtime import Provider, open_onnx
+from secondlook.engine.encoders.tensorrt import open_plan
+from secondlook.engine.errors import RuntimeMissingError
+from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.plugins import PLAN_BUILDERS, plugins
 
 __all__ = ["EncoderChoice", "Vision", "with_vision"]
+
+Vision = Literal["torch", "onnx", "tensorrt"]
+"""What runs the vision tower and the projector."""
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """A runtime, and the exported encoder that it runs.
+
+    Attributes:
+        vision: "torch" takes the checkpoint's own modules.
+        folder: of the exported encoder, or of a TensorRT plan; None for torch.
+        provider: of ONNX Runtime.
+        trust_plan: open a TensorRT plan from outside the cache of this user; it is executable code.
+        rebuild: build a TensorRT plan that does not run here again.
+    """
+
+    vision: Vision = "torch"
+    folder: Path | None = None
+    provider: Provider = "auto"
+    trust_plan: bool = False
+    rebuild: bool = False
+
+    def __post_init__(self) -> None:
+        if self.vision not in get_args(Vision):
+            raise SettingsError(f"vision must be one of {', '.join(get_args(Vision))}, not {self.vision!r}")
+        if self.vision == "torch" and self.folder is not None:
+            raise SettingsError(
+                f"encoder {self.folder} is not for torch; add --vision onnx or --vision tensorrt"
+            )
+        if self.rebuild and self.vision != "tensorrt":
+            raise SettingsError(f"--rebuild builds TensorRT plans, and {self.vision} encodes; leave it out")
+        if self.trust_plan and self.vision != "tensorrt":
+            raise SettingsError("--trust-plan is about TensorRT plans; add --vision tensorrt")
+        if self.vision != "torch" and self.folder is None:
+            raise SettingsError(
+                f"--vision {self.vision} needs --encoder FOLDER; make one with secondlook export"
+            )
+        if self.provider != "auto" and self.vision != "onnx":
+            raise SettingsError(f"provider {self.provider!r} is ONNX Runtime's; add --vision onnx")
+
+
+def with_vision(model: VisionLanguageModel, choice: EncoderChoice) -> VisionLanguageModel:
+    """The model, its pictures encoded by the runtime chosen.
+
+    Raises:
+        EncoderError: the encoder was made from another model, is not as it was exported, or its runtime, or
+            what builds plans again, is missing.
+    """
+    if choice.folder is None:
+        return model
+    if choice.vision == "tensorrt":
+        opens = open_plan
+        if choice.rebuild:
+            builders = plugins(PLAN_BUILDERS)
+            if not builders:
+                raise RuntimeMissingError(
+                    "--rebuild needs what builds plans: pip install 'secondlook[tensorrt]'"
+                )
+            opens = builders[0].load()
+        encoder = opens(choice.folder, model.device, trusted=choice.trust_plan)
+        encoder.manifest.encoder.check_fits(choice.folder, model)
+        return model.with_encoder(encoder)
+    manifest = read_manifest(choice.folder)
+    manifest.check_fits(choice.folder, model)
+    return model.with_encoder(open_onnx(choice.folder, manifest, model.device, provider=choice.provider))

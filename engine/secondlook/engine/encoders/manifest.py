@@ -14,7 +14,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -34,8 +34,12 @@ __all__ = [
     "Parity",
     "TensorType",
     "file_digest",
+    "read_json",
     "read_manifest",
+    "write_json",
 ]
+
+_Manifest = TypeVar("_Manifest")
 
 GRAPH_FILE: Final = "encoder.onnx"
 WEIGHTS_FILE: Final = "encoder.onnx.data"
@@ -104,7 +108,6 @@ class EncoderManifest:
         model: what the model was asked for as.
         weights: digests of the vision tower's and projector's weights, in the three dtypes that a model can
             be loaded in (`VisionLanguageModel.encoder_digest`).
-        feature_layer: index of the hidden state that is projected, as in the model's configuration.
         dtype: that the graph computes in.
         opset: of the graph's operators.
         input: pixel values [batch, 3, side, side], normalised.
@@ -122,7 +125,6 @@ class EncoderManifest:
 
     model: str
     weights: dict[str, str]
-    feature_layer: int
     dtype: GraphDType
     opset: int
     input: TensorType
@@ -144,19 +146,13 @@ class EncoderManifest:
         """Of the encoder's square input, in pixels."""
         return self.preprocessing.side
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=4) + "\n"
-
     def write(self, folder: Path) -> None:
         """Write the file and wait until it is on the disk.
 
         Raises:
             OSError: it cannot be written.
         """
-        with (folder / MANIFEST_FILE).open("w", encoding="utf-8") as file:
-            file.write(self.to_json())
-            file.flush()
-            os.fsync(file.fileno())
+        write_json(self, folder / MANIFEST_FILE)
 
     def check_files(self, folder: Path) -> None:
         """Compare every file with its digest.
@@ -215,10 +211,7 @@ def read_manifest(folder: Path) -> EncoderManifest:
         raise InvalidEncoderError(
             f"{folder} is no exported encoder: it has no {MANIFEST_FILE}; make one with secondlook export"
         )
-    try:
-        return TypeAdapter(EncoderManifest).validate_json(path.read_bytes())
-    except (OSError, ValidationError, SettingsError) as error:
-        raise InvalidEncoderError(f"{path} is no manifest of this version: {_reason(error)}") from error
+    return read_json(EncoderManifest, path)
 
 
 def file_digest(path: Path) -> str:
@@ -234,9 +227,29 @@ def file_digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'JSON'}: {one['msg']}" for one in error.errors()[:3]
-        )
-    return str(error)
+def write_json(manifest: Any, path: Path) -> None:
+    """Write a dataclass as JSON, and wait until it is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(manifest), indent=4) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(kind: type[_Manifest], path: Path) -> _Manifest:
+    """A manifest of a kind.
+
+    Raises:
+        InvalidEncoderError: it cannot be read, or is not one of this version.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except (OSError, ValidationError, SettingsError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            said = [(".".join(map(str, one["loc"])) or "JSON", one["msg"]) for one in error.errors()[:3]]
+            reason = "; ".join(f"{where}: {what}" for where, what in said)
+        raise InvalidEncoderError(f"{path} is no manifest of this version: {reason}") from error

@@ -18,10 +18,10 @@ from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, TensorType
 from secondlook.engine.errors import DeviceError, EncoderError, InvalidEncoderError, RuntimeMissingError
 
-__all__ = ["OnnxVisionEncoder", "Provider", "open_onnx", "open_session"]
+__all__ = ["OnnxVisionEncoder", "Provider", "first_line", "open_onnx", "open_session"]
 
 Provider = Literal["auto", "tensorrt"]
-"""What computes inside ONNX Runtime: "auto" is the device's own, CPU or CUDA; "tensorrt" builds an engine
+"""What computes inside ONNX Runtime: "auto" is the device's own, CPU or CUDA; "tensorrt" builds a plan
 from the graph when it is first run, on a CUDA device."""
 
 _ELEMENT_TYPES: Final = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}
@@ -58,7 +58,7 @@ def open_onnx(
 
 
 class OnnxVisionEncoder:
-    """A session as a vision encoder, see `secondlook.engine.models.vision.VisionEncoder`.
+    """A session as a vision encoder, see `secondlook.engine.models.base.VisionEncoder`.
 
     Pixels of another dtype than the graph's are converted, and the features to theirs.
 
@@ -90,7 +90,7 @@ class OnnxVisionEncoder:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's have no common type
-            raise EncoderError(f"ONNX Runtime could not run: {_first_line(error)}") from error
+            raise EncoderError(f"ONNX Runtime could not run: {first_line(error)}") from error
         return features.to(pixel_values.dtype)
 
 
@@ -132,8 +132,8 @@ def open_session(
         session = runtime.InferenceSession(str(graph), settings, providers=[(name, options)])
     except Exception as error:  # ONNX Runtime's have no common type
         if type(error).__name__ == "NotImplemented":
-            raise RuntimeMissingError(f"{name} cannot compute {graph}: {_first_line(error)}") from error
-        raise InvalidEncoderError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
+            raise RuntimeMissingError(f"{name} cannot compute {graph}: {first_line(error)}") from error
+        raise InvalidEncoderError(f"ONNX Runtime cannot load {graph}: {first_line(error)}") from error
     if session.get_providers()[0] != name:
         raise RuntimeMissingError(
             f"ONNX Runtime could not start {name} and took {session.get_providers()[0]}; see its requirements"
@@ -179,5 +179,6 @@ def _memory(tensor: Tensor) -> tuple[str, int, int, tuple[int, ...], int]:
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Batch sizes that a TensorRT engine was built for, and how others are made of them. Plain arithmetic."""
+"""Batch sizes that a TensorRT plan was built for, and how others are made of them. Plain arithmetic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["BatchProfile", "Run", "parse_profiles", "runs_of"]
 
 @dataclass(frozen=True)
 class BatchProfile:
-    """Batch sizes from `minimum` to `maximum`; the engine is tuned for `optimum`."""
+    """Batch sizes from `minimum` to `maximum`; the plan is tuned for `optimum`."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -64,7 +64,7 @@ def parse_profiles(texts: Sequence[str]) -> tuple[BatchProfile, ...]:
             raise SettingsError(f"the profile {profile} is given twice")
         profiles.append(profile)
     if not profiles:
-        raise SettingsError("an engine needs at least one profile, such as 1:2:8")
+        raise SettingsError("a plan needs at least one profile, such as 1:2:8")
     return tuple(profiles)
 
 
@@ -82,7 +82,7 @@ def runs_of(batch: int, profiles: tuple[BatchProfile, ...]) -> tuple[Run, ...]:
         made.append(min(ways, key=len, default=None))
     if (best := made[batch]) is None:
         raise EncoderError(
-            f"the engine has no profile for a batch of {batch}: it was built for "
+            f"the plan has no profile for a batch of {batch}: it was built for "
             f"{', '.join(map(str, profiles))}; build it with --batch 1:2:{max(batch, 2)}"
         )
     return tuple(Run(size, _nearest(size, profiles)) for size in sorted(best, reverse=True))

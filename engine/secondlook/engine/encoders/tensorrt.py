@@ -20,19 +20,14 @@ from torch import Tensor
 
 from secondlook.engine.decode.graphs import capture
 from secondlook.engine.devices import on_device
-from secondlook.engine.encoders.engine_manifest import EngineManifest, read_engine_manifest
-from secondlook.engine.encoders.engine_store import (
-    check_runs_here,
-    check_trusted,
-    find_engine,
-    note_opened,
-)
+from secondlook.engine.encoders.plan_manifest import PlanManifest, read_plan_manifest
+from secondlook.engine.encoders.plan_store import check_runs_here, check_trusted, find_plan, note_opened
 from secondlook.engine.encoders.profiles import Run, runs_of
 from secondlook.engine.encoders.tensorrt_api import (
-    Engine,
-    ExecutionContext,
+    Context,
     Library,
     Logger,
+    Plan,
     Runtime,
     TensorRt,
     load_tensorrt,
@@ -43,11 +38,11 @@ from secondlook.engine.errors import EncoderError, InvalidEncoderError, RuntimeM
 
 __all__ = [
     "CAPTURED",
-    "LoadedEngine",
+    "LoadedPlan",
     "TensorRtVisionEncoder",
     "current_stream",
     "deserialize",
-    "open_engine",
+    "open_plan",
 ]
 
 CAPTURED: Final = (2, 1)
@@ -57,31 +52,31 @@ _DTYPES: Final = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 """TensorRT's names of torch's dtypes."""
 
 
-def open_engine(
+def open_plan(
     folder: Path, device: torch.device, *, trusted: bool = False, library: Library = "auto"
 ) -> TensorRtVisionEncoder:
-    """The encoder of an engine's folder, or of an ONNX folder that an engine in the cache was built from.
+    """The encoder of a plan's folder, or of an ONNX folder that a plan in the cache was built from.
 
     Args:
-        trusted: open an engine from outside the cache too. Opening an engine can execute anything in it.
+        trusted: open a plan from outside the cache too. Opening a plan can execute anything in it.
 
     Raises:
-        RuntimeMissingError: TensorRT is not installed, or is the lean one and the engine is not for it.
+        RuntimeMissingError: TensorRT is not installed, or is the lean one and the plan is not for it.
         DeviceError: not a CUDA GPU.
         InvalidEncoderError: the folder is not as it was built.
-        UntrustedEngineError: it is from outside the cache, and not `trusted`.
-        RebuildNeededError: it was built for another GPU or TensorRT, or no engine was built yet.
+        UntrustedPlanError: it is from outside the cache, and not `trusted`.
+        RebuildNeededError: it was built for another GPU or TensorRT, or no plan was built yet.
     """
     trt = load_tensorrt(library)
     machine = this_machine(device)
     lean = trt.__name__ == "tensorrt_lean"
-    found = find_engine(folder, trt.__version__, machine, lean=lean)
-    manifest = read_engine_manifest(found)
+    found = find_plan(folder, trt.__version__, machine, lean=lean)
+    manifest = read_plan_manifest(found)
     check_runs_here(found, manifest, trt.__version__, machine)
     check_trusted(found, trusted)
     if lean and not manifest.options.version_compatible:
         raise RuntimeMissingError(
-            f"tensorrt_lean runs only version-compatible engines, and {found} is none: build it with "
+            f"tensorrt_lean runs only version-compatible plans, and {found} is none: build it with "
             "--version-compatible, or pip install 'secondlook[tensorrt]'"
         )
     with on_device(device):
@@ -92,16 +87,16 @@ def open_engine(
 
 
 @dataclass(frozen=True)
-class LoadedEngine:
-    """An engine, with the runtime and the logger that must outlive it."""
+class LoadedPlan:
+    """A plan, with the runtime and the logger that must outlive it."""
 
-    engine: Engine
+    plan: Plan
     runtime: Runtime
     logger: Logger
 
 
-def deserialize(trt: TensorRt, manifest: EngineManifest, plan: bytes) -> LoadedEngine:
-    """The engine in a plan, on the current GPU. This executes the plan.
+def deserialize(trt: TensorRt, manifest: PlanManifest, plan: bytes) -> LoadedPlan:
+    """A plan's bytes as something to run on the current GPU. This executes the plan.
 
     Raises:
         InvalidEncoderError: TensorRT does not take it.
@@ -113,33 +108,33 @@ def deserialize(trt: TensorRt, manifest: EngineManifest, plan: bytes) -> LoadedE
         raise EncoderError(f"TensorRT cannot use the GPU: {logger.last_error or error}") from error
     # The lean runtime that such plans carry is code of the host.
     runtime.engine_host_code_allowed = manifest.options.version_compatible
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
+    opened = runtime.deserialize_cuda_engine(plan)
+    if opened is None:
         raise InvalidEncoderError(
-            f"TensorRT {trt.__version__} does not take the engine of {manifest.encoder.model!r}: "
+            f"TensorRT {trt.__version__} does not take the plan of {manifest.encoder.model!r}: "
             f"{logger.last_error or 'it gave no reason'}; build it again with secondlook build"
         )
-    return LoadedEngine(engine, runtime, logger)
+    return LoadedPlan(opened, runtime, logger)
 
 
 class TensorRtVisionEncoder:
-    """A deserialised engine as a vision encoder, see `secondlook.engine.models.vision.VisionEncoder`.
+    """A deserialised plan as a vision encoder, see `secondlook.engine.models.base.VisionEncoder`.
 
     Takes any batch that the profiles' sizes add up to: more pictures than the largest are several runs. Pixel
-    values of another dtype than the engine's are converted, and the features to theirs. Calls belong on one
+    values of another dtype than the plan's are converted, and the features to theirs. Calls belong on one
     thread and one stream.
 
     Attributes:
-        manifest: of the engine; `manifest.encoder.check_fits` compares it with a model.
+        manifest: of the plan; `manifest.encoder.check_fits` compares it with a model.
     """
 
     def __init__(
         self,
-        loaded: LoadedEngine,
-        manifest: EngineManifest,
+        loaded: LoadedPlan,
+        manifest: PlanManifest,
         device: torch.device,
     ) -> None:
-        _check_tensors(loaded.engine, manifest)
+        _check_tensors(loaded.plan, manifest)
         self.manifest = manifest
         encoder, self._profiles = manifest.encoder, manifest.profiles
         self._loaded, self._device = loaded, device
@@ -166,7 +161,7 @@ class TensorRtVisionEncoder:
         """
         if tuple(pixel_values.shape[1:]) != self._picture:
             raise EncoderError(
-                f"the engine takes pictures [n, {', '.join(map(str, self._picture))}], "
+                f"the plan takes pictures [n, {', '.join(map(str, self._picture))}], "
                 f"not {list(pixel_values.shape)}"
             )
         features = pixel_values.new_empty(len(pixel_values), *self._features.shape[1:])
@@ -199,8 +194,8 @@ class TensorRtVisionEncoder:
         except RuntimeError as error:  # torch's, which hides what was raised within
             raise self._failed(f"could not be captured in a CUDA graph ({error})") from error
 
-    def _context(self, profile: int) -> ExecutionContext:
-        context = self._loaded.engine.create_execution_context()
+    def _context(self, profile: int) -> Context:
+        context = self._loaded.plan.create_execution_context()
         if context is None:
             raise self._failed("cannot make a context, perhaps for want of the GPU's memory")
         if not context.set_optimization_profile_async(profile, current_stream(self._device)):
@@ -210,18 +205,18 @@ class TensorRtVisionEncoder:
                 raise self._failed(f"refuses the address of {name!r}")
         return context
 
-    def _shape(self, context: ExecutionContext, batch: int) -> None:
+    def _shape(self, context: Context, batch: int) -> None:
         if not context.set_input_shape(self._input, (batch, *self._picture)):
             raise self._failed(f"refuses a batch of {batch}")
 
-    def _execute(self, context: ExecutionContext) -> None:
+    def _execute(self, context: Context) -> None:
         # asked for anew: while a graph is captured, another stream is the current one
         if not context.execute_async_v3(current_stream(self._device)):
             raise self._failed("could not run")
 
     def _failed(self, what: str) -> EncoderError:
         return EncoderError(
-            f"TensorRT's engine {what}: {self._loaded.logger.last_error or 'it gave no reason'}"
+            f"TensorRT's plan {what}: {self._loaded.logger.last_error or 'it gave no reason'}"
         )
 
 
@@ -231,8 +226,8 @@ def current_stream(device: torch.device) -> int:
     return handle
 
 
-def _check_tensors(engine: Engine, manifest: EngineManifest) -> None:
-    """Compare the engine's input, output and profiles with its manifest.
+def _check_tensors(plan: Plan, manifest: PlanManifest) -> None:
+    """Compare the plan's input, output and profiles with its manifest.
 
     Raises:
         InvalidEncoderError: they differ; the message has both.
@@ -243,22 +238,22 @@ def _check_tensors(engine: Engine, manifest: EngineManifest) -> None:
         encoder.output: ("OUTPUT", (-1, encoder.tokens, encoder.width)),
     }
     expected = [(one.name, mode, _DTYPES[one.dtype], shape) for one, (mode, shape) in shapes.items()]
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    found = sorted((name, *_described(engine, name)) for name in names)
+    names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
+    found = sorted((name, *_described(plan, name)) for name in names)
     if found != sorted(expected):
-        raise InvalidEncoderError(f"the engine has the tensors {found}, its manifest says {sorted(expected)}")
-    profiles = range(engine.num_optimization_profiles)
-    shapes_of = [engine.get_tensor_profile_shape(encoder.input.name, index) for index in profiles]
+        raise InvalidEncoderError(f"the plan has the tensors {found}, its manifest says {sorted(expected)}")
+    profiles = range(plan.num_optimization_profiles)
+    shapes_of = [plan.get_tensor_profile_shape(encoder.input.name, index) for index in profiles]
     batches = [tuple(shape[0] for shape in three) for three in shapes_of]
     declared = [(one.minimum, one.optimum, one.maximum) for one in manifest.profiles]
     if batches != declared:
-        raise InvalidEncoderError(f"the engine is for batches of {batches}, its manifest says {declared}")
+        raise InvalidEncoderError(f"the plan is for batches of {batches}, its manifest says {declared}")
 
 
-def _described(engine: Engine, name: str) -> tuple[str, str, tuple[int, ...]]:
+def _described(plan: Plan, name: str) -> tuple[str, str, tuple[int, ...]]:
     mode, dtype, shape = (
-        engine.get_tensor_mode(name),
-        engine.get_tensor_dtype(name),
-        engine.get_tensor_shape(name),
+        plan.get_tensor_mode(name),
+        plan.get_tensor_dtype(name),
+        plan.get_tensor_shape(name),
     )
     return mode.name, dtype.name, (-1, *list(shape)[1:])  # the batch is for the profiles to tell

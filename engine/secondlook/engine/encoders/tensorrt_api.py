@@ -1,8 +1,10 @@
-"""The part of TensorRT's Python interface that running an engine needs, with types, and how it is loaded.
+"""The part of TensorRT's Python interface that plans need, with types, and how it is loaded.
 
 TensorRT ships no types. The protocols below are ours: nothing else of TensorRT is called, which mypy sees to,
 and a test compares every name and parameter in them with NVIDIA's own wheels of TensorRT 10 and 11.
 """
+
+# ruff: noqa: N802, A002  # the names are TensorRT's
 
 from __future__ import annotations
 
@@ -16,29 +18,34 @@ from typing import Any, Final, Literal, Protocol
 
 import torch
 
-from secondlook.engine.encoders.engine_manifest import Machine
+from secondlook.engine.encoders.plan_manifest import Machine
 from secondlook.engine.errors import DeviceError, RuntimeMissingError
 
 __all__ = [
-    "Engine",
+    "Builder",
+    "Config",
+    "Context",
     "Enumerator",
-    "ExecutionContext",
     "Library",
     "Logger",
+    "Network",
+    "Plan",
     "Runtime",
     "TensorRt",
+    "TensorRtBuilder",
     "cuda_device",
+    "load_builder",
     "load_tensorrt",
     "python_logger",
     "this_machine",
 ]
 
 Library = Literal["auto", "tensorrt", "tensorrt_lean"]
-"""auto: `tensorrt` if it is installed, else `tensorrt_lean`, which runs version-compatible engines only."""
+"""auto: `tensorrt` if it is installed, else `tensorrt_lean`, which runs version-compatible plans only."""
 
 _log = logging.getLogger(__name__)
 
-_MAJORS: Final = (10, 11)
+_MAJORS: Final = ("10", "11")
 _DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")
 _LEVELS: Final = {
     "INTERNAL_ERROR": logging.CRITICAL,
@@ -59,7 +66,7 @@ class Enumerator(Protocol):
     def __int__(self) -> int: ...
 
 
-class ExecutionContext(Protocol):
+class Context(Protocol):
     """TensorRT's IExecutionContext: shapes, addresses and memory of one execution."""
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool: ...
@@ -68,7 +75,7 @@ class ExecutionContext(Protocol):
     def execute_async_v3(self, stream_handle: int) -> bool: ...
 
 
-class Engine(Protocol):
+class Plan(Protocol):
     """TensorRT's ICudaEngine: a plan, ready to run."""
 
     @property
@@ -81,7 +88,7 @@ class Engine(Protocol):
     def get_tensor_dtype(self, name: str) -> Enumerator: ...
     def get_tensor_shape(self, name: str) -> Sequence[int]: ...
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Sequence[int]]: ...
-    def create_execution_context(self) -> ExecutionContext | None: ...
+    def create_execution_context(self) -> Context | None: ...
 
 
 class Runtime(Protocol):
@@ -89,7 +96,7 @@ class Runtime(Protocol):
 
     engine_host_code_allowed: bool
 
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None: ...
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Plan | None: ...
 
 
 class TensorRt(Protocol):
@@ -99,15 +106,113 @@ class TensorRt(Protocol):
     __version__: str
 
     @property
-    def ILogger(self) -> Any: ...  # noqa: N802  # TensorRT's name; a class to derive from
+    def ILogger(self) -> Any: ...  # a class to derive from
 
-    def Runtime(self, logger: Logger) -> Runtime: ...  # noqa: N802
+    def Runtime(self, logger: Logger) -> Runtime: ...
 
 
 class Logger(Protocol):
     """A logger made by `python_logger`; `last_error` is what TensorRT complained about last, or empty."""
 
     last_error: str
+
+
+# What follows only the full TensorRT has.
+
+
+class HostMemory(Protocol):
+    """TensorRT's IHostMemory: bytes, as a buffer (`memoryview`)."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Profile(Protocol):
+    """TensorRT's IOptimizationProfile."""
+
+    def set_shape(
+        self, input: str, min: tuple[int, ...], opt: tuple[int, ...], max: tuple[int, ...]
+    ) -> None: ...
+
+
+class TimingCache(Protocol):
+    """TensorRT's ITimingCache."""
+
+    def serialize(self) -> HostMemory: ...
+
+
+class Config(Protocol):
+    """TensorRT's IBuilderConfig."""
+
+    profiling_verbosity: Enumerator
+    hardware_compatibility_level: Enumerator
+
+    def set_flag(self, flag: Enumerator) -> None: ...
+    def clear_flag(self, flag: Enumerator) -> None: ...
+    def set_memory_pool_limit(self, pool: Enumerator, pool_size: int) -> None: ...
+    def add_optimization_profile(self, profile: Profile) -> int: ...
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache: ...
+    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool: ...
+    def get_timing_cache(self) -> TimingCache: ...
+
+
+class Network(Protocol):
+    """TensorRT's INetworkDefinition, which the parser fills."""
+
+
+class ParserError(Protocol):
+    """TensorRT's ParserError."""
+
+    def desc(self) -> str: ...
+    def node_name(self) -> str: ...
+    def node_operator(self) -> str: ...
+
+
+class Parser(Protocol):
+    """TensorRT's OnnxParser."""
+
+    @property
+    def num_errors(self) -> int: ...
+
+    def parse_from_file(self, model: str) -> bool: ...
+    def get_error(self, index: int) -> ParserError: ...
+
+
+class Builder(Protocol):
+    """TensorRT's Builder. Creating one needs a GPU."""
+
+    def create_network(self, flags: int) -> Network: ...
+    def create_builder_config(self) -> Config: ...
+    def create_optimization_profile(self) -> Profile: ...
+    def build_serialized_network(self, network: Network, config: Config) -> HostMemory | None: ...
+
+
+class Inspector(Protocol):
+    """TensorRT's EngineInspector."""
+
+    execution_context: Context
+
+    def get_engine_information(self, format: Enumerator) -> str: ...
+
+
+class InspectablePlan(Plan, Protocol):
+    """A plan opened by the full TensorRT."""
+
+    def create_engine_inspector(self) -> Inspector: ...
+
+
+class TensorRtBuilder(TensorRt, Protocol):
+    """The module `tensorrt`, whole. Its enumerations' members are asked for by name: their numbers change."""
+
+    def Builder(self, logger: Logger) -> Builder: ...
+    def OnnxParser(self, network: Network, logger: Logger) -> Parser: ...
+
+    BuilderFlag: Any
+    HardwareCompatibilityLevel: Any
+    LayerInformationFormat: Any
+    MemoryPoolType: Any
+    NetworkDefinitionCreationFlag: Any
+    ProfilingVerbosity: Any
 
 
 def load_tensorrt(library: Library = "auto") -> TensorRt:
@@ -119,29 +224,32 @@ def load_tensorrt(library: Library = "auto") -> TensorRt:
     for name in ("tensorrt", "tensorrt_lean") if library == "auto" else (library,):
         try:
             module: Any = import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name == name:
-                continue
-            raise RuntimeMissingError(
-                f"{name} is installed, but incompletely: {error}; install it again"
-            ) from error
         except (ImportError, OSError) as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == name:
+                continue
             raise RuntimeMissingError(f"{name} is installed, but cannot be loaded: {error}") from error
         version = str(getattr(module, "__version__", "none"))
-        if version.split(".")[0] not in map(str, _MAJORS):
+        if version.split(".")[0] not in _MAJORS:
             raise RuntimeMissingError(f"{name} is of version {version}; 10 or 11 is needed")
         loaded: TensorRt = module
         return loaded
     wanted = "TensorRT" if library == "auto" else library
     extra = "tensorrt-lean" if library == "tensorrt_lean" else "tensorrt"
+    smaller = "; where plans are only run, 'secondlook[tensorrt-lean]' is smaller"
     raise RuntimeMissingError(
-        f"{wanted} is not installed: pip install 'secondlook[{extra}]'"
-        + (
-            "; where engines are only run, 'secondlook[tensorrt-lean]' is smaller"
-            if library == "auto"
-            else ""
-        )
+        f"{wanted} is not installed: pip install 'secondlook[{extra}]'{smaller if library == 'auto' else ''}"
     )
+
+
+def load_builder() -> TensorRtBuilder:
+    """The full TensorRT; `tensorrt_lean` cannot build.
+
+    Raises:
+        RuntimeMissingError: see `load_tensorrt`.
+    """
+    full: Any = load_tensorrt("tensorrt")
+    loaded: TensorRtBuilder = full
+    return loaded
 
 
 def python_logger(trt: TensorRt) -> Logger:
@@ -176,7 +284,7 @@ def cuda_device(name: str) -> torch.device:
 
 
 def this_machine(device: torch.device) -> Machine:
-    """The machine's part in an engine.
+    """The machine's part in a plan.
 
     Raises:
         DeviceError: it is no CUDA GPU of this machine.

@@ -76,7 +76,7 @@ class CalibratedOn(_Part):
 
     Attributes:
         logs: SHA-256 of the logs, each its first 16 hexadecimal digits.
-        weights: digest of the model's weights in their dtype, as `LlavaAdapter.digest` gives it.
+        weights: digest of the model's weights in their dtype, as `VisionLanguageModel.digest` gives it.
         data, jpeg: from the log's settings.
     """
 

@@ -25,6 +25,7 @@ from secondlook.engine.devices import to_device
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.base import Features, Prompt, VisionEncoder, VisionLanguageModel
 from secondlook.engine.models.checkpoint import Checkpoint, digest, state
+from secondlook.engine.models.clip import ClipVision
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing, fitted
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
@@ -55,32 +56,6 @@ def _default_localisation(config: Any) -> Localisation:
     Other depths read the same relative depth.
     """
     return Localisation(config.text_config.num_hidden_layers * 14 // 32, config.vision_config.image_size)
-
-
-class LlavaVision(nn.Module):
-    """Tower and projector: no block behind the feature layer is run.
-
-    Pixel values [n, 3, S, S], normalised → features [n, N, D] of the language model's width; rows of N run
-    through the patches row-major.
-    """
-
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        super().__init__()
-        config: Any = model.config
-        layer: int = config.vision_feature_layer
-        layers: int = config.vision_config.num_hidden_layers
-        tower: Any = model.model.vision_tower
-        self.embeddings, self.norm = tower.embeddings, tower.pre_layrnorm
-        # Layer 0 is what enters the first block.
-        self.blocks = tower.encoder.layers[: layer if layer >= 0 else layers + 1 + layer]
-        self.projector = model.model.multi_modal_projector
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        hidden = self.norm(self.embeddings(pixel_values))
-        for block in self.blocks:
-            hidden = block(hidden, None)
-        features: Tensor = self.projector(hidden[:, 1:])  # without the class token
-        return features
 
 
 class Llava(VisionLanguageModel):
@@ -117,7 +92,10 @@ class Llava(VisionLanguageModel):
         self.most_visual_tokens = ((side // patch) ** 2,) * 2
         self._cell = (patch, patch)
         self._prompts = prompts
-        self._vision = LlavaVision(module)
+        layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+        blocks = layer if layer >= 0 else layers + 1 + layer  # layer 0 is what enters the first block
+        tower: Any = module.model.vision_tower
+        self._vision = ClipVision(tower, module.model.multi_modal_projector, blocks)
         self._encoder: VisionEncoder = self._vision
 
     def with_encoder(self, encoder: VisionEncoder) -> Llava:

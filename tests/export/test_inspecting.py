@@ -1,4 +1,4 @@
-"""What is told of an engine: from its manifest, and from the inspector's JSON of TensorRT 10 and 11."""
+"""What is told of a plan: from its manifest, and from the inspector's JSON of TensorRT 10 and 11."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from export.tensorrt_stand_in import CPU, StandIn, use, write_graph
-from secondlook.engine.encoders.engine_store import UntrustedEngineError
+from export.plan_support import CPU, Installed, write_graph
+from secondlook.engine.encoders.plan_store import UntrustedPlanError
 from secondlook.engine.errors import EncoderError
-from secondlook.export.tensorrt.cli import tell_engine
-from secondlook.export.tensorrt.engines import EngineRequest, make_engine
-from secondlook.export.tensorrt.inspect import (
+from secondlook.export.inspecting import (
     Layer,
     attention_of,
-    inspect_engine,
+    inspect_plan,
     layers_of,
     layers_text,
-    manifest_text,
+    plan_text,
 )
+from secondlook.export.plans import PlanRequest, make_plan
 
 
 def layer(
@@ -84,24 +83,21 @@ def test_layers_are_counted_by_precision() -> None:
     ]
 
 
-def test_inspecting_prints_the_manifest_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_plan_is_described_from_its_manifest_and_executed_only_when_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECONDLOOK_CACHE", str(tmp_path / "cache"))
-    use(StandIn(), monkeypatch)
+    trt = Installed(monkeypatch)
     write_graph(tmp_path / "onnx")
-    out = tmp_path / "engine"
-    cached = make_engine(EngineRequest(tmp_path / "onnx", output=out), CPU)
-    assert inspect_engine(cached, CPU) == (Layer("a"), Layer("b"))
-    with pytest.raises(UntrustedEngineError):
-        tell_engine(out, "cuda", trusted=False)
-    told = capsys.readouterr().out
-    assert told == manifest_text(out) + "\n"
+    make_plan(PlanRequest(tmp_path / "onnx", output=tmp_path / "plan"), CPU)
+    told = plan_text(tmp_path / "plan")
     for part in (
         "NVIDIA L4 (compute capability 8.9), driver 580.65.06",
         "tensorrt   11.4.0.106",
-        "1:2:8",
+        "batches    1:2:8",
+        "file       encoder.plan SHA-256 ",
     ):
         assert part in told
-    tell_engine(out, "cuda", trusted=True)
-    assert capsys.readouterr().out.endswith("2: 2 not told\nattention  unknown (0 fused kernels)\n")
+    with pytest.raises(UntrustedPlanError):
+        inspect_plan(tmp_path / "plan", CPU)
+    assert trt.opened == []

@@ -12,14 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from secondlook.engine.encoders.engine_manifest import BuildOptions
 from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest
+from secondlook.engine.encoders.plan_manifest import BuildOptions
 from secondlook.engine.encoders.profiles import BatchProfile
-from secondlook.engine.encoders.tensorrt_api import Logger, python_logger
-from secondlook.export.tensorrt.builder_api import Builder, Config, Network, TensorRtBuilder
-from secondlook.export.tensorrt.errors import EngineBuildError
+from secondlook.engine.encoders.tensorrt_api import (
+    Builder,
+    Config,
+    Logger,
+    Network,
+    TensorRtBuilder,
+    python_logger,
+)
+from secondlook.export.errors import PlanBuildError
 
-__all__ = ["Plan", "build_plan"]
+__all__ = ["BuiltPlan", "build_plan"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,10 +33,10 @@ _MIB: Final = 2**20
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A serialised engine, and what was learnt about this GPU while building it."""
+class BuiltPlan:
+    """A plan's bytes, and what was learnt about this GPU while building it."""
 
-    engine: memoryview
+    plan: memoryview
     timing: memoryview
 
 
@@ -41,24 +47,24 @@ def build_plan(
     profiles: tuple[BatchProfile, ...],
     options: BuildOptions,
     timing: bytes = b"",
-) -> Plan:
-    """Build an exported encoder's engine on the current GPU. Takes minutes.
+) -> BuiltPlan:
+    """Build an exported encoder's plan on the current GPU. Takes minutes.
 
     Args:
         timing: of an earlier build on such a GPU; may be empty.
 
     Raises:
-        EngineBuildError: TensorRT does not take the graph, or an option, or cannot build it; why, it said.
+        PlanBuildError: TensorRT does not take the graph, or an option, or cannot build it; why, it said.
     """
     logger = python_logger(trt)
     try:
         builder = trt.Builder(logger)
     except TypeError as error:  # what its bindings make of a constructor that failed
-        raise EngineBuildError(f"TensorRT cannot use the GPU: {logger.last_error or error}") from error
+        raise PlanBuildError(f"TensorRT cannot use the GPU: {logger.last_error or error}") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, folder / GRAPH_FILE, logger)
     config = builder.create_builder_config()
-    _configure(trt, config, encoder, options)
+    _configure(trt, config, options)
     for profile in profiles:
         _add_profile(builder, config, encoder, profile)
     if not config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False):
@@ -66,11 +72,9 @@ def build_plan(
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise EngineBuildError(
-            f"TensorRT could not build the engine: {logger.last_error or 'no reason given'}"
-        )
+        raise PlanBuildError(f"TensorRT could not build the plan: {logger.last_error or 'no reason given'}")
     buffers: tuple[Any, Any] = built, config.get_timing_cache().serialize()  # as types, they are none
-    return Plan(memoryview(buffers[0]), memoryview(buffers[1]))
+    return BuiltPlan(memoryview(buffers[0]), memoryview(buffers[1]))
 
 
 def _parse(trt: TensorRtBuilder, network: Network, graph: Path, logger: Logger) -> None:
@@ -81,10 +85,10 @@ def _parse(trt: TensorRtBuilder, network: Network, graph: Path, logger: Logger) 
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     said = [f"{one.node_operator()} {one.node_name()!r}: {one.desc().strip()}" for one in errors]
     why = "; ".join(said) or logger.last_error or "no reason given"
-    raise EngineBuildError(f"TensorRT {trt.__version__} does not take {graph}: {why}")
+    raise PlanBuildError(f"TensorRT {trt.__version__} does not take {graph}: {why}")
 
 
-def _configure(trt: TensorRtBuilder, config: Config, encoder: EncoderManifest, options: BuildOptions) -> None:
+def _configure(trt: TensorRtBuilder, config: Config, options: BuildOptions) -> None:
     if not options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and too coarse for the gate's float32
     if options.version_compatible:
@@ -93,7 +97,7 @@ def _configure(trt: TensorRtBuilder, config: Config, encoder: EncoderManifest, o
         name = options.hardware_compatibility.upper()
         level = getattr(trt.HardwareCompatibilityLevel, name, None)
         if level is None:
-            raise EngineBuildError(
+            raise PlanBuildError(
                 f"TensorRT {trt.__version__} has no hardware compatibility {options.hardware_compatibility!r}"
             )
         config.hardware_compatibility_level = level
@@ -108,4 +112,4 @@ def _add_profile(builder: Builder, config: Config, encoder: EncoderManifest, bat
     sizes = (batches.minimum, batches.optimum, batches.maximum)
     profile.set_shape(encoder.input.name, *((size, 3, encoder.side, encoder.side) for size in sizes))
     if config.add_optimization_profile(profile) < 0:
-        raise EngineBuildError(f"TensorRT refuses the profile {batches}")
+        raise PlanBuildError(f"TensorRT refuses the profile {batches}")

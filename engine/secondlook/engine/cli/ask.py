@@ -1,0 +1,99 @@
+"""The command `secondlook ask`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from secondlook.edge.wire import AnswerReply
+from secondlook.engine.cli.options import (
+    CacheOption,
+    DeviceOption,
+    DTypeOption,
+    EncoderOption,
+    ModelOption,
+    PolicyOption,
+    ProviderOption,
+    RebuildOption,
+    ThresholdOption,
+    TrustOption,
+    VerboseOption,
+    VisionOption,
+    chosen_policy,
+    configure_logging,
+)
+from secondlook.engine.opening import EngineOptions, load_engine, loading_status
+
+__all__ = ["ask"]
+
+
+def ask(
+    picture: Annotated[Path, typer.Argument(help="The picture's file.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    model: ModelOption = "demo",
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+    threshold: ThresholdOption = None,
+    policy: PolicyOption = None,
+    kv_cache_gb: CacheOption = None,
+    vision: VisionOption = "torch",
+    encoder: EncoderOption = None,
+    provider: ProviderOption = "auto",
+    trust_plan: TrustOption = False,
+    rebuild: RebuildOption = False,
+    second_look: Annotated[
+        Literal["auto", "always", "never"], typer.Option("--second-look", help="Whether to look twice.")
+    ] = "auto",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Ask about one picture, with edge and server in this process.
+
+    What the model sees goes through JPEG all the same.
+    """
+    configure_logging(verbose)
+    from secondlook.edge.imaging import open_picture
+    from secondlook.edge.wire import AnswerOptions
+    from secondlook.engine.encoders import EncoderChoice
+    from secondlook.engine.local import ask_locally
+
+    options = EngineOptions(
+        model,
+        dtype,
+        device,
+        threshold,
+        chosen_policy(policy, threshold),
+        None,
+        kv_cache_gb,
+        EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
+    )
+    opened = open_picture(picture)
+    with loading_status(model):
+        engine = load_engine(options)
+    asking = AnswerOptions(second_look=second_look, max_new_tokens=max_new_tokens)
+    with Console(stderr=True).status("looking ..."):
+        asked = ask_locally(engine, opened, question, asking)
+    if as_json:
+        typer.echo(json.dumps(asked.to_dict()))
+    else:
+        typer.echo(_told(asked.reply))
+
+
+def _told(reply: AnswerReply) -> str:
+    lines = [
+        reply.answer.text,
+        "",
+        f"first look   {reply.first.text!r}, uncertainty {reply.first.uncertainty:.3f}",
+    ]
+    if reply.second is not None and reply.region is not None:
+        box = reply.region
+        lines += [
+            f"region       ({box.left}, {box.top}) to ({box.right}, {box.bottom})",
+            f"second look  {reply.second.text!r}, uncertainty {reply.second.uncertainty:.3f}",
+        ]
+    return "\n".join([*lines, f"decision     {reply.decision.replace('_', ' ')}"])
