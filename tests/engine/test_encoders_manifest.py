@@ -42,7 +42,6 @@ def manifest(model: VisionLanguageModel, tmp_path: Path) -> EncoderManifest:
     made = EncoderManifest(
         model=model.name,
         weights={"float32": model.encoder_digest(), "float16": model.encoder_digest(torch.float16)},
-        feature_layer=-2,
         dtype="float32",
         opset=18,
         input=TensorType("pixel_values", ("batch", 3, IMAGE_SIZE, IMAGE_SIZE), "float32"),
@@ -77,7 +76,7 @@ def test_a_folder_without_one_is_no_export(tmp_path: Path) -> None:
         ({"colour": "red"}, "colour"),
         ({"tokens": None}, "tokens"),
         (
-            {"preprocessing": {"side": 0, "mode": "squash", "mean": [0, 0, 0], "std": [1, 1, 1]}},
+            {"preprocessing": {"side": 0, "mean": [0, 0, 0], "std": [1, 1, 1]}},
             "side must be",
         ),
     ],
@@ -127,15 +126,15 @@ def test_what_differs_is_named_on_both_sides(
     manifest: EncoderManifest, model: VisionLanguageModel, tmp_path: Path
 ) -> None:
     other = load_model(str(write_checkpoint(tmp_path / "other", Variant(seed=1, layers=2))), device="cpu")
-    wider = replace(manifest, width=128, preprocessing=replace(manifest.preprocessing, mode="pad"))
+    wider = replace(manifest, width=128, preprocessing=replace(manifest.preprocessing, scale=1.0))
     with pytest.raises(EncoderMismatchError) as caught:
         wider.check_fits(tmp_path, other)
     message = str(caught.value)
     assert f"exported from {model.name!r} and does not fit the model {other.name!r}" in message
     assert f"weights in float32 {model.encoder_digest()}, not {other.encoder_digest()}" in message
     assert "width 128, not 64" in message
-    assert "mode pad, not squash" in message
-    assert "feature layer" not in message
+    assert "scale 1.0, not 0.00392" in message
+    assert "std" not in message
 
 
 def test_a_dtype_without_a_digest_does_not_fit(

@@ -18,7 +18,7 @@ from secondlook.engine.encoders import tensorrt, tensorrt_api
 from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType, Parity, TensorType
 from secondlook.engine.encoders.plan_manifest import Machine
 from secondlook.engine.encoders.profiles import BatchProfile
-from secondlook.engine.models.vision import Preprocessing
+from secondlook.engine.models.pictures import Preprocessing
 from secondlook.export import inspecting, plans
 from secondlook.export.building import BuiltPlan
 
@@ -39,14 +39,13 @@ def write_graph(folder: Path, dtype: GraphDType = "float32") -> EncoderManifest:
     manifest = EncoderManifest(
         model="demo",
         weights={kind: "1234"},
-        feature_layer=-2,
         dtype=dtype,
         opset=18,
         input=TensorType("pixel_values", ("batch", 3, SIDE, SIDE), kind),
         output=TensorType("features", ("batch", TOKENS, WIDTH), kind),
         tokens=TOKENS,
         width=WIDTH,
-        preprocessing=Preprocessing(SIDE, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        preprocessing=Preprocessing(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         tools={"torch": "2.13.0"},
         parity=Parity(**{field.name: 1 for field in fields(Parity)}),
         files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},

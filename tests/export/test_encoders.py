@@ -31,7 +31,6 @@ from secondlook.engine.errors import (
     InvalidEncoderError,
     RuntimeMissingError,
 )
-from secondlook.engine.models.vision import TorchVisionEncoder
 from secondlook.engine.plugins import PLAN_BUILDERS, plugins
 from secondlook.export.plans import open_or_rebuild
 
@@ -53,7 +52,7 @@ def picture(seed: int) -> Image.Image:
 def test_it_computes_what_torch_computes(exported: Exported, batch: int) -> None:
     pixels = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(batch))
     found = open_onnx(exported.folder, exported.manifest, CPU)(pixels)
-    expected = TorchVisionEncoder(exported.model.module)(pixels)
+    expected = exported.model.vision_module()(pixels)
     assert float((found - expected).norm() / expected.norm()) <= 1e-5
 
 
@@ -90,7 +89,7 @@ def test_an_engine_answers_the_same_through_onnx_runtime(exported: Exported) -> 
 def test_the_model_that_was_given_keeps_its_own_encoder(exported: Exported) -> None:
     other = with_vision(exported.model, EncoderChoice("onnx", exported.folder))
     assert isinstance(other._encoder, OnnxVisionEncoder)
-    assert isinstance(exported.model._encoder, TorchVisionEncoder)
+    assert exported.model._encoder is exported.model.vision_module()
     assert with_vision(exported.model, EncoderChoice()) is exported.model
 
 
@@ -203,8 +202,9 @@ def test_the_tensorrt_branch_opens_a_plan_that_fits_and_builds_it_again_only_whe
     model = with_vision(exported.model, choice)
     with_vision(exported.model, replace(choice, rebuild=True, trust_plan=False))
     assert opened == [(Path("plan"), CPU, True), ("built", Path("plan"), CPU, False)]
-    square = model.square(picture(0))
-    assert torch.allclose(model.encode([square]), exported.model.encode([square]), atol=1e-4)
+    shown = model.picture(picture(0), model.global_view, Size(*picture(0).size))
+    mine, theirs = (each.encode([shown])[0].tokens for each in (model, exported.model))
+    assert torch.allclose(mine, theirs, atol=1e-4)
     monkeypatch.setattr(Encoder, "manifest", SimpleNamespace(encoder=replace(exported.manifest, width=1)))
     with pytest.raises(EncoderMismatchError, match="width 1, not 64"):
         with_vision(exported.model, choice)

@@ -32,8 +32,7 @@ from secondlook.engine.encoders.manifest import (
 from secondlook.engine.encoders.onnx_runtime import open_onnx
 from secondlook.engine.errors import InvalidEncoderError
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.look_settings import LookSettings
-from secondlook.engine.models.vision import Preprocessing
+from secondlook.engine.models.pictures import Preprocessing
 from secondlook.export import exporting
 from secondlook.export.errors import ExportError, GateError, OutputError
 from secondlook.export.exporting import ExportSettings, export_encoder, verify_encoder
@@ -51,16 +50,10 @@ def test_the_folder_holds_graph_weights_and_manifest(exported: Exported) -> None
 def test_the_manifest_says_what_it_is(exported: Exported) -> None:
     manifest, model = read_manifest(exported.folder), exported.model
     assert manifest == exported.manifest
-    assert (manifest.model, manifest.dtype, manifest.opset, manifest.feature_layer) == (
-        model.name,
-        "float32",
-        18,
-        -2,
-    )
+    assert (manifest.model, manifest.dtype, manifest.opset) == (model.name, "float32", 18)
     assert (manifest.side, manifest.tokens, manifest.width) == (IMAGE_SIZE, GRID**2, 64)
     assert manifest.preprocessing == Preprocessing(
         IMAGE_SIZE,
-        "squash",
         (0.48145466, 0.4578275, 0.40821073),
         (0.26862954, 0.26130258, 0.27577711),
         0.00392156862745098,
@@ -140,7 +133,6 @@ def test_a_killed_export_leaves_no_half_folder_and_had_written_the_same_bytes(
 import sys; sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.look_settings import LookSettings
 from secondlook.export import ExportSettings, export_encoder
 
 def asked():
@@ -199,7 +191,7 @@ def test_a_manifest_without_a_files_digest_is_none(exported: Exported, tmp_path:
 
 def test_inspect_tells_precision_and_what_became_of_attention(exported: Exported) -> None:
     told = inspect_encoder(exported.folder)
-    assert f"model      {exported.model.name}, feature layer -2" in told
+    assert f"model      {exported.model.name}" in told
     assert "5 LayerNormalization" in told
     assert "attention: 2 times product, softmax, product" in told
     assert "ONNX Runtime on this CPU: " in told

@@ -39,6 +39,12 @@ def llava(layer: int = -2, *, side: int = 84, projector: str = "gelu", **vision:
     return model
 
 
+def vision(model: Any) -> ClipVision:
+    layer, layers = model.config.vision_feature_layer, model.config.vision_config.num_hidden_layers
+    blocks = layer if layer >= 0 else layers + 1 + layer
+    return ClipVision(model.model.vision_tower, model.model.multi_modal_projector, blocks)
+
+
 def pixels(model: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     side = model.config.vision_config.image_size
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -52,7 +58,7 @@ def truth(model: Any, values: Tensor) -> Tensor:
 
 def exported(model: Any, dtype: torch.dtype = torch.float32) -> Any:
     """The module as its graph has it, to be run in torch."""
-    module = narrowed(ClipVision(model), dtype)
+    module = narrowed(vision(model), dtype)
     return torch.export.export(module, (pixels(model, dtype),)).module()
 
 
@@ -76,7 +82,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def test_it_is_what_transformers_computes_and_exported_too(model: Any) -> None:
     values = pixels(model)
     with torch.inference_mode():
-        found = ClipVision(model)(values)
+        found = vision(model)(values)
     written = exported(model)(values)
     expected = truth(model, values)
     assert relative_error(found, expected) < 2e-6
@@ -88,7 +94,7 @@ def test_half_precision_stays_within_the_gate(dtype: torch.dtype, tolerance: flo
     model = llava()
     values = pixels(model)
     found = exported(model, dtype)(values.to(dtype))
-    eager = narrowed(ClipVision(model), dtype)(values.to(dtype))
+    eager = narrowed(vision(model), dtype)(values.to(dtype))
     assert found.dtype == eager.dtype == dtype
     expected = truth(model, values)
     assert relative_error(found, expected) < tolerance
@@ -107,8 +113,8 @@ def test_large_activations_do_not_overflow_in_float16() -> None:
 def test_the_models_own_tensors_are_used_and_never_changed() -> None:
     model = llava()
     own = {parameter.data_ptr() for parameter in model.parameters()}
-    assert {parameter.data_ptr() for parameter in ClipVision(model).parameters()} <= own
-    narrowed(ClipVision(model), torch.float16)
+    assert {parameter.data_ptr() for parameter in vision(model).parameters()} <= own
+    narrowed(vision(model), torch.float16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -120,4 +126,4 @@ def test_in_eager_torch_it_has_the_bits_of_transformers_modules() -> None:
         for block in tower.encoder.layers[:2]:
             hidden = block(hidden, None)
         expected = model.model.multi_modal_projector(hidden[:, 1:])
-        assert torch.equal(ClipVision(model)(values), expected)
+        assert torch.equal(vision(model)(values), expected)

@@ -12,7 +12,6 @@ import torch
 
 from secondlook.engine.encoders.tensorrt import open_plan
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.vision import TorchVisionEncoder
 from secondlook.export.inspecting import attention_of, inspect_plan
 
 pytestmark = pytest.mark.needs_tensorrt
@@ -39,9 +38,9 @@ def test_a_plan_passes_the_gate_and_gives_torchs_features(
     secondlook("verify", str(plan), "--runtime", "tensorrt", "--trust-plan", cache=cache)
     device = torch.device("cuda")
     model = load_model("demo", dtype="float32", device="cuda")
-    reference, encoder = TorchVisionEncoder(model.module), open_plan(plan, device, trusted=True)
+    reference, encoder = model.vision_module(), open_plan(plan, device, trusted=True)
     for count in (1, 2, 3, 9):
-        pixels = torch.randn(count, 3, model.image_size, model.image_size, device=device)
+        pixels = torch.randn(count, 3, model.preprocessing.side, model.preprocessing.side, device=device)
         expected, found = reference(pixels), encoder(pixels)
         assert found.isfinite().all()
         assert (found - expected).norm() / expected.norm() <= TOLERANCES[dtype]
@@ -58,7 +57,7 @@ def test_calls_follow_the_current_stream(tmp_path: Path, monkeypatch: pytest.Mon
     )
     secondlook("build", str(graph), cache=tmp_path / "cache")
     encoder = open_plan(graph, torch.device("cuda"))
-    side = load_model("demo").image_size
+    side = load_model("demo").preprocessing.side
     pixels = torch.randn(3, 3, side, side, device="cuda")
     expected = encoder(pixels)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
