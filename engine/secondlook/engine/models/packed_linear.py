@@ -1,9 +1,8 @@
 """Linear layers on a CPU, each multiplied as is the fastest there: by a measurement when a model is loaded.
 
-PyTorch's own layers read their weights as they lie in memory, float32 by MKL. oneDNN multiplies the same
-weights, or packs them in blocks, as TorchInductor does with those of a frozen model. What is faster depends
-on the processor, the dtype, the shape and the number of rows: packed float32 weights were always faster on an
-AMD Zen 4, but on an Intel Xeon with AMX slower for one to three rows.
+PyTorch multiplies float32 weights by MKL, as they lie in memory. oneDNN can do so, too, or packs them in
+blocks, as TorchInductor does with those of a frozen model. What is faster depends on processor, dtype, shape
+and number of rows: packed float32 was always faster on an AMD Zen 4, on an Intel Xeon from four rows on.
 
 Kernels add products up in different orders, and one kernel does for different numbers of rows. So a row's
 result depends on how many are computed with it, as everywhere in PyTorch: by the float32 rounding of its sum,
@@ -26,7 +25,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["PACKED", "PLAIN", "Choice", "PackedLinear", "Seconds", "choose", "measure", "pack_linear_layers"]
+__all__ = [
+    "PACKED",
+    "PADDED",
+    "PLAIN",
+    "Choice",
+    "PackedLinear",
+    "Seconds",
+    "choose",
+    "measure",
+    "pack_linear_layers",
+]
 
 _DTYPES: Final = (torch.float32, torch.bfloat16)
 _OPERATORS: Final = ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linear_weight")
@@ -34,7 +43,7 @@ _COUNTS: Final = (1, 2, 4, 8, 16, 64, 256, 640, 1280)
 _FEW: Final = 16
 _ROUNDS: Final = 4
 _LONGEST: Final = 0.002
-"""Seconds of a call: with more rows than `_FEW`, none that would take longer is measured."""
+"""Seconds: with more rows than `_FEW`, no call is measured that would take longer."""
 _LIMIT: Final = 1.0
 """Seconds for a model: shapes that are not measured by then, as on a busy machine, keep plain layers."""
 _COPIES: Final = 4
@@ -53,9 +62,9 @@ class Choice:
     """How a layer is multiplied.
 
     Attributes:
-        packed: by oneDNN, with packed weights, whatever the number of rows.
-        low, high: numbers of rows that oneDNN multiplies, with both; all others PyTorch does.
-        padded: fewer rows than that are padded.
+        packed: whether weights are packed, for any number of rows.
+        low, high: from how many rows to how many oneDNN multiplies; all others PyTorch does.
+        padded: to how many rows fewer are padded.
     """
 
     packed: bool = False
@@ -66,8 +75,8 @@ class Choice:
 
 PLAIN: Final = Choice()
 DIRECT: Final = Choice(high=math.inf)
-PACKED: Final = Choice(packed=True, high=math.inf)
-PADDED: Final = Choice(packed=True, high=math.inf, padded=4)
+PACKED: Final = Choice(packed=True, low=0, high=math.inf)
+PADDED: Final = Choice(packed=True, low=0, high=math.inf, padded=4)
 """Fewer rows are slower than four with some processors if weights come from memory."""
 
 
@@ -103,16 +112,13 @@ class PackedLinear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
         """[..., out_features] of [..., in_features]."""
         count = input.numel() // self.in_features
-        if 0 < count < self.choice.padded:
-            rows = functional.pad(input.reshape(-1, self.in_features), (0, 0, 0, self.choice.padded - count))
-            return self._multiply(rows)[:count].view(*input.shape[:-1], self.out_features)
-        if self.choice.packed or self.choice.low <= count <= self.choice.high:
-            return self._multiply(input)
-        return functional.linear(input, self._weight, self.bias)
-
-    def _multiply(self, rows: Tensor) -> Tensor:
+        if not self.choice.low <= count <= self.choice.high:
+            return functional.linear(input, self._weight, self.bias)
+        few, rows = 0 < count < self.choice.padded, input
+        if few:
+            rows = functional.pad(rows.reshape(count, -1), (0, 0, 0, self.choice.padded - count))
         output: Tensor = _ops._linear_pointwise(rows, self._weight, self.bias, "none", [], "")
-        return output
+        return output[:count].view(*input.shape[:-1], self.out_features) if few else output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
         """A plain layer, for what must read its weights: other devices, other dtypes, exports."""
@@ -125,10 +131,6 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         raise TypeError("packed weights can be neither moved nor cast; make a deep copy first")
-
-    def extra_repr(self) -> str:
-        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{sizes}, bias={self.bias is not None}, {self.choice}"
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.unpacked()  # before the bias, as a plain layer has it
@@ -181,10 +183,7 @@ def _measured(shapes: frozenset[Shape], _threads: int) -> dict[Shape, Choice]:
 
 @torch.inference_mode()
 def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_counter) -> dict[int, Seconds]:
-    """The fastest calls of layers of this shape, by the number of rows, of few rounds in which they take turns.
-
-    As in a model, calls read one layer's weights after another's. After the limit, nothing is found.
-    """
+    """The fastest calls of layers of this shape, by the number of rows; past the limit of the clock, none."""
     inputs, outputs, dtype = shape
     plain = [nn.Linear(inputs, outputs, bias=False, device="meta") for _ in range(_COPIES)]
     for layer in plain:
@@ -217,7 +216,7 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
 
 def choose(seconds: Mapping[int, Seconds]) -> Choice:
     """Packed weights if they are clearly faster on average and for no number of rows slower; or oneDNN with
-    plain weights, for the longest range of two measured numbers or more where that is clearly faster; or neither.
+    plain weights, for the longest range of two measured numbers or more where that is; or neither.
     """
     if not seconds:
         return PLAIN
