@@ -30,7 +30,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_ROUNDS", 1)
     monkeypatch.setattr(timing, "_ROUND_SECONDS", 0.0)
     monkeypatch.setattr(operators, "_CAPACITY", 16)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")  # where layers are packed
     monkeypatch.setattr(cli, "configure_logging", lambda _verbose: None)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import pytest
 import torch
 
-__all__ = ["DTYPES", "can_pack"]
+__all__ = ["can_pack"]
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -17,9 +16,3 @@ def can_pack(dtype: torch.dtype) -> bool:
     if platform.machine() not in ("x86_64", "AMD64") or not mkldnn.is_available():
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-DTYPES = [
-    pytest.param(dtype, marks=pytest.mark.skipif(not can_pack(dtype), reason="no such layer is packed here"))
-    for dtype in (torch.float32, torch.bfloat16)
-]

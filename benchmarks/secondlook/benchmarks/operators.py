@@ -21,7 +21,7 @@ from secondlook.benchmarks import compositions
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.edge.errors import SecondLookError
-from secondlook.engine.models.packed_linear import PackedLinear, pack_linear_layers
+from secondlook.engine.models.packed_linear import PADDED, PackedLinear, pack_linear_layers
 from secondlook.kernels import (
     KernelError,
     attention_row,
@@ -224,10 +224,10 @@ def _decode_case(query: Tensor, cache: Tensor, length: int) -> _Case:
 
 
 def _linear_case(rows: Tensor, outputs: int) -> Iterator[_Case]:
-    """None where linear layers are not packed."""
+    """None where linear layers cannot be packed, be it faster or not."""
     plain = nn.Linear(rows.shape[1], outputs, bias=False, device=rows.device, dtype=rows.dtype)
     packed = nn.Sequential(plain.requires_grad_(False))
-    pack_linear_layers(packed)
+    pack_linear_layers(packed, PADDED)
     if isinstance(packed[0], PackedLinear):
         yield _Case(
             "PackedLinear",

@@ -11,7 +11,7 @@ from torch import nn
 
 from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.work import Work
-from secondlook.engine.models.packed_linear import PackedLinear, pack_linear_layers
+from secondlook.engine.models.packed_linear import PACKED, PackedLinear, pack_linear_layers
 
 __all__ = ["Rates", "measure_rates"]
 
@@ -62,7 +62,7 @@ def measure_rates(dtype: torch.dtype, device: torch.device) -> Rates:
     layers = nn.Sequential(
         nn.Linear(side, side, bias=False, device=device, dtype=dtype).requires_grad_(False)
     )
-    pack_linear_layers(layers)
+    pack_linear_layers(layers, PACKED)
     if isinstance(layers[0], PackedLinear):
         matrix = min(matrix, _fastest(lambda: layers(left), device))
     source = torch.ones(_VALUES, device=device)

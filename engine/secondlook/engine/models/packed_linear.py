@@ -1,102 +1,232 @@
-"""Linear layers on a CPU, their weights packed for oneDNN as TorchInductor packs those of a frozen model.
+"""Linear layers on a CPU, each multiplied as is the fastest there: by a measurement when a model is loaded.
 
-PyTorch's own layers read their weights as they lie in memory. Packed in blocks they are multiplied faster, by
-few rows and by many (`secondlook bench kernels`), and a row's result has the same bits however many others
-are computed with it. Both were seen with AVX-512 (AMD Zen 4); Intel's processors and AMX were not tried.
+PyTorch multiplies float32 weights by MKL, as they lie in memory. oneDNN can do so, too, or packs them in
+blocks, as TorchInductor does with those of a frozen model. What is faster depends on processor, dtype, shape
+and number of rows: packed float32 was always faster on an AMD Zen 4, on an Intel Xeon from four rows on.
+
+Kernels add products up in different orders, and one kernel does for different numbers of rows. So a row's
+result depends on how many are computed with it, as everywhere in PyTorch: by the float32 rounding of its sum,
+and in bfloat16 by one rounding of the result. Tokens and decisions depend on neighbours, and on the choice
+made here, in near ties only.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Final
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["PackedLinear", "pack_linear_layers"]
+__all__ = [
+    "PACKED",
+    "PADDED",
+    "PLAIN",
+    "Choice",
+    "PackedLinear",
+    "Seconds",
+    "choose",
+    "measure",
+    "pack_linear_layers",
+]
 
 _DTYPES: Final = (torch.float32, torch.bfloat16)
-_MEASURED: Final = "AVX512"
-_WIDE: Final = 1024
-"""One row of more values than this is summed in another order when it is alone."""
-_LARGE: Final = 2**20
-"""So many weights come from memory, and are then multiplied slower by fewer rows than `_ROWS`."""
-_ROWS: Final = 4
 _OPERATORS: Final = ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linear_weight")
+_COUNTS: Final = (1, 2, 4, 8, 16, 64, 256, 640, 1280)
+_FEW: Final = 16
+_ROUNDS: Final = 4
+_LONGEST: Final = 0.002
+"""Seconds: with more rows than `_FEW`, no call is measured that would take longer."""
+_LIMIT: Final = 1.0
+"""Seconds for a model: shapes that are not measured by then, as on a busy machine, keep plain layers."""
+_COPIES: Final = 4
+_VALUES: Final = 2**21
+"""Weights a layer is measured with at most; more outputs than that makes are left out."""
+_CLEARLY: Final = 0.9
+"""What is chosen instead of a plain layer takes at most so much of its time, lest noise decides."""
+_HARDLY: Final = 1.05
+Shape: TypeAlias = tuple[int, int, torch.dtype]
+Clock: TypeAlias = Callable[[], float]
 _ops: Any = torch.ops.mkldnn  # private to PyTorch
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How a layer is multiplied.
+
+    Attributes:
+        packed: whether weights are packed, for any number of rows.
+        low, high: from how many rows to how many oneDNN multiplies; all others PyTorch does.
+        padded: to how many rows fewer are padded.
+    """
+
+    packed: bool = False
+    low: int = 1
+    high: float = 0
+    padded: int = 1
+
+
+PLAIN: Final = Choice()
+DIRECT: Final = Choice(high=math.inf)
+PACKED: Final = Choice(packed=True, low=0, high=math.inf)
+PADDED: Final = Choice(packed=True, low=0, high=math.inf, padded=4)
+"""Fewer rows are slower than four with some processors if weights come from memory."""
+
+
+class Seconds(NamedTuple):
+    """Of one call: PyTorch's own layer; oneDNN with the same weights, with packed ones, with padded rows."""
+
+    plain: float
+    direct: float
+    packed: float
+    padded: float
+
+
 class PackedLinear(nn.Module):
-    """What a linear layer computes, for inference on the CPU; it holds its weights packed only.
+    """What a linear layer computes, for inference on the CPU, multiplied as chosen; weights are held once.
 
     It can be neither moved nor cast, and no state can be loaded into it; but its own state is the plain
     layer's, and a deep copy is a plain layer.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, choice: Choice = PACKED) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = layer.bias
-        self._packed: Tensor = _ops._reorder_linear_weight(layer.weight.detach())
-        self._fewest = _ROWS if layer.in_features > _WIDE or layer.weight.numel() >= _LARGE else 1
+        self.choice = choice
+        weight = layer.weight.detach()
+        self._weight: Tensor = _ops._reorder_linear_weight(weight) if choice.packed else weight
         self.train(layer.training)
 
     def unpacked(self) -> Tensor:
-        """A copy of the weights [out_features, in_features], the very same values."""
-        return self._packed.to_dense()
+        """The weights [out_features, in_features], the very same values: a copy if they are packed."""
+        return self._weight.to_dense() if self.choice.packed else self._weight
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
         """[..., out_features] of [..., in_features]."""
         count = input.numel() // self.in_features
-        if not 0 < count < self._fewest:
-            return self._multiply(input)
-        rows = functional.pad(input.reshape(-1, self.in_features), (0, 0, 0, self._fewest - count))
-        return self._multiply(rows)[:count].view(*input.shape[:-1], self.out_features)
-
-    def _multiply(self, rows: Tensor) -> Tensor:
-        output: Tensor = _ops._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
-        return output
+        if not self.choice.low <= count <= self.choice.high:
+            return functional.linear(input, self._weight, self.bias)
+        few, rows = 0 < count < self.choice.padded, input
+        if few:
+            rows = functional.pad(rows.reshape(count, -1), (0, 0, 0, self.choice.padded - count))
+        output: Tensor = _ops._linear_pointwise(rows, self._weight, self.bias, "none", [], "")
+        return output[:count].view(*input.shape[:-1], self.out_features) if few else output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
         """A plain layer, for what must read its weights: other devices, other dtypes, exports."""
         with torch.device("meta"):  # nothing is allocated
             layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        layer.weight = nn.Parameter(self.unpacked(), requires_grad=False)
+        weight = self.unpacked() if self.choice.packed else copy.deepcopy(self._weight, memo)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
         layer.bias = copy.deepcopy(self.bias, memo)
         return layer.train(self.training)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         raise TypeError("packed weights can be neither moved nor cast; make a deep copy first")
 
-    def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        )
-
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.unpacked()  # before the bias, as a plain layer has it
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
-def pack_linear_layers(model: nn.Module) -> None:
-    """Put a `PackedLinear` in the place of each linear layer, as quantisers do with theirs.
+def pack_linear_layers(model: nn.Module, choice: Choice | None = None) -> None:
+    """Put a `PackedLinear` in the place of each linear layer where that was measured to be faster.
 
-    One after another, so that no more than one layer's weights are in memory twice; but a head's stay so that
-    are the embeddings', too.
+    One after another, so that no more than one layer's weights are in memory twice; but a packed head's stay
+    so that are the embeddings', too. The shapes of a model are measured once a process, in less than a second
+    altogether: models alike that one process loads compute with the same kernels.
 
-    Nothing happens where that was not measured to be faster: on other CPUs than those with AVX-512, for other
-    dtypes than float32 and bfloat16, and on a GPU.
+    Nothing happens on a GPU, on other processors than x86, to other dtypes than float32 and bfloat16, and
+    where this PyTorch lacks the operators.
+
+    Args:
+        choice: for all layers, instead of measuring.
     """
-    for name in [name for name, _ in model.named_modules()]:
-        layer = model.get_submodule(name)
-        if type(layer) is nn.Linear and _can_be_packed(layer.weight):
-            model.set_submodule(name, PackedLinear(layer))
+    shapes = {name: shape for name, layer in model.named_modules() if (shape := _shape(layer))}
+    choices = _measured(frozenset(shapes.values()), torch.get_num_threads()) if choice is None else {}
+    for name, shape in shapes.items():
+        chosen = choice or choices[shape]
+        if chosen != PLAIN:
+            layer: Any = model.get_submodule(name)
+            model.set_submodule(name, PackedLinear(layer, chosen))
 
 
-def _can_be_packed(weight: Tensor) -> bool:
+def _shape(layer: nn.Module) -> Shape | None:
+    """Of the part of a layer that is measured; None if oneDNN cannot multiply it, or was never tried."""
+    if type(layer) is not nn.Linear or not layer.weight.is_cpu or layer.weight.dtype not in _DTYPES:
+        return None
     capability: str = torch.backends.cpu.get_cpu_capability()
-    served = capability.startswith(_MEASURED) and all(hasattr(_ops, name) for name in _OPERATORS)
-    if not (served and weight.is_cpu and weight.dtype in _DTYPES):
-        return False
-    return weight.dtype == torch.float32 or bool(_ops._is_mkldnn_bf16_supported())
+    if not capability.startswith("AVX") or not all(hasattr(_ops, name) for name in _OPERATORS):
+        return None
+    if layer.weight.dtype == torch.bfloat16 and not _ops._is_mkldnn_bf16_supported():
+        return None
+    outputs = min(layer.out_features, max(_VALUES // layer.in_features, 1))
+    return layer.in_features, outputs, layer.weight.dtype
+
+
+@cache
+def _measured(shapes: frozenset[Shape], _threads: int) -> dict[Shape, Choice]:
+    limit = time.perf_counter() + _LIMIT
+    return {
+        shape: choose(measure(shape, limit=limit)) if time.perf_counter() < limit else PLAIN
+        for shape in sorted(shapes, key=str)
+    }
+
+
+@torch.inference_mode()
+def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_counter) -> dict[int, Seconds]:
+    """The fastest calls of layers of this shape, by the number of rows; past the limit of the clock, none."""
+    inputs, outputs, dtype = shape
+    plain = [nn.Linear(inputs, outputs, bias=False, device="meta") for _ in range(_COPIES)]
+    for layer in plain:
+        layer.weight = nn.Parameter(torch.ones(outputs, inputs, dtype=dtype), requires_grad=False)
+    kinds: list[Any] = [
+        plain,
+        *([PackedLinear(layer, to) for layer in plain] for to in (DIRECT, PACKED, PADDED)),
+    ]
+    found: dict[int, list[Seconds]] = {count: [] for count in _COUNTS}
+    for _ in range(_ROUNDS):
+        seconds = math.inf
+        for before, count in zip((1, *_COUNTS), _COUNTS, strict=False):
+            if count > _FEW and seconds * count / before > _LONGEST:
+                break
+            rows, calls = torch.ones(count, inputs, dtype=dtype), max(_COPIES // count, 1)
+            times = [clock()]
+            for kind in kinds:
+                for call in range(calls):
+                    kind[call](rows)
+                times.append(clock())
+            if times[-1] > limit:
+                return {}
+            found[count].append(Seconds(*((end - start) / calls for start, end in pairwise(times))))
+            seconds = min(found[count][-1])
+    # without the first round, in which oneDNN makes its kernels
+    return {
+        count: Seconds(*map(min, zip(*turns[1:], strict=True))) for count, turns in found.items() if turns[2:]
+    }
+
+
+def choose(seconds: Mapping[int, Seconds]) -> Choice:
+    """Packed weights if they are clearly faster on average and for no number of rows slower; or oneDNN with
+    plain weights, for the longest range of two measured numbers or more where that is; or neither.
+    """
+    if not seconds:
+        return PLAIN
+    padded = seconds[1].padded <= _CLEARLY * seconds[1].packed
+    ratios = [(found.padded if padded else found.packed) / found.plain for found in seconds.values()]
+    if max(ratios) <= _HARDLY and sum(ratios) / len(ratios) <= _CLEARLY:
+        return PADDED if padded else PACKED
+    longest: list[int] = []
+    run: list[int] = []
+    for count, found in seconds.items():
+        run = [*run, count] if found.direct <= _CLEARLY * found.plain else []
+        longest = max(longest, run, key=len)
+    return Choice(low=longest[0], high=longest[-1]) if len(longest) > 1 else PLAIN
