@@ -10,8 +10,6 @@ import numpy as np
 
 from secondlook.benchmarks.analysis.columns import FloatArray, IntArray
 
-__all__ = ["LEVEL", "Bootstrap", "Estimate", "interval"]
-
 LEVEL: Final = 0.95
 """Of all intervals; they are between percentiles."""
 

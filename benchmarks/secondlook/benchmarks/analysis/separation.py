@@ -15,17 +15,6 @@ import numpy as np
 from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate, interval
 from secondlook.benchmarks.analysis.columns import BoolArray, FloatArray, IntArray
 
-__all__ = [
-    "BINS",
-    "Histograms",
-    "Separation",
-    "auroc",
-    "bhattacharyya",
-    "histograms",
-    "overlap",
-    "separation",
-]
-
 BINS: Final = 50
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from secondlook.benchmarks.datasets.question import DataSet
     from secondlook.benchmarks.evaluation.asking import Asking
 
-__all__ = ["register"]
-
 DataOption = Annotated[Path, typer.Option("--data", help="Folder of the data set's official files.")]
 ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Folder of its pictures; by default where they unpack to.")
@@ -87,12 +85,12 @@ def eval_signs(
 ) -> None:
     """Two looks at every picture once, then every policy replayed from the log."""
     configure_logging(verbose)
+    from secondlook.benchmarks.evaluation.summary import run_signs, signs_text
     from secondlook.benchmarks.run_log import Shard
-    from secondlook.benchmarks.signs.report import report_text, run_signs
 
     asking = _asking(model, dtype, device, kv_cache_gb, global_quality, local_quality)
     report = run_signs(seed, count, split, asking, threshold, log, Shard.parse(shard), processes)
-    _tell(report_text, report, as_json)
+    _tell(signs_text, report, as_json)
 
 
 def eval_textvqa(
@@ -120,7 +118,7 @@ def eval_textvqa(
 ) -> None:
     """TextVQA's validation questions, with or without OCR tokens."""
     configure_logging(verbose)
-    from secondlook.benchmarks.datasets.textvqa import load_textvqa
+    from secondlook.benchmarks.datasets.official import load_textvqa
 
     asking = _asking(model, dtype, device, kv_cache_gb, global_quality, local_quality)
     found = load_textvqa(data, images, ocr=ocr, boxes=boxes)
@@ -146,7 +144,7 @@ def _command(name: str) -> Callable[..., None]:
         verbose: VerboseOption = 0,
     ) -> None:
         configure_logging(verbose)
-        from secondlook.benchmarks.datasets.registry import load_data_set
+        from secondlook.benchmarks.datasets.official import load_data_set
 
         asking = _asking(model, dtype, device, kv_cache_gb, global_quality, local_quality)
         found = load_data_set(name, data, images)
@@ -160,7 +158,7 @@ def merge(
     output: Annotated[Path, typer.Option(help="The file for the joined log.")],
 ) -> None:
     """Join the logs of a run's shards; logs of different runs are refused."""
-    from secondlook.benchmarks.evaluation.merging import merge_logs
+    from secondlook.benchmarks.evaluation.running import merge_logs
 
     merge_logs(logs, output)
     typer.echo(f"wrote {output}")

@@ -61,6 +61,6 @@ def bench_replay(
     """How long reading a long log takes, and every curve that a report draws from it."""
     configure_logging(verbose)
     check_output(output)
-    from secondlook.benchmarks.analysis import speed
+    from secondlook.benchmarks.analysis import replay
 
-    tell(speed.replay_text, speed.bench_replay(log, rows), output)
+    tell(replay.replay_text, replay.bench_replay(log, rows), output)

@@ -1,22 +1,23 @@
-"""Write a report: the page, the Markdown summary and the plots."""
+"""Write a report: one HTML page that needs nothing else (no network, scripts or fonts of its own), a summary,
+and the plots."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from secondlook.benchmarks.analysis.runs import read_families
+from secondlook.benchmarks.commands import ReportError
 from secondlook.benchmarks.report.content import describe
-from secondlook.benchmarks.report.document import Document, Plot
-from secondlook.benchmarks.report.markdown import as_markdown
-from secondlook.benchmarks.report.page import as_page
-from secondlook.benchmarks.report.style import png, standalone
-from secondlook.benchmarks.reports import ReportError
+from secondlook.benchmarks.report.document import Document, Example, Plot, Table, escaped, part_lines, parted
+from secondlook.benchmarks.report.plots import palettes, png, standalone
 
-__all__ = ["write_documents", "write_report_of"]
-
-_PLOTS = "plots"
+_PLOTS: Final = "plots"
 
 
 def write_report_of(
@@ -44,25 +45,10 @@ def write_report_of(
     documents = [describe(family, threshold, examples, images, resamples) for family in families]
     if len(documents) > 1:
         documents = [_numbered(document, number) for number, document in enumerate(documents, 1)]
-    return write_documents(documents, output)
-
-
-def write_documents(documents: Sequence[Document], output: Path) -> list[Path]:
-    """Write them into a folder that is there.
-
-    Raises:
-        ReportError: a file cannot be written.
-    """
-    files = {
-        "index.html": as_page(documents).encode(),
-        "summary.md": as_markdown(documents, _PLOTS).encode(),
-    }
-    for document in documents:
-        for section in document.sections:
-            for part in section.parts:
-                if isinstance(part, Plot):
-                    files[f"{_PLOTS}/{part.name}.svg"] = standalone(part.svg).encode()
-                    files[f"{_PLOTS}/{part.name}.png"] = png(part.figure)
+    files = {"index.html": as_page(documents).encode(), "summary.md": as_markdown(documents).encode()}
+    for plot in (plot for document in documents for plot in document.plots):
+        files[f"{_PLOTS}/{plot.name}.svg"] = standalone(plot.svg).encode()
+        files[f"{_PLOTS}/{plot.name}.png"] = png(plot.figure)
     try:
         for name, content in files.items():
             (output / name).write_bytes(content)
@@ -71,18 +57,42 @@ def write_documents(documents: Sequence[Document], output: Path) -> list[Path]:
     return [output / name for name in files]
 
 
+def as_page(documents: Sequence[Document]) -> str:
+    """Whole documents on one page."""
+    environment = Environment(
+        loader=PackageLoader("secondlook.benchmarks.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    kinds = {"a_plot": Plot, "a_table": Table, "an_example": Example}
+    for name, kind in kinds.items():
+        environment.tests[name] = lambda part, kind=kind: isinstance(part, kind)
+    environment.filters |= {"figure": parted, "data_uri": _data_uri}
+    light, dark = palettes()
+    return environment.get_template("page.html").render(documents=documents, light=light, dark=dark)
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def as_markdown(documents: Sequence[Document]) -> str:
+    """Whole documents, one after the other."""
+    lines: list[str] = []
+    for document in documents:
+        lines += [f"# {escaped(document.title)}", document.lead]
+        for section in document.sections:
+            lines += [f"## {section.title}", *map(escaped, section.text), *part_lines(section.parts, _PLOTS)]
+    return "\n\n".join(lines) + "\n"
+
+
 def _numbered(document: Document, number: int) -> Document:
     """With names of plots that are its own among several documents."""
-    return replace(
-        document,
-        sections=tuple(
-            replace(
-                section,
-                parts=tuple(
-                    replace(part, name=f"{number}-{part.name}") if isinstance(part, Plot) else part
-                    for part in section.parts
-                ),
-            )
-            for section in document.sections
-        ),
-    )
+
+    def named(part: Table | Plot | Example) -> Table | Plot | Example:
+        return replace(part, name=f"{number}-{part.name}") if isinstance(part, Plot) else part
+
+    sections = (replace(one, parts=tuple(map(named, one.parts))) for one in document.sections)
+    return replace(document, sections=tuple(sections))

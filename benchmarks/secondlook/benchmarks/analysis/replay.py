@@ -5,22 +5,27 @@ Song & Kim, arXiv 2512.16349. What is in a log's columns, seen through one way o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, groupby, product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, get_args
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray
-from secondlook.benchmarks.analysis.curves import Cost, TradeOff
-from secondlook.benchmarks.analysis.separation import auroc
-from secondlook.benchmarks.records import Record
+from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray, read_columns
+from secondlook.benchmarks.analysis.curves import Cost, Line, TradeOff
+from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.run_log import LogError, Record, read_log, write_log
+from secondlook.edge.wire import Measure
 from secondlook.engine.method.policy import Policy
-
-__all__ = ["WHOLE", "Outcome", "Replay", "auroc", "choose_threshold"]
 
 WHOLE: Final = 10**9
 """Tokens to decide after, for decisions on whole answers."""
+
+_MOST_TOKENS: Final = 10
 
 _ROUNDING: Final = 1e-12
 """Sums of scores that differ by less are ties."""
@@ -144,3 +149,73 @@ def choose_threshold(replay: Replay, max_rate: float = 0.45, tolerance: float = 
     allowed = rate <= max_rate
     good = allowed & (accuracy >= accuracy[allowed].max() - tolerance - _ROUNDING)
     return float(thresholds[good].max())
+
+
+def bench_replay(log: Path, rows: int) -> dict[str, Any]:
+    """Time a log that is a log's pictures again and again, until it has so many records: a report, for JSON.
+
+    Raises:
+        LogError: it cannot be read, or has no record.
+    """
+    on = environment("cpu", "float64")
+    found = read_log(log)
+    if not found.records:
+        raise LogError(f"{log} has no record yet; finish the run that began it")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "long.jsonl"
+        write_log(path, found.header, _repeated(found.records, rows))
+        size = path.stat().st_size
+        begun = time.perf_counter()
+        _, columns = read_columns(path)
+        read = time.perf_counter()
+        curves = sum(len(_curves(Replay(columns, policy))) for policy in _policies())
+        replayed = time.perf_counter()
+    return {
+        "bench": "replay",
+        "seconds": replayed - begun,
+        "seconds_reading": read - begun,
+        "seconds_replaying": replayed - read,
+        "rows": len(columns),
+        "log_bytes": size,
+        "curves": curves,
+        "environment": on,
+    }
+
+
+def replay_text(report: dict[str, Any]) -> str:
+    """The report as a line for people."""
+    return (
+        f"{report['rows']} records ({report['log_bytes'] / 1e6:.0f} MB) read in "
+        f"{report['seconds_reading']:.1f} s; {report['curves']} curves, each of every threshold, in "
+        f"{report['seconds_replaying']:.1f} s"
+    )
+
+
+def _repeated(records: Sequence[Record], rows: int) -> Iterator[list[Record]]:
+    """Pictures, one after the other, as others each time round."""
+    pictures = [list(group) for _, group in groupby(records, key=lambda record: record.index)]
+    for index in count():
+        picture = pictures[index % len(pictures)][:rows]
+        if not picture:
+            return
+        rows -= len(picture)
+        yield [replace(record, index=index) for record in picture]
+
+
+def _policies() -> Iterator[Policy]:
+    """Every measure on all, one, and up to ten first tokens, with and without arbitration."""
+    whole = Policy(0.0, decide_after=WHOLE)
+    limits = [whole, *(replace(whole, aggregation="first_k", first_k=k + 1) for k in range(_MOST_TOKENS))]
+    for measure, limit, arbitration in product(get_args(Measure), limits, (True, False)):
+        yield replace(limit, measure=measure, arbitration=arbitration)
+
+
+def _curves(replay: Replay) -> list[Line]:
+    """Accuracy against bytes, pixels and the retransmission rate."""
+    first, second = replay.columns.first, replay.columns.second
+    costs = (
+        Cost(first.bytes, second.bytes, first.bytes),
+        Cost(first.pixels, second.pixels, first.pixels),
+        replay.rate,
+    )
+    return [replay.trade_off.line(cost) for cost in costs]

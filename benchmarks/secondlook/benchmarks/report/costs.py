@@ -1,4 +1,4 @@
-"""The sections on accuracy against what it costs: pixels, bytes and computation."""
+"""The sections on accuracy against what it costs: pixels, bytes and computation, and JPEG qualities."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import LEVEL, Estimate
-from secondlook.benchmarks.analysis.curves import Cost, Line, oracle
-from secondlook.benchmarks.documents import share
+from secondlook.benchmarks.analysis.bootstrap import LEVEL, Bootstrap, Estimate
+from secondlook.benchmarks.analysis.curves import Band, Cost, Line, oracle
 from secondlook.benchmarks.latency.work import FlowName
-from secondlook.benchmarks.report.document import Plot, Section, Table
+from secondlook.benchmarks.report.document import (
+    NONE,
+    Plot,
+    Section,
+    Table,
+    kilobytes,
+    number,
+    percent,
+    share,
+)
 from secondlook.benchmarks.report.plots import Mark, Series, draw_lines
-from secondlook.benchmarks.report.study import MEASURES, Study, bytes_sent
-from secondlook.benchmarks.report.words import NONE, kilobytes, number, percent
+from secondlook.benchmarks.report.study import HIGH_QUALITY, MEASURES, Qualities, Study, bytes_sent
 
-__all__ = ["communication", "computation", "overview"]
-
+_EACH: Final = "a pair of qualities"
+_SHOWN: Final = 6
+"""Rows of the envelope's table."""
 _RATES: Final = (0.1, 0.25, 0.5, 0.75)
 _FLOWS: Final[dict[FlowName, str]] = {"ours": "secondlook", "reference": "the published flow"}
 
@@ -145,3 +153,74 @@ def _at_rates(study: Study) -> Table:
     rows.append(("random", *(percent(each) if rate <= most else NONE for rate, each in expected)))
     titles = ("accuracy at a retransmission rate of", *(share(rate, 0) for rate in _RATES))
     return Table(titles, tuple(rows))
+
+
+def qualities(study: Study, found: Qualities) -> Section:
+    """Accuracy against bytes for each pair of qualities, and the envelope."""
+    title = "JPEG qualities"
+    if len(found.runs) == 1:
+        text = f"One log only, with qualities {_pair(found.pairs[0])}. Logs of the same questions with other "
+        return Section(title, (text + "qualities (--global-quality, --local-quality) are drawn together.",))
+    boots = [Bootstrap(run.columns.picture, study.resamples) for run in found.runs]
+    series = []
+    for run, replay, line, boot in zip(found.runs, found.replays, found.lines, boots, strict=True):
+        band = replay.trade_off.band(bytes_sent(run.columns), boot)
+        inside = Band(band.cost / 1e3, band.low, band.high)
+        series.append(Series(_pair(run.qualities), line.cost / 1e3, line.accuracy, inside))
+    marks = (
+        []
+        if found.single is None
+        else [Mark(f"one image, {HIGH_QUALITY}", found.single[0] / 1e3, found.single[1])]
+    )
+    across, best = "kB a question", found.best
+    curves = Plot(
+        "qualities",
+        "Accuracy against bytes, by quality",
+        "JPEG quality of the global and of the local image; every curve is every threshold.",
+        draw_lines(series, across, marks=marks),
+    )
+    quiet = [Series(_EACH, each.x, each.y, quiet=True) for each in series]
+    upper = Series("best envelope", best.cost / 1e3, best.accuracy, steps=True)
+    reached = Plot(
+        "envelope",
+        "The best envelope",
+        "No pair of qualities with any threshold is better in both bytes and accuracy.",
+        draw_lines([upper, *quiet], across, marks=marks),
+    )
+    left_out = (
+        f" {study.family.left_out} pictures that are not in all logs are left out."
+        if study.family.left_out
+        else ""
+    )
+    text = (
+        "Low quality saves bytes on every picture, a second look costs them on some. Points of the envelope "
+        f"are chosen on the questions that they are drawn for, so they flatter a little.{left_out}"
+    )
+    return Section(title, (text,), (curves, reached, _envelope(found, boots)))
+
+
+def _envelope(found: Qualities, boots: list[Bootstrap]) -> Table:
+    """Some points of the envelope, evenly spread over its accuracies."""
+    best = found.best
+    wanted = np.linspace(best.accuracy[0], best.accuracy[-1], _SHOWN)
+    points = np.unique(np.searchsorted(best.accuracy, wanted - 1e-12).clip(0, len(best.accuracy) - 1))
+    rows = []
+    for point in points:
+        which, threshold = best.line[point], best.threshold[point]
+        replay, boot, cost = found.replays[which], boots[which], bytes_sent(found.runs[which].columns)
+        looked = replay.looked(threshold)
+        rows.append(
+            (
+                _pair(found.pairs[which]),
+                "none" if np.isinf(threshold) else f"{threshold:.4g}",
+                percent(boot.mean(looked.astype(np.float64))),
+                kilobytes(boot.mean(cost.base + looked * cost.extra)),
+                percent(boot.mean(np.where(looked, replay.kept, replay.first))),
+            )
+        )
+    titles = ("qualities", "threshold", "second looks", "sent a question", "accuracy")
+    return Table(titles, tuple(rows), "Points of the envelope; without a threshold there is no second look.")
+
+
+def _pair(pair: tuple[int, int]) -> str:
+    return f"{pair[0]} and {pair[1]}"

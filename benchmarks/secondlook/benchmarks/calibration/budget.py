@@ -12,28 +12,28 @@ The answers are those of a log; the budget is the server's. Measured on each str
   told beside it;
 * for a budget of bytes a second, with questions that come at rates which shift too: the largest relative
   distance of the bytes a second from the target, over the same windows.
+
+Streams are drawn from the log. Its questions are put into two groups, and the share of the first group moves
+from phase to phase: by the size of what is asked for, in relation to its picture (where boxes are known), by
+type of question, and by picture size. Within a group questions are drawn at random, with replacement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from secondlook.benchmarks.analysis.columns import FloatArray
-from secondlook.benchmarks.calibration.answers import Answers, answers_of, read_logs
-from secondlook.benchmarks.calibration.choosing import choose
-from secondlook.benchmarks.calibration.streams import Shift, draw, shifts_of
+from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray, IntArray
+from secondlook.benchmarks.calibration.policy import read_logs
+from secondlook.benchmarks.calibration.thresholds import Answers, choose
 from secondlook.benchmarks.environment import environment
 from secondlook.engine.method.budget import Budget, BudgetSettings
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.policy_file import Target
-
-__all__ = ["bench_budget", "budget_text", "fixed_accuracy", "follow", "worst_deviation"]
 
 _WINDOW: Final = 500
 _WARM_UP: Final = 200
@@ -41,18 +41,80 @@ _MOST_DEVIATION: Final = 0.02
 _MOST_LOSS: Final = 0.005
 _PACES: Final = (1.0, 1.5, 0.75, 2.0, 1.0)
 """Questions a second, from phase to phase."""
+_SUDDEN: Final = (0.1, 0.8, 0.4, 0.9, 0.05)
+_MILD: Final = (0.3, 0.5, 0.3, 0.5, 0.3)
+_DRIFT: Final = (0.1, 0.5, 0.9, 0.5, 0.1)
+_ALTERNATING: Final = (0.1, 0.8) * 10
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """One stream under one budget; accuracies as fractions."""
+class Shift:
+    """How a stream's mix moves.
 
-    deviation: float
-    accuracy: float
-    in_blocks: float
-    overall: float
-    fixed_deviation: float
-    bytes_deviation: float
+    Attributes:
+        inside, outside: the questions of the two groups, as places in the log.
+        shares: of the group `inside`: in each phase, or, if it drifts, at points in between lies a line.
+        phases: how long the stream is, in phases.
+    """
+
+    name: str
+    inside: IntArray
+    outside: IntArray
+    shares: tuple[float, ...]
+    drifts: bool = False
+    phases: int = len(_SUDDEN)
+
+
+def shifts_of(columns: Columns) -> list[Shift]:
+    """Every shift that the log has the questions for."""
+    everything = np.arange(len(columns))
+    found = [Shift("steady", everything, everything, (0.5,))]
+    boxed = np.flatnonzero(~np.isnan(columns.first_box_pixels))
+    if len(boxed):
+        sizes = columns.first_box_pixels[boxed] / columns.original_pixels[boxed]
+        small = sizes <= np.quantile(sizes, 1 / 3)
+        found += [
+            _shift("size asked for, sudden", boxed, small, _SUDDEN),
+            _shift("size asked for, sudden, reversed", boxed, small, _SUDDEN[::-1]),
+            _shift("size asked for, mild", boxed, small, _MILD),
+            _shift("size asked for, drift", boxed, small, _DRIFT, drifts=True),
+            _shift("size asked for, alternating", boxed, small, _ALTERNATING),
+        ]
+    kinds = np.array(columns.kind)
+    if len(set(columns.kind)) > 1:
+        for kind in sorted(set(columns.kind)):
+            found.append(_shift(f"type {kind}, sudden", everything, kinds == kind, _SUDDEN))
+    pixels = columns.original_pixels
+    if pixels.min() < pixels.max():
+        large = pixels > np.quantile(pixels, 2 / 3)
+        found.append(_shift("picture size, sudden", everything, large, _SUDDEN))
+    return [shift for shift in found if len(shift.inside) and len(shift.outside)]
+
+
+def draw(shift: Shift, phase: int, generator: np.random.Generator) -> IntArray:
+    """The stream's questions, as places in the log; `phase` is how many one phase has."""
+    length = shift.phases * phase
+    shares = _shares(shift, length)
+    within = generator.random(length) < shares
+    inside = generator.choice(shift.inside, length)
+    outside = generator.choice(shift.outside, length)
+    return np.where(within, inside, outside)
+
+
+def _shares(shift: Shift, length: int) -> FloatArray:
+    points = np.array(shift.shares)
+    if shift.drifts:
+        knots = np.linspace(0, length - 1, len(points))
+        line: FloatArray = np.interp(np.arange(length), knots, points)
+        return line
+    stepped: FloatArray = points[np.arange(length) * len(points) // length]
+    return stepped
+
+
+def _shift(
+    name: str, places: IntArray, inside: BoolArray, shares: tuple[float, ...], *, drifts: bool = False
+) -> Shift:
+    return Shift(name, places[inside], places[~inside], shares, drifts)
 
 
 def bench_budget(
@@ -67,9 +129,9 @@ def bench_budget(
     settings = [BudgetSettings(rate) for rate in rates]
     found = read_logs(logs)
     described = environment("cpu", "float64")
-    answers = answers_of(found.records, Policy(0.0))
+    answers = Answers.of(found.columns, Policy(0.0))
     streams: dict[str, dict[str, Any]] = {}
-    for shift in shifts_of(found.records):
+    for shift in shifts_of(found.columns):
         streams[shift.name] = {
             str(one.retransmission_rate): _summary(
                 [_keep(answers, shift, one, phase, seed + number) for number in range(repeats)]
@@ -83,7 +145,7 @@ def bench_budget(
         "bench": "budget",
         "logs": found.digests,
         "data": found.header.settings.get("data"),
-        "questions": len(found.records),
+        "questions": len(found.columns),
         "window": _WINDOW,
         "warm_up": _WARM_UP,
         "phase": phase,
@@ -132,9 +194,7 @@ def _row(name: str, rate: str, cell: dict[str, float]) -> str:
     return f"{name:34}{rate:>8}{distance:8.1f} %{lost:11.2f}{overall:9.2f}{own:7.1f} %{sent:7.1f} %"
 
 
-def follow(
-    answers: Answers, stream: npt.NDArray[np.int64], budget: Budget, times: FloatArray
-) -> npt.NDArray[np.bool_]:
+def follow(answers: Answers, stream: IntArray, budget: Budget, times: FloatArray) -> BoolArray:
     """Which questions of the stream are looked at twice; local images come at once."""
     looked = np.zeros(len(stream), dtype=np.bool_)
     doubts, sizes = answers.doubt[stream].tolist(), answers.second_bytes[stream].tolist()
@@ -157,20 +217,23 @@ def worst_deviation(spent: FloatArray, allowed: FloatArray) -> float:
     return float(np.abs(took / should - 1).max())
 
 
-def fixed_accuracy(answers: Answers, stream: npt.NDArray[np.int64], looks: int) -> float:
+def fixed_accuracy(answers: Answers, stream: IntArray, looks: int) -> float:
     """Sum of scores with so many second looks, where doubt is largest."""
     chosen = _most_doubtful(answers, stream, looks)
     return float((answers.first[stream] + chosen * (answers.kept - answers.first)[stream]).sum())
 
 
-def _most_doubtful(answers: Answers, stream: npt.NDArray[np.int64], looks: int) -> FloatArray:
+def _most_doubtful(answers: Answers, stream: IntArray, looks: int) -> FloatArray:
     """1 where a fixed threshold looks that gives so many second looks, else 0."""
     chosen = np.zeros(len(stream))
     chosen[np.argsort(-answers.doubt[stream], kind="stable")[:looks]] = 1.0
     return chosen
 
 
-def _keep(answers: Answers, shift: Shift, settings: BudgetSettings, phase: int, seed: int) -> _Kept:
+def _keep(
+    answers: Answers, shift: Shift, settings: BudgetSettings, phase: int, seed: int
+) -> dict[str, float]:
+    """One stream under one budget; accuracies as fractions."""
     rate = settings.retransmission_rate
     assert rate is not None, "the simulation is of rates"
     generator = np.random.default_rng(seed)
@@ -179,52 +242,34 @@ def _keep(answers: Answers, shift: Shift, settings: BudgetSettings, phase: int, 
     due = np.full(count, rate)
     start = choose(answers, Target(kind="retransmission_rate", value=rate), resamples=1).threshold.value
     looked = follow(answers, stream, Budget(settings, start), np.zeros(count))
-    scores = np.where(looked, answers.kept[stream], answers.first[stream])
+    looks = int(looked.sum())
+    accuracy = float(np.where(looked, answers.kept[stream], answers.first[stream]).mean())
     blocks = [slice(begin, begin + _WINDOW) for begin in range(0, count, _WINDOW)]
-    in_blocks = sum(fixed_accuracy(answers, stream[block], int(looked[block].sum())) for block in blocks)
-    return _Kept(
-        deviation=rate * worst_deviation(looked.astype(np.float64), due),
-        accuracy=float(scores.mean()),
-        in_blocks=in_blocks / count,
-        overall=fixed_accuracy(answers, stream, int(looked.sum())) / count,
-        fixed_deviation=rate * worst_deviation(_most_doubtful(answers, stream, int(looked.sum())), due),
-        bytes_deviation=_bytes_deviation(answers, stream, settings, start, phase, generator),
-    )
-
-
-def _bytes_deviation(
-    answers: Answers,
-    stream: npt.NDArray[np.int64],
-    settings: BudgetSettings,
-    start: float,
-    phase: int,
-    generator: np.random.Generator,
-) -> float:
-    """The bytes that the rate takes at one question a second, while the questions' pace shifts."""
-    rate = settings.retransmission_rate
-    assert rate is not None, "the simulation is of rates"
+    fixed = (fixed_accuracy(answers, stream[block], int(looked[block].sum())) for block in blocks)
+    in_blocks, overall = sum(fixed) / count, fixed_accuracy(answers, stream, looks) / count
+    # The bytes that the rate takes at one question a second, while the questions' pace shifts.
     sizes = answers.second_bytes[answers.second_bytes > 0]
     a_second = rate * float(sizes.mean())
-    paces = np.array(_PACES)[np.arange(len(stream)) // phase % len(_PACES)]
+    paces = np.array(_PACES)[np.arange(count) // phase % len(_PACES)]
     seconds = generator.exponential(1 / paces)
-    budget = Budget(
-        replace(settings, retransmission_rate=None, bytes_per_second=a_second), start, float(sizes[0])
-    )
-    looked = follow(answers, stream, budget, np.cumsum(seconds))
-    return worst_deviation(np.where(looked, answers.second_bytes[stream], 0.0), a_second * seconds)
-
-
-def _summary(kept: Sequence[_Kept]) -> dict[str, float]:
-    def mean(value: Callable[[_Kept], float]) -> float:
-        return float(np.mean([value(one) for one in kept]))
-
+    of_bytes = replace(settings, retransmission_rate=None, bytes_per_second=a_second)
+    sent = follow(answers, stream, Budget(of_bytes, start, float(sizes[0])), np.cumsum(seconds))
+    bytes_sent = np.where(sent, answers.second_bytes[stream], 0.0)
     return {
-        "worst_deviation": max(one.deviation for one in kept),
-        "accuracy": mean(lambda one: one.accuracy),
-        "accuracy_fixed_in_blocks": mean(lambda one: one.in_blocks),
-        "accuracy_fixed_overall": mean(lambda one: one.overall),
-        "loss_in_blocks": mean(lambda one: one.in_blocks - one.accuracy),
-        "loss_overall": mean(lambda one: one.overall - one.accuracy),
-        "worst_fixed_deviation": max(one.fixed_deviation for one in kept),
-        "worst_bytes_deviation": max(one.bytes_deviation for one in kept),
+        "worst_deviation": rate * worst_deviation(looked.astype(np.float64), due),
+        "accuracy": accuracy,
+        "accuracy_fixed_in_blocks": in_blocks,
+        "accuracy_fixed_overall": overall,
+        "loss_in_blocks": in_blocks - accuracy,
+        "loss_overall": overall - accuracy,
+        "worst_fixed_deviation": rate * worst_deviation(_most_doubtful(answers, stream, looks), due),
+        "worst_bytes_deviation": worst_deviation(bytes_sent, a_second * seconds),
+    }
+
+
+def _summary(kept: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The worst of what is called so, and means of all else."""
+    values = {name: [one[name] for one in kept] for name in kept[0]}
+    return {
+        name: max(each) if name.startswith("worst") else float(np.mean(each)) for name, each in values.items()
     }
