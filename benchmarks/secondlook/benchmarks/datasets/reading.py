@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -72,7 +73,8 @@ class Entry(BaseModel):
             name = f" {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
             if first["type"] == "missing":
                 raise MalformedDataError(f"{where} has no{name}") from error
-            told = first["msg"].removeprefix("Value error, ")
+            told = re.sub(r"^(Value error,|Input|String|Tuple) | after validation.*", "", first["msg"])
+            told = "should be a JSON object" if first["type"] == "model_type" else told
             raise MalformedDataError(f"{where}:{name} {told}, not {reprlib.repr(first['input'])}") from error
         found._where = where
         return found
@@ -114,7 +116,7 @@ class DataFile:
         """A JSON list of objects, or such a list within an object."""
         value = self._parsed(self.content)
         if within is not None:
-            value = value.get(within) if isinstance(value, dict) else value
+            value = self._object(value).get(within)
         if not isinstance(value, list):
             place = f"{self.path}: {within!r}" if within else str(self.path)
             raise MalformedDataError(f"{place} should be a JSON list, not {reprlib.repr(value)}")
@@ -128,11 +130,14 @@ class DataFile:
 
     def named(self, form: type[E]) -> dict[str, E]:
         """A JSON object of objects, by their names."""
-        value = self._parsed(self.content)
-        if not isinstance(value, dict):
-            raise MalformedDataError(f"{self.path} should be a JSON object, not {reprlib.repr(value)}")
+        value = self._object(self._parsed(self.content))
         places = ((f"record {number} ({name})", one) for number, (name, one) in enumerate(value.items(), 1))
         return dict(zip(value, self._entries(form, places), strict=True))
+
+    def _object(self, value: object) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise MalformedDataError(f"{self.path} should be a JSON object, not {reprlib.repr(value)}")
+        return value
 
     def _entries(self, form: type[E], places: Iterable[tuple[str, object]]) -> Iterator[E]:
         return (form.at(f"{self.path}, {place}", value) for place, value in places)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from secondlook.benchmarks.report import tables
 
@@ -21,7 +22,8 @@ PLOTS: Final = Path("docs/plots")
 _SHOWN_PLOTS: Final = ("communication-bytes", "histograms", "envelope", "groups-boxes")
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """A marked part of a document.
 
     Attributes:

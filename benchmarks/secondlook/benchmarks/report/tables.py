@@ -70,11 +70,12 @@ def headline(signs: Report, latency: Report, load: Report) -> str:
         (f"answers a second to {edges} edges, of one edge's", f"{load['speedup_sequential']:.2f}", by_load),
     )
     table = markdown_table(("", "measured", "by `secondlook …`"), ((a, b, f"`{c}`") for a, b, c in rows), 3)
-    on = signs["environment"]
+    on = {name: of["environment"]["device"] for name, of in (("latency", latency), ("load", load))}
     return (
         f"Accuracy and bytes are of the embedded model's reading questions ({signs['count']}); latency is of "
-        f"`{latency['preset']}`, load of `{load['preset']}`. All on {on['device']} ({on['cores']} cores), "
-        f"{on['dtype']}.\n\n{table}\n"
+        f"`{latency['preset']}`, load of `{load['preset']}`, with {latency['environment']['dtype']}. "
+        f"Accuracy on {signs['environment']['device']}; latency on {on['latency']}; load on {on['load']}."
+        f"\n\n{table}\n"
     )
 
 
