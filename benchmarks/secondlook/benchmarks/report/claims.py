@@ -187,11 +187,7 @@ def beside_the_paper(study: Study, found: Qualities) -> Section:
             percent(saved, 0),
         ),
         ("extra communication that reaches LLaVA-1.5-HD's accuracy, whose own is 0.78", "0.28", NONE),
-        (
-            f"with JPEG, accuracy at a relative communication of 0.25 {_OURS}",
-            "56.5 %",
-            _at_a_quarter(found),
-        ),
+        (f"with JPEG, accuracy at a relative communication of 0.25 {_OURS}", "56.5 %", _at_a_quarter(found)),
         (
             "deciding on all tokens, on five, on the first (here: area under ROC)",
             "all, five about as good, first worse",
