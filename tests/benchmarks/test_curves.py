@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from benchmarks.logs import random_records
 from benchmarks.samples import a_look, a_record
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap
 from secondlook.benchmarks.analysis.columns import Columns, FloatArray
 from secondlook.benchmarks.analysis.curves import Cost, Line, TradeOff, cheapest, envelope, oracle
 from secondlook.benchmarks.analysis.groups import by_box, by_kind, by_megapixels, region_quality, summed_up
 from secondlook.benchmarks.analysis.replay import Replay
+from secondlook.benchmarks.analysis.statistics import Bootstrap
 from secondlook.benchmarks.run_log import Record
 from secondlook.engine.method.policy import Policy
 

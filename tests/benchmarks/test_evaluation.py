@@ -176,14 +176,6 @@ def test_a_missing_model_is_an_error_before_any_picture(tmp_path: Path) -> None:
         ask(str(tmp_path / "none"), SEED, INDICES)
 
 
-def test_processes_ask_the_same_in_the_same_order(folder: str, evaluated: list[list[Record]]) -> None:
-    drawn = signs_data_set("test", SEED, 80).pictures
-    found = ask_all(Asking(folder), (drawn[index] for index in INDICES), processes=2)
-    assert [[record.index for record in records] for records in found] == [
-        [record.index for record in records] for records in evaluated
-    ]
-
-
 def test_a_process_that_is_killed_ends_the_run(folder: str) -> None:
     pictures = signs_data_set("test", SEED, 80).pictures
     deadly = replace(pictures[INDICES[1]], source=KillsItsReader())

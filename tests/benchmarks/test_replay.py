@@ -22,7 +22,7 @@ from secondlook.benchmarks.analysis.replay import (
     choose_threshold,
     replay_text,
 )
-from secondlook.benchmarks.analysis.separation import auroc
+from secondlook.benchmarks.analysis.statistics import auroc
 from secondlook.benchmarks.cli import app
 from secondlook.benchmarks.report import cli
 from secondlook.benchmarks.run_log import LogError, Record

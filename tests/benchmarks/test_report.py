@@ -14,10 +14,9 @@ from PIL import Image
 
 from benchmarks.logs import header, random_records, write_run
 from benchmarks.samples import a_look, a_record, drawn_scene, smallest
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate
 from secondlook.benchmarks.analysis.curves import Line, envelope
 from secondlook.benchmarks.analysis.replay import Replay
-from secondlook.benchmarks.analysis.separation import Separation
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation
 from secondlook.benchmarks.cli import app
 from secondlook.benchmarks.report import cli
 from secondlook.benchmarks.report.claims import arbitration, first_tokens, jpeg, nearly_full, ranking

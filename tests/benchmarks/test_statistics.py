@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap, interval
-from secondlook.benchmarks.analysis.separation import (
+from secondlook.benchmarks.analysis.statistics import (
     BINS,
+    Bootstrap,
     auroc,
     bhattacharyya,
     histograms,
+    interval,
     overlap,
     separation,
 )

@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import LEVEL, Bootstrap
 from secondlook.benchmarks.analysis.columns import FloatArray
+from secondlook.benchmarks.analysis.statistics import LEVEL, Bootstrap
 
 _CUTS: Final = 100
 """Places along a curve that its band is computed at."""

@@ -10,9 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate
 from secondlook.benchmarks.analysis.columns import BoolArray, FloatArray
 from secondlook.benchmarks.analysis.replay import Replay
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate
 
 _MEGAPIXELS: Final = (0.25, 0.5, 1, 2, 4, 8, 16, 32)
 _BOX_SIDES: Final = (2, 4, 8, 16, 32, 64, 128)

@@ -64,7 +64,8 @@ class Replay:
         uncertainty: of the first answers, complete.
         again: of the second answers; 0 where there is none.
         first, second: scores of the first answers and of the answers after a second look without arbitration.
-        kept: scores after a second look under the policy's arbitration.
+        surer: whether the second answer replaces the first, under the policy's arbitration.
+        kept: scores after a second look, under the same.
     """
 
     def __init__(self, run: Columns | Sequence[Record], policy: Policy) -> None:
@@ -80,8 +81,8 @@ class Replay:
         self.first = columns.first.score
         self.second = np.where(self.possible, columns.second.score, self.first)
         # As `keep_second` has it: on a tie the second answer replaces the first.
-        surer = (self.again <= self.uncertainty) | (not policy.arbitration)
-        self.kept = np.where(surer, self.second, self.first)
+        self.surer = (self.again <= self.uncertainty) | (not policy.arbitration)
+        self.kept = np.where(self.surer, self.second, self.first)
 
     @property
     def gain(self) -> FloatArray:

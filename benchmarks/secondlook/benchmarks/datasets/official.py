@@ -50,6 +50,27 @@ from secondlook.edge.geometry import Rectangle
 _COCO: Final = "http://images.cocodataset.org/zips"
 
 
+def _asked(
+    name: str,
+    kind: str,
+    text: str,
+    answers: tuple[str, ...],
+    scorer: Callable[[str, Question], float],
+    boxes: tuple[Rectangle, ...] = (),
+) -> Question:
+    """A question for a short answer."""
+    return Question(name, kind, text, SHORT_ANSWER, answers, most_given(answers), scorer, boxes=boxes)
+
+
+def _choice(
+    name: str, kind: str, text: str, options: tuple[str, ...], right: int, boxes: tuple[Rectangle, ...] = ()
+) -> Question:
+    """A question for the letter of one of the options."""
+    truth, text = f"{LETTERS[right]}. {options[right]}", lettered(text, options)
+    answers = (options[right],)
+    return Question(name, kind, text, ONE_LETTER, answers, truth, _score_choice, options, boxes)
+
+
 def _score_choice(answer: str, question: Question) -> float:
     return choice_score(answer, question.options, LETTERS.index(question.truth[0]))
 
@@ -106,16 +127,8 @@ def load_textvqa(
             if entry.image_id not in tokens:
                 entry.fault("image_id", f"should be a picture of {ocr_name}")
             text = f"{text}\nReference OCR token: {', '.join(tokens[entry.image_id])}"
-        question = Question(
-            id=entry.question_id,
-            kind="text",
-            text=text,
-            instruction=SHORT_ANSWER,
-            answers=entry.answers,
-            truth=most_given(entry.answers),
-            scorer=_score_textvqa,
-            boxes=(places[entry.question_id],) if entry.question_id in places else (),
-        )
+        found = (places[entry.question_id],) if entry.question_id in places else ()
+        question = _asked(entry.question_id, "text", text, entry.answers, _score_textvqa, found)
         pictures.add(f"{entry.image_id}.jpg", question, entry)
     return pictures.data_set("textvqa", files, ocr=ocr)
 
@@ -143,15 +156,8 @@ def load_pope(folder: Path, images: Path | None = None) -> DataSet:
         source = "https://github.com/AoiDragon/POPE/tree/main/output/coco"
         files.append(read_data_file(folder, f"coco_pope_{split}.json", source))
         for entry in files[-1].lines(_PopeQuestion):
-            question = Question(
-                id=f"{split}/{entry.question_id}",
-                kind=split,
-                text=entry.text,
-                instruction=SHORT_ANSWER,
-                answers=(entry.label,),
-                truth=entry.label,
-                scorer=_score_pope,
-            )
+            name = f"{split}/{entry.question_id}"
+            question = _asked(name, split, entry.text, (entry.label,), _score_pope)
             pictures.add(entry.image, question, entry)
     return pictures.data_set("pope", files)
 
@@ -185,27 +191,10 @@ def load_aokvqa(folder: Path, images: Path | None = None) -> DataSet:
         if not entry.difficult_direct_answer:
             if entry.direct_answers is None:
                 entry.fault("direct_answers", "should be a list of 10 texts")
-            direct = Question(
-                id=f"{entry.question_id}/direct",
-                kind="direct answer",
-                text=entry.question,
-                instruction=SHORT_ANSWER,
-                answers=entry.direct_answers,
-                truth=most_given(entry.direct_answers),
-                scorer=_score_direct,
-            )
-            pictures.add(name, direct, entry)
-        right = entry.correct_choice_idx
-        choice = Question(
-            id=f"{entry.question_id}/choice",
-            kind="multiple choice",
-            text=lettered(entry.question, entry.choices),
-            instruction=ONE_LETTER,
-            answers=(entry.choices[right],),
-            truth=f"{LETTERS[right]}. {entry.choices[right]}",
-            scorer=_score_choice,
-            options=entry.choices,
-        )
+            asked = f"{entry.question_id}/direct", "direct answer", entry.question
+            pictures.add(name, _asked(*asked, entry.direct_answers, _score_direct), entry)
+        asked = f"{entry.question_id}/choice", "multiple choice", entry.question
+        choice = _choice(*asked, entry.choices, entry.correct_choice_idx)
         pictures.add(name, choice, entry)
     return pictures.data_set("aokvqa", [file])
 
@@ -235,15 +224,8 @@ def load_gqa(folder: Path, images: Path | None = None) -> DataSet:
     file = read_data_file(folder, "testdev_balanced_questions.json", f"{source}/questions1.2.zip")
     pictures = PictureFolder(images or folder / "images", f"{source}/images.zip")
     for name, entry in file.named(_GqaQuestion).items():
-        question = Question(
-            id=name,
-            kind="question" if entry.types is None else entry.types.structural,
-            text=entry.question,
-            instruction=SHORT_ANSWER,
-            answers=(entry.answer,),
-            truth=entry.answer,
-            scorer=_score_gqa,
-        )
+        kind = "question" if entry.types is None else entry.types.structural
+        question = _asked(name, kind, entry.question, (entry.answer,), _score_gqa)
         pictures.add(f"{entry.image}.jpg", question, entry)
     return pictures.data_set("gqa", [file])
 
@@ -283,15 +265,7 @@ def load_vqav2(folder: Path, images: Path | None = None) -> DataSet:
             entry.fault("question_id", f"should be a question of {names[1]}")
         annotation = answered[entry.question_id]
         answers = tuple(one.answer for one in annotation.answers)
-        question = Question(
-            id=entry.question_id,
-            kind=annotation.answer_type,
-            text=entry.question,
-            instruction=SHORT_ANSWER,
-            answers=answers,
-            truth=most_given(answers),
-            scorer=_score_vqav2,
-        )
+        question = _asked(entry.question_id, annotation.answer_type, entry.question, answers, _score_vqav2)
         pictures.add(f"COCO_val2014_{entry.image_id:012}.jpg", question, entry)
     return pictures.data_set("vqav2", files)
 
@@ -341,18 +315,9 @@ def load_vstar(folder: Path, images: Path | None = None) -> DataSet:
             total.update(f"{kind}/{path.name} {file.digest}\n".encode())
             entry, name = file.whole(_VstarQuestion), f"{kind}/{path.stem}"
             places = shuffled(len(entry.options), seed, name)
-            options, right = tuple(entry.options[place] for place in places), places.index(0)
-            question = Question(
-                id=name,
-                kind=kind,
-                text=lettered(entry.question, options),
-                instruction=ONE_LETTER,
-                answers=entry.options[:1],
-                truth=f"{LETTERS[right]}. {entry.options[0]}",
-                scorer=_score_choice,
-                options=options,
-                boxes=tuple(map(rectangle, entry.bbox)),
-            )
+            options = tuple(entry.options[place] for place in places)
+            boxes = tuple(map(rectangle, entry.bbox))
+            question = _choice(name, kind, entry.question, options, places.index(0), boxes)
             picture = found[path.stem].name if path.stem in found else f"{path.stem}.jpg"
             pictures.add(f"{kind}/{picture}", question, entry)
     return pictures.data_set("vstar", {"*.json": total.hexdigest()[:16]}, options_seed=seed)

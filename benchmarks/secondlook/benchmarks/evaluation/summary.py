@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -12,15 +12,15 @@ from typing import Any, Final
 import numpy as np
 
 from secondlook.benchmarks.analysis.replay import Replay, choose_threshold
-from secondlook.benchmarks.analysis.separation import auroc
+from secondlook.benchmarks.analysis.statistics import auroc
 from secondlook.benchmarks.datasets.scoring import pope_answer, pope_measures
 from secondlook.benchmarks.evaluation.asking import Asking
 from secondlook.benchmarks.evaluation.running import run
-from secondlook.benchmarks.run_log import LoggedLook, Record, Shard
+from secondlook.benchmarks.run_log import Record, Shard
 from secondlook.benchmarks.signs.evaluation import signs_data_set
 from secondlook.benchmarks.signs.questions import QuestionType
 from secondlook.benchmarks.signs.scene import Split
-from secondlook.engine.method.policy import Policy, keep_second, wants_second_look
+from secondlook.engine.method.policy import Policy
 
 _SIGNS: Final[tuple[QuestionType, ...]] = ("read", "exists", "describe")
 _ROWS: Final = {
@@ -153,10 +153,7 @@ def summarise(name: str, records: Sequence[Record], threshold: float) -> dict[st
         "by_type": {kind: measures(group, policy) for kind, group in _by_kind(records).items()},
     }
     if name == "pope":
-        report["pope"] = {
-            kind: {label: _pope(group, stands) for label, stands in _standing(policy).items()}
-            for kind, group in _by_kind(records).items()
-        }
+        report["pope"] = {kind: _pope(group, policy) for kind, group in _by_kind(records).items()}
     return report
 
 
@@ -211,24 +208,17 @@ def _by_kind(records: Sequence[Record]) -> dict[str, list[Record]]:
     return dict(sorted(groups.items()))
 
 
-def _standing(policy: Policy) -> dict[str, Callable[[Record], LoggedLook]]:
-    """Which answer stands: of one look, of two at the threshold, of two always."""
-
-    def two_looks(record: Record) -> LoggedLook:
-        early = policy.uncertainty(record.first.tokens[: policy.decide_after])
-        if record.second is None or not wants_second_look(early, policy):
-            return record.first
-        first = policy.uncertainty(record.first.tokens)
-        second = policy.uncertainty(record.second.tokens)
-        return record.second if keep_second(first, second, policy) else record.first
-
-    return {
-        "global image": lambda record: record.first,
-        "two looks": two_looks,
-        "always two looks": lambda record: record.second or record.first,
+def _pope(records: Sequence[Record], policy: Policy) -> dict[str, dict[str, float]]:
+    """POPE's measures of the answers that stand: of one look, of two at the threshold, of two always."""
+    replay = Replay(records, policy)
+    second = {
+        "global image": np.zeros(len(records), np.bool_),
+        "two looks": replay.looked(policy.threshold) & replay.surer,
+        "always two looks": replay.possible,
     }
-
-
-def _pope(records: Sequence[Record], stands: Callable[[Record], LoggedLook]) -> dict[str, float]:
-    said = [pope_answer(stands(record).text) for record in records]
-    return asdict(pope_measures(said, [record.truth for record in records]))
+    texts, labels = (replay.columns.first.text, replay.columns.second.text), replay.columns.truth
+    said = {
+        name: [pope_answer(texts[which][row]) for row, which in enumerate(chosen.astype(int).tolist())]
+        for name, chosen in second.items()
+    }
+    return {name: asdict(pope_measures(answers, labels)) for name, answers in said.items()}

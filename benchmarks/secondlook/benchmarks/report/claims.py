@@ -12,10 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate, interval
 from secondlook.benchmarks.analysis.curves import Envelope
 from secondlook.benchmarks.analysis.replay import Replay
-from secondlook.benchmarks.analysis.separation import Separation
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation, interval
 from secondlook.benchmarks.report.document import NONE, Section, Table, number, percent, points, share
 from secondlook.benchmarks.report.study import MEASURES, NEAR, Qualities, Study
 from secondlook.benchmarks.run_log import leaves

@@ -46,7 +46,7 @@ def report(
 ) -> None:
     """What logs say: curves, tables and examples, as one page, as Markdown and as plots. Needs no model."""
     configure_logging(verbose)
-    from secondlook.benchmarks.report.writing import write_report_of
+    from secondlook.benchmarks.report.content import write_report_of
 
     page, *_ = write_report_of(logs, output, threshold, kind or (), examples, images, resamples)
     typer.echo(f"wrote {page}")

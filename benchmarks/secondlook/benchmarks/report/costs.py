@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import LEVEL, Bootstrap, Estimate
 from secondlook.benchmarks.analysis.curves import Band, Cost, Line, oracle
+from secondlook.benchmarks.analysis.replay import Replay
+from secondlook.benchmarks.analysis.statistics import LEVEL, Bootstrap, Estimate
 from secondlook.benchmarks.latency.work import FlowName
 from secondlook.benchmarks.report.document import (
     NONE,
@@ -62,25 +64,16 @@ def communication(study: Study) -> Section:
     plots = []
     for what in ("pixels", "bytes"):
         cost = study.extra(what)
-        series = [
-            Series(name, line.cost, line.accuracy, band)
-            for name, measure in MEASURES.items()
-            for line, band in [study.line(study.replay(measure), cost)]
-        ]
-        plots.append(
-            Plot(
-                f"communication-{what}",
-                f"Accuracy against extra communication, {what}",
-                f"Extra communication: {what} of local images over those of global images. Each curve is "
-                "every threshold of one measure. Random: as many second looks at random questions, in "
-                "expectation. Oracle: the best choice there is.",
-                draw_lines(
-                    [*series, *_compared(study, cost)],
-                    f"extra communication ({what})",
-                    marks=_marks(study, cost),
-                ),
-            )
+        series = series_of(study, {name: study.replay(measure) for name, measure in MEASURES.items()}, cost)
+        curves = [*series, *_compared(study, cost)]
+        caption = (
+            f"Extra communication: {what} of local images over those of global images. Each curve is "
+            "every threshold of one measure. Random: as many second looks at random questions, in "
+            "expectation. Oracle: the best choice there is."
         )
+        drawn = draw_lines(curves, f"extra communication ({what})", marks=_marks(study, cost))
+        title = f"Accuracy against extra communication, {what}"
+        plots.append(Plot(f"communication-{what}", title, caption, drawn))
     text = (
         "Song and Kim's trade-off: the more questions get a second look, the more is sent and the more "
         "answers are right. The curves keep the surer of both answers."
@@ -116,6 +109,12 @@ def computation(study: Study) -> Section:
     titles = ("", "one look", "at the threshold", "always two looks", "for 1 point below always")
     note = "Counted from the log's token counts and the model's sizes, as by secondlook bench flops."
     return Section(title, (), (plot, Table(titles, tuple(rows), note)))
+
+
+def series_of(study: Study, replays: Mapping[str, Replay], cost: Cost) -> list[Series]:
+    """The curve of each replay over a cost, with its intervals."""
+    lines = {name: study.line(replay, cost) for name, replay in replays.items()}
+    return [Series(name, line.cost, line.accuracy, band) for name, (line, band) in lines.items()]
 
 
 def _compared(study: Study, cost: Cost) -> list[Series]:

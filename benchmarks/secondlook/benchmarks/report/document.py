@@ -3,6 +3,7 @@ figures and its Markdown are written."""
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from secondlook.benchmarks.analysis.bootstrap import Estimate
-from secondlook.benchmarks.report.plots import svg
+from secondlook.benchmarks.analysis.statistics import Estimate
+from secondlook.benchmarks.report.plots import palettes, svg
 
 _FIGURE: Final = re.compile(r"([^()]+) \(([^()]+ to [^()]+)\)")
 
@@ -164,3 +166,34 @@ def part_lines(parts: Sequence[Table | Plot | Example], plots: str) -> list[str]
             told = "; ".join(f"{what} {text}" for what, text in part.answers)
             lines.append(f"* **{part.title}**: {escaped(part.question)} {escaped(told)}".replace("\n", " "))
     return lines
+
+
+def as_page(documents: Sequence[Document]) -> str:
+    """Whole documents on one page."""
+    environment = Environment(
+        loader=PackageLoader("secondlook.benchmarks.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    kinds = {"a_plot": Plot, "a_table": Table, "an_example": Example}
+    for name, kind in kinds.items():
+        environment.tests[name] = lambda part, kind=kind: isinstance(part, kind)
+    environment.filters |= {"figure": parted, "data_uri": _data_uri}
+    light, dark = palettes()
+    return environment.get_template("page.html").render(documents=documents, light=light, dark=dark)
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def as_markdown(documents: Sequence[Document], plots: str) -> str:
+    """Whole documents, one after the other."""
+    lines: list[str] = []
+    for document in documents:
+        lines += [f"# {escaped(document.title)}", document.lead]
+        for section in document.sections:
+            lines += [f"## {section.title}", *map(escaped, section.text), *part_lines(section.parts, plots)]
+    return "\n\n".join(lines) + "\n"

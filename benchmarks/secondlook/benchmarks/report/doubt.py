@@ -14,10 +14,10 @@ from secondlook.benchmarks.analysis.groups import (
     region_quality,
     summed_up,
 )
-from secondlook.benchmarks.analysis.separation import BINS, Separation, histograms
+from secondlook.benchmarks.analysis.statistics import BINS, Separation, histograms
+from secondlook.benchmarks.report.costs import series_of
 from secondlook.benchmarks.report.document import Plot, Section, Table, number, percent, points, share
 from secondlook.benchmarks.report.plots import (
-    Series,
     draw_estimates,
     draw_groups,
     draw_histograms,
@@ -56,12 +56,8 @@ def tokens(study: Study) -> Section:
         "first 5 tokens": ("first_k", 5),
         "first token": ("first", 5),
     }
-    cost = study.extra("pixels")
-    series = [
-        Series(name, line.cost, line.accuracy, band)
-        for name, (aggregation, k) in ways.items()
-        for line, band in [study.line(study.replay("min_entropy", aggregation, k), cost)]
-    ]
+    replays = {name: study.replay("min_entropy", *way) for name, way in ways.items()}
+    series = series_of(study, replays, study.extra("pixels"))
     curves = Plot(
         "tokens",
         "Deciding on all, on five, or on the first token",
@@ -94,12 +90,8 @@ def tokens(study: Study) -> Section:
 
 def arbitration(study: Study) -> Section:
     """Keeping the surer answer, or always the second."""
-    cost = study.extra("pixels")
-    series = [
-        Series(name, line.cost, line.accuracy, band)
-        for name, kept in (("the surer answer", True), ("always the second", False))
-        for line, band in [study.line(study.replay(arbitration=kept), cost)]
-    ]
+    kept = {"the surer answer": study.plain, "always the second": study.replay(arbitration=False)}
+    series = series_of(study, kept, study.extra("pixels"))
     plot = Plot(
         "arbitration",
         "Which answer to keep",
@@ -173,13 +165,9 @@ def _table(title: str, groups: Sequence[Group]) -> Table:
         (
             group.name,
             str(group.count),
-            percent(group.first),
-            percent(group.second),
-            percent(group.kept),
+            *map(percent, (group.first, group.second, group.kept)),
             points(group.gain),
-            percent(group.mended),
-            percent(group.broken),
-            percent(group.hit),
+            *map(percent, (group.mended, group.broken, group.hit)),
         )
         for group in groups
     ]

@@ -20,27 +20,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from secondlook.benchmarks.analysis.bootstrap import Estimate
 from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.analysis.curves import Band
 from secondlook.benchmarks.analysis.groups import Group
-from secondlook.benchmarks.analysis.separation import Histograms
+from secondlook.benchmarks.analysis.statistics import Estimate, Histograms
 
 INK: Final = "#1f2328"
 QUIET: Final = "#6b7580"
 GRID: Final = "#d5dbe1"
 SERIES: Final = ("#0b6bcb", "#c2560a", "#1a7f4b", "#8250df", "#c4247a", "#7a6a00")
 
+_DARK: Final = ("#6cb6ff", "#f2a35e", "#58cc8b", "#c4a1ff", "#ff8ac4", "#d9c74a")
+
 PALETTE: Final = {
     "ink": (INK, "#e6edf3"),
     "quiet": (QUIET, "#97a3af"),
     "grid": (GRID, "#38414b"),
-    "s1": (SERIES[0], "#6cb6ff"),
-    "s2": (SERIES[1], "#f2a35e"),
-    "s3": (SERIES[2], "#58cc8b"),
-    "s4": (SERIES[3], "#c4a1ff"),
-    "s5": (SERIES[4], "#ff8ac4"),
-    "s6": (SERIES[5], "#d9c74a"),
+    **{f"s{n}": pair for n, pair in enumerate(zip(SERIES, _DARK, strict=True), 1)},
 }
 """Variable → colour on light and on dark paper."""
 
@@ -177,17 +173,8 @@ def draw_estimates(
     for number, (label, estimates) in enumerate(groups.items()):
         shift = (number - (len(groups) - 1) / 2) * 0.18
         values, around = _values(estimates)
-        axes.errorbar(
-            places + shift,
-            values,
-            around,
-            fmt="os^Dv"[number % 5],
-            color=SERIES[number % len(SERIES)],
-            markersize=4,
-            linewidth=1.2,
-            capsize=2,
-            label=label,
-        )
+        style = _marker(number, 4)
+        axes.errorbar(places + shift, values, around, fmt="os^Dv"[number % 5], label=label, **style)
     axes.set_xticks(places, names)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -203,17 +190,7 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
     for number, (label, name, marker, shift) in enumerate(looks):
         estimates: list[Estimate] = [getattr(group, name) for group in groups]
         values, around = _values(estimates)
-        axes.errorbar(
-            values,
-            places + shift,
-            xerr=around,
-            fmt=marker,
-            color=SERIES[number],
-            markersize=5,
-            linewidth=1.2,
-            capsize=2,
-            label=label,
-        )
+        axes.errorbar(values, places + shift, xerr=around, fmt=marker, label=label, **_marker(number, 5))
     axes.set_yticks(places, [f"{group.name}\n({group.count})" for group in groups])
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlim(-0.02, 1.02)
@@ -221,6 +198,10 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
     axes.set_xlabel("accuracy")
     _legend(figure, axes)
     return figure
+
+
+def _marker(number: int, size: int) -> dict[str, Any]:
+    return {"color": SERIES[number % len(SERIES)], "markersize": size, "linewidth": 1.2, "capsize": 2}
 
 
 def _values(estimates: Sequence[Estimate]) -> tuple[FloatArray, FloatArray]:

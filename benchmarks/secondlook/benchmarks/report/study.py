@@ -8,13 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate, interval
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray
 from secondlook.benchmarks.analysis.computation import relative_computation
 from secondlook.benchmarks.analysis.curves import Band, Cost, Envelope, Line, cheapest, envelope
 from secondlook.benchmarks.analysis.replay import WHOLE, Replay
 from secondlook.benchmarks.analysis.runs import Family, Run
-from secondlook.benchmarks.analysis.separation import Separation, separation
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation, interval, separation
 from secondlook.benchmarks.latency.work import FlowName
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.method.policy import Policy
