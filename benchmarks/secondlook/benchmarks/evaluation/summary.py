@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from secondlook.benchmarks.analysis.columns import Columns
 from secondlook.benchmarks.analysis.replay import Replay, choose_threshold
 from secondlook.benchmarks.analysis.statistics import auroc
 from secondlook.benchmarks.datasets.scoring import pope_answer, pope_measures
@@ -66,11 +67,9 @@ def run_signs(
 def summarise_signs(records: Sequence[Record], seed: int, split: Split, threshold: float) -> dict[str, Any]:
     """All measures of a run: fractions over its reading questions, and by type of question."""
     policy = Policy(threshold)
-    by_type = {
-        kind: measures([record for record in records if record.type == kind], policy) for kind in _SIGNS
-    }
-    reading = [record for record in records if record.type == "read"]
-    replay, sent = Replay(reading, policy), bytes_sent(reading, policy)
+    groups = _by_kind(Columns.of(records))
+    by_type = {kind: measures(groups[kind], policy) if kind in groups else {"count": 0} for kind in _SIGNS}
+    replay, sent = Replay(groups["read"], policy), bytes_sent(groups["read"], policy)
     report: dict[str, Any] = {
         "data": "signs",
         "split": split,
@@ -106,19 +105,17 @@ def signs_text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def measures(records: Sequence[Record], policy: Policy) -> dict[str, Any]:
+def measures(columns: Columns, policy: Policy) -> dict[str, Any]:
     """Means over some questions.
 
     `accuracy_full` takes every second answer as it is; `accuracy` and `accuracy_full_arbitrated` keep the
     surer one. An answer is wrong, for the area under the ROC curve, if its score is below a half.
     """
-    if not records:
-        return {"count": 0}
-    replay = Replay(records, policy)
+    replay = Replay(columns, policy)
     outcome = replay.at(policy.threshold)
-    hits = [record.region_hit for record in records if record.region_hit is not None]
+    hits = columns.hit[~np.isnan(columns.hit)]
     return {
-        "count": len(records),
+        "count": len(columns),
         "accuracy_global": float(replay.first.mean()),
         "accuracy_full": float(replay.second.mean()),
         "accuracy_full_arbitrated": float(replay.kept.mean()),
@@ -126,34 +123,34 @@ def measures(records: Sequence[Record], policy: Policy) -> dict[str, Any]:
         "accuracy_random": outcome.accuracy_random,
         "retransmission_rate": outcome.retransmission_rate,
         "auroc": auroc(replay.uncertainty, replay.first < 0.5),
-        "region_hit": float(np.mean(hits)) if hits else None,
+        "region_hit": float(hits.mean()) if len(hits) else None,
     }
 
 
-def bytes_sent(records: Sequence[Record], policy: Policy) -> dict[str, float]:
+def bytes_sent(columns: Columns, policy: Policy) -> dict[str, float]:
     """Mean bytes of a question's global image, of a local image, of both looks, and of the original."""
     return {
-        "global": float(np.mean([record.first.bytes for record in records])),
-        "local": float(np.mean([record.second.bytes for record in records if record.second] or [0])),
-        "two_looks": Replay(records, policy).at(policy.threshold).bytes,
-        "original": float(np.mean([record.original_bytes for record in records])),
+        "global": float(columns.first.bytes.mean()),
+        "local": float(columns.second.bytes[columns.possible].mean()) if columns.possible.any() else 0.0,
+        "two_looks": Replay(columns, policy).at(policy.threshold).bytes,
+        "original": float(columns.original_bytes.mean()),
     }
 
 
 def summarise(name: str, records: Sequence[Record], threshold: float) -> dict[str, Any]:
     """A run over an official data set: all its questions, each kind of them, and POPE's own measures."""
-    policy = Policy(threshold)
-    sent = bytes_sent(records, policy)
+    policy, columns = Policy(threshold), Columns.of(records)
+    sent, groups = bytes_sent(columns, policy), _by_kind(columns)
     report: dict[str, Any] = {
         "data": name,
         "threshold": threshold,
-        **measures(records, policy),
+        **measures(columns, policy),
         "bytes": sent,
         "extra_communication": sent["two_looks"] / sent["global"] - 1,
-        "by_type": {kind: measures(group, policy) for kind, group in _by_kind(records).items()},
+        "by_type": {kind: measures(group, policy) for kind, group in groups.items()},
     }
     if name == "pope":
-        report["pope"] = {kind: _pope(group, policy) for kind, group in _by_kind(records).items()}
+        report["pope"] = {kind: _pope(group, policy) for kind, group in groups.items()}
     return report
 
 
@@ -201,22 +198,20 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _by_kind(records: Sequence[Record]) -> dict[str, list[Record]]:
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.type, []).append(record)
-    return dict(sorted(groups.items()))
+def _by_kind(columns: Columns) -> dict[str, Columns]:
+    kinds = np.array(columns.kind)
+    return {kind: columns.take(kinds == kind) for kind in sorted(set(columns.kind))}
 
 
-def _pope(records: Sequence[Record], policy: Policy) -> dict[str, dict[str, float]]:
+def _pope(columns: Columns, policy: Policy) -> dict[str, dict[str, float]]:
     """POPE's measures of the answers that stand: of one look, of two at the threshold, of two always."""
-    replay = Replay(records, policy)
+    replay = Replay(columns, policy)
     second = {
-        "global image": np.zeros(len(records), np.bool_),
+        "global image": np.zeros(len(columns), np.bool_),
         "two looks": replay.looked(policy.threshold) & replay.surer,
         "always two looks": replay.possible,
     }
-    texts, labels = (replay.columns.first.text, replay.columns.second.text), replay.columns.truth
+    texts, labels = (columns.first.text, columns.second.text), columns.truth
     said = {
         name: [pope_answer(texts[which][row]) for row, which in enumerate(chosen.astype(int).tolist())]
         for name, chosen in second.items()
