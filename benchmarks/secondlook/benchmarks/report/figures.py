@@ -98,19 +98,18 @@ _HEADLINE: Final = (_SIGNS, "latency-small-4-cpu.json", "load-demo-float32-cpu.j
 _LOGS: Final = ("signs-5151-90-90.jsonl.gz", "signs-5151-*.jsonl.gz")
 _SPEED: Final = ("latency-*.json", "flops-*.json", "load-*.json", "prefill-*.json", "replay-*.json")
 
-_README: Final = Path("README.md")
 _CARD: Final = Path("engine/secondlook/engine/checkpoint/README.md")
 
 PARTS: Final = (
-    Part("headline", _README, _HEADLINE, _one(tables.headline)),
-    Part("results", _README, (_SIGNS,), _one(tables.results)),
+    Part("headline", Path("README.md"), _HEADLINE, _one(tables.headline)),
+    Part("results", Path("docs/accuracy.md"), (_SIGNS,), _one(tables.results)),
     Part("results", _CARD, (_SIGNS,), _one(tables.results)),
-    Part("evidence", _README, _LOGS, evidence),
-    Part("budget", _README, ("budget-signs-5151.json",), _one(tables.budget)),
-    Part("speed", _README, _SPEED, _each(tables.speed)),
-    Part("operators", _README, ("kernels-*.json",), _each(tables.operators)),
-    Part("vision", _README, ("vision-*.json",), _each(tables.vision)),
-    Part("edge", _README, ("edge-*.json",), _each(tables.edge)),
+    Part("evidence", Path("docs/accuracy.md"), _LOGS, evidence),
+    Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _one(tables.budget)),
+    Part("speed", Path("docs/performance.md"), _SPEED, _each(tables.speed)),
+    Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each(tables.operators)),
+    Part("vision", Path("docs/export.md"), ("vision-*.json",), _each(tables.vision)),
+    Part("edge", Path("docs/edge.md"), ("edge-*.json",), _each(tables.edge)),
 )
 
 
