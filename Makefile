@@ -32,7 +32,7 @@ bench: $(READY)
 	$(BIN)/secondlook eval signs --seed 1 --count 200 --json
 
 figures: $(READY)
-	$(BIN)/python -m secondlook.benchmarks.figures
+	$(BIN)/python -m secondlook.benchmarks.report.figures
 
 gpu-check: $(READY)
 	$(BIN)/python -m secondlook.benchmarks.gpu_check --out $(OUT)

@@ -119,3 +119,21 @@ def test_modules_can_be_read_in_one_sitting() -> None:
     lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
     assert not {str(file.relative_to(ROOT)): count for file, count in lines.items() if count > MOST_LINES}
     assert statistics.median(lines.values()) <= USUAL_LINES
+
+
+def test_no_package_of_the_benchmarks_needs_one_that_needs_it() -> None:
+    needs: dict[str, set[str]] = {}
+    for file in modules(package("benchmarks")):
+        own = file.relative_to(package("benchmarks")).parts[0].removesuffix(".py")
+        names = (name.split(".") for name in imports_of(file, "benchmarks"))
+        found = {words[2] for words in names if words[:2] == ["secondlook", "benchmarks"] and len(words) > 2}
+        needs.setdefault(own, set()).update(found - {own})
+
+    def reached(name: str, seen: set[str]) -> set[str]:
+        for other in needs.get(name, set()) - seen:
+            seen.add(other)
+            reached(other, seen)
+        return seen
+
+    # These two still do.
+    assert {name for name in needs if name in reached(name, set())} <= {"latency", "vision"}

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.benchmarks.evaluation.sizes import ModelSizes
-from secondlook.benchmarks.heat import heat_rows
-from secondlook.benchmarks.records import LoggedLook, Record
-from secondlook.benchmarks.run_log import RunHeader, Shard, write_log
+from secondlook.benchmarks.analysis.computation import ModelSizes
+from secondlook.benchmarks.run_log import LoggedLook, Record, RunHeader, Shard, heat_rows, write_log
 from secondlook.engine.method.uncertainty import TokenStatistics
 
 SIZES = ModelSizes(4, 256, 512, 4, 4, 64, 375, 6, 192, 768, 168, 14, 3, -1, 148, 159)

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from secondlook.benchmarks.records import LoggedLook, Record
+from secondlook.benchmarks.run_log import LoggedLook, Record
 from secondlook.benchmarks.signs.scene import Scene, Sign, Split, sample_scene, scene_generator
 from secondlook.edge.geometry import Size
 from secondlook.engine.method.uncertainty import TokenStatistics

@@ -1,205 +1,276 @@
-"""Thresholds from a log, against plain counting; logs that do not belong together."""
+"""Calibration's commands, to an engine that serves, and the simulation of a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.samples import a_look, a_record
-from secondlook.benchmarks.calibration.answers import answers_of, read_logs
-from secondlook.benchmarks.calibration.choosing import choose
-from secondlook.benchmarks.calibration.curve import Sorted
-from secondlook.benchmarks.records import Record
-from secondlook.benchmarks.replay import Replay
-from secondlook.benchmarks.run_log import LogError, RunHeader, write_log
-from secondlook.edge.errors import SettingsError
+from engine.checkpoints import Variant, write_checkpoint
+from secondlook.benchmarks.analysis.columns import Columns
+from secondlook.benchmarks.calibration.budget import (
+    bench_budget,
+    budget_text,
+    draw,
+    fixed_accuracy,
+    follow,
+    shifts_of,
+    worst_deviation,
+)
+from secondlook.benchmarks.calibration.thresholds import Answers
+from secondlook.benchmarks.run_log import Record, RunHeader, write_log
+from secondlook.engine.cli import command_line, run
+from secondlook.engine.errors import PolicyFileError
+from secondlook.engine.method.budget import Budget, BudgetSettings
 from secondlook.engine.method.policy import Policy
-from secondlook.engine.method.policy_file import Target
+from secondlook.engine.method.policy_file import read_policy
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.opening import EngineOptions, load_engine
 
-POLICY = Policy(0.0)
-HEADER = RunHeader({"data": {"name": "made up"}, "model": {"weights": "aa", "dtype": "float32"}, "jpeg": {}})
-
-# Few distinct doubts, so that ties are common.
-DOUBTS = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.25, 3.0]), min_size=1, max_size=3)
-LOOKS = st.builds(a_look, st.sampled_from([0.0, 0.3, 1.0]), DOUBTS, sent=st.integers(1, 99))
-RECORDS = st.lists(
-    st.builds(a_record, index=st.integers(0, 4), first=LOOKS, second=st.none() | LOOKS),
-    min_size=1,
-    max_size=12,
-)
+SETTINGS = {
+    "data": {"name": "made up"},
+    "model": {"weights": "aa", "dtype": "float32"},
+    "jpeg": {"global": {"quality": 90}, "local": {"quality": 90}},
+}
 
 
-def ladder(count: int, wrong: Sequence[int] = ()) -> list[Record]:
-    """Doubts 1, 2, …, count; second looks are right and surer, first ones right except those in `wrong`."""
-    return [
-        a_record(i, a_look(float(i not in wrong), [i + 1.0], sent=100), a_look(1.0, [0.0], sent=50))
-        for i in range(count)
-    ]
-
-
-def target(**value: float) -> Target:
-    ((kind, number),) = value.items()
-    return Target.model_validate({"kind": kind, "value": number})
-
-
-@given(records=RECORDS)
-def test_the_curve_is_what_a_replay_gives_at_each_threshold(records: list[Record]) -> None:
-    answers = answers_of(records, POLICY)
-    curve, replay = Sorted(answers).curve(), Replay(records, POLICY)
-    assert curve.threshold[0] == 0 or not replay.possible.any()
-    assert all(np.diff(curve.threshold) > 0)
-    for place, threshold in enumerate(curve.threshold):
-        outcome = replay.at(threshold)
-        found = (curve.retransmission_rate[place], curve.accuracy[place], curve.bytes[place])
-        wanted = (outcome.retransmission_rate, outcome.accuracy, outcome.bytes)
-        assert found == pytest.approx(wanted, abs=1e-9)
-    assert curve.retransmission_rate[-1] == 0
-
-
-@given(records=RECORDS, seed=st.integers(0, 9))
-def test_weights_repeat_pictures(records: list[Record], seed: int) -> None:
-    answers = answers_of(records, POLICY)
-    names = sorted({record.index for record in records})
-    weights = np.random.default_rng(seed).integers(0, 3, len(names))
-    repeated = [one for one in records for _ in range(weights[names.index(one.index)])]
-    if not repeated:
-        return
-    curve, replay = Sorted(answers).curve(weights.astype(float)), Replay(repeated, POLICY)
-    for place, threshold in enumerate(curve.threshold):
-        assert curve.accuracy[place] == pytest.approx(replay.at(threshold).accuracy, abs=1e-9)
-        assert curve.bytes[place] == pytest.approx(replay.at(threshold).bytes, abs=1e-9)
-
-
-def test_the_doubt_that_decides_is_of_the_tokens_that_a_server_decides_after() -> None:
-    record = a_record(0, a_look(1.0, [1.0, 3.0, 8.0]), a_look(1.0, [5.0]))
-    assert answers_of([record], Policy(0.0, decide_after=2)).doubt.tolist() == [2.0]
-    assert answers_of([record], Policy(0.0, decide_after=3)).doubt.tolist() == [4.0]
-    # Arbitration weighs whole answers: 5 is more than the first answer's 4.
-    doubtful = a_record(0, a_look(0.0, [1.0, 3.0, 8.0]), a_look(1.0, [5.0]))
-    assert answers_of([doubtful], Policy(0.0, decide_after=2)).kept.tolist() == [0.0]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "threshold", "rate"),
-    [
-        ({"retransmission_rate": 0.3}, 15.0, 0.3),
-        ({"retransmission_rate": 0.34}, 15.0, 0.3),
-        ({"retransmission_rate": 0.0}, np.nextafter(20.0, 99), 0.0),
-        ({"retransmission_rate": 1.0}, 0.0, 1.0),
-        ({"bytes": 120.0}, 13.0, 0.4),
-        ({"bytes": 1000.0}, 0.0, 1.0),
-        ({"accuracy": 0.9}, 18.0, 0.15),
-        ({"accuracy": 0.8}, 20.0, 0.05),
-        ({"accuracy": 0.0}, np.nextafter(20.0, 99), 0.0),
-        ({"accuracy": 1.0}, 9.0, 0.6),
-    ],
-)
-def test_a_target_is_met_and_no_more(wanted: dict[str, float], threshold: float, rate: float) -> None:
-    answers = answers_of(ladder(20, wrong=[8, 15, 17, 18, 19]), POLICY)
-    choice = choose(answers, target(**wanted), resamples=200)
-    assert choice.threshold.value == threshold
-    assert choice.expected["retransmission_rate"].value == pytest.approx(rate)
-    for found in (choice.threshold, *choice.expected.values()):
-        assert found.low <= found.high
-    for found in choice.expected.values():
-        assert found.low - 1e-12 <= found.value <= found.high + 1e-12
-
-
-def test_only_a_rate_looks_at_no_answer() -> None:
-    answers = answers_of(ladder(20), POLICY)
-    assert choose(answers, target(retransmission_rate=0.5), resamples=1).candidates == 1
-    assert choose(answers, target(bytes=120), resamples=1).candidates == 21  # none, one, …, all 20
-
-
-def test_the_intervals_are_those_of_the_bootstrap() -> None:
-    """Against the textbook's standard errors."""
-    generator = np.random.default_rng(3)
-    doubts, right = generator.uniform(0.001, 1, 900), generator.random(900) < 0.7
+def a_log(path: Path, weights: str = "aa") -> Path:
+    """A hundred questions of doubts 0.01, 0.02, …; the more doubtful half is wrong at first."""
     records = [
-        a_record(i, a_look(float(ok), [doubt]), a_look(float(ok), [0.0]))
-        for i, (doubt, ok) in enumerate(zip(doubts, right, strict=True))
+        a_record(i, a_look(float(i < 50), [(i + 1) / 100], sent=100), a_look(1.0, [0.0], sent=60))
+        for i in range(100)
     ]
-    choice = choose(answers_of(records, POLICY), target(retransmission_rate=0.4), resamples=800, seed=1)
-    for found, error in (
-        (choice.threshold, (0.4 * 0.6 / 900) ** 0.5),
-        (choice.expected["retransmission_rate"], (0.4 * 0.6 / 900) ** 0.5),
-        (choice.expected["accuracy"], (0.7 * 0.3 / 900) ** 0.5),
-    ):
-        assert (found.high - found.low) / (2 * 1.96) == pytest.approx(error, rel=0.15)
-    again = choose(answers_of(records, POLICY), target(retransmission_rate=0.4), resamples=800, seed=1)
-    assert again == choice
+    settings = {**SETTINGS, "model": {"weights": weights, "dtype": "float32"}}
+    write_log(path, RunHeader(settings, {"model": "made up"}), [[record] for record in records])
+    return path
 
 
-def test_questions_about_one_picture_vary_together() -> None:
-    """Ten questions each about few pictures: intervals of the pictures, not of the questions."""
-    alone = [a_record(i, a_look(float(i % 2), [1.0 + i]), a_look(0.0, [9.0])) for i in range(40)]
-    tenfold = [one for one in alone for _ in range(10)]
-    first, second = (
-        choose(answers_of(records, POLICY), target(retransmission_rate=0.0), resamples=400).expected[
-            "accuracy"
-        ]
-        for records in (alone, tenfold)
-    )
-    assert (first.low, first.high) == pytest.approx((second.low, second.high))
+def status(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run(command_line(), list(map(str, arguments)))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_a_threshold_is_chosen_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, output = a_log(tmp_path / "log.jsonl"), tmp_path / "policy.json"
+    assert status("calibrate", log, "--retransmission-rate", 0.3, "--output", output) == 0
+    told = capsys.readouterr().out
+    found = read_policy(output)
+    assert found.policy == Policy(0.71)
+    assert found.target.value == found.expected["retransmission_rate"].value == 0.3
+    assert found.expected["accuracy"].value == pytest.approx(0.8)
+    assert found.expected["bytes"].value == pytest.approx(118.0)
+    assert (found.wrong_unrefined.unrefined, found.wrong_unrefined.wrong) == (70, 20)
+    on = found.calibrated_on
+    assert (on.model, on.weights, on.dtype) == ("made up", "aa", "float32")
+    assert (on.pictures, on.questions, on.data) == (100, 100, {"name": "made up"})
+    assert "calibrated on 100 questions about 100 pictures (made up), asked of made up in float32" in told
+    assert "20 of 70 here" in told
+    assert told.endswith(f"wrote {output}\n")
+
+
+def test_of_several_questions_about_a_picture_the_bound_counts_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = a_log(tmp_path / "log")
+    counted = []
+    for _ in range(2):
+        assert status("calibrate", log, "--bytes", 120, "--output", tmp_path / "policy.json") == 0
+        text = log.read_text(encoding="utf-8")
+        several = '"index":1,' not in text
+        assert (", one question a picture," in capsys.readouterr().out) is several
+        counted.append(read_policy(tmp_path / "policy.json").wrong_unrefined.unrefined)
+        log.write_text(text.replace('"index":1,', '"index":0,'), encoding="utf-8")
+    assert counted[1] == counted[0] - 1
+
+
+def test_how_doubt_is_measured_is_kept(tmp_path: Path) -> None:
+    output = tmp_path / "policy.json"
+    options = ("--measure", "margin", "--aggregation", "first_k", "--first-k", 2, "--decide-after", 3)
+    switches = ("--no-include-eos", "--no-arbitration", "--accuracy", 0.7, "--confidence", 0.9)
+    assert status("calibrate", a_log(tmp_path / "log"), "--output", output, *options, *switches) == 0
+    found = read_policy(output)
+    assert found.policy == Policy(found.threshold, "margin", "first_k", 2, False, False, 3)
+    assert (found.target.kind, found.confidence) == ("accuracy", 0.9)
+    assert found.expected["accuracy"].value >= 0.7
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("options", "code", "said"),
     [
-        ({"retransmission_rate": 1.5}, "retransmission rate must be from 0 to 1, not 1.5"),
-        ({"accuracy": 95.0}, "accuracy must be from 0 to 1, not 95.0"),
-        ({"bytes": 0.0}, "bytes a question must be a positive, finite number, not 0.0"),
-        ({"bytes": 99.0}, "bytes a question 99.0 is too low: the global images alone take 100 bytes"),
+        ((), 2, "exactly one of"),
+        (("--bytes", 9, "--accuracy", 0.5), 2, "exactly one of"),
+        (("--accuracy", "nan"), 2, "a target is a finite number, not nan"),
+        (("--accuracy", 1.5), 1, "accuracy must be from 0 to 1, not 1.5"),
+        (("--bytes", 90), 1, "the global images alone take 100 bytes a question"),
     ],
 )
-def test_impossible_targets_are_told(wanted: dict[str, float], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        choose(answers_of(ladder(5), POLICY), target(**wanted))
+def test_wrong_targets_are_told(
+    options: tuple[object, ...], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "policy.json"
+    assert status("calibrate", a_log(tmp_path / "log"), "--output", output, *options) == code
+    assert said in capsys.readouterr().err
+    assert not output.exists()
 
 
-def test_an_accuracy_out_of_reach_names_the_best() -> None:
-    never = [a_record(i, a_look(0.0, [1.0 + i]), a_look(float(i > 2), [0.0])) for i in range(4)]
-    with pytest.raises(SettingsError, match=r"accuracy 0.5 is not reached: the most is 0.2500, at a rate of"):
-        choose(answers_of(never, POLICY), target(accuracy=0.5))
+def test_wrong_logs_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = (a_log(tmp_path / "a"), a_log(tmp_path / "b", weights="bb"))
+    assert status("calibrate", *logs, "--bytes", 120, "--output", tmp_path / "policy.json") == 1
+    assert "are logs of different runs, which are never mixed" in capsys.readouterr().err
+    headless = tmp_path / "headless"
+    write_log(headless, RunHeader({"data": {}}), [[a_record(second=a_look())]])
+    assert status("calibrate", headless, "--accuracy", 0, "--output", tmp_path / "policy.json") == 1
+    assert "the log's header does not say what was asked: 'model' is missing" in capsys.readouterr().err
 
 
-def logs_of(folder: Path, *parts: tuple[dict[str, Any], list[Record]]) -> list[Path]:
-    paths = [folder / f"{number}.jsonl" for number in range(len(parts))]
-    for path, (settings, records) in zip(paths, parts, strict=True):
-        write_log(path, RunHeader({**HEADER.settings, **settings}), [[record] for record in records])
-    return paths
+def test_the_budget_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "budget.json"
+    options = ("--retransmission-rate", 0.4, "--phase", 200, "--repeats", 1, "--output", output)
+    assert status("bench", "budget", a_log(tmp_path / "log"), *options) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == json.loads(output.read_text(encoding="utf-8"))
+    assert set(last["streams"]["steady"]) == {"0.4"}
+    assert status("bench", "budget", a_log(tmp_path / "log"), *options, "--phase", 140) == 0  # one window
+    assert status("bench", "budget", a_log(tmp_path / "log"), *options, "--phase", 139) == 2
+    assert status("bench", "budget", a_log(tmp_path / "log"), "--retransmission-rate", 2) == 1
+    assert "must be above 0 and below 1, not 2.0" in capsys.readouterr().err
 
 
-def test_logs_of_shards_are_one_run(tmp_path: Path) -> None:
-    records = ladder(6)
-    paths = logs_of(tmp_path, ({}, records[::2]), ({}, records[1::2]))
-    found = read_logs(paths)
-    assert sorted(record.index for record in found.records) == list(range(6))
-    assert len(set(found.digests)) == 2
+@pytest.mark.usefixtures("one_thread")
+def test_a_policy_is_served_for_its_model_alone(tmp_path: Path) -> None:
+    mine, other = (
+        str(write_checkpoint(tmp_path / name, Variant(seed=seed))) for name, seed in (("a", 1), ("b", 2))
+    )
+    log = a_log(tmp_path / "log", weights=load_model(mine).digest())
+    output = tmp_path / "policy.json"
+    options = ("--retransmission-rate", 0.3, "--output", output, "--aggregation", "first", "--no-arbitration")
+    assert status("calibrate", log, *options) == 0
+    engine = load_engine(EngineOptions(mine, "float32", "cpu", calibrated=read_policy(output)))
+    assert engine.policy == Policy(0.71, aggregation="first", arbitration=False)
+    with pytest.raises(PolicyFileError, match="was calibrated on made up"):
+        load_engine(EngineOptions(other, "float32", "cpu", calibrated=read_policy(output)))
 
 
-def test_logs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    records = ladder(6)
-    other, twice, empty = (tmp_path / name for name in ("other", "twice", "empty"))
-    for folder in (other, twice, empty):
-        folder.mkdir()
-    mixed = logs_of(other, ({}, records[:3]), ({"model": {"weights": "bb", "dtype": "float32"}}, records[3:]))
-    with pytest.raises(
-        LogError, match=r"never mixed: in 1\.jsonl model\.weights is 'bb', not 'aa' as in 0\.jsonl"
-    ):
-        read_logs(mixed)
-    with pytest.raises(LogError, match="both have picture 2"):
-        read_logs(logs_of(twice, ({}, records[:3]), ({}, records[2:])))
-    with pytest.raises(LogError, match="has no answers yet"):
-        read_logs(logs_of(empty, ({}, [])))
+def made_up(count: int = 300, seed: int = 0) -> list[Record]:
+    """Every third question is hard, has a small box, and is of type b: doubtful and wrong at first."""
+    generator = np.random.default_rng(seed)
+    records = []
+    for index in range(count):
+        hard = index % 3 == 0
+        doubt, sent = generator.exponential(2.0 if hard else 0.2), int(generator.integers(40, 90))
+        first = a_look(float(generator.random() > (0.8 if hard else 0.05)), [doubt])
+        record = a_record(index, first, a_look(1.0, [0.0], sent=sent), kind="b" if hard else "a")
+        side = generator.uniform(1, 5) if hard else generator.uniform(20, 90)
+        values = {**vars(record), "boxes": ((0.0, 0.0, side, side),)}
+        records.append(Record(**{**values, "original_pixels": int(1e6 * (1 + index % 5))}))
+    return records
 
 
-def test_logs_without_a_second_look_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match=r"0\.jsonl has no second look: no picture had detail to gain"):
-        read_logs(logs_of(tmp_path, ({}, [a_record(index) for index in range(3)])))
+def test_shares_move_as_they_are_called() -> None:
+    records = made_up()
+    shifts = {shift.name: shift for shift in shifts_of(Columns.of(records))}
+    assert [name.split(",")[0] for name in shifts if "sudden" in name] == [
+        *["size asked for"] * 2,
+        "type a",
+        "type b",
+        "picture size",
+    ]
+    generator = np.random.default_rng(1)
+
+    def hard(name: str) -> list[float]:
+        stream = draw(shifts[name], 2000, generator)
+        return [float(np.mean(part % 3 == 0)) for part in np.split(stream, 5)]
+
+    assert hard("steady") == pytest.approx([1 / 3] * 5, abs=0.05)
+    assert hard("size asked for, sudden") == pytest.approx([0.1, 0.8, 0.4, 0.9, 0.05], abs=0.1)
+    assert hard("size asked for, sudden, reversed") == pytest.approx([0.05, 0.9, 0.4, 0.8, 0.1], abs=0.1)
+    assert hard("type b, sudden") == pytest.approx([0.1, 0.8, 0.4, 0.9, 0.05], abs=0.05)
+    assert hard("size asked for, drift") == pytest.approx([0.26, 0.58, 0.82, 0.58, 0.26], abs=0.1)
+
+
+def test_a_log_without_boxes_or_types_shifts_by_what_it_has() -> None:
+    plain = [a_record(index) for index in range(9)]
+    assert [shift.name for shift in shifts_of(Columns.of(plain))] == ["steady"]
+
+
+def test_a_shift_has_questions_in_both_groups() -> None:
+    """Most pictures have the largest size, and all boxes are alike: neither tells two groups apart."""
+    records = [
+        replace(record, original_pixels=100 if record.index < 9 else 200, boxes=((0.0, 0.0, 1.0, 1.0),))
+        for record in map(a_record, range(40))
+    ]
+    alike = [replace(record, original_pixels=200) for record in records]
+    assert [shift.name for shift in shifts_of(Columns.of(alike))] == ["steady"]
+    assert all(len(shift.inside) and len(shift.outside) for shift in shifts_of(Columns.of(records)))
+
+
+def test_the_worst_deviation_is_of_any_500_after_the_first_200() -> None:
+    looked = np.random.default_rng(2).random(900) < 0.4
+    looked[:150] = True  # not to be seen
+    allowed = np.full(900, 0.4)
+    expected = max(abs(looked[i : i + 500].sum() / 200 - 1) for i in range(200, 401))
+    assert worst_deviation(looked.astype(float), allowed) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_fixed_threshold_looks_where_doubt_is_largest() -> None:
+    answers = Answers.of(Columns.of(made_up()), Policy(0.0))
+    stream = np.array([5, 5, 0, 17, 3, 100, 9])
+    most = sorted(stream, key=lambda place: -answers.doubt[place])[:3]
+    expected = answers.first[stream].sum() + sum(answers.kept[p] - answers.first[p] for p in most)
+    assert fixed_accuracy(answers, stream, 3) == pytest.approx(expected)
+
+
+def test_where_nothing_is_to_be_gained_nothing_is_looked_at() -> None:
+    doubt = np.where(np.arange(100) % 2 == 0, -np.inf, 1.0)
+    ones = np.ones(100)
+    answers = Answers(doubt, ones, ones, ones, ones, np.arange(100))
+    stream = np.arange(100).repeat(5)
+    looked = follow(answers, stream, Budget(BudgetSettings(0.9), 0.5), np.zeros(500))
+    assert not looked[np.isinf(doubt[stream])].any()
+    assert looked[~np.isinf(doubt[stream])].mean() > 0.95
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("budget") / "log.jsonl"
+    write_log(path, RunHeader({"data": {"name": "made up"}}), [[record] for record in made_up()])
+    return bench_budget([Path(path)], (0.3, 0.5), phase=400, repeats=2, seed=3)
+
+
+def test_the_rate_is_kept_on_every_stream(report: dict[str, Any]) -> None:
+    cells = [cell for stream in report["streams"].values() for cell in stream.values()]
+    assert len(cells) == report["cells"] == 2 * len(report["streams"])
+    assert report["kept"]
+    assert 0 < report["worst_deviation"] == max(cell["worst_deviation"] for cell in cells) <= 0.02 + 1e-9
+
+
+def test_accuracies_are_in_their_order(report: dict[str, Any]) -> None:
+    for stream in report["streams"].values():
+        for cell in stream.values():
+            assert cell["accuracy"] <= cell["accuracy_fixed_in_blocks"] + 0.02
+            assert cell["loss_in_blocks"] == pytest.approx(
+                cell["accuracy_fixed_in_blocks"] - cell["accuracy"], abs=1e-9
+            )
+    assert report["streams"]["steady"]["0.5"]["loss_in_blocks"] < 0.02
+    sudden = report["streams"]["size asked for, sudden"]["0.3"]
+    assert sudden["loss_overall"] > sudden["loss_in_blocks"]  # the price of keeping the rate
+    assert sudden["worst_fixed_deviation"] > 0.2
+
+
+def test_bytes_a_second_are_kept_too(report: dict[str, Any]) -> None:
+    cells = [cell for stream in report["streams"].values() for cell in stream.values()]
+    assert max(cell["worst_bytes_deviation"] for cell in cells) < 0.25
+
+
+def test_the_report_is_json_and_a_table(report: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(report))["questions"] == 300
+    text = budget_text(report)
+    assert "within 2% of the target: always" in text
+    assert sum(line.startswith("steady") for line in text.splitlines()) == 2

@@ -24,10 +24,8 @@ from benchmarks.official_files import (
     write_vqav2,
     write_vstar,
 )
-from secondlook.benchmarks.datasets.prompts import shuffled
-from secondlook.benchmarks.datasets.question import DataSet, Question
-from secondlook.benchmarks.datasets.registry import LOADERS, load_data_set
-from secondlook.benchmarks.datasets.textvqa import load_textvqa
+from secondlook.benchmarks.datasets.official import LOADERS, load_data_set, load_textvqa
+from secondlook.benchmarks.datasets.question import DataSet, Question, shuffled
 from secondlook.edge.errors import SettingsError
 
 SHORT = "Answer the question using a single word or phrase."

@@ -9,37 +9,32 @@ import pytest
 
 from benchmarks.logs import header, random_records, write_run
 from repository import ROOT
-from secondlook.benchmarks import figures
-from secondlook.benchmarks.documents import filled
-
-MARKED = [(name, document) for name, part in figures.PARTS.items() for document in part.documents]
+from secondlook.benchmarks.report import figures
+from secondlook.benchmarks.report.figures import filled
 
 
-@pytest.mark.parametrize(("name", "document"), MARKED, ids=lambda value: str(value))
-def test_a_document_shows_the_committed_results(name: str, document: Path) -> None:
-    text = (ROOT / document).read_text(encoding="utf-8")
-    assert filled(text, name, figures.PARTS[name].text(ROOT)) == text
-
-
-def test_the_readme_shows_what_the_committed_logs_say() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert filled(text, figures.EVIDENCE, figures.evidence(figures.committed_logs(ROOT))) == text
+@pytest.mark.parametrize("part", figures.PARTS, ids=lambda part: part.name)
+def test_a_document_shows_the_committed_results(part: figures.Part) -> None:
+    text = (ROOT / part.document).read_text(encoding="utf-8")
+    assert filled(text, part.name, part.text(ROOT)) == text
 
 
 def test_every_part_of_the_documents_is_written_by_the_command() -> None:
-    for document in {document for _, document in MARKED}:
-        begun = set(
-            re.findall(r"^<!-- (?!end of|not run)(.+) -->$", (ROOT / document).read_text("utf-8"), re.M)
-        )
-        made = {name for name, where in MARKED if where == document}
-        assert begun - {figures.EVIDENCE} == made
+    for document in {part.document for part in figures.PARTS}:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        begun = re.findall(r"^<!-- (?!end of|not run)(.+) -->$", text, re.MULTILINE)
+        assert sorted(begun) == sorted(part.name for part in figures.PARTS if part.document == document)
 
 
-def test_the_plots_that_the_readme_shows_are_there() -> None:
-    shown = set(re.findall(r"\]\((docs/[^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")))
-    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / figures.PLOTS).iterdir()}
-    assert {path for path in shown if path.startswith(figures.PLOTS.as_posix())} == there
-    assert all((ROOT / path).stat().st_size for path in shown)
+def test_the_plots_that_the_documents_show_are_there() -> None:
+    shown = set()
+    for document in {part.document for part in figures.PARTS}:
+        for link in re.findall(r"\]\(([^):]+\.svg)\)", (ROOT / document).read_text(encoding="utf-8")):
+            shown.add((ROOT / document).parent.joinpath(link).resolve())
+    assert {path for path in shown if path.parent == ROOT / figures.PLOTS} == set(
+        (ROOT / figures.PLOTS).iterdir()
+    )
+    assert all(path.stat().st_size for path in shown)
 
 
 def test_evidence_is_tables_then_plots(tmp_path: Path) -> None:
@@ -48,8 +43,9 @@ def test_evidence_is_tables_then_plots(tmp_path: Path) -> None:
         write_run(tmp_path / f"{quality}.jsonl", records, header(quality=quality)) for quality in (90, 50)
     ]
     plots = tmp_path / "plots"
-    text = figures.evidence(logs, plots)
-    assert text == figures.evidence(logs)
+    text = figures.evidence(logs, Path("README.md"), plots)
+    elsewhere = figures.evidence(logs, Path("docs/accuracy.md"))
+    assert text == elsewhere.replace("](plots/", "](docs/plots/")
     assert text.index("| one look |") < text.index("| claim |") < text.index("![")
     named = re.findall(r"\(docs/plots/(.+)\)", text)
     assert sorted(named) == sorted(path.name for path in plots.iterdir())
@@ -57,5 +53,19 @@ def test_evidence_is_tables_then_plots(tmp_path: Path) -> None:
 
 
 def test_results_that_are_missing_are_named(tmp_path: Path) -> None:
+    part = next(part for part in figures.PARTS if part.name == "operators")
     with pytest.raises(FileNotFoundError, match=r"benchmarks/results/kernels-\*\.json"):
-        figures.PARTS["operators"].text(tmp_path)
+        part.text(tmp_path)
+
+
+def test_what_is_between_the_markers_is_replaced() -> None:
+    page = "before\n<!-- some -->\nold\nlines\n<!-- end of some -->\nafter\n"
+    assert filled(page, "some", "new\n") == "before\n<!-- some -->\nnew\n<!-- end of some -->\nafter\n"
+
+
+@pytest.mark.parametrize(
+    "document", ["nothing here", "<!-- some -->\n", "<!-- end of some -->\n<!-- some -->\n"]
+)
+def test_a_document_without_markers_is_refused(document: str) -> None:
+    with pytest.raises(ValueError, match="lacks the lines <!-- some --> and <!-- end of some -->"):
+        filled(document, "some", "text\n")

@@ -10,13 +10,12 @@ import pytest
 from benchmarks.logs import SIZES, header, random_records
 from benchmarks.samples import a_look, a_record
 from secondlook.benchmarks.analysis.columns import Columns
-from secondlook.benchmarks.analysis.computation import relative_computation
-from secondlook.benchmarks.evaluation.sizes import ModelSizes
+from secondlook.benchmarks.analysis.computation import ModelSizes, relative_computation
 from secondlook.benchmarks.latency.computation import flow_rows
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.presets import preset
 from secondlook.benchmarks.latency.work import Lengths, flow_work
-from secondlook.benchmarks.records import Record
+from secondlook.benchmarks.run_log import Record
 
 HEAD = header()
 
@@ -77,6 +76,6 @@ def test_a_log_that_does_not_tell_gives_none() -> None:
 
 
 def test_sizes_are_whole_numbers() -> None:
-    with pytest.raises(TypeError, match=r"heads must be a whole number, not 1\.5"):
+    with pytest.raises(ValueError, match=r"heads\n.*valid integer.*1\.5"):
         ModelSizes(**{**vars(SIZES), "heads": 1.5})
     assert np.isfinite(SIZES.passes().encode())

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.browser import MISSING, Browser, browser
 from benchmarks.logs import header, random_records, write_run
-from secondlook.benchmarks.records import Record
-from secondlook.benchmarks.report.writing import write_report_of
+from secondlook.benchmarks.report.content import write_report_of
+from secondlook.benchmarks.run_log import Record
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.samples import a_look, a_record
-from secondlook.benchmarks.records import Record
 from secondlook.benchmarks.run_log import (
     LogError,
+    Record,
     RunHeader,
     RunLog,
     Shard,
     differences,
+    from_line,
     read_log,
+    to_line,
     write_log,
 )
 from secondlook.edge.errors import SettingsError
@@ -207,8 +211,8 @@ FIRST = HEADER.to_json().encode()
         FIRST + b"\n7\n",
         FIRST + b'\n["record"]\n',
         FIRST + b'\n[{"index": 1}]\n',
-        FIRST + b"\n[" + FULL.to_json().replace('"score"', '"scores"').encode() + b"]\n",
-        FIRST + b"\n" + FULL.to_json().encode()[:-9] + b"\n[]\n",
+        FIRST + b"\n[" + to_line([FULL])[1:-1].replace('"score"', '"scores"').encode() + b"]\n",
+        FIRST + b"\n" + to_line([FULL])[1:-1].encode()[:-9] + b"\n[]\n",
     ],
 )
 def test_a_damaged_log_is_refused_with_one_line_and_kept(tmp_path: Path, content: bytes) -> None:
@@ -258,3 +262,37 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(LogError, match=r"run\.jsonl: No space left on device; make room"):
             log.append(LOGGED[1])
         assert log.records == LOGGED[0]
+
+
+@given(
+    score=st.floats(0, 1),
+    doubts=st.lists(st.floats(0, 50), min_size=1, max_size=4),
+    answer=st.text(),
+    twice=st.booleans(),
+    boxes=st.lists(st.tuples(*[st.floats(0, 1e4)] * 4), max_size=3),
+)
+def test_a_record_survives_json(
+    score: float,
+    doubts: list[float],
+    answer: str,
+    twice: bool,
+    boxes: list[tuple[float, float, float, float]],
+) -> None:
+    look = replace(a_look(score, doubts), text=answer, prompt_tokens=200)
+    record = a_record(3, look, a_look(0.5, doubts) if twice else None)
+    record = replace(record, id="random/7", boxes=tuple(boxes))
+    text = to_line([record])
+    assert from_line(text) == [record]
+    assert "\n" not in text
+
+
+def test_what_may_be_unknown_may_be_absent() -> None:
+    record = a_record(0, a_look(), a_look())
+    values = json.loads(to_line([record]))
+    del values[0]["id"], values[0]["boxes"], values[0]["first"]["prompt_tokens"]
+    assert from_line(json.dumps(values)) == [record]
+
+
+def test_probabilities_can_be_had_from_a_record() -> None:
+    token = a_look(1.0, [0.25]).tokens[0]
+    assert token.max_probability > token.second_probability >= 0

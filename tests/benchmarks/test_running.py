@@ -16,16 +16,12 @@ from PIL import Image
 
 from benchmarks.official_files import WRITERS, write_lines, write_pope, write_textvqa
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
-from secondlook.benchmarks.datasets.errors import MalformedDataError
-from secondlook.benchmarks.datasets.pope import load_pope
-from secondlook.benchmarks.datasets.question import DataSet
-from secondlook.benchmarks.datasets.registry import LOADERS, load_data_set
-from secondlook.benchmarks.datasets.textvqa import load_textvqa
+from secondlook.benchmarks.analysis.computation import ModelSizes
+from secondlook.benchmarks.datasets.official import LOADERS, load_data_set, load_pope, load_textvqa
+from secondlook.benchmarks.datasets.question import DataSet, MalformedDataError
 from secondlook.benchmarks.environment import PACKAGES
 from secondlook.benchmarks.evaluation.asking import Asking
-from secondlook.benchmarks.evaluation.merging import merge_logs
-from secondlook.benchmarks.evaluation.running import run
-from secondlook.benchmarks.evaluation.sizes import ModelSizes
+from secondlook.benchmarks.evaluation.running import merge_logs, run
 from secondlook.benchmarks.run_log import LogError, RunHeader, Shard, read_log, write_log
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region
@@ -151,7 +147,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from secondlook.benchmarks.datasets.pope import load_pope
+from secondlook.benchmarks.datasets.official import load_pope
 from secondlook.benchmarks.evaluation.asking import Asking
 from secondlook.benchmarks.evaluation.running import run
 from secondlook.benchmarks.run_log import RunLog

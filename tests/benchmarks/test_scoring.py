@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repository import ROOT
-from secondlook.benchmarks.scoring.choices import choice_score, chosen_option
-from secondlook.benchmarks.scoring.exact import as_submitted, direct_answer_score, gqa_score
-from secondlook.benchmarks.scoring.pope import pope_answer, pope_measures, pope_score
-from secondlook.benchmarks.scoring.vqa import normalise_evalai, normalise_vqav2, textvqa_score, vqav2_score
+from secondlook.benchmarks.datasets.scoring import (
+    as_submitted,
+    choice_score,
+    chosen_option,
+    direct_answer_score,
+    gqa_score,
+    normalise_evalai,
+    normalise_vqav2,
+    pope_answer,
+    pope_measures,
+    pope_score,
+    textvqa_score,
+    vqav2_score,
+)
 
 GOLDEN: dict[str, list[dict[str, Any]]] = json.loads(
     (ROOT / "tests" / "golden" / "vqa_metric_cases.json").read_text(encoding="utf-8")

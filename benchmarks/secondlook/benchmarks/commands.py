@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from secondlook.benchmarks.reports import make_room, write_report
+from secondlook.edge.errors import SecondLookError
 
 __all__ = [
     "DTypeOption",
@@ -17,9 +17,12 @@ __all__ = [
     "NewTokensOption",
     "OutputOption",
     "PresetOption",
+    "ReportError",
     "SeedOption",
     "check_output",
+    "make_room",
     "tell",
+    "write_report",
 ]
 
 PresetOption = Annotated[
@@ -33,6 +36,42 @@ DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Wher
 NewTokensOption = Annotated[int, typer.Option(min=1, max=1024, help="Tokens of each answer.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, pictures and questions.")]
 OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object here too.")]
+
+
+class ReportError(SecondLookError):
+    """A report cannot be written where it was to be kept."""
+
+
+def make_room(path: Path) -> None:
+    """Make sure, before the long work, that a report can be written; what is there stays as it is.
+
+    Raises:
+        ReportError: it cannot.
+    """
+    new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a", encoding="utf-8").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise _error(path, error) from error
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Keep a report.
+
+    Raises:
+        ReportError: the file cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(report, indent=4) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _error(path, error) from error
+
+
+def _error(path: Path, error: OSError) -> ReportError:
+    return ReportError(f"cannot write {path}: {error.strerror}; choose another file")
 
 
 def check_output(output: Path | None) -> None:

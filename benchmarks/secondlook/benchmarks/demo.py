@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from secondlook.benchmarks.drawing import draw_looks
 from secondlook.benchmarks.loopback import loopback_server
+from secondlook.benchmarks.report.drawing import draw_looks
 from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_picture
 from secondlook.benchmarks.signs.questions import Question, is_correct
 from secondlook.edge.answer import EdgeAnswer

@@ -25,8 +25,8 @@ from typing import Any, Final, NoReturn
 
 import torch
 
+from secondlook.benchmarks.commands import ReportError, make_room, write_report
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.reports import ReportError, make_room, write_report
 
 __all__ = ["main"]
 

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 import uvicorn
 
 from secondlook.edge.errors import SecondLookError
-from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.app import address_url, create_app, listen
 from secondlook.engine.serve.protocol import TwoLookEngine
-from secondlook.engine.serve.app import address_url, listen
 from secondlook.engine.serve.settings import ServerSettings
 
 __all__ = ["LoopbackError", "loopback_server"]

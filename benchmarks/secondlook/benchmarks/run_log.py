@@ -1,9 +1,11 @@
 """The log of a run: a header that says what was run, then a line of records for each picture, as JSON.
 
-What results depend on is in the header's settings: data with digests, model with the digest of its weights,
-prompts, JPEG, versions. Logs whose settings differ are of different runs, and are never mixed.
+A *full-retransmission run* asks every question with a second look and makes one record of each. Nothing in a
+record depends on a threshold, a measure or an arbitration rule, so every policy is replayed from the log.
 
-A log that is finished may be kept compressed, as `.jsonl.gz`.
+What results depend on is in the header's settings: data with digests, model with the digest of its weights,
+prompts, JPEG, versions. Logs whose settings differ are of different runs, and are never mixed. A log that is
+finished may be kept compressed, as `.jsonl.gz`.
 """
 
 from __future__ import annotations
@@ -12,37 +14,119 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from secondlook.benchmarks.records import Record
 from secondlook.edge.errors import SecondLookError, SettingsError
-
-__all__ = [
-    "LogError",
-    "LoggedRun",
-    "RunHeader",
-    "RunLog",
-    "Shard",
-    "differences",
-    "leaves",
-    "read_lines",
-    "read_log",
-    "refusing",
-    "write_log",
-]
+from secondlook.engine.method.uncertainty import TokenStatistics
 
 _FORMAT: Final = 1
 _COMPRESSED: Final = ".gz"
 
+T = TypeVar("T")
+
 
 class LogError(SecondLookError):
     """A run's log cannot be used: damaged, or of another run."""
+
+
+@dataclass(frozen=True)
+class LoggedLook:
+    """One look's answer, its score (0 to 1), the doubt of each token, and what it cost to send and to see.
+
+    Attributes:
+        pixels, bytes: of this look's image, as it was sent.
+        visual_tokens: of this look's image.
+        prompt_tokens: of the whole prompt, the visual tokens of all its images included; None: not known.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    text: str
+    score: float
+    tokens: tuple[TokenStatistics, ...]
+    pixels: int
+    bytes: int
+    visual_tokens: int
+    prompt_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One question of a full-retransmission run.
+
+    Attributes:
+        index: the picture's place in its data set.
+        type: the question's kind, within its data set.
+        question: as the model was asked it.
+        region: left, top, right, bottom in original pixels; None where there was no detail to gain.
+        region_hit: whether the region contains the centre of every box; None where no box is known, or there
+            was no detail to gain.
+        second: None where there was no detail to gain.
+        original_bytes: size of the original as a camera would store it.
+        id: the question's own in its data set; empty where it has none.
+        boxes: where what is asked for is: left, top, right, bottom in original pixels; empty: not known.
+        file: name of the original's file; empty: it has none.
+        heat: relative attention as `heat_rows` writes it; kept of the first pictures only.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    index: int
+    type: str
+    question: str
+    truth: str
+    first: LoggedLook
+    second: LoggedLook | None
+    region: tuple[int, int, int, int] | None
+    region_hit: bool | None
+    original_pixels: int
+    original_bytes: int
+    id: str = ""
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    file: str = ""
+    heat: tuple[str, ...] = ()
+
+
+_PICTURE: Final = TypeAdapter(list[Record])
+
+
+def to_line(records: Sequence[Record]) -> str:
+    """One picture's records as a line of a log."""
+    return json.dumps(records, default=vars, separators=(",", ":"))
+
+
+def from_line(line: str) -> list[Record]:
+    """What `to_line` wrote.
+
+    Raises:
+        ValidationError: it is something else.
+    """
+    return _PICTURE.validate_json(line)
+
+
+def heat_rows(relative: npt.NDArray[np.float64]) -> tuple[str, ...]:
+    """Relative attention [rows, columns], nowhere negative: a text for each row, two hexadecimal digits for
+    each cell; ff is the largest value."""
+    scaled = np.rint(relative / max(float(relative.max()), 1e-12) * 255).astype(np.uint8)
+    return tuple(row.tobytes().hex() for row in scaled)
+
+
+def heat_map(rows: Sequence[str]) -> npt.NDArray[np.float64]:
+    """[rows, columns], from 0 to 1, of what `heat_rows` wrote.
+
+    Raises:
+        ValueError: the rows are of different lengths, or not hexadecimal.
+    """
+    return np.array([list(bytes.fromhex(row)) for row in rows], np.float64) / 255
 
 
 @dataclass(frozen=True)
@@ -80,6 +164,13 @@ class Shard:
         return f"{self.number}/{self.count}"
 
 
+class _Header(BaseModel, extra="forbid", strict=True):
+    format: Literal[1]
+    shard: str
+    settings: dict[str, Any]
+    made: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class RunHeader:
     """What a log is of.
@@ -102,12 +193,10 @@ class RunHeader:
     def from_json(cls, text: str) -> RunHeader:
         """
         Raises:
-            ValueError, KeyError, TypeError, SettingsError: it is no header.
+            ValidationError, SettingsError: it is no header.
         """
-        values = json.loads(text)
-        if values["format"] != _FORMAT:
-            raise ValueError(f"its format is {values['format']!r}, and this version reads {_FORMAT}")
-        return cls(dict(values["settings"]), dict(values["made"]), Shard.parse(str(values["shard"])))
+        found = _Header.model_validate_json(text)
+        return cls(found.settings, found.made, Shard.parse(found.shard))
 
 
 @dataclass(frozen=True)
@@ -162,7 +251,7 @@ class RunLog:
             LogError: they cannot be written; what was before them is kept.
         """
         try:
-            self._write(_line(records))
+            self._write(to_line(records))
         except OSError as error:
             raise LogError(
                 f"cannot go on with the log {self.path}: {error.strerror}; make room, and start the run again"
@@ -198,17 +287,15 @@ def read_log(path: Path) -> LoggedRun:
     Raises:
         LogError: there is none, or it is damaged.
     """
-    header, lines, whole_bytes = read_lines(path)
-    with refusing(path):
-        records = [Record.from_values(values) for line in lines for values in json.loads(line)]
-    return LoggedRun(header, records, whole_bytes)
+    return LoggedRun(*scan_log(path, list))
 
 
-def read_lines(path: Path) -> tuple[RunHeader, list[str], int]:
-    """A log's header, its whole lines as they are, and its length without a line cut short.
+def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHeader, T, int]:
+    """A log's header, what is made of its records as they are read one by one, and its length in bytes
+    without a line cut short.
 
     Raises:
-        LogError: there is none, or it has no header.
+        LogError: there is none, or it is damaged.
     """
     try:
         content = path.read_bytes()
@@ -220,7 +307,8 @@ def read_lines(path: Path) -> tuple[RunHeader, list[str], int]:
     whole = content[: content.rfind(b"\n") + 1]
     with refusing(path):
         first, *lines = whole.decode("utf-8").split("\n")[:-1] or [""]
-        return RunHeader.from_json(first), lines, len(whole)
+        header = RunHeader.from_json(first)
+        return header, gather(record for line in lines for record in from_line(line)), len(whole)
 
 
 @contextmanager
@@ -233,8 +321,12 @@ def refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SettingsError) as error:
+        told: object = error
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            told = f"{'.'.join(map(str, first['loc'])) or 'its form'}: {first['msg']}"
         raise LogError(
-            f"{path} is not a log of an evaluation run ({error}); move it or choose another file"
+            f"{path} is not a log of an evaluation run ({told}); move it or choose another file"
         ) from error
 
 
@@ -246,7 +338,7 @@ def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{line}\n" for line in (header.to_json(), *map(_line, pictures)))
+        text = "".join(f"{line}\n" for line in (header.to_json(), *map(to_line, pictures)))
         content = text.encode("utf-8")
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
@@ -256,6 +348,22 @@ def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise LogError(f"cannot write {path}: {error.strerror}; choose another file") from error
+
+
+def check_same_run(headers: Mapping[Path, RunHeader]) -> None:
+    """Refuse logs of several runs.
+
+    Raises:
+        LogError: their settings differ.
+    """
+    first, *others = headers
+    for path in others:
+        found = differences(headers[path].settings, headers[first].settings)
+        if found:
+            raise LogError(
+                f"{path} and {first} are logs of different runs, which are never mixed: in {path.name} "
+                f"{'; '.join(found)} as in {first.name}"
+            )
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -275,7 +383,3 @@ def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", repr(value)
-
-
-def _line(records: list[Record]) -> str:
-    return f"[{','.join(record.to_json() for record in records)}]"

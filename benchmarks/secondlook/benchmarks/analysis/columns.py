@@ -5,28 +5,25 @@
 
 from __future__ import annotations
 
-import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from secondlook.benchmarks.records import LoggedLook, Record
-from secondlook.benchmarks.run_log import LogError, RunHeader, read_lines, refusing
+from secondlook.benchmarks.run_log import LogError, LoggedLook, Record, RunHeader, scan_log
 from secondlook.edge.wire import Measure
 from secondlook.engine.method.policy import Policy
-
-__all__ = ["BoolArray", "Columns", "FloatArray", "IntArray", "LookColumns", "read_columns"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-_MEASURES: Final[tuple[Measure, ...]] = ("min_entropy", "shannon_entropy", "margin")
+_MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
+_NO_LOOK: Final = LoggedLook("", 0.0, (), 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class LookColumns:
         prompt_tokens: [questions]; -1: not known.
         lengths: [questions], tokens of each answer.
         owner: [tokens], the question that a token is of; ascending.
-        measures: [tokens, 3], min-entropy, Shannon entropy and margin.
+        measures: [tokens, 3], each measure in the order of `Measure`.
         is_eos: [tokens].
     """
 
@@ -80,13 +77,9 @@ class LookColumns:
     def take(self, rows: BoolArray) -> LookColumns:
         """Of some questions only."""
         tokens = rows[self.owner]
-        return LookColumns(
-            text=[text for text, kept in zip(self.text, rows, strict=True) if kept],
-            owner=(np.cumsum(rows) - 1)[self.owner[tokens]],
-            measures=self.measures[tokens],
-            is_eos=self.is_eos[tokens],
-            **{name: getattr(self, name)[rows] for name in (*_LOOK_NUMBERS, "lengths")},
-        )
+        owner = (np.cumsum(rows) - 1)[self.owner[tokens]]
+        kept = {"owner": owner, "measures": self.measures[tokens], "is_eos": self.is_eos[tokens]}
+        return LookColumns(**_taken(self, rows, kept))
 
 
 @dataclass(frozen=True)
@@ -102,6 +95,7 @@ class Columns:
         hit: [questions], 1 or 0 for `Record.region_hit`, NaN where that is None.
         box_pixels: [questions], area of all boxes; NaN where none is known.
         box_covered: [questions], the share of that area within the region; NaN where either is missing.
+        first_box_pixels: [questions], area of the first box; NaN where none is known.
     """
 
     picture: IntArray
@@ -119,31 +113,39 @@ class Columns:
     hit: FloatArray
     box_pixels: FloatArray
     box_covered: FloatArray
+    first_box_pixels: FloatArray
 
     def __len__(self) -> int:
         return len(self.picture)
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Columns:
-        """Of records that are at hand."""
-        reader = _Reader()
-        for record in records:
-            looks = {"first": _values(record.first), "second": record.second and _values(record.second)}
-            reader.add({**vars(record), **looks})
-        return reader.columns()
+        """Of records, which are taken one by one and not kept."""
+        picture, numbers = array("q"), array("d")  # ten numbers for each question
+        texts: list[tuple[Any, ...]] = []
+        first, second = _Looks(), _Looks()
+        for one in records:
+            picture.append(one.index)
+            texts.append((one.type, one.question, one.truth, one.file, one.heat))
+            first.add(one.first)
+            second.add(one.second)
+            hit = np.nan if one.region_hit is None else float(one.region_hit)
+            numbers.extend((one.original_pixels, one.original_bytes, *(one.region or (0, 0, 0, 0)), hit))
+            numbers.extend(_boxes(one))
+        table = np.array(numbers).reshape(-1, 10)
+        kind, question, truth, file, heat = (
+            map(list, zip(*texts, strict=True)) if texts else ([] for _ in range(5))
+        )
+        looked = second.columns()
+        return cls(
+            np.array(picture, np.int64), kind, question, truth, file, heat, first.columns(), looked,
+            looked.lengths > 0, table[:, 0], table[:, 1], table[:, 2:6], *table[:, 6:].T,
+        )  # fmt: skip
 
     def take(self, rows: BoolArray) -> Columns:
         """Of some questions only."""
-        found: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, LookColumns):
-                found[each.name] = value.take(rows)
-            elif isinstance(value, list):
-                found[each.name] = [one for one, kept in zip(value, rows, strict=True) if kept]
-            else:
-                found[each.name] = value[rows]
-        return Columns(**found)
+        looks = {"first": self.first.take(rows), "second": self.second.take(rows)}
+        return Columns(**_taken(self, rows, looks))
 
 
 def read_columns(path: Path) -> tuple[RunHeader, Columns]:
@@ -152,137 +154,62 @@ def read_columns(path: Path) -> tuple[RunHeader, Columns]:
     Raises:
         LogError: there is none, it is damaged, or has no record.
     """
-    header, lines, _ = read_lines(path)
-    reader = _Reader()
-    with refusing(path):
-        for line in lines:
-            for values in json.loads(line):
-                reader.add(values)
-        columns = reader.columns()
+    header, columns, _ = scan_log(path, Columns.of)
     if not len(columns):
         raise LogError(f"{path} has no record yet; finish the run that began it")
     return header, columns
 
 
-_LOOK_NUMBERS: Final = {
-    "score": np.float64,
-    "pixels": np.float64,
-    "bytes": np.float64,
-    "visual_tokens": np.int64,
-    "prompt_tokens": np.int64,
-}
-_TEXTS: Final = ("kind", "question", "truth", "file", "heat")
-
-
-class _LookReader:
+class _Looks:
     """Gathers one of the two looks."""
 
     def __init__(self) -> None:
         self.text: list[str] = []
-        self.numbers = array("d")  # five for each question, as in _LOOK_NUMBERS
-        self.tokens = array("d")  # four for each token: three measures, end token
-        self.lengths = array("q")
+        self.numbers = array("d")  # six for each question
+        self.tokens = array("d")  # four for each token
 
-    def add(self, look: Mapping[str, Any] | None) -> None:
-        if look is None:
-            self.text.append("")
-            self.numbers.extend((0.0, 0.0, 0.0, 0.0, -1.0))
-            self.lengths.append(0)
-            return
-        prompt = look.get("prompt_tokens")
-        tokens = look["tokens"]
-        self.text.append(look["text"])
+    def add(self, look: LoggedLook | None) -> None:
+        look = look or _NO_LOOK
+        prompt = -1 if look.prompt_tokens is None else look.prompt_tokens
+        self.text.append(look.text)
         self.numbers.extend(
-            (
-                look["score"],
-                look["pixels"],
-                look["bytes"],
-                look["visual_tokens"],
-                -1 if prompt is None else prompt,
-            )
+            (look.score, look.pixels, look.bytes, look.visual_tokens, prompt, len(look.tokens))
         )
-        self.lengths.append(len(tokens))
-        extend = self.tokens.extend
-        for token in tokens:
-            extend((token["min_entropy"], token["shannon_entropy"], token["margin"], token["is_eos"]))
+        for token in look.tokens:
+            self.tokens.extend((token.min_entropy, token.shannon_entropy, token.margin, token.is_eos))
 
     def columns(self) -> LookColumns:
-        numbers = np.array(self.numbers).reshape(-1, len(_LOOK_NUMBERS)).T
+        numbers = np.array(self.numbers).reshape(-1, 6).T.copy()
+        score, pixels, sent = numbers[:3]
+        visual, prompt, lengths = numbers[3:].astype(np.int64)
         tokens = np.array(self.tokens).reshape(-1, 4)
-        lengths = np.array(self.lengths, np.int64)
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        measures = np.ascontiguousarray(tokens[:, :3])
         return LookColumns(
-            text=self.text,
-            lengths=lengths,
-            owner=np.repeat(np.arange(len(lengths)), lengths),
-            measures=np.ascontiguousarray(tokens[:, :3]),
-            is_eos=tokens[:, 3] > 0,
-            **{
-                name: row.astype(kind)
-                for (name, kind), row in zip(_LOOK_NUMBERS.items(), numbers, strict=True)
-            },
+            self.text, score, pixels, sent, visual, prompt, lengths, owner, measures, tokens[:, 3] > 0
         )
 
 
-class _Reader:
-    """Gathers records, as `Record.to_json` writes them."""
-
-    def __init__(self) -> None:
-        self.picture = array("q")
-        self.texts: dict[str, list[Any]] = {name: [] for name in _TEXTS}
-        self.first, self.second = _LookReader(), _LookReader()
-        self.numbers = array("d")  # nine for each question
-
-    def add(self, values: Mapping[str, Any]) -> None:
-        region, hit = values["region"], values["region_hit"]
-        area, covered = _boxes(values.get("boxes", ()), region)
-        self.picture.append(values["index"])
-        read = (
-            values["type"],
-            values["question"],
-            values["truth"],
-            values.get("file", ""),
-            tuple(values.get("heat", ())),
-        )
-        for name, text in zip(_TEXTS, read, strict=True):
-            self.texts[name].append(text)
-        self.first.add(values["first"])
-        self.second.add(values["second"])
-        hit = np.nan if hit is None else float(hit)
-        sizes = (values["original_pixels"], values["original_bytes"])
-        self.numbers.extend((*sizes, *(region or (0, 0, 0, 0)), hit, area, covered))
-
-    def columns(self) -> Columns:
-        numbers = np.array(self.numbers).reshape(-1, 9)
-        second = self.second.columns()
-        return Columns(
-            picture=np.array(self.picture, np.int64),
-            first=self.first.columns(),
-            second=second,
-            possible=second.lengths > 0,
-            original_pixels=numbers[:, 0],
-            original_bytes=numbers[:, 1],
-            region=numbers[:, 2:6],
-            hit=numbers[:, 6],
-            box_pixels=numbers[:, 7],
-            box_covered=numbers[:, 8],
-            **self.texts,
-        )
+def _taken(columns: Any, rows: BoolArray, apart: dict[str, Any]) -> dict[str, Any]:
+    """A value for each field: those that are apart, and some rows of the others."""
+    found = dict(apart)
+    for name in (each.name for each in fields(columns) if each.name not in apart):
+        value = getattr(columns, name)
+        lists = isinstance(value, list)
+        found[name] = [one for one, kept in zip(value, rows, strict=True) if kept] if lists else value[rows]
+    return found
 
 
-def _values(look: LoggedLook) -> dict[str, Any]:
-    return {**vars(look), "tokens": [vars(token) for token in look.tokens]}
-
-
-def _boxes(boxes: Sequence[Sequence[float]], region: Sequence[float] | None) -> tuple[float, float]:
-    """Their area, and the share of it within the region."""
-    if not boxes:
-        return np.nan, np.nan
-    area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
-    if region is None:
-        return area, np.nan
-    covered = sum(
-        max(0.0, min(right, region[2]) - max(left, region[0]))
-        * max(0.0, min(bottom, region[3]) - max(top, region[1]))
-        for left, top, right, bottom in boxes
+def _boxes(record: Record) -> tuple[float, float, float]:
+    """Area of all boxes, the share of it within the region, and area of the first box."""
+    if not record.boxes:
+        return np.nan, np.nan, np.nan
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in record.boxes]
+    if record.region is None:
+        return sum(areas), np.nan, areas[0]
+    x0, y0, x1, y1 = record.region
+    inside = sum(
+        max(0.0, min(right, x1) - max(left, x0)) * max(0.0, min(bottom, y1) - max(top, y0))
+        for left, top, right, bottom in record.boxes
     )
-    return area, covered / area
+    return sum(areas), inside / sum(areas), areas[0]

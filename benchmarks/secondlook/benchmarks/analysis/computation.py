@@ -2,21 +2,95 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from secondlook.benchmarks.analysis.columns import Columns, FloatArray
 from secondlook.benchmarks.analysis.curves import Cost
-from secondlook.benchmarks.evaluation.sizes import ModelSizes
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.work import FlowName, Lengths, flow_work
 from secondlook.engine.method.policy import Policy
-
-__all__ = ["relative_computation"]
+from secondlook.engine.models.llava import LlavaAdapter
 
 _PLAIN: Final[FlowName] = "reference"
 """The flow whose first answer is a plain one: image and question through all of the model, then decoding."""
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class ModelSizes:
+    """A model's sizes, as a log states them: of the decoder, of the vision tower, and of prompts.
+
+    Attributes:
+        feature_layer: the vision tower's layer that features are taken from, as transformers counts.
+        prefix, generic: tokens of a prompt through the end of the global image, and of the generic question's
+            whole prompt.
+    """
+
+    layers: int
+    width: int
+    intermediate: int
+    heads: int
+    key_heads: int
+    head_width: int
+    vocabulary: int
+    vision_layers: int
+    vision_width: int
+    vision_intermediate: int
+    image_size: int
+    patch_size: int
+    channels: int
+    feature_layer: int
+    prefix: int
+    generic: int
+
+    @classmethod
+    def of(cls, model: LlavaAdapter) -> ModelSizes:
+        text: Any = model.module.config.text_config
+        vision: Any = model.module.config.vision_config
+        return cls(
+            layers=text.num_hidden_layers,
+            width=text.hidden_size,
+            intermediate=text.intermediate_size,
+            heads=text.num_attention_heads,
+            key_heads=text.num_key_value_heads,
+            head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            vocabulary=text.vocab_size,
+            vision_layers=vision.num_hidden_layers,
+            vision_width=vision.hidden_size,
+            vision_intermediate=vision.intermediate_size,
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            channels=vision.num_channels,
+            feature_layer=model.feature_layer,
+            prefix=len(model.layout.prefix),
+            generic=len(model.layout.generic.ids),
+        )
+
+    def passes(self) -> PassFlops:
+        """FLOPs of the model's passes."""
+        text = SimpleNamespace(
+            num_hidden_layers=self.layers,
+            hidden_size=self.width,
+            intermediate_size=self.intermediate,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.key_heads,
+            head_dim=self.head_width,
+            vocab_size=self.vocabulary,
+        )
+        vision = SimpleNamespace(
+            num_hidden_layers=self.vision_layers,
+            hidden_size=self.vision_width,
+            intermediate_size=self.vision_intermediate,
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            num_channels=self.channels,
+        )
+        layer = self.feature_layer
+        return PassFlops(SimpleNamespace(text_config=text, vision_config=vision, vision_feature_layer=layer))
 
 
 def relative_computation(
@@ -30,34 +104,25 @@ def relative_computation(
     Args:
         made, settings: the log's header.
     """
-    looked = columns.possible
-    unknown = (columns.first.prompt_tokens < 0).any() or (columns.second.prompt_tokens[looked] < 0).any()
+    looked, first, second = columns.possible, columns.first, columns.second
+    unknown = (first.prompt_tokens < 0).any() or (second.prompt_tokens[looked] < 0).any()
     if "sizes" not in made or unknown:
         return None
     sizes, layer = ModelSizes(**made["sizes"]), int(settings["model"]["probe_layer"])
-    both = np.where(looked, columns.second.prompt_tokens, columns.first.prompt_tokens)
-    again = np.where(looked, columns.second.lengths, 1)
-    lengths = np.stack([columns.first.prompt_tokens, both, columns.first.lengths, again], axis=1)
-    distinct, place = np.unique(lengths, axis=0, return_inverse=True)
     passes = sizes.passes()
-    work = np.array([_work(passes, sizes, layer, flow, *map(int, row)) for row in distinct])[place.ravel()]
-    plain, sure, unsure = work.T
+
+    def work(question: int, both: int, new: int, again: int) -> list[int]:
+        """FLOPs of a plain answer, of one that stands, and of one with a second look."""
+        decided = min(new, Policy.decide_after)
+        lengths = Lengths(sizes.prefix, question, sizes.generic, both, new, decided, again)
+        ways: tuple[tuple[FlowName, bool], ...] = ((_PLAIN, False), (flow, False), (flow, True))
+        done = (flow_work(name, passes, lengths, layer, unsure=unsure) for name, unsure in ways)
+        return [each["final_answer"].flops for each in done]
+
+    both = np.where(looked, second.prompt_tokens, first.prompt_tokens)
+    again = np.where(looked, second.lengths, 1)
+    lengths = np.stack([first.prompt_tokens, both, first.lengths, again], axis=1)
+    distinct, place = np.unique(lengths, axis=0, return_inverse=True)
+    counted: FloatArray = np.array([work(*row) for row in distinct.tolist()], np.float64)
+    plain, sure, unsure = counted[place.ravel()].T
     return Cost(base=sure, extra=np.where(looked, unsure - sure, 0.0), unit=plain)
-
-
-def _work(
-    passes: PassFlops,
-    sizes: ModelSizes,
-    layer: int,
-    flow: FlowName,
-    question: int,
-    both: int,
-    new: int,
-    again: int,
-) -> FloatArray:
-    """FLOPs of a plain answer, of one that stands, and of one with a second look."""
-    decided = min(new, Policy.decide_after)
-    lengths = Lengths(sizes.prefix, question, sizes.generic, both, new, decided, again)
-    plain = flow_work(_PLAIN, passes, lengths, layer, unsure=False)
-    alone, twice = (flow_work(flow, passes, lengths, layer, unsure=unsure) for unsure in (False, True))
-    return np.array([done["final_answer"].flops for done in (plain, alone, twice)], np.float64)

@@ -11,10 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import LEVEL, Bootstrap
 from secondlook.benchmarks.analysis.columns import FloatArray
-
-__all__ = ["Band", "Cost", "Line", "TradeOff", "cheapest", "oracle"]
+from secondlook.benchmarks.analysis.statistics import LEVEL, Bootstrap
 
 _CUTS: Final = 100
 """Places along a curve that its band is computed at."""
@@ -132,3 +130,30 @@ def cheapest(line: Line, accuracy: float) -> float:
     """The least cost of a point with at least this accuracy, up to rounding; NaN if none has it."""
     good = line.accuracy >= accuracy - 1e-12
     return float(line.cost[good].min()) if good.any() else float("nan")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Points that no other point beats in both cost and accuracy, by ascending cost.
+
+    Attributes (each [points]):
+        line: which of the lines a point is of.
+        threshold, cost, accuracy: of the point.
+    """
+
+    line: list[int]
+    threshold: FloatArray
+    cost: FloatArray
+    accuracy: FloatArray
+
+
+def envelope(lines: list[Line]) -> Envelope:
+    """Of all points of all lines those that are better than every cheaper one."""
+    owner = np.repeat(np.arange(len(lines)), [len(line.cost) for line in lines])
+    cost = np.concatenate([line.cost for line in lines])
+    accuracy = np.concatenate([line.accuracy for line in lines])
+    threshold = np.concatenate([line.thresholds for line in lines])
+    order = np.lexsort((-accuracy, cost))
+    best = np.maximum.accumulate(np.append(-np.inf, accuracy[order][:-1]))
+    chosen = order[accuracy[order] > best]
+    return Envelope(owner[chosen].tolist(), threshold[chosen], cost[chosen], accuracy[chosen])

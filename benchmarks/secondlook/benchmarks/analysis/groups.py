@@ -1,4 +1,5 @@
-"""Where a second look helps and where it hurts: by kind of question, by size of picture and of box."""
+"""Where a second look helps and where it hurts: by kind of question, by size of picture and of box; and how
+good the regions are, where it is known what is asked for."""
 
 from __future__ import annotations
 
@@ -9,11 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate
 from secondlook.benchmarks.analysis.columns import BoolArray, FloatArray
-from secondlook.benchmarks.replay import Replay
-
-__all__ = ["Group", "by_box", "by_kind", "by_megapixels", "summed_up"]
+from secondlook.benchmarks.analysis.replay import Replay
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate
 
 _MEGAPIXELS: Final = (0.25, 0.5, 1, 2, 4, 8, 16, 32)
 _BOX_SIDES: Final = (2, 4, 8, 16, 32, 64, 128)
@@ -83,3 +82,41 @@ def _between(values: FloatArray, edges: tuple[float, ...], unit: str) -> Iterato
 
 def _open(low: float, high: float) -> str:
     return f"below {high:g}" if np.isfinite(high) else f"{low:g} or more"
+
+
+@dataclass(frozen=True)
+class RegionQuality:
+    """Of the questions with a box and a region.
+
+    Attributes:
+        hit: the share of regions that hold the centre of every box.
+        covered: the mean share of the boxes' area that is within the region.
+        area: the mean share of the original that the region is.
+        second_hit, second_missed: accuracy of the second answers where the region hit, and where it missed.
+    """
+
+    count: int
+    hit: Estimate
+    covered: Estimate
+    area: Estimate
+    second_hit: Estimate
+    second_missed: Estimate
+
+
+def region_quality(replay: Replay, boot: Bootstrap) -> RegionQuality | None:
+    """None where no box is known."""
+    columns = replay.columns
+    hit = columns.hit
+    known = ~np.isnan(hit)
+    if not known.any():
+        return None
+    left, top, right, bottom = columns.region.T
+    area = np.where(known, (right - left) * (bottom - top) / columns.original_pixels, np.nan)
+    means = boot.means(
+        hit,
+        np.where(known, columns.box_covered, np.nan),
+        area,
+        np.where(hit == 1, replay.second, np.nan),
+        np.where(hit == 0, replay.second, np.nan),
+    )
+    return RegionQuality(int(known.sum()), *means)

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from secondlook.benchmarks.analysis.columns import Columns, read_columns
-from secondlook.benchmarks.evaluation.sizes import ModelSizes
+from secondlook.benchmarks.analysis.computation import ModelSizes
 from secondlook.benchmarks.run_log import LogError, RunHeader, differences, refusing
-
-__all__ = ["Family", "Run", "read_families"]
 
 
 @dataclass(frozen=True)

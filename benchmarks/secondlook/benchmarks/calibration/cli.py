@@ -14,8 +14,6 @@ from secondlook.edge.wire import Aggregation, Measure
 if TYPE_CHECKING:
     from secondlook.engine.method.policy_file import Target
 
-__all__ = ["register"]
-
 
 def register(application: typer.Typer, benches: typer.Typer) -> None:
     """Add `calibrate` to the application and `budget` to its benches."""
@@ -49,8 +47,8 @@ def calibrate(
     seed: SeedOption = 0,
 ) -> None:
     """Choose a threshold from a log, for a rate, for bytes or for an accuracy."""
-    from secondlook.benchmarks.calibration.calibrate import calibrate as from_logs
-    from secondlook.benchmarks.calibration.calibrate import calibration_text
+    from secondlook.benchmarks.calibration.policy import calibrate as from_logs
+    from secondlook.benchmarks.calibration.policy import calibration_text
     from secondlook.engine.method.policy import Policy
     from secondlook.engine.method.policy_file import write_policy
 
@@ -77,10 +75,10 @@ def bench_budget(
 ) -> None:
     """How well a budget is kept while difficulty shifts, on streams drawn from a log, and what it costs."""
     check_output(output)
-    from secondlook.benchmarks.calibration import simulation
+    from secondlook.benchmarks.calibration import budget
 
     rates = tuple(retransmission_rate or (0.2, 0.3, 0.4, 0.5))
-    tell(simulation.budget_text, simulation.bench_budget(logs, rates, phase, repeats, seed), output)
+    tell(budget.budget_text, budget.bench_budget(logs, rates, phase, repeats, seed), output)
 
 
 def _target(rate: float | None, bytes_: float | None, accuracy: float | None) -> Target:

@@ -1,5 +1,5 @@
-"""The data sets that questions are taken from: for each, a module that reads its official files as they are.
+"""The data sets that questions are taken from, read from their official files as they are, and their scorers.
 
-None is part of this project; each module says where its files come from, and under what licence as far as
+None is part of this project; each loader says where its files come from, and under what licence as far as
 their publishers say.
 """

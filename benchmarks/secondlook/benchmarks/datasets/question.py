@@ -1,17 +1,43 @@
-"""What every data set comes to: pictures, each with its questions."""
+"""What every data set comes to: pictures, each with its questions, and how models are asked these.
+
+The wordings are those of LLaVA-1.5's evaluation, which the compared papers take over
+(https://github.com/haotian-liu/LLaVA, docs/Evaluation.md): each instruction in a line of its own.
+
+SecondLookError (secondlook.edge.errors)
+└── DataSetError            a data set cannot be used
+    ├── MissingDataError        a file or a picture is not there; the message says where to get it
+    └── MalformedDataError      a file is not what it should be; the message names record and field
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from string import ascii_uppercase
+from typing import Any, Final, Protocol
 
-from secondlook.benchmarks.datasets.errors import MissingDataError
+from secondlook.edge.errors import SecondLookError
 from secondlook.edge.geometry import Rectangle
 
-__all__ = ["AskedPicture", "DataSet", "FilePicture", "PictureSource", "Question", "most_given"]
+SHORT_ANSWER: Final = "Answer the question using a single word or phrase."
+ONE_LETTER: Final = "Answer with the option's letter from the given choices directly."
+LETTERS: Final = ascii_uppercase
+"""What options are called, in order."""
+
+
+class DataSetError(SecondLookError):
+    """A data set cannot be used."""
+
+
+class MissingDataError(DataSetError):
+    """A file of the data set is not there, or cannot be read."""
+
+
+class MalformedDataError(DataSetError):
+    """A file of the data set is not in its official layout."""
 
 
 class PictureSource(Protocol):
@@ -115,3 +141,14 @@ class DataSet:
 def most_given(answers: Sequence[str]) -> str:
     """The answer most people gave; of several the first."""
     return Counter(answers).most_common(1)[0][0]
+
+
+def lettered(question: str, options: Sequence[str]) -> str:
+    """The question, and each option behind its letter in a line of its own."""
+    lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    return "\n".join([question, *lines])
+
+
+def shuffled(count: int, seed: int, name: str) -> list[int]:
+    """The numbers below `count` in an order that depends on seed and name alone, for ever the same."""
+    return sorted(range(count), key=lambda place: hashlib.sha256(f"{seed} {name} {place}".encode()).digest())

@@ -19,10 +19,8 @@ from typing import Final
 
 import torch
 
-from secondlook.benchmarks.datasets.errors import MalformedDataError
-from secondlook.benchmarks.datasets.question import AskedPicture, Question
-from secondlook.benchmarks.heat import heat_rows
-from secondlook.benchmarks.records import LoggedLook, Record
+from secondlook.benchmarks.datasets.question import AskedPicture, MalformedDataError, Question
+from secondlook.benchmarks.run_log import LoggedLook, Record, heat_rows
 from secondlook.edge.errors import PictureError, SecondLookError
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import (
@@ -41,8 +39,6 @@ from secondlook.engine.errors import QuestionError
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
-
-__all__ = ["Asking", "Room", "WorkerError", "ask_all", "load_adapter", "needed_room"]
 
 _SHORT: Final = 400
 """Bytes, and so tokens at most, of a question that need not be counted: there is room for it anyway."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -24,29 +26,14 @@ if TYPE_CHECKING:
     from secondlook.benchmarks.datasets.question import DataSet
     from secondlook.benchmarks.evaluation.asking import Asking
 
-__all__ = ["register"]
-
+_LOG_HELP = "Keep the run's records here; an interrupted run goes on from it."
 DataOption = Annotated[Path, typer.Option("--data", help="Folder of the data set's official files.")]
 ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Folder of its pictures; by default where they unpack to.")
 ]
-LogOption = Annotated[
-    Path, typer.Option("--log", help="Keep the run's records here; an interrupted run goes on from it.")
-]
+LogOption = Annotated[Path, typer.Option("--log", help=_LOG_HELP)]
 CountOption = Annotated[int | None, typer.Option("--count", min=1, help="Pictures; by default all.")]
-ShardOption = Annotated[
-    str, typer.Option("--shard", help="i/n: ask only about every n-th picture, this being the i-th part.")
-]
-ProcessesOption = Annotated[
-    int | None, typer.Option("--processes", min=1, help="Default: one for each core, or one on a GPU.")
-]
-GlobalQualityOption = Annotated[
-    int, typer.Option("--global-quality", min=1, max=100, help="JPEG quality of the global image.")
-]
-LocalQualityOption = Annotated[
-    int, typer.Option("--local-quality", min=1, max=100, help="JPEG quality of the local image.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
 
 _HELP = {
     "pope": "POPE's three files: is there such a thing in the picture?",
@@ -57,45 +44,82 @@ _HELP = {
 }
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """The options that all evaluations have."""
+
+    shard: Annotated[
+        str, typer.Option(help="i/n: ask only about every n-th picture, this being the i-th part.")
+    ] = "1/1"
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Default: one for each core, or one on a GPU.")
+    ] = None
+    model: ModelOption = "demo"
+    dtype: DTypeOption = "auto"
+    device: DeviceOption = "auto"
+    kv_cache_gb: CacheOption = None
+    threshold: ThresholdOption = None
+    global_quality: QualityOption = GLOBAL_JPEG.quality
+    local_quality: QualityOption = LOCAL_JPEG.quality
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False
+    verbose: VerboseOption = 0
+
+    @property
+    def asking(self) -> Asking:
+        from secondlook.benchmarks.evaluation.asking import Asking
+
+        global_jpeg = replace(GLOBAL_JPEG, quality=self.global_quality)
+        local_jpeg = replace(LOCAL_JPEG, quality=self.local_quality)
+        return Asking(self.model, self.dtype, self.device, self.kv_cache_gb, global_jpeg, local_jpeg)
+
+
 def register(evaluations: typer.Typer) -> None:
     """Add the commands to `secondlook eval`."""
-    evaluations.command("signs")(eval_signs)
-    evaluations.command("textvqa")(eval_textvqa)
+    evaluations.command("signs", help=eval_signs.__doc__)(_command(eval_signs))
+    evaluations.command("textvqa", help=eval_textvqa.__doc__)(_command(eval_textvqa))
     for name, text in _HELP.items():
-        evaluations.command(name, help=text)(_command(name))
+        evaluations.command(name, help=text)(_command(_official(name)))
     evaluations.command("merge")(merge)
 
 
+def _command(evaluate: Callable[..., None]) -> Callable[..., None]:
+    """A command of typer's: an evaluation's own options, and `RunOptions`, which it gets as `run`."""
+    own = [each for each in signature(evaluate, eval_str=True).parameters.values() if each.name != "run"]
+    hints = get_type_hints(RunOptions, include_extras=True)
+    shared = [
+        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
+        for each in fields(RunOptions)
+    ]
+
+    def command(**values: Any) -> None:
+        run = RunOptions(**{each.name: values.pop(each.name) for each in shared})
+        configure_logging(run.verbose)
+        evaluate(**values, run=run)
+
+    parameters = [*(each.replace(kind=Parameter.KEYWORD_ONLY) for each in own), *shared]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
 def eval_signs(
+    run: RunOptions,
     seed: Annotated[int, typer.Option(min=0, help="Which pictures are drawn.")] = 4242,
     count: Annotated[int, typer.Option(min=1, help="Reading questions, one a picture.")] = 2000,
     split: Annotated[Literal["test", "calibration"], typer.Option(help="Which split to draw from.")] = "test",
-    model: ModelOption = "demo",
-    dtype: DTypeOption = "auto",
-    device: DeviceOption = "auto",
-    kv_cache_gb: CacheOption = None,
-    threshold: ThresholdOption = None,
-    log: Annotated[
-        Path | None, typer.Option(help="Keep the run's records here; an interrupted run goes on from it.")
-    ] = None,
-    shard: ShardOption = "1/1",
-    processes: ProcessesOption = None,
-    global_quality: GlobalQualityOption = GLOBAL_JPEG.quality,
-    local_quality: LocalQualityOption = LOCAL_JPEG.quality,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = 0,
+    log: Annotated[Path | None, typer.Option(help=_LOG_HELP)] = None,
 ) -> None:
     """Two looks at every picture once, then every policy replayed from the log."""
-    configure_logging(verbose)
+    from secondlook.benchmarks.evaluation.summary import run_signs, signs_text
     from secondlook.benchmarks.run_log import Shard
-    from secondlook.benchmarks.signs.report import report_text, run_signs
 
-    asking = _asking(model, dtype, device, kv_cache_gb, global_quality, local_quality)
-    report = run_signs(seed, count, split, asking, threshold, log, Shard.parse(shard), processes)
-    _tell(report_text, report, as_json)
+    shard = Shard.parse(run.shard)
+    report = run_signs(seed, count, split, run.asking, run.threshold, log, shard, run.processes)
+    _tell(signs_text, report, run)
 
 
 def eval_textvqa(
+    run: RunOptions,
     data: DataOption,
     log: LogOption,
     images: ImagesOption = None,
@@ -106,51 +130,24 @@ def eval_textvqa(
         Path | None, typer.Option(help="Boxes of the answers, as JSON lines {dataset_id, bbox}.")
     ] = None,
     count: CountOption = None,
-    shard: ShardOption = "1/1",
-    processes: ProcessesOption = None,
-    model: ModelOption = "demo",
-    dtype: DTypeOption = "auto",
-    device: DeviceOption = "auto",
-    kv_cache_gb: CacheOption = None,
-    threshold: ThresholdOption = None,
-    global_quality: GlobalQualityOption = GLOBAL_JPEG.quality,
-    local_quality: LocalQualityOption = LOCAL_JPEG.quality,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """TextVQA's validation questions, with or without OCR tokens."""
-    configure_logging(verbose)
-    from secondlook.benchmarks.datasets.textvqa import load_textvqa
+    from secondlook.benchmarks.datasets.official import load_textvqa
 
-    asking = _asking(model, dtype, device, kv_cache_gb, global_quality, local_quality)
-    found = load_textvqa(data, images, ocr=ocr, boxes=boxes)
-    _evaluate(found, asking, log, count, shard, processes, threshold, as_json)
+    _evaluate(load_textvqa(data, images, ocr=ocr, boxes=boxes).first(count), log, run)
 
 
-def _command(name: str) -> Callable[..., None]:
+def _official(name: str) -> Callable[..., None]:
     def evaluate(
+        run: RunOptions,
         data: DataOption,
         log: LogOption,
         images: ImagesOption = None,
         count: CountOption = None,
-        shard: ShardOption = "1/1",
-        processes: ProcessesOption = None,
-        model: ModelOption = "demo",
-        dtype: DTypeOption = "auto",
-        device: DeviceOption = "auto",
-        kv_cache_gb: CacheOption = None,
-        threshold: ThresholdOption = None,
-        global_quality: GlobalQualityOption = GLOBAL_JPEG.quality,
-        local_quality: LocalQualityOption = LOCAL_JPEG.quality,
-        as_json: JsonOption = False,
-        verbose: VerboseOption = 0,
     ) -> None:
-        configure_logging(verbose)
-        from secondlook.benchmarks.datasets.registry import load_data_set
+        from secondlook.benchmarks.datasets.official import load_data_set
 
-        asking = _asking(model, dtype, device, kv_cache_gb, global_quality, local_quality)
-        found = load_data_set(name, data, images)
-        _evaluate(found, asking, log, count, shard, processes, threshold, as_json)
+        _evaluate(load_data_set(name, data, images).first(count), log, run)
 
     return evaluate
 
@@ -160,47 +157,26 @@ def merge(
     output: Annotated[Path, typer.Option(help="The file for the joined log.")],
 ) -> None:
     """Join the logs of a run's shards; logs of different runs are refused."""
-    from secondlook.benchmarks.evaluation.merging import merge_logs
+    from secondlook.benchmarks.evaluation.running import merge_logs
 
     merge_logs(logs, output)
     typer.echo(f"wrote {output}")
 
 
-def _asking(
-    model: str, dtype: str, device: str, kv_cache_gb: float | None, global_quality: int, local_quality: int
-) -> Asking:
-    from dataclasses import replace
-
-    from secondlook.benchmarks.evaluation.asking import Asking
-
-    global_jpeg = replace(GLOBAL_JPEG, quality=global_quality)
-    local_jpeg = replace(LOCAL_JPEG, quality=local_quality)
-    return Asking(model, dtype, device, kv_cache_gb, global_jpeg, local_jpeg)
-
-
-def _evaluate(
-    data: DataSet,
-    asking: Asking,
-    log: Path,
-    count: int | None,
-    shard: str,
-    processes: int | None,
-    threshold: float | None,
-    as_json: bool,
-) -> None:
+def _evaluate(data: DataSet, log: Path, options: RunOptions) -> None:
     from secondlook.benchmarks.evaluation.running import run
     from secondlook.benchmarks.evaluation.summary import summarise, summary_text
     from secondlook.benchmarks.run_log import Shard
     from secondlook.engine.method.policy import Policy
 
-    if threshold is not None:
-        Policy(threshold)  # refuses what is none before the long work
-    done = run(data.first(count), asking, log, shard=Shard.parse(shard), processes=processes)
-    report = summarise(data.name, done.records, done.threshold if threshold is None else threshold)
-    _tell(summary_text, {**report, **done.described}, as_json)
+    if options.threshold is not None:
+        Policy(options.threshold)  # refuses what is none before the long work
+    done = run(data, options.asking, log, shard=Shard.parse(options.shard), processes=options.processes)
+    threshold = done.threshold if options.threshold is None else options.threshold
+    _tell(summary_text, {**summarise(data.name, done.records, threshold), **done.described}, options)
 
 
-def _tell(text: Callable[[dict[str, Any]], str], report: dict[str, Any], as_json: bool) -> None:
+def _tell(text: Callable[[dict[str, Any]], str], report: dict[str, Any], options: RunOptions) -> None:
     typer.echo(text(report))
-    if as_json:
+    if options.json:
         typer.echo(json.dumps(report))

@@ -1,10 +1,15 @@
-"""A full-retransmission run over a data set: with its log, its progress, and its part of the work."""
+"""A full-retransmission run over a data set: with its log, its progress, and its part of the work.
+
+The logs of a run's shards are joined to the log that the run would have had undivided.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +25,24 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from secondlook.benchmarks.analysis.computation import ModelSizes
 from secondlook.benchmarks.datasets.question import DataSet
 from secondlook.benchmarks.environment import PACKAGES, environment
 from secondlook.benchmarks.evaluation.asking import Asking, ask_all, load_adapter, needed_room
-from secondlook.benchmarks.evaluation.sizes import ModelSizes
-from secondlook.benchmarks.records import Record
-from secondlook.benchmarks.run_log import RunHeader, RunLog, Shard
+from secondlook.benchmarks.run_log import (
+    LogError,
+    LoggedRun,
+    Record,
+    RunHeader,
+    RunLog,
+    Shard,
+    check_same_run,
+    read_log,
+    write_log,
+)
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.engine.opening import draws_bars, loading_status
-
-__all__ = ["FinishedRun", "run"]
 
 _RATE_SECONDS = 600.0
 """Pictures may take long: the rate is their mean over the last ten minutes."""
@@ -121,6 +133,66 @@ def _header(
         made=made,
         shard=shard,
     )
+
+
+def merge_logs(logs: Sequence[Path], output: Path) -> RunHeader:
+    """Write the pictures of all shards, in order, into one log; returns its header.
+
+    What each shard was made on stays stated, once if it is the same.
+
+    Raises:
+        LogError: the logs are of different runs, or not exactly the shards of one; a shard is behind the
+            others; a log is damaged; the output exists or cannot be written.
+    """
+    if output.exists():
+        raise LogError(f"{output} is there already; choose another file")
+    runs = {path: read_log(path) for path in dict.fromkeys(logs)}
+    if not runs:
+        raise LogError("there is nothing to merge: name the logs of all shards")
+    check_same_run({path: run.header for path, run in runs.items()})
+    _check_shards(runs)
+    pictures = _pictures(runs)
+    in_order = sorted(runs.values(), key=lambda run: run.header.shard.number)
+    made = [run.header.made for run in in_order]
+    alike = all(one == made[0] for one in made)
+    header = RunHeader(next(iter(runs.values())).header.settings, made[0] if alike else {"shards": made})
+    write_log(output, header, pictures)
+    return header
+
+
+def _check_shards(runs: dict[Path, LoggedRun]) -> None:
+    first, count = next(iter(runs)), next(iter(runs.values())).header.shard.count
+    seen: dict[int, Path] = {}
+    for path, run in runs.items():
+        shard = run.header.shard
+        if shard.count != count:
+            raise LogError(f"{path} is shard {shard}, but {first} is one of {count}")
+        if shard.number in seen:
+            raise LogError(f"{path} and {seen[shard.number]} are both shard {shard}")
+        seen[shard.number] = path
+    absent = [f"{number}/{count}" for number in range(1, count + 1) if number not in seen]
+    if absent:
+        raise LogError(f"the logs of some shards are missing: {', '.join(absent)}")
+
+
+def _pictures(runs: dict[Path, LoggedRun]) -> list[list[Record]]:
+    found: dict[int, list[Record]] = {}
+    for path, run in runs.items():
+        for index, records in groupby(run.records, key=lambda record: record.index):
+            if index in found or not run.header.shard.has(index):
+                raise LogError(
+                    f"{path} is damaged: picture {index} is not for shard {run.header.shard} alone"
+                )
+            found[index] = list(records)
+    for path, run in runs.items():
+        shard = run.header.shard
+        lacking = [i for i in range(max(found, default=0)) if shard.has(i) and i not in found]
+        if lacking:
+            raise LogError(
+                f"{path}, shard {shard}, lacks {len(lacking)} pictures, such as {lacking[0]}; finish it with "
+                "the command that began it"
+            )
+    return [found[index] for index in sorted(found)]
 
 
 class _RateColumn(ProgressColumn):

@@ -1,20 +1,29 @@
-"""What came of a run at one threshold: accuracies, rates and bytes, by kind of question."""
+"""Evaluations, and what came of them at one threshold: accuracies, rates and bytes, by kind of question."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from secondlook.benchmarks.records import LoggedLook, Record
-from secondlook.benchmarks.replay import Replay, auroc
-from secondlook.benchmarks.scoring.pope import pope_answer, pope_measures
-from secondlook.engine.method.policy import Policy, keep_second, wants_second_look
+from secondlook.benchmarks.analysis.columns import Columns
+from secondlook.benchmarks.analysis.replay import Replay, choose_threshold
+from secondlook.benchmarks.analysis.statistics import auroc
+from secondlook.benchmarks.datasets.scoring import pope_answer, pope_measures
+from secondlook.benchmarks.evaluation.asking import Asking
+from secondlook.benchmarks.evaluation.running import run
+from secondlook.benchmarks.run_log import Record, Shard
+from secondlook.benchmarks.signs.evaluation import signs_data_set
+from secondlook.benchmarks.signs.questions import QuestionType
+from secondlook.benchmarks.signs.scene import Split
+from secondlook.engine.method.policy import Policy
 
-__all__ = ["bytes_lines", "bytes_sent", "kinds_lines", "measures", "summarise", "summary_text"]
-
+_SIGNS: Final[tuple[QuestionType, ...]] = ("read", "exists", "describe")
 _ROWS: Final = {
     "questions": "count",
     "accuracy, global image only": "accuracy_global",
@@ -28,19 +37,85 @@ _ROWS: Final = {
 }
 
 
-def measures(records: Sequence[Record], policy: Policy) -> dict[str, Any]:
+def run_signs(
+    seed: int,
+    count: int,
+    split: Split = "test",
+    asking: Asking | None = None,
+    threshold: float | None = None,
+    log: Path | None = None,
+    shard: Shard | None = None,
+    processes: int | None = None,
+) -> dict[str, Any]:
+    """One full-retransmission run over `count` pictures (resumed from `log` if it is there), summarised.
+
+    Raises:
+        LogError: `log` is of another run.
+        ModelError: the model cannot be loaded.
+    """
+    if threshold is not None:
+        Policy(threshold)  # refuses what is none before the long work
+    with contextlib.ExitStack() as stack:
+        if log is None:
+            log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "signs.jsonl"
+        data = signs_data_set(split, seed, count)
+        done = run(data, asking or Asking(), log, shard=shard, processes=processes)
+    threshold = done.threshold if threshold is None else threshold
+    return {**summarise_signs(done.records, seed, split, threshold), **done.described}
+
+
+def summarise_signs(records: Sequence[Record], seed: int, split: Split, threshold: float) -> dict[str, Any]:
+    """All measures of a run: fractions over its reading questions, and by type of question."""
+    policy = Policy(threshold)
+    groups = _by_kind(Columns.of(records))
+    by_type = {kind: measures(groups[kind], policy) if kind in groups else {"count": 0} for kind in _SIGNS}
+    replay, sent = Replay(groups["read"], policy), bytes_sent(groups["read"], policy)
+    report: dict[str, Any] = {
+        "data": "signs",
+        "split": split,
+        "seed": seed,
+        "questions": len(records),
+        "threshold": threshold,
+        **by_type["read"],
+        "of_full": by_type["read"]["accuracy"] / max(1e-9, by_type["read"]["accuracy_full"]),
+        "margin_over_random": replay.margin_over_random(),
+        "bytes": sent,
+        "extra_communication": sent["two_looks"] / sent["global"] - 1,
+        "by_type": by_type,
+    }
+    if split == "calibration":
+        report["calibrated_threshold"] = choose_threshold(replay)
+    return report
+
+
+def signs_text(report: dict[str, Any]) -> str:
+    """The report as a table for people."""
+    lines = [
+        f"signs, {report['split']} split, seed {report['seed']}: {report['questions']} questions",
+        f"threshold {report['threshold']:.4g} (mean min-entropy, nats)",
+        "",
+        *kinds_lines(report["by_type"]),
+        "",
+        f"of full retransmission's accuracy {report['of_full']:8.1%}",
+        f"least margin over random          {report['margin_over_random']:8.3f}",
+        *bytes_lines(report["bytes"]),
+    ]
+    if "calibrated_threshold" in report:
+        lines.append(f"calibrated threshold              {report['calibrated_threshold']:8.4f}")
+    return "\n".join(lines)
+
+
+def measures(columns: Columns, policy: Policy) -> dict[str, Any]:
     """Means over some questions.
 
     `accuracy_full` takes every second answer as it is; `accuracy` and `accuracy_full_arbitrated` keep the
     surer one. An answer is wrong, for the area under the ROC curve, if its score is below a half.
     """
-    if not records:
-        return {"count": 0}
-    replay = Replay(records, policy)
+    replay = Replay(columns, policy)
     outcome = replay.at(policy.threshold)
-    hits = [record.region_hit for record in records if record.region_hit is not None]
+    hits = columns.hit[~np.isnan(columns.hit)]
     return {
-        "count": len(records),
+        "count": len(columns),
         "accuracy_global": float(replay.first.mean()),
         "accuracy_full": float(replay.second.mean()),
         "accuracy_full_arbitrated": float(replay.kept.mean()),
@@ -48,37 +123,34 @@ def measures(records: Sequence[Record], policy: Policy) -> dict[str, Any]:
         "accuracy_random": outcome.accuracy_random,
         "retransmission_rate": outcome.retransmission_rate,
         "auroc": auroc(replay.uncertainty, replay.first < 0.5),
-        "region_hit": float(np.mean(hits)) if hits else None,
+        "region_hit": float(hits.mean()) if len(hits) else None,
     }
 
 
-def bytes_sent(records: Sequence[Record], policy: Policy) -> dict[str, float]:
+def bytes_sent(columns: Columns, policy: Policy) -> dict[str, float]:
     """Mean bytes of a question's global image, of a local image, of both looks, and of the original."""
     return {
-        "global": float(np.mean([record.first.bytes for record in records])),
-        "local": float(np.mean([record.second.bytes for record in records if record.second] or [0])),
-        "two_looks": Replay(records, policy).at(policy.threshold).bytes,
-        "original": float(np.mean([record.original_bytes for record in records])),
+        "global": float(columns.first.bytes.mean()),
+        "local": float(columns.second.bytes[columns.possible].mean()) if columns.possible.any() else 0.0,
+        "two_looks": Replay(columns, policy).at(policy.threshold).bytes,
+        "original": float(columns.original_bytes.mean()),
     }
 
 
 def summarise(name: str, records: Sequence[Record], threshold: float) -> dict[str, Any]:
     """A run over an official data set: all its questions, each kind of them, and POPE's own measures."""
-    policy = Policy(threshold)
-    sent = bytes_sent(records, policy)
+    policy, columns = Policy(threshold), Columns.of(records)
+    sent, groups = bytes_sent(columns, policy), _by_kind(columns)
     report: dict[str, Any] = {
         "data": name,
         "threshold": threshold,
-        **measures(records, policy),
+        **measures(columns, policy),
         "bytes": sent,
         "extra_communication": sent["two_looks"] / sent["global"] - 1,
-        "by_type": {kind: measures(group, policy) for kind, group in _by_kind(records).items()},
+        "by_type": {kind: measures(group, policy) for kind, group in groups.items()},
     }
     if name == "pope":
-        report["pope"] = {
-            kind: {label: _pope(group, stands) for label, stands in _standing(policy).items()}
-            for kind, group in _by_kind(records).items()
-        }
+        report["pope"] = {kind: _pope(group, policy) for kind, group in groups.items()}
     return report
 
 
@@ -126,31 +198,22 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _by_kind(records: Sequence[Record]) -> dict[str, list[Record]]:
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.type, []).append(record)
-    return dict(sorted(groups.items()))
+def _by_kind(columns: Columns) -> dict[str, Columns]:
+    kinds = np.array(columns.kind)
+    return {kind: columns.take(kinds == kind) for kind in sorted(set(columns.kind))}
 
 
-def _standing(policy: Policy) -> dict[str, Callable[[Record], LoggedLook]]:
-    """Which answer stands: of one look, of two at the threshold, of two always."""
-
-    def two_looks(record: Record) -> LoggedLook:
-        early = policy.uncertainty(record.first.tokens[: policy.decide_after])
-        if record.second is None or not wants_second_look(early, policy):
-            return record.first
-        first = policy.uncertainty(record.first.tokens)
-        second = policy.uncertainty(record.second.tokens)
-        return record.second if keep_second(first, second, policy) else record.first
-
-    return {
-        "global image": lambda record: record.first,
-        "two looks": two_looks,
-        "always two looks": lambda record: record.second or record.first,
+def _pope(columns: Columns, policy: Policy) -> dict[str, dict[str, float]]:
+    """POPE's measures of the answers that stand: of one look, of two at the threshold, of two always."""
+    replay = Replay(columns, policy)
+    second = {
+        "global image": np.zeros(len(columns), np.bool_),
+        "two looks": replay.looked(policy.threshold) & replay.surer,
+        "always two looks": replay.possible,
     }
-
-
-def _pope(records: Sequence[Record], stands: Callable[[Record], LoggedLook]) -> dict[str, float]:
-    said = [pope_answer(stands(record).text) for record in records]
-    return asdict(pope_measures(said, [record.truth for record in records]))
+    texts, labels = (columns.first.text, columns.second.text), columns.truth
+    said = {
+        name: [pope_answer(texts[which][row]) for row, which in enumerate(chosen.astype(int).tolist())]
+        for name, chosen in second.items()
+    }
+    return {name: asdict(pope_measures(answers, labels)) for name, answers in said.items()}

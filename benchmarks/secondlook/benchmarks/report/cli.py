@@ -46,7 +46,7 @@ def report(
 ) -> None:
     """What logs say: curves, tables and examples, as one page, as Markdown and as plots. Needs no model."""
     configure_logging(verbose)
-    from secondlook.benchmarks.report.writing import write_report_of
+    from secondlook.benchmarks.report.content import write_report_of
 
     page, *_ = write_report_of(logs, output, threshold, kind or (), examples, images, resamples)
     typer.echo(f"wrote {page}")
@@ -61,6 +61,6 @@ def bench_replay(
     """How long reading a long log takes, and every curve that a report draws from it."""
     configure_logging(verbose)
     check_output(output)
-    from secondlook.benchmarks.analysis import speed
+    from secondlook.benchmarks.analysis import replay
 
-    tell(speed.replay_text, speed.bench_replay(log, rows), output)
+    tell(replay.replay_text, replay.bench_replay(log, rows), output)

@@ -1,17 +1,87 @@
-"""What a report says of each family of logs, section by section."""
+"""A report: what it says of each family of logs, section by section, with examples drawn again."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-from secondlook.benchmarks.analysis.runs import Family
-from secondlook.benchmarks.report import about, doubt, places, tradeoffs
-from secondlook.benchmarks.report.document import Document, Section
-from secondlook.benchmarks.report.pictures import choose_examples, draw_example
-from secondlook.benchmarks.report.qualities import Qualities, qualities
-from secondlook.benchmarks.report.study import Study
+import numpy as np
+from PIL import Image
 
-__all__ = ["describe"]
+from secondlook.benchmarks.analysis.replay import Replay
+from secondlook.benchmarks.analysis.runs import Family, Run, read_families
+from secondlook.benchmarks.commands import ReportError
+from secondlook.benchmarks.report import claims, costs, doubt
+from secondlook.benchmarks.report.document import (
+    Document,
+    Example,
+    Panel,
+    Plot,
+    Section,
+    Table,
+    as_markdown,
+    as_page,
+)
+from secondlook.benchmarks.report.drawing import marked_original
+from secondlook.benchmarks.report.plots import png, standalone
+from secondlook.benchmarks.report.study import Qualities, Study
+from secondlook.benchmarks.run_log import heat_map
+from secondlook.benchmarks.signs.evaluation import DrawnPicture
+from secondlook.edge.errors import PictureError
+from secondlook.edge.geometry import Region
+from secondlook.edge.imaging import JpegSettings, Picture, open_picture
+
+_PLOTS: Final = "plots"
+
+
+def write_report_of(
+    logs: Sequence[Path],
+    output: Path,
+    threshold: float | None = None,
+    kinds: Sequence[str] = (),
+    examples: int = 6,
+    images: Path | None = None,
+    resamples: int | None = None,
+) -> list[Path]:
+    """Read logs and write their report: `index.html`, `summary.md` and `plots/`; returns what was written.
+
+    For the other arguments see `read_families` and `describe`.
+
+    Raises:
+        LogError: a log cannot be used; see `read_families`.
+        ReportError: the folder cannot be written, or an example's picture is not there.
+    """
+    try:
+        (output / _PLOTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReportError(f"cannot write in {output}: {error.strerror}; choose another folder") from error
+    families = read_families(logs, kinds)
+    documents = [describe(family, threshold, examples, images, resamples) for family in families]
+    if len(documents) > 1:
+        documents = [_numbered(document, number) for number, document in enumerate(documents, 1)]
+    files = {"index.html": as_page(documents).encode(), "summary.md": as_markdown(documents, _PLOTS).encode()}
+    for plot in (plot for document in documents for plot in document.plots):
+        files[f"{_PLOTS}/{plot.name}.svg"] = standalone(plot.svg).encode()
+        files[f"{_PLOTS}/{plot.name}.png"] = png(plot.figure)
+    try:
+        for name, content in files.items():
+            (output / name).write_bytes(content)
+    except OSError as error:
+        raise ReportError(f"cannot write {error.filename}: {error.strerror}") from error
+    return [output / name for name in files]
+
+
+def _numbered(document: Document, number: int) -> Document:
+    """With names of plots that are its own among several documents."""
+
+    def named(part: Table | Plot | Example) -> Table | Plot | Example:
+        return replace(part, name=f"{number}-{part.name}") if isinstance(part, Plot) else part
+
+    sections = (replace(one, parts=tuple(map(named, one.parts))) for one in document.sections)
+    return replace(document, sections=tuple(sections))
 
 
 def describe(
@@ -30,7 +100,7 @@ def describe(
         resamples: see `Bootstrap`.
 
     Raises:
-        ReportError: a picture in that folder is not the one asked about.
+        ReportError: a picture in that folder is not the one asked claims.
     """
     threshold = family.main.made.get("threshold") if threshold is None else threshold
     study, found = Study(family, threshold, resamples), Qualities(family.compared)
@@ -43,19 +113,19 @@ def describe(
     )
     shown = _examples(study, examples, images)  # first, for a picture may be missing
     sections = (
-        tradeoffs.overview(study),
-        about.claims(study, found),
-        tradeoffs.communication(study),
-        tradeoffs.computation(study),
-        doubt.separation(study),
+        costs.overview(study),
+        claims.claims(study, found),
+        costs.communication(study),
+        costs.computation(study),
+        doubt.doubt(study),
         doubt.tokens(study),
         doubt.arbitration(study),
-        qualities(study, found),
-        places.helped(study),
-        places.regions(study),
+        costs.qualities(study, found),
+        doubt.helped(study),
+        doubt.regions(study),
         shown,
-        about.beside_the_paper(study, found),
-        about.settings(study),
+        claims.beside_the_paper(study, found),
+        claims.settings(study),
     )
     return Document(f"Two looks at {data['name']}", lead, sections)
 
@@ -75,3 +145,129 @@ def _examples(study: Study, count: int, images: Path | None) -> Section:
     )
     drawn = (draw_example(run, study.served, study.threshold, name, row, images) for name, row in chosen)
     return Section(title, (text,), tuple(drawn))
+
+
+_QUALITY = 85
+"""Of the original as the report shows it."""
+
+
+def choose_examples(replay: Replay, threshold: float, count: int) -> list[tuple[str, int]]:
+    """(what it is an example of, its row) for at most `count` questions whose heat map was kept: in turns
+    those where the second look helps, hurts, changes nothing, or is not needed."""
+    heat = np.array([len(rows) > 0 for rows in replay.columns.heat])
+    asked = heat & replay.looked(threshold)
+    took = asked & (replay.kept == replay.second)
+    kept = asked & ~took
+    better, worse = replay.second > replay.first, replay.second < replay.first
+    wrong = (replay.first < 0.5) & (replay.second < 0.5)
+    cases = {
+        "The second look mends the answer": took & better,
+        "The first look suffices: it is sure, and right": heat & ~asked & (replay.first >= 0.5),
+        "The second look breaks a right answer": took & worse,
+        "Wrong after both looks": asked & wrong,
+        "The first answer is kept, for it is the surer one": kept & worse,
+        "Sure, and wrong: no second look": heat & ~asked & (replay.first < 0.5),
+    }
+    rows = {name: iter(np.flatnonzero(chosen).tolist()) for name, chosen in cases.items()}
+    return list(_in_turns(rows, count))
+
+
+def _in_turns(rows: dict[str, Iterator[int]], count: int) -> Iterator[tuple[str, int]]:
+    left = count
+    while rows and left:
+        for name in list(rows):
+            row = next(rows[name], None)
+            if row is None:
+                del rows[name]
+            elif left:
+                left -= 1
+                yield name, row
+
+
+def draw_example(
+    run: Run, replay: Replay, threshold: float, title: str, row: int, images: Path | None
+) -> Example:
+    """One question, drawn again.
+
+    Args:
+        threshold: whether the second look was asked for depends on it.
+        images: folder of the data set's pictures, where they are not drawn.
+
+    Raises:
+        ReportError: the picture is missing, damaged or another one.
+    """
+    columns, settings = run.columns, run.header.settings
+    picture = _original(run, row, images)
+    mode = settings["model"]["resize_mode"]
+    side = int(run.made["sizes"]["image_size"])
+    jpeg = {name: JpegSettings(**settings["jpeg"][name]) for name in ("global", "local")}
+    sent = picture.global_image(side, mode, jpeg["global"])
+    region = Region(*(int(value) for value in columns.region[row])) if columns.possible[row] else None
+    marked = marked_original(picture, heat_map(columns.heat[row]), region, mode)
+    size = picture.size
+    asked = not replay.doubt[row] < threshold
+    panels = [
+        _panel(sent.jpeg, f"Global image, as sent: {_bytes(columns.first.bytes[row])}"),
+        _panel(
+            _as_jpeg(marked),
+            f"Original, {size.width} by {size.height}, {_bytes(columns.original_bytes[row])}, with relative "
+            "attention" + (" and region" if region else ""),
+            sent=False,
+        ),
+    ]
+    answers = [
+        ("truth", columns.truth[row]),
+        ("first look", _told(columns.first.text[row], replay.uncertainty[row])),
+    ]
+    if region is not None:
+        crop = picture.local_image(region, side, jpeg["local"])
+        panels.append(_panel(crop.jpeg, f"Local image, as sent: {_bytes(columns.second.bytes[row])}"))
+        name = "second look" if asked else "second look, not asked for"
+        answers.append((name, _told(columns.second.text[row], replay.again[row])))
+    return Example(title, columns.question[row], tuple(answers), tuple(panels))
+
+
+def _original(run: Run, row: int, images: Path | None) -> Picture:
+    columns, data = run.columns, run.header.settings["data"]
+    try:
+        picture = open_picture(_file(data, columns.file[row], int(columns.picture[row]), images))
+    except (OSError, PictureError) as error:
+        raise ReportError(f"cannot show the picture {columns.file[row]}: {error}") from error
+    if picture.size.pixels != columns.original_pixels[row]:
+        raise ReportError(
+            f"the picture {columns.file[row] or columns.picture[row]} has {picture.size.pixels} pixels, and "
+            f"{columns.original_pixels[row]:.0f} in the log {run.path}: it is another one; check --images"
+        )
+    return picture
+
+
+def _file(data: dict[str, Any], name: str, index: int, images: Path | None) -> bytes:
+    if data["name"] == "signs":
+        return DrawnPicture(data["split"], data["seed"], index).read()
+    assert images is not None, "without a folder of pictures none is chosen"
+    beside = images / name
+    found = beside if beside.is_file() else next(images.rglob(name), None)
+    if found is None:
+        raise ReportError(
+            f"the folder {images} has no picture {name}; name the folder of the data set's with --images"
+        )
+    return found.read_bytes()
+
+
+def _panel(jpeg: bytes, caption: str, *, sent: bool = True) -> Panel:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return Panel(jpeg, image.width, image.height, caption, sent)
+
+
+def _as_jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e3:.1f} kB"
+
+
+def _told(text: str, uncertainty: float) -> str:
+    return f"“{text}”, uncertainty {uncertainty:.3f}"

@@ -1,11 +1,18 @@
-"""The kinds of drawings there are. Narrow ones: on a phone they stand one below the other, at full size."""
+"""The kinds of drawings there are, and how they look: one palette for light and one for dark, and text in the
+reader's own fonts. Narrow ones: on a phone they stand one below the other, at full size.
+
+Plots are drawn in the light palette. In their SVG every colour becomes a variable of CSS, whose value the
+page, or the file by itself, sets for the reader's colour scheme.
+"""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,15 +20,54 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from secondlook.benchmarks.analysis.bootstrap import Estimate
 from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.analysis.curves import Band
 from secondlook.benchmarks.analysis.groups import Group
-from secondlook.benchmarks.analysis.separation import Histograms
-from secondlook.benchmarks.report.style import INK, QUIET, SERIES, SETTINGS
+from secondlook.benchmarks.analysis.statistics import Estimate, Histograms
 
-__all__ = ["Mark", "Series", "draw_estimates", "draw_groups", "draw_histograms", "draw_lines"]
+INK: Final = "#1f2328"
+QUIET: Final = "#6b7580"
+GRID: Final = "#d5dbe1"
+SERIES: Final = ("#0b6bcb", "#c2560a", "#1a7f4b", "#8250df", "#c4247a", "#7a6a00")
 
+_DARK: Final = ("#6cb6ff", "#f2a35e", "#58cc8b", "#c4a1ff", "#ff8ac4", "#d9c74a")
+
+PALETTE: Final = {
+    "ink": (INK, "#e6edf3"),
+    "quiet": (QUIET, "#97a3af"),
+    "grid": (GRID, "#38414b"),
+    **{f"s{n}": pair for n, pair in enumerate(zip(SERIES, _DARK, strict=True), 1)},
+}
+"""Variable → colour on light and on dark paper."""
+
+SETTINGS: Final[Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "none",
+}
+"""For `rc_context`, whose stubs name every key there is."""
+
+_IDS: Final = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
+_FONT: Final = re.compile(r"'DejaVu Sans'(?:, [^;\"]*)?")
 _WIDTH: Final = 4.6
 _DASHES: Final = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 2)))
 
@@ -126,19 +172,9 @@ def draw_estimates(
     places = np.arange(len(names))
     for number, (label, estimates) in enumerate(groups.items()):
         shift = (number - (len(groups) - 1) / 2) * 0.18
-        values = np.array([each.value for each in estimates])
-        around = np.abs([[each.value - each.low, each.high - each.value] for each in estimates]).T
-        axes.errorbar(
-            places + shift,
-            values,
-            around,
-            fmt="os^Dv"[number % 5],
-            color=SERIES[number % len(SERIES)],
-            markersize=4,
-            linewidth=1.2,
-            capsize=2,
-            label=label,
-        )
+        values, around = _values(estimates)
+        style = _marker(number, 4)
+        axes.errorbar(places + shift, values, around, fmt="os^Dv"[number % 5], label=label, **style)
     axes.set_xticks(places, names)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -153,19 +189,8 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
     looks = (("first look", "first", "o", 0.1), ("second look", "second", "s", -0.1))
     for number, (label, name, marker, shift) in enumerate(looks):
         estimates: list[Estimate] = [getattr(group, name) for group in groups]
-        values = np.array([each.value for each in estimates])
-        around = np.abs([[each.value - each.low, each.high - each.value] for each in estimates]).T
-        axes.errorbar(
-            values,
-            places + shift,
-            xerr=around,
-            fmt=marker,
-            color=SERIES[number],
-            markersize=5,
-            linewidth=1.2,
-            capsize=2,
-            label=label,
-        )
+        values, around = _values(estimates)
+        axes.errorbar(values, places + shift, xerr=around, fmt=marker, label=label, **_marker(number, 5))
     axes.set_yticks(places, [f"{group.name}\n({group.count})" for group in groups])
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlim(-0.02, 1.02)
@@ -173,6 +198,16 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
     axes.set_xlabel("accuracy")
     _legend(figure, axes)
     return figure
+
+
+def _marker(number: int, size: int) -> dict[str, Any]:
+    return {"color": SERIES[number % len(SERIES)], "markersize": size, "linewidth": 1.2, "capsize": 2}
+
+
+def _values(estimates: Sequence[Estimate]) -> tuple[FloatArray, FloatArray]:
+    """Values [estimates], and how far their intervals reach below and above, [2, estimates]."""
+    values, low, high = np.array([(each.value, each.low, each.high) for each in estimates]).T
+    return values, np.abs([values - low, high - values])
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -187,3 +222,39 @@ def _legend(figure: Figure, axes: Axes) -> None:
         longest = max(map(len, labels))
         columns = min(len(labels), 3 if longest < 17 else 2 if longest < 30 else 1)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.4)
+
+
+def palettes() -> tuple[str, str]:
+    """CSS that sets every variable, for light and for dark paper."""
+    light, dark = ("".join(f"--{name}:{pair[n]};" for name, pair in PALETTE.items()) for n in (0, 1))
+    return light, dark
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The drawing as an `<svg>` element that may stand in a page beside others; `name` is its own in it."""
+    buffer = io.StringIO()
+    with rc_context({**SETTINGS, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = _IDS.sub("", text)
+    text = _FONT.sub("system-ui, sans-serif", text)
+    for variable, (light, _) in PALETTE.items():
+        text = text.replace(light, f"var(--{variable}, {light})")
+    return text
+
+
+def standalone(element: str) -> str:
+    """An SVG file of such an element: its colours follow the reader's scheme."""
+    light, dark = palettes()
+    style = f"<style>svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
+    head, end, rest = element.partition(">")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}{end}{style}{rest}\n'
+
+
+def png(figure: Figure) -> bytes:
+    """The drawing on white paper."""
+    buffer = io.BytesIO()
+    with rc_context(SETTINGS):
+        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.bootstrap import Bootstrap, Estimate, interval
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray
 from secondlook.benchmarks.analysis.computation import relative_computation
-from secondlook.benchmarks.analysis.curves import Band, Cost, Line, cheapest
-from secondlook.benchmarks.analysis.findings import NEAR
+from secondlook.benchmarks.analysis.curves import Band, Cost, Envelope, Line, cheapest, envelope
+from secondlook.benchmarks.analysis.replay import WHOLE, Replay
 from secondlook.benchmarks.analysis.runs import Family, Run
-from secondlook.benchmarks.analysis.separation import Separation, separation
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation, interval, separation
 from secondlook.benchmarks.latency.work import FlowName
-from secondlook.benchmarks.replay import WHOLE, Replay
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.method.policy import Policy
 
-__all__ = ["MEASURES", "Study", "bytes_sent"]
-
+NEAR: Final = 0.01
+"""What counts as nearly an accuracy."""
+HIGH_QUALITY: Final = 95
 MEASURES: dict[str, Measure] = {
     "min-entropy": "min_entropy",
     "Shannon entropy": "shannon_entropy",
@@ -140,6 +140,40 @@ class Study:
         """[questions], whether there is a second look at the operating point."""
         assert self.threshold is not None, "asked only where there is an operating point"
         return self.served.looked(self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class Qualities:
+    """The logs of a family, each with qualities of its own, over bytes a question."""
+
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def replays(self) -> list[Replay]:
+        return [Replay(run.columns, Policy(0.0, decide_after=WHOLE)) for run in self.runs]
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        return [
+            replay.trade_off.line(bytes_sent(run.columns))
+            for run, replay in zip(self.runs, self.replays, strict=True)
+        ]
+
+    @cached_property
+    def best(self) -> Envelope:
+        return envelope(self.lines)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return [run.qualities for run in self.runs]
+
+    @property
+    def single(self) -> tuple[float, float] | None:
+        """Bytes a question and accuracy of one look at quality 95; None without such a log."""
+        for run in self.runs:
+            if run.qualities[0] == HIGH_QUALITY:
+                return float(run.columns.first.bytes.mean()), float(run.columns.first.score.mean())
+        return None
 
 
 def bytes_sent(columns: Columns) -> Cost:

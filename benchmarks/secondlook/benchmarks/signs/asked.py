@@ -10,8 +10,6 @@ from secondlook.benchmarks.signs.evaluation import signs_picture
 from secondlook.benchmarks.signs.questions import all_questions
 from secondlook.export.gate import GatePicture
 
-__all__ = ["asked_pictures"]
-
 _SEED: Final = 5
 _EXISTENCE: Final = 2
 

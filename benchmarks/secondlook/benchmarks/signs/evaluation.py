@@ -13,29 +13,10 @@ from typing import Final, overload
 
 from secondlook.benchmarks.datasets.question import AskedPicture, DataSet
 from secondlook.benchmarks.datasets.question import Question as AskedQuestion
-from secondlook.benchmarks.scoring.exact import gqa_score
+from secondlook.benchmarks.datasets.scoring import gqa_score
 from secondlook.benchmarks.signs.questions import Question, all_questions
 from secondlook.benchmarks.signs.render import render
-from secondlook.benchmarks.signs.scene import (
-    PLATE_HEIGHT,
-    PLATE_WIDTH,
-    Scene,
-    Sign,
-    Split,
-    sample_scene,
-    scene_generator,
-)
-from secondlook.edge.geometry import Rectangle
-
-__all__ = [
-    "CAMERA_QUALITY",
-    "DrawnPicture",
-    "SignsPicture",
-    "SignsPictures",
-    "signs_data_set",
-    "signs_picture",
-    "signs_questions",
-]
+from secondlook.benchmarks.signs.scene import Scene, Split, sample_scene, scene_generator
 
 CAMERA_QUALITY: Final = 92
 """JPEG quality of the originals."""
@@ -135,15 +116,9 @@ def _asked(question: Question) -> AskedQuestion:
         answers=(question.answer,),
         truth=question.answer,
         scorer=_score,
-        boxes=() if question.sign is None else (_box(question.sign),),
+        boxes=() if question.sign is None else (question.sign.plate,),
     )
 
 
 def _score(answer: str, question: AskedQuestion) -> float:
     return gqa_score(answer, question.truth)
-
-
-def _box(sign: Sign) -> Rectangle:
-    """The upright box around the unrotated plate."""
-    across, down = sign.digit_height * PLATE_WIDTH / 2, sign.digit_height * PLATE_HEIGHT / 2
-    return Rectangle(sign.x - across, sign.y - down, sign.x + across, sign.y + down)

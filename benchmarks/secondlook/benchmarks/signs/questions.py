@@ -11,10 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from secondlook.benchmarks.scoring.exact import as_submitted
+from secondlook.benchmarks.datasets.scoring import as_submitted
 from secondlook.benchmarks.signs.scene import COLOURS, Scene, Sign
-
-__all__ = ["WORDINGS", "Question", "QuestionType", "all_questions", "is_correct"]
 
 QuestionType = Literal["read", "exists", "describe"]
 

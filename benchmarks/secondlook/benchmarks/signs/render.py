@@ -20,8 +20,6 @@ from PIL import Image, ImageDraw, ImageFont
 from secondlook.benchmarks.signs.scene import COLOURS, PLATE_HEIGHT, PLATE_WIDTH, Scene, Sign
 from secondlook.edge.geometry import Region, Size
 
-__all__ = ["render", "render_window"]
-
 _COARSENESS: Final = 8
 _TILE: Final = 1024
 _MARGIN: Final = 3

@@ -17,18 +17,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from secondlook.edge.geometry import Region, Size
-
-__all__ = [
-    "COLOURS",
-    "REFERENCE_SIDE",
-    "Scene",
-    "Sign",
-    "Split",
-    "overlap",
-    "sample_scene",
-    "scene_generator",
-]
+from secondlook.edge.geometry import Rectangle, Region, Size
 
 Split = Literal["train", "calibration", "test"]
 
@@ -68,16 +57,16 @@ class Sign:
     tint: tuple[float, float, float]
 
     @property
+    def plate(self) -> Rectangle:
+        """The upright rectangle around the unrotated plate."""
+        across, down = self.digit_height * PLATE_WIDTH / 2, self.digit_height * PLATE_HEIGHT / 2
+        return Rectangle(self.x - across, self.y - down, self.x + across, self.y + down)
+
+    @property
     def box(self) -> Region:
-        """The upright box around the unrotated plate: the ground truth for region search."""
-        half_width = self.digit_height * PLATE_WIDTH / 2
-        half_height = self.digit_height * PLATE_HEIGHT / 2
-        return Region(
-            int(self.x - half_width),
-            int(self.y - half_height),
-            int(np.ceil(self.x + half_width)),
-            int(np.ceil(self.y + half_height)),
-        )
+        """The same in whole pixels: the ground truth for region search."""
+        left, top, right, bottom = self.plate
+        return Region(int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom)))
 
 
 @dataclass(frozen=True)

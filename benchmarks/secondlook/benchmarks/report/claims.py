@@ -1,0 +1,221 @@
+"""What a run shows of the method's claims, said plainly, whether they hold or not; and what to make of it.
+
+Song & Kim, arXiv 2512.16349: nearly full accuracy at less communication, min-entropy as the best measure, the
+first five tokens as good as all, and JPEG on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from secondlook.benchmarks.analysis.curves import Envelope
+from secondlook.benchmarks.analysis.replay import Replay
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation, interval
+from secondlook.benchmarks.report.document import NONE, Section, Table, number, percent, points, share
+from secondlook.benchmarks.report.study import MEASURES, NEAR, Qualities, Study
+from secondlook.benchmarks.run_log import leaves
+from secondlook.edge.wire import Aggregation
+
+_LEAST_COMMUNICATION: Final = 0.5
+_RANKING: Final = 0.01
+_ARBITRATION: Final = 0.003
+_RATES: Final = np.linspace(0.0, 1.0, 201)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim. `holds` is None where the logs cannot tell; `detail` has the figures."""
+
+    claim: str
+    holds: bool | None
+    detail: str
+
+
+def nearly_full(least: Estimate, most: float, full: float, name: str) -> Finding:
+    """Full retransmission's accuracy within a point at an extra communication of at most a half.
+
+    Args:
+        least, most: extra communication that is `NEAR` full accuracy, NaN if none is, and that of always.
+        full: accuracy of the second answers, as they are, to all questions.
+        name: what communication counts: pixels or bytes.
+    """
+    told = (
+        "never reached"
+        if np.isnan(least.value)
+        else f"reached at {number(least, 2)}, {share(1 - least.value / most, 0)} less than always"
+    )
+    return Finding(
+        "The accuracy of always looking twice, within 1 point, at an extra communication "
+        f"({name}) of at most {_LEAST_COMMUNICATION:g}",
+        bool(least.value <= _LEAST_COMMUNICATION),
+        f"{told} (always looking twice: {share(full)} at {most:.2f})",
+    )
+
+
+def ranking(found: Mapping[str, Separation]) -> Finding:
+    """Min-entropy tells wrong answers at least as well as the other measures."""
+    areas = {name: each.auroc.value for name, each in found.items()}
+    detail = ", ".join(f"{name} {number(each.auroc)}" for name, each in found.items())
+    claim = f"Min-entropy's area under ROC is at least that of the other measures less {_RANKING:g}"
+    if any(np.isnan(area) for area in areas.values()):
+        return Finding(claim, None, "no area without both right and wrong answers")
+    holds = areas["min-entropy"] >= max(areas.values()) - _RANKING
+    told = "" if holds else ": the paper's ranking of measures did not hold here"
+    return Finding(claim, bool(holds), detail + told)
+
+
+def first_tokens(all_tokens: Replay, first_five: Replay, boot: Bootstrap) -> Finding:
+    """The first five tokens decide about as well as all, at any retransmission rate."""
+    lines = [replay.trade_off.line(replay.rate) for replay in (first_five, all_tokens)]
+    rates = _RATES * lines[1].cost[-1]
+    apart = lines[0].at(rates) - lines[1].at(rates)
+    worst = int(apart.argmin())
+    rate = float(rates[worst])
+    worst_apart = _apart(first_five, all_tokens, rate, float(apart[worst]), boot)
+    longer = float((all_tokens.columns.first.lengths > 5).mean())
+    return Finding(
+        "Deciding on the first 5 tokens is within 1 point of deciding on all, at equal retransmission rates",
+        bool(apart[worst] >= -NEAR),
+        f"at worst {points(worst_apart, 1)} points, at a rate of {share(rate, 0)}; "
+        f"{share(longer, 0)} of the first answers are longer",
+    )
+
+
+def arbitration(with_it: Replay, without: Replay, boot: Bootstrap) -> Finding:
+    """Keeping the surer answer costs no accuracy at any threshold."""
+    lines = [replay.trade_off.line(replay.rate) for replay in (with_it, without)]
+    apart = lines[0].accuracy - lines[1].accuracy
+    worst = int(apart.argmin())
+    rate = float(lines[0].cost[worst])
+    worst_apart = _apart(with_it, without, rate, float(apart[worst]), boot)
+    return Finding(
+        f"Arbitration is never below no arbitration by more than {100 * _ARBITRATION:g} points",
+        bool(apart[worst] >= -_ARBITRATION - 1e-12),
+        f"at worst {points(worst_apart, 2)} points, at a retransmission rate of {share(rate, 0)}; "
+        f"at best {100 * apart.max():+.2f}",
+    )
+
+
+def jpeg(
+    best: Envelope,
+    qualities: Sequence[tuple[int, int]],
+    single: tuple[float, float] | None,
+    questions: int | None = None,
+) -> Finding:
+    """Some qualities and threshold beat one global image at quality 95, in bytes and in accuracy.
+
+    Args:
+        best: over bytes a question.
+        qualities: of the envelope's lines.
+        single: bytes a question and accuracy of the first looks at quality 95; None without such a log.
+        questions: how many all logs have in common, where that is not all.
+    """
+    claim = "An operating point beats one global image at quality 95 in both bytes and accuracy"
+    if single is None:
+        return Finding(claim, None, "no log has a global image of quality 95")
+    common = "" if questions is None else f" (on the {questions} questions that all logs have)"
+    alone = f"one global image at quality 95: {single[0] / 1e3:.1f} kB, {share(single[1])}{common}"
+    better = np.flatnonzero((best.cost < single[0]) & (best.accuracy > single[1]))
+    if not len(better):
+        return Finding(claim, False, f"none does; {alone}")
+    point = better[-1]
+    pair = qualities[best.line[point]]
+    found = f"{best.cost[point] / 1e3:.1f} kB, {share(float(best.accuracy[point]))}"
+    return Finding(claim, True, f"{found} with qualities {pair[0]} and {pair[1]}; {alone}")
+
+
+def _apart(one: Replay, other: Replay, rate: float, apart: float, boot: Bootstrap) -> Estimate:
+    """The accuracy between two replays at a retransmission rate, with its interval."""
+    curves = (replay.trade_off.resampled(replay.rate, boot) for replay in (one, other))
+    ours, theirs = (np.array([np.interp(rate, *curve) for curve in found]) for found in curves)
+    return interval(apart, ours - theirs)
+
+
+_OURS = "(here: a quarter of the bytes of one global image at the highest quality logged)"
+_REDRAWN = (
+    ("Figs. 4, 5, 6 and 9", "accuracy against communication, accuracy against computation, doubt"),
+    ("Fig. 8", "how many tokens to decide on"),
+    ("Figs. 11 and 12", "JPEG qualities"),
+    ("Tables II and III", "doubt of right and of wrong answers, how many tokens to decide on"),
+)
+_HOLDS = {True: "holds", False: "does not hold", None: "cannot be told"}
+
+
+def claims(study: Study, found: Qualities) -> Section:
+    """Each claim, and whether it holds for these data."""
+    rows = [(each.claim, _HOLDS[each.holds], each.detail) for each in _findings(study, found)]
+    return Section("What holds here", (), (Table(("claim", "here", "figures"), tuple(rows)),))
+
+
+def _findings(study: Study, found: Qualities) -> list[Finding]:
+    costs = {what: study.extra(what) for what in ("pixels", "bytes")}
+    return [
+        *(
+            nearly_full(study.reaching(cost), study.always(cost).value, study.full.value, what)
+            for what, cost in costs.items()
+        ),
+        ranking({name: study.separation(measure) for name, measure in MEASURES.items()}),
+        first_tokens(study.plain, study.replay("min_entropy", "first_k", 5), study.boot),
+        arbitration(study.plain, study.replay(arbitration=False), study.boot),
+        jpeg(
+            found.best,
+            found.pairs,
+            found.single,
+            len(found.runs[0].columns) if study.family.left_out else None,
+        ),
+    ]
+
+
+def beside_the_paper(study: Study, found: Qualities) -> Section:
+    """The paper's own figures, where they are known, and the same for these data."""
+    cost = study.extra("pixels")
+    near, most = study.reaching(cost), study.always(cost)
+    saved = Estimate(*(1 - each / most.value for each in (near.value, near.high, near.low)))
+    ways: dict[str, Aggregation] = {"all": "all", "five": "first_k", "first": "first"}
+    areas = {name: study.separation("min_entropy", way).auroc for name, way in ways.items()}
+    order = ", ".join(f"{name} {number(area)}" for name, area in areas.items() if not np.isnan(area.value))
+    rows = (
+        ("extra communication (pixels) of always looking twice", "1", number(most, 2)),
+        (
+            "less extra communication than that, at nearly its accuracy (here: within 1 point)",
+            "about 40 %",
+            percent(saved, 0),
+        ),
+        ("extra communication that reaches LLaVA-1.5-HD's accuracy, whose own is 0.78", "0.28", NONE),
+        (f"with JPEG, accuracy at a relative communication of 0.25 {_OURS}", "56.5 %", _at_a_quarter(found)),
+        (
+            "deciding on all tokens, on five, on the first (here: area under ROC)",
+            "all, five about as good, first worse",
+            order or NONE,
+        ),
+    )
+    text = (
+        "Song and Kim, arXiv 2512.16349, with LLaVA-1.5 on TextVQA with OCR tokens: other questions and "
+        "another model than here, unless the settings below say so."
+    )
+    tables = (Table(("", "the paper", "here"), rows), Table(("redrawn", "above, in"), _REDRAWN))
+    return Section("Beside the paper", (text,), tables)
+
+
+def _at_a_quarter(found: Qualities) -> str:
+    best = max(found.runs, key=lambda run: run.qualities[0])
+    most = best.columns.first.bytes.mean() / 4
+    affordable = found.best.accuracy[found.best.cost <= most]
+    return share(float(affordable[-1])) if len(affordable) else f"{NONE} (the least is more)"
+
+
+def settings(study: Study) -> Section:
+    """What was run, and on what."""
+    run = study.run
+    rows = [(name, value) for name, value in leaves({**run.header.settings, "made": run.header.made})]
+    logs = tuple(
+        (each.path.name, f"{each.qualities[0]} and {each.qualities[1]}", str(len(each.columns)))
+        for each in study.family.runs
+    )
+    tables = (Table(("log", "qualities", "questions"), logs), Table(("setting", "value"), tuple(rows)))
+    text = "Settings are those of the first log; what it was made by and on is below “made”."
+    return Section("Settings and environment", (text,), tables)

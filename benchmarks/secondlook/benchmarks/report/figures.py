@@ -1,0 +1,148 @@
+"""The documents' tables and plots, made again from the committed results and logs. For `make figures`.
+
+    python -m secondlook.benchmarks.report.figures
+
+Runs in the repository's root. A part of a document is between the lines `<!-- NAME -->` and
+`<!-- end of NAME -->`. `PARTS` says where each part is, which files it is made of, and what writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from secondlook.benchmarks.report import tables
+
+RESULTS: Final = Path("benchmarks/results")
+PLOTS: Final = Path("docs/plots")
+_SHOWN_PLOTS: Final = ("communication-bytes", "histograms", "envelope", "groups-boxes")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A marked part of a document.
+
+    Attributes:
+        results: patterns of the files it is made of, in this order; those of one pattern by name.
+        written: its text, whole lines, of the files and of the document they are for.
+    """
+
+    name: str
+    document: Path
+    results: tuple[str, ...]
+    written: Callable[[Sequence[Path], Path], str]
+
+    def text(self, root: Path) -> str:
+        """What the files say.
+
+        Raises:
+            FileNotFoundError: a pattern has no file.
+        """
+        return self.written(self.files(root), self.document)
+
+    def files(self, root: Path) -> list[Path]:
+        found = []
+        for pattern in self.results:
+            paths = sorted((root / RESULTS).glob(pattern))
+            if not paths:
+                raise FileNotFoundError(f"there is no {RESULTS / pattern} in {root}")
+            found += paths
+        return list(dict.fromkeys(found))
+
+
+def _one(table: Callable[..., str]) -> Callable[[Sequence[Path], Path], str]:
+    """A table of all files together."""
+    return lambda paths, _document: table(*map(_read, paths))
+
+
+def _each(table: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Path], Path], str]:
+    """A table of each file."""
+    return lambda paths, _document: "\n".join(table(_read(path)) for path in paths)
+
+
+def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) -> str:
+    """What the logs' report says first, and some of its plots; of the first log, but for the comparison of
+    qualities.
+
+    Args:
+        document: where it will stand, and link the plots from.
+        plots: the folder to write the plots to; None: they are there.
+
+    Raises:
+        LogError: see `secondlook.benchmarks.analysis.runs.read_families`.
+    """
+    from secondlook.benchmarks.analysis.runs import read_families
+    from secondlook.benchmarks.report.content import describe
+    from secondlook.benchmarks.report.document import Table, part_lines
+    from secondlook.benchmarks.report.plots import standalone
+
+    (family,) = read_families(logs)
+    report = describe(family, examples=0)
+    firsts = [part for section in report.sections[:2] for part in section.parts if isinstance(part, Table)]
+    drawn = {plot.name: plot for plot in report.plots}
+    chosen = [drawn[name] for name in _SHOWN_PLOTS]
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for plot in chosen:
+            (plots / f"{plot.name}.svg").write_text(standalone(plot.svg), encoding="utf-8")
+    links = Path(os.path.relpath(PLOTS, document.parent)).as_posix()
+    return "\n\n".join([report.lead, *part_lines([*firsts, *chosen], links)]) + "\n"
+
+
+_SIGNS: Final = "signs-test-4242.json"
+_HEADLINE: Final = (_SIGNS, "latency-small-4-cpu.json", "load-demo-float32-cpu.json")
+_LOGS: Final = ("signs-5151-90-90.jsonl.gz", "signs-5151-*.jsonl.gz")
+_SPEED: Final = ("latency-*.json", "flops-*.json", "load-*.json", "prefill-*.json", "replay-*.json")
+
+_CARD: Final = Path("engine/secondlook/engine/checkpoint/README.md")
+
+PARTS: Final = (
+    Part("headline", Path("README.md"), _HEADLINE, _one(tables.headline)),
+    Part("results", Path("docs/accuracy.md"), (_SIGNS,), _one(tables.results)),
+    Part("results", _CARD, (_SIGNS,), _one(tables.results)),
+    Part("evidence", Path("docs/accuracy.md"), _LOGS, evidence),
+    Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _one(tables.budget)),
+    Part("speed", Path("docs/performance.md"), _SPEED, _each(tables.speed)),
+    Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each(tables.operators)),
+    Part("vision", Path("docs/export.md"), ("vision-*.json",), _each(tables.vision)),
+    Part("edge", Path("docs/edge.md"), ("edge-*.json",), _each(tables.edge)),
+)
+
+
+def write_figures(root: Path) -> None:
+    """Write every part of every document below a checkout's root, and the plots."""
+    for part in PARTS:
+        text = (
+            evidence(part.files(root), part.document, root / PLOTS)
+            if part.written is evidence
+            else part.text(root)
+        )
+        path = root / part.document
+        path.write_text(filled(path.read_text(encoding="utf-8"), part.name, text), encoding="utf-8")
+
+
+def filled(document: str, name: str, text: str) -> str:
+    """The document with `text`, whole lines, between the markers of this name.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, found, rest = document.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"the document lacks the lines {begin.strip()} and {end.strip()}")
+    return before + begin + text + end + after
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    write_figures(Path())
