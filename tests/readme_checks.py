@@ -79,7 +79,7 @@ def _check(command: Command, marked: bool) -> None:
 def _check_module(command: Command, module: str, words: list[str]) -> None:
     if module == "pip":
         _check_pip(command, words)
-    elif module.split(".")[0] == "secondlook":
+    elif module.split(".")[0] in {"secondlook", "training"}:
         text = _check_help(command, ["-m", module, *words])
         # argparse shows its help before it looks at what follows.
         if unknown := Command(("", *words), 0).options - set(

@@ -110,7 +110,7 @@ def test_commands_that_do_not_exist_are_named_with_their_line(text: str, message
 
 def test_modules_must_have_the_options_too() -> None:
     with pytest.raises(ReadmeError, match="has no option --nonsense"):
-        check("python -m secondlook.benchmarks.embedded.publish --nonsense 3")
+        check("python -m training.publish --nonsense 3")
 
 
 def test_in_a_block_that_is_not_run_only_our_own_commands_are_checked() -> None:
