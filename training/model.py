@@ -128,4 +128,4 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
         image_seq_length=GRID * GRID,
         tie_word_embeddings=True,
     )
-    return AutoModelForImageTextToText.from_config(config)
+    return AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]

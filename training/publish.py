@@ -59,7 +59,7 @@ def publish(state: Path, folder: Path, threshold: float) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
+    model.half().save_pretrained(folder)
     save_file({name: tensor.half() for name, tensor in trained["head"].items()}, folder / HEAD_FILE)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)

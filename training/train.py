@@ -145,7 +145,7 @@ def train(
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed)
     model.set_attn_implementation("eager")
-    model.to(device)  # type: ignore[arg-type]  # the wrapper hides self in transformers
+    model.to(device)
     image_token = model.config.image_token_id
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     head = PatchHead(tower.config.hidden_size).to(device)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from secondlook.benchmarks.latency.presets import Preset, random_preset
-from secondlook.benchmarks.latency.subject import Subject, build_subject
+from secondlook.benchmarks.latency.subject import Preset, Subject, build_subject, random_preset
 
 
 def tiny_preset() -> Preset:

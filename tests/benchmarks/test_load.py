@@ -14,12 +14,11 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
+from secondlook.benchmarks import benches, load
 from secondlook.benchmarks import cli as bench_cli
-from secondlook.benchmarks.latency import presets
-from secondlook.benchmarks.load import cli as load_cli
-from secondlook.benchmarks.load import load
-from secondlook.benchmarks.load.edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
-from secondlook.benchmarks.load.load import LoadError, LoadRun, load_rows
+from secondlook.benchmarks.latency import subject
+from secondlook.benchmarks.load import LoadError, LoadRun, load_rows
+from secondlook.benchmarks.load_edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.serve.settings import ServerSettings
@@ -71,9 +70,9 @@ def test_what_ends_in_the_warm_up_does_not_count() -> None:
 
 
 def test_refusals_are_counted_and_asked_again() -> None:
-    subject = tiny_subject()
-    subject.engine._pool.count = 1  # the server counts places by it
-    with loopback_server(subject.engine, ServerSettings(queue_size=1)) as url:
+    engine = tiny_subject().engine
+    engine._pool.count = 1  # the server counts places by it
+    with loopback_server(engine, ServerSettings(queue_size=1)) as url:
         result = run_phase(phase(url, edges=8, seconds=4.0))
     assert result.statuses[429] > 0
     assert any(asked.failure is None for asked in result.asked)
@@ -131,8 +130,8 @@ def test_edges_are_one_and_those_asked_for() -> None:
 
 
 def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(presets, "preset", lambda _name: tiny_preset())
-    monkeypatch.setattr(load_cli, "configure_logging", lambda _verbose: None)
+    monkeypatch.setattr(subject, "preset", lambda _name: tiny_preset())
+    monkeypatch.setattr(benches, "configure_logging", lambda _verbose: None)
     output = tmp_path / "load.json"
     done = CliRunner().invoke(
         bench_cli.app,

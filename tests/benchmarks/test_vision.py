@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset
+from secondlook.benchmarks import benches
 from secondlook.benchmarks import cli as bench_cli
-from secondlook.benchmarks.latency import latency, presets
-from secondlook.benchmarks.vision import cli as vision_cli
-from secondlook.benchmarks.vision.vision import VisionRun, bench_vision, vision_text
+from secondlook.benchmarks.latency import latency, subject
+from secondlook.benchmarks.vision import VisionRun, bench_vision, vision_text
 from secondlook.edge.errors import SettingsError
 
 ENCODERS = ["torch float32", "engine float32", "engine bfloat16", "onnx float32"]
@@ -47,8 +47,8 @@ def test_the_table_says_what_is_less_exact_than_the_gate_allows() -> None:
 
 
 def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision_cli, "configure_logging", lambda _verbose: None)
-    monkeypatch.setattr(presets, "preset", lambda _name: tiny_preset())
+    monkeypatch.setattr(benches, "configure_logging", lambda _verbose: None)
+    monkeypatch.setattr(subject, "preset", lambda _name: tiny_preset())
     done = CliRunner().invoke(bench_cli.app, ["bench", "vision", "--repeats", "1", "--graph", "float32"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1])["speedup_onnx_float32"] > 0

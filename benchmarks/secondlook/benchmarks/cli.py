@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secondlook.benchmarks.benches import register as register_benches
 from secondlook.benchmarks.calibration.cli import register as register_calibration
 from secondlook.benchmarks.commands import DeviceOption, OutputOption, check_output, tell
-from secondlook.benchmarks.edge.cli import register as register_edge
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
-from secondlook.benchmarks.latency.cli import register as register_latency
-from secondlook.benchmarks.load.cli import register as register_load
 from secondlook.benchmarks.report.cli import register as register_report
-from secondlook.benchmarks.vision.cli import register as register_vision
 from secondlook.engine.cli import app, configure_logging, run
 from secondlook.engine.cli.options import ModelOption, VerboseOption
 from secondlook.export.cli import register as register_export
@@ -38,10 +35,7 @@ register_export(app, _asked)
 register_build(app)
 benches = typer.Typer(help="Measure speed.", no_args_is_help=True)
 app.add_typer(benches, name="bench")
-register_latency(benches)
-register_load(benches)
-register_edge(benches)
-register_vision(benches)
+register_benches(benches)
 register_calibration(app, benches)
 evaluations = typer.Typer(help="Measure accuracy, retransmission and region search.", no_args_is_help=True)
 app.add_typer(evaluations, name="eval")

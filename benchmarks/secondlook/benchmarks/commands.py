@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from secondlook.benchmarks.reports import make_room, write_report
 
@@ -19,6 +26,8 @@ __all__ = [
     "PresetOption",
     "SeedOption",
     "check_output",
+    "progress",
+    "table",
     "tell",
 ]
 
@@ -59,3 +68,25 @@ def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output:
             typer.echo(table(report))
         finally:
             typer.echo(json.dumps(report))
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Plain text with a column for each title, as wide as it must be; the first is of words, on the left."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, title in enumerate(titles):
+        made.add_column(title, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(escape(str(cell)) for cell in row))
+    text = StringIO()
+    Console(file=text, width=1000, color_system=None).print(made)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+@contextmanager
+def progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar that moves only when the function it yields is called, between measurements: a thread that drew
+    it would take its time from what is measured."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, auto_refresh=False) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.update(task, advance=1, refresh=True)

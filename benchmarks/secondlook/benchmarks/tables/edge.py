@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from secondlook.benchmarks.documents import digits
-from secondlook.benchmarks.edge.summary import AIM_PEAK_MB, AIM_SPEEDUP
+from secondlook.benchmarks.edge.edge import AIM_PEAK_MB, AIM_SPEEDUP
 
 __all__ = ["edge_markdown"]
 
