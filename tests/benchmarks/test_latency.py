@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.small_llava import tiny_preset, tiny_subject
+from benchmarks.small_llava import measure_rates_at_once, tiny_preset, tiny_subject
 from engine.packing import can_pack
 from secondlook.benchmarks import benches
 from secondlook.benchmarks import cli as bench_cli
@@ -68,9 +68,7 @@ def sample(flow: str, index: int, seconds: float, *, unsure: bool = True, first:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands on the tiny model, with the device's rates measured in a moment."""
-    monkeypatch.setattr(device, "_ROUNDS", 1)
-    monkeypatch.setattr(device, "_VALUES", 2**10)
-    monkeypatch.setattr(device, "_SIDES", {"cpu": 64})
+    measure_rates_at_once(monkeypatch)
     monkeypatch.setattr(subject, "preset", lambda _name: tiny_preset())
     monkeypatch.setattr(benches, "configure_logging", lambda _verbose: None)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,6 +27,7 @@ __all__ = [
     "SeedOption",
     "check_output",
     "progress",
+    "settings",
     "table",
     "tell",
 ]
@@ -70,13 +71,27 @@ def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output:
             typer.echo(json.dumps(report))
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Plain text with a column for each title, as wide as it must be; the first is of words, on the left."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for number, title in enumerate(titles):
-        made.add_column(title, justify="right" if number else "left", no_wrap=True)
+def settings(run: Any, *but: str) -> dict[str, Any]:
+    """What a dataclass says was measured, for the report, but for what stands elsewhere in it."""
+    left_out = {"dtype", "device", *but}
+    return {each.name: getattr(run, each.name) for each in fields(run) if each.name not in left_out}
+
+
+def table(columns: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Plain text for people.
+
+    Args:
+        columns: "TITLE FORMAT | TITLE FORMAT"; a format begins with a brace, and is filled with a row's
+            values by name.
+    """
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    cells = []
+    for column in columns.split(" | "):
+        title, brace, cell = column.partition("{")
+        made.add_column(title.strip(), justify="right" if cells else "left", no_wrap=True)
+        cells.append(brace + cell)
     for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
+        made.add_row(*(escape(cell.format_map(row)) for cell in cells))
     text = StringIO()
     Console(file=text, width=1000, color_system=None).print(made)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import progress, table
+from secondlook.benchmarks.commands import progress, settings, table
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.load_edges import Phase, PhaseResult, run_phase
@@ -113,13 +113,7 @@ def bench_load(preset: Preset, run: LoadRun, tell: Callable[[dict[str, Any]], No
             "speedup_sequential": rows[-1].speedup,
             "preset": preset.name,
             "weights": "published" if preset.name == "demo" else "random",
-            "retransmission_rate": run.retransmission_rate,
-            "delay_ms": run.delay_ms,
-            "new_tokens": run.new_tokens,
-            "seconds": run.seconds,
-            "warmup_seconds": run.warmup_seconds,
-            "rounds": run.rounds,
-            "seed": run.seed,
+            **settings(run, "edges"),
             "interrupted": interrupted,
             "inputs": "every question has a new picture; edges are clients in one other process here",
             "slots": subject.engine.slots,
@@ -202,24 +196,9 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[Loa
 
 def load_text(report: dict[str, Any]) -> str:
     """The report as a table for people."""
-    titles = (
-        "edges",
-        "answers/s",
-        "speedup",
-        "p50 ms",
-        "p90",
-        "p99",
-        "answers",
-        "twice",
-        "refused",
-        "failed",
+    columns = (
+        "edges {edges} | answers/s {answers_per_second:.2f} | speedup {speedup:.2f}x | p50 ms {p50_ms:.1f} | "
+        "p90 {p90_ms:.1f} | p99 {p99_ms:.1f} | answers {answers} | twice {looked_twice:.0%} | "
+        "refused {refusals} | failed {failures}"
     )
-    rows = [
-        (
-            *(row["edges"], f"{row['answers_per_second']:.2f}", f"{row['speedup']:.2f}x"),
-            *(f"{row[of]:.1f}" for of in ("p50_ms", "p90_ms", "p99_ms")),
-            *(row["answers"], f"{row['looked_twice']:.0%}", row["refusals"], row["failures"]),
-        )
-        for row in report["rows"]
-    ]
-    return table(titles, rows)
+    return table(columns, report["rows"])

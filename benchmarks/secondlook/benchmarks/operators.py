@@ -104,16 +104,11 @@ def bench_operators(device: torch.device) -> dict[str, Any]:
 
 def rows_text(report: dict[str, Any]) -> str:
     """The report as a table for people."""
-    titles = ("operator", "dtype", "shape", "us", "PyTorch", "floor", "speedup")
-    rows = [
-        (
-            *(row["operator"], row["dtype"], row["shape"], f"{row['microseconds']:.1f}"),
-            *(f"{row['composition_microseconds']:.1f}", f"{row['floor_microseconds']:.2f}"),
-            f"{row['speedup']:.1f}x",
-        )
-        for row in report["rows"]
-    ]
-    return f"{table(titles, rows)}\nimplementation: {report['implementation']}"
+    columns = (
+        "operator {operator} | dtype {dtype} | shape {shape} | us {microseconds:.1f} | "
+        "PyTorch {composition_microseconds:.1f} | floor {floor_microseconds:.2f} | speedup {speedup:.1f}x"
+    )
+    return f"{table(columns, report['rows'])}\nimplementation: {report['implementation']}"
 
 
 def _serving(device: torch.device) -> Status:

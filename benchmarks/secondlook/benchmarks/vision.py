@@ -217,13 +217,9 @@ def _rows(samples: Sequence[_Sample], batches: Sequence[int], encoders: Sequence
 
 def vision_text(report: dict[str, Any]) -> str:
     """The report as a table for people."""
-    titles = ("encoder", "batch", "median ms", "90 %", "slowest", "speedup", "error", "")
-    rows = [
-        (
-            *(row["encoder"], row["batch"], *(f"{row[of]:.1f}" for of in ("p50_ms", "p90_ms", "max_ms"))),
-            *(f"{row['speedup']:.2f}x", f"{row['relative_error']:.1e}"),
-            "" if row["passes"] else "more than the gate allows",
-        )
-        for row in report["rows"]
-    ]
-    return table(titles, rows)
+    columns = (
+        "encoder {encoder} | batch {batch} | median ms {p50_ms:.1f} | 90 % {p90_ms:.1f} | "
+        "slowest {max_ms:.1f} | speedup {speedup:.2f}x | error {relative_error:.1e} | {note}"
+    )
+    notes = {True: "", False: "more than the gate allows"}
+    return table(columns, ({**row, "note": notes[row["passes"]]} for row in report["rows"]))

@@ -153,17 +153,14 @@ def _cost(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost], case: Case
 
 def edge_text(report: dict[str, Any]) -> str:
     """The report as tables for people; each cell of the first has the edge's figure, then the plain way's."""
-    titles = ("picture", "sent", "ms", "90 %", "CPU s", "peak MB", "kB to send", "faster", "original")
-    columns = {"p50_ms": ".1f", "p90_ms": ".1f", "cpu_seconds": ".3f", "peak_mb": ".0f"}
-    rows = []
-    for row in report["rows"]:
-        ways = row["edge"], row["plain"]
-        pairs = [" / ".join(format(way[of], shown) for way in ways) for of, shown in columns.items()]
-        pairs.append(" / ".join(f"{way['sent_bytes'] / 1e3:.1f}" for way in ways))
-        picture = f"{row['megapixels']:g} MP {row['kind']}"
-        ratio, original = f"{row['speedup']:.2f}x", f"{row['original_bytes'] / 1e3:.0f}"
-        rows.append((picture, row["sent"], *pairs, ratio, original))
-    lines = [table(titles, rows)]
+    columns = "picture {megapixels:g} MP {kind} | sent {sent}"
+    for title, of in (("ms", "p50_ms]:.1f"), ("90 %", "p90_ms]:.1f"), ("CPU s", "cpu_seconds]:.3f")):
+        columns += f" | {title} {{edge[{of}}} / {{plain[{of}}}"
+    columns += (
+        " | peak MB {edge[peak_mb]:.0f} / {plain[peak_mb]:.0f} | bytes to send {edge[sent_bytes]:.0f} / "
+        "{plain[sent_bytes]:.0f} | faster {speedup:.2f}x | original {original_bytes:.0f}"
+    )
+    lines = [table(columns, report["rows"])]
     lines += [
         f"secondlook-edge ask, {row['picture']}: {row['peak_mb']:.1f} MB, {row['cpu_seconds']:.2f} CPU s"
         for row in report["commands"]

@@ -179,27 +179,19 @@ def _engine_passes(preset: Preset, model: Any, lengths: Lengths) -> Iterator[Pas
 
 
 def flops_text(report: Mapping[str, Any]) -> str:
-    """A FLOPs report as tables for people."""
-    passes = [
-        (
-            *(row["name"], row["tokens"], row["keys"], f"{row['analytic'] / 1e9:.2f}"),
-            *(f"{row['counted'] / 1e9:.2f}", f"{row['deviation']:.2%}"),
-        )
-        for row in report["passes"]
-    ]
-    flows = [
-        (
-            row["flow"],
-            *(f"{row[metric] / 1e9:.1f}" for metric in ("first_token", "first_answer", "region")),
-            *(f"{row['final_answer'] / 1e9:.1f}", f"{row['ratio']:.3f}"),
-            *(f"{row[f'relative_computation{kind}']:.2f}" for kind in ("_sure", "_unsure", "")),
-        )
-        for row in report["rows"]
-    ]
-    shares = ("relative, sure", "unsure", f"{report['retransmission_rate']:.0%} unsure")
-    return "\n".join(
-        (
-            table(("pass", "tokens", "keys", "GFLOP", "counted", "deviation"), passes),
-            table(("flow, GFLOP", "first token", "first answer", "region", "final", "ratio", *shares), flows),
-        )
+    """A FLOPs report as tables for people, in GFLOP."""
+    passes = [{**row, **{of: row[of] / 1e9 for of in ("analytic", "counted")}} for row in report["passes"]]
+    parts = ("first_token", "first_answer", "region", "final_answer")
+    flows = [{**row, **{of: row[of] / 1e9 for of in parts}} for row in report["rows"]]
+    pass_columns = (
+        "pass {name} | tokens {tokens} | keys {keys} | GFLOP {analytic:.2f} | counted {counted:.2f} | "
+        "deviation {deviation:.2%}"
     )
+    flow_columns = (
+        "flow, GFLOP {flow} | first token {first_token:.1f} | first answer {first_answer:.1f} | "
+        "region {region:.1f} | final {final_answer:.1f} | ratio {ratio:.3f} | "
+        "relative computation, sure {relative_computation_sure:.2f} | "
+        f"unsure {{relative_computation_unsure:.2f}} | {report['retransmission_rate']:.0%} unsure "
+        "{relative_computation:.2f}"
+    )
+    return f"{table(pass_columns, passes)}\n\n{table(flow_columns, flows)}"

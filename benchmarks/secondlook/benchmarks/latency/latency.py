@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import progress
+from secondlook.benchmarks.commands import progress, settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates, measure_rates
 from secondlook.benchmarks.latency.flops import PassFlops
@@ -105,14 +105,10 @@ def bench_latency(preset: Preset, run: LatencyRun, tell: Callable[[dict[str, Any
             **{f"speedup_{flow}": speedup(samples, flow) for flow in BASELINES},
             "preset": preset.name,
             "weights": "published" if preset.name == "demo" else "random",
-            "new_tokens": run.new_tokens,
-            "repeats": run.repeats,
-            "warmups": run.warmups,
-            "seed": run.seed,
+            **settings(run),
             "interrupted": interrupted,
             "inputs": "every request has a new picture",
             "compiled": False,
-            "vision": run.vision,
             **_rows(preset, run, samples, rates, subject.weight_bytes),
             "environment": on,
             "threads": torch.get_num_threads(),

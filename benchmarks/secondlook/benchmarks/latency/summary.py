@@ -99,14 +99,11 @@ def tail(report: Mapping[str, Any]) -> tuple[str, str]:
 def rows_text(report: Mapping[str, Any]) -> str:
     """A latency report as a table for people."""
     slow, key = tail(report)
-    rows = [
-        (
-            *(row["request"], row["metric"], row["flow"]),
-            *(f"{row[of]:.1f}" for of in ("p50_ms", "p90_ms", key, "ceiling_ms")),
-        )
-        for row in report["rows"]
-    ]
-    lines = [table(("request", "metric", "flow", "median ms", "90 %", slow, "ceiling"), rows)]
+    columns = (
+        "request {request} | metric {metric} | flow {flow} | median ms {p50_ms:.1f} | 90 % {p90_ms:.1f} | "
+        f"{slow} {{{key}:.1f}} | ceiling {{ceiling_ms:.1f}}"
+    )
+    lines = [table(columns, report["rows"]), ""]
     lines += [
         f"{row['request']:9}{'extra memory':14}{row['flow']:15}{row['extra_bytes'] / 2**20:10.0f} MiB"
         for row in report["memory"]
