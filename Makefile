@@ -39,7 +39,7 @@ gpu-check: $(READY)
 
 clean:
 	rm -rf build dist out *.egg-info edge/build edge/dist edge/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find edge kernels engine export benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find edge kernels engine export benchmarks training tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The marker is written last: an installation that was interrupted is done again. pip and setuptools come first, at
 # their pinned versions, because the editable installation is built with them. secondlook brings a copy of the edge,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from secondlook.benchmarks.latency.presets import Preset, random_preset
-from secondlook.benchmarks.latency.subject import Subject, build_subject
+from secondlook.benchmarks.latency import device
+from secondlook.benchmarks.latency.subject import Preset, Subject, build_subject, random_preset
 
 
 def tiny_preset() -> Preset:
@@ -31,3 +32,10 @@ def tiny_preset() -> Preset:
 
 def tiny_subject(seed: int = 0) -> Subject:
     return build_subject(tiny_preset(), torch.float32, torch.device("cpu"), seed=seed)
+
+
+def measure_rates_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the latency benchmark measure what the device reaches in a moment."""
+    monkeypatch.setattr(device, "_ROUNDS", 1)
+    monkeypatch.setattr(device, "_VALUES", 2**10)
+    monkeypatch.setattr(device, "_SIDES", {"cpu": 64})

@@ -14,12 +14,26 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from secondlook.benchmarks.edge import cli as edge_cli
-from secondlook.benchmarks.edge import edge, measure, processes
-from secondlook.benchmarks.edge.measure import Case, CommandRow, EdgeRun, Round, Sample, rounds
-from secondlook.benchmarks.edge.pictures import camera_jpeg, draw, picture_size, region_at, sampled_region
-from secondlook.benchmarks.edge.processes import ProcessCost, ProcessError, command_cost, cost
-from secondlook.benchmarks.edge.summary import AIM_PEAK_MB, edge_rows, edge_text, headline
+from secondlook.benchmarks import benches
+from secondlook.benchmarks.edge import edge, measure
+from secondlook.benchmarks.edge.edge import AIM_PEAK_MB, edge_rows, edge_text, headline
+from secondlook.benchmarks.edge.measure import (
+    Case,
+    CommandRow,
+    EdgeRun,
+    ProcessCost,
+    ProcessError,
+    Round,
+    Sample,
+    camera_jpeg,
+    command_cost,
+    cost,
+    draw,
+    picture_size,
+    region_at,
+    rounds,
+    sampled_region,
+)
 from secondlook.benchmarks.edge.ways import WAYS, Task, Wanted, make
 from secondlook.edge import Region, Size, decode_jpeg
 from secondlook.edge.errors import SettingsError
@@ -137,11 +151,13 @@ def test_the_headline_is_of_the_largest_jpeg() -> None:
 
 
 def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = measure.task_cost
+
     def task_cost(task: Task) -> ProcessCost:  # a process takes its time, and these are many
-        return processes.task_cost(task) if task.sent == "both" else ProcessCost(50_000_000, 0.5)
+        return real(task) if task.sent == "both" else ProcessCost(50_000_000, 0.5)
 
     monkeypatch.setattr(measure, "task_cost", task_cost)
-    monkeypatch.setattr(edge_cli, "configure_logging", lambda _verbose: None)
+    monkeypatch.setattr(benches, "configure_logging", lambda _verbose: None)
     output = tmp_path / "edge.json"
     done = CliRunner().invoke(
         command_line(),

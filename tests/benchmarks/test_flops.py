@@ -1,4 +1,4 @@
-"""FLOPs: the formulas equal what torch counts, pass by pass and flow by flow."""
+"""FLOPs: what short passes tell equals what torch counts of whole ones, pass by pass and flow by flow."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import pytest
 import torch
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
-from secondlook.benchmarks.latency.computation import bench_flops
-from secondlook.benchmarks.latency.counting import count_passes, counted
-from secondlook.benchmarks.latency.flops import PassFlops
+from secondlook.benchmarks.latency.computation import bench_flops, count_passes
+from secondlook.benchmarks.latency.flops import PassFlops, counted
 from secondlook.benchmarks.latency.flow import Flow, Metric, Request, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
-from secondlook.benchmarks.latency.presets import preset
-from secondlook.benchmarks.latency.reference import ReferenceFlow
-from secondlook.benchmarks.latency.strong import EncodingOnceFlow, StrongFlow
-from secondlook.benchmarks.latency.subject import Subject
+from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
+from secondlook.benchmarks.latency.subject import Subject, preset
 from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, FlowName, Lengths, Work, flow_work
 from secondlook.edge.errors import SettingsError
 from secondlook.kernels import attention_row, decode_attention

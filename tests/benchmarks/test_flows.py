@@ -14,10 +14,8 @@ from torch import Tensor
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks.latency.flow import Flow, Request, Stopwatch, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
-from secondlook.benchmarks.latency.presets import preset
-from secondlook.benchmarks.latency.reference import ReferenceFlow
-from secondlook.benchmarks.latency.strong import EncodingOnceFlow, StrongFlow
-from secondlook.benchmarks.latency.subject import Subject, build_subject, random_model, twin
+from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
+from secondlook.benchmarks.latency.subject import Subject, build_subject, preset, random_model, twin
 from secondlook.engine.models.vision import Square
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,15 +11,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.small_llava import tiny_preset, tiny_subject
+from benchmarks.small_llava import measure_rates_at_once, tiny_preset, tiny_subject
 from engine.packing import can_pack
+from secondlook.benchmarks import benches
 from secondlook.benchmarks.commands import tell
-from secondlook.benchmarks.latency import ceilings, latency, presets
-from secondlook.benchmarks.latency import cli as latency_cli
-from secondlook.benchmarks.latency.ceilings import Rates
-from secondlook.benchmarks.latency.flow import Metric, Outcome, Request
-from secondlook.benchmarks.latency.measure import Sample, answer_in_turns, fresh_requests, memory_in_turns
-from secondlook.benchmarks.latency.memory import ExtraMemory
+from secondlook.benchmarks.latency import device, latency, subject
+from secondlook.benchmarks.latency.device import ExtraMemory, Rates
+from secondlook.benchmarks.latency.flow import (
+    Metric,
+    Outcome,
+    Request,
+    Sample,
+    answer_in_turns,
+    fresh_requests,
+)
+from secondlook.benchmarks.latency.latency import memory_in_turns
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.prefill import Ways
 from secondlook.benchmarks.latency.summary import agreement, latency_rows, speedup, tail
@@ -61,11 +67,9 @@ def sample(flow: str, index: int, seconds: float, *, unsure: bool = True, first:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands on the tiny model, with the device's rates measured in a moment."""
-    monkeypatch.setattr(ceilings, "_ROUNDS", 1)
-    monkeypatch.setattr(ceilings, "_VALUES", 2**10)
-    monkeypatch.setattr(ceilings, "_SIDES", {"cpu": 64})
-    monkeypatch.setattr(presets, "preset", lambda _name: tiny_preset())
-    monkeypatch.setattr(latency_cli, "configure_logging", lambda _verbose: None)
+    measure_rates_at_once(monkeypatch)
+    monkeypatch.setattr(subject, "preset", lambda _name: tiny_preset())
+    monkeypatch.setattr(benches, "configure_logging", lambda _verbose: None)
 
 
 def bench(*arguments: str) -> Any:
@@ -331,15 +335,15 @@ def test_rates_are_of_the_best_round(
     monkeypatch: pytest.MonkeyPatch, packed: list[float], best: float
 ) -> None:
     if not packed:
-        monkeypatch.setattr(ceilings, "pack_linear_layers", lambda *_: None)
+        monkeypatch.setattr(device, "pack_linear_layers", lambda *_: None)
     elif not can_pack(torch.float32):
         pytest.skip("no layer is packed here")
-    monkeypatch.setattr(ceilings, "_VALUES", 1000)
-    monkeypatch.setattr(ceilings, "_SIDES", {"cpu": 10})
-    monkeypatch.setattr(ceilings, "_ROUNDS", 3)
+    monkeypatch.setattr(device, "_VALUES", 1000)
+    monkeypatch.setattr(device, "_SIDES", {"cpu": 10})
+    monkeypatch.setattr(device, "_ROUNDS", 3)
     times = iter([5.0, 2.0, 4.0, *packed, 8.0, 1.0, 3.0, 6.0, 4.0, 9.0])  # of products, the sum, the copy
-    monkeypatch.setattr(ceilings.Stopwatch, "read", lambda _watch: next(times))
-    rates = ceilings.measure_rates(torch.float32, CPU)
+    monkeypatch.setattr(device.Stopwatch, "read", lambda _watch: next(times))
+    rates = device.measure_rates(torch.float32, CPU)
     assert rates == Rates(bytes_per_second=4000, flops_per_second=2 * 10**3 / best)
 
 

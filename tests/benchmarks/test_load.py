@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,10 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
-from secondlook.benchmarks.latency import presets
-from secondlook.benchmarks.load import cli as load_cli
-from secondlook.benchmarks.load import load
-from secondlook.benchmarks.load.edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
-from secondlook.benchmarks.load.load import LoadError, LoadRun, load_rows
+from secondlook.benchmarks import benches, load, load_edges
+from secondlook.benchmarks.latency import subject
+from secondlook.benchmarks.load import LoadError, LoadRun, load_rows
+from secondlook.benchmarks.load_edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.cli import command_line
@@ -65,28 +66,32 @@ def test_the_network_is_waited_for_in_each_way() -> None:
 
 def test_what_ends_in_the_warm_up_does_not_count() -> None:
     with loopback_server(tiny_subject().engine) as url:
-        result = run_phase(phase(url, edges=1, warmup_seconds=5.0, seconds=0.001))
+        result = run_phase(phase(url, edges=1, warmup_seconds=1.0, seconds=0.001))
     assert len(result.asked) <= 1
     assert sum(result.statuses.values()) <= 1
 
 
 def test_refusals_are_counted_and_asked_again() -> None:
-    subject = tiny_subject()
-    subject.engine._pool.count = 1  # the server counts places by it
-    with loopback_server(subject.engine, ServerSettings(queue_size=1)) as url:
-        result = run_phase(phase(url, edges=8, seconds=4.0))
+    engine = tiny_subject().engine
+    engine._pool.count = 1  # the server counts places by it
+    with loopback_server(engine, ServerSettings(queue_size=1)) as url:
+        result = run_phase(phase(url, edges=8, seconds=1.5))
     assert result.statuses[429] > 0
     assert any(asked.failure is None for asked in result.asked)
 
 
-def test_a_server_that_is_gone_is_a_failure_and_not_an_answer() -> None:
+def test_a_server_that_is_gone_is_a_failure_and_not_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient = partial(load_edges.AsyncEdgeClient, sleep=lambda _seconds: asyncio.sleep(0))
+    monkeypatch.setattr(load_edges, "AsyncEdgeClient", impatient)
     with loopback_server(tiny_subject().engine) as url:
         pass
-    result = run_phase(phase(url, edges=1, seconds=6.0))
+    result = run_phase(phase(url, edges=1, seconds=0.5))
     assert result.asked
     assert all(asked.failure for asked in result.asked)
-    with pytest.raises(LoadError, match="not one question of 1 edges was answered in 6 seconds; the last"):
-        load_rows({1: [result]}, 6.0)
+    with pytest.raises(
+        LoadError, match=r"not one question of 1 edges was answered in 0\.5 seconds; the last"
+    ):
+        load_rows({1: [result]}, 0.5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.4, 1.0])
@@ -131,14 +136,14 @@ def test_edges_are_one_and_those_asked_for() -> None:
 
 
 def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(presets, "preset", lambda _name: tiny_preset())
-    monkeypatch.setattr(load_cli, "configure_logging", lambda _verbose: None)
+    monkeypatch.setattr(subject, "preset", lambda _name: tiny_preset())
+    monkeypatch.setattr(benches, "configure_logging", lambda _verbose: None)
     output = tmp_path / "load.json"
     done = CliRunner().invoke(
         command_line(),
         [
-            *("bench", "load", "--device", "cpu", "--edges", "2", "--edges", "4", "--rounds", "2"),
-            *("--seconds", "1", "--warmup-seconds", "0.2", "--retransmission-rate", "0.25"),
+            *("bench", "load", "--device", "cpu", "--edges", "2", "--edges", "4", "--rounds", "1"),
+            *("--seconds", "0.8", "--warmup-seconds", "0.1", "--retransmission-rate", "0.25"),
             *("--output", str(output)),
         ],
     )

@@ -13,7 +13,7 @@ from secondlook.benchmarks.analysis.columns import Columns
 from secondlook.benchmarks.analysis.computation import ModelSizes, relative_computation
 from secondlook.benchmarks.latency.computation import flow_rows
 from secondlook.benchmarks.latency.flops import PassFlops
-from secondlook.benchmarks.latency.presets import preset
+from secondlook.benchmarks.latency.subject import preset
 from secondlook.benchmarks.latency.work import Lengths, flow_work
 from secondlook.benchmarks.run_log import Record
 
@@ -23,7 +23,8 @@ HEAD = header()
 def test_the_sizes_of_a_log_count_as_the_model_does() -> None:
     demo = preset("demo")
     by_log, by_model = SIZES.passes(), PassFlops(demo.config)
-    assert by_log.encode(2, 3) == by_model.encode(2, 3)
+    assert by_log.encode(2) == by_model.encode(2)
+    assert by_log.encode(features_only=True) == by_model.encode(features_only=True)
     assert by_log.decoder(7, 90) == by_model.decoder(7, 90)
     assert by_log.probe(5, 40, 2) == by_model.probe(5, 40, 2)
     assert by_log.logits(3) == by_model.logits(3)

@@ -18,8 +18,7 @@ import torch
 
 from engine.checkpoints import GRID, IMAGE_SIZE
 from export.support import CPU, QUICK, Exported, asked, export_small
-from secondlook.benchmarks.latency.presets import preset
-from secondlook.benchmarks.latency.subject import adapter, random_model
+from secondlook.benchmarks.latency.subject import preset, random_model, served
 from secondlook.engine.encoders import EncoderChoice
 from secondlook.engine.encoders.manifest import (
     GRAPH_FILE,
@@ -202,7 +201,7 @@ def test_clip_large_at_336_pixels_passes_the_gate(tmp_path: Path) -> None:
     settings = LookSettings.default_for(layers=1, image_size=336)
     small = replace(preset("small"), settings=settings)
     small.config.text_config.num_hidden_layers = 1  # the tower and the projector are what is looked at
-    model = adapter(small, random_model(small.config, torch.float32, CPU))
+    model = served(small, random_model(small.config, torch.float32, CPU))
     gate = GateSettings(pictures=1, questions=1)
     manifest = export_encoder(model, tmp_path / "encoder", ExportSettings(gate=gate), asked())
     assert (manifest.side, manifest.tokens, manifest.width) == (336, 576, 1024)

@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
+from secondlook.benchmarks.benches import register as register_benches
 from secondlook.benchmarks.calibration.cli import register as register_calibration
 from secondlook.benchmarks.commands import DeviceOption, OutputOption, check_output, tell
-from secondlook.benchmarks.edge.cli import register as register_edge
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
-from secondlook.benchmarks.latency.cli import register as register_latency
-from secondlook.benchmarks.load.cli import register as register_load
 from secondlook.benchmarks.report.cli import register as register_report
-from secondlook.benchmarks.vision.cli import register as register_vision
 from secondlook.engine.cli.options import ModelOption, VerboseOption, configure_logging
 
 __all__ = ["register"]
@@ -28,8 +25,7 @@ def register(app: typer.Typer) -> None:
     )
     app.add_typer(benches, name="bench")
     app.add_typer(evaluations, name="eval")
-    for add in (register_latency, register_load, register_edge, register_vision):
-        add(benches)
+    register_benches(benches)
     register_calibration(app, benches)
     register_evaluation(evaluations)
     register_report(app, benches)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from secondlook.edge.errors import SecondLookError
 
@@ -21,6 +28,9 @@ __all__ = [
     "SeedOption",
     "check_output",
     "make_room",
+    "progress",
+    "settings",
+    "table",
     "tell",
     "write_report",
 ]
@@ -98,3 +108,39 @@ def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output:
             typer.echo(table(report))
         finally:
             typer.echo(json.dumps(report))
+
+
+def settings(run: Any, *but: str) -> dict[str, Any]:
+    """What a dataclass says was measured, for the report, but for what stands elsewhere in it."""
+    left_out = {"dtype", "device", *but}
+    return {each.name: getattr(run, each.name) for each in fields(run) if each.name not in left_out}
+
+
+def table(columns: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Plain text for people.
+
+    Args:
+        columns: "TITLE FORMAT | TITLE FORMAT"; a format begins with a brace, and is filled with a row's
+            values by name.
+    """
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    cells = []
+    for column in columns.split(" | "):
+        title, brace, cell = column.partition("{")
+        made.add_column(title.strip(), justify="right" if cells else "left", no_wrap=True)
+        cells.append(brace + cell)
+    for row in rows:
+        made.add_row(*(escape(cell.format_map(row)) for cell in cells))
+    text = StringIO()
+    Console(file=text, width=1000, color_system=None).print(made)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+@contextmanager
+def progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar that moves only when the function it yields is called, between measurements: a thread that drew
+    it would take its time from what is measured."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, auto_refresh=False) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.update(task, advance=1, refresh=True)

@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from secondlook.benchmarks import compositions
+from secondlook.benchmarks.commands import table
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.edge.errors import SecondLookError
@@ -103,13 +104,11 @@ def bench_operators(device: torch.device) -> dict[str, Any]:
 
 def rows_text(report: dict[str, Any]) -> str:
     """The report as a table for people."""
-    lines = [f"{'operator':18}{'dtype':10}{'shape':34}{'us':>9}{'PyTorch':>10}{'floor':>9}{'speedup':>9}"]
-    lines += [
-        f"{row['operator']:18}{row['dtype']:10}{row['shape']:34}{row['microseconds']:9.1f}"
-        f"{row['composition_microseconds']:10.1f}{row['floor_microseconds']:9.2f}{row['speedup']:8.1f}x"
-        for row in report["rows"]
-    ]
-    return "\n".join([*lines, f"implementation: {report['implementation']}"])
+    columns = (
+        "operator {operator} | dtype {dtype} | shape {shape} | us {microseconds:.1f} | "
+        "PyTorch {composition_microseconds:.1f} | floor {floor_microseconds:.2f} | speedup {speedup:.1f}x"
+    )
+    return f"{table(columns, report['rows'])}\nimplementation: {report['implementation']}"
 
 
 def _serving(device: torch.device) -> Status:

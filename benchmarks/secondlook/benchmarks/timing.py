@@ -11,17 +11,23 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from secondlook.engine.decode.graphs import capture
 
-__all__ = ["copy_bandwidth", "side_by_side"]
+__all__ = ["copy_bandwidth", "milliseconds", "side_by_side"]
 
 _ROUNDS: Final = 15
 _ROUND_SECONDS: Final = 0.02
 _GRAPH_CALLS: Final = 20
 
 Operation = Callable[[], Any]
+
+
+def milliseconds(seconds: Sequence[float], *percentiles: float) -> list[float]:
+    """Percentiles of times, each in milliseconds."""
+    return [1e3 * float(value) for value in np.percentile(seconds, percentiles)]
 
 
 def side_by_side(operations: Sequence[Operation], device: torch.device) -> list[float]:

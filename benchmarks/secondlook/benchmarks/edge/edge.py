@@ -1,23 +1,74 @@
-"""The edge benchmark: what is measured, one after the other, and its report."""
+"""The edge benchmark: what preparing pictures costs on a device, beside decoding, resizing and encoding them
+plainly. What is measured, one after the other, its report, and a table for people."""
 
 from __future__ import annotations
 
+import statistics
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from PIL import features
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from secondlook.benchmarks.edge.measure import EdgeRun, Round, command_rows, rounds, way_costs
-from secondlook.benchmarks.edge.pictures import CAMERA_QUALITY
-from secondlook.benchmarks.edge.summary import edge_rows, headline
+from secondlook.benchmarks.commands import progress, table
+from secondlook.benchmarks.edge.measure import (
+    CAMERA_QUALITY,
+    Case,
+    EdgeRun,
+    Kind,
+    ProcessCost,
+    Round,
+    command_rows,
+    rounds,
+    way_costs,
+)
+from secondlook.benchmarks.edge.ways import Sent
 from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.timing import milliseconds
 
-__all__ = ["bench_edge"]
+__all__ = [
+    "AIM_PEAK_MB",
+    "AIM_SPEEDUP",
+    "Cost",
+    "EdgeRow",
+    "bench_edge",
+    "edge_rows",
+    "edge_text",
+    "headline",
+]
+
+AIM_SPEEDUP: Final = 3.0
+"""Of the global image of a 12-megapixel JPEG, over the plain way."""
+
+AIM_PEAK_MB: Final = 120.0
+"""At most, of an edge process on such a picture."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one case: milliseconds, median CPU seconds, a process's peak in MB (10⁶ bytes), mean bytes sent."""
+
+    p50_ms: float
+    p90_ms: float
+    cpu_seconds: float
+    peak_mb: float
+    sent_bytes: float
+
+
+@dataclass(frozen=True)
+class EdgeRow:
+    """Both ways to send one thing of pictures of one kind and size; `speedup` is of the medians."""
+
+    kind: Kind
+    megapixels: float
+    sent: Sent
+    speedup: float
+    edge: Cost
+    plain: Cost
+    original_bytes: float
 
 
 def bench_edge(run: EdgeRun, tell: Callable[[dict[str, Any]], None]) -> None:
@@ -63,10 +114,60 @@ def bench_edge(run: EdgeRun, tell: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _measure(run: EdgeRun, console: Console, measured: list[Round]) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("rounds", total=run.warmups + run.rounds)
+    with progress(console, "rounds", run.warmups + run.rounds) as go_on:
         for number, done in enumerate(rounds(run)):
             if number >= run.warmups:
                 measured.append(done)
-            progress.update(task, advance=1, refresh=True)
+            go_on()
+
+
+def edge_rows(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost]) -> list[EdgeRow]:
+    """A row for every kind, size and thing to send."""
+    rows: list[EdgeRow] = []
+    for case in rounds[0]:
+        if case.way == "edge":
+            edge, plain = (_cost(rounds, peaks, case._replace(way=way)) for way in ("edge", "plain"))
+            original_bytes = statistics.fmean(each[case].original_bytes for each in rounds)
+            speedup = plain.p50_ms / edge.p50_ms
+            rows.append(EdgeRow(*case[:3], speedup, edge, plain, original_bytes))
+    return sorted(rows, key=lambda row: row.kind)
+
+
+def headline(rows: Sequence[EdgeRow]) -> float:
+    """The speedup of the global image of the largest JPEG."""
+    rows = [row for row in rows if (row.kind, row.sent) == ("jpeg", "global")]
+    return max(rows, key=lambda row: row.megapixels).speedup
+
+
+def _cost(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost], case: Case) -> Cost:
+    samples = [each[case] for each in rounds]
+    p50, p90 = milliseconds([sample.seconds for sample in samples], 50, 90)
+    return Cost(
+        p50_ms=p50,
+        p90_ms=p90,
+        cpu_seconds=statistics.median(sample.cpu_seconds for sample in samples),
+        peak_mb=peaks[case].peak_bytes / 1e6,
+        sent_bytes=statistics.fmean(sample.sent_bytes for sample in samples),
+    )
+
+
+def edge_text(report: dict[str, Any]) -> str:
+    """The report as tables for people; each cell of the first has the edge's figure, then the plain way's."""
+    columns = "picture {megapixels:g} MP {kind} | sent {sent}"
+    for title, of in (("ms", "p50_ms]:.1f"), ("90 %", "p90_ms]:.1f"), ("CPU s", "cpu_seconds]:.3f")):
+        columns += f" | {title} {{edge[{of}}} / {{plain[{of}}}"
+    columns += (
+        " | peak MB {edge[peak_mb]:.0f} / {plain[peak_mb]:.0f} | bytes to send {edge[sent_bytes]:.0f} / "
+        "{plain[sent_bytes]:.0f} | faster {speedup:.2f}x | original {original_bytes:.0f}"
+    )
+    lines = [table(columns, report["rows"])]
+    lines += [
+        f"secondlook-edge ask, {row['picture']}: {row['peak_mb']:.1f} MB, {row['cpu_seconds']:.2f} CPU s"
+        for row in report["commands"]
+    ]
+    lines.append(
+        f"global image of the largest JPEG {report['speedup_global_jpeg']:.2f}x as fast as plain "
+        f"(aim {AIM_SPEEDUP:g}x at 12 MP), the command at most {report['command_peak_mb']:.1f} MB "
+        f"(aim {AIM_PEAK_MB:g})"
+    )
+    return "\n".join(lines)

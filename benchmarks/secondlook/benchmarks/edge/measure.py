@@ -1,25 +1,59 @@
-"""Both ways on the same pictures in turns, and each in processes of its own."""
+"""Both ways on the same pictures in turns, and each in a process of its own, whose peak memory and CPU time
+are told; among these the command `secondlook-edge` as it is.
+
+Pictures are drawn from a seed: the backgrounds of `signs`, as a camera would send them.
+"""
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from secondlook.benchmarks.edge.pictures import camera_jpeg, draw, picture_size, region_at, sampled_region
-from secondlook.benchmarks.edge.processes import ProcessCost, command_cost, task_cost
 from secondlook.benchmarks.edge.ways import SENT, WAYS, Sent, Source, Task, Wanted, Way, make
-from secondlook.edge.errors import SettingsError
+from secondlook.benchmarks.signs.render import render
+from secondlook.benchmarks.signs.scene import Scene
+from secondlook.edge.errors import SecondLookError, SettingsError
 from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import ResizeMode
+from secondlook.edge.wire import Answer, AnswerReply, Box, ModelCard, PendingSession, ResizeMode
 
-__all__ = ["Case", "CommandRow", "EdgeRun", "Kind", "Round", "Sample", "command_rows", "rounds", "way_costs"]
+__all__ = [
+    "CAMERA_QUALITY",
+    "Case",
+    "CommandRow",
+    "EdgeRun",
+    "Kind",
+    "ProcessCost",
+    "ProcessError",
+    "Round",
+    "Sample",
+    "camera_jpeg",
+    "command_cost",
+    "command_rows",
+    "cost",
+    "draw",
+    "picture_size",
+    "region_at",
+    "rounds",
+    "sampled_region",
+    "task_cost",
+    "way_costs",
+]
 
 Kind = Literal["jpeg", "raw"]
 _KINDS: Final[tuple[Kind, ...]] = ("jpeg", "raw")
@@ -148,3 +182,143 @@ def command_rows(run: EdgeRun, folder: Path) -> Iterator[CommandRow]:
         cost = command_cost(file, Wanted(run.side, run.mode, region))
         progressive = "progressive" in options
         yield CommandRow(name, progressive, cost.peak_bytes / 1e6, cost.cpu_seconds)
+
+
+CAMERA_QUALITY: Final = 95
+"""Of the originals, with 4:2:0 chroma: 2 to 5 MB at 12 megapixels, as cameras have it."""
+
+_REGION: Final = 1.5
+"""Side of a region, in encoder sides: ViCrop chooses one from 1 to 2 (arXiv 2502.17422)."""
+
+
+def picture_size(megapixels: float) -> Size:
+    """The size of this area with an aspect ratio of 4:3."""
+    width = round(math.sqrt(megapixels * 1e6 * 4 / 3))
+    return Size(width, round(width * 3 / 4))
+
+
+def draw(size: Size, generator: np.random.Generator) -> Image.Image:
+    """A picture with slow shades, sharp shapes and grain of a random strength: RGB."""
+    return render(Scene(size, (), int(generator.integers(2**31))))
+
+
+def camera_jpeg(image: Image.Image, **options: Any) -> bytes:
+    """The picture as a camera's JPEG; `options` are Pillow's."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=CAMERA_QUALITY, subsampling="4:2:0", **options)
+    return buffer.getvalue()
+
+
+def sampled_region(size: Size, side: int, generator: np.random.Generator) -> Region:
+    """A region somewhere in a picture of this size, for an encoder of this side."""
+    return region_at(size, side, *generator.random(2))
+
+
+def region_at(size: Size, side: int, across: float, down: float) -> Region:
+    """The same at a place: 0 is at the left or the top, 1 at the right or the bottom."""
+    length = round(_REGION * side)
+    width, height = min(length, size.width), min(length, size.height)
+    left, top = round(across * (size.width - width)), round(down * (size.height - height))
+    return Region(left, top, left + width, top + height)
+
+
+# A process's peak counts what its parent held when it was started, so a small process starts it.
+_LAUNCHER: Final = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+unit = 1 if sys.platform == "darwin" else 1024
+print(json.dumps([done.returncode, used.ru_maxrss * unit, used.ru_utime + used.ru_stime]))
+"""
+_ANSWER: Final = Answer(text="17", uncertainty=1.0, tokens=3)
+
+
+class ProcessError(SecondLookError):
+    """A process that was to be measured failed."""
+
+
+@dataclass(frozen=True)
+class ProcessCost:
+    """Of one process from its start to its end: the most memory in bytes, and CPU seconds."""
+
+    peak_bytes: int
+    cpu_seconds: float
+
+
+def cost(command: Sequence[str]) -> ProcessCost:
+    """What a command costs whose errors are on stderr.
+
+    Raises:
+        ProcessError: it failed.
+    """
+    own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "no_proxy": "127.0.0.1"}
+    launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=os.environ | own)
+    status, peak_bytes, cpu_seconds = json.loads(done.stdout)
+    if status:
+        raise ProcessError(f"{' '.join(command)} ended with {status}: {' '.join(done.stderr.split())}")
+    return ProcessCost(peak_bytes, cpu_seconds)
+
+
+def task_cost(task: Task) -> ProcessCost:
+    """What one way to make pictures costs, imports and reading the file included."""
+    return cost([sys.executable, "-m", "secondlook.benchmarks.edge.ways", task.to_json()])
+
+
+def command_cost(picture: Path, wanted: Wanted) -> ProcessCost:
+    """What `secondlook-edge ask` costs: both looks at a picture, over HTTP."""
+    with _asking_server(wanted) as url:
+        return cost(
+            [sys.executable, "-m", "secondlook.edge", "ask", str(picture), "What is here?", "--server", url]
+        )
+
+
+@contextmanager
+def _asking_server(wanted: Wanted) -> Iterator[str]:
+    """A server on the loopback interface that wants to see the same region of every picture."""
+    card = ModelCard(name="none", image_size=wanted.side, resize_mode=wanted.mode, threshold=0.5)
+    first = AnswerReply(
+        status="region",
+        decision="unsure",
+        answer=_ANSWER,
+        first=_ANSWER,
+        region=Box(**asdict(wanted.region)),
+        session=PendingSession(id="only", expires_in=60.0),
+    )
+    final = AnswerReply(
+        status="final",
+        decision="took_second",
+        answer=_ANSWER,
+        first=_ANSWER,
+        second=_ANSWER,
+        region=first.region,
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._reply(card.model_dump_json())
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self._reply((final if self.path.endswith("/local") else first).model_dump_json())
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+        def _reply(self, text: str) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

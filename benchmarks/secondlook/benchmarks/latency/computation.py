@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.latency.counting import count_passes
-from secondlook.benchmarks.latency.flops import PassFlops
-from secondlook.benchmarks.latency.presets import Preset
-from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, flow_work
+import torch
+from transformers import DynamicCache
 
-__all__ = ["FlowRow", "bench_flops", "flops_text"]
+from secondlook.benchmarks.commands import table
+from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.latency.flops import META, PassFlops, counted
+from secondlook.benchmarks.latency.subject import Preset, random_model, served
+from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, flow_work
+from secondlook.engine.decode.cache import KVCache
+from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, ProbeReached, Segment
+from secondlook.engine.models.vision import TorchVisionEncoder
+
+__all__ = ["FlowRow", "PassCount", "bench_flops", "count_passes", "flops_text", "flow_rows"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,24 @@ class FlowRow:
     relative_computation_sure: float
     relative_computation_unsure: float
     relative_computation: float
+
+
+@dataclass(frozen=True)
+class PassCount:
+    """One pass: `tokens` new tokens (or patches' images) with `keys` keys, and its FLOPs.
+
+    Attributes:
+        analytic: as `PassFlops` has it, from counts of one and two tokens.
+        counted: of the pass as it is.
+        deviation: counted over analytic, less one.
+    """
+
+    name: str
+    tokens: int
+    keys: int
+    analytic: int
+    counted: int
+    deviation: float
 
 
 def bench_flops(preset: Preset, new_tokens: int, retransmission_rate: float) -> dict[str, Any]:
@@ -66,15 +91,12 @@ def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> l
     plain = sure["reference"]["final_answer"].flops
     rows = []
     for flow, milestones in unsure.items():
-        flops = {metric: done.flops for metric, done in milestones.items()}
+        flops = {str(metric): done.flops for metric, done in milestones.items()}
         alone, twice = (work[flow]["final_answer"].flops / plain for work in (sure, unsure))
         rows.append(
             FlowRow(
                 flow,
-                flops["first_token"],
-                flops["first_answer"],
-                flops["region"],
-                flops["final_answer"],
+                **flops,
                 ratio=flops["final_answer"] / unsure["reference"]["final_answer"].flops,
                 relative_computation_sure=alone,
                 relative_computation_unsure=twice,
@@ -84,21 +106,92 @@ def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> l
     return rows
 
 
+def count_passes(preset: Preset, lengths: Lengths) -> list[PassCount]:
+    """The passes of an unsure request, run on shapes alone (the meta device): transformers', then ours."""
+    model = random_model(preset.config, torch.float32, META)
+    passes, layer = PassFlops(preset.config), preset.settings.probe_layer
+    n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
+    image = preset.layout.tokens_per_image
+    theirs = _published_passes(model, lengths)
+    ours = _engine_passes(preset, model, lengths)
+    whole, after = passes.decoder(n, n), passes.decoder(two - n, two)
+    counts = [
+        ("encode", image, 0, passes.encode(), theirs),
+        ("prefill", n, n, whole, theirs),
+        ("prefill after a prefix", two - n, two, after, theirs),
+        ("decode", 1, two + 1, passes.decoder(1, two + 1), theirs),
+        ("logits", n, 0, passes.logits(n), theirs),
+        ("ours: encode", image, 0, passes.encode(features_only=True), ours),
+        ("ours: prefill with a row", n, n, whole + passes.row(n), ours),
+        ("ours: generic question's row", g - prefix, g, passes.probe(g - prefix, g, layer), ours),
+        ("ours: prefill after a prefix", two - prefix, two, passes.decoder(two - prefix, two), ours),
+        ("ours: decode", 1, two + 1, passes.decoder(1, two + 1), ours),
+    ]
+    rows = []
+    for name, tokens, keys, analytic, runs in counts:
+        seen = counted(next(runs))
+        rows.append(PassCount(name, tokens, keys, analytic, seen, seen / analytic - 1))
+    return rows
+
+
+Pass = Callable[[], object]
+
+
+def _published_passes(model: Any, lengths: Lengths) -> Iterator[Pass]:
+    """Encode, prefill, prefill after a prefix, decode, logits; the cache grows from one to the next."""
+    config, decoder = model.config, model.model.language_model
+    cache = DynamicCache(config=config.text_config)
+
+    def rows(tokens: int) -> torch.Tensor:
+        return torch.empty(1, tokens, config.text_config.hidden_size, device=META)
+
+    pixels = torch.empty(1, 3, config.vision_config.image_size, config.vision_config.image_size, device=META)
+    yield lambda: model.get_image_features(pixel_values=pixels, return_dict=True)
+    for tokens in (lengths.question, lengths.both - lengths.question, 1):
+        inputs = {"inputs_embeds": rows(tokens), "past_key_values": cache, "use_cache": True}
+        yield lambda inputs=inputs: decoder(**inputs)  # type: ignore[misc]  # mypy cannot infer it
+    yield lambda: model.lm_head(rows(lengths.question))
+
+
+def _engine_passes(preset: Preset, model: Any, lengths: Lengths) -> Iterator[Pass]:
+    """Encode, prefill with a row, the generic question's row, prefill after a prefix, decode."""
+    ours, probe_layer = served(preset, model), preset.settings.probe_layer
+    n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
+    # Just as long as the sequence: references, which run on shapes, compute with all of a slot.
+    cache = KVCache(ours.decoder_config, 1, two + 1, torch.float32, META)
+
+    def run(start: int, stop: int, plan: AttentionPlan) -> None:
+        embeddings = torch.empty(stop - start, ours.decoder_config.hidden_size, device=META)
+        with suppress(ProbeReached):
+            ours.hidden(embeddings, torch.arange(start, stop, device=META), plan)
+
+    def prefill(start: int, stop: int, layer: int | None = None, *, rows_only: bool = False) -> None:
+        segments = [Segment(0, start, stop - start, kept=not rows_only)]
+        run(start, stop, PrefillPlan(cache, segments, layer, preset.layout.span, rows_only=rows_only))
+
+    encoder, side = TorchVisionEncoder(ours.module), ours.image_size
+    yield lambda: encoder(torch.empty(1, 3, side, side, device=META))
+    yield lambda: prefill(0, n, probe_layer)
+    yield lambda: prefill(prefix, g, probe_layer, rows_only=True)
+    yield lambda: prefill(prefix, two)
+    one = torch.zeros(1, dtype=torch.int64, device=META)
+    yield lambda: run(two, two + 1, DecodePlan(cache, one, one))
+
+
 def flops_text(report: Mapping[str, Any]) -> str:
-    """A FLOPs report as tables for people."""
-    lines = [f"{'pass':32}{'tokens':>8}{'keys':>8}{'GFLOP':>12}{'counted':>12}{'deviation':>11}"]
-    lines += [
-        f"{row['name']:32}{row['tokens']:8}{row['keys']:8}{row['analytic'] / 1e9:12.2f}"
-        f"{row['counted'] / 1e9:12.2f}{row['deviation']:11.2%}"
-        for row in report["passes"]
-    ]
-    lines += ["", f"{'flow, GFLOP':15}{'first token':>12}{'first answer':>14}{'region':>10}{'final':>10}"]
-    lines[-1] += f"{'ratio':>8}{'relative computation':>26}{report['retransmission_rate']:>10.0%} not"
-    lines += [
-        f"{row['flow']:15}{row['first_token'] / 1e9:12.1f}{row['first_answer'] / 1e9:14.1f}"
-        f"{row['region'] / 1e9:10.1f}{row['final_answer'] / 1e9:10.1f}{row['ratio']:8.3f}"
-        f"{row['relative_computation_sure']:12.2f} sure{row['relative_computation_unsure']:5.2f} not"
-        f"{row['relative_computation']:14.2f}"
-        for row in report["rows"]
-    ]
-    return "\n".join(lines)
+    """A FLOPs report as tables for people, in GFLOP."""
+    passes = [{**row, **{of: row[of] / 1e9 for of in ("analytic", "counted")}} for row in report["passes"]]
+    parts = ("first_token", "first_answer", "region", "final_answer")
+    flows = [{**row, **{of: row[of] / 1e9 for of in parts}} for row in report["rows"]]
+    pass_columns = (
+        "pass {name} | tokens {tokens} | keys {keys} | GFLOP {analytic:.2f} | counted {counted:.2f} | "
+        "deviation {deviation:.2%}"
+    )
+    flow_columns = (
+        "flow, GFLOP {flow} | first token {first_token:.1f} | first answer {first_answer:.1f} | "
+        "region {region:.1f} | final {final_answer:.1f} | ratio {ratio:.3f} | "
+        "relative computation, sure {relative_computation_sure:.2f} | "
+        f"unsure {{relative_computation_unsure:.2f}} | {report['retransmission_rate']:.0%} unsure "
+        "{relative_computation:.2f}"
+    )
+    return f"{table(pass_columns, passes)}\n\n{table(flow_columns, flows)}"

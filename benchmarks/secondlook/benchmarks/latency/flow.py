@@ -1,8 +1,10 @@
-"""What every way of answering has in common: one request in, one outcome with its times out."""
+"""What every way of answering has in common: one request in, one outcome with its times out; all of them in
+turns, each on requests that nobody has seen before."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, get_args
 
@@ -12,7 +14,18 @@ from PIL import Image
 
 from secondlook.edge.geometry import Region, Size, shrunk
 
-__all__ = ["METRICS", "Flow", "Metric", "Outcome", "Request", "Stopwatch", "synthetic_request"]
+__all__ = [
+    "METRICS",
+    "Flow",
+    "Metric",
+    "Outcome",
+    "Request",
+    "Sample",
+    "Stopwatch",
+    "answer_in_turns",
+    "fresh_requests",
+    "synthetic_request",
+]
 
 Metric = Literal["first_token", "per_token", "first_answer", "region", "final_answer"]
 """Seconds from the request to the first token, to the first answer, to the region, to the final answer;
@@ -125,3 +138,33 @@ def synthetic_request(
     question = _QUESTIONS[generator.integers(len(_QUESTIONS))]
     word = _WORDS[generator.integers(len(_WORDS))]
     return Request(original, original.resize((side, side)), question.format(word), look_twice, new_tokens)
+
+
+def fresh_requests(side: int, new_tokens: int, rounds: int, seed: int) -> Iterator[Request]:
+    """For every round an unsure and a sure request; no two have the same picture."""
+    generator = np.random.default_rng(seed)
+    for _ in range(rounds):
+        for look_twice in (True, False):
+            yield synthetic_request(generator, side, look_twice=look_twice, new_tokens=new_tokens)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One flow's outcome on one request.
+
+    Attributes:
+        index: of the request; all flows answer the same ones.
+    """
+
+    flow: str
+    index: int
+    unsure: bool
+    outcome: Outcome
+
+
+def answer_in_turns(flows: Sequence[Flow], requests: Iterable[Request]) -> Iterator[Sample]:
+    """Answer every request by every flow, another flow first each time, and yield what came of each."""
+    for index, request in enumerate(requests):
+        turn = index % len(flows)
+        for flow in (*flows[turn:], *flows[:turn]):
+            yield Sample(flow.name, index, request.look_twice, flow.answer(request))

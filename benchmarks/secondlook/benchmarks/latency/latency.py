@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from secondlook.benchmarks.commands import progress, settings
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.latency.ceilings import Rates, measure_rates
+from secondlook.benchmarks.latency.device import ExtraMemory, Rates, measure_rates
 from secondlook.benchmarks.latency.flops import PassFlops
-from secondlook.benchmarks.latency.flow import Flow, Metric
-from secondlook.benchmarks.latency.measure import (
-    MemoryRow,
-    Sample,
-    answer_in_turns,
-    fresh_requests,
-    memory_in_turns,
-)
-from secondlook.benchmarks.latency.memory import ExtraMemory
+from secondlook.benchmarks.latency.flow import Flow, Request, Sample, answer_in_turns, fresh_requests
 from secondlook.benchmarks.latency.ours import EngineFlow
-from secondlook.benchmarks.latency.presets import Preset
-from secondlook.benchmarks.latency.reference import ReferenceFlow
-from secondlook.benchmarks.latency.strong import EncodingOnceFlow, StrongFlow
-from secondlook.benchmarks.latency.subject import build_subject
+from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
+from secondlook.benchmarks.latency.subject import Preset, Served, build_subject
 from secondlook.benchmarks.latency.summary import BASELINES, agreement, latency_rows, speedup
-from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, Work, flow_work
-from secondlook.benchmarks.vision.vision import onnx_encoder
+from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, flow_work
+from secondlook.benchmarks.vision import onnx_encoder
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
-from secondlook.engine.models.llava import LlavaAdapter
 
-__all__ = ["LatencyRun", "bench_latency"]
+__all__ = ["LatencyRun", "MemoryRow", "bench_latency", "memory_in_turns"]
 
 _SLOTS: Final = 2
 """Of the engine: one for each of a request's looks."""
@@ -67,6 +56,15 @@ class LatencyRun:
             raise SettingsError(
                 f"vision 'onnx' is measured on the CPU, not on {self.device}; use --device cpu"
             )
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """The most memory that a flow took while it answered one request, beside what was held before."""
+
+    request: str
+    flow: str
+    extra_bytes: int
 
 
 @dataclass
@@ -107,14 +105,10 @@ def bench_latency(preset: Preset, run: LatencyRun, tell: Callable[[dict[str, Any
             **{f"speedup_{flow}": speedup(samples, flow) for flow in BASELINES},
             "preset": preset.name,
             "weights": "published" if preset.name == "demo" else "random",
-            "new_tokens": run.new_tokens,
-            "repeats": run.repeats,
-            "warmups": run.warmups,
-            "seed": run.seed,
+            **settings(run),
             "interrupted": interrupted,
             "inputs": "every request has a new picture",
             "compiled": False,
-            "vision": run.vision,
             **_rows(preset, run, samples, rates, subject.weight_bytes),
             "environment": on,
             "threads": torch.get_num_threads(),
@@ -137,7 +131,7 @@ def bench_latency(preset: Preset, run: LatencyRun, tell: Callable[[dict[str, Any
     tell(report(measured.samples, rates, interrupted=False))
 
 
-def _in_onnx_runtime(model: LlavaAdapter) -> LlavaAdapter:
+def _in_onnx_runtime(model: Served) -> Served:
     with onnx_encoder(model, "float32") as encoder:
         return model.with_encoder(encoder)
 
@@ -155,13 +149,7 @@ def _measure(
     rounds = run.warmups + 1 + run.repeats
     requests = fresh_requests(preset.preprocessing.side, run.new_tokens, rounds, run.seed)
     warmups, one = islice(requests, 2 * run.warmups), islice(requests, 2)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("requests", total=2 * rounds * len(flows))
-
-        def go_on() -> None:
-            progress.update(task, advance=1, refresh=True)
-
+    with progress(console, "requests", 2 * rounds * len(flows)) as go_on:
         for _ in answer_in_turns(flows, warmups):
             go_on()
         for row in memory_in_turns(flows, one, memory):
@@ -172,14 +160,25 @@ def _measure(
             go_on()
 
 
+def memory_in_turns(
+    flows: Sequence[Flow], requests: Iterable[Request], memory: ExtraMemory
+) -> Iterator[MemoryRow]:
+    """Answer every request by every flow, and yield what memory each took. These requests tell no times."""
+    for request in requests:
+        for flow in flows:
+            memory.reset()
+            flow.answer(request)
+            yield MemoryRow("unsure" if request.look_twice else "sure", flow.name, memory.read())
+
+
 def _rows(
     preset: Preset, run: LatencyRun, samples: Sequence[Sample], rates: Rates, weight_bytes: int
 ) -> dict[str, Any]:
     """The report's rows, and what their ceilings come from."""
     lengths = Lengths.of(preset.layout, TYPICAL_QUESTION, run.new_tokens)
     passes, layer = PassFlops(preset.config, masked=False), preset.settings.probe_layer
-    work: dict[bool, dict[str, dict[Metric, Work]]] = {
-        unsure: {flow: flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
+    work = {
+        unsure: {str(flow): flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
         for unsure in (True, False)
     }
     return {

@@ -17,17 +17,16 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from secondlook.benchmarks.commands import table
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.latency.ceilings import measure_rates
+from secondlook.benchmarks.latency.device import measure_rates
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Stopwatch
-from secondlook.benchmarks.latency.presets import Preset
-from secondlook.benchmarks.latency.subject import build_subject
+from secondlook.benchmarks.latency.subject import Preset, Served, build_subject
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, Lengths, Work
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import PrefillPlan, Segment
-from secondlook.engine.models.llava import LlavaAdapter
 
 __all__ = ["PrefillRow", "Ways", "bench_prefill", "prefill_text"]
 
@@ -53,7 +52,7 @@ class PrefillRow:
 class Ways:
     """Both ways on one model, from the embeddings of a global image and both questions on."""
 
-    def __init__(self, model: LlavaAdapter) -> None:
+    def __init__(self, model: Served) -> None:
         layout = model.layout
         question, generic = layout.build(TYPICAL_QUESTION, 1, 1), layout.generic
         self._start, self._model = len(layout.prefix), model
@@ -142,10 +141,8 @@ def _work(preset: Preset) -> dict[str, Work]:
 
 def prefill_text(report: dict[str, Any]) -> str:
     """The report as a table for people."""
-    lines = [f"{'request':9}{'one pass ms':>13}{'two passes':>12}{'speedup':>9}{'ceiling of two':>16}"]
-    lines += [
-        f"{row['request']:9}{row['one_pass_ms']:13.1f}{row['two_passes_ms']:12.1f}{row['speedup']:8.3f}x"
-        f"{row['ceiling_ms']:16.1f}"
-        for row in report["rows"]
-    ]
-    return "\n".join(lines)
+    columns = (
+        "request {request} | one pass ms {one_pass_ms:.1f} | two passes {two_passes_ms:.1f} | "
+        "speedup {speedup:.3f}x | ceiling of two {ceiling_ms:.1f}"
+    )
+    return table(columns, report["rows"])

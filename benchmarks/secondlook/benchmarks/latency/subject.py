@@ -1,4 +1,8 @@
-"""A preset with weights, as the engine serves it and as transformers runs it."""
+"""The models measured by name, with weights, as the engine serves them and as transformers runs them.
+
+All but the embedded one stand for public checkpoints by their sizes alone: latency and FLOPs depend on
+shapes, not on what the weights have learnt.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,139 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
-from secondlook.benchmarks.latency.presets import Preset
+from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.plans import ATTENTION
 from secondlook.engine.engine import Engine
-from secondlook.engine.models.folders import DEMO, find_folder
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.folders import DEMO, chat_template, find_folder
 from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.look_settings import LookSettings
 from secondlook.engine.models.packed_linear import pack_linear_layers
+from secondlook.engine.models.prompts import PromptLayout
+from secondlook.engine.models.vision import Preprocessing
 
-__all__ = ["Subject", "adapter", "build_subject", "random_model", "twin"]
+__all__ = [
+    "Preset",
+    "PresetName",
+    "Served",
+    "Subject",
+    "build_subject",
+    "preset",
+    "random_model",
+    "random_preset",
+    "served",
+    "twin",
+]
+
+Served: TypeAlias = LlavaAdapter
+"""A model as the engine calls it."""
+
+PresetName = Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"]
+"""`small` has LLaVA-1.5's vision tower and a decoder that a CPU can carry; `demo` is the embedded model."""
+
+_CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
+_CLIP_LARGE_14_336: Final = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+_DECODERS: Final[dict[str, tuple[int, int, int, int]]] = {  # layers, width, heads, intermediate width
+    "small": (16, 1024, 16, 2816),
+    "llava-1.5-7b": (32, 4096, 32, 11_008),
+    "llava-1.5-13b": (40, 5120, 40, 13_824),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything about a model but its weights.
+
+    Attributes:
+        config: transformers' own; Any, for it declares nested configurations as dict or None as well.
+    """
+
+    name: str
+    config: Any
+    layout: PromptLayout
+    preprocessing: Preprocessing
+    settings: LookSettings
+
+
+def preset(name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    if name == DEMO:
+        return _embedded()
+    if name not in _DECODERS:
+        raise SettingsError(f"preset must be one of {', '.join(get_args(PresetName))}, not {name!r}")
+    layers, width, heads, intermediate = _DECODERS[name]
+    decoder = {
+        "vocab_size": 32_064,
+        "hidden_size": width,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    }
+    return random_preset(name, _CLIP_LARGE_14_336, decoder)
+
+
+def random_preset(name: str, vision: dict[str, Any], decoder: dict[str, Any]) -> Preset:
+    """A preset of these sizes, for random weights, with prompts as long as LLaVA-1.5's.
+
+    The tokenizer is the embedded model's; answers never end early, for no end token counts.
+
+    Args:
+        vision, decoder: keywords of transformers' configurations of a CLIP vision tower and of a Llama.
+    """
+    folder = find_folder(DEMO)
+    make_tokenizer: Any = AutoTokenizer  # untyped
+    tokenizer = make_tokenizer.from_pretrained(folder, local_files_only=True)
+    template = chat_template(folder)
+    assert template is not None, "the embedded model has one"
+    config: Any = AutoConfig.for_model(
+        "llava",
+        vision_config={"model_type": "clip_vision_model", **vision},
+        text_config={"model_type": "llama", **decoder, "bos_token_id": 1, "eos_token_id": None},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projector_hidden_act="gelu",
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    side = config.vision_config.image_size
+    layout = PromptLayout(
+        tokenizer,
+        chat_template=template,
+        image_token_id=config.image_token_id,
+        tokens_per_image=(side // config.vision_config.patch_size) ** 2,
+        context=config.text_config.max_position_embeddings,
+    )
+    settings = LookSettings.default_for(layers=config.text_config.num_hidden_layers, image_size=side)
+    return Preset(name, config, layout, Preprocessing(side, "squash", _CLIP_MEAN, _CLIP_STD), settings)
+
+
+def _embedded() -> Preset:
+    model = load_model(DEMO, device="cpu")
+    config = AutoConfig.from_pretrained(find_folder(DEMO), local_files_only=True)
+    return Preset(DEMO, config, model.layout, model.preprocessing, model.settings)
 
 
 @dataclass(frozen=True)
@@ -30,19 +150,18 @@ class Subject:
     """A model to measure.
 
     Attributes:
-        model: transformers' own, with SDPA attention and no end token.
+        model: transformers' own, with SDPA attention and no end token; Any, for its parts are hardly typed.
         engine: ours, on the same weights; where they are packed, memory holds them twice.
     """
 
     preset: Preset
-    model: LlavaForConditionalGeneration
+    model: Any
     engine: Engine
 
     @property
     def weight_bytes(self) -> int:
         """Bytes that a decoded token must read: the decoder's layers and the language model's head."""
-        parts: Any = self.model.model.language_model, self.model.lm_head
-        decoder, head = parts
+        decoder, head = self.model.model.language_model, self.model.lm_head
         tensors = chain(decoder.layers.parameters(), decoder.norm.parameters(), head.parameters())
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -54,7 +173,7 @@ def build_subject(
     *,
     seed: int = 0,
     cache: CacheSettings | None = None,
-    prepare: Callable[[LlavaAdapter], LlavaAdapter] = lambda served: served,
+    prepare: Callable[[Served], Served] = lambda model: model,
 ) -> Subject:
     """A preset's model on a device: random weights, or the embedded model's own.
 
@@ -66,29 +185,26 @@ def build_subject(
         model = _embedded_model(dtype, device)
     else:
         model = random_model(preset.config, dtype, device, seed)
-    generation: Any = model.generation_config
-    generation.eos_token_id = None  # every answer has as many tokens as were asked for
-    return Subject(preset, model, Engine(prepare(adapter(preset, model)), cache=cache))
+    model.generation_config.eos_token_id = None  # every answer has as many tokens as were asked for
+    return Subject(preset, model, Engine(prepare(served(preset, model)), cache=cache))
 
 
-def adapter(preset: Preset, model: LlavaForConditionalGeneration) -> LlavaAdapter:
+def served(preset: Preset, model: PreTrainedModel) -> Served:
     """A preset's model as the engine calls it, on the same tensors but for weights that are packed."""
-    served = twin(model, {"text_config": ATTENTION, "vision_config": "sdpa"})
-    pack_linear_layers(served)  # as loading does
-    return LlavaAdapter(preset.name, served, preset.layout, preset.preprocessing, preset.settings)
+    ours = twin(model, {"text_config": ATTENTION, "vision_config": "sdpa"})
+    pack_linear_layers(ours)  # as loading does
+    return LlavaAdapter(preset.name, ours, preset.layout, preset.preprocessing, preset.settings)
 
 
-def random_model(
-    config: Any, dtype: torch.dtype, device: torch.device, seed: int = 0
-) -> LlavaForConditionalGeneration:
+def random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Any:
     """A model of random weights, made on the device in its dtype; on the meta device without any.
 
     Weights are spread so that attention is not uniform and greedy choices are no near-ties.
     """
+    make: Any = AutoModelForImageTextToText  # untyped
     with torch.device(device), no_init_weights():
-        make: Any = LlavaForConditionalGeneration  # its _from_config is untyped
-        built = make._from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
-    model: LlavaForConditionalGeneration = built.eval().requires_grad_(False)
+        model = make.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
+    model.eval().requires_grad_(False)
     if device.type != "meta":
         generator = torch.Generator(device).manual_seed(seed)
         for name, parameter in model.named_parameters():
@@ -96,24 +212,21 @@ def random_model(
     return model
 
 
-def _embedded_model(dtype: torch.dtype, device: torch.device) -> LlavaForConditionalGeneration:
+def _embedded_model(dtype: torch.dtype, device: torch.device) -> Any:
     transformers_logging: Any = logging  # its functions carry no types
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # it is there in a moment
     try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(  # typed as any of its classes
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             find_folder(DEMO), dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    model: LlavaForConditionalGeneration = loaded.eval().requires_grad_(False).to(device)
-    return model
+    return model.eval().requires_grad_(False).to(device)
 
 
-def twin(
-    model: LlavaForConditionalGeneration, attention: str | dict[str, str]
-) -> LlavaForConditionalGeneration:
+def twin(model: PreTrainedModel, attention: str | dict[str, str]) -> Any:
     """A second model on the same tensors, with another attention implementation; not of a packed one."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     other = copy.deepcopy(model, shared)

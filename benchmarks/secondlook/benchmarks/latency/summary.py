@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
 
-from secondlook.benchmarks.latency.ceilings import Rates
-from secondlook.benchmarks.latency.flow import METRICS, Metric
-from secondlook.benchmarks.latency.measure import Sample
+from secondlook.benchmarks.commands import table
+from secondlook.benchmarks.latency.device import Rates
+from secondlook.benchmarks.latency.flow import METRICS, Metric, Sample
 from secondlook.benchmarks.latency.work import FLOWS, Work
+from secondlook.benchmarks.timing import milliseconds
 
 __all__ = [
     "BASELINES",
@@ -60,27 +62,13 @@ def latency_rows(
         weight_bytes: read for each decoded token.
     """
     rows = []
-    for unsure in (True, False):
-        for metric in METRICS:
-            for flow, milestones in work[unsure].items():
-                seconds = _seconds(samples, flow, unsure, metric)
-                if not seconds:
-                    continue
-                p50, p90, p99 = (1e3 * float(value) for value in np.percentile(seconds, (50, 90, 99)))
+    for unsure, metric in product((True, False), METRICS):
+        for flow, milestones in work[unsure].items():
+            if seconds := _seconds(samples, flow, unsure, metric):
+                p50, p90, p99 = milliseconds(seconds, 50, 90, 99)
                 ceiling = 1e3 * rates.ceiling(_work(milestones, metric), weight_bytes)
-                rows.append(
-                    LatencyRow(
-                        _kind(unsure),
-                        metric,
-                        flow,
-                        p50,
-                        p90,
-                        p99,
-                        1e3 * max(seconds),
-                        ceiling,
-                        len(seconds),
-                    )
-                )
+                kind, slowest = "unsure" if unsure else "sure", 1e3 * max(seconds)
+                rows.append(LatencyRow(kind, metric, flow, p50, p90, p99, slowest, ceiling, len(seconds)))
     return rows
 
 
@@ -111,13 +99,11 @@ def tail(report: Mapping[str, Any]) -> tuple[str, str]:
 def rows_text(report: Mapping[str, Any]) -> str:
     """A latency report as a table for people."""
     slow, key = tail(report)
-    lines = [f"{'request':9}{'metric':14}{'flow':15}{'median ms':>10}{'90 %':>10}{slow:>10}{'ceiling':>10}"]
-    lines += [
-        f"{row['request']:9}{row['metric']:14}{row['flow']:15}{row['p50_ms']:10.1f}{row['p90_ms']:10.1f}"
-        f"{row[key]:10.1f}{row['ceiling_ms']:10.1f}"
-        for row in report["rows"]
-    ]
-    lines.append("")
+    columns = (
+        "request {request} | metric {metric} | flow {flow} | median ms {p50_ms:.1f} | 90 % {p90_ms:.1f} | "
+        f"{slow} {{{key}:.1f}} | ceiling {{ceiling_ms:.1f}}"
+    )
+    lines = [table(columns, report["rows"]), ""]
     lines += [
         f"{row['request']:9}{'extra memory':14}{row['flow']:15}{row['extra_bytes'] / 2**20:10.0f} MiB"
         for row in report["memory"]
@@ -142,10 +128,6 @@ def agreement_text(same: Mapping[str, float]) -> str:
         f"{same['first_tokens']:.0%} of first answers, {same['region']:.0%} of regions and "
         f"{same['second_tokens']:.0%} of second answers"
     )
-
-
-def _kind(unsure: bool) -> str:
-    return "unsure" if unsure else "sure"
 
 
 def _seconds(samples: Sequence[Sample], flow: str, unsure: bool, metric: Metric) -> list[float]:

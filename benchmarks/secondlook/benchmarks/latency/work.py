@@ -108,7 +108,7 @@ def _engine(passes: PassFlops, lengths: Lengths, probe_layer: int, unsure: bool)
     layer; the second look after the kept prefix, the rest of the first answer in the same decode steps."""
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
     again = lengths.new if lengths.again is None else lengths.again
-    encode = passes.encode(blocks=passes.feature_blocks)
+    encode = passes.encode(features_only=True)
     first = Work(encode + passes.decoder(n, n) + passes.row(n) + passes.logits())
     answer = first + _decoding(passes, n, lengths.new)
     if not unsure:

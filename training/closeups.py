@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from secondlook.benchmarks.embedded.model import PATCH
 from secondlook.benchmarks.signs.render import render_window
 from secondlook.benchmarks.signs.scene import (
     COLOURS,
@@ -31,6 +30,7 @@ from secondlook.benchmarks.signs.scene import (
     scene_generator,
 )
 from secondlook.edge.geometry import Region, Size
+from training.model import PATCH
 
 __all__ = ["IGNORED", "CloseUps", "PatchTruth", "patch_truth"]
 

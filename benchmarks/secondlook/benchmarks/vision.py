@@ -10,21 +10,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from secondlook.benchmarks.commands import table
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.latency.flow import Stopwatch, synthetic_request
-from secondlook.benchmarks.latency.presets import Preset
-from secondlook.benchmarks.latency.subject import adapter, random_model
+from secondlook.benchmarks.latency.flow import Stopwatch, fresh_requests
+from secondlook.benchmarks.latency.subject import Preset, Served, random_model, served
+from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import GraphDType
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
 from secondlook.engine.models.folders import DEMO
-from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.engine.models.vision import TorchVisionEncoder, VisionEncoder
 from secondlook.export.gate import TOLERANCES
@@ -117,7 +116,7 @@ def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
 
 
 @contextmanager
-def onnx_encoder(model: LlavaAdapter, dtype: GraphDType) -> Iterator[OnnxVisionEncoder]:
+def onnx_encoder(model: Served, dtype: GraphDType) -> Iterator[OnnxVisionEncoder]:
     """A model's encoder, exported to a folder that is gone afterwards, in ONNX Runtime on the CPU.
 
     It did not pass the gate: that asks questions, and these weights may be random.
@@ -128,7 +127,7 @@ def onnx_encoder(model: LlavaAdapter, dtype: GraphDType) -> Iterator[OnnxVisionE
 
 @contextmanager
 def _encoders(
-    model: LlavaAdapter, graphs: Sequence[GraphDType], console: Console
+    model: Served, graphs: Sequence[GraphDType], console: Console
 ) -> Iterator[dict[str, VisionEncoder]]:
     plain: Any = copy.deepcopy(model.module)  # transformers' own layers; its `to` is typed as another's
     module = copy.deepcopy(plain).to(torch.bfloat16)
@@ -148,22 +147,18 @@ def _encoders(
         yield encoders
 
 
-def _encoder_only(preset: Preset, seed: int) -> LlavaAdapter:
+def _encoder_only(preset: Preset, seed: int) -> Served:
     """The preset's model with random weights, and a decoder of one layer, which nothing here runs."""
     config = copy.deepcopy(preset.config)
     config.text_config.num_hidden_layers = 1
-    return adapter(preset, random_model(config, torch.float32, torch.device("cpu"), seed))
+    return served(preset, random_model(config, torch.float32, torch.device("cpu"), seed))
 
 
-def _pixels(model: LlavaAdapter, batch: int, run: VisionRun) -> Iterator[Tensor]:
+def _pixels(model: Served, batch: int, run: VisionRun) -> Iterator[Tensor]:
     """New pictures [batch, 3, S, S] for the warm-ups and each repeat."""
-    generator = np.random.default_rng(run.seed)
+    requests = fresh_requests(model.image_size, 1, (_WARMUPS + run.repeats) * batch, run.seed)
     for _ in range(_WARMUPS + run.repeats):
-        requests = (
-            synthetic_request(generator, model.image_size, look_twice=False, new_tokens=1)
-            for _ in range(batch)
-        )
-        squares = [model.square(request.global_image) for request in requests]
+        squares = [model.square(next(requests).global_image) for _ in range(batch)]
         yield model.preprocessing.pixel_values(squares, model.device)
 
 
@@ -202,40 +197,28 @@ def _relative_error(features: Tensor, truth: Tensor) -> float:
 
 def _rows(samples: Sequence[_Sample], batches: Sequence[int], encoders: Sequence[str]) -> list[VisionRow]:
     rows = []
+    tolerances = {str(dtype): tolerance for dtype, tolerance in TOLERANCES.items()}
     for batch in batches:
-        seconds = {
-            name: [s.seconds for s in samples if (s.encoder, s.batch) == (name, batch)] for name in encoders
+        measured = {
+            name: [each for each in samples if (each.encoder, each.batch) == (name, batch)]
+            for name in encoders
         }
-        for name in encoders:
-            p50, p90 = (1e3 * float(value) for value in np.percentile(seconds[name], (50, 90)))
-            error = max(s.relative_error for s in samples if (s.encoder, s.batch) == (name, batch))
-            speedup = float(np.median(seconds[_BASELINE]) / np.median(seconds[name]))
-            tolerance = {str(key): value for key, value in TOLERANCES.items()}[name.split()[1]]
-            rows.append(
-                VisionRow(
-                    name,
-                    batch,
-                    p50,
-                    p90,
-                    1e3 * max(seconds[name]),
-                    speedup,
-                    error,
-                    error <= tolerance,
-                    len(seconds[name]),
-                )
-            )
+        (baseline,) = milliseconds([each.seconds for each in measured[_BASELINE]], 50)
+        for name, own in measured.items():
+            seconds = [each.seconds for each in own]
+            p50, p90 = milliseconds(seconds, 50, 90)
+            error = max(each.relative_error for each in own)
+            passes = error <= tolerances[name.split()[1]]
+            slowest, speedup = 1e3 * max(seconds), baseline / p50
+            rows.append(VisionRow(name, batch, p50, p90, slowest, speedup, error, passes, len(own)))
     return rows
 
 
 def vision_text(report: dict[str, Any]) -> str:
     """The report as a table for people."""
-    lines = [
-        f"{'encoder':16}{'batch':>6}{'median ms':>11}{'90 %':>9}{'slowest':>9}{'speedup':>9}{'error':>9}"
-    ]
-    lines += [
-        f"{row['encoder']:16}{row['batch']:6}{row['p50_ms']:11.1f}{row['p90_ms']:9.1f}{row['max_ms']:9.1f}"
-        f"{row['speedup']:8.2f}x{row['relative_error']:9.1e}"
-        f"{'' if row['passes'] else '  more than the gate allows'}"
-        for row in report["rows"]
-    ]
-    return "\n".join(lines)
+    columns = (
+        "encoder {encoder} | batch {batch} | median ms {p50_ms:.1f} | 90 % {p90_ms:.1f} | "
+        "slowest {max_ms:.1f} | speedup {speedup:.2f}x | error {relative_error:.1e} | {note}"
+    )
+    notes = {True: "", False: "more than the gate allows"}
+    return table(columns, ({**row, "note": notes[row["passes"]]} for row in report["rows"]))

@@ -11,20 +11,19 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from secondlook.benchmarks.embedded.closeups import IGNORED
-from secondlook.benchmarks.embedded.lessons import Lesson, Lessons, Look
-from secondlook.benchmarks.embedded.model import (
+from secondlook.benchmarks.signs.scene import COLOURS
+from secondlook.engine.models.prompts import PromptLayout
+from training.closeups import IGNORED
+from training.lessons import Batch, Lesson, Lessons, Look, Packed, collate
+from training.model import (
     CHAT_TEMPLATE,
     GRID,
     IMAGE_SIZE,
     build_model,
     build_tokenizer,
 )
-from secondlook.benchmarks.embedded.packing import Batch, Packed, collate
-from secondlook.benchmarks.embedded.pretrain import PatchHead, pixels_to_float, tower_features
-from secondlook.benchmarks.embedded.train import look_losses, start_projector
-from secondlook.benchmarks.signs.scene import COLOURS
-from secondlook.engine.models.prompts import PromptLayout
+from training.pretrain import PatchHead, pixels_to_float, tower_features
+from training.train import look_losses, start_projector
 
 CELLS = GRID * GRID
 TOKENIZER = build_tokenizer()

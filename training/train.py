@@ -1,7 +1,7 @@
 """Second and third stage: the language model on lessons, then the whole model.
 
-    python -m secondlook.benchmarks.embedded.train --stage language --out OUT
-    python -m secondlook.benchmarks.embedded.train --stage joint --out OUT
+    python -m training.train --stage language --out OUT
+    python -m training.train --stage joint --out OUT
 
 In the second stage the tower (`OUT/tower.pt`, from the first) stays as it is, which makes a step cheaper and
 gives the language model something steady to learn from. The loss is the answers' cross-entropy, and that
@@ -28,11 +28,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import LlavaForConditionalGeneration
 
-from secondlook.benchmarks.embedded.closeups import IGNORED, CloseUps
-from secondlook.benchmarks.embedded.lessons import Lessons
-from secondlook.benchmarks.embedded.loop import (
+from training.closeups import IGNORED, CloseUps
+from training.lessons import Lessons, Packed, collate
+from training.loop import (
     DEVICE,
     Meter,
     adamw,
@@ -43,9 +42,8 @@ from secondlook.benchmarks.embedded.loop import (
     restored,
     save_state,
 )
-from secondlook.benchmarks.embedded.model import GRID, PROBE_LAYER, build_model, build_tokenizer
-from secondlook.benchmarks.embedded.packing import Packed, collate
-from secondlook.benchmarks.embedded.pretrain import (
+from training.model import GRID, PROBE_LAYER, build_model, build_tokenizer
+from training.pretrain import (
     PatchHead,
     patch_loss,
     pixels_to_float,
@@ -61,7 +59,7 @@ CLOSE_UPS: Final = 96
 
 
 @torch.no_grad()
-def start_projector(model: LlavaForConditionalGeneration, head: PatchHead, features: Tensor) -> None:
+def start_projector(model: Any, head: PatchHead, features: Tensor) -> None:
     """Initialise the projector so that its output deviates by 1 from its mean over `features` [B, N, D].
 
     The first hidden units are the patch head's logits (halved), the others standardised random directions.
@@ -83,9 +81,7 @@ def start_projector(model: LlavaForConditionalGeneration, head: PatchHead, featu
     projector.linear_2.weight.div_((output - output.mean(0)).std())
 
 
-def look_losses(
-    model: LlavaForConditionalGeneration, packed: Packed, visual: Tensor
-) -> tuple[Tensor, Tensor, float]:
+def look_losses(model: Any, packed: Packed, visual: Tensor) -> tuple[Tensor, Tensor, float]:
     """Answer loss, attention loss, and the share of answer tokens predicted right; visual [B, M, D]."""
     language = model.model.language_model
     embeddings = language.embed_tokens(packed.ids)
@@ -149,7 +145,7 @@ def train(
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed)
     model.set_attn_implementation("eager")
-    model.to(device)  # type: ignore[arg-type]  # the wrapper hides self in transformers
+    model.to(device)
     image_token = model.config.image_token_id
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     head = PatchHead(tower.config.hidden_size).to(device)

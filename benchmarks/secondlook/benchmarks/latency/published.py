@@ -1,4 +1,5 @@
-"""The baseline: two looks with transformers' `generate` and forward passes, as one would write them.
+"""The baselines: two looks with transformers' `generate` and forward passes, as one would write them, and
+stronger ones with more of what transformers offers.
 
 The published way (Zhang et al., arXiv 2502.17422, and its code; the decision to look twice: Song & Kim, arXiv
 2512.16349): `generate`, two complete passes with `output_attentions=True`, `generate` on two images.
@@ -8,13 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, StaticCache
 from transformers.generation.streamers import BaseStreamer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject, twin
@@ -22,7 +27,10 @@ from secondlook.edge.geometry import Region
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.kernels import find_region
 
-__all__ = ["ReferenceFlow"]
+__all__ = ["EncodingOnceFlow", "ReferenceFlow", "StrongFlow"]
+
+_ONE_EAGER_LAYER: Final = "secondlook_one_eager_layer"
+"""Transformers' name for the attention function of this module; importing registers it."""
 
 
 class ReferenceFlow:
@@ -39,8 +47,8 @@ class ReferenceFlow:
     def __init__(self, subject: Subject) -> None:
         assert subject.preset.settings.resize_mode == "squash", "the published search knows no padding"
         self._preset = subject.preset
-        self._model: Any = subject.model  # its generate and forward are hardly typed
-        self._probed: Any = twin(subject.model, self._probed_attention)
+        self._model = subject.model
+        self._probed = twin(subject.model, self._probed_attention)
         self._device: torch.device = subject.model.device
 
     @torch.inference_mode()
@@ -162,3 +170,84 @@ class _TokenClock(BaseStreamer):
 def _uncertainty(logits: Tensor) -> float:
     """Mean min-entropy in nats of the answer's distributions [tokens, V]."""
     return float(-logits.float().log_softmax(-1).amax(-1).mean())
+
+
+class StrongFlow(ReferenceFlow):
+    """The published way with SDPA, a static cache of just the length needed, and attention weights at the
+    probe layer only, with logits of the last position only.
+
+    Each of its four passes encodes its images anew, as `generate` does when given pixels: five for two
+    pictures. Nothing is compiled: on a GPU `generate` would otherwise compile for each length of prompt.
+    """
+
+    name = "strong"
+    _probed_attention: ClassVar[str | dict[str, str]] = {
+        "text_config": _ONE_EAGER_LAYER,
+        "vision_config": "sdpa",
+    }
+
+    def _generate_options(self, length: int) -> dict[str, Any]:
+        # The last token is never fed back. A cache of our own, for that of `generate` stays as long as its
+        # longest prompt so far.
+        cache = StaticCache(config=self._model.config.get_text_config(), max_cache_len=length - 1)
+        return {"past_key_values": cache, "disable_compile": True}
+
+    def _attention(self, question: str, pictures: Tensor) -> Tensor:
+        wanted = _EagerLayer(self._preset.settings.probe_layer)
+        inputs = self._inputs(question, pictures)
+        self._probed(**inputs, logits_to_keep=1, use_cache=False, eager_layer=wanted)
+        assert wanted.weights is not None, "the probe layer did not run"
+        return self._image_row(wanted.weights)
+
+
+class EncodingOnceFlow(StrongFlow):
+    """The same, but each picture is encoded once, by transformers' own vision tower, and its features are
+    handed to every pass (`mm_encoder_outputs`)."""
+
+    name = "encoding_once"
+
+    def _pictures(self, images: Sequence[Image.Image]) -> Tensor:
+        """Features [n, N, D]."""
+        output = self._model.get_image_features(pixel_values=super()._pictures(images), return_dict=True)
+        return torch.stack(output.pooler_output)
+
+    def _image_inputs(self, pictures: Tensor) -> dict[str, Any]:
+        output = BaseModelOutputWithPooling(pooler_output=list(pictures))  # type: ignore[arg-type]
+        return {"mm_encoder_outputs": {"image": output}}
+
+
+@dataclass
+class _EagerLayer:
+    """A request for the attention weights [B, H, n, n] of one layer, and, after the pass, the weights."""
+
+    layer: int
+    weights: Tensor | None = field(default=None, init=False)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    eager_layer: _EagerLayer,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """SDPA, but for the layer wanted; query [B, H, n, D], key and value [B, Hkv, n, D], causal."""
+    if getattr(module, "layer_idx", None) != eager_layer.layer:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return output, None
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    future = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).triu(1)
+    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(future, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    eager_layer.weights = weights
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_ONE_EAGER_LAYER, _attend)
+AttentionMaskInterface.register(_ONE_EAGER_LAYER, sdpa_mask)

@@ -9,17 +9,11 @@ digit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from secondlook.benchmarks.signs.questions import WORDINGS
 from secondlook.benchmarks.signs.scene import COLOURS
@@ -95,13 +89,15 @@ def _corpus() -> Iterator[str]:
     yield from ("yes", "no")
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
-    """The untrained model, float32, initialised from `seed`."""
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
+    """The untrained model, float32, initialised from `seed`; Any: transformers' parts are hardly typed."""
     torch.manual_seed(seed)
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     assert isinstance(image_token, int), "<image> is one token"
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
+    config = AutoConfig.for_model(
+        "llava",
+        vision_config=AutoConfig.for_model(
+            "clip_vision_model",
             hidden_size=192,
             intermediate_size=768,
             num_hidden_layers=6,
@@ -111,7 +107,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
             hidden_act="gelu_pytorch_tanh",
             projection_dim=192,
         ).to_dict(),
-        text_config=LlamaConfig(
+        text_config=AutoConfig.for_model(
+            "llama",
             vocab_size=len(tokenizer),
             hidden_size=256,
             intermediate_size=512,
@@ -131,4 +128,4 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
         image_seq_length=GRID * GRID,
         tie_word_embeddings=True,
     )
-    return LlavaForConditionalGeneration(config)
+    return AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]

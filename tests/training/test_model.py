@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from secondlook.benchmarks.embedded import publish as publishing
-from secondlook.benchmarks.embedded.model import GRID, IMAGE_SIZE, PROBE_LAYER, build_model, build_tokenizer
-from secondlook.benchmarks.embedded.pretrain import PatchHead
 from secondlook.benchmarks.signs.questions import WORDINGS
 from secondlook.benchmarks.signs.scene import COLOURS
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
+from training import publish as publishing
+from training.model import GRID, IMAGE_SIZE, PROBE_LAYER, build_model, build_tokenizer
+from training.pretrain import PatchHead
 
 TOKENIZER = build_tokenizer()
 QUESTION = "What number is on the red sign?"

@@ -1,26 +1,25 @@
-"""The load benchmark: phases of one edge and of many in turns, on one server, and what came of them."""
+"""The load benchmark: answers a second of many edges on one server, beside one edge at a time, in phases."""
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from secondlook.benchmarks.commands import progress, settings, table
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.latency.presets import Preset
-from secondlook.benchmarks.latency.subject import build_subject
-from secondlook.benchmarks.load.edges import Phase, PhaseResult, run_phase
+from secondlook.benchmarks.latency.subject import Preset, build_subject
+from secondlook.benchmarks.load_edges import Phase, PhaseResult, run_phase
 from secondlook.benchmarks.loopback import loopback_server
+from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.errors import SecondLookError, SettingsError
 
 __all__ = ["LoadError", "LoadRow", "LoadRun", "bench_load", "load_rows", "load_text"]
@@ -114,13 +113,7 @@ def bench_load(preset: Preset, run: LoadRun, tell: Callable[[dict[str, Any]], No
             "speedup_sequential": rows[-1].speedup,
             "preset": preset.name,
             "weights": "published" if preset.name == "demo" else "random",
-            "retransmission_rate": run.retransmission_rate,
-            "delay_ms": run.delay_ms,
-            "new_tokens": run.new_tokens,
-            "seconds": run.seconds,
-            "warmup_seconds": run.warmup_seconds,
-            "rounds": run.rounds,
-            "seed": run.seed,
+            **settings(run, "edges"),
             "interrupted": interrupted,
             "inputs": "every question has a new picture; edges are clients in one other process here",
             "slots": subject.engine.slots,
@@ -152,18 +145,16 @@ def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
         new_tokens=run.new_tokens,
         seed=(),
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # A process of their own: edges are not to take the server's interpreter from it.
     spawned = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(1, spawned) as process,
-        Progress(*columns, console=console, auto_refresh=False) as progress,
+        progress(console, "phases", run.rounds * len(run.counts)) as go_on,
     ):
-        task = progress.add_task("phases", total=run.rounds * len(run.counts))
         for number, count in itertools.product(range(run.rounds), run.counts):
             phase = replace(phase, edges=count, seed=(run.seed, number, count))
             yield process.submit(run_phase, phase).result()
-            progress.update(task, advance=1, refresh=True)
+            go_on()
 
 
 def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[LoadRow]:
@@ -180,9 +171,9 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[Loa
             why = f"the last failure: {asked[-1].failure}" if asked else "give --seconds more"
             raise LoadError(f"not one question of {count} edges was answered in {seconds:g} seconds; {why}")
         rate = len(answered) / (seconds * len(phases))
-        p50, p90, p99 = _milliseconds([each.seconds for each in answered], (50, 90, 99))
+        p50, p90, p99 = milliseconds([each.seconds for each in answered], 50, 90, 99)
         kinds = [[each.seconds for each in answered if each.unsure == unsure] for unsure in (False, True)]
-        sure, unsure = (_milliseconds(kind, (50,))[0] if kind else None for kind in kinds)
+        sure, unsure = (milliseconds(kind, 50)[0] if kind else None for kind in kinds)
         rows.append(
             LoadRow(
                 edges=count,
@@ -205,16 +196,9 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[Loa
 
 def load_text(report: dict[str, Any]) -> str:
     """The report as a table for people."""
-    head = f"{'edges':>6}{'answers/s':>11}{'speedup':>9}{'p50 ms':>9}{'p90':>9}{'p99':>9}{'answers':>9}"
-    lines = [f"{head}{'twice':>7}{'refused':>9}{'failed':>8}"]
-    lines += [
-        f"{row['edges']:6}{row['answers_per_second']:11.2f}{row['speedup']:8.2f}x{row['p50_ms']:9.1f}"
-        f"{row['p90_ms']:9.1f}{row['p99_ms']:9.1f}{row['answers']:9}{row['looked_twice']:7.0%}"
-        f"{row['refusals']:9}{row['failures']:8}"
-        for row in report["rows"]
-    ]
-    return "\n".join(lines)
-
-
-def _milliseconds(seconds: Sequence[float], percentiles: Sequence[float]) -> list[float]:
-    return [1e3 * float(value) for value in np.percentile(seconds, percentiles)]
+    columns = (
+        "edges {edges} | answers/s {answers_per_second:.2f} | speedup {speedup:.2f}x | p50 ms {p50_ms:.1f} | "
+        "p90 {p90_ms:.1f} | p99 {p99_ms:.1f} | answers {answers} | twice {looked_twice:.0%} | "
+        "refused {refusals} | failed {failures}"
+    )
+    return table(columns, report["rows"])

@@ -4,7 +4,7 @@ Trained end to end from scratch, a model of this size keeps guessing digits; a t
 changes that. Close-ups of 4 by 4 patches take a random part of that size of the 12 by 12 position table, so
 every position is trained.
 
-    python -m secondlook.benchmarks.embedded.pretrain --out OUT
+    python -m training.pretrain --out OUT
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionModel
 
-from secondlook.benchmarks.embedded.closeups import IGNORED, CloseUps
-from secondlook.benchmarks.embedded.lessons import Lesson, Lessons
-from secondlook.benchmarks.embedded.loop import (
+from training.closeups import IGNORED, CloseUps
+from training.lessons import Lesson, Lessons
+from training.loop import (
     DEVICE,
     Meter,
     adamw,
@@ -33,7 +33,7 @@ from secondlook.benchmarks.embedded.loop import (
     restored,
     save_state,
 )
-from secondlook.benchmarks.embedded.model import GRID, build_model, build_tokenizer
+from training.model import GRID, build_model, build_tokenizer
 
 __all__ = ["PatchHead", "patch_loss", "pixels_to_float", "pretrain", "tower_features"]
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from benchmarks.samples import a_sign
-from secondlook.benchmarks.embedded.closeups import IGNORED, CloseUps, PatchTruth, patch_truth
-from secondlook.benchmarks.embedded.model import PATCH
 from secondlook.benchmarks.signs.scene import COLOURS, Sign
 from secondlook.edge.geometry import Region
+from training.closeups import IGNORED, CloseUps, PatchTruth, patch_truth
+from training.model import PATCH
 
 SIDE = 12 * PATCH
 RED, GREEN = 1 + list(COLOURS).index("red"), 1 + list(COLOURS).index("green")

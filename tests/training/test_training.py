@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from secondlook.benchmarks.embedded import loop, pretrain, publish, train
 from secondlook.engine.models.checkpoint import load_model
+from training import loop, pretrain, publish, train
 
 CPU = torch.device("cpu")
 

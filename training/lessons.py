@@ -3,7 +3,7 @@
 One scene makes one *lesson*: its global image with several questions (first look), and the same global image
 with a local image and questions about the sign in it (second look). Questions of one lesson share the visual
 tokens: they are laid one after another behind them, each seeing the pictures and itself only, with positions
-that start again, which is exactly what each would see alone.
+that start again, which is exactly what each would see alone. Batches are looks padded to one length.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from secondlook.benchmarks.embedded.closeups import IGNORED, patch_truth
-from secondlook.benchmarks.embedded.model import GRID, IMAGE_SIZE
 from secondlook.benchmarks.signs.questions import Question, all_questions
 from secondlook.benchmarks.signs.render import render_window
 from secondlook.benchmarks.signs.scene import (
@@ -37,11 +35,16 @@ from secondlook.benchmarks.signs.scene import (
 from secondlook.edge.geometry import Region, Size, shrunk
 from secondlook.edge.imaging import JpegSettings, encode_jpeg, fit_to_square
 from secondlook.engine.method.region import RegionSettings, find_region
+from training.closeups import IGNORED, patch_truth
+from training.model import GRID, IMAGE_SIZE
 
-__all__ = ["REGION", "Lesson", "Lessons", "Look"]
+__all__ = ["REGION", "Batch", "Lesson", "Lessons", "Look", "Packed", "collate"]
 
 REGION: Final = RegionSettings(crop_size=IMAGE_SIZE, min_cells=2)
 """The region search the embedded model is trained for and served with."""
+
+SECOND_LOOKS: Final = 0.625
+"""Share of the lessons whose second look is trained on; it costs twice a first look."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -205,3 +208,80 @@ def _attention_target(question: Question, scene: Scene, windows: tuple[Region, .
         else:
             parts.append(np.zeros(cells, np.float32))
     return np.concatenate(parts).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Looks of equal kind, padded to one length T.
+
+    ids, positions, labels int64 [B, T]; mask bool [B, 1, T, T]; images int64 [B, M], where the visual tokens
+    are; probes int64 [P, 3] (row, position, cue or -1) with wanted attention targets float32 [P, M].
+    """
+
+    ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    mask: Tensor
+    images: Tensor
+    probes: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on a device."""
+        return Packed(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pixels uint8 [B + C, 3, S, S] and patch labels [B + C, 4, n, n], and the looks at them.
+
+    B global images come first, then the local images of the first C lessons, which have a second look.
+    """
+
+    pixels: Tensor
+    patches: Tensor
+    first: Packed
+    second: Packed
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def collate(lessons: list[Lesson], image_token: int) -> Batch:
+    """Stack lessons, some with a second look; padding tokens see only one another and count for nothing."""
+    twice = lessons[: max(1, round(SECOND_LOOKS * len(lessons)))]
+    return Batch(
+        torch.stack([lesson.pixels[0] for lesson in lessons] + [lesson.pixels[1] for lesson in twice]),
+        torch.stack([lesson.patches[0] for lesson in lessons] + [lesson.patches[1] for lesson in twice]),
+        _padded([lesson.first for lesson in lessons], image_token),
+        _padded([lesson.second for lesson in twice], image_token),
+    )
+
+
+def _padded(looks: list[Look], image_token: int) -> Packed:
+    length = max(len(look.ids) for look in looks)
+
+    def padded(rows: list[list[int]], value: int) -> Tensor:
+        return torch.tensor([row + [value] * (length - len(row)) for row in rows])
+
+    ids = padded([look.ids for look in looks], 0)
+    segments = padded([look.segments for look in looks], -1)
+    own = segments[:, :, None] == segments[:, None, :]
+    shared = (segments[:, None, :] == 0) & (segments[:, :, None] >= 0)
+    mask = (own | shared) & torch.ones(length, length, dtype=torch.bool).tril()
+    return Packed(
+        ids=ids,
+        positions=padded([look.positions for look in looks], 0),
+        labels=padded([look.labels for look in looks], IGNORED),
+        mask=mask[:, None],
+        images=torch.stack([(row == image_token).nonzero().squeeze(1) for row in ids]),
+        probes=torch.tensor(
+            [
+                (row, *probe)
+                for row, look in enumerate(looks)
+                for probe in zip(look.probes, look.cues, strict=True)
+            ]
+        ),
+        targets=torch.stack([torch.from_numpy(target) for look in looks for target in look.targets]),
+    )

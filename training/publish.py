@@ -1,12 +1,12 @@
 """Last stage: write the trained model as a checkpoint folder in the Hugging Face layout.
 
-    python -m secondlook.benchmarks.embedded.publish --out OUT --to FOLDER
+    python -m training.publish --out OUT --to FOLDER
 
 Weights are stored in float16 (they are served in float32 on a CPU). The threshold in `secondlook.json` is the
 one that `secondlook eval signs --split calibration` chose; publish writes the one given. The patch head is
 written too, so that training can go on from the folder:
 
-    python -m secondlook.benchmarks.embedded.publish --out OUT --resume FOLDER
+    python -m training.publish --out OUT --resume FOLDER
 
 writes `OUT/tower.pt` and `OUT/language.pt`, from which every stage can go on.
 """
@@ -20,15 +20,11 @@ from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    CLIPImageProcessorPil,
-    GenerationConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
+from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, GenerationConfig
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from secondlook.benchmarks.embedded.lessons import REGION
-from secondlook.benchmarks.embedded.model import (
+from training.lessons import REGION
+from training.model import (
     CHAT_TEMPLATE,
     IMAGE_SIZE,
     PATCH,
@@ -45,7 +41,7 @@ HEAD_FILE: Final = "patch_head.safetensors"
 
 def published_state(folder: Path) -> dict[str, Any]:
     """The state of training that a checkpoint folder was published from, to begin a stage with."""
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     head = {name: tensor.float() for name, tensor in load_file(folder / HEAD_FILE).items()}
     return {"model": model.state_dict(), "head": head}
 
@@ -63,12 +59,12 @@ def publish(state: Path, folder: Path, threshold: float) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
+    model.half().save_pretrained(folder)
     save_file({name: tensor.half() for name, tensor in trained["head"].items()}, folder / HEAD_FILE)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     images.save_pretrained(folder)
-    make_processor: Any = LlavaProcessor  # untyped in transformers
+    make_processor: Any = PROCESSOR_MAPPING[type(model.config)]  # untyped; AutoProcessor only loads
     make_processor(
         image_processor=images,
         tokenizer=tokenizer,

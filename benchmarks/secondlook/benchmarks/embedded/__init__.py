@@ -1,1 +1,0 @@
-"""The embedded model: how it is built, trained and saved (the recipe behind `--model demo`)."""

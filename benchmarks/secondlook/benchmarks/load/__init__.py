@@ -1,1 +1,0 @@
-"""Answers a second under load: many edges on one server, beside one edge at a time."""

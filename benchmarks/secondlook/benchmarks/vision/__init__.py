@@ -1,1 +1,0 @@
-"""The vision encoder alone: torch beside the runtimes that it is exported for."""
