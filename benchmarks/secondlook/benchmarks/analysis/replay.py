@@ -219,4 +219,5 @@ def _curves(replay: Replay) -> list[Line]:
         Cost(first.pixels, second.pixels, first.pixels),
         replay.rate,
     )
-    return [replay.trade_off.line(cost) for cost in costs]
+    trade_off = replay.trade_off
+    return [trade_off.line(cost) for cost in costs]
