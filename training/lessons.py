@@ -32,8 +32,9 @@ from secondlook.benchmarks.signs.scene import (
     sample_scene,
     scene_generator,
 )
-from secondlook.edge.geometry import Region, Size, shrunk
-from secondlook.edge.imaging import JpegSettings, encode_jpeg, fit_to_square
+from secondlook.edge.geometry import Region, Size
+from secondlook.edge.imaging import JpegSettings, encode_jpeg, fit_to_view
+from secondlook.edge.wire import Fixed, View
 from secondlook.engine.method.region import RegionSettings, find_region
 from training.closeups import IGNORED, patch_truth
 from training.model import GRID, IMAGE_SIZE
@@ -100,7 +101,7 @@ class Lessons(IterableDataset[Lesson]):
         first_picture = _as_sent(rng, render_window(scene, whole, Size(2 * IMAGE_SIZE, 2 * IMAGE_SIZE)))
         sign = _pick(scene, rng)
         region = _region(scene, sign, rng)
-        shown = shrunk(region.size, IMAGE_SIZE)
+        shown = _shrunk(region.size)
         drawn = Size(min(region.width, 3 * shown.width // 2), min(region.height, 3 * shown.height // 2))
         crop = render_window(scene, region, drawn).resize(
             (shown.width, shown.height), Image.Resampling.LANCZOS
@@ -154,12 +155,27 @@ class Lessons(IterableDataset[Lesson]):
         return look
 
 
+VIEW: Final = View(size=Fixed(width=IMAGE_SIZE, height=IMAGE_SIZE))
+"""What the model sees of any picture."""
+
+
+def _shrunk(size: Size) -> Size:
+    """With its longer side brought down to the model's, its shape kept; as it is if no larger."""
+    if size.longer <= IMAGE_SIZE:
+        return size
+    width, height = (
+        max(1, (2 * length * IMAGE_SIZE + size.longer) // (2 * size.longer))
+        for length in (size.width, size.height)
+    )
+    return Size(width, height)
+
+
 def _as_sent(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
     """Through the edge's JPEG (a range of qualities) and back, as the server would see it."""
-    square = fit_to_square(picture, IMAGE_SIZE, "squash") if picture.width > IMAGE_SIZE else picture
+    square = fit_to_view(picture, VIEW) if picture.width > IMAGE_SIZE else picture
     settings = JpegSettings(int(rng.integers(82, 97)), "4:4:4" if rng.random() < 0.5 else "4:2:0")
     received = Image.open(io.BytesIO(encode_jpeg(square, settings).jpeg)).convert("RGB")
-    return fit_to_square(received, IMAGE_SIZE, "squash")
+    return fit_to_view(received, VIEW)
 
 
 def _pick(scene: Scene, rng: np.random.Generator) -> Sign:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, GenerationConfig
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from secondlook.engine.models.settings import LOCALISATION_FILE, SETTINGS_FILE
 from training.lessons import REGION
 from training.model import (
     CHAT_TEMPLATE,
@@ -73,15 +74,10 @@ def publish(state: Path, folder: Path, threshold: float) -> None:
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
-    settings = {
-        "probe_layer": PROBE_LAYER,
-        "crop_size": REGION.crop_size,
-        "min_cells": REGION.min_cells,
-        "threshold": threshold,
-        "resize_mode": "squash",
-        "max_new_tokens": 20,
-    }
-    (folder / "secondlook.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    settings = {"threshold": threshold, "fit": "squash", "max_new_tokens": 20}
+    where = {"layer": PROBE_LAYER, "crop_size": REGION.crop_size, "min_cells": REGION.min_cells}
+    for name, values in ((SETTINGS_FILE, settings), (LOCALISATION_FILE, where)):
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ CELL, WIDTH, WORDS, LAYERS = 8, 24, 64, 2
 
 
 class ToyModel(VisionLanguageModel):
-    name, device, dtype = "toy", torch.device("cpu"), torch.float32
+    name, module, device, dtype = "toy", nn.Identity(), torch.device("cpu"), torch.float32
     decoder = DecoderShape(layers=LAYERS, heads=2, kv_heads=1, head_width=WIDTH // 2, width=WIDTH)
     context, eos_ids, most_visual_tokens = 256, frozenset({0}), (25, 13)
     global_view = View(size=Budget(multiple=CELL, least_pixels=6 * CELL**2, most_pixels=24 * CELL**2))

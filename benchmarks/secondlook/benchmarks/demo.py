@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
+import numpy as np
 from PIL import Image
 from rich import box
 from rich.console import Console
@@ -23,12 +21,8 @@ from secondlook.benchmarks.signs.questions import Question, is_correct
 from secondlook.edge.answer import EdgeAnswer
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.errors import SecondLookError
-from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
-from secondlook.engine.decode.scheduler import Request
-from secondlook.engine.engine import Engine, FinalAnswer, FirstLook, Pending
-from secondlook.engine.models.vision import Square
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
 __all__ = ["DemoError", "run_demo"]
@@ -62,56 +56,6 @@ class _Asked:
         return sum(self.answer.bytes_up)
 
 
-class _Recorder:
-    """The engine, remembering the last first look: its attention maps never leave the server otherwise."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.last: FirstLook | None = None
-
-    @property
-    def card(self) -> ModelCard:
-        return self.engine.card
-
-    @property
-    def slots(self) -> int:
-        return self.engine.slots
-
-    def square(self, image: Image.Image) -> Square:
-        return self.engine.square(image)
-
-    def start_first_look(
-        self,
-        global_image: Square,
-        question: str,
-        original: Size,
-        options: AnswerOptions,
-        *,
-        client: str,
-        on_region: Callable[[FirstLook], None],
-    ) -> Request[FirstLook]:
-        task = self.engine.start_first_look(
-            global_image, question, original, options, client=client, on_region=on_region
-        )
-        task.future.add_done_callback(self._remember)
-        return task
-
-    def start_second_look(
-        self, pending: Pending, local_image: Square, *, after: Request[FirstLook] | None, sent_bytes: int
-    ) -> Request[FinalAnswer]:
-        return self.engine.start_second_look(pending, local_image, after=after, sent_bytes=sent_bytes)
-
-    def round(self) -> bool:
-        return self.engine.round()
-
-    def cancel(self, task: Request[Any]) -> None:
-        self.engine.cancel(task)
-
-    def _remember(self, future: Future[FirstLook]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            self.last = future.result()
-
-
 def run_demo(out: Path, seed: int, count: int, model: str) -> None:
     """Ask `count` test pictures of this seed; print the table and totals, and save pictures in `out`.
 
@@ -127,19 +71,19 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
     except OSError as error:
         raise DemoError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     with loading_status(model):
-        recorder = _Recorder(load_engine(EngineOptions(model)))
+        engine = load_engine(EngineOptions(model))
     asked = []
     # A transport of its own: a proxy that the environment names must not come between.
-    with loopback_server(recorder) as url, EdgeClient(url, transport=httpx.HTTPTransport()) as client:
-        console.print(f"{recorder.card.name} answers on {url}")
+    with loopback_server(engine) as url, EdgeClient(url, transport=httpx.HTTPTransport()) as client:
+        console.print(f"{engine.card.name} answers on {url}")
         for index in track(range(count), "asking", console=Console(stderr=True), transient=True):
             test = signs_picture("test", seed, index)
             question = _choose(test)
             picture = open_picture(test.jpeg)
-            answer = client.ask(picture, question.text)
+            answer = client.ask(picture, question.text, AnswerOptions(relevance=True))
             asked.append(_Asked(question, answer, len(test.jpeg)))
             (out / f"{index + 1:02d}-original.jpg").write_bytes(test.jpeg)
-            _draw(recorder, picture, question, answer).save(out / f"{index + 1:02d}-looks.png")
+            _draw(engine.card, picture, question, answer).save(out / f"{index + 1:02d}-looks.png")
     console.print(_table(asked))
     for line in _totals(asked, out):
         console.print(line)
@@ -150,13 +94,12 @@ def _choose(test: SignsPicture) -> Question:
     return test.questions[test.index // 4 % len(test.questions)] if test.index % 4 == 0 else test.questions[0]
 
 
-def _draw(recorder: _Recorder, picture: Picture, question: Question, answer: EdgeAnswer) -> Image.Image:
-    card, first = recorder.card, recorder.last
-    assert first is not None, "an answer came without a first look"
-    sent = picture.global_image(card.image_size, card.resize_mode)
+def _draw(card: ModelCard, picture: Picture, question: Question, answer: EdgeAnswer) -> Image.Image:
+    assert answer.relevance is not None, "it was asked for"
+    sent = picture.global_image(card.global_view)
     local = answer.local_image
     size = picture.size
-    sought = "Sure: no second look" if first.maps is None else "Relative attention and region"
+    sought = "Relative attention" + (" and region" if answer.region else "; sure: no second look")
     again = "No second look" if answer.second is None else _told("Second look", answer.second)
     captions = (
         f"{question.text}\n{_told('First look', answer.first)}",
@@ -167,9 +110,9 @@ def _draw(recorder: _Recorder, picture: Picture, question: Question, answer: Edg
         picture,
         sent.jpeg,
         None if local is None else local.jpeg,
-        None if first.maps is None else first.maps.relative(),
+        np.array(answer.relevance.rows(), np.float64),
         answer.region,
-        card.resize_mode,
+        card.global_view,
         captions,
     )
 

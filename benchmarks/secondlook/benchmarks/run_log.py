@@ -16,7 +16,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO, TypeVar
 
@@ -26,9 +26,11 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from secondlook.edge.errors import SecondLookError, SettingsError
+from secondlook.edge.wire import Fixed, View
 from secondlook.engine.method.uncertainty import TokenStatistics
+from secondlook.engine.models.settings import Localisation
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _COMPRESSED: Final = ".gz"
 
 T = TypeVar("T")
@@ -46,6 +48,7 @@ class LoggedLook:
         pixels, bytes: of this look's image, as it was sent.
         visual_tokens: of this look's image.
         prompt_tokens: of the whole prompt, the visual tokens of all its images included; None: not known.
+        flops: of the engine's work for it, as `secondlook bench flops` counts; None: not known.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -57,6 +60,7 @@ class LoggedLook:
     bytes: int
     visual_tokens: int
     prompt_tokens: int | None = None
+    flops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Shard:
 
 
 class _Header(BaseModel, extra="forbid", strict=True):
-    format: Literal[1]
+    format: Literal[1, 2]
     shard: str
     settings: dict[str, Any]
     made: dict[str, Any]
@@ -196,7 +200,21 @@ class RunHeader:
             ValidationError, SettingsError: it is no header.
         """
         found = _Header.model_validate_json(text)
-        return cls(found.settings, found.made, Shard.parse(found.shard))
+        settings = found.settings if found.format == _FORMAT else _with_views(found.settings, found.made)
+        return cls(settings, found.made, Shard.parse(found.shard))
+
+
+def _with_views(settings: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a log of format 1, when a model had one square, as they are stated now."""
+    model = dict(settings.get("model", {}))
+    if "probe_layer" not in model:
+        return settings
+    side = made.get("sizes", {}).get("image_size", model["crop_size"])
+    fit = model["fit"] = model.pop("resize_mode")
+    view = View(size=Fixed(width=side, height=side), fit=fit).model_dump(mode="json")
+    where = Localisation(model.pop("probe_layer"), model.pop("crop_size"), min_cells=model.pop("min_cells"))
+    model |= {"localisation": asdict(where), "global_view": view, "local_view": view}
+    return {**settings, "model": model}
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from secondlook.benchmarks.latency.flow import Stopwatch, fresh_requests
 from secondlook.benchmarks.latency.subject import Preset, Served, random_model, served
 from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.geometry import Size
 from secondlook.engine.encoders.manifest import GraphDType
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
+from secondlook.engine.models.base import VisionEncoder
 from secondlook.engine.models.folders import DEMO
 from secondlook.engine.models.packed_linear import pack_linear_layers
-from secondlook.engine.models.vision import TorchVisionEncoder, VisionEncoder
 from secondlook.export.gate import TOLERANCES
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
@@ -129,13 +130,12 @@ def onnx_encoder(model: Served, dtype: GraphDType) -> Iterator[OnnxVisionEncoder
 def _encoders(
     model: Served, graphs: Sequence[GraphDType], console: Console
 ) -> Iterator[dict[str, VisionEncoder]]:
-    plain: Any = copy.deepcopy(model.module)  # transformers' own layers; its `to` is typed as another's
-    module = copy.deepcopy(plain).to(torch.bfloat16)
-    pack_linear_layers(module)
-    narrow = TorchVisionEncoder(module)
+    plain: Any = copy.deepcopy(model.vision_module())  # with torch's own linear layers
+    narrow = copy.deepcopy(plain).to(torch.bfloat16)
+    pack_linear_layers(narrow)
     encoders: dict[str, VisionEncoder] = {
-        _BASELINE: TorchVisionEncoder(plain),
-        "engine float32": TorchVisionEncoder(model.module),
+        _BASELINE: plain,
+        "engine float32": model.vision_module(),
         "engine bfloat16": lambda pixels: narrow(pixels.to(torch.bfloat16)).to(pixels.dtype),
     }
     with TemporaryDirectory() as folder:
@@ -156,10 +156,11 @@ def _encoder_only(preset: Preset, seed: int) -> Served:
 
 def _pixels(model: Served, batch: int, run: VisionRun) -> Iterator[Tensor]:
     """New pictures [batch, 3, S, S] for the warm-ups and each repeat."""
-    requests = fresh_requests(model.image_size, 1, (_WARMUPS + run.repeats) * batch, run.seed)
+    requests = fresh_requests(model.preprocessing.side, 1, (_WARMUPS + run.repeats) * batch, run.seed)
     for _ in range(_WARMUPS + run.repeats):
-        squares = [model.square(next(requests).global_image) for _ in range(batch)]
-        yield model.preprocessing.pixel_values(squares, model.device)
+        images = [next(requests).global_image for _ in range(batch)]
+        pictures = [model.picture(image, model.global_view, Size(*image.size)) for image in images]
+        yield model.preprocessing.pixel_values(pictures, model.device)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from secondlook.engine.errors import DeviceError
 
-__all__ = ["chosen_device", "on_device", "to_device"]
+__all__ = ["chosen_device", "on_device", "synchronise", "to_device"]
 
 
 def chosen_device(device: str) -> torch.device:
@@ -40,6 +40,12 @@ def on_device(device: torch.device) -> AbstractContextManager[Any]:
     """Makes a GPU the current one of this thread while the block runs; its streams and events are then
     those that are meant."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all work given to it, so that a clock read now is honest."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

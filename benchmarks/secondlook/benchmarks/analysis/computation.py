@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+from transformers import AutoConfig
 
 from secondlook.benchmarks.analysis.columns import Columns, FloatArray
 from secondlook.benchmarks.analysis.curves import Cost
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.work import FlowName, Lengths, flow_work
 from secondlook.engine.method.policy import Policy
-from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.models.prompts import GENERIC_QUESTION
+from secondlook.engine.results import Look
 
 _PLAIN: Final[FlowName] = "reference"
 """The flow whose first answer is a plain one: image and question through all of the model, then decoding."""
@@ -48,9 +51,10 @@ class ModelSizes:
     generic: int
 
     @classmethod
-    def of(cls, model: LlavaAdapter) -> ModelSizes:
-        text: Any = model.module.config.text_config
-        vision: Any = model.module.config.vision_config
+    def of(cls, model: VisionLanguageModel) -> ModelSizes:
+        config: Any = model.module.config
+        text, vision = config.text_config, config.vision_config
+        generic = model.prompt(GENERIC_QUESTION, ((model.most_visual_tokens[0], 1),))
         return cls(
             layers=text.num_hidden_layers,
             width=text.hidden_size,
@@ -65,32 +69,58 @@ class ModelSizes:
             image_size=vision.image_size,
             patch_size=vision.patch_size,
             channels=vision.num_channels,
-            feature_layer=model.feature_layer,
-            prefix=len(model.layout.prefix),
-            generic=len(model.layout.generic.ids),
+            feature_layer=config.vision_feature_layer,
+            prefix=generic.shared,
+            generic=len(generic.ids),
         )
 
     def passes(self) -> PassFlops:
         """FLOPs of the model's passes."""
-        text = SimpleNamespace(
-            num_hidden_layers=self.layers,
-            hidden_size=self.width,
-            intermediate_size=self.intermediate,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.key_heads,
-            head_dim=self.head_width,
-            vocab_size=self.vocabulary,
-        )
-        vision = SimpleNamespace(
-            num_hidden_layers=self.vision_layers,
-            hidden_size=self.vision_width,
-            intermediate_size=self.vision_intermediate,
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            num_channels=self.channels,
-        )
-        layer = self.feature_layer
-        return PassFlops(SimpleNamespace(text_config=text, vision_config=vision, vision_feature_layer=layer))
+        return _passes(self)
+
+
+@cache
+def _passes(sizes: ModelSizes) -> PassFlops:
+    """Counted once: that takes half a second."""
+    text = {
+        "model_type": "llama",
+        "num_hidden_layers": sizes.layers,
+        "hidden_size": sizes.width,
+        "intermediate_size": sizes.intermediate,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.key_heads,
+        "head_dim": sizes.head_width,
+        "vocab_size": sizes.vocabulary,
+    }
+    vision = {
+        "model_type": "clip_vision_model",
+        "num_hidden_layers": sizes.vision_layers,
+        "num_attention_heads": 1,  # as many products as with any
+        "hidden_size": sizes.vision_width,
+        "intermediate_size": sizes.vision_intermediate,
+        "image_size": sizes.image_size,
+        "patch_size": sizes.patch_size,
+        "num_channels": sizes.channels,
+    }
+    layer = sizes.feature_layer
+    return PassFlops(
+        AutoConfig.for_model("llava", text_config=text, vision_config=vision, vision_feature_layer=layer)
+    )
+
+
+def look_flops(model: VisionLanguageModel, first: Look, second: Look | None) -> tuple[int, int]:
+    """FLOPs of the engine's work for a first look, and what a second look of the same question adds."""
+    sizes = ModelSizes.of(model)
+    both, again = (first.prompt_tokens, 1) if second is None else (second.prompt_tokens, len(second.tokens))
+    new = len(first.tokens)
+    decided = min(new, Policy.decide_after)
+    lengths = Lengths(sizes.prefix, first.prompt_tokens, sizes.generic, both, new, decided, again)
+    sure, unsure = (
+        flow_work("ours", sizes.passes(), lengths, model.localisation.layer, unsure=twice)
+        for twice in (False, True)
+    )
+    once = sure["final_answer"].flops
+    return once, 0 if second is None else unsure["final_answer"].flops - once
 
 
 def relative_computation(
@@ -108,7 +138,7 @@ def relative_computation(
     unknown = (first.prompt_tokens < 0).any() or (second.prompt_tokens[looked] < 0).any()
     if "sizes" not in made or unknown:
         return None
-    sizes, layer = ModelSizes(**made["sizes"]), int(settings["model"]["probe_layer"])
+    sizes, layer = ModelSizes(**made["sizes"]), int(settings["model"]["localisation"]["layer"])
     passes = sizes.passes()
 
     def work(question: int, both: int, new: int, again: int) -> list[int]:

@@ -102,7 +102,7 @@ class Replay:
 
     def looked(self, threshold: float) -> BoolArray:
         """[questions], whether there is a second look at one threshold η."""
-        # As `wants_second_look` has it: unless G < η.
+        # As `decide` has it: unless G < η.
         return self.possible & ~(self.doubt < threshold)
 
     def at(self, threshold: float) -> Outcome:

@@ -12,6 +12,7 @@ import numpy as np
 from secondlook.benchmarks.analysis.columns import Columns, read_columns
 from secondlook.benchmarks.analysis.computation import ModelSizes
 from secondlook.benchmarks.run_log import LogError, RunHeader, differences, refusing
+from secondlook.edge.wire import View
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Run:
         jpeg = self.header.settings["jpeg"]
         return int(jpeg["global"]["quality"]), int(jpeg["local"]["quality"])
 
+    @property
+    def views(self) -> tuple[View, View]:
+        """Of the global and of the local image."""
+        model = self.header.settings["model"]
+        return View.model_validate(model["global_view"]), View.model_validate(model["local_view"])
+
     def check(self) -> None:
         """Make sure that the header has what a report takes from it.
 
@@ -43,7 +50,7 @@ class Run:
             LookupError, TypeError, ValueError: it has not; see `refusing`.
         """
         settings, _ = self.header.settings, self.qualities
-        settings["data"]["name"], settings["model"]["probe_layer"], settings["model"]["resize_mode"]
+        settings["data"]["name"], settings["model"]["localisation"]["layer"], self.views
         if "sizes" in self.made:
             ModelSizes(**self.made["sizes"])
 

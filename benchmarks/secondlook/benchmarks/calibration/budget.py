@@ -200,7 +200,7 @@ def follow(answers: Answers, stream: IntArray, budget: Budget, times: FloatArray
     doubts, sizes = answers.doubt[stream].tolist(), answers.second_bytes[stream].tolist()
     for number, (doubt, size, now) in enumerate(zip(doubts, sizes, times.tolist(), strict=True)):
         # Where there is no detail to gain doubt is -inf here, and counts as 0, as the server has it.
-        looked[number] = budget.wants_second_look(doubt) and doubt >= 0
+        looked[number] = doubt >= 0 and doubt >= budget.threshold
         budget.record(max(doubt, 0.0), looked=bool(looked[number]), now=now)
         if looked[number]:
             budget.received(int(size))

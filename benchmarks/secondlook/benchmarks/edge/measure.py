@@ -30,7 +30,7 @@ from secondlook.benchmarks.signs.render import render
 from secondlook.benchmarks.signs.scene import Scene
 from secondlook.edge.errors import SecondLookError, SettingsError
 from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import Answer, AnswerReply, Box, ModelCard, PendingSession, ResizeMode
+from secondlook.edge.wire import Answer, AnswerReply, Box, Fit, ModelCard, PendingSession
 
 __all__ = [
     "CAMERA_QUALITY",
@@ -74,7 +74,7 @@ class EdgeRun:
 
     megapixels: tuple[float, ...] = (2.0, 8.0, 12.0)
     side: int = 336
-    mode: ResizeMode = "squash"
+    mode: Fit = "squash"
     rounds: int = 20
     warmups: int = 2
     seed: int = 0
@@ -230,7 +230,7 @@ used = resource.getrusage(resource.RUSAGE_CHILDREN)
 unit = 1 if sys.platform == "darwin" else 1024
 print(json.dumps([done.returncode, used.ru_maxrss * unit, used.ru_utime + used.ru_stime]))
 """
-_ANSWER: Final = Answer(text="17", uncertainty=1.0, tokens=3)
+_ANSWER: Final = Answer(text="17", uncertainty=1.0, tokens=3, visual_tokens=0)
 
 
 class ProcessError(SecondLookError):
@@ -276,7 +276,13 @@ def command_cost(picture: Path, wanted: Wanted) -> ProcessCost:
 @contextmanager
 def _asking_server(wanted: Wanted) -> Iterator[str]:
     """A server on the loopback interface that wants to see the same region of every picture."""
-    card = ModelCard(name="none", image_size=wanted.side, resize_mode=wanted.mode, threshold=0.5)
+    card = ModelCard(
+        name="none",
+        global_view=wanted.view,
+        local_view=wanted.view,
+        crop_size=wanted.side,
+        threshold=0.5,
+    )
     first = AnswerReply(
         status="region",
         decision="unsure",

@@ -16,9 +16,9 @@ from typing import Final, Literal, TypeAlias
 from PIL import Image
 
 import secondlook.edge.cli  # noqa: F401  (as in an edge's process: both ways carry its imports)
-from secondlook.edge.geometry import Region, Size, place, shrunk
-from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, PAD_COLOUR, JpegSettings, open_picture
-from secondlook.edge.wire import ResizeMode
+from secondlook.edge.geometry import Region, Size, sent_size
+from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, open_picture
+from secondlook.edge.wire import Fit, Fixed, View
 
 __all__ = ["SENT", "WAYS", "Sent", "Source", "Task", "Wanted", "Way", "make"]
 
@@ -35,8 +35,12 @@ class Wanted:
     """What a server asks for: global images of `side` pixels fitted by `mode`, and one region."""
 
     side: int
-    mode: ResizeMode
+    mode: Fit
     region: Region
+
+    @property
+    def view(self) -> View:
+        return View(size=Fixed(width=self.side, height=self.side), fit=self.mode)
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,9 @@ def make(way: Way, sent: Sent, source: Source, wanted: Wanted) -> list[bytes]:
 def _edge(sent: Sent, source: Source, wanted: Wanted) -> list[bytes]:
     picture, made = open_picture(source), []
     if sent != "local":
-        made.append(picture.global_image(wanted.side, wanted.mode).jpeg)
+        made.append(picture.global_image(wanted.view).jpeg)
     if sent != "global":
-        made.append(picture.local_image(wanted.region, wanted.side).jpeg)
+        made.append(picture.local_image(wanted.region, wanted.view).jpeg)
     return made
 
 
@@ -89,7 +93,7 @@ def _plain(sent: Sent, source: Source, wanted: Wanted) -> list[bytes]:
     if sent != "local":
         made.append(_encoded(_plainly_fitted(whole, wanted), GLOBAL_JPEG))
     if sent != "global":
-        target = shrunk(wanted.region.size, wanted.side)
+        target = sent_size(wanted.view, wanted.region.size)
         part = whole.crop(wanted.region.as_tuple())
         made.append(
             _encoded(part.resize((target.width, target.height), Image.Resampling.LANCZOS), LOCAL_JPEG)
@@ -98,13 +102,8 @@ def _plain(sent: Sent, source: Source, wanted: Wanted) -> list[bytes]:
 
 
 def _plainly_fitted(whole: Image.Image, wanted: Wanted) -> Image.Image:
-    left, top, width, height = place(Size(*whole.size), wanted.side, wanted.mode)
-    fitted = whole.resize((width, height), Image.Resampling.LANCZOS)
-    if wanted.mode == "squash":
-        return fitted
-    square = Image.new("RGB", (wanted.side, wanted.side), PAD_COLOUR)
-    square.paste(fitted, (left, top))
-    return square
+    size = sent_size(wanted.view, Size(*whole.size))
+    return whole.resize((size.width, size.height), Image.Resampling.LANCZOS)
 
 
 def _encoded(image: Image.Image, settings: JpegSettings) -> bytes:

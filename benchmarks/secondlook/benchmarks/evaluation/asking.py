@@ -19,6 +19,7 @@ from typing import Final
 
 import torch
 
+from secondlook.benchmarks.analysis.computation import look_flops
 from secondlook.benchmarks.datasets.question import AskedPicture, MalformedDataError, Question
 from secondlook.benchmarks.run_log import LoggedLook, Record, heat_rows
 from secondlook.edge.errors import PictureError, SecondLookError
@@ -34,11 +35,12 @@ from secondlook.edge.imaging import (
 )
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings
-from secondlook.engine.engine import Engine, Look
+from secondlook.engine.engine import Engine
 from secondlook.engine.errors import QuestionError
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.llava import LlavaAdapter
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
+from secondlook.engine.results import Look
 
 _SHORT: Final = 400
 """Bytes, and so tokens at most, of a question that need not be counted: there is room for it anyway."""
@@ -84,7 +86,7 @@ class Asking:
     local_jpeg: JpegSettings = LOCAL_JPEG
 
 
-def load_adapter(asking: Asking, *, progress: bool = False) -> LlavaAdapter:
+def load_adapter(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
     """The model that is asked.
 
     Raises:
@@ -94,7 +96,7 @@ def load_adapter(asking: Asking, *, progress: bool = False) -> LlavaAdapter:
     return load_model(asking.model, dtype=dtype, device=device, progress=progress)  # type: ignore[arg-type]  # it refuses what is no dtype
 
 
-def needed_room(model: LlavaAdapter, pictures: Iterable[AskedPicture]) -> Room:
+def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) -> Room:
     """Room for all questions.
 
     Raises:
@@ -108,8 +110,8 @@ def needed_room(model: LlavaAdapter, pictures: Iterable[AskedPicture]) -> Room:
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
                 with _named(picture, question):
-                    prompt = model.layout.build(text, 2, limit)
-                tokens = max(tokens, len(prompt.ids) - 2 * model.layout.tokens_per_image + limit)
+                    prompt = model.prompt(text, ((1, 1), (1, 1)))
+                tokens = max(tokens, len(prompt.ids) - prompt.visual_tokens + limit)
     return Room(tokens, characters)
 
 
@@ -118,7 +120,7 @@ def ask_all(
     pictures: Iterable[AskedPicture],
     processes: int,
     room: Room | None = None,
-    model: LlavaAdapter | None = None,
+    model: VisionLanguageModel | None = None,
 ) -> Iterator[list[Record]]:
     """Records of each picture, in the order of `pictures`.
 
@@ -168,7 +170,7 @@ def _kept_engine(asking: Asking, room: Room) -> Engine:
     return _engine(asking, room, None)
 
 
-def _engine(asking: Asking, room: Room, model: LlavaAdapter | None) -> Engine:
+def _engine(asking: Asking, room: Room, model: VisionLanguageModel | None) -> Engine:
     cache = CacheSettings(asking.kv_cache_gb, most_slots=_SLOTS, text_tokens=room.tokens)
     model = load_adapter(asking) if model is None else model
     return Engine(model, cache=cache, max_question_characters=room.characters)
@@ -178,7 +180,7 @@ def _ask(engine: Engine, asking: Asking, asked: AskedPicture) -> list[Record]:
     original = asked.source.read()
     try:
         picture = open_picture(original)
-        sent = picture.global_image(engine.card.image_size, engine.card.resize_mode, asking.global_jpeg)
+        sent = picture.global_image(engine.model.global_view, asking.global_jpeg)
         return [
             _record(engine, asking, asked, question, picture, sent, len(original))
             for question in asked.questions
@@ -197,22 +199,27 @@ def _record(
     original_bytes: int,
 ) -> Record:
     text = question.asked(engine.model.settings.question_suffix)
-    log = partial(_logged, engine, question, text)
     with _named(asked, question):
         options = AnswerOptions(second_look="always")
         first = engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
     region: Region | None = None
-    second: LoggedLook | None = None
+    final: Look | None = None
+    crop: EncodedPicture | None = None
     if first.pending is not None:
         region = first.pending.region
-        crop = picture.local_image(region, engine.card.image_size, asking.local_jpeg)
-        second = log(engine.second_look(first.pending, decode_jpeg(crop.jpeg)).second, crop, images=2)
+        crop = picture.local_image(region, engine.model.local_view, asking.local_jpeg)
+        final = engine.second_look(first.pending, decode_jpeg(crop.jpeg)).second
+    flops = look_flops(engine.model, first.look, final)
+    second = None
+    if final is not None and crop is not None:
+        visual_tokens = final.visual_tokens - first.look.visual_tokens
+        second = _logged(question, final, crop, visual_tokens, flops[1])
     return Record(
         index=asked.index,
         type=question.kind,
         question=text,
         truth=question.truth,
-        first=log(first.look, sent, images=1),
+        first=_logged(question, first.look, sent, first.look.visual_tokens, flops[0]),
         second=second,
         region=None if region is None else region.as_tuple(),
         region_hit=None if region is None else _hit(region, question),
@@ -226,18 +233,17 @@ def _record(
 
 
 def _logged(
-    engine: Engine, question: Question, text: str, look: Look, sent: EncodedPicture, *, images: int
+    question: Question, look: Look, sent: EncodedPicture, visual_tokens: int, flops: int
 ) -> LoggedLook:
-    rows, columns = engine.model.grid
-    prompt = engine.model.layout.build(text, images, engine.model.settings.max_new_tokens)
     return LoggedLook(
         text=look.text,
         score=question.score(look.text),
         tokens=look.tokens,
         pixels=sent.size.pixels,
         bytes=len(sent.jpeg),
-        visual_tokens=rows * columns,
-        prompt_tokens=len(prompt.ids),
+        visual_tokens=visual_tokens,
+        prompt_tokens=look.prompt_tokens,
+        flops=flops,
     )
 
 

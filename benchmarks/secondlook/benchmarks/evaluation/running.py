@@ -41,7 +41,7 @@ from secondlook.benchmarks.run_log import (
     write_log,
 )
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.opening import draws_bars, loading_status
 
 _RATE_SECONDS = 600.0
@@ -102,15 +102,18 @@ def run(
         return FinishedRun(run_log.header, records, threshold, described)
 
 
-def _described(model: LlavaAdapter) -> dict[str, Any]:
+def _described(model: VisionLanguageModel) -> dict[str, Any]:
     # Any threshold can be replayed from a log; whatever else a checkpoint sets changes what is logged.
     settings = {name: value for name, value in asdict(model.settings).items() if name != "threshold"}
     return {
         "model": model.name,
         "weights": model.digest(),
-        "settings": settings,
-        "image_size": model.image_size,
-        "grid": list(model.grid),
+        "settings": {
+            **settings,
+            "localisation": asdict(model.localisation),
+            "global_view": model.global_view.model_dump(mode="json"),
+            "local_view": model.local_view.model_dump(mode="json"),
+        },
         "sizes": asdict(ModelSizes.of(model)),
         "environment": environment(str(model.device), str(model.dtype).removeprefix("torch.")),
     }

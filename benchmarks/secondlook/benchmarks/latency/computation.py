@@ -16,8 +16,15 @@ from secondlook.benchmarks.latency.flops import META, PassFlops, counted
 from secondlook.benchmarks.latency.subject import Preset, random_model, served
 from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, flow_work
 from secondlook.engine.decode.cache import KVCache
-from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, ProbeReached, Segment
-from secondlook.engine.models.vision import TorchVisionEncoder
+from secondlook.engine.decode.plans import (
+    AttentionPlan,
+    DecodePlan,
+    PrefillPlan,
+    Probe,
+    ProbeReached,
+    Rows,
+    Segment,
+)
 
 __all__ = ["FlowRow", "PassCount", "bench_flops", "count_passes", "flops_text", "flow_rows"]
 
@@ -65,7 +72,7 @@ class PassCount:
 
 def bench_flops(preset: Preset, new_tokens: int, retransmission_rate: float) -> dict[str, Any]:
     """Count a preset's FLOPs, without weights: the report, for JSON; at its top the ratios of ours."""
-    lengths = Lengths.of(preset.layout, TYPICAL_QUESTION, new_tokens)
+    lengths = Lengths.of(preset, TYPICAL_QUESTION, new_tokens)
     rows = flow_rows(preset, lengths, retransmission_rate)
     ours = next(row for row in rows if row.flow == "ours")
     return {
@@ -83,7 +90,7 @@ def bench_flops(preset: Preset, new_tokens: int, retransmission_rate: float) -> 
 
 def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> list[FlowRow]:
     """A row for each flow."""
-    passes, layer = PassFlops(preset.config), preset.settings.probe_layer
+    passes, layer = PassFlops(preset.config), preset.localisation.layer
     sure, unsure = (
         {flow: flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
         for unsure in (False, True)
@@ -109,9 +116,9 @@ def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> l
 def count_passes(preset: Preset, lengths: Lengths) -> list[PassCount]:
     """The passes of an unsure request, run on shapes alone (the meta device): transformers', then ours."""
     model = random_model(preset.config, torch.float32, META)
-    passes, layer = PassFlops(preset.config), preset.settings.probe_layer
+    passes, layer = PassFlops(preset.config), preset.localisation.layer
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
-    image = preset.layout.tokens_per_image
+    image = preset.image_tokens
     theirs = _published_passes(model, lengths)
     ours = _engine_passes(preset, model, lengths)
     whole, after = passes.decoder(n, n), passes.decoder(two - n, two)
@@ -155,21 +162,23 @@ def _published_passes(model: Any, lengths: Lengths) -> Iterator[Pass]:
 
 def _engine_passes(preset: Preset, model: Any, lengths: Lengths) -> Iterator[Pass]:
     """Encode, prefill with a row, the generic question's row, prefill after a prefix, decode."""
-    ours, probe_layer = served(preset, model), preset.settings.probe_layer
+    ours, probe_layer = served(preset, model), preset.localisation.layer
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
     # Just as long as the sequence: references, which run on shapes, compute with all of a slot.
-    cache = KVCache(ours.decoder_config, 1, two + 1, torch.float32, META)
+    cache = KVCache(ours.decoder, 1, two + 1, torch.float32, META)
 
     def run(start: int, stop: int, plan: AttentionPlan) -> None:
-        embeddings = torch.empty(stop - start, ours.decoder_config.hidden_size, device=META)
+        embeddings = torch.empty(stop - start, ours.decoder.width, device=META)
         with suppress(ProbeReached):
-            ours.hidden(embeddings, torch.arange(start, stop, device=META), plan)
+            ours.hidden(Rows(embeddings, torch.arange(start, stop, device=META)[None]), plan)
 
     def prefill(start: int, stop: int, layer: int | None = None, *, rows_only: bool = False) -> None:
-        segments = [Segment(0, start, stop - start, kept=not rows_only)]
-        run(start, stop, PrefillPlan(cache, segments, layer, preset.layout.span, rows_only=rows_only))
+        span = preset.prompt(TYPICAL_QUESTION, 1)[1][0]
+        segments = [Segment(0, start, stop - start, span, kept=not rows_only)]
+        probe = None if layer is None else Probe(layer)
+        run(start, stop, PrefillPlan(cache, segments, probe, rows_only=rows_only))
 
-    encoder, side = TorchVisionEncoder(ours.module), ours.image_size
+    encoder, side = ours.vision_module(), ours.preprocessing.side
     yield lambda: encoder(torch.empty(1, 3, side, side, device=META))
     yield lambda: prefill(0, n, probe_layer)
     yield lambda: prefill(prefix, g, probe_layer, rows_only=True)

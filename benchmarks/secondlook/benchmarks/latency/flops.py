@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import DynamicCache
 
 from secondlook.benchmarks.latency.subject import random_model
-from secondlook.engine.models.vision import TorchVisionEncoder
+from secondlook.engine.models.clip import ClipVision
 
 __all__ = ["META", "PassFlops", "counted"]
 
@@ -97,7 +97,11 @@ class PassFlops:
         side = config.vision_config.image_size
         pixels = torch.empty(1, 3, side, side, device=META)
         self._all = counted(lambda: model.get_image_features(pixel_values=pixels, return_dict=True))
-        self._features = counted(lambda: TorchVisionEncoder(model)(pixels))
+        tower, layers = model.model.vision_tower, config.vision_config.num_hidden_layers
+        layer_of = config.vision_feature_layer
+        blocks = layer_of if layer_of >= 0 else layers + 1 + layer_of
+        encoder = ClipVision(tower, model.model.multi_modal_projector, blocks)
+        self._features = counted(lambda: encoder(pixels))
 
     def encode(self, images: int = 1, *, features_only: bool = False) -> int:
         """The vision tower and the projector: all that transformers runs, or no block behind the features."""

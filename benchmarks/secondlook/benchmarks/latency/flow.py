@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from secondlook.edge.geometry import Region, Size, shrunk
+from secondlook.edge.geometry import Region, Size
 
 __all__ = [
     "METRICS",
@@ -67,11 +67,10 @@ class Request:
 
     def local_image(self, region: Region) -> Image.Image:
         """What an edge would cut out: the region, no larger than the encoder's square."""
-        target = shrunk(region.size, self.global_image.width)
+        side = self.global_image.width
         part = self.original.crop(region.as_tuple())
-        return (
-            part if part.size == (target.width, target.height) else part.resize((target.width, target.height))
-        )
+        size = (min(part.width, side), min(part.height, side))
+        return part if part.size == size else part.resize(size)
 
 
 @dataclass(frozen=True)

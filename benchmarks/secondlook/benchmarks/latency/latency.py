@@ -175,8 +175,8 @@ def _rows(
     preset: Preset, run: LatencyRun, samples: Sequence[Sample], rates: Rates, weight_bytes: int
 ) -> dict[str, Any]:
     """The report's rows, and what their ceilings come from."""
-    lengths = Lengths.of(preset.layout, TYPICAL_QUESTION, run.new_tokens)
-    passes, layer = PassFlops(preset.config, masked=False), preset.settings.probe_layer
+    lengths = Lengths.of(preset, TYPICAL_QUESTION, run.new_tokens)
+    passes, layer = PassFlops(preset.config, masked=False), preset.localisation.layer
     work = {
         unsure: {str(flow): flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
         for unsure in (True, False)

@@ -11,7 +11,8 @@ from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwat
 from secondlook.benchmarks.latency.subject import Subject
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode import scheduler
-from secondlook.engine.engine import FinalAnswer, FirstLook
+from secondlook.engine.devices import synchronise
+from secondlook.engine.results import FinalAnswer, FirstLook
 
 __all__ = ["EngineFlow"]
 
@@ -70,7 +71,8 @@ class EngineFlow:
         watch.pause()
         local_image = request.local_image(found.pending.region)
         watch.go_on()
-        second = self._engine.start_second_look(found.pending, local_image, after=first)
+        picture = self._engine.prepare_local(found.pending, local_image)
+        second = self._engine.start_second_look(found.pending, picture, after=first)
         second.future.add_done_callback(lambda _: note("final_answer"))
         final = self._finished(second)
         return self._outcome(request, self._finished(first), final, seconds)
@@ -90,14 +92,12 @@ class EngineFlow:
         client: str = "",
         on_region: Callable[[FirstLook], None] | None = None,
     ) -> scheduler.Request[FirstLook]:
-        return self._engine.start_first_look(
-            request.global_image,
-            request.question,
-            request.size,
-            AnswerOptions(threshold=0.0 if look_twice else _NEVER, max_new_tokens=request.new_tokens),
-            client=client,
-            on_region=on_region,
+        threshold = 0.0 if look_twice else _NEVER
+        options = AnswerOptions(threshold=threshold, max_new_tokens=request.new_tokens)
+        asked = self._engine.prepare(
+            request.global_image, request.question, request.size, options, client=client
         )
+        return self._engine.start_first_look(asked, on_region=on_region)
 
     def _finished(self, task: scheduler.Request[ResultT]) -> ResultT:
         while not task.future.done():
@@ -126,7 +126,7 @@ class EngineFlow:
 
         def timed_note(slots: Iterable[int]) -> None:
             note(slots)
-            self._engine.model.synchronise()
+            synchronise(self._device)
             moments.append(time.perf_counter())
 
         progress.note = timed_note  # type: ignore[method-assign]

@@ -24,9 +24,11 @@ from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.subject import Preset, Served, build_subject
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, Lengths, Work
+from secondlook.edge.geometry import Size
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.decoder import Decoder, Prompted
-from secondlook.engine.decode.plans import PrefillPlan, Segment
+from secondlook.engine.decode.plans import PrefillPlan, Probe, Rows, Segment
+from secondlook.engine.models.prompts import GENERIC_QUESTION
 
 __all__ = ["PrefillRow", "Ways", "bench_prefill", "prefill_text"]
 
@@ -53,36 +55,38 @@ class Ways:
     """Both ways on one model, from the embeddings of a global image and both questions on."""
 
     def __init__(self, model: Served) -> None:
-        layout = model.layout
-        question, generic = layout.build(TYPICAL_QUESTION, 1, 1), layout.generic
-        self._start, self._model = len(layout.prefix), model
-        self._decoder = Decoder(model, 1, len(question.ids) + 1, 1)
-        image = Image.new("RGB", (model.image_size, model.image_size), (90, 120, 150))
-        features = list(model.encode([model.square(image)]))
-        self._question = model.embed(question.ids, question.spans, features)
-        self._generic = model.embed(generic.ids[self._start :])
+        image = Image.new("RGB", (640, 480), (90, 120, 150))
+        picture = model.picture(image, model.global_view, Size(640, 480))
+        question, generic = (
+            model.prompt(asked, (picture.grid,)) for asked in (TYPICAL_QUESTION, GENERIC_QUESTION)
+        )
+        self._start, self._span, self._model = question.shared, question.spans[0], model
+        self._probe = Probe(model.localisation.layer)
+        self._decoder = Decoder(model, 1, len(question.ids) + 1, 1, self._probe)
+        self._question = model.rows(question, 0, model.encode([picture]))
+        self._generic = model.rows(generic, self._start, [])
 
     def one_pass(self) -> tuple[Tensor, Tensor]:
         """The question's next-token logits [1, V], and both rows [2, N]: the generic question's rows go
         along, see the prefix, and are kept nowhere."""
         model, length, more = self._model, len(self._question), len(self._generic)
-        segments = [Segment(0, 0, length), Segment(0, self._start, more, kept=False)]
-        plan = PrefillPlan(self._decoder.cache, segments, model.settings.probe_layer, model.layout.span)
-        first = torch.arange(length, device=model.device)
-        second = torch.arange(self._start, self._start + more, device=model.device)
-        hidden = model.hidden(torch.cat([self._question, self._generic]), torch.cat([first, second]), plan)
-        assert plan.rows is not None, "the plan has a probe layer"
-        return model.logits(hidden[length - 1 : length]), plan.rows
+        segments = [
+            Segment(0, 0, length, self._span),
+            Segment(0, self._start, more, self._span, kept=False),
+        ]
+        plan = PrefillPlan(self._decoder.cache, segments, self._probe)
+        hidden = model.hidden(Rows.packed([self._question, self._generic]), plan)
+        return model.logits(hidden[length - 1 : length]), torch.stack(plan.read)
 
-    def first_pass(self) -> Tensor | None:
+    def first_pass(self) -> Tensor:
         """What a sure request costs the engine; the question's row [1, N]."""
-        return self._decoder.prefill([Prompted(0, 0, self._question)], probe=True)
+        return torch.stack(self._decoder.prefill([Prompted(0, 0, self._question, self._span)], probe=True))
 
     def two_passes(self) -> Tensor:
         """What an unsure request costs the engine; both rows [2, N]."""
         row = self.first_pass()
-        assert row is not None, "asked for"
-        return torch.cat([row, self._decoder.attention_rows([Prompted(0, self._start, self._generic)])])
+        more = self._decoder.attention_rows([Prompted(0, self._start, self._generic, self._span)])
+        return torch.cat([row, torch.stack(more)])
 
 
 def bench_prefill(
@@ -132,11 +136,11 @@ def bench_prefill(
 
 def _work(preset: Preset) -> dict[str, Work]:
     """Of the engine's first pass, and of both."""
-    lengths = Lengths.of(preset.layout, TYPICAL_QUESTION, 1)
+    lengths = Lengths.of(preset, TYPICAL_QUESTION, 1)
     passes = PassFlops(preset.config, masked=False)
     n, g, prefix = lengths.question, lengths.generic, lengths.prefix
     first = Work(passes.decoder(n, n) + passes.row(n) + passes.logits())
-    return {"first": first, "two": first + Work(passes.probe(g - prefix, g, preset.settings.probe_layer))}
+    return {"first": first, "two": first + Work(passes.probe(g - prefix, g, preset.localisation.layer))}
 
 
 def prefill_text(report: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject, twin
-from secondlook.edge.geometry import Region
+from secondlook.edge.geometry import Region, Size
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.kernels import find_region
 
@@ -45,9 +45,10 @@ class ReferenceFlow:
     _probed_attention: ClassVar[str | dict[str, str]] = "eager"
 
     def __init__(self, subject: Subject) -> None:
-        assert subject.preset.settings.resize_mode == "squash", "the published search knows no padding"
+        assert subject.preset.settings.fit == "squash", "the published search knows no padding"
         self._preset = subject.preset
         self._model = subject.model
+        self._served = subject.engine.model  # whose pictures are preprocessed as the reference's
         self._probed = twin(subject.model, self._probed_attention)
         self._device: torch.device = subject.model.device
 
@@ -101,16 +102,16 @@ class ReferenceFlow:
     def _attention(self, question: str, pictures: Tensor) -> Tensor:
         """[N] float32: from the last prompt token to the global image at the probe layer, mean over heads."""
         output = self._probed(**self._inputs(question, pictures), output_attentions=True)
-        return self._image_row(output.attentions[self._preset.settings.probe_layer])
+        return self._image_row(output.attentions[self._preset.localisation.layer])
 
     def _image_row(self, weights: Tensor) -> Tensor:
         """The wanted row of one layer's attention weights [1, H, n, n]."""
-        start, stop = self._preset.layout.span
+        start, stop = self._preset.prompt(GENERIC_QUESTION, 1)[1][0]
         return weights[0, :, -1, start:stop].float().mean(0)
 
     def _inputs(self, question: str, pictures: Tensor) -> dict[str, Any]:
-        prompt = self._preset.layout.build(question, len(pictures), 1)
-        ids = torch.tensor([prompt.ids], device=self._device)
+        tokens, _ = self._preset.prompt(question, len(pictures))
+        ids = torch.tensor([tokens], device=self._device)
         return {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
@@ -123,12 +124,13 @@ class ReferenceFlow:
 
     def _pictures(self, images: Sequence[Image.Image]) -> Tensor:
         """What the passes are given of images: pixel values [n, 3, S, S]."""
-        squares = [self._preset.preprocessing.square(image) for image in images]
-        return self._preset.preprocessing.pixel_values(squares, self._device).to(self._model.dtype)
+        model = self._served
+        pictures = [model.picture(image, model.global_view, Size(*image.size)) for image in images]
+        return self._preset.preprocessing.pixel_values(pictures, self._device).to(self._model.dtype)
 
     def _region(self, question: Tensor, generic: Tensor, request: Request) -> Region:
         side = round(question.numel() ** 0.5)
-        settings = self._preset.settings
+        settings = self._preset.localisation
         sizes = torch.tensor([[request.size.width, request.size.height]], device=self._device)
         boxes = find_region(
             question[None],
@@ -193,7 +195,7 @@ class StrongFlow(ReferenceFlow):
         return {"past_key_values": cache, "disable_compile": True}
 
     def _attention(self, question: str, pictures: Tensor) -> Tensor:
-        wanted = _EagerLayer(self._preset.settings.probe_layer)
+        wanted = _EagerLayer(self._preset.localisation.layer)
         inputs = self._inputs(question, pictures)
         self._probed(**inputs, logits_to_keep=1, use_cache=False, eager_layer=wanted)
         assert wanted.weights is not None, "the probe layer did not run"

@@ -20,15 +20,16 @@ from transformers.utils import logging
 
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
-from secondlook.engine.decode.plans import ATTENTION
 from secondlook.engine.engine import Engine
+from secondlook.engine.models.attention import ATTENTION
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.folders import DEMO, chat_template, find_folder
-from secondlook.engine.models.llava import LlavaAdapter
-from secondlook.engine.models.look_settings import LookSettings
 from secondlook.engine.models.packed_linear import pack_linear_layers
-from secondlook.engine.models.prompts import PromptLayout
-from secondlook.engine.models.vision import Preprocessing
+from secondlook.engine.models.pictures import Preprocessing
+from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.registry import architecture
+from secondlook.engine.models.settings import Localisation, LookSettings
 
 __all__ = [
     "Preset",
@@ -43,7 +44,7 @@ __all__ = [
     "twin",
 ]
 
-Served: TypeAlias = LlavaAdapter
+Served: TypeAlias = VisionLanguageModel
 """A model as the engine calls it."""
 
 PresetName = Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"]
@@ -77,9 +78,20 @@ class Preset:
 
     name: str
     config: Any
-    layout: PromptLayout
+    prompts: ChatPrompts
     preprocessing: Preprocessing
     settings: LookSettings
+    localisation: Localisation
+
+    @property
+    def image_tokens(self) -> int:
+        """Of each image."""
+        vision = self.config.vision_config
+        return int(vision.image_size // vision.patch_size) ** 2
+
+    def prompt(self, question: str, images: int) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Tokens, and each image's [start, stop)."""
+        return self.prompts.ids(question, [self.image_tokens] * images)
 
 
 def preset(name: str) -> Preset:
@@ -128,21 +140,16 @@ def random_preset(name: str, vision: dict[str, Any], decoder: dict[str, Any]) ->
         vision_feature_select_strategy="default",
     )
     side = config.vision_config.image_size
-    layout = PromptLayout(
-        tokenizer,
-        chat_template=template,
-        image_token_id=config.image_token_id,
-        tokens_per_image=(side // config.vision_config.patch_size) ** 2,
-        context=config.text_config.max_position_embeddings,
-    )
-    settings = LookSettings.default_for(layers=config.text_config.num_hidden_layers, image_size=side)
-    return Preset(name, config, layout, Preprocessing(side, "squash", _CLIP_MEAN, _CLIP_STD), settings)
+    prompts = ChatPrompts(tokenizer, chat_template=template, placeholder=config.image_token_id)
+    preprocessing = Preprocessing(side, _CLIP_MEAN, _CLIP_STD)
+    where = architecture(config.model_type, name).default_localisation(config)
+    return Preset(name, config, prompts, preprocessing, LookSettings(), where)
 
 
 def _embedded() -> Preset:
-    model = load_model(DEMO, device="cpu")
+    model: Any = load_model(DEMO, device="cpu")  # with prompts, as all that make them of a chat template
     config = AutoConfig.from_pretrained(find_folder(DEMO), local_files_only=True)
-    return Preset(DEMO, config, model.layout, model.preprocessing, model.settings)
+    return Preset(DEMO, config, model.prompts, model.preprocessing, model.settings, model.localisation)
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,11 @@ def served(preset: Preset, model: PreTrainedModel) -> Served:
     """A preset's model as the engine calls it, on the same tensors but for weights that are packed."""
     ours = twin(model, {"text_config": ATTENTION, "vision_config": "sdpa"})
     pack_linear_layers(ours)  # as loading does
-    return LlavaAdapter(preset.name, ours, preset.layout, preset.preprocessing, preset.settings)
+    module = architecture(preset.config.model_type, preset.name)
+    made: Served = module.made(
+        preset.name, ours, preset.prompts, preset.preprocessing, preset.settings, preset.localisation
+    )
+    return made
 
 
 def random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Any:

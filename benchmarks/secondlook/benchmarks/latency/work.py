@@ -7,8 +7,9 @@ from typing import Final, Literal, get_args
 
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Metric
+from secondlook.benchmarks.latency.subject import Preset
 from secondlook.engine.method.policy import Policy
-from secondlook.engine.models.prompts import GENERIC_QUESTION, PromptLayout
+from secondlook.engine.models.prompts import GENERIC_QUESTION
 
 __all__ = ["FLOWS", "TYPICAL_QUESTION", "FlowName", "Lengths", "Work", "flow_work"]
 
@@ -60,13 +61,14 @@ class Lengths:
     again: int | None = None
 
     @classmethod
-    def of(cls, layout: PromptLayout, question: str, new_tokens: int) -> Lengths:
-        """The lengths that a question's prompts have in a layout."""
+    def of(cls, preset: Preset, question: str, new_tokens: int) -> Lengths:
+        """The lengths that a question's prompts have with a preset."""
+        ids, spans = preset.prompt(question, 1)
         return cls(
-            prefix=len(layout.prefix),
-            question=len(layout.build(question, 1, new_tokens).ids),
-            generic=len(layout.build(GENERIC_QUESTION, 1, 1).ids),
-            both=len(layout.build(question, 2, new_tokens).ids),
+            prefix=spans[0][1],
+            question=len(ids),
+            generic=len(preset.prompt(GENERIC_QUESTION, 1)[0]),
+            both=len(preset.prompt(question, 2)[0]),
             new=new_tokens,
             decided=min(new_tokens, Policy.decide_after),
         )

@@ -198,12 +198,11 @@ def draw_example(
     """
     columns, settings = run.columns, run.header.settings
     picture = _original(run, row, images)
-    mode = settings["model"]["resize_mode"]
-    side = int(run.made["sizes"]["image_size"])
+    global_view, local_view = run.views
     jpeg = {name: JpegSettings(**settings["jpeg"][name]) for name in ("global", "local")}
-    sent = picture.global_image(side, mode, jpeg["global"])
+    sent = picture.global_image(global_view, jpeg["global"])
     region = Region(*(int(value) for value in columns.region[row])) if columns.possible[row] else None
-    marked = marked_original(picture, heat_map(columns.heat[row]), region, mode)
+    marked = marked_original(picture, heat_map(columns.heat[row]), region, global_view)
     size = picture.size
     asked = not replay.doubt[row] < threshold
     panels = [
@@ -220,7 +219,7 @@ def draw_example(
         ("first look", _told(columns.first.text[row], replay.uncertainty[row])),
     ]
     if region is not None:
-        crop = picture.local_image(region, side, jpeg["local"])
+        crop = picture.local_image(region, local_view, jpeg["local"])
         panels.append(_panel(crop.jpeg, f"Local image, as sent: {_bytes(columns.second.bytes[row])}"))
         name = "second look" if asked else "second look, not asked for"
         answers.append((name, _told(columns.second.text[row], replay.again[row])))

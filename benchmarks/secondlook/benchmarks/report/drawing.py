@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from secondlook.edge.geometry import GridMap, Region, Size
+from secondlook.edge.geometry import GridMap, Region, Size, target
 from secondlook.edge.imaging import Picture
-from secondlook.edge.wire import ResizeMode
+from secondlook.edge.wire import View
 
 __all__ = ["draw_looks", "heat_overlay", "marked_original"]
 
@@ -28,7 +28,7 @@ def draw_looks(
     local_jpeg: bytes | None,
     relative: npt.NDArray[np.float64] | None,
     region: Region | None,
-    mode: ResizeMode,
+    view: View,
     captions: tuple[str, str, str],
 ) -> Image.Image:
     """Three panels: the global image as sent, the original with heat map and box, the local image as sent.
@@ -36,7 +36,7 @@ def draw_looks(
     Without a second look (`relative`, `region` and `local_jpeg` are None) the original stays plain and the
     third panel is empty. Captions stand below the panels, a line feed in each at most.
     """
-    original = marked_original(picture, relative, region, mode)
+    original = marked_original(picture, relative, region, view)
     sheet = Image.new("RGB", (3 * _PANEL + 4 * _GAP, _PANEL + _CAPTION + 2 * _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     panels = (
@@ -59,13 +59,13 @@ def draw_looks(
 
 
 def marked_original(
-    picture: Picture, relative: npt.NDArray[np.float64] | None, region: Region | None, mode: ResizeMode
+    picture: Picture, relative: npt.NDArray[np.float64] | None, region: Region | None, view: View
 ) -> Image.Image:
     """The original, at most 480 pixels a side, under its heat map and with the region's box."""
     original = picture.original().copy()
     original.thumbnail((_PANEL, _PANEL), Image.Resampling.LANCZOS)
     if relative is not None:
-        original = heat_overlay(original, relative, picture.size, mode)
+        original = heat_overlay(original, relative, picture.size, view)
     if region is not None:
         scale = original.width / picture.size.width
         box = [round(value * scale) for value in region.as_tuple()]
@@ -74,12 +74,12 @@ def marked_original(
 
 
 def heat_overlay(
-    shown: Image.Image, relative: npt.NDArray[np.float64], original: Size, mode: ResizeMode
+    shown: Image.Image, relative: npt.NDArray[np.float64], original: Size, view: View
 ) -> Image.Image:
     """`shown`, the original at any scale, under relative attention [rows, columns]: dark is low, red high."""
     rows, columns = relative.shape
     strength = np.sqrt(relative / max(float(relative.max()), 1e-12))
-    grid = GridMap(original, side=max(rows, columns) * 16, mode=mode, rows=rows, columns=columns)
+    grid = GridMap(original, target(view, original), view.fit, rows, columns)
     left, top = (float(value) for value in grid.to_grid(0, 0))
     right, bottom = (float(value) for value in grid.to_grid(original.width, original.height))
     heat = Image.fromarray(strength.astype(np.float32))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from secondlook.benchmarks.edge.summary import AIM_PEAK_MB, AIM_SPEEDUP
+from secondlook.benchmarks.edge.edge import AIM_PEAK_MB, AIM_SPEEDUP
 from secondlook.benchmarks.latency.summary import agreement_text, tail
 from secondlook.benchmarks.report.document import NONE, digits, share
 

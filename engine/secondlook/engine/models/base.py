@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -87,6 +87,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
 
     Attributes:
         name: what the model was asked for as.
+        module: of transformers, with its `config`; nobody but its owner changes it.
         context: the most rows of a sequence, generated ones included.
         most_visual_tokens: rows that a global image has at most, and a local one.
         global_view, local_view: what it sees of an original, and of a region.
@@ -96,6 +97,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
     """
 
     name: str
+    module: Any
     context: int
     most_visual_tokens: tuple[int, int]
     global_view: View

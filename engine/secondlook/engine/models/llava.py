@@ -30,7 +30,7 @@ from secondlook.engine.models.pictures import Grid, Picture, Preprocessing, fitt
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
 
-__all__ = ["SUPPORTED", "Llava", "load"]
+__all__ = ["SUPPORTED", "Llava", "default_localisation", "load", "made"]
 
 SUPPORTED = "LLaVA-1.5 (model_type llava) with a clip_vision_model tower and a llama decoder"
 
@@ -45,12 +45,17 @@ def load(checkpoint: Checkpoint) -> Llava:
     settings = checkpoint.settings()
     preprocessing = _preprocessing(checkpoint, config)
     prompts = checkpoint.prompts(config.image_token_id, settings.question_suffix)
-    localisation = checkpoint.localisation(_default_localisation(config))
+    localisation = checkpoint.localisation(default_localisation(config))
     module = checkpoint.weights(LlavaForConditionalGeneration, config)
     return Llava(checkpoint.name, module, prompts, preprocessing, settings, localisation)
 
 
-def _default_localisation(config: Any) -> Localisation:
+def made(*parts: Any) -> Llava:
+    """The model of parts that are there already: `Llava`'s own arguments."""
+    return Llava(*parts)
+
+
+def default_localisation(config: Any) -> Localisation:
     """What LLaVA-1.5-7B has in Zhang et al., arXiv 2502.17422: layer 14 of 32, crops of the encoder's side.
 
     Other depths read the same relative depth.
@@ -91,7 +96,7 @@ class Llava(VisionLanguageModel):
         self.local_view = self.global_view
         self.most_visual_tokens = ((side // patch) ** 2,) * 2
         self._cell = (patch, patch)
-        self._prompts = prompts
+        self.prompts = prompts
         layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
         blocks = layer if layer >= 0 else layers + 1 + layer  # layer 0 is what enters the first block
         tower: Any = module.model.vision_tower
@@ -113,7 +118,7 @@ class Llava(VisionLanguageModel):
         return [Features(tokens) for tokens in self._encoder(pixels.to(self.dtype))]
 
     def prompt(self, question: str, grids: Sequence[Grid]) -> Prompt:
-        ids, spans = self._prompts.ids(question, [rows * columns for rows, columns in grids])
+        ids, spans = self.prompts.ids(question, [rows * columns for rows, columns in grids])
         positions = torch.arange(len(ids)).unsqueeze(0)
         return Prompt(ids, spans, tuple(grids), spans[0][1], positions, len(ids))
 
@@ -147,7 +152,7 @@ class Llava(VisionLanguageModel):
         return logits
 
     def text(self, token_ids: Sequence[int]) -> str:
-        return self._prompts.decode(token_ids)
+        return self.prompts.decode(token_ids)
 
     def vision_module(self) -> nn.Module:
         return self._vision
