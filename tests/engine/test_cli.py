@@ -17,9 +17,11 @@ from typing import Any
 import httpx
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from engine.calibrated import a_policy_file
 from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
+from secondlook.edge.cli import app as edge_app
 from secondlook.edge.errors import GeometryError
 from secondlook.engine import cli, plugins
 from secondlook.engine.cli import ask, kernels, serve
@@ -259,7 +261,7 @@ def test_kernels_cannot_be_built_without_a_compiler(
 
 
 def test_help_needs_no_heavy_import() -> None:
-    heavy = ["torch", "transformers", "numpy", "fastapi", "uvicorn", "onnx", "matplotlib"]
+    heavy = ["torch", "transformers", "numpy", "fastapi", "onnx", "matplotlib", "filelock", "jinja2"]
     code = f"""
 import sys
 from secondlook.engine import cli
@@ -278,6 +280,11 @@ except SystemExit as ended:
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("--version") == 0
     assert capsys.readouterr().out == f"secondlook {version('secondlook')}\n"
+
+
+def test_the_edges_version_is_said() -> None:
+    done = CliRunner().invoke(edge_app, ["--version"])
+    assert (done.exit_code, done.output.split()[0]) == (0, "secondlook-edge")
 
 
 def test_installed_parts_add_commands_and_a_broken_one_is_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -99,6 +100,24 @@ except OutputError as error:
     assert "cannot write" in done.stdout, done.stderr
     assert "make room" in done.stdout
     assert left(tmp_path) == set()
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, rename = tmp_path / "encoder", Path.rename
+    write(output)
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.name == ".encoder.partial":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OutputError, match=r"cannot write .*: Input/output error; make room"):
+        write(output, "new", overwrite=True)
+    assert (output / MANIFEST_FILE).read_text() == "whole"
+    assert left(tmp_path) == {"encoder"}
 
 
 def test_a_process_killed_while_replacing_loses_nothing(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from secondlook.engine.encoders.plan_manifest import (
 from secondlook.engine.encoders.plan_store import RebuildNeededError, cache_folder, plans_in, readable
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.encoders.tensorrt import TensorRtVisionEncoder, open_plan
-from secondlook.engine.encoders.tensorrt_api import Library, load_builder, this_machine
+from secondlook.engine.encoders.tensorrt_api import load_builder, this_machine
 from secondlook.engine.errors import InvalidEncoderError
 from secondlook.export.building import build_plan
 from secondlook.export.errors import PlanBuildError
@@ -193,14 +193,7 @@ def make_plan(request: PlanRequest, device: torch.device, cache: PlanCache | Non
     return found
 
 
-def open_or_rebuild(
-    folder: Path,
-    device: torch.device,
-    *,
-    trusted: bool = False,
-    library: Library = "auto",
-    cache: PlanCache | None = None,
-) -> TensorRtVisionEncoder:
+def open_or_rebuild(folder: Path, device: torch.device, *, trusted: bool = False) -> TensorRtVisionEncoder:
     """`secondlook.engine.encoders.tensorrt.open_plan`, and a new plan where none runs here.
 
     That is built from the ONNX folder beside it, with the same profiles and options.
@@ -210,14 +203,14 @@ def open_or_rebuild(
         SecondLookError: see `open_plan` and `make_plan`.
     """
     try:
-        return open_plan(folder, device, trusted=trusted, library=library)
+        return open_plan(folder, device, trusted=trusted)
     except RebuildNeededError as error:
         if error.graph is None:
             raise RebuildNeededError(f"{error}; --rebuild found no ONNX folder beside it", None) from error
         _log.info("%s", error)
         output = folder if (folder / PLAN_MANIFEST_FILE).is_file() else None
         request = PlanRequest(error.graph, error.profiles or DEFAULT_PROFILES, error.options, output)
-        return open_plan(make_plan(request, device, cache), device, trusted=trusted, library=library)
+        return open_plan(make_plan(request, device), device, trusted=trusted)
 
 
 def _is_whole(folder: Path) -> bool:

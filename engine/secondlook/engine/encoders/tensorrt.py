@@ -25,7 +25,6 @@ from secondlook.engine.encoders.plan_store import check_runs_here, check_trusted
 from secondlook.engine.encoders.profiles import Run, runs_of
 from secondlook.engine.encoders.tensorrt_api import (
     Context,
-    Library,
     Logger,
     Plan,
     Runtime,
@@ -52,9 +51,7 @@ _DTYPES: Final = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 """TensorRT's names of torch's dtypes."""
 
 
-def open_plan(
-    folder: Path, device: torch.device, *, trusted: bool = False, library: Library = "auto"
-) -> TensorRtVisionEncoder:
+def open_plan(folder: Path, device: torch.device, *, trusted: bool = False) -> TensorRtVisionEncoder:
     """The encoder of a plan's folder, or of an ONNX folder that a plan in the cache was built from.
 
     Args:
@@ -67,7 +64,7 @@ def open_plan(
         UntrustedPlanError: it is from outside the cache, and not `trusted`.
         RebuildNeededError: it was built for another GPU or TensorRT, or no plan was built yet.
     """
-    trt = load_tensorrt(library)
+    trt = load_tensorrt()
     machine = this_machine(device)
     lean = trt.__name__ == "tensorrt_lean"
     found = find_plan(folder, trt.__version__, machine, lean=lean)
