@@ -7,9 +7,12 @@ shapes, not on what the weights have learnt.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import torch
@@ -21,6 +24,8 @@ from transformers.utils import logging
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.plans import ATTENTION
+from secondlook.engine.encoders.manifest import GraphDType
+from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.folders import DEMO, chat_template, find_folder
@@ -29,6 +34,8 @@ from secondlook.engine.models.look_settings import LookSettings
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.engine.models.prompts import PromptLayout
 from secondlook.engine.models.vision import Preprocessing
+from secondlook.export.exporting import write_encoder
+from secondlook.export.writing import DEFAULT_OPSET
 
 __all__ = [
     "Preset",
@@ -36,6 +43,7 @@ __all__ = [
     "Served",
     "Subject",
     "build_subject",
+    "onnx_encoder",
     "preset",
     "random_model",
     "random_preset",
@@ -194,6 +202,16 @@ def served(preset: Preset, model: PreTrainedModel) -> Served:
     ours = twin(model, {"text_config": ATTENTION, "vision_config": "sdpa"})
     pack_linear_layers(ours)  # as loading does
     return LlavaAdapter(preset.name, ours, preset.layout, preset.preprocessing, preset.settings)
+
+
+@contextmanager
+def onnx_encoder(model: Served, dtype: GraphDType) -> Iterator[OnnxVisionEncoder]:
+    """A model's encoder, exported to a folder that is gone afterwards, in ONNX Runtime on the CPU.
+
+    It did not pass the gate: that asks questions, and these weights may be random.
+    """
+    with TemporaryDirectory() as folder:
+        yield write_encoder(model, dtype, DEFAULT_OPSET, Path(folder)).open()
 
 
 def random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Any:
