@@ -208,7 +208,13 @@ def test_a_result_is_ready_for_json(ask: Ask, server: ScriptedServer) -> None:
     assert result["text"] == "71"
     assert result["refined"] is True
     assert result["region"] == {"left": 100, "top": 50, "right": 300, "bottom": 150}
-    assert result["first"] == {"text": "17", "uncertainty": 1.25, "tokens": 3, "visual_tokens": 36, "complete": True}
+    assert result["first"] == {
+        "text": "17",
+        "uncertainty": 1.25,
+        "tokens": 3,
+        "visual_tokens": 36,
+        "complete": True,
+    }
     assert set(result["seconds"]) == {
         "prepare_global",
         "first_look",

@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from secondlook.edge.geometry import Region, Size, sent_size
+from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.scheduler import Flow, Request
-from secondlook.engine.errors import OutOfMemoryError, PictureMismatchError, QuestionTooLongError
+from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.models.base import Prompt
-from secondlook.engine.models.pictures import Picture, fitted
-from secondlook.engine.results import AttentionMaps, FinalAnswer, FirstLook, Look, Pending, Question
+from secondlook.engine.results import FinalAnswer, FirstLook, Look, Pending
 
 SIDE, CELL = 32, 8
 VIEW = View(size=Fixed(width=SIDE, height=SIDE), fit="pad")

@@ -124,7 +124,7 @@ def table(columns: str, rows: Iterable[Mapping[str, Any]]) -> str:
             values by name.
     """
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    cells: list[str] = []
+    cells = list[str]()
     for column in columns.split(" | "):
         title, brace, cell = column.partition("{")
         made.add_column(title.strip(), justify="right" if cells else "left", no_wrap=True)

@@ -23,14 +23,13 @@ from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size
 from secondlook.engine.encoders.manifest import GraphDType
-from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
 from secondlook.engine.models.base import VisionEncoder
 from secondlook.engine.models.folders import DEMO
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.export.gate import TOLERANCES
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
-__all__ = ["GRAPHS", "VisionRow", "VisionRun", "bench_vision", "onnx_encoder", "vision_text"]
+__all__ = ["GRAPHS", "VisionRow", "VisionRun", "bench_vision", "vision_text"]
 
 _WARMUPS: Final = 2
 _BASELINE: Final = "torch float32"
@@ -114,16 +113,6 @@ def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "rows": [asdict(row) for row in rows],
     }
-
-
-@contextmanager
-def onnx_encoder(model: Served, dtype: GraphDType) -> Iterator[OnnxVisionEncoder]:
-    """A model's encoder, exported to a folder that is gone afterwards, in ONNX Runtime on the CPU.
-
-    It did not pass the gate: that asks questions, and these weights may be random.
-    """
-    with TemporaryDirectory() as folder:
-        yield write_encoder(model, dtype, DEFAULT_OPSET, Path(folder)).open()
 
 
 @contextmanager

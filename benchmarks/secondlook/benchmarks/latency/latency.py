@@ -17,10 +17,9 @@ from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Flow, Request, Sample, answer_in_turns, fresh_requests
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
-from secondlook.benchmarks.latency.subject import Preset, Served, build_subject
+from secondlook.benchmarks.latency.subject import Preset, Served, build_subject, onnx_encoder
 from secondlook.benchmarks.latency.summary import BASELINES, agreement, latency_rows, speedup
 from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, flow_work
-from secondlook.benchmarks.vision import onnx_encoder
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
 

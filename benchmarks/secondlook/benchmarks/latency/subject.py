@@ -7,9 +7,12 @@ shapes, not on what the weights have learnt.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import torch
@@ -20,6 +23,8 @@ from transformers.utils import logging
 
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.encoders.manifest import GraphDType
+from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
@@ -30,6 +35,7 @@ from secondlook.engine.models.pictures import Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.registry import architecture
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
 __all__ = [
     "Preset",
@@ -37,6 +43,7 @@ __all__ = [
     "Served",
     "Subject",
     "build_subject",
+    "onnx_encoder",
     "preset",
     "random_model",
     "random_preset",
@@ -205,6 +212,16 @@ def served(preset: Preset, model: PreTrainedModel) -> Served:
         preset.name, ours, preset.prompts, preset.preprocessing, preset.settings, preset.localisation
     )
     return made
+
+
+@contextmanager
+def onnx_encoder(model: Served, dtype: GraphDType) -> Iterator[OnnxVisionEncoder]:
+    """A model's encoder, exported to a folder that is gone afterwards, in ONNX Runtime on the CPU.
+
+    It did not pass the gate: that asks questions, and these weights may be random.
+    """
+    with TemporaryDirectory() as folder:
+        yield write_encoder(model, dtype, DEFAULT_OPSET, Path(folder)).open()
 
 
 def random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Any:
