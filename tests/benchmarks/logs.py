@@ -11,6 +11,7 @@ import numpy as np
 
 from secondlook.benchmarks.analysis.computation import ModelSizes
 from secondlook.benchmarks.run_log import LoggedLook, Record, RunHeader, Shard, heat_rows, write_log
+from secondlook.edge.wire import Fixed, View
 from secondlook.engine.method.uncertainty import TokenStatistics
 
 SIZES = ModelSizes(4, 256, 512, 4, 4, 64, 375, 6, 192, 768, 168, 14, 3, -1, 148, 159)
@@ -61,6 +62,9 @@ def _look(rng: np.random.Generator, right: bool, size: int, images: int) -> Logg
     return LoggedLook("42" if right else "24", float(right), tokens, 28_224, sent, 144, 14 + 145 * images)
 
 
+VIEW = View(size=Fixed(width=168, height=168)).model_dump(mode="json")
+
+
 def header(**settings: Any) -> RunHeader:
     """Of a run over signs; `settings` go over its own, `quality` is both looks'."""
     quality = settings.pop("quality", 90)
@@ -69,7 +73,7 @@ def header(**settings: Any) -> RunHeader:
     made: dict[str, Any] = {"model": "demo", "threshold": 0.25, "sizes": vars(SIZES), "device": "a processor"}
     values = {
         "data": {"name": "signs", "split": "test", "seed": 3},
-        "model": {"weights": "c0ffee", "probe_layer": 2, "resize_mode": "squash"},
+        "model": {"weights": "c0ffee", "localisation": {"layer": 2}, "global_view": VIEW, "local_view": VIEW},
         "jpeg": jpeg,
         **settings,
     }

@@ -52,7 +52,7 @@ def pixels(jpeg: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
 def test_both_ways_make_the_same_pictures(source: Any, mode: Any) -> None:
     wanted = Wanted(96, mode, Region(100, 50, 300, 200))
     ours, plain = (make(way, "both", source, wanted) for way in WAYS)
-    assert [decode_jpeg(each).size for each in ours] == [(96, 96), (96, 72)]
+    assert [decode_jpeg(each).size for each in ours] == [(96, 72) if mode == "pad" else (96, 96)] * 2
     for one, other in zip(ours, plain, strict=True):
         assert pixels(one).shape == pixels(other).shape
         assert np.square(pixels(one) - pixels(other)).mean() < 255**2 / 10**3.5  # 35 dB

@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.official_files import WRITERS, write_pope, write_textvqa
 from benchmarks.samples import KillsItsReader, smallest
+from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.evaluation import cli
@@ -28,6 +29,8 @@ from secondlook.engine.method.policy import Policy
 
 SEED = 3
 INDICES = [*smallest("test", SEED, range(0, 80, 4), 1), *smallest("test", SEED, range(1, 80, 2), 2)]
+
+VIEW = square(IMAGE_SIZE)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,7 +96,7 @@ def test_every_question_gets_a_second_look_at_a_region(
 ) -> None:
     for records, picture in zip(evaluated, pictures, strict=True):
         source = open_picture(picture.jpeg)
-        sent = source.global_image(IMAGE_SIZE, "squash")
+        sent = source.global_image(VIEW)
         for record, question in zip(records, picture.questions, strict=True):
             assert record.second is not None
             assert record.region is not None
@@ -101,7 +104,7 @@ def test_every_question_gets_a_second_look_at_a_region(
             assert region.within(picture.scene.size)
             sign = question.sign
             assert record.region_hit == (None if sign is None else region.contains(sign.x, sign.y))
-            crop = source.local_image(region, IMAGE_SIZE)
+            crop = source.local_image(region, VIEW)
             assert (record.first.bytes, record.first.pixels) == (len(sent.jpeg), IMAGE_SIZE * IMAGE_SIZE)
             assert (record.second.bytes, record.second.pixels) == (len(crop.jpeg), crop.size.pixels)
             for look in (record.first, record.second):

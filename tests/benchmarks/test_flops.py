@@ -34,8 +34,8 @@ def request_of(subject: Subject, look_twice: bool, seed: int = 1) -> Request:
 
 def work_of(name: FlowName, subject: Subject, request: Request) -> dict[Metric, Work]:
     lengths, layer = (
-        Lengths.of(subject.preset.layout, request.question, NEW_TOKENS),
-        subject.preset.settings.probe_layer,
+        Lengths.of(subject.preset, request.question, NEW_TOKENS),
+        subject.preset.localisation.layer,
     )
     return flow_work(name, PassFlops(subject.preset.config), lengths, layer, unsure=request.look_twice)
 
@@ -43,7 +43,7 @@ def work_of(name: FlowName, subject: Subject, request: Request) -> dict[Metric, 
 @pytest.mark.parametrize("name", ["tiny", "small", "llava-1.5-7b"])
 def test_every_pass_is_what_torch_counts(name: str) -> None:
     model = tiny_preset() if name == "tiny" else preset(name)
-    for row in count_passes(model, Lengths.of(model.layout, TYPICAL_QUESTION, 4)):
+    for row in count_passes(model, Lengths.of(model, TYPICAL_QUESTION, 4)):
         assert row.analytic == pytest.approx(row.counted, rel=0.01), row.name
 
 
@@ -100,7 +100,7 @@ def test_attention_may_be_counted_without_what_causality_hides() -> None:
 def test_the_region_is_there_after_the_first_tokens() -> None:
     model = tiny_preset()
     passes = PassFlops(model.config)
-    lengths = Lengths.of(model.layout, TYPICAL_QUESTION, 20)
+    lengths = Lengths.of(model, TYPICAL_QUESTION, 20)
     assert lengths.decided == 5
     ours = flow_work("ours", passes, lengths, 1, unsure=True)
     assert (ours["region"].steps, ours["first_answer"].steps, ours["final_answer"].steps) == (4, 19, 23)
@@ -125,7 +125,7 @@ def test_one_second_look_costs_less_than_the_published_two_passes() -> None:
 
 def test_a_sequence_of_one_token_decodes_nothing() -> None:
     model = tiny_preset()
-    lengths = Lengths.of(model.layout, TYPICAL_QUESTION, 1)
+    lengths = Lengths.of(model, TYPICAL_QUESTION, 1)
     for flow in FLOWS:
         work = flow_work(flow, PassFlops(model.config), lengths, 1, unsure=False)
         assert work["first_answer"] == work["first_token"] == work["final_answer"]
@@ -139,7 +139,7 @@ def test_work_adds_up() -> None:
 
 def test_prompts_are_as_long_as_llavas() -> None:
     # The public tokenizer's: <s>USER:▁ and 576 image tokens, then ↵ and 10 tokens through ASSISTANT:
-    lengths = Lengths.of(preset("llava-1.5-7b").layout, TYPICAL_QUESTION, 4)
+    lengths = Lengths.of(preset("llava-1.5-7b"), TYPICAL_QUESTION, 4)
     assert lengths.prefix == 580
     assert 10 <= lengths.question - lengths.prefix <= 20
     assert lengths.both - lengths.question == 577  # the second image, and the line break behind it

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
+from secondlook.benchmarks.latency import ours as ours_module
 from secondlook.benchmarks.latency.flow import Flow, Request, Stopwatch, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
 from secondlook.benchmarks.latency.subject import Subject, build_subject, preset, random_model, twin
-from secondlook.engine.models.vision import Square
+from secondlook.engine.models.base import Features
+from secondlook.engine.models.pictures import Picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -110,7 +111,7 @@ def test_tokens_are_timed_when_the_device_is_done_with_them(
 ) -> None:
     ours, engine = flows[3], subject.engine
     assert isinstance(ours, EngineFlow)
-    monkeypatch.setattr(engine.model, "synchronise", lambda: time.sleep(0.05))
+    monkeypatch.setattr(ours_module, "synchronise", lambda _device: time.sleep(0.05))
     seconds = ours._token_seconds(request_of(subject, 11, look_twice=True, new_tokens=3))
     assert set(seconds) == {"first_token", "per_token"}
     assert seconds["first_token"] > 0.05
@@ -124,11 +125,11 @@ def test_the_request_timed_by_the_token_computes_its_picture_anew(
     encoded: list[int] = []
     encode = subject.engine.model.encode
 
-    def noted(squares: Sequence[Square]) -> Tensor:
-        encoded.append(len(squares))
-        return encode(squares)
+    def noted(pictures: Sequence[Picture]) -> list[Features]:
+        encoded.append(len(pictures))
+        return encode(pictures)
 
-    monkeypatch.setattr(subject.engine.model, "encode", noted)
+    monkeypatch.setattr(subject.engine._scheduler, "_encode_items", noted)
     flows[3].answer(request_of(subject, 12, look_twice=False))
     assert encoded == [1, 1]
 

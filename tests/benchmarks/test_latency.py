@@ -216,7 +216,7 @@ def test_both_ways_to_the_rows_come_to_the_same() -> None:
     ways = Ways(model)
     logits, rows = ways.one_pass()
     torch.testing.assert_close(ways.two_passes(), rows, rtol=1e-5, atol=1e-7)
-    assert rows.shape == (2, model.layout.tokens_per_image)
+    assert rows.shape == (2, model.most_visual_tokens[0])
     assert not rows[0].allclose(rows[1])
     token = ways._decoder.record.read(0).token_ids
     assert token == (int(logits.argmax()),)

@@ -16,6 +16,7 @@ from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.subject import preset
 from secondlook.benchmarks.latency.work import Lengths, flow_work
 from secondlook.benchmarks.run_log import Record
+from secondlook.engine.models.prompts import GENERIC_QUESTION
 
 HEAD = header()
 
@@ -28,7 +29,10 @@ def test_the_sizes_of_a_log_count_as_the_model_does() -> None:
     assert by_log.decoder(7, 90) == by_model.decoder(7, 90)
     assert by_log.probe(5, 40, 2) == by_model.probe(5, 40, 2)
     assert by_log.logits(3) == by_model.logits(3)
-    assert (SIZES.prefix, SIZES.generic) == (len(demo.layout.prefix), len(demo.layout.generic.ids))
+    assert (SIZES.prefix, SIZES.generic) == (
+        demo.prompt(GENERIC_QUESTION, 1)[1][0][1],
+        len(demo.prompt(GENERIC_QUESTION, 1)[0]),
+    )
 
 
 @pytest.mark.parametrize("flow", ["ours", "reference"])
@@ -38,7 +42,7 @@ def test_one_question_costs_what_the_flops_benchmark_counts(flow: str) -> None:
     (row,) = (row for row in flow_rows(demo, lengths, 0.4) if row.flow == flow)
     answers = (a_look(doubts=[0.1] * 4), a_look(doubts=[0.1] * 4))
     first, second = (replace(one, prompt_tokens=n) for one, n in zip(answers, (158, 304), strict=True))
-    settings = {"model": {"probe_layer": demo.settings.probe_layer}}
+    settings = {"model": {"localisation": {"layer": demo.localisation.layer}}}
     cost = relative_computation(Columns.of([a_record(0, first, second)]), HEAD.made, settings, row.flow)
     assert cost is not None
     assert cost.base / cost.unit == pytest.approx(row.relative_computation_sure)

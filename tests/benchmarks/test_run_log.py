@@ -28,6 +28,7 @@ from secondlook.benchmarks.run_log import (
     write_log,
 )
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.wire import Fixed, View
 
 SETTINGS: dict[str, Any] = {"data": {"name": "signs", "seed": 1}, "model": {"weights": "c0ffee"}}
 HEADER = RunHeader(SETTINGS, {"device": "a processor"}, Shard(1, 1))
@@ -58,7 +59,7 @@ def test_a_log_is_a_header_and_a_line_a_picture(tmp_path: Path) -> None:
     write(tmp_path / "run.jsonl", LOGGED)
     header, *lines = (tmp_path / "run.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(header) == {
-        "format": 1,
+        "format": 2,
         "shard": "1/1",
         "settings": SETTINGS,
         "made": {"device": "a processor"},
@@ -204,7 +205,7 @@ FIRST = HEADER.to_json().encode()
         b"\xff\xfe\x00\n",
         FIRST,
         FIRST + b"\n[{]\n",
-        FIRST.replace(b'"format": 1', b'"format": 2') + b"\n",
+        FIRST.replace(b'"format": 2', b'"format": 3') + b"\n",
         FIRST.replace(b'"shard": "1/1"', b'"shard": 1') + b"\n",
         FIRST.replace(b'"made"', b'"mad"') + b"\n",
         FIRST + b"\n\n[]\n",
@@ -284,6 +285,20 @@ def test_a_record_survives_json(
     text = to_line([record])
     assert from_line(text) == [record]
     assert "\n" not in text
+
+
+def test_a_log_of_one_square_is_read_as_one_of_views(tmp_path: Path) -> None:
+    model = {"weights": "c0ffee", "probe_layer": 2, "crop_size": 100, "min_cells": 3, "resize_mode": "pad"}
+    made = {"sizes": {"image_size": 168}}
+    old = json.dumps({"format": 1, "shard": "1/1", "settings": {"model": model}, "made": made})
+    path = tmp_path / "run.jsonl"
+    path.write_text(old + "\n", encoding="utf-8")
+    model = read_log(path).header.settings["model"]
+    view = View(size=Fixed(width=168, height=168), fit="pad").model_dump(mode="json")
+    assert model["global_view"] == model["local_view"] == view
+    assert model["localisation"]["layer"] == 2
+    assert (model["localisation"]["crop_size"], model["localisation"]["min_cells"]) == (100, 3)
+    assert not {"probe_layer", "resize_mode", "crop_size"} & model.keys()
 
 
 def test_what_may_be_unknown_may_be_absent() -> None:

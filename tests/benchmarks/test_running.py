@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.official_files import WRITERS, write_lines, write_pope, write_textvqa
+from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.analysis.computation import ModelSizes
 from secondlook.benchmarks.datasets.official import LOADERS, load_data_set, load_pope, load_textvqa
@@ -31,6 +32,8 @@ from secondlook.engine.errors import QuestionTooLongError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PICTURES = [f"COCO_val2014_{number:012}.jpg" for number in range(5)]
+
+VIEW = square(IMAGE_SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,8 @@ def test_the_log_says_everything_that_was_asked_and_answered(whole: Path, pope: 
         assert record.second is not None
         assert record.region is not None
         source = open_picture(picture.source.read())
-        crop = source.local_image(Region(*record.region), IMAGE_SIZE)
-        assert record.first.bytes == len(source.global_image(IMAGE_SIZE, "squash").jpeg)
+        crop = source.local_image(Region(*record.region), VIEW)
+        assert record.first.bytes == len(source.global_image(VIEW).jpeg)
         assert (record.second.bytes, record.second.pixels) == (len(crop.jpeg), crop.size.pixels)
         assert (record.original_pixels, record.original_bytes) == (160 * 120, len(picture.source.read()))
         for look in (record.first, record.second):
@@ -137,7 +140,7 @@ def test_jpeg_qualities_are_part_of_the_run(asking: Asking, pope: DataSet, tmp_p
     assert record.region is not None
     assert record.second is not None
     source = open_picture(pope.pictures[0].source.read())
-    crop = source.local_image(Region(*record.region), IMAGE_SIZE, coarse.local_jpeg)
+    crop = source.local_image(Region(*record.region), VIEW, coarse.local_jpeg)
     assert record.second.bytes == len(crop.jpeg)
     with pytest.raises(LogError, match=r"logs another run: jpeg\.local\.quality is 30, not 90"):
         run(pope, asking, log, processes=1)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.samples import a_scene, a_sign, drawn_scene, smallest
+from edge.support import square
 from secondlook.benchmarks.signs.evaluation import CAMERA_QUALITY
 from secondlook.benchmarks.signs.questions import WORDINGS, Question, all_questions, describe, is_correct
 from secondlook.benchmarks.signs.render import render, render_window
@@ -310,7 +311,7 @@ def test_small_signs_keep_a_visible_colour_in_the_global_image() -> None:
         small = [sign for sign in scene.signs if scene.global_digit_height(sign) < 3.6]
         if not small:
             continue
-        picture = decode_jpeg(open_picture(render(scene)).global_image(168, "squash").jpeg)
+        picture = decode_jpeg(open_picture(render(scene)).global_image(square(168)).jpeg)
         sent = np.asarray(picture, np.float64)
         for sign in small:
             across, down = 168 / scene.size.width, 168 / scene.size.height

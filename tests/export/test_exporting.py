@@ -32,6 +32,7 @@ from secondlook.engine.encoders.onnx_runtime import open_onnx
 from secondlook.engine.errors import InvalidEncoderError
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.pictures import Preprocessing
+from secondlook.engine.models.settings import Localisation
 from secondlook.export import exporting
 from secondlook.export.errors import ExportError, GateError, OutputError
 from secondlook.export.exporting import ExportSettings, export_encoder, verify_encoder
@@ -198,8 +199,7 @@ def test_inspect_tells_precision_and_what_became_of_attention(exported: Exported
 
 @pytest.mark.slow
 def test_clip_large_at_336_pixels_passes_the_gate(tmp_path: Path) -> None:
-    settings = LookSettings.default_for(layers=1, image_size=336)
-    small = replace(preset("small"), settings=settings)
+    small = replace(preset("small"), localisation=Localisation(layer=0, crop_size=336))
     small.config.text_config.num_hidden_layers = 1  # the tower and the projector are what is looked at
     model = served(small, random_model(small.config, torch.float32, CPU))
     gate = GateSettings(pictures=1, questions=1)

@@ -14,9 +14,9 @@ from torch import Tensor
 from export.support import CPU, QUICK, Exported, asked
 from secondlook.engine.encoders.manifest import GraphDType, Parity
 from secondlook.engine.encoders.onnx_runtime import open_onnx
-from secondlook.engine.engine import Look
 from secondlook.engine.method.uncertainty import TokenStatistics
 from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.results import Look
 from secondlook.export.errors import ExportError, Failure, GateError
 from secondlook.export.gate import TOLERANCES, AnswerTally, GateSettings, pass_gate
 from secondlook.export.graph import narrowed, write_encoder
@@ -108,7 +108,7 @@ def look(ids: tuple[int, ...], gap: float = 9.0, uncertainty: float = 0.3) -> Lo
     best = 0.5
     margin = 1 - (best - best * float(torch.exp(torch.tensor(-gap, dtype=torch.float64))))
     statistics = TokenStatistics(-float(torch.tensor(best).log()), 0.7, margin, is_eos=False)
-    return Look("".join(map(chr, ids)), ids, (statistics,) * len(ids), uncertainty)
+    return Look("".join(map(chr, ids)), ids, (statistics,) * len(ids), uncertainty, 9, 4)
 
 
 def tallied(theirs: Look, mine: Look) -> AnswerTally:

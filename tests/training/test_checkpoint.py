@@ -33,11 +33,11 @@ def test_it_is_small_and_has_a_card() -> None:
 def test_both_looks_equal_generate_with_the_shipped_processor(engine: Engine, index: int) -> None:
     test = signs_picture("test", 77, index)
     picture, question = open_picture(test.jpeg), test.questions[0].text
-    sent = decode_jpeg(picture.global_image(engine.card.image_size, engine.card.resize_mode).jpeg)
+    sent = decode_jpeg(picture.global_image(engine.card.global_view).jpeg)
     first = engine.first_look(sent, question, picture.size, AnswerOptions(second_look="always"))
     assert first.pending is not None
     # Only a crop of the square's own size reaches both without being resized, by two libraries' rules.
-    local = decode_jpeg(picture.local_image(first.pending.region, engine.card.image_size).jpeg)
+    local = decode_jpeg(picture.local_image(first.pending.region, engine.card.local_view).jpeg)
     final = engine.second_look(first.pending, local)
     assert _generated((sent,), question) == list(first.look.token_ids)
     if local.size == sent.size:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from secondlook.benchmarks.signs.scene import COLOURS
-from secondlook.engine.models.prompts import PromptLayout
+from secondlook.engine.models.prompts import ChatPrompts
 from training.closeups import IGNORED
 from training.lessons import Batch, Lesson, Lessons, Look, Packed, collate
 from training.model import (
@@ -28,13 +28,7 @@ from training.train import look_losses, start_projector
 CELLS = GRID * GRID
 TOKENIZER = build_tokenizer()
 IMAGE_TOKEN = TOKENIZER.encode("<image>", add_special_tokens=False)[0]
-LAYOUT = PromptLayout(
-    TOKENIZER,
-    chat_template=CHAT_TEMPLATE,
-    image_token_id=IMAGE_TOKEN,
-    tokens_per_image=CELLS,
-    context=1024,
-)
+PROMPTS = ChatPrompts(TOKENIZER, chat_template=CHAT_TEMPLATE, placeholder=IMAGE_TOKEN)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -161,7 +155,7 @@ def test_a_packed_question_is_the_prompt_that_the_server_builds(lessons: list[Le
         for asked in taken_apart(look):
             own = text_of(asked.prompt[len(head_of(look)) :])
             question = own.removeprefix("\n").removesuffix(" ASSISTANT:")
-            assert asked.prompt == LAYOUT.build(question, pictures, 20).ids
+            assert asked.prompt == PROMPTS.ids(question, [CELLS] * pictures)[0]
 
 
 def test_answers_are_what_is_learnt_and_end(lessons: list[Lesson]) -> None:

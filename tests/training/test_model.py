@@ -16,7 +16,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from secondlook.benchmarks.signs.questions import WORDINGS
 from secondlook.benchmarks.signs.scene import COLOURS
 from secondlook.edge.geometry import Size
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.wire import AnswerOptions, Fixed
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
 from training import publish as publishing
@@ -113,7 +113,12 @@ def test_the_untrained_model_is_a_function_of_its_seed(model: LlavaForConditiona
 def test_the_published_folder_fits_into_a_package(published: Path) -> None:
     names = {path.name for path in published.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
-    assert {"preprocessor_config.json", "generation_config.json", "secondlook.json"} <= names
+    assert {
+        "preprocessor_config.json",
+        "generation_config.json",
+        "secondlook.json",
+        "localisation.json",
+    } <= names
     assert (published / "model.safetensors").stat().st_size <= 16_000_000
 
 
@@ -127,14 +132,11 @@ def test_training_can_go_on_from_the_published_folder(published: Path, state: Pa
 
 
 def test_the_published_settings_are_those_trained_for(published: Path) -> None:
-    assert json.loads((published / "secondlook.json").read_text(encoding="utf-8")) == {
-        "probe_layer": PROBE_LAYER,
-        "crop_size": IMAGE_SIZE,
-        "min_cells": 2,
-        "threshold": 0.125,
-        "resize_mode": "squash",
-        "max_new_tokens": 20,
-    }
+    files = (published / name for name in ("secondlook.json", "localisation.json"))
+    assert [json.loads(file.read_text(encoding="utf-8")) for file in files] == [
+        {"threshold": 0.125, "fit": "squash", "max_new_tokens": 20},
+        {"layer": PROBE_LAYER, "crop_size": IMAGE_SIZE, "min_cells": 2},
+    ]
 
 
 def test_the_published_model_holds_the_trained_weights(
@@ -147,8 +149,7 @@ def test_the_published_model_holds_the_trained_weights(
 
 def test_the_published_model_is_loaded_and_answers_twice(published: Path) -> None:
     engine = Engine(load_model(str(published)))
-    assert engine.model.grid == (GRID, GRID)
-    assert engine.card.image_size == IMAGE_SIZE
+    assert engine.card.global_view.size == Fixed(width=IMAGE_SIZE, height=IMAGE_SIZE)
     assert engine.card.threshold == 0.125
     noise = np.random.default_rng(0).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
@@ -156,7 +157,9 @@ def test_the_published_model_is_loaded_and_answers_twice(published: Path) -> Non
     first = engine.first_look(picture, QUESTION, Size(1680, 1680), options)
     assert first.pending is not None
     region = first.pending.region
-    final = engine.second_look(first.pending, picture.resize((region.width, region.height)))
+    final = engine.second_look(
+        first.pending, picture.resize((min(region.width, IMAGE_SIZE), min(region.height, IMAGE_SIZE)))
+    )
     assert 1 <= len(first.look.tokens) <= 3
     assert 1 <= len(final.second.tokens) <= 3
 

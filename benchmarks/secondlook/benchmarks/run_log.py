@@ -213,7 +213,7 @@ def _with_views(settings: dict[str, Any], made: dict[str, Any]) -> dict[str, Any
     fit = model["fit"] = model.pop("resize_mode")
     view = View(size=Fixed(width=side, height=side), fit=fit).model_dump(mode="json")
     where = Localisation(model.pop("probe_layer"), model.pop("crop_size"), min_cells=model.pop("min_cells"))
-    model |= {"localisation": asdict(where), "global_view": view, "local_view": view}
+    model |= {"localisation": json.loads(json.dumps(asdict(where))), "global_view": view, "local_view": view}
     return {**settings, "model": model}
 
 

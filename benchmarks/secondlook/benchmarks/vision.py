@@ -121,7 +121,8 @@ def _encoders(
 ) -> Iterator[dict[str, VisionEncoder]]:
     plain: Any = copy.deepcopy(model.vision_module())  # with torch's own linear layers
     narrow = copy.deepcopy(plain).to(torch.bfloat16)
-    pack_linear_layers(narrow)
+    for part in (narrow.blocks, narrow.projector):  # those that are packed when a model is loaded
+        pack_linear_layers(part)
     encoders: dict[str, VisionEncoder] = {
         _BASELINE: plain,
         "engine float32": model.vision_module(),

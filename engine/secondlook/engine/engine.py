@@ -47,7 +47,7 @@ from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, GENERIC_QUESTION, check_question
 from secondlook.engine.results import AttentionMaps, FinalAnswer, FirstLook, Look, Pending, Question
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "check_room"]
 
 _MOST_ROWS: Final = {"cpu": 1024, "cuda": 4096}
 """Rows of prompts, or tokens of pictures, in one pass: enough to keep the device busy, and no more, because
@@ -150,7 +150,7 @@ class Engine:
             both = model.prompt(question, (picture.grid, picture.grid))
             start, stop = both.spans[1]
             rows = len(both.ids) - (stop - start) + model.most_visual_tokens[1]
-        self._check_room(rows, limit)
+        check_room(rows, limit, self._capacity)
         return Question(question, picture, prompt, options, policy, limit, client)
 
     def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
@@ -282,7 +282,7 @@ class Engine:
                 yield from self._ask(slot, asked, 1, None, probe=False)
                 self._pool.hold(slot, pending.prefix.length, pending.prefix)
             prompt = self.model.prompt(asked.text, (asked.picture.grid, picture.grid))
-            self._check_room(len(prompt.ids), limit)
+            check_room(len(prompt.ids), limit, self._capacity)
             features, _ = yield from self._features(picture, asked.text)
             yield Prefill(self._prompted(slot, prompt, prompt.shared, [features], limit))
             second = self._look((yield Decode(slot, limit)), prompt, policy)
@@ -354,13 +354,6 @@ class Engine:
             prompt.visual_tokens,
         )
 
-    def _check_room(self, rows: int, limit: int) -> None:
-        if rows + limit > self._capacity:
-            raise QuestionTooLongError(
-                f"the prompt has {rows} tokens and the answer may have {limit}, but there is room for "
-                f"{self._capacity}; ask a shorter question, or for fewer tokens (max_new_tokens)"
-            )
-
     def _picture(self, image: Image.Image, view: View, shown: Size, what: str) -> Picture:
         most = place(shown, target(view, shown), view.fit)
         if image.width > most.width or image.height > most.height:
@@ -369,6 +362,15 @@ class Engine:
                 f"{most.size}: shrink it to that, without padding"
             )
         return self.model.picture(image, view, shown)
+
+
+def check_room(rows: int, limit: int, room: int) -> None:
+    """Raise QuestionTooLongError where a prompt's rows and an answer of at most `limit` tokens have no room."""
+    if rows + limit > room:
+        raise QuestionTooLongError(
+            f"the prompt has {rows} tokens and the answer may have {limit}, but there is room for {room}; "
+            "ask a shorter question, or for fewer tokens (max_new_tokens)"
+        )
 
 
 def _probe(model: VisionLanguageModel) -> Probe:

@@ -35,7 +35,7 @@ from secondlook.edge.imaging import (
 )
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings
-from secondlook.engine.engine import Engine
+from secondlook.engine.engine import Engine, check_room
 from secondlook.engine.errors import QuestionError
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
@@ -111,7 +111,10 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
             if len(text.encode()) > _SHORT:
                 with _named(picture, question):
                     prompt = model.prompt(text, ((1, 1), (1, 1)))
-                tokens = max(tokens, len(prompt.ids) - prompt.visual_tokens + limit)
+                needed = len(prompt.ids) - prompt.visual_tokens
+                with _named(picture, question):
+                    check_room(needed + sum(model.most_visual_tokens), limit, model.context)
+                tokens = max(tokens, needed + limit)
     return Room(tokens, characters)
 
 

@@ -6,6 +6,7 @@ The logs of a run's shards are joined to the log that the run would have had und
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -110,7 +111,7 @@ def _described(model: VisionLanguageModel) -> dict[str, Any]:
         "weights": model.digest(),
         "settings": {
             **settings,
-            "localisation": asdict(model.localisation),
+            "localisation": json.loads(json.dumps(asdict(model.localisation))),  # as it is read again
             "global_view": model.global_view.model_dump(mode="json"),
             "local_view": model.local_view.model_dump(mode="json"),
         },
