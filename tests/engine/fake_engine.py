@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from secondlook.edge.geometry import Region, Size
+from secondlook.edge.geometry import Region, Size, place, target
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.scheduler import Flow, Request
@@ -20,15 +20,24 @@ from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
 from secondlook.engine.results import FinalAnswer, FirstLook, Look, Pending
 
-SIDE, CELL = 32, 8
-VIEW = View(size=Fixed(width=SIDE, height=SIDE), fit="pad")
+SIDE, CELL = 32, 16
+GLOBAL_VIEW = View(size=Fixed(width=SIDE, height=SIDE))
+LOCAL_VIEW = View(size=Fixed(width=SIDE, height=SIDE), fit="pad")
 ORIGINAL = Size(400, 300)
+MAPS = AttentionMaps(torch.tensor([[1.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, 2.0], [1.0, 1.0]]))
 REGION = Region(100, 50, 196, 114)  # 96x64 pixels: sent as 32x21
 
 
 def look(text: str, doubt: float) -> Look:
     token = TokenStatistics(min_entropy=doubt, shannon_entropy=doubt, margin=0.5, is_eos=True)
-    return Look(text, (7,), (token,), doubt)
+    return Look(text, (7,), (token,), doubt, prompt_tokens=9, visual_tokens=4)
+
+
+def _picture(image: Image.Image, view: View, shown: Size) -> Picture:
+    most = place(shown, target(view, shown), view.fit)
+    if image.width > most.width or image.height > most.height:
+        raise PictureMismatchError(f"{image.width}x{image.height} pixels, where {most.size} are seen")
+    return fitted(image, view, shown, (CELL, CELL))
 
 
 def _flow() -> Flow[Any]:
@@ -49,6 +58,7 @@ class FakeEngine:
         self.rest = threading.Event()
         self.entered = threading.Semaphore(0)
         self.threads: set[str] = set()
+        self.prepared: set[str] = set()
         self.clients: list[str] = []
         self.local_bytes: list[int] = []
         self.first_looks = 0
@@ -59,47 +69,59 @@ class FakeEngine:
 
     @property
     def card(self) -> ModelCard:
-        return ModelCard(name="fake", image_size=SIDE, resize_mode="squash", threshold=0.5)
+        return ModelCard(
+            name="fake", global_view=GLOBAL_VIEW, local_view=LOCAL_VIEW, crop_size=SIDE, threshold=0.5
+        )
 
     @property
     def slots(self) -> int:
         return 1
 
-    def square(self, image: Image.Image) -> Square:
-        return Square(image.width, image.height, torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8), b"")
-
-    def start_first_look(
+    def prepare(
         self,
-        global_image: Square,
+        global_image: Image.Image,
         question: str,
         original: Size,
-        options: AnswerOptions,
+        options: AnswerOptions | None = None,
         *,
-        client: str,
-        on_region: Callable[[FirstLook], None],
-    ) -> Request[FirstLook]:
-        assert (global_image.width, global_image.height) == (SIDE, SIDE)
+        client: str = "",
+    ) -> Question:
+        options = AnswerOptions() if options is None else options
         if question == "endless":
             raise QuestionTooLongError("the question does not fit the context")
-        self.clients.append(client)
-        return self._start(lambda: self._first_look(global_image, question, options, on_region))
+        picture = _picture(global_image, GLOBAL_VIEW, original)
+        self.prepared.add(threading.current_thread().name)
+        prompt = Prompt((1,) * 9, ((1, 5),), (picture.grid,), 5, torch.arange(9).unsqueeze(0), 9)
+        policy = Policy(0.5).with_options(options)
+        return Question(question, picture, prompt, options, policy, 20, client)
+
+    def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
+        self.prepared.add(threading.current_thread().name)
+        return _picture(local_image, LOCAL_VIEW, pending.region.size)
+
+    def start_first_look(
+        self, question: Question, *, on_region: Callable[[FirstLook], None]
+    ) -> Request[FirstLook]:
+        self.clients.append(question.client)
+        return self._start(lambda: self._first_look(question, on_region))
 
     def start_second_look(
-        self, pending: Pending, local_image: Square, *, after: Request[FirstLook] | None, sent_bytes: int
+        self, pending: Pending, local_image: Picture, *, after: Request[FirstLook] | None, sent_bytes: int
     ) -> Request[FinalAnswer]:
+        assert local_image.shown == pending.region.size
         self.local_bytes.append(sent_bytes)
         return self._start(lambda: self._second_look(pending, after))
 
     def first_look(
         self, image: Image.Image, question: str, original: Size, options: AnswerOptions
     ) -> FirstLook:
-        square = self.square(image)
-        task = self.start_first_look(square, question, original, options, client="", on_region=print)
+        task = self.start_first_look(self.prepare(image, question, original, options), on_region=print)
         self.round()
         return task.future.result(timeout=0)
 
     def second_look(self, pending: Pending, image: Image.Image) -> FinalAnswer:
-        task = self.start_second_look(pending, self.square(image), after=None, sent_bytes=0)
+        picture = self.prepare_local(pending, image)
+        task = self.start_second_look(pending, picture, after=None, sent_bytes=0)
         self.round()
         return task.future.result(timeout=0)
 
@@ -125,13 +147,8 @@ class FakeEngine:
         self._jobs.append((task, job))
         return task
 
-    def _first_look(
-        self,
-        picture: Square,
-        question: str,
-        options: AnswerOptions,
-        on_region: Callable[[FirstLook], None],
-    ) -> FirstLook:
+    def _first_look(self, asked: Question, on_region: Callable[[FirstLook], None]) -> FirstLook:
+        question, options = asked.text, asked.options
         self.first_looks += 1
         if question == "broken":
             raise RuntimeError("secret detail")
@@ -140,22 +157,22 @@ class FakeEngine:
         sure = question == "sure" or options.second_look == "never"
         first = look(f"first to {question}", 0.1 if sure else 0.9)
         seconds = LookSeconds(encode=0.25)
+        maps = MAPS if options.relevance or not sure else None
         if sure:
-            return FirstLook(first, "sure", None, None, None, seconds)
-        policy = Policy(0.5).with_options(options)
-        pending = Pending(KeptPrefix(), picture, question, first, REGION, policy, 20)
-        found = FirstLook(first, "unsure", REGION, pending, None, seconds)
+            return FirstLook(first, "sure", None, None, maps, seconds)
+        pending = Pending(asked, KeptPrefix(5), first, REGION)
+        found = FirstLook(first, "unsure", REGION, pending, maps, seconds)
         if question != "long":
             return found
         on_region(found)
         assert self.rest.wait(timeout=60)
-        return FirstLook(look("first to long, and more", 0.8), "unsure", REGION, pending, None, seconds)
+        return FirstLook(look("first to long, and more", 0.8), "unsure", REGION, pending, maps, seconds)
 
     def _second_look(self, pending: Pending, after: Request[FirstLook] | None) -> FinalAnswer:
         self.second_looks += 1
         if self.break_second:
             raise RuntimeError("secret detail")
-        second = look(f"second to {pending.question}", 0.2)
+        second = look(f"second to {pending.question.text}", 0.2)
         first = pending.first if after is None else after.future.result(timeout=0).look
         return FinalAnswer(first, second, "took_second", pending.region, LookSeconds(decode=0.5))
 

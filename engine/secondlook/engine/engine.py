@@ -365,7 +365,7 @@ class Engine:
 
 
 def check_room(rows: int, limit: int, room: int) -> None:
-    """Raise QuestionTooLongError where a prompt's rows and an answer of at most `limit` tokens have no room."""
+    """Raise QuestionTooLongError where rows of a prompt and `limit` tokens of an answer have no room."""
     if rows + limit > room:
         raise QuestionTooLongError(
             f"the prompt has {rows} tokens and the answer may have {limit}, but there is room for {room}; "
