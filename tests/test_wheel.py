@@ -40,7 +40,8 @@ class Wheel:
         (found,) = (held for held in self.opened.namelist() if held.endswith(f".dist-info/{name}"))
         return self.opened.read(found).decode()
 
-    def commands(self) -> dict[str, str]:
+    def entries(self) -> dict[str, str]:
+        """Of all groups: commands, and what is found by other parts."""
         return dict(re.findall(r"^(\S+) = (\S+:\S+)$", self.information("entry_points.txt"), re.MULTILINE))
 
     def metadata(self) -> Message:
@@ -103,8 +104,8 @@ def test_a_wheel_is_the_source_tree_of_its_parts_and_nothing_else(wheel: Wheel) 
 def test_the_wheels_share_no_file_and_no_command(edge: Wheel, rest: Wheel) -> None:
     """So that they can be installed, upgraded and removed in any order."""
     assert not set(edge.opened.namelist()) & set(rest.opened.namelist())
-    assert set(edge.commands()) == {"secondlook-edge"}
-    assert set(rest.commands()) == {"secondlook"}
+    assert set(edge.entries()) == {"secondlook-edge"}
+    assert set(rest.entries()) == {"secondlook", "benchmarks", "export", "signs"}
 
 
 def test_the_wheel_holds_the_embedded_model(rest: Wheel) -> None:
@@ -119,7 +120,7 @@ def test_the_wheels_stay_small(edge: Wheel, rest: Wheel) -> None:
 
 
 def test_the_commands_are_where_the_entry_points_say(wheel: Wheel) -> None:
-    for entry in wheel.commands().values():
+    for entry in wheel.entries().values():
         module, function = entry.split(":")
         path = module.replace(".", "/")
         files = {f"{path}.py", f"{path}/__init__.py"} & set(wheel.opened.namelist())

@@ -9,7 +9,7 @@ from PIL import Image
 
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import Picture, PictureSource, decode_jpeg, open_picture
-from secondlook.edge.wire import AnswerOptions, AnswerReply, LookSeconds, ModelCard
+from secondlook.edge.wire import AnswerOptions, AnswerReply, LookSeconds, View
 from secondlook.engine.serve.replies import final_reply, first_reply
 
 if TYPE_CHECKING:
@@ -52,15 +52,15 @@ class LocalEdge:
     """The edge's half for one picture. What it hands out went through JPEG, as if it had been sent.
 
     Args:
-        card: of the model that is asked.
+        global_view, local_view: of the model that is asked.
 
     Raises:
         PictureError: the picture cannot be used.
     """
 
-    def __init__(self, source: PictureSource | Picture, card: ModelCard) -> None:
+    def __init__(self, source: PictureSource | Picture, global_view: View, local_view: View) -> None:
         self._picture = source if isinstance(source, Picture) else open_picture(source)
-        self._card = card
+        self._global_view, self._local_view = global_view, local_view
         self.bytes_up: tuple[int, ...] = ()
 
     @property
@@ -70,11 +70,11 @@ class LocalEdge:
 
     def global_image(self) -> Image.Image:
         """The whole picture, shrunk."""
-        return self._sent(self._picture.global_image(self._card.global_view).jpeg)
+        return self._sent(self._picture.global_image(self._global_view).jpeg)
 
     def local_image(self, region: Region) -> Image.Image:
         """A region of the original."""
-        return self._sent(self._picture.local_image(region, self._card.local_view).jpeg)
+        return self._sent(self._picture.local_image(region, self._local_view).jpeg)
 
     def _sent(self, jpeg: bytes) -> Image.Image:
         self.bytes_up += (len(jpeg),)
@@ -89,7 +89,7 @@ def ask_locally(
     Raises:
         PictureError, QuestionError, ModelError: see `secondlook.edge.imaging` and the engine.
     """
-    edge = LocalEdge(picture, engine.card)
+    edge = LocalEdge(picture, engine.model.global_view, engine.model.local_view)
     first = engine.first_look(edge.global_image(), question, edge.size, options)
     if first.pending is None:
         return LocalAnswer(first_reply(first, None), edge.bytes_up, (first.seconds,))

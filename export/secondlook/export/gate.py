@@ -17,7 +17,6 @@ from typing import Final, TypeVar
 import torch
 from PIL import Image
 
-from secondlook.edge.imaging import decode_jpeg, open_picture
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.scheduler import Request
 from secondlook.engine.encoders.manifest import GraphDType, Parity
@@ -187,9 +186,8 @@ def _until(questions: int, pictures: Sequence[GatePicture], tally: AnswerTally) 
 
 
 def _picture(model: VisionLanguageModel, asked: GatePicture) -> Picture:
-    original = open_picture(asked.jpeg)
-    sent = original.global_image(model.global_view)
-    return model.picture(decode_jpeg(sent.jpeg), model.global_view, original.size)
+    edge = LocalEdge(asked.jpeg, model.global_view, model.local_view)
+    return model.picture(edge.global_image(), model.global_view, edge.size)
 
 
 def _compare_features(
@@ -258,7 +256,7 @@ def _compare_answers(
         for model in (reference, candidate)
     ]
     for one in asked:
-        edge = LocalEdge(one.jpeg, engines[0].card)
+        edge = LocalEdge(one.jpeg, reference.global_view, reference.local_view)
         global_image = edge.global_image()
         firsts = [_first_looks(engine, edge, global_image, one.questions) for engine in engines]
         pairs = list(zip(one.questions, *firsts, strict=True))
