@@ -129,7 +129,7 @@ def test_the_request_timed_by_the_token_computes_its_picture_anew(
         encoded.append(len(pictures))
         return encode(pictures)
 
-    monkeypatch.setattr(subject.engine._scheduler, "_encode_items", noted)
+    monkeypatch.setattr(subject.engine.model, "encode", noted)
     flows[3].answer(request_of(subject, 12, look_twice=False))
     assert encoded == [1, 1]
 

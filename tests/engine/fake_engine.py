@@ -15,10 +15,12 @@ from secondlook.edge.geometry import Region, Size, place, target
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.scheduler import Flow, Request
-from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
+from secondlook.engine.errors import OutOfMemoryError, PictureMismatchError, QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.results import FinalAnswer, FirstLook, Look, Pending
+from secondlook.engine.models.base import Prompt
+from secondlook.engine.models.pictures import Picture, fitted
+from secondlook.engine.results import AttentionMaps, FinalAnswer, FirstLook, Look, Pending, Question
 
 SIDE, CELL = 32, 16
 GLOBAL_VIEW = View(size=Fixed(width=SIDE, height=SIDE))

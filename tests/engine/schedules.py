@@ -12,16 +12,18 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from engine.checkpoints import Variant, write_checkpoint
+from edge.support import square
+from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
 from engine.test_engine import picture
-from secondlook.edge.geometry import Size
+from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.scheduler import Request
-from secondlook.engine.engine import Engine, FinalAnswer, FirstLook, Pending
+from secondlook.engine.engine import Engine
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.llava import Llava
+from secondlook.engine.results import FinalAnswer, FirstLook, Pending
 
 QUESTIONS = ("What is the number on the sign?", "Is it a sign?")
 LARGE = Size(1000, 800)
@@ -79,12 +81,13 @@ class Expected:
     def tokens(self, seed: int, question: str, local: tuple[int, tuple[int, int]] | None) -> tuple[int, ...]:
         """Greedily, with the local image drawn from a seed at a size, if there is one."""
         images = [picture(seed)] if local is None else [picture(seed), picture(*local)]
-        ids = torch.tensor([self.adapter.layout.build(question, len(images), MOST).ids])
-        squares = [self.adapter.square(image) for image in images]
+        view = self.adapter.global_view
+        pictures = [self.adapter.picture(image, view, Size(*image.size)) for image in images]
+        ids = torch.tensor([self.adapter.prompt(question, [one.grid for one in pictures]).ids])
         found = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=self.adapter.preprocessing.pixel_values(squares, torch.device("cpu")),
+            pixel_values=self.adapter.preprocessing.pixel_values(pictures, torch.device("cpu")),
             max_new_tokens=MOST,
             do_sample=False,
         )
@@ -105,7 +108,7 @@ def write_expected(folder: Path) -> Expected:
     return Expected(write_checkpoint(folder, Variant(seed=11, kv_heads=2, eos=ENDS)))
 
 
-def engine_of(adapter: LlavaAdapter, slots: int) -> Engine:
+def engine_of(adapter: Llava, slots: int) -> Engine:
     policy = Policy(threshold=THRESHOLD)
     return Engine(adapter, policy, cache=CacheSettings(most_slots=slots))
 
@@ -113,7 +116,7 @@ def engine_of(adapter: LlavaAdapter, slots: int) -> Engine:
 class Session:
     """An engine with few slots, and all that was asked of it."""
 
-    def __init__(self, adapter: LlavaAdapter, slots: int) -> None:
+    def __init__(self, adapter: Llava, slots: int) -> None:
         self.engine = engine_of(adapter, slots)
         self.firsts: list[tuple[First, Request[FirstLook], list[FirstLook]]] = []
         self.seconds: list[
@@ -123,14 +126,10 @@ class Session:
 
     def first(self, first: First) -> Request[FirstLook]:
         told: list[FirstLook] = []
-        task = self.engine.start_first_look(
-            picture(first.picture),
-            first.question,
-            LARGE,
-            first.options,
-            client=first.client,
-            on_region=told.append,
+        asked = self.engine.prepare(
+            picture(first.picture), first.question, LARGE, first.options, client=first.client
         )
+        task = self.engine.start_first_look(asked, on_region=told.append)
         self.firsts.append((first, task, told))
         return task
 
@@ -141,7 +140,8 @@ class Session:
             return None
         first, task, pending = known[second.of % len(known)]
         local, after = picture(second.local, size_of(pending)), None if task.future.done() else task
-        begun = self.engine.start_second_look(pending, local, after=after)
+        shown = self.engine.prepare_local(pending, local)
+        begun = self.engine.start_second_look(pending, shown, after=after)
         self.seconds.append((first, second, pending, after, begun))
         return begun
 
@@ -164,14 +164,14 @@ class Session:
                 self.engine.round()
         used = self.engine._pool.used
         assert used <= self.engine.slots
-        assert used + self.engine.waiting <= self.engine._scheduler.tasks
+        assert used + self.engine.waiting <= self.engine._scheduler.requests
 
     def finish(self) -> None:
         """To the end, which must come; nothing is left."""
         for _ in range(100 * (1 + len(self.firsts) + len(self.seconds))):
             if not self.engine.round():
                 break
-        assert self.engine._scheduler.tasks == 0
+        assert self.engine._scheduler.requests == 0
         assert self.engine._pool.used == 0
 
     def check(self, expected: Expected) -> None:
@@ -212,4 +212,6 @@ def pending_of(task: Request[FirstLook], told: list[FirstLook]) -> Pending | Non
 
 
 def size_of(pending: Pending) -> tuple[int, int]:
-    return pending.region.width, pending.region.height
+    """Of a local image as an edge sends it."""
+    size = sent_size(square(IMAGE_SIZE), pending.region.size)
+    return size.width, size.height

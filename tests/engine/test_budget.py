@@ -20,7 +20,7 @@ def followed(budget: Budget, doubts: list[float], possible: list[bool] | None = 
     """Which of the questions are looked at twice."""
     looks = []
     for number, doubt in enumerate(doubts):
-        looked = budget.wants_second_look(doubt) and (possible is None or possible[number])
+        looked = doubt >= budget.threshold and (possible is None or possible[number])
         budget.record(doubt, looked=looked)
         looks.append(looked)
     return looks
@@ -78,11 +78,8 @@ def test_the_threshold_follows_a_shift() -> None:
 def test_it_starts_from_the_threshold_given() -> None:
     budget = Budget(BudgetSettings(0.5), START)
     assert budget.threshold == budget.tracked == START
-    assert budget.wants_second_look(START)
-    assert not budget.wants_second_look(math.nextafter(START, 0))
     for _ in range(19):
-        budget.record(9.0, looked=True)
-        budget.take_back()
+        budget.record(9.0, looked=False)
         assert budget.tracked == START
     budget.record(9.0, looked=False)
     assert budget.tracked == 9.0
@@ -113,8 +110,7 @@ def test_what_cannot_be_spent_is_not_saved_up() -> None:
 
 def test_it_counts() -> None:
     budget = Budget(BudgetSettings(0.5), START)
-    followed(budget, [1.0, 0.1, 1.0])
-    budget.take_back()
+    followed(budget, [1.0, 0.1, 1.0], [True, True, False])
     budget.received(800)
     assert (budget.questions, budget.looks, budget.bytes) == (3, 1, 800)
 
@@ -126,7 +122,7 @@ def bytes_a_second(pace: float, size: float, wanted: float, count: int = 3000) -
     now, looks = 0.0, 0
     for doubt in generator.uniform(0, 1, count).tolist():
         now += generator.exponential(1 / pace)
-        looked = budget.wants_second_look(doubt)
+        looked = doubt >= budget.threshold
         budget.record(doubt, looked=looked, now=now)
         if looked:
             looks += 1
@@ -150,12 +146,12 @@ def test_bytes_a_second_are_a_ceiling_where_questions_are_few() -> None:
 def test_an_idle_hour_buys_no_burst() -> None:
     budget = Budget(BudgetSettings(bytes_per_second=10.0), START, local_bytes=100.0)
     for number in range(100):
-        looked = budget.wants_second_look(1.0)
+        looked = budget.threshold <= 1.0
         budget.record(1.0, looked=looked, now=float(number))
     now, looks = 100.0 + 3600.0, 0
     for _ in range(100):
         now += 0.01
-        looked = budget.wants_second_look(1.0)
+        looked = budget.threshold <= 1.0
         budget.record(1.0, looked=looked, now=now)
         looks += looked
     assert looks <= 2 * (budget.settings.slack + 1)

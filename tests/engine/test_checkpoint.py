@@ -12,11 +12,12 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
+from transformers import LlavaConfig
 from transformers.utils import logging as transformers_logging
 
+from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, edit_json, write_checkpoint
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.decode.plans import ATTENTION
 from secondlook.engine.errors import (
     DeviceError,
     IncompleteModelError,
@@ -26,8 +27,10 @@ from secondlook.engine.errors import (
     UnsupportedModelError,
 )
 from secondlook.engine.models import folders
+from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.look_settings import LookSettings, read_settings
+from secondlook.engine.models.llava import default_localisation
+from secondlook.engine.models.settings import Localisation, LookSettings, read_file
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +55,28 @@ def refusal(kind: type[ModelError], folder: Path | str, **options: Any) -> str:
 
 def test_a_folder_loads(written: Path) -> None:
     model = load_model(str(written))
-    assert (model.image_size, model.grid, model.device.type) == (IMAGE_SIZE, (GRID, GRID), "cpu")
+    assert model.global_view == model.local_view == square(IMAGE_SIZE)
+    assert (model.most_visual_tokens, model.device.type) == ((GRID * GRID,) * 2, "cpu")
     assert model.dtype == torch.float32  # "auto" on the CPU, though the files hold float16
     assert model.eos_ids == {2}
-    config: Any = model._model.config
+    config: Any = model.module.config
     assert config.text_config._attn_implementation == ATTENTION
     assert config.vision_config._attn_implementation == "sdpa"
-    assert not model._model.training
+    assert not model.module.training
 
 
 @pytest.mark.parametrize(
     "variant", [Variant(shards=3), Variant(template_file="chat_template.jinja", tied=True)]
 )
 def test_shards_and_tied_weights_load(tmp_path: Path, variant: Variant) -> None:
-    assert load_model(str(write_checkpoint(tmp_path, variant))).settings.crop_size == IMAGE_SIZE
+    assert load_model(str(write_checkpoint(tmp_path, variant))).localisation.crop_size == IMAGE_SIZE
 
 
 def test_a_template_in_the_tokenizers_file_is_found(folder: Path) -> None:
     template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
     (folder / "chat_template.json").unlink()
     edit_json(folder / "tokenizer_config.json", chat_template=template)
-    assert load_model(str(folder)).layout.prefix
+    assert load_model(str(folder)).prompt("What?", [(1, 1)]).shared
 
 
 def test_the_preprocessor_within_the_processors_file_is_found(folder: Path) -> None:
@@ -167,7 +171,7 @@ def test_other_architectures_are_unsupported(folder: Path, changes: dict[str, An
     edit_json(folder / "config.json", **changes)
     message = refusal(UnsupportedModelError, folder)
     assert found in message
-    assert "supported is LlavaForConditionalGeneration" in message
+    assert "supported is LLaVA-1.5" in message
 
 
 def test_other_layouts_are_unsupported(folder: Path) -> None:
@@ -259,51 +263,58 @@ def test_loading_is_silent_and_leaves_transformers_as_it_was(
     assert capfd.readouterr() == ("", "")
 
 
-def test_settings_default_to_the_papers(written: Path, tmp_path: Path) -> None:
-    assert LookSettings.default_for(layers=32, image_size=336) == LookSettings(
-        probe_layer=14, crop_size=336, min_cells=1, resize_mode="squash", max_new_tokens=20
-    )
-    assert LookSettings.default_for(layers=40, image_size=336).probe_layer == 17
-    assert load_model(str(written)).settings == LookSettings.default_for(layers=2, image_size=IMAGE_SIZE)
+def test_settings_default_to_the_papers(written: Path) -> None:
+    for layers, expected in ((32, 14), (40, 17), (2, 0)):
+        config = LlavaConfig()
+        config.text_config.num_hidden_layers, config.vision_config.image_size = layers, 336
+        assert default_localisation(config) == Localisation(layer=expected, crop_size=336)
+    model = load_model(str(written))
+    assert model.settings == LookSettings(threshold=0.5, fit="squash", max_new_tokens=20)
+    assert model.localisation == Localisation(layer=0, crop_size=IMAGE_SIZE, heads=None, generic=True)
 
 
 def test_a_checkpoints_own_settings_are_read(folder: Path) -> None:
-    (folder / "secondlook.json").write_text(
-        json.dumps(
-            {"probe_layer": 1, "threshold": 0.25, "resize_mode": "pad", "question_suffix": "Be short."}
-        )
-    )
-    settings = load_model(str(folder)).settings
-    expected = LookSettings(
-        probe_layer=1, crop_size=IMAGE_SIZE, threshold=0.25, resize_mode="pad", question_suffix="Be short."
-    )
-    assert settings == expected
+    settings = {"threshold": 0.25, "fit": "pad", "question_suffix": "Be short."}
+    (folder / "secondlook.json").write_text(json.dumps(settings))
+    where = {"layer": 1, "heads": {"0": 0.5, "3": 1}, "generic": False, "ratios": [1, 3], "min_cells": 2}
+    (folder / "localisation.json").write_text(json.dumps(where))
+    model = load_model(str(folder))
+    assert model.settings == LookSettings(threshold=0.25, fit="pad", question_suffix="Be short.")
+    assert model.localisation == Localisation(1, IMAGE_SIZE, {0: 0.5, 3: 1.0}, False, (1, 3), 2)
+    assert model.global_view == square(IMAGE_SIZE, "pad")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("file", "text", "message"),
     [
-        ('{"probe_layers": 1}', "unknown keys probe_layers; known are probe_layer,"),
-        ('{"probe_layer": 2}', "beyond the decoder's last, 1"),
-        ('{"probe_layer": -1}', "-1"),
-        ('{"crop_size": 1.5}', "1.5"),
-        ('{"crop_size": true}', "True"),
-        ('{"threshold": NaN}', "nan"),
-        ('{"threshold": "low"}', "'low'"),
-        ('{"resize_mode": "crop"}', "squash, pad, not 'crop'"),
-        ('{"max_new_tokens": 0}', "at least 1, not 0"),
-        ('{"question_suffix": 3}', "must be text"),
-        ("[]", "JSON object"),
-        ("{", "not JSON"),
+        ("localisation.json", '{"layers": 1}', "unknown key layers; known are layer,"),
+        (
+            "localisation.json",
+            '{"layer": 2}',
+            "layer 2 is to be read, but the decoder's last is 1",
+        ),
+        ("localisation.json", '{"heads": {"1": 1, "4": 1}}', "attention of head 4"),
+        ("localisation.json", '{"heads": {"-1": 1}}', "-1"),
+        ("localisation.json", '{"layer": -1}', "layer: Input should be greater than or equal to 0, not -1"),
+        ("localisation.json", '{"layer": true}', "not True"),
+        ("localisation.json", '{"crop_size": 1.5}', "1.5"),
+        ("localisation.json", '{"crop_size": 0}', "not 0"),
+        ("localisation.json", '{"ratios": [2, 1]}', "(2.0, 1.0)"),
+        ("secondlook.json", '{"probe_layer": 1}', "unknown key probe_layer; known are threshold,"),
+        ("secondlook.json", '{"threshold": NaN}', "threshold"),
+        ("secondlook.json", '{"threshold": "low"}', "'low'"),
+        ("secondlook.json", '{"fit": "crop"}', "'squash' or 'pad', not 'crop'"),
+        ("secondlook.json", '{"max_new_tokens": 0}', "greater than or equal to 1, not 0"),
+        ("secondlook.json", '{"question_suffix": 3}', "not 3"),
+        ("secondlook.json", "[]", "JSON object"),
+        ("secondlook.json", "{", "not JSON"),
     ],
 )
-def test_bad_settings_are_invalid(folder: Path, text: str, message: str) -> None:
-    (folder / "secondlook.json").write_text(text)
-    found = refusal(InvalidModelError, folder)
-    assert message in found
-    assert "probe_layer" in found or "secondlook.json" in found
+def test_bad_settings_are_invalid(folder: Path, file: str, text: str, message: str) -> None:
+    (folder / file).write_text(text)
+    assert message in refusal(InvalidModelError, folder)
 
 
 def test_without_a_settings_file_the_defaults_stand(tmp_path: Path) -> None:
-    defaults = LookSettings(probe_layer=3, crop_size=99)
-    assert read_settings(tmp_path, defaults) is defaults
+    defaults = Localisation(layer=3, crop_size=99)
+    assert read_file(tmp_path / "localisation.json", defaults) is defaults

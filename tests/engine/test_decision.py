@@ -10,32 +10,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge.support import square
 from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
-from secondlook.edge.geometry import Size
+from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.engine import Engine
 from secondlook.engine.method.budget import Budget, BudgetSettings
-from secondlook.engine.method.decision import Deciding
+from secondlook.engine.method.decision import Decider
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.region import RegionSettings
 from secondlook.engine.models.checkpoint import load_model
 
 LARGE, SMALL = Size(1000, 800), Size(100, 80)
 POLICY = Policy(0.5)
+VIEW = square(168)
 
 
-def decided(deciding: Deciding, uncertainty: float, original: Size = LARGE, **options: Any) -> str:
+def decided(deciding: Decider, uncertainty: float, original: Size = LARGE, **options: Any) -> str:
     asked = AnswerOptions(**options)
-    return deciding.decide(uncertainty, original, deciding.policy.with_options(asked), asked)
+    return deciding.settle(uncertainty, original, deciding.policy.with_options(asked), asked, None)
 
 
-def budgeted(rate: float = 0.5) -> tuple[Deciding, Budget]:
+def budgeted(rate: float = 0.5) -> tuple[Decider, Budget]:
     budget = Budget(BudgetSettings(rate), POLICY.threshold)
-    return Deciding(POLICY, 168, budget), budget
+    return Decider(POLICY, VIEW, budget), budget
 
 
 def test_without_a_budget_the_threshold_decides() -> None:
-    deciding = Deciding(POLICY, 168)
+    deciding = Decider(POLICY, VIEW)
     assert decided(deciding, 0.49) == "sure"
     assert decided(deciding, 0.5) == "unsure"
     assert decided(deciding, 0.5, SMALL) == "no_detail_to_gain"
@@ -61,7 +63,7 @@ def test_a_request_with_its_own_mind_is_left_alone_and_not_counted(options: dict
     for _ in range(40):
         for uncertainty in (0.1, 9.0):
             assert decided(deciding, uncertainty, **options) == decided(
-                Deciding(POLICY, 168), uncertainty, **options
+                Decider(POLICY, VIEW), uncertainty, **options
             )
     assert (budget.questions, budget.threshold) == (0, 0.5)
 
@@ -81,6 +83,18 @@ def test_where_no_detail_is_to_be_gained_no_look_is_counted() -> None:
     deciding, budget = budgeted()
     assert [decided(deciding, 9.0, SMALL) for _ in range(3)] == ["no_detail_to_gain"] * 3
     assert (budget.questions, budget.looks) == (3, 0)
+
+
+def test_deciding_counts_nothing_until_it_is_settled_once() -> None:
+    deciding, budget = budgeted()
+    options = AnswerOptions()
+    for _ in range(3):
+        assert deciding.decide(9.0, LARGE, POLICY, options) == "unsure"
+    assert budget.questions == 0
+    whole = Region(0, 0, LARGE.width, LARGE.height)
+    assert deciding.settle(9.0, LARGE, POLICY, options, whole) == "no_detail_to_gain"
+    assert deciding.settle(9.0, LARGE, POLICY, options, Region(0, 0, 9, 9)) == "unsure"
+    assert (budget.questions, budget.looks) == (2, 1)
 
 
 def test_doubt_about_what_cannot_be_looked_at_takes_no_look_from_others() -> None:
@@ -128,7 +142,7 @@ def test_an_engine_keeps_its_budget(folder: Path) -> None:
     assert asked[0].pending is not None
     assert (asked[0].pending.counted, alone.pending.counted) == (True, False)
     for pending, counted in ((alone.pending, 0), (asked[0].pending, 700)):
-        task = engine.start_second_look(pending, picture(1), sent_bytes=700)
+        task = engine.start_second_look(pending, engine.prepare_local(pending, picture(1)), sent_bytes=700)
         while engine.round():
             pass
         task.future.result()
@@ -137,7 +151,7 @@ def test_an_engine_keeps_its_budget(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_region_of_the_whole_picture_is_taken_back(folder: Path) -> None:
+def test_a_region_of_the_whole_picture_is_not_counted_as_a_look(folder: Path) -> None:
     budget = Budget(BudgetSettings(0.5), 0.0)
     engine = Engine(load_model(str(folder)), region=RegionSettings(crop_size=5000), budget=budget)
     assert engine.first_look(picture(1), "What is it?", LARGE).decision == "no_detail_to_gain"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,16 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
+from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
+from secondlook.edge.geometry import Size
 from secondlook.engine.decode.decoder import Decoder, Prompted
+from secondlook.engine.decode.plans import Probe
 from secondlook.engine.decode.record import Decoded
+from secondlook.engine.models.base import Prompt
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.llava import Llava
+from secondlook.engine.models.pictures import Picture
+from secondlook.engine.models.prompts import GENERIC_QUESTION
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,19 +51,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapter(folder: Path) -> LlavaAdapter:
+def adapter(folder: Path) -> Llava:
     return load_model(str(folder))
 
 
 @pytest.fixture(scope="module")
-def generated(folder: Path, adapter: LlavaAdapter) -> dict[Ask, tuple[int, ...]]:
+def generated(folder: Path, adapter: Llava) -> dict[Ask, tuple[int, ...]]:
     """What `generate` answers."""
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     return {ask: generate(model, adapter, ask) for ask in ASKS}
 
 
-def generate(model: LlavaForConditionalGeneration, adapter: LlavaAdapter, ask: Ask) -> tuple[int, ...]:
-    ids = torch.tensor([adapter.layout.build(ask.question, len(ask.pictures), ask.limit).ids])
+def generate(model: LlavaForConditionalGeneration, adapter: Llava, ask: Ask) -> tuple[int, ...]:
+    ids = torch.tensor([prompt_of(adapter, ask).ids])
     found = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -69,9 +74,17 @@ def generate(model: LlavaForConditionalGeneration, adapter: LlavaAdapter, ask: A
     return tuple(found[0, ids.shape[1] :].tolist())
 
 
-def pixel_values(adapter: LlavaAdapter, ask: Ask) -> Tensor:
-    squares = [adapter.square(picture(seed)) for seed in ask.pictures]
-    return adapter.preprocessing.pixel_values(squares, adapter.device)
+def pixel_values(adapter: Llava, ask: Ask) -> Tensor:
+    return adapter.preprocessing.pixel_values(shown(adapter, ask), adapter.device)
+
+
+def shown(adapter: Llava, ask: Ask) -> list[Picture]:
+    size = Size(IMAGE_SIZE, IMAGE_SIZE)
+    return [adapter.picture(picture(seed), adapter.global_view, size) for seed in ask.pictures]
+
+
+def prompt_of(adapter: Llava, ask: Ask) -> Prompt:
+    return adapter.prompt(ask.question, [(GRID, GRID)] * len(ask.pictures))
 
 
 def picture(seed: int) -> Image.Image:
@@ -79,19 +92,21 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
 
 
-def decoder_of(adapter: LlavaAdapter, slots: int = 4, capacity: int = 192) -> Decoder:
+def decoder_of(adapter: Llava, slots: int = 4, capacity: int = 192) -> Decoder:
     """A decoder whose cache holds garbage everywhere."""
-    decoder = Decoder(adapter, slots, capacity, most_new_tokens=capacity)
+    probe = Probe(adapter.localisation.layer)
+    decoder = Decoder(adapter, slots, capacity, most_new_tokens=capacity, probe=probe)
     for tensor in (*decoder.cache.keys, *decoder.cache.values):
         tensor.fill_(math.nan)
     return decoder
 
 
-def prompted(adapter: LlavaAdapter, ask: Ask, slot: int, start: int = 0) -> Prompted:
+def prompted(adapter: Llava, ask: Ask, slot: int, start: int = 0) -> Prompted:
     """The prompt's rows from `start`, which is 0 or the prefix's length."""
-    prompt = adapter.layout.build(ask.question, len(ask.pictures), ask.limit)
-    features = list(adapter.encode([adapter.square(picture(seed)) for seed in ask.pictures]))
-    return Prompted(slot, start, adapter.embed(prompt.ids, prompt.spans, features)[start:], ask.limit)
+    prompt = prompt_of(adapter, ask)
+    pictures = shown(adapter, ask)[start > 0 :]
+    rows = adapter.rows(prompt, start, adapter.encode(pictures) if pictures else [])
+    return Prompted(slot, start, rows, prompt.spans[0], prompt.delta, ask.limit)
 
 
 def finish(decoder: Decoder, slots: list[int]) -> list[Decoded]:
@@ -100,13 +115,13 @@ def finish(decoder: Decoder, slots: list[int]) -> list[Decoded]:
     return [decoder.record.read(slot) for slot in slots]
 
 
-def alone(adapter: LlavaAdapter, ask: Ask) -> Decoded:
+def alone(adapter: Llava, ask: Ask) -> Decoded:
     decoder = decoder_of(adapter, slots=1)
     decoder.prefill([prompted(adapter, ask, 0)])
     return finish(decoder, [0])[0]
 
 
-def check(found: Decoded, adapter: LlavaAdapter, ask: Ask, expected: tuple[int, ...]) -> None:
+def check(found: Decoded, adapter: Llava, ask: Ask, expected: tuple[int, ...]) -> None:
     """As `generate`'s, with the doubt that the sequence has when it is computed alone."""
     assert found.token_ids == expected
     for one, other in zip(found.statistics, alone(adapter, ask).statistics, strict=True):
@@ -123,7 +138,7 @@ def state(decoder: Decoder) -> list[Tensor]:
 
 @pytest.mark.parametrize("slots", [[0, 1, 2, 3], [3, 1, 0, 2]])
 def test_sequences_of_any_length_together_are_generates(
-    adapter: LlavaAdapter, generated: dict[Ask, tuple[int, ...]], slots: list[int]
+    adapter: Llava, generated: dict[Ask, tuple[int, ...]], slots: list[int]
 ) -> None:
     decoder = decoder_of(adapter)
     decoder.prefill([prompted(adapter, ask, slot) for ask, slot in zip(ASKS, slots, strict=True)])
@@ -132,7 +147,7 @@ def test_sequences_of_any_length_together_are_generates(
 
 
 def test_a_sequence_joins_in_the_middle_and_others_leave(
-    adapter: LlavaAdapter, generated: dict[Ask, tuple[int, ...]]
+    adapter: Llava, generated: dict[Ask, tuple[int, ...]]
 ) -> None:
     decoder = decoder_of(adapter, slots=3)
     decoder.prefill([prompted(adapter, SHORT, 2), prompted(adapter, LONG, 0)])
@@ -146,9 +161,7 @@ def test_a_sequence_joins_in_the_middle_and_others_leave(
         check(answer, adapter, ask, generated[ask])
 
 
-def test_what_is_complete_stays_as_it_is(
-    adapter: LlavaAdapter, generated: dict[Ask, tuple[int, ...]]
-) -> None:
+def test_what_is_complete_stays_as_it_is(adapter: Llava, generated: dict[Ask, tuple[int, ...]]) -> None:
     decoder = decoder_of(adapter)
     decoder.prefill([prompted(adapter, SHORT, 0), prompted(adapter, LONG, 1)])
     [short] = finish(decoder, [0])
@@ -165,9 +178,9 @@ def test_what_is_complete_stays_as_it_is(
         assert torch.equal(before, tensor[0, :, :length])
 
 
-def test_a_copied_prefix_is_continued(adapter: LlavaAdapter, generated: dict[Ask, tuple[int, ...]]) -> None:
+def test_a_copied_prefix_is_continued(adapter: Llava, generated: dict[Ask, tuple[int, ...]]) -> None:
     decoder = decoder_of(adapter)
-    start = len(adapter.layout.prefix)
+    start = generic_prompt(adapter).shared
     decoder.prefill([prompted(adapter, SHORT, 0)])
     finish(decoder, [0])
     decoder.cache.copy(0, 3, start)
@@ -178,12 +191,12 @@ def test_a_copied_prefix_is_continued(adapter: LlavaAdapter, generated: dict[Ask
     assert decoder.record.read(0).token_ids == generated[SHORT]
 
 
-def test_attention_rows_change_nothing(adapter: LlavaAdapter, generated: dict[Ask, tuple[int, ...]]) -> None:
+def test_attention_rows_change_nothing(adapter: Llava, generated: dict[Ask, tuple[int, ...]]) -> None:
     decoder = decoder_of(adapter)
     decoder.prefill([prompted(adapter, LONG, 0), prompted(adapter, TWO, 2)])
     decoder.step([0, 2])
     before, answers = state(decoder), [decoder.record.read(slot) for slot in range(4)]
-    start = len(adapter.layout.prefix)
+    start = generic_prompt(adapter).shared
     decoder.attention_rows([generic(adapter, 0, start), generic(adapter, 2, start)])
     assert all(torch.equal(old, new) for old, new in zip(before, state(decoder), strict=True))
     assert [decoder.record.read(slot) for slot in range(4)] == answers
@@ -191,15 +204,20 @@ def test_attention_rows_change_nothing(adapter: LlavaAdapter, generated: dict[As
         check(answer, adapter, ask, generated[ask])
 
 
-def generic(adapter: LlavaAdapter, slot: int, start: int) -> Prompted:
+def generic(adapter: Llava, slot: int, start: int) -> Prompted:
     """The generic question behind an image that is in the slot."""
-    return Prompted(slot, start, adapter.embed(adapter.layout.generic.ids[start:]))
+    prompt = generic_prompt(adapter)
+    return Prompted(slot, start, adapter.rows(prompt, start, []), prompt.spans[0])
 
 
-def test_attention_rows_run_no_layer_behind_the_probe(adapter: LlavaAdapter) -> None:
+def generic_prompt(adapter: Llava) -> Prompt:
+    return adapter.prompt(GENERIC_QUESTION, [(GRID, GRID)])
+
+
+def test_attention_rows_run_no_layer_behind_the_probe(adapter: Llava) -> None:
     decoder = decoder_of(adapter)
     ran: Counter[int] = Counter()
-    layers: Any = adapter._model.model.language_model.layers
+    layers: Any = adapter.module.model.language_model.layers
     handles = [
         layer.register_forward_pre_hook(lambda *_, number=number: ran.update([number]))
         for number, layer in enumerate(layers)
@@ -207,48 +225,47 @@ def test_attention_rows_run_no_layer_behind_the_probe(adapter: LlavaAdapter) -> 
     decoder.prefill([prompted(adapter, SHORT, 0)], probe=True)
     whole = Counter(ran)
     ran.clear()
-    decoder.attention_rows([generic(adapter, 0, len(adapter.layout.prefix))])
+    decoder.attention_rows([generic(adapter, 0, generic_prompt(adapter).shared)])
     for handle in handles:
         handle.remove()
     assert whole == Counter(range(len(layers)))
-    assert ran == Counter(range(adapter.settings.probe_layer + 1))
+    assert ran == Counter(range(adapter.localisation.layer + 1))
 
 
-def test_rows_equal_eager_attention(adapter: LlavaAdapter, folder: Path) -> None:
+def test_rows_equal_eager_attention(adapter: Llava, folder: Path) -> None:
     eager = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    first, last = adapter.layout.span
+    first, last = generic_prompt(adapter).spans[0]
 
     def expected(ids: tuple[int, ...], ask: Ask) -> Tensor:
         inputs = torch.tensor([ids])
         pixels = pixel_values(adapter, ask)
         with torch.inference_mode():
             output = eager(input_ids=inputs, pixel_values=pixels, output_attentions=True)
-        row: Tensor = output.attentions[adapter.settings.probe_layer][0, :, -1, first:last].mean(0)
+        row: Tensor = output.attentions[adapter.localisation.layer][0, :, -1, first:last].mean(0)
         return row
 
     decoder = decoder_of(adapter)
     prompts = [prompted(adapter, ask, slot) for slot, ask in enumerate((LONG, TWO))]
     rows = decoder.prefill(prompts, probe=True)
     decoder.step([0, 1])
-    generics = decoder.attention_rows([generic(adapter, slot, last) for slot in (1, 0)]).flip(0)
-    assert rows is not None
+    generics = decoder.attention_rows([generic(adapter, slot, last) for slot in (1, 0)])[::-1]
     for ask, row, generic_row in zip((LONG, TWO), rows, generics, strict=True):
-        ids = adapter.layout.build(ask.question, len(ask.pictures), 1).ids
+        ids = prompt_of(adapter, ask).ids
         torch.testing.assert_close(row, expected(ids, ask), atol=1e-5, rtol=0)
         alone = Ask("", ask.pictures[:1], 1)
-        found = expected(adapter.layout.generic.ids, alone)
+        found = expected(generic_prompt(adapter).ids, alone)
         torch.testing.assert_close(generic_row, found, atol=1e-5, rtol=0)
         assert row.std() > 1e-4  # not so even that any row would do
 
 
-def test_without_a_probe_there_are_no_rows(adapter: LlavaAdapter) -> None:
-    assert decoder_of(adapter).prefill([prompted(adapter, SHORT, 0)]) is None
+def test_without_a_probe_there_are_no_rows(adapter: Llava) -> None:
+    assert decoder_of(adapter).prefill([prompted(adapter, SHORT, 0)]) == []
 
 
-def test_an_answer_may_fill_its_slot_to_the_end(adapter: LlavaAdapter, folder: Path) -> None:
-    length = len(adapter.layout.build(SHORT.question, 1, 1).ids)
+def test_an_answer_may_fill_its_slot_to_the_end(adapter: Llava, folder: Path) -> None:
+    length = len(prompt_of(adapter, SHORT).ids)
     filling = Ask(SHORT.question, SHORT.pictures, 20)
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     decoder = decoder_of(adapter, slots=2, capacity=length + filling.limit)
@@ -261,13 +278,12 @@ def test_an_answer_may_fill_its_slot_to_the_end(adapter: LlavaAdapter, folder: P
     assert decoder._lengths[:2].max() < decoder.cache.capacity
 
 
-def test_no_garbage_comes_into_an_answer(
-    adapter: LlavaAdapter, generated: dict[Ask, tuple[int, ...]]
-) -> None:
+def test_no_garbage_comes_into_an_answer(adapter: Llava, generated: dict[Ask, tuple[int, ...]]) -> None:
     """Not even of what is computed beside it: another sequence's NaN is its own."""
     decoder = decoder_of(adapter)
     poisoned = prompted(adapter, LONG, 1)
-    poisoned = Prompted(1, 0, torch.full_like(poisoned.embeddings, math.nan), poisoned.limit)
+    nan = torch.full_like(poisoned.rows.embeddings, math.nan)
+    poisoned = replace(poisoned, rows=replace(poisoned.rows, embeddings=nan))
     decoder.prefill([prompted(adapter, TWO, 0), poisoned, prompted(adapter, SHORT, 2)])
     found = finish(decoder, [0, 1, 2])
     check(found[0], adapter, TWO, generated[TWO])
@@ -277,7 +293,7 @@ def test_no_garbage_comes_into_an_answer(
     check(finish(decoder, [1])[0], adapter, ALSO, generated[ALSO])
 
 
-def test_progress_follows_the_answers(adapter: LlavaAdapter) -> None:
+def test_progress_follows_the_answers(adapter: Llava) -> None:
     decoder = decoder_of(adapter)
     decoder.prefill([prompted(adapter, SHORT, 0)])
     decoder.progress.catch_up()

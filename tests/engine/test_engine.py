@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import LlavaForConditionalGeneration
 
+from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.geometry import Region, Size, sent_size
+from secondlook.edge.imaging import fit_to_view
+from secondlook.edge.wire import PROTOCOL, AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix
 from secondlook.engine.decode.scheduler import Request
-from secondlook.engine.engine import Engine, FirstLook, Pending
+from secondlook.engine.engine import Engine
 from secondlook.engine.errors import (
     EmptyQuestionError,
     NonFiniteError,
@@ -29,6 +34,7 @@ from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import GENERIC_QUESTION
+from secondlook.engine.results import FirstLook, Pending
 
 QUESTION = "What is the number on the sign?"
 LARGE = Size(1000, 800)
@@ -135,20 +141,50 @@ def test_the_generic_questions_own_relative_attention_is_one(engine: Engine) -> 
     np.testing.assert_allclose(maps.relative(), np.ones((GRID, GRID)), rtol=1e-5)
 
 
-def test_in_pad_mode_the_region_is_sought_in_the_padded_square(folder: Path, tmp_path: Path) -> None:
-    model = load_model(str(folder))
-    padded = type(model)(
-        "padded",
-        model._model,
-        model.layout,
-        replace(model.preprocessing, mode="pad"),
-        replace(model.settings, resize_mode="pad"),
-    )
-    look = first(Engine(padded), Size(1000, 300), second_look="always")
+def test_in_pad_mode_the_region_is_sought_in_the_padded_square(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, Variant(seed=11, kv_heads=2))
+    (folder / "secondlook.json").write_text('{"fit": "pad"}')
+    engine, original = Engine(load_model(str(folder))), Size(1000, 300)
+    sent = picture(1, (IMAGE_SIZE, 25))
+    look = engine.first_look(sent, QUESTION, original, AnswerOptions(second_look="always"))
     assert look.maps is not None
-    assert look.region == find_region(
-        look.maps.question, look.maps.generic, Size(1000, 300), CROPS, resize_mode="pad"
-    )
+    seen = Size(IMAGE_SIZE, IMAGE_SIZE)
+    assert look.region == find_region(look.maps.question, look.maps.generic, original, CROPS, seen, "pad")
+
+
+def test_the_heads_and_layer_of_a_checkpoints_file_are_read(folder: Path, tmp_path: Path) -> None:
+    Path(shutil.copytree(folder, tmp_path / "model"))
+    where = {"layer": 3, "heads": {"1": 0.75, "2": 0.25}, "generic": False, "crop_size": 50}
+    (tmp_path / "model" / "localisation.json").write_text(json.dumps(where))
+    engine = Engine(load_model(str(tmp_path / "model")))
+    look = first(engine, second_look="always")
+    assert look.maps is not None
+    asked = engine.prepare(picture(1), QUESTION, LARGE)
+    eager = LlavaForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    pixels = engine.model.preprocessing.pixel_values([asked.picture], torch.device("cpu"))
+    with torch.inference_mode():
+        found = eager(
+            input_ids=torch.tensor([asked.prompt.ids]), pixel_values=pixels, output_attentions=True
+        ).attentions[3][0, :, -1, slice(*asked.prompt.spans[0])]
+    expected = (0.75 * found[1] + 0.25 * found[2]).reshape(GRID, GRID)
+    torch.testing.assert_close(look.maps.question, expected, atol=1e-6, rtol=1e-4)
+    assert torch.equal(look.maps.generic, torch.ones(GRID, GRID))
+    assert look.region == find_region(expected, torch.ones(GRID, GRID), LARGE, RegionSettings(50))
+
+
+@pytest.mark.parametrize("options", [{"threshold": 1000.0}, {"threshold": 0.0}, {"second_look": "never"}])
+def test_relevance_is_there_when_asked_for(engine: Engine, options: dict[str, Any]) -> None:
+    plain, look = first(engine, **options), first(engine, relevance=True, **options)
+    assert (look.decision, look.look) == (plain.decision, plain.look)
+    assert (plain.maps is None) == (plain.decision != "unsure")
+    assert look.maps is not None
+    relative, told = look.maps.relative(), look.maps.relevance()
+    assert (told.height, told.width) == relative.shape
+    expected = np.rint(relative / relative.max() * 255)
+    assert np.abs(np.array(told.rows()) - expected).max() <= 1
+    assert max(map(max, told.rows())) == 255
 
 
 def test_measures_and_aggregations_are_those_asked_for(engine: Engine) -> None:
@@ -177,7 +213,8 @@ def test_answers_are_as_long_as_asked_for(engine: Engine) -> None:
 
 def test_the_second_look_sees_the_local_image(engine: Engine) -> None:
     pending = pending_look(engine, arbitration=False)
-    side = (pending.region.width, pending.region.height)
+    size = sent_size(engine.card.local_view, pending.region.size)
+    side = (size.width, size.height)
     one, other = engine.second_look(pending, picture(2, side)), engine.second_look(pending, picture(3, side))
     assert one.second != other.second
     assert (one.decision, one.look) == ("took_second", one.second)
@@ -193,7 +230,8 @@ def test_arbitration_keeps_the_surer_answer(engine: Engine) -> None:
         assert final.decision == decision
         assert final.look == (final.second if decision == "took_second" else final.first)
         assert (final.first, final.region) == (known.first, known.region)
-    stubborn = replace(known, policy=replace(known.policy, arbitration=False))
+    policy = replace(known.question.policy, arbitration=False)
+    stubborn = replace(known, question=replace(known.question, policy=policy))
     assert engine.second_look(stubborn, picture(2)).decision == "took_second"
 
 
@@ -220,7 +258,8 @@ def test_the_region_is_told_once_and_early(engine: Engine, answer: int, decide_a
         decoded.append(int(engine._decoder.record.lengths[look.pending.prefix.slot]))
 
     options = AnswerOptions(second_look="always", max_new_tokens=answer, decide_after=decide_after)
-    task = engine.start_first_look(picture(1), QUESTION, LARGE, options, on_region=on_region)
+    asked = engine.prepare(picture(1), QUESTION, LARGE, options)
+    task = engine.start_first_look(asked, on_region=on_region)
     while engine.round():
         pass
     [early], look = told, task.future.result()
@@ -248,8 +287,8 @@ def test_no_region_is_told_early_of_what_is_final(
 ) -> None:
     """Neither where none is sought, nor where the answer that comes with it is complete."""
     told: list[FirstLook] = []
-    wanted = AnswerOptions(**options)
-    task = engine.start_first_look(picture(1), QUESTION, LARGE, wanted, on_region=told.append)
+    asked = engine.prepare(picture(1), QUESTION, LARGE, AnswerOptions(**options))
+    task = engine.start_first_look(asked, on_region=told.append)
     while engine.round():
         pass
     assert task.future.result().decision == decision
@@ -260,9 +299,8 @@ def test_no_region_is_told_early_of_what_is_final(
 def early_region(engine: Engine, **options: Any) -> tuple[Request[FirstLook], Pending]:
     """A first look that goes on, and what its region was told with."""
     told: list[FirstLook] = []
-    task = engine.start_first_look(
-        picture(1), QUESTION, LARGE, AnswerOptions(second_look="always", **options), on_region=told.append
-    )
+    asked = engine.prepare(picture(1), QUESTION, LARGE, AnswerOptions(second_look="always", **options))
+    task = engine.start_first_look(asked, on_region=told.append)
     while not told:
         engine.round()
     [look] = told
@@ -274,7 +312,8 @@ def test_a_second_look_begun_early_is_weighed_against_the_whole_first(engine: En
     differs = []
     for seed in range(2, 12):
         task, pending = early_region(engine, decide_after=1)
-        second = engine.start_second_look(pending, picture(seed), after=task)
+        local = engine.prepare_local(pending, picture(seed))
+        second = engine.start_second_look(pending, local, after=task)
         while engine.round():
             pass
         final, known = second.future.result(), task.future.result()
@@ -292,14 +331,18 @@ def test_a_second_look_begun_early_is_weighed_against_the_whole_first(engine: En
 def test_a_first_look_that_fails_late_fails_its_second(engine: Engine) -> None:
     fresh = Engine(engine.model)
     task, pending = early_region(fresh, decide_after=2)
-    second = fresh.start_second_look(pending, picture(2), after=task)
+    second = fresh.start_second_look(pending, fresh.prepare_local(pending, picture(2)), after=task)
     for values in fresh._decoder.cache.values:  # what the first look still reads, and the second does not
-        values[pending.prefix.slot, :, len(fresh.model.layout.prefix) :] = float("nan")
+        values[pending.prefix.slot, :, pending.prefix.length :] = float("nan")
     while fresh.round():
         pass
     assert isinstance(task.future.exception(), NonFiniteError)
     assert second.future.exception() is task.future.exception()
-    expected = Engine(engine.model).second_look(replace(pending, prefix=KeptPrefix()), picture(2)).second
+    expected = (
+        Engine(engine.model)
+        .second_look(replace(pending, prefix=KeptPrefix(pending.prefix.length)), picture(2))
+        .second
+    )
     assert fresh.second_look(pending, picture(2)).second.token_ids == expected.token_ids
 
 
@@ -319,13 +362,18 @@ def test_the_policy_of_the_engine_is_the_default(engine: Engine) -> None:
 
 def test_the_card_says_what_an_edge_must_know(engine: Engine) -> None:
     card = engine.card
-    assert (card.image_size, card.resize_mode, card.threshold) == (IMAGE_SIZE, "squash", 0.5)
+    assert card.global_view == card.local_view == square(IMAGE_SIZE)
+    assert (card.crop_size, card.threshold, card.protocol, card.limits) == (IMAGE_SIZE, 0.5, PROTOCOL, None)
     assert card.name == engine.model.name
 
 
 def test_an_answer_travels_with_its_token_count(engine: Engine) -> None:
     look = first(engine, max_new_tokens=4).look
     assert (look.answer.text, look.answer.uncertainty, look.answer.tokens) == (look.text, look.uncertainty, 4)
+    assert look.answer.visual_tokens == GRID * GRID
+    second = engine.second_look(pending_look(engine, max_new_tokens=1), picture(2)).second
+    assert (second.visual_tokens, second.answer.visual_tokens) == (2 * GRID * GRID,) * 2
+    assert second.prompt_tokens > look.prompt_tokens + GRID * GRID
 
 
 @pytest.mark.parametrize(
@@ -338,24 +386,29 @@ def test_an_answer_travels_with_its_token_count(engine: Engine) -> None:
     ],
 )
 def test_bad_questions_are_refused(engine: Engine, question: str, kind: type[Exception]) -> None:
-    for call in (engine.check, lambda q: engine.first_look(picture(1), q, LARGE)):
+    for ask in (engine.prepare, engine.first_look):
         with pytest.raises(kind):
-            call(question)
+            ask(picture(1), question, LARGE)
 
 
-def test_a_question_must_leave_room_for_the_second_look(folder: Path, engine: Engine) -> None:
-    room = 512 - len(engine.model.layout.build("?", 1, 1).ids)
-    engine.check("?" * 10, AnswerOptions(second_look="never", max_new_tokens=room - 20))
-    with pytest.raises(QuestionTooLongError):
-        engine.check("?" * 10, AnswerOptions(max_new_tokens=room - 20))
+def test_a_question_must_leave_room_for_the_second_look(engine: Engine) -> None:
+    one, both = (len(engine.model.prompt("?" * 10, [(GRID, GRID)] * images).ids) for images in (1, 2))
+    for second_look, rows in (("never", one), ("auto", both)):
+        for more in (0, 1):
+            options = AnswerOptions(second_look=second_look, max_new_tokens=512 - rows + more)  # type: ignore[arg-type]
+            if more:
+                with pytest.raises(QuestionTooLongError, match="there is room for 512"):
+                    engine.prepare(picture(1), "?" * 10, LARGE, options)
+            else:
+                engine.prepare(picture(1), "?" * 10, LARGE, options)
 
 
 def test_a_cache_may_leave_less_room_than_the_models_context(engine: Engine) -> None:
     small = Engine(engine.model, cache=CacheSettings(text_tokens=60))
     assert first(small, max_new_tokens=4).look == first(engine, max_new_tokens=4).look
-    engine.check(QUESTION, AnswerOptions(max_new_tokens=50))
+    engine.prepare(picture(1), QUESTION, LARGE, AnswerOptions(max_new_tokens=50))
     with pytest.raises(QuestionTooLongError, match="there is room for 132"):
-        small.check(QUESTION, AnswerOptions(max_new_tokens=50))
+        small.prepare(picture(1), QUESTION, LARGE, AnswerOptions(max_new_tokens=50))
 
 
 def test_a_cache_without_room_for_one_sequence_is_refused(engine: Engine) -> None:
@@ -363,20 +416,29 @@ def test_a_cache_without_room_for_one_sequence_is_refused(engine: Engine) -> Non
         Engine(engine.model, cache=CacheSettings(gigabytes=1e-6))
 
 
-@pytest.mark.parametrize("size", [(IMAGE_SIZE, IMAGE_SIZE - 1), (2 * IMAGE_SIZE, 2 * IMAGE_SIZE), (10, 10)])
-def test_a_global_image_of_another_size_is_refused(engine: Engine, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(IMAGE_SIZE, IMAGE_SIZE + 1), (2 * IMAGE_SIZE, 2 * IMAGE_SIZE), (85, 2)])
+def test_a_larger_global_image_is_refused(engine: Engine, size: tuple[int, int]) -> None:
     with pytest.raises(PictureMismatchError, match=f"{size[0]}x{size[1]}.*{IMAGE_SIZE}x{IMAGE_SIZE}"):
         engine.first_look(picture(1, size), QUESTION, LARGE)
 
 
-@pytest.mark.parametrize("size", [(84, 42), (50, 25), (199, 100), (200, 100), (2, 1), (83, 42)])
-def test_a_local_image_of_the_regions_shape_is_taken(engine: Engine, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(IMAGE_SIZE, 50), (10, 10)])
+def test_a_smaller_global_image_is_enlarged(engine: Engine, size: tuple[int, int]) -> None:
+    sent = picture(1, size)
+    whole = fit_to_view(sent, engine.card.global_view)
+    options = AnswerOptions(second_look="always", max_new_tokens=4)
+    one, other = (engine.first_look(image, QUESTION, LARGE, options) for image in (sent, whole))
+    assert (one.look, one.region) == (other.look, other.region)
+
+
+@pytest.mark.parametrize("size", [(84, 84), (84, 42), (50, 25), (2, 1), (1, 84)])
+def test_a_local_image_may_be_as_large_as_the_view_or_smaller(engine: Engine, size: tuple[int, int]) -> None:
     pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
     assert engine.second_look(pending, picture(2, size)).second.tokens
 
 
-@pytest.mark.parametrize("size", [(84, 84), (42, 84), (400, 200), (201, 100), (80, 50)])
-def test_a_local_image_of_another_shape_is_refused(engine: Engine, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(85, 84), (84, 85), (400, 200)])
+def test_a_larger_local_image_is_refused(engine: Engine, size: tuple[int, int]) -> None:
     pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
     with pytest.raises(PictureMismatchError, match="200x100"):
         engine.second_look(pending, picture(2, size))

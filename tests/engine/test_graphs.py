@@ -16,7 +16,7 @@ from engine.test_decoder import ALSO, ASKS, LONG, SHORT, TWO, Ask, decoder_of, f
 from secondlook.engine.decode.decoder import Decoder
 from secondlook.engine.decode.graphs import BATCH_SIZES, NO_ANSWER, StepGraphs
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.llava import Llava
 from secondlook.kernels import set_mode
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapter(folder: Path) -> LlavaAdapter:
+def adapter(folder: Path) -> Llava:
     return load_model(str(folder))
 
 
@@ -93,7 +93,7 @@ class NoWaiting(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
-def test_a_step_waits_for_nothing(adapter: LlavaAdapter) -> None:
+def test_a_step_waits_for_nothing(adapter: Llava) -> None:
     decoder = decoder_of(adapter)
     decoder.prefill([prompted(adapter, ask, slot) for slot, ask in enumerate(ASKS)])
     rows = torch.tensor([2, 0, 3, 1])
@@ -103,7 +103,7 @@ def test_a_step_waits_for_nothing(adapter: LlavaAdapter) -> None:
         bool(decoder.record.finished.any())
 
 
-def padded(adapter: LlavaAdapter) -> Decoder:
+def padded(adapter: Llava) -> Decoder:
     """A decoder whose steps go through graphs that are none."""
     decoder = decoder_of(adapter)
     graphs = StepGraphs(decoder._step, 4, adapter.device, eager)
@@ -111,7 +111,7 @@ def padded(adapter: LlavaAdapter) -> Decoder:
     return decoder
 
 
-def test_rows_of_padding_change_nothing(adapter: LlavaAdapter) -> None:
+def test_rows_of_padding_change_nothing(adapter: Llava) -> None:
     decoder = decoder_of(adapter)
     decoder.prefill([prompted(adapter, LONG, 3)])  # the answer that index -1 would be
     before, answer = state(decoder), decoder.record.read(3)
@@ -126,7 +126,7 @@ def test_rows_of_padding_change_nothing(adapter: LlavaAdapter) -> None:
     assert lengths.equal(before[-1])
 
 
-def test_answers_beside_padding_are_those_without(adapter: LlavaAdapter) -> None:
+def test_answers_beside_padding_are_those_without(adapter: Llava) -> None:
     asks: dict[int, Ask] = {3: SHORT, 0: TWO, 2: ALSO}
     found = []
     for decoder in (decoder_of(adapter), padded(adapter)):
@@ -137,9 +137,7 @@ def test_answers_beside_padding_are_those_without(adapter: LlavaAdapter) -> None
 
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("graphs", [True, False])
-def test_a_gpu_answers_as_the_cpu_does(
-    adapter: LlavaAdapter, folder: Path, graphs: bool, any_mode: None
-) -> None:
+def test_a_gpu_answers_as_the_cpu_does(adapter: Llava, folder: Path, graphs: bool, any_mode: None) -> None:
     set_mode("auto" if graphs else "reference")
     on_gpu = load_model(str(folder), device="cuda", dtype="float32")
     decoder = decoder_of(on_gpu)

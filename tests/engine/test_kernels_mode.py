@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
+from engine.checkpoints import Variant, write_checkpoint
 from engine.test_engine import picture
 from secondlook import kernels
-from secondlook.edge.geometry import Size
+from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.engine import Engine, FinalAnswer, FirstLook, Look
+from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import DType, load_model
+from secondlook.engine.results import FinalAnswer, FirstLook, Look
 from secondlook.kernels.library import mode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,7 +26,8 @@ def looks(engine: Engine, image: Image.Image, question: str) -> tuple[FirstLook,
     options = AnswerOptions(second_look="always", max_new_tokens=6)
     first = engine.first_look(image, question, Size(1000, 800), options)
     assert first.pending is not None
-    local = picture(9, (first.pending.region.width, first.pending.region.height))
+    size = sent_size(engine.card.local_view, first.pending.region.size)
+    local = picture(9, (size.width, size.height))
     return first, engine.second_look(first.pending, local)
 
 
@@ -38,12 +40,11 @@ def measures(look: Look) -> list[float]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("resize_mode", ["squash", "pad"])
-def test_references_answer_alike(tmp_path: Path, dtype: DType, resize_mode: str, any_mode: None) -> None:
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_references_answer_alike(tmp_path: Path, dtype: DType, fit: str, any_mode: None) -> None:
     folder = write_checkpoint(tmp_path / "model", Variant(seed=5, kv_heads=2))
-    (folder / "secondlook.json").write_text(
-        f'{{"probe_layer": 1, "crop_size": {IMAGE_SIZE}, "resize_mode": "{resize_mode}"}}'
-    )
+    (folder / "secondlook.json").write_text(f'{{"fit": "{fit}"}}')
+    (folder / "localisation.json").write_text('{"layer": 1}')
     engine = Engine(load_model(str(folder), dtype=dtype))
     assert kernels.status("cpu").source != "reference", "no compiler: nothing to compare"
     for seed, question in enumerate(QUESTIONS):

@@ -12,26 +12,40 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from transformers import LlamaConfig
 
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, KVCache, PrefixClaim, SlotPool
+from secondlook.engine.decode.cache import (
+    CacheSettings,
+    DecoderShape,
+    KeptPrefix,
+    KVCache,
+    PrefixClaim,
+    SlotPool,
+)
 
 CPU = torch.device("cpu")
-CONFIG = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3)
+SHAPE = DecoderShape(layers=3, heads=4, kv_heads=2, head_width=8, width=32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_slots_bytes_are_what_the_cache_takes_for_it(dtype: torch.dtype) -> None:
-    one, many = (KVCache(CONFIG, slots, 10, dtype, CPU).nbytes for slots in (1, 6))
-    assert many - one == 5 * KVCache.slot_bytes(CONFIG, 10, dtype)
+    one, many = (KVCache(SHAPE, slots, 10, dtype, CPU).nbytes for slots in (1, 6))
+    assert many - one == 5 * SHAPE.slot_bytes(10, dtype)
+
+
+def test_a_configuration_of_transformers_has_a_shape() -> None:
+    config = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3)
+    assert DecoderShape.of(config) == SHAPE
 
 
 def test_a_width_of_heads_of_their_own_is_followed() -> None:
     config = LlamaConfig(hidden_size=32, num_attention_heads=4, head_dim=12, num_hidden_layers=1)
-    assert KVCache(config, 2, 5, torch.float32, CPU).keys[0].shape == (3, 4, 5, 12)
-    assert KVCache.slot_bytes(config, 5, torch.float32) == 2 * 4 * 5 * 12 * 4
+    shape = DecoderShape.of(config)
+    assert shape == DecoderShape(layers=1, heads=4, kv_heads=4, head_width=12, width=32)
+    assert KVCache(shape, 2, 5, torch.float32, CPU).keys[0].shape == (3, 4, 5, 12)
+    assert shape.slot_bytes(5, torch.float32) == 2 * 4 * 5 * 12 * 4
 
 
 def test_a_copy_takes_the_first_positions_and_nothing_else() -> None:
-    cache = KVCache(CONFIG, 3, 4, torch.float32, CPU)
+    cache = KVCache(SHAPE, 3, 4, torch.float32, CPU)
     tensors = [*cache.keys, *cache.values]
     for number, tensor in enumerate(tensors):
         tensor.copy_(torch.arange(tensor.numel()).view_as(tensor) + 1000.0 * number)
@@ -78,7 +92,7 @@ def test_settings_that_make_no_cache_are_refused(values: dict[str, Any]) -> None
 
 
 def test_a_claim_is_as_long_as_it_is_held() -> None:
-    prefix = KeptPrefix()
+    prefix = KeptPrefix(3)
     one, other = prefix.claim(), prefix.claim()
     assert prefix.claimed
     del one
@@ -194,7 +208,7 @@ class SlotPoolMachine(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(sorted(self.used)))
         known = data.draw(st.sampled_from([None, *self.prefixes]))
         own, was_lost = self.used[slot], known is not None and known.slot is None
-        held = self.pool.hold(slot, known)
+        held = self.pool.hold(slot, 7, known)
         if own is not None:
             assert held is own
         elif was_lost:
@@ -204,6 +218,8 @@ class SlotPoolMachine(RuleBasedStateMachine):
             return
         else:
             assert all(held is not other for other in self.prefixes)
+            assert held.length == 7
+            assert held.length == 7
             self.prefixes.append(held)
         self.used[slot] = held
 

@@ -18,14 +18,16 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProc
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from engine.checkpoints import GRID, IMAGE_FIRST_TEMPLATE, IMAGE_SIZE, Variant, write_checkpoint
+from secondlook.edge.geometry import Size
 from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.decoder import Decoder, Prompted
-from secondlook.engine.decode.plans import PrefillPlan, Segment
+from secondlook.engine.decode.plans import PrefillPlan, Probe, Segment
 from secondlook.engine.decode.record import Decoded
+from secondlook.engine.models.base import Features
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.llava import LlavaAdapter
+from secondlook.engine.models.llava import Llava
+from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import GENERIC_QUESTION
-from secondlook.engine.models.vision import TorchVisionEncoder
 
 QUESTION = "What is the number on the sign?"
 NEW_TOKENS = 12
@@ -43,7 +45,7 @@ class Pair:
     """One checkpoint, loaded by us and by transformers."""
 
     folder: Path
-    adapter: LlavaAdapter
+    adapter: Llava
     processor: LlavaProcessor
     template: str
 
@@ -86,16 +88,18 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
 
 
-def prompted(
-    adapter: LlavaAdapter, images: list[Image.Image], limit: int, question: str = QUESTION
-) -> Prompted:
+def prompted(adapter: Llava, images: list[Image.Image], limit: int, question: str = QUESTION) -> Prompted:
     """A whole prompt for slot 0."""
-    prompt = adapter.layout.build(question, len(images), limit)
-    features = adapter.encode([adapter.square(image) for image in images])
-    return Prompted(0, 0, adapter.embed(prompt.ids, prompt.spans, list(features)), limit)
+    prompt = adapter.prompt(question, [(GRID, GRID)] * len(images))
+    rows = adapter.rows(prompt, 0, adapter.encode([shown(adapter, image) for image in images]))
+    return Prompted(0, 0, rows, prompt.spans[0], prompt.delta, limit)
 
 
-def answer(adapter: LlavaAdapter, images: list[Image.Image], limit: int = NEW_TOKENS) -> Decoded:
+def shown(adapter: Llava, image: Image.Image) -> Picture:
+    return adapter.picture(image, adapter.global_view, Size(*image.size))
+
+
+def answer(adapter: Llava, images: list[Image.Image], limit: int = NEW_TOKENS) -> Decoded:
     decoder = Decoder(adapter, slots=1, capacity=256, most_new_tokens=limit)
     decoder.prefill([prompted(adapter, images, limit)])
     while not decoder.record.finished[0]:
@@ -105,7 +109,7 @@ def answer(adapter: LlavaAdapter, images: list[Image.Image], limit: int = NEW_TO
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_prompts_equal_the_processors(pair: Pair, images: int) -> None:
-    prompt = pair.adapter.layout.build(QUESTION, images, NEW_TOKENS)
+    prompt = pair.adapter.prompt(QUESTION, [(GRID, GRID)] * images)
     inputs = pair.inputs(QUESTION, [picture(n) for n in range(images)])
     assert list(prompt.ids) == inputs["input_ids"][0].tolist()
     assert [stop - start for start, stop in prompt.spans] == [GRID * GRID] * images
@@ -113,8 +117,8 @@ def test_prompts_equal_the_processors(pair: Pair, images: int) -> None:
 
 def test_pixel_values_equal_the_processors(pair: Pair) -> None:
     expected = pair.inputs(QUESTION, [picture(3)])["pixel_values"]
-    squares = [pair.adapter.square(picture(3))]
-    values = pair.adapter.preprocessing.pixel_values(squares, torch.device("cpu"))
+    pictures = [shown(pair.adapter, picture(3))]
+    values = pair.adapter.preprocessing.pixel_values(pictures, torch.device("cpu"))
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, expected, atol=1e-6, rtol=0)
 
@@ -135,15 +139,14 @@ def test_the_map_equals_eager_attention(pair: Pair, question: str) -> None:
     inputs = pair.inputs(question, [picture(7)])
     with torch.inference_mode():
         output = pair.reference("eager")(**inputs, output_attentions=True)
-    layer = pair.adapter.settings.probe_layer
-    start, stop = pair.adapter.layout.span
+    layer = pair.adapter.localisation.layer
+    start, stop = pair.adapter.prompt(question, [(GRID, GRID)]).spans[0]
     expected = output.attentions[layer][0, :, -1, start:stop].mean(0)
 
-    decoder = Decoder(pair.adapter, slots=1, capacity=128, most_new_tokens=1)
+    decoder = Decoder(pair.adapter, slots=1, capacity=128, most_new_tokens=1, probe=Probe(layer))
     prompt = prompted(pair.adapter, [picture(7)], 1, question)
     for rows in (decoder.prefill([prompt], probe=True), decoder.attention_rows([prompt])):
-        assert rows is not None
-        assert rows.shape == (1, GRID * GRID)
+        assert [row.shape for row in rows] == [(GRID * GRID,)]
         torch.testing.assert_close(rows[0], expected, atol=1e-5, rtol=0)
         assert float((rows[0] - expected).abs().max() / expected.max()) < 1e-5
 
@@ -152,9 +155,8 @@ def test_logits_equal_transformers(pair: Pair) -> None:
     with torch.inference_mode():
         expected = pair.reference("eager")(**pair.inputs(QUESTION, [picture(7), picture(8)])).logits[0]
     prompt = prompted(pair.adapter, [picture(7), picture(8)], 1)
-    cache = KVCache(pair.adapter.decoder_config, 1, 256, torch.float32, torch.device("cpu"))
-    plan = PrefillPlan(cache, [Segment(0, 0, len(prompt.embeddings))])
-    hidden = pair.adapter.hidden(prompt.embeddings, torch.arange(len(prompt.embeddings)), plan)
+    cache = KVCache(pair.adapter.decoder, 1, 256, torch.float32, torch.device("cpu"))
+    hidden = pair.adapter.hidden(prompt.rows, PrefillPlan(cache, [Segment(0, 0, len(prompt.rows))]))
     torch.testing.assert_close(pair.adapter.logits(hidden), expected, atol=1e-3, rtol=1e-4)
 
 
@@ -176,30 +178,35 @@ def test_statistics_are_those_of_generates_logits(pair: Pair) -> None:
 
 
 def test_several_pictures_are_encoded_as_each_alone(pair: Pair) -> None:
-    squares = [pair.adapter.square(picture(1)), pair.adapter.square(picture(2))]
-    together = pair.adapter.encode(squares)
-    assert together.shape == (2, GRID * GRID, 64)
-    alone = torch.cat([pair.adapter.encode([square]) for square in squares])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    pictures = [shown(pair.adapter, picture(1)), shown(pair.adapter, picture(2))]
+    together = pair.adapter.encode(pictures)
+    assert [one.tokens.shape for one in together] == [(GRID * GRID, 64)] * 2
+    for features, one in zip(together, pictures, strict=True):
+        (alone,) = pair.adapter.encode([one])
+        torch.testing.assert_close(features.tokens, alone.tokens, atol=1e-5, rtol=1e-4)
 
 
 def test_features_fill_their_spans_and_nothing_else(pair: Pair) -> None:
-    ids, feature = [5, 6, 7, 8, 9], torch.full((2, 64), 3.0)
-    plain = pair.adapter.embed(ids)
-    assert torch.equal(plain, pair.adapter.token_embeddings(torch.tensor(ids)))
-    filled = pair.adapter.embed(ids, [(1, 3)], [feature])
-    assert torch.equal(filled[1:3], feature)
-    assert torch.equal(filled[[0, 3, 4]], plain[[0, 3, 4]])
+    prompt, features = pair.adapter.prompt(QUESTION, [(1, 2), (3, 1)]), torch.full((3, 64), 3.0)
+    plain = pair.adapter.embed(torch.tensor(prompt.ids))
+    (_, stop), (first, last) = prompt.spans
+    assert (prompt.shared, last - first, prompt.visual_tokens) == (stop, 3, 5)
+    rows = pair.adapter.rows(prompt, stop, [Features(features)])
+    assert torch.equal(rows.embeddings[first - stop : last - stop], features)
+    kept = [at for at in range(stop, len(prompt.ids)) if not first <= at < last]
+    assert torch.equal(rows.embeddings[[at - stop for at in kept]], plain[kept])
+    assert torch.equal(rows.positions, torch.arange(stop, len(prompt.ids))[None])
+    assert (prompt.next_position, prompt.delta) == (len(prompt.ids), 0)
 
 
-def test_a_square_knows_its_picture_by_the_pixels(pair: Pair) -> None:
+def test_a_picture_is_known_by_its_pixels(pair: Pair) -> None:
     wide = picture(1).resize((200, 100))
-    square, again = pair.adapter.square(wide), pair.adapter.square(wide.copy())
-    assert (square.width, square.height) == (200, 100)
-    assert square.pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
-    assert square.pixels.dtype == torch.uint8
-    assert square.digest == again.digest
-    assert square.digest != pair.adapter.square(picture(2)).digest
+    one, again = shown(pair.adapter, wide), shown(pair.adapter, wide.copy())
+    assert (one.shown, one.grid, one.tokens) == (Size(200, 100), (GRID, GRID), GRID * GRID)
+    assert one.pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert one.pixels.dtype == torch.uint8
+    assert one.digest == again.digest
+    assert one.digest != shown(pair.adapter, picture(2)).digest
 
 
 def test_decoding_stops_at_each_end_token_and_says_so(tmp_path: Path) -> None:
@@ -215,16 +222,14 @@ def test_decoding_stops_at_each_end_token_and_says_so(tmp_path: Path) -> None:
 
 def test_another_encoder_can_take_the_vision_towers_place(tmp_path: Path) -> None:
     adapter = load_model(str(write_checkpoint(tmp_path, Variant())))
-    torch_encoder = TorchVisionEncoder(adapter._model)
+    torch_encoder = adapter.vision_module()
     seen: list[tuple[int, ...]] = []
 
     def encoder(pixel_values: Tensor) -> Tensor:
         seen.append(tuple(pixel_values.shape))
         return torch_encoder(pixel_values)
 
-    other = LlavaAdapter(
-        "other", adapter._model, adapter.layout, adapter.preprocessing, adapter.settings, encoder=encoder
-    )
+    other = adapter.with_encoder(encoder)
     assert answer(other, [picture(1)]) == answer(adapter, [picture(1)])
     assert seen == [(1, 3, IMAGE_SIZE, IMAGE_SIZE)]
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaModel
 
-from secondlook.engine.decode.cache import KVCache
+from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.plans import (
-    ATTENTION,
     AttentionPlan,
     DecodePlan,
     PrefillPlan,
+    Probe,
     ProbeReached,
     Segment,
 )
+from secondlook.engine.models.attention import ATTENTION
 
 LAYERS = 3
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ FIRST, SECOND = torch.arange(10), torch.arange(20, 37)
 
 def empty_cache(planned: LlamaModel, fill: float = math.nan) -> KVCache:
     """Three slots of 20 positions; what is not valid is garbage."""
-    cache = KVCache(planned.config, 3, 20, torch.float32, CPU)
+    cache = KVCache(DecoderShape.of(planned.config), 3, 20, torch.float32, CPU)
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(fill)
     return cache
@@ -72,10 +73,13 @@ def hidden(planned: LlamaModel, ids: Tensor, positions: Tensor, plan: AttentionP
 
 
 @torch.inference_mode()
-def rows_expected(eager: LlamaModel, ids: Tensor, layer: int, start: int, stop: int) -> Tensor:
+def rows_expected(
+    eager: LlamaModel, ids: Tensor, layer: int, start: int, stop: int, weights: Tensor | None = None
+) -> Tensor:
+    """The mean over heads, or their sum with weights."""
     matrices = eager(input_ids=ids.unsqueeze(0), output_attentions=True).attentions
-    row: Tensor = matrices[layer][0, :, -1, start:stop].mean(0)
-    return row
+    heads: Tensor = matrices[layer][0, :, -1, start:stop]
+    return heads.mean(0) if weights is None else weights @ heads
 
 
 @torch.inference_mode()
@@ -92,13 +96,23 @@ def close(found: Tensor, expected: Tensor) -> None:
 def test_each_segments_row_is_that_of_the_whole_matrix(
     planned: LlamaModel, eager: LlamaModel, layer: int
 ) -> None:
-    segments = [Segment(2, 0, len(FIRST)), Segment(0, 0, len(SECOND))]
-    plan = PrefillPlan(empty_cache(planned), segments, layer, (2, 7))
+    segments = [Segment(2, 0, len(FIRST), (2, 7)), Segment(0, 0, len(SECOND), (1, 12))]
+    plan = PrefillPlan(empty_cache(planned), segments, Probe(layer))
     positions = torch.cat([torch.arange(len(FIRST)), torch.arange(len(SECOND))])
     hidden(planned, torch.cat([FIRST, SECOND]), positions, plan)
-    assert plan.rows is not None
-    assert plan.rows.dtype == torch.float32
-    close(plan.rows, torch.stack([rows_expected(eager, ids, layer, 2, 7) for ids in (FIRST, SECOND)]))
+    first, second = plan.read
+    assert first.dtype == second.dtype == torch.float32
+    close(first, rows_expected(eager, FIRST, layer, 2, 7))
+    close(second, rows_expected(eager, SECOND, layer, 1, 12))
+
+
+def test_heads_are_weighed(planned: LlamaModel, eager: LlamaModel) -> None:
+    weights = torch.tensor([0.0, 2.0, 0.0, -0.5])
+    plan = PrefillPlan(empty_cache(planned), [Segment(1, 0, 10, (2, 7))], Probe(1, weights))
+    hidden(planned, FIRST, torch.arange(10), plan)
+    with torch.inference_mode():
+        matrices = eager(input_ids=FIRST.unsqueeze(0), output_attentions=True).attentions[1]
+    close(plan.read[0], (matrices[0, :, -1, 2:7] * weights[:, None]).sum(0))
 
 
 def test_packed_sequences_are_computed_as_each_alone(planned: LlamaModel, eager: LlamaModel) -> None:
@@ -106,7 +120,7 @@ def test_packed_sequences_are_computed_as_each_alone(planned: LlamaModel, eager:
     positions = torch.cat([torch.arange(len(FIRST)), torch.arange(len(SECOND))])
     together = hidden(planned, torch.cat([FIRST, SECOND]), positions, plan)
     close(together, torch.cat([hidden_expected(eager, FIRST), hidden_expected(eager, SECOND)]))
-    assert plan.rows is None
+    assert plan.read == []
 
 
 @pytest.mark.parametrize("cut", [1, 6, 16])
@@ -114,13 +128,12 @@ def test_the_rest_of_a_sequence_sees_its_slot(planned: LlamaModel, eager: LlamaM
     cache = empty_cache(planned)
     before, after = SECOND[:cut], SECOND[cut:]
     hidden(planned, before, torch.arange(cut), PrefillPlan(cache, [Segment(1, 0, cut)]))
-    segments = [Segment(0, 0, len(FIRST)), Segment(1, cut, len(after))]
-    plan = PrefillPlan(cache, segments, 1, (0, 10))
+    segments = [Segment(0, 0, len(FIRST), (0, 10)), Segment(1, cut, len(after), (0, 10))]
+    plan = PrefillPlan(cache, segments, Probe(1))
     positions = torch.cat([torch.arange(len(FIRST)), torch.arange(cut, len(SECOND))])
     found = hidden(planned, torch.cat([FIRST, after]), positions, plan)
     close(found[len(FIRST) :], hidden_expected(eager, SECOND)[cut:])
-    assert plan.rows is not None
-    close(plan.rows[1], rows_expected(eager, SECOND, 1, 0, 10))
+    close(plan.read[1], rows_expected(eager, SECOND, 1, 0, 10))
 
 
 @pytest.mark.parametrize("slots", [[2, 0], [0, 2]])
@@ -148,8 +161,8 @@ def test_keys_and_values_go_to_their_own_positions_alone(planned: LlamaModel) ->
 
 def test_a_probe_changes_no_output(planned: LlamaModel) -> None:
     outputs = []
-    for layer in (None, 1):
-        plan = PrefillPlan(empty_cache(planned), [Segment(0, 0, 10)], layer, (2, 7))
+    for probe in (None, Probe(1)):
+        plan = PrefillPlan(empty_cache(planned), [Segment(0, 0, 10, (2, 7))], probe)
         outputs.append(hidden(planned, FIRST, torch.arange(10), plan))
     assert torch.equal(*outputs)
 
@@ -158,13 +171,12 @@ def test_rows_alone_end_the_pass_and_write_nothing(planned: LlamaModel, eager: L
     cache = empty_cache(planned)
     hidden(planned, FIRST[:6], torch.arange(6), PrefillPlan(cache, [Segment(1, 0, 6)]))
     before = [tensor.clone() for tensor in (*cache.keys, *cache.values)]
-    segments = [Segment(1, 6, 4, kept=False), Segment(1, 6, 3, kept=False)]
-    plan = PrefillPlan(cache, segments, 1, (0, 6), rows_only=True)
+    segments = [Segment(1, 6, 4, (0, 6), kept=False), Segment(1, 6, 3, (0, 6), kept=False)]
+    plan = PrefillPlan(cache, segments, Probe(1), rows_only=True)
     other = torch.tensor([41, 42, 43])
     with pytest.raises(ProbeReached):
         hidden(planned, torch.cat([FIRST[6:], other]), torch.tensor([6, 7, 8, 9, 6, 7, 8]), plan)
-    assert plan.rows is not None
-    close(plan.rows[0], rows_expected(eager, FIRST, 1, 0, 6))
-    close(plan.rows[1], rows_expected(eager, torch.cat([FIRST[:6], other]), 1, 0, 6))
+    close(plan.read[0], rows_expected(eager, FIRST, 1, 0, 6))
+    close(plan.read[1], rows_expected(eager, torch.cat([FIRST[:6], other]), 1, 0, 6))
     for old, tensor in zip(before, (*cache.keys, *cache.values), strict=True):
         assert torch.equal(old.nan_to_num(7.0), tensor.nan_to_num(7.0))

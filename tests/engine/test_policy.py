@@ -6,10 +6,12 @@ import math
 
 import pytest
 
+from edge.support import square
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.method.policy import Policy, keep_second, no_detail_to_gain, wants_second_look
+from secondlook.edge.wire import AnswerOptions, Budget, View
+from secondlook.engine.method.decision import decide, no_detail_to_gain
+from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.uncertainty import TokenStatistics
 
 POLICY = Policy(threshold=0.5)
@@ -17,11 +19,18 @@ POLICY = Policy(threshold=0.5)
 
 @pytest.mark.parametrize(("uncertainty", "wanted"), [(0.49, False), (0.5, True), (0.51, True)])
 def test_an_answer_is_sure_only_below_the_threshold(uncertainty: float, wanted: bool) -> None:
-    assert wants_second_look(uncertainty, POLICY) is wanted
+    assert decide(uncertainty, 0.5, "auto", detail=True) == ("unsure" if wanted else "sure")
 
 
 def test_a_threshold_of_zero_always_looks_twice() -> None:
-    assert wants_second_look(0.0, Policy(threshold=0.0))
+    assert decide(0.0, 0.0, "auto", detail=True) == "unsure"
+
+
+def test_an_infinite_threshold_never_looks_twice_unless_that_is_demanded() -> None:
+    assert decide(1e300, math.inf, "auto", detail=True) == "sure"
+    assert decide(0.0, math.inf, "always", detail=True) == "unsure"
+    assert decide(9.0, 0.0, "never", detail=False) == "disabled"
+    assert decide(9.0, 0.0, "always", detail=False) == "no_detail_to_gain"
 
 
 @pytest.mark.parametrize(("second", "kept"), [(0.6, True), (0.7, True), (0.71, False)])
@@ -46,7 +55,14 @@ def test_without_arbitration_the_second_answer_stands() -> None:
     ],
 )
 def test_detail_to_gain(original: Size, region: Region | None, nothing: bool) -> None:
-    assert no_detail_to_gain(original, 336, region) is nothing
+    assert no_detail_to_gain(square(336), original, region) is nothing
+
+
+def test_under_a_budget_of_pixels_detail_is_gained_where_the_target_is_smaller() -> None:
+    view = View(size=Budget(multiple=28, least_pixels=28 * 28, most_pixels=28 * 28 * 64))
+    assert no_detail_to_gain(view, Size(140, 140))
+    assert no_detail_to_gain(view, Size(150, 130)) is False  # 140 by 140 is narrower
+    assert no_detail_to_gain(view, Size(1000, 800)) is False
 
 
 def test_options_go_over_the_policy_and_leave_the_rest() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -17,10 +16,10 @@ from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.prefixes import PrefixIndex
-from secondlook.engine.engine import Engine, FirstLook, Pending
+from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.llava import LlavaAdapter
-from secondlook.engine.models.vision import Square
+from secondlook.engine.models.llava import Llava
+from secondlook.engine.results import FirstLook, Pending
 
 QUESTION = "What is the number on the sign?"
 OTHER_QUESTION = "Is it a sign?"
@@ -38,12 +37,12 @@ class Counts:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LlavaAdapter:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Llava:
     return load_model(str(write_checkpoint(tmp_path_factory.mktemp("prefixes"), Variant(seed=13))))
 
 
 @pytest.fixture
-def counts(model: LlavaAdapter, monkeypatch: pytest.MonkeyPatch) -> Counts:
+def counts(model: Llava, monkeypatch: pytest.MonkeyPatch) -> Counts:
     counts = Counts()
     encode, attention_rows = model._encoder, Decoder.attention_rows
 
@@ -51,7 +50,7 @@ def counts(model: LlavaAdapter, monkeypatch: pytest.MonkeyPatch) -> Counts:
         counts.pictures += len(pixel_values)
         return encode(pixel_values)
 
-    def counted_rows(decoder: Decoder, prompts: list[Prompted]) -> Tensor:
+    def counted_rows(decoder: Decoder, prompts: list[Prompted]) -> list[Tensor]:
         counts.generic += len(prompts)
         return attention_rows(decoder, prompts)
 
@@ -65,7 +64,7 @@ def picture(seed: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Imag
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
-def engine_of(model: LlavaAdapter, slots: int) -> Engine:
+def engine_of(model: Llava, slots: int) -> Engine:
     return Engine(model, cache=CacheSettings(most_slots=slots))
 
 
@@ -74,7 +73,7 @@ def ask(
 ) -> FirstLook:
     """A first look, alone, at a picture fitted anew."""
     wanted = AnswerOptions(**{"second_look": "always", "max_new_tokens": 6, **options})
-    task = engine.start_first_look(picture(seed), question, LARGE, wanted, client=client)
+    task = engine.start_first_look(engine.prepare(picture(seed), question, LARGE, wanted, client=client))
     while engine.round():
         pass
     return task.future.result()
@@ -90,7 +89,7 @@ def same(one: FirstLook, other: FirstLook) -> bool:
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_the_same_picture_is_not_encoded_again(model: LlavaAdapter, counts: Counts, slots: int) -> None:
+def test_the_same_picture_is_not_encoded_again(model: Llava, counts: Counts, slots: int) -> None:
     engine = engine_of(model, slots)
     before = ask(engine)
     assert (counts.pictures, counts.generic) == (1, 1)
@@ -101,7 +100,7 @@ def test_the_same_picture_is_not_encoded_again(model: LlavaAdapter, counts: Coun
     assert same(other, ask(engine_of(model, slots), question=OTHER_QUESTION))
 
 
-def test_another_clients_picture_is_its_own(model: LlavaAdapter, counts: Counts) -> None:
+def test_another_clients_picture_is_its_own(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 4)
     before = ask(engine)
     assert same(ask(engine, client="another camera"), before)
@@ -113,7 +112,7 @@ def test_another_clients_picture_is_its_own(model: LlavaAdapter, counts: Counts)
     assert (engine.prefixes.hits, engine.prefixes.misses) == (2, 2)
 
 
-def test_another_picture_is_encoded(model: LlavaAdapter, counts: Counts) -> None:
+def test_another_picture_is_encoded(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 4)
     ask(engine)
     changed = picture(1)
@@ -122,7 +121,7 @@ def test_another_picture_is_encoded(model: LlavaAdapter, counts: Counts) -> None
     assert counts.pictures == 2
 
 
-def test_the_generic_row_is_not_computed_where_nothing_is_sought(model: LlavaAdapter, counts: Counts) -> None:
+def test_the_generic_row_is_not_computed_where_nothing_is_sought(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 2)
     ask(engine, second_look="never")
     ask(engine, second_look="auto", threshold=1000.0)
@@ -132,12 +131,12 @@ def test_the_generic_row_is_not_computed_where_nothing_is_sought(model: LlavaAda
     assert (counts.pictures, counts.generic) == (1, 1)
 
 
-def test_a_prefix_in_use_is_copied_for_another_question(model: LlavaAdapter, counts: Counts) -> None:
+def test_a_prefix_in_use_is_copied_for_another_question(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 3)
     before = ask(engine)
     options = AnswerOptions(second_look="always", max_new_tokens=6)
     tasks = [
-        engine.start_first_look(picture(1), question, LARGE, options, client="camera")
+        engine.start_first_look(engine.prepare(picture(1), question, LARGE, options, client="camera"))
         for question in (QUESTION, OTHER_QUESTION, QUESTION)
     ]
     while engine.round():
@@ -152,7 +151,7 @@ def test_a_prefix_in_use_is_copied_for_another_question(model: LlavaAdapter, cou
     assert same(looks[1], ask(engine_of(model, 1), question=OTHER_QUESTION))
 
 
-def test_a_picture_given_up_is_encoded_again(model: LlavaAdapter, counts: Counts) -> None:
+def test_a_picture_given_up_is_encoded_again(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 2)
     before = ask(engine, 1)
     ask(engine, 2)
@@ -168,7 +167,7 @@ def test_a_picture_given_up_is_encoded_again(model: LlavaAdapter, counts: Counts
 
 @pytest.mark.parametrize("asked_before", [False, True])
 def test_a_second_look_is_the_same_whether_its_prefix_was_kept(
-    model: LlavaAdapter, counts: Counts, asked_before: bool
+    model: Llava, counts: Counts, asked_before: bool
 ) -> None:
     """To the bit, for with one slot each sequence is computed alone."""
     finals, pictures = [], []
@@ -191,7 +190,7 @@ def test_a_second_look_is_the_same_whether_its_prefix_was_kept(
     assert pictures == [1, 2]
 
 
-def test_what_a_second_look_needs_is_given_up_last(model: LlavaAdapter, counts: Counts) -> None:
+def test_what_a_second_look_needs_is_given_up_last(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 3)
     pending = pending_of(ask(engine, 1))
     for seed in (2, 3, 4, 5):  # surer answers, whose prefixes nobody will come back to
@@ -207,13 +206,11 @@ def test_what_a_second_look_needs_is_given_up_last(model: LlavaAdapter, counts: 
     assert prefix.slot is None
 
 
-def test_a_prefix_shared_with_a_sure_answer_stays_with_the_second_look(
-    model: LlavaAdapter, counts: Counts
-) -> None:
+def test_a_prefix_shared_with_a_sure_answer_stays_with_the_second_look(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 2)
     ask(engine, 1, second_look="never")
     tasks = [
-        engine.start_first_look(picture(seed), QUESTION, LARGE, options, client="camera")
+        engine.start_first_look(engine.prepare(picture(seed), QUESTION, LARGE, options, client="camera"))
         for seed, options in (
             (1, AnswerOptions(second_look="never", max_new_tokens=1)),  # continues the kept prefix
             (1, AnswerOptions(second_look="always", max_new_tokens=4, decide_after=4)),  # a copy of it
@@ -230,12 +227,12 @@ def test_a_prefix_shared_with_a_sure_answer_stays_with_the_second_look(
 
 
 def test_questions_that_waited_for_a_slot_find_what_was_computed_meanwhile(
-    model: LlavaAdapter, counts: Counts
+    model: Llava, counts: Counts
 ) -> None:
     engine = engine_of(model, 1)
     options = AnswerOptions(second_look="never", max_new_tokens=3)
     tasks = [
-        engine.start_first_look(picture(1), question, LARGE, options)
+        engine.start_first_look(engine.prepare(picture(1), question, LARGE, options))
         for question in (QUESTION, OTHER_QUESTION)
     ]
     while engine.round():
@@ -245,21 +242,19 @@ def test_questions_that_waited_for_a_slot_find_what_was_computed_meanwhile(
     assert (engine.prefixes.hits, engine.prefixes.misses) == (1, 1)
 
 
-def test_a_missing_prefix_does_not_cost_the_others_theirs(model: LlavaAdapter, counts: Counts) -> None:
+def test_a_missing_prefix_does_not_cost_the_others_theirs(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 3)
     pending = [pending_of(ask(engine, seed)) for seed in (1, 2, 3, 4)]
     assert [one.prefix.slot is None for one in pending] == [True, False, False, False]
     counts.pictures = 0
-    tasks = [engine.start_second_look(one, picture(9)) for one in pending]
+    tasks = [engine.start_second_look(one, engine.prepare_local(one, picture(9))) for one in pending]
     while engine.round():
         pass
     assert all(task.future.result() for task in tasks)
     assert counts.pictures == 4 + 1
 
 
-def test_a_second_look_may_be_repeated_and_another_question_follow(
-    model: LlavaAdapter, counts: Counts
-) -> None:
+def test_a_second_look_may_be_repeated_and_another_question_follow(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 1)
     before = ask(engine)
     one = engine.second_look(pending_of(before), picture(3))
@@ -271,7 +266,7 @@ def test_a_second_look_may_be_repeated_and_another_question_follow(
     assert counts.pictures == 4  # the global image once, and each local one
 
 
-def test_a_recomputed_prefix_is_known_again_to_first_looks(model: LlavaAdapter, counts: Counts) -> None:
+def test_a_recomputed_prefix_is_known_again_to_first_looks(model: Llava, counts: Counts) -> None:
     engine = engine_of(model, 1)
     pending = pending_of(ask(engine))
     ask(engine, 2)
@@ -281,23 +276,19 @@ def test_a_recomputed_prefix_is_known_again_to_first_looks(model: LlavaAdapter, 
     assert (counts.pictures, counts.generic) == (0, 0)
 
 
-def square(name: str) -> Square:
-    return Square(1, 1, torch.zeros(1, 1, 3, dtype=torch.uint8), name.encode())
-
-
 def kept_in(slot: int | None) -> KeptPrefix:
-    prefix = KeptPrefix()
+    prefix = KeptPrefix(5)
     prefix.slot = slot
     return prefix
 
 
 def test_the_index_finds_what_it_was_told_and_counts() -> None:
     index, prefix = PrefixIndex(2), kept_in(1)
-    assert index.find("a", square("x")) is None
-    index.remember(prefix, "a", square("x"))
-    assert index.find("a", square("x")) is prefix
-    assert index.find("b", square("x")) is None
-    assert index.find("a", square("y")) is None
+    assert index.find("a", "x") is None
+    index.remember(prefix, "a", "x")
+    assert index.find("a", "x") is prefix
+    assert index.find("b", "x") is None
+    assert index.find("a", "y") is None
     for hit in (True, False, True):
         index.count(hit=hit)
     assert (index.hits, index.misses) == (2, 1)
@@ -307,7 +298,7 @@ def test_the_index_does_not_grow_with_pictures_seen() -> None:
     index = PrefixIndex(3)
     there = [kept_in(slot) for slot in range(3)]
     for number in range(100):
-        index.remember(kept_in(None), "a", square(f"gone {number}"))
-        index.remember(there[number % 3], "a", square(f"there {number % 3}"))
+        index.remember(kept_in(None), "a", f"gone {number}")
+        index.remember(there[number % 3], "a", f"there {number % 3}")
         assert len(index._known) <= 6 + 1
-    assert [index.find("a", square(f"there {number}")) for number in range(3)] == there
+    assert [index.find("a", f"there {number}") for number in range(3)] == there

@@ -22,7 +22,7 @@ from secondlook.engine.errors import (
     ReservedTextError,
     UnsupportedModelError,
 )
-from secondlook.engine.models.prompts import PromptLayout, check_question
+from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts, check_question
 
 TOKENS = GRID * GRID
 
@@ -32,50 +32,55 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBa
     return AutoTokenizer.from_pretrained(write_checkpoint(tmp_path_factory.mktemp("tokenizer"), Variant()))
 
 
-def layout(
-    tokenizer: PreTrainedTokenizerBase,
-    template: str = PUBLISHED_TEMPLATE,
-    *,
-    context: int = 512,
-    suffix: str = "",
-) -> PromptLayout:
-    return PromptLayout(
-        tokenizer,
-        chat_template=template,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        tokens_per_image=TOKENS,
-        context=context,
-        question_suffix=suffix,
-    )
+def prompts(
+    tokenizer: PreTrainedTokenizerBase, template: str = PUBLISHED_TEMPLATE, suffix: str = ""
+) -> ChatPrompts:
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    return ChatPrompts(tokenizer, chat_template=template, placeholder=image, question_suffix=suffix)
 
 
 @pytest.mark.parametrize("template", [PUBLISHED_TEMPLATE, IMAGE_FIRST_TEMPLATE])
-@pytest.mark.parametrize("images", [1, 2])
-def test_every_prompt_begins_with_the_prefix(
-    tokenizer: PreTrainedTokenizerBase, template: str, images: int
+@pytest.mark.parametrize("lengths", [(TOKENS,), (TOKENS, TOKENS), (3, 7)])
+def test_every_prompt_begins_alike_through_the_global_image(
+    tokenizer: PreTrainedTokenizerBase, template: str, lengths: tuple[int, ...]
 ) -> None:
-    made = layout(tokenizer, template)
+    made = prompts(tokenizer, template)
     image = tokenizer.convert_tokens_to_ids("<image>")
-    prompt = made.build("What is on the sign?", images, 20)
-    assert prompt.ids[: len(made.prefix)] == made.prefix == made.generic.ids[: len(made.prefix)]
-    assert prompt.spans[0] == made.span == (len(made.prefix) - TOKENS, len(made.prefix))
-    assert prompt.ids.count(image) == images * TOKENS
-    assert prompt.ids.count(tokenizer.bos_token_id) == 1
-    for start, stop in prompt.spans:
-        assert set(prompt.ids[start:stop]) == {image}
+    ids, spans = made.ids("What is on the sign?", lengths)
+    generic, (span,) = made.ids(GENERIC_QUESTION, lengths[:1])
+    assert spans[0] == span
+    assert ids[: span[1]] == generic[: span[1]]
+    assert tuple(stop - start for start, stop in spans) == lengths
+    assert ids.count(image) == sum(lengths)
+    assert ids.count(tokenizer.bos_token_id) == 1
+    for start, stop in spans:
+        assert set(ids[start:stop]) == {image}
+
+
+def test_a_question_is_tokenised_once(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, rendered = prompts(tokenizer), list[int]()
+    render = tokenizer.apply_chat_template
+    monkeypatch.setattr(
+        tokenizer, "apply_chat_template", lambda *a, **k: (rendered.append(1), render(*a, **k))[1]
+    )
+    for lengths in ((4,), (9,), (4, 2), (9, 5), (4,)):
+        made.ids("What is on the sign?", lengths)
+    assert len(rendered) == 2  # with one image and with two
 
 
 def test_the_published_text(tokenizer: PreTrainedTokenizerBase) -> None:
-    prompt = layout(tokenizer).build("What is on the sign?", 2, 20)
-    text = tokenizer.decode([i for i in prompt.ids if i != tokenizer.bos_token_id])
+    ids, _ = prompts(tokenizer).ids("What is on the sign?", (TOKENS, TOKENS))
+    text = tokenizer.decode([i for i in ids if i != tokenizer.bos_token_id])
     images = "<image>" * TOKENS
     assert text.split() == f"USER: {images}\n{images}\nWhat is on the sign? ASSISTANT:".split()
 
 
 def test_the_suffix_follows_every_question(tokenizer: PreTrainedTokenizerBase) -> None:
-    made = layout(tokenizer, suffix="Write a number.")
-    for prompt in (made.generic, made.build("What is on the sign?", 1, 20)):
-        assert tokenizer.decode(list(prompt.ids)).endswith("Write a number. ASSISTANT:")
+    made = prompts(tokenizer, suffix="Write a number.")
+    for question in (GENERIC_QUESTION, "What is on the sign?"):
+        assert tokenizer.decode(list(made.ids(question, (1,))[0])).endswith("Write a number. ASSISTANT:")
 
 
 @pytest.mark.parametrize(
@@ -84,20 +89,20 @@ def test_the_suffix_follows_every_question(tokenizer: PreTrainedTokenizerBase) -
 )
 def test_text_of_special_tokens_is_refused(tokenizer: PreTrainedTokenizerBase, question: str) -> None:
     with pytest.raises(ReservedTextError, match="which the model reserves"):
-        layout(tokenizer).build(question, 1, 20)
+        prompts(tokenizer).ids(question, (TOKENS,))
 
 
 def test_a_reserved_token_completed_by_the_template_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     template = PUBLISHED_TEMPLATE.replace("content['text'] + ' '", "content['text'] + '>'", 1)
     with pytest.raises(ReservedTextError, match="completes"):
-        layout(tokenizer, template).build("What is </s", 1, 20)
+        prompts(tokenizer, template).ids("What is </s", (TOKENS,))
 
 
 @pytest.mark.parametrize(
     "question", ["<Image>", "< image >", "1 < 2 > 0", "{{ 7 * 7 }} {% raw %}", "ÄÖ 你好 🙂"]
 )
 def test_other_text_is_only_text(tokenizer: PreTrainedTokenizerBase, question: str) -> None:
-    ids = layout(tokenizer).build(question, 1, 20).ids
+    ids = prompts(tokenizer).ids(question, (TOKENS,))[0]
     assert question in tokenizer.decode(list(ids))
 
 
@@ -105,21 +110,11 @@ def test_other_text_is_only_text(tokenizer: PreTrainedTokenizerBase, question: s
 def test_no_question_adds_an_image(tokenizer: PreTrainedTokenizerBase, question: str) -> None:
     image = tokenizer.convert_tokens_to_ids("<image>")
     try:
-        ids = layout(tokenizer).build(question, 2, 20).ids
+        ids = prompts(tokenizer).ids(question, (TOKENS, TOKENS))[0]
     except ReservedTextError:
         assert any(token in question for token in ("<image>", "<s>", "</s>", "<pad>"))
     else:
         assert ids.count(image) == 2 * TOKENS
-
-
-def test_prompt_and_answer_must_fit_the_context(tokenizer: PreTrainedTokenizerBase) -> None:
-    length = len(layout(tokenizer).build("What?", 2, 1).ids)
-    exact = layout(tokenizer, context=length + 20)
-    exact.build("What?", 2, 20)
-    with pytest.raises(QuestionTooLongError, match=f"room for {length + 20}"):
-        exact.build("What?", 2, 21)
-    with pytest.raises(QuestionTooLongError, match="shorter question"):
-        exact.build("What is on the sign?", 2, 20)
 
 
 @pytest.mark.parametrize("question", ["", " ", "\n\t "])
@@ -154,4 +149,4 @@ def test_templates_that_cannot_share_a_prefix_are_refused(
     tokenizer: PreTrainedTokenizerBase, template: str, message: str
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        layout(tokenizer, template)
+        prompts(tokenizer, template)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +18,40 @@ from numpy.typing import NDArray
 from secondlook import kernels
 from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import ResizeMode
+from secondlook.edge.wire import Fit
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.kernels import relative_attention
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "region_cases.npz"
-CASES = 80
+GOLDEN = Path(__file__).parent.parent / "golden"
+FILES = {"region_cases.npz": 80, "region_cases_nonsquare.npz": 60}
+CASES = [(file, case) for file, count in FILES.items() for case in range(count)]
 
 Map = NDArray[np.float64]
+SQUARE = Size(336, 336)
 
 
-def search(attention: Map, image: Size, choice: RegionSettings, resize_mode: ResizeMode = "squash") -> Region:
+def search(
+    attention: Map, image: Size, choice: RegionSettings, fit: Fit = "squash", seen: Size = SQUARE
+) -> Region:
     """The region of a map that is relative attention already."""
     found = torch.from_numpy(attention)
-    return find_region(found, torch.ones_like(found), image, choice, resize_mode)
+    return find_region(found, torch.ones_like(found), image, choice, seen, fit)
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN) as file:
+@cache
+def golden_file(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / name) as file:
         return {name: file[name] for name in file}
 
 
-def test_the_golden_file_is_whole(golden: dict[str, np.ndarray]) -> None:
-    assert len(golden["box"]) == CASES
+@pytest.mark.parametrize("name", FILES)
+def test_the_golden_files_are_whole(name: str) -> None:
+    assert len(golden_file(name)["box"]) == FILES[name]
 
 
-@pytest.mark.parametrize("case", range(CASES))
-def test_golden_boxes_are_exact(golden: dict[str, np.ndarray], case: int) -> None:
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_golden_boxes_are_exact(name: str, case: int) -> None:
+    golden = golden_file(name)
     width, height = (int(value) for value in golden["image_size"][case])
     region = search(
         golden[f"map_{case:03}"], Size(width, height), RegionSettings(int(golden["crop_size"][case]))

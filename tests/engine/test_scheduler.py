@@ -23,7 +23,16 @@ from engine.schedules import (
     write_expected,
 )
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.decode.scheduler import Decode, Encode, Flow, Prefill, Request, Rows, Slot, Wait
+from secondlook.engine.decode.scheduler import (
+    AttentionRow,
+    Decode,
+    Encode,
+    Flow,
+    Prefill,
+    Request,
+    Slot,
+    Wait,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,15 +64,14 @@ _others = st.builds(Cancel, st.integers(0, 19)) | st.builds(Rounds, st.integers(
 )
 @given(
     slots=st.integers(1, 4),
-    most_images=st.sampled_from([1, 2, 8]),
     most_rows=st.sampled_from([1, 120, 4096]),
     schedule=st.lists(_firsts | _seconds | _others, min_size=8, max_size=30),
 )
 def test_any_schedule_gives_the_answers_of_looks_alone(
-    expected: Expected, slots: int, most_images: int, most_rows: int, schedule: list[Any]
+    expected: Expected, slots: int, most_rows: int, schedule: list[Any]
 ) -> None:
     session = Session(expected.adapter, slots)
-    session.engine._scheduler._most_images, session.engine._scheduler._most_rows = most_images, most_rows
+    session.engine._scheduler._most_rows = most_rows
     for action in schedule:
         session.do(action)
     session.finish()
@@ -98,12 +106,11 @@ def counted(function: Callable[..., Any], sizes: list[int]) -> Callable[..., Any
     return counting
 
 
-@pytest.mark.parametrize("stage", [Slot, Encode, Prefill, Rows, Decode])
+@pytest.mark.parametrize("stage", [Slot, Encode, Prefill, AttentionRow, Decode])
 def test_a_cancelled_look_frees_its_slot_at_once(expected: Expected, stage: type) -> None:
     session = Session(expected.adapter, 1 if stage is Slot else 2)
     scheduler = session.engine._scheduler
-    scheduler._most_images = 1 if stage is Encode else 8
-    scheduler._most_rows = 1 if stage in (Prefill, Rows) else 4096
+    scheduler._most_rows = 1 if stage in (Encode, Prefill, AttentionRow) else 4096
     stays, goes = session.first(THREE[0]), session.first(THREE[1])
     while not isinstance(goes.want, stage):
         session.engine.round()
@@ -161,7 +168,7 @@ def test_a_flow_may_end_before_it_wants_anything(expected: Expected) -> None:
     assert scheduler.run(scheduler.start(flow(None), {})) == 5
     with pytest.raises(ValueError, match="at once"):
         scheduler.run(scheduler.start(flow(ValueError("at once")), {}))
-    assert (scheduler.tasks, scheduler.round()) == (0, False)
+    assert (scheduler.requests, scheduler.round()) == (0, False)
 
 
 def test_flows_wait_for_each_other(expected: Expected) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from engine.schedules import THREE, Expected, First, Session, size_of, write_expected
-from engine.test_engine import picture
+from engine.test_engine import LARGE, picture
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.errors import OutOfMemoryError
+from secondlook.engine.models.pictures import Picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,13 +23,17 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     return write_expected(tmp_path_factory.mktemp("batching"))
 
 
+def shown(expected: Expected, seed: int) -> Picture:
+    return expected.adapter.picture(picture(seed), expected.adapter.global_view, LARGE)
+
+
 @pytest.mark.parametrize("name", ["encode", "prefill", "attention_rows", "step"])
 def test_a_failure_is_only_the_requests_own(
     expected: Expected, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     session = Session(expected.adapter, 3)
     owner: Any = expected.adapter if name == "encode" else session.engine._decoder
-    function, broken = getattr(owner, name), expected.adapter.square(picture(2)).digest
+    function, broken = getattr(owner, name), shown(expected, 2).digest
 
     def failing(several: list[Any], **others: Any) -> Any:
         for one in several:
@@ -65,7 +70,8 @@ def test_a_second_look_without_its_first_fails_at_once(
     monkeypatch.undo()
     pending = session.firsts[0][2][0].pending
     assert pending is not None
-    second = session.engine.start_second_look(pending, picture(8, size_of(pending)), after=first)
+    local = session.engine.prepare_local(pending, picture(8, size_of(pending)))
+    second = session.engine.start_second_look(pending, local, after=first)
     assert isinstance(second.future.exception(0), OutOfMemoryError)  # before a single round
 
 
@@ -109,12 +115,12 @@ def test_a_request_without_room_is_told_so(
     allocate: Callable[[], None],
 ) -> None:
     session = Session(expected.adapter, 2)
-    encode, large = expected.adapter.encode, expected.adapter.square(picture(2)).digest
+    encode, large = expected.adapter.encode, shown(expected, 2).digest
 
-    def crowded(squares: list[Any]) -> Any:
-        if any(square.digest == large for square in squares):
+    def crowded(pictures: list[Any]) -> Any:
+        if any(picture.digest == large for picture in pictures):
             allocate()
-        return encode(squares)
+        return encode(pictures)
 
     monkeypatch.setattr(expected.adapter, "encode", crowded)
     tasks = [session.first(first) for first in THREE]

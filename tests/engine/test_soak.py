@@ -22,8 +22,8 @@ from secondlook.edge.wire import AnswerOptions
 from secondlook.engine import Engine, load_model
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix
 from secondlook.engine.decode.scheduler import Request
-from secondlook.engine.engine import Pending
-from secondlook.engine.models.vision import Square
+from secondlook.engine.models.pictures import Picture
+from secondlook.engine.results import Pending
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.settings import ServerSettings, SessionLimits
@@ -98,7 +98,7 @@ def left(service: TwoLookService) -> dict[str, float]:
     }
     kinds: dict[str, tuple[type, ...]] = {
         "looks": (Request, Submitted),
-        "pictures": (Square, Image.Image),
+        "pictures": (Picture, Image.Image),
         "pending": (Pending,),
     }
     return {
@@ -113,8 +113,10 @@ def left(service: TwoLookService) -> dict[str, float]:
 def settle(engine: Engine, service: TwoLookService, done: Callable[[], bool]) -> None:
     """Wait until nobody is served any more, and the sessions of the killed are over."""
     deadline = time.monotonic() + SECONDS
-    while engine._pool.used or engine._scheduler.tasks or len(service._sessions) or not done():
-        assert time.monotonic() < deadline, f"{engine._pool.used} {engine._scheduler.tasks} {left(service)}"
+    while engine._pool.used or engine._scheduler.requests or len(service._sessions) or not done():
+        assert time.monotonic() < deadline, (
+            f"{engine._pool.used} {engine._scheduler.requests} {left(service)}"
+        )
         time.sleep(0.05)
 
 

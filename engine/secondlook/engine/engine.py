@@ -90,7 +90,12 @@ class Engine:
         slot_bytes = model.decoder.slot_bytes(self._capacity, model.dtype)
         self._pool = SlotPool(cache.slots(slot_bytes, model.device))
         self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity, _probe(model))
-        self._scheduler = Scheduler(self._decoder, self._pool, model.encode, _MOST_ROWS[model.device.type])
+        self._scheduler = Scheduler(
+            self._decoder,
+            self._pool,
+            lambda pictures: model.encode(pictures),
+            _MOST_ROWS[model.device.type],
+        )
         self.prefixes = PrefixIndex(self._pool.count)
 
     @property
