@@ -298,7 +298,7 @@ def test_a_checkpoints_own_settings_are_read(folder: Path) -> None:
         ("localisation.json", '{"layer": -1}', "layer: Input should be greater than or equal to 0, not -1"),
         ("localisation.json", '{"layer": true}', "not True"),
         ("localisation.json", '{"crop_size": 1.5}', "1.5"),
-        ("localisation.json", '{"crop_size": 0}', "not 0"),
+        ("localisation.json", '{"crop_size": 0}', "crop_size must be 1 to"),
         ("localisation.json", '{"ratios": [2, 1]}', "(2.0, 1.0)"),
         ("secondlook.json", '{"probe_layer": 1}', "unknown key probe_layer; known are threshold,"),
         ("secondlook.json", '{"threshold": NaN}', "threshold"),

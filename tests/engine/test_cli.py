@@ -93,6 +93,7 @@ def test_ask_prints_json(picture: str, capsys: pytest.CaptureFixture[str]) -> No
         "text": "first to what?",
         "uncertainty": 0.9,
         "tokens": 1,
+        "visual_tokens": 4,
         "complete": True,
     }
     assert tuple(told["region"].values()) == REGION.as_tuple()
@@ -316,8 +317,8 @@ cli.run(cli.command_line(), ["serve", "--port", "0"])
     with python(code) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("fake (32x32 pixels) answers on http://127.0.0.1:"), line
-        url = line.split()[5]
+        assert line.startswith("fake answers on http://127.0.0.1:"), line
+        url = line.split()[3]
         form = {"question": "sure", "width": "400", "height": "300"}
         files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
         reply = httpx.post(f"{url}/v1/answers", data=form, files=files, timeout=SECONDS)
@@ -348,7 +349,7 @@ cli.run(cli.command_line(), ["serve", "--port", "0"])
     files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
     with python(code) as process, ThreadPoolExecutor() as pool:
         assert process.stdout is not None
-        url = process.stdout.readline().split()[5]
+        url = process.stdout.readline().split()[3]
         asked = pool.submit(httpx.post, f"{url}/v1/answers", data=form, files=files, timeout=SECONDS)
         assert process.stdout.readline() == "working\n"
         process.send_signal(signal.SIGINT)

@@ -24,7 +24,8 @@ QUESTIONS = ("What is the number on the sign?", "Describe the picture.", "Is the
 
 def looks(engine: Engine, image: Image.Image, question: str) -> tuple[FirstLook, FinalAnswer]:
     options = AnswerOptions(second_look="always", max_new_tokens=6)
-    first = engine.first_look(image, question, Size(1000, 800), options)
+    size = sent_size(engine.card.global_view, Size(1000, 800))
+    first = engine.first_look(image.resize((size.width, size.height)), question, Size(1000, 800), options)
     assert first.pending is not None
     size = sent_size(engine.card.local_view, first.pending.region.size)
     local = picture(9, (size.width, size.height))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from edge.support import square
 from engine.calibrated import WEIGHTS, a_policy_file
 from secondlook.engine.errors import PolicyFileError
 from secondlook.engine.method.budget import BudgetSettings
@@ -23,7 +24,8 @@ def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> 
     adapter = SimpleNamespace(
         name="demo",
         dtype=torch.float32,
-        image_size=100,
+        local_view=square(100),
+        localisation=SimpleNamespace(crop_size=100),
         settings=SimpleNamespace(threshold=0.3),
         digest=lambda: WEIGHTS,
     )

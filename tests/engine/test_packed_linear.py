@@ -313,7 +313,7 @@ def test_answers_regions_and_digests_stay_the_same(
         }
         assert linear_layers == {nn.Linear if used == PLAIN else PackedLinear}
         tasks = [
-            engine.start_first_look(picture(seed), question, Size(1000, 800), options)
+            engine.start_first_look(engine.prepare(picture(seed), question, Size(1000, 800), options))
             for seed, question in enumerate(QUESTIONS)
         ]
         while engine.round():

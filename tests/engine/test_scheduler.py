@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.checkpoints import GRID
 from engine.schedules import (
     MOST,
     QUESTIONS,
@@ -110,7 +111,8 @@ def counted(function: Callable[..., Any], sizes: list[int]) -> Callable[..., Any
 def test_a_cancelled_look_frees_its_slot_at_once(expected: Expected, stage: type) -> None:
     session = Session(expected.adapter, 1 if stage is Slot else 2)
     scheduler = session.engine._scheduler
-    scheduler._most_rows = 1 if stage in (Encode, Prefill, AttentionRow) else 4096
+    # Room for both pictures, but for one prompt only: none waits for a pass that both fit.
+    scheduler._most_rows = {Encode: 1, Prefill: 2 * GRID * GRID, AttentionRow: 1}.get(stage, 4096)
     stays, goes = session.first(THREE[0]), session.first(THREE[1])
     while not isinstance(goes.want, stage):
         session.engine.round()

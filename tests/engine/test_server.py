@@ -20,7 +20,7 @@ from engine.serving_harness import (
     served,
     session,
 )
-from secondlook.edge.wire import AnswerReply, ModelCard
+from secondlook.edge.wire import PROTOCOL, AnswerReply, Limits, ModelCard
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
@@ -92,10 +92,41 @@ def test_the_engine_is_told_what_a_local_image_had() -> None:
     assert engine.local_bytes == [len(jpeg(32, 21))]
 
 
+@pytest.mark.parametrize("spoken", ["1.0", "3.4", "nonsense"])
+def test_a_client_of_another_version_is_told_so_in_one_line(spoken: str) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        client.headers["secondlook-protocol"] = spoken
+        for reply in (await client.get("/v1/model"), await first_look(client)):
+            assert_error(reply, 400, "incompatible_protocol", f"speaks protocol {spoken}")
+        client.headers["secondlook-protocol"] = PROTOCOL.partition(".")[0] + ".99"
+        assert (await first_look(client, "sure")).status_code == 200
+
+    served(scenario)
+
+
+def test_relevance_travels_with_the_first_look_when_asked_for() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        plain = AnswerReply.model_validate_json((await first_look(client, "sure")).content)
+        asked = await first_look(client, "sure", options='{"relevance": true}')
+        relevance = AnswerReply.model_validate_json(asked.content).relevance
+        assert plain.relevance is None
+        assert relevance is not None
+        assert relevance.rows() == [[128, 255], [0, 128]]
+
+    served(scenario)
+
+
 def test_the_model_card_the_probes_and_the_documentation() -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         card = ModelCard.model_validate_json((await client.get("/v1/model")).content)
-        assert card == FakeEngine().card
+        assert card.model_copy(update={"limits": None, "version": ""}) == FakeEngine().card
+        assert card.limits == Limits(
+            max_body_bytes=8 * 2**20,
+            max_question_characters=2000,
+            max_new_tokens=512,
+            max_original_pixels=1_000_000_000,
+        )
+        assert card.protocol == PROTOCOL
         assert (await client.get("/healthz")).json() == {"status": "alive"}
         assert (await client.get("/readyz")).json() == {"status": "ready"}
         schema = (await client.get("/openapi.json")).json()
@@ -159,9 +190,9 @@ def test_a_decompression_bomb_is_refused() -> None:
         ({"width": "wide"}, "invalid_field", "width"),
         ({"width": 10**6, "height": 10**6}, "picture_mismatch", "1000000x1000000"),
         (
-            {"files": image_part(jpeg(SIDE, SIDE - 1))},
+            {"files": image_part(jpeg(SIDE, SIDE + 1))},
             "picture_mismatch",
-            "must have 32x32 pixels, not 32x31",
+            "32x33 pixels, where 32x32 are seen",
         ),
         ({"options": "{"}, "invalid_field", "options"),
         ({"options": '{"threshold": -1}'}, "invalid_field", "options.threshold"),

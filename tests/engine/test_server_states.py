@@ -30,8 +30,8 @@ from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 # Sessions
 
 
-@pytest.mark.parametrize("size", [(32, 32), (20, 21), (96, 64), (24, 16), (31, 21), (32, 22)])
-def test_a_local_image_of_another_size_is_refused_and_the_session_still_waits(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(32, 32), (96, 64), (33, 21), (32, 22)])
+def test_a_larger_local_image_is_refused_and_the_session_still_waits(size: tuple[int, int]) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         name = await session(client)
         response = await second_look(client, name, jpeg(*size))

@@ -89,7 +89,8 @@ def ask_locally(
     Raises:
         PictureError, QuestionError, ModelError: see `secondlook.edge.imaging` and the engine.
     """
-    edge = LocalEdge(picture, engine.model.global_view, engine.model.local_view)
+    card = engine.card
+    edge = LocalEdge(picture, card.global_view, card.local_view)
     first = engine.first_look(edge.global_image(), question, edge.size, options)
     if first.pending is None:
         return LocalAnswer(first_reply(first, None), edge.bytes_up, (first.seconds,))
