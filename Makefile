@@ -1,5 +1,6 @@
 # make demo     a dozen pictures asked through edge and server, on the embedded model
-# make test     the tests
+# make test     the tests, but for the slow ones: at most 8 minutes on two idle cores
+# make test-all  all tests, as continuous integration runs them
 # make check    lint, format and types
 # make bench    a quick measurement of accuracy and retransmission
 # make figures  the documents' tables and plots, from the committed results and logs
@@ -15,12 +16,15 @@ READY := $(VENV)/.ready
 
 OUT ?= out/gpu-check
 
-.PHONY: demo test check bench figures gpu-check clean
+.PHONY: demo test test-all check bench figures gpu-check clean
 
 demo: $(READY)
 	$(BIN)/secondlook demo
 
 test: $(READY)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(READY)
 	$(BIN)/python -m pytest -q
 
 check: $(READY)

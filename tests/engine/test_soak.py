@@ -120,6 +120,7 @@ def settle(engine: Engine, service: TwoLookService, done: Callable[[], bool]) ->
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_new_objects")
 def test_nothing_is_left_of_two_thousand_requests(tmp_path: Path) -> None:
     model = load_model(str(write_checkpoint(tmp_path)), device="cpu")
