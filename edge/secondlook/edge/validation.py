@@ -76,8 +76,8 @@ def _told(one: Any, known: list[str]) -> str:
     if "missing" in one["type"]:
         return f"{name} is missing"
     if one["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"unknown {name}" + ("" if others else f"; known are {', '.join(known)}")
+        return f"unknown key {name}" + ("" if others else f"; known are {', '.join(known)}")
     if not name:  # of the whole
         return str(message)
-    told = message.removeprefix("Input") if message.startswith("Input") else f": {message}"
-    return f"{name}{told}, not {one['input']!r}"
+    ours = f"{name}{message[5:]}" if message.startswith("Input ") else f"{name}: {message}"
+    return f"{ours}, not {one['input']!r}"
