@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "edge": set(),
     "kernels": set(),
     "engine": {"edge", "kernels"},
-    "export": {"engine"},
+    "export": {"edge", "engine"},
     "benchmarks": {"edge", "kernels", "engine", "export"},
 }
 EDGE_LIBRARIES = {"PIL", "httpx", "pydantic", "rich", "typer"}

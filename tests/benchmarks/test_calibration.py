@@ -140,7 +140,7 @@ def test_the_budget_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert status("bench", "budget", a_log(tmp_path / "log"), *options, "--phase", 140) == 0  # one window
     assert status("bench", "budget", a_log(tmp_path / "log"), *options, "--phase", 139) == 2
     assert status("bench", "budget", a_log(tmp_path / "log"), "--retransmission-rate", 2) == 1
-    assert "must be above 0 and below 1, not 2.0" in capsys.readouterr().err
+    assert "retransmission_rate should be less than 1, not 2.0" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -217,8 +217,8 @@ def test_a_failed_second_look_is_noted(address: str, handler: type[Handler], pic
         (["gone.jpg", QUESTION], 2, "cannot read the picture gone.jpg: No such file or directory"),
         (["{text}", QUESTION], 2, "is not a picture in a known format"),
         (["{picture}", QUESTION, "--max-pixels", "10"], 2, "400x300 = 120000 pixels; the limit is 10"),
-        (["{picture}", QUESTION, "--local-quality", "0"], 2, "from 1 to 100, not 0"),
-        (["{picture}", QUESTION, "--timeout", "-1"], 2, "timeout must be a number above 0, not -1.0"),
+        (["{picture}", QUESTION, "--local-quality", "0"], 2, "equal to 1, not 0"),
+        (["{picture}", QUESTION, "--timeout", "-1"], 2, "timeout should be greater than 0, not -1.0"),
         (["{picture}", QUESTION, "--threshold", "inf"], 2, "threshold must be a finite number, not inf"),
         (["{picture}", QUESTION, "--server", "server:8000"], 2, "must look like http://host:port"),
         (

@@ -60,7 +60,6 @@ class FakeEngine:
         self.rest = threading.Event()
         self.entered = threading.Semaphore(0)
         self.threads: set[str] = set()
-        self.prepared: set[str] = set()
         self.clients: list[str] = []
         self.local_bytes: list[int] = []
         self.first_looks = 0
@@ -92,13 +91,11 @@ class FakeEngine:
         if question == "endless":
             raise QuestionTooLongError("the question does not fit the context")
         picture = _picture(global_image, GLOBAL_VIEW, original)
-        self.prepared.add(threading.current_thread().name)
         prompt = Prompt((1,) * 9, ((1, 5),), (picture.grid,), 5, torch.arange(9).unsqueeze(0), 9)
         policy = Policy(0.5).with_options(options)
         return Question(question, picture, prompt, options, policy, 20, client)
 
     def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
-        self.prepared.add(threading.current_thread().name)
         return _picture(local_image, LOCAL_VIEW, pending.region.size)
 
     def start_first_look(

@@ -162,14 +162,14 @@ def test_an_idle_hour_buys_no_burst() -> None:
     [
         ({}, "either a retransmission rate or bytes per second, not None and None"),
         ({"retransmission_rate": 0.4, "bytes_per_second": 9.0}, "not 0.4 and 9.0"),
-        ({"retransmission_rate": 0.0}, "above 0 and below 1, not 0.0"),
-        ({"retransmission_rate": 1.0}, "above 0 and below 1, not 1.0"),
+        ({"retransmission_rate": 0.0}, "retransmission_rate should be greater than 0, not 0.0"),
+        ({"retransmission_rate": 1.0}, "retransmission_rate should be less than 1, not 1.0"),
         ({"retransmission_rate": math.nan}, "not nan"),
-        ({"bytes_per_second": 0.0}, "positive, finite number, not 0.0"),
+        ({"bytes_per_second": 0.0}, "bytes_per_second should be greater than 0, not 0.0"),
         ({"bytes_per_second": math.inf}, "not inf"),
-        ({"retransmission_rate": 0.4, "window": 19}, "window must be at least 20, not 19"),
-        ({"retransmission_rate": 0.4, "span": 1}, "span must be at least 2, not 1"),
-        ({"retransmission_rate": 0.4, "slack": 0.5}, "slack must be a finite number of at least 1, not 0.5"),
+        ({"retransmission_rate": 0.4, "window": 19}, "window should be greater than or equal to 20, not 19"),
+        ({"retransmission_rate": 0.4, "span": 1}, "span should be greater than or equal to 2, not 1"),
+        ({"retransmission_rate": 0.4, "slack": 0.5}, "slack should be greater than or equal to 1, not 0.5"),
     ],
 )
 def test_impossible_budgets_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -310,3 +310,38 @@ def test_progress_follows_the_answers(adapter: Llava) -> None:
     decoder.progress.catch_up()
     assert decoder.progress.has(0, 1)
     assert not decoder.progress.has(0, 2)
+
+
+def test_steps_have_the_positions_of_lengths_and_deltas(
+    adapter: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[int], list[int]]] = []
+    positions: list[list[list[int]]] = []
+    hidden = adapter.hidden
+
+    def step_positions(lengths: Tensor, deltas: Tensor) -> Tensor:
+        asked.append((lengths.tolist(), deltas.tolist()))
+        return (lengths + deltas).unsqueeze(0)
+
+    def noting(rows: Any, plan: Any) -> Tensor:
+        positions.append(rows.positions.tolist())
+        found: Tensor = hidden(rows, plan)
+        return found
+
+    monkeypatch.setattr(adapter, "step_positions", step_positions)
+    monkeypatch.setattr(adapter, "hidden", noting)
+    decoder = decoder_of(adapter)
+    one, other = (
+        replace(prompted(adapter, ask, slot), delta=delta)
+        for ask, slot, delta in ((SHORT, 2, -7), (LONG, 0, 5))
+    )
+    decoder.prefill([one, other])
+    positions.clear()
+    decoder.step([2, 0])
+    decoder.step([0, 2])
+    a, b = len(one.rows), len(other.rows)
+    assert asked == [([a, b], [-7, 5]), ([b + 1, a + 1], [5, -7])]
+    assert positions == [[[a - 7, b + 5]], [[b + 6, a - 6]]]
+    decoder.prefill([prompted(adapter, SHORT, 2)])  # a slot's next sequence has its own
+    decoder.step([2])
+    assert asked[-1] == ([a], [0])

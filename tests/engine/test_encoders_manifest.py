@@ -77,7 +77,7 @@ def test_a_folder_without_one_is_no_export(tmp_path: Path) -> None:
         ({"tokens": None}, "tokens"),
         (
             {"preprocessing": {"side": 0, "mean": [0, 0, 0], "std": [1, 1, 1]}},
-            "side must be",
+            "side should be greater than 0, not 0",
         ),
     ],
 )

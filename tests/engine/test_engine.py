@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -442,3 +444,30 @@ def test_a_larger_local_image_is_refused(engine: Engine, size: tuple[int, int]) 
     pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
     with pytest.raises(PictureMismatchError, match="200x100"):
         engine.second_look(pending, picture(2, size))
+
+
+def test_questions_are_prepared_on_any_thread_and_tokenised_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = engine.model
+    tokenised: list[tuple[str, str]] = []
+    tokenise = model.prompts._tokenise
+
+    def noting(question: str, images: int) -> Any:
+        tokenised.append((threading.current_thread().name.split("_")[0], question))
+        return tokenise(question, images)
+
+    monkeypatch.setattr(model.prompts, "_tokenise", noting)
+    questions = [f"{QUESTION} {number}" * (1 + number % 5) for number in range(100)]
+    with ThreadPoolExecutor(8, thread_name_prefix="preparing") as pool:
+        always = AnswerOptions(second_look="always", max_new_tokens=2)
+        prepared = list(pool.map(lambda one: engine.prepare(picture(1), one, LARGE, always), questions))
+    assert sorted(tokenised) == sorted(("preparing", one) for one in questions for _ in range(2))
+    for question, one in zip(questions, prepared, strict=True):
+        assert one.prompt.ids == model.prompt(question, [(GRID, GRID)]).ids
+    tokenised.clear()
+    first = engine._scheduler.run(engine.start_first_look(prepared[7]))
+    assert first.pending is not None
+    local = engine.prepare_local(first.pending, picture(2))
+    engine._scheduler.run(engine.start_second_look(first.pending, local))
+    assert questions[7] not in [question for _, question in tokenised]

@@ -219,7 +219,6 @@ class SlotPoolMachine(RuleBasedStateMachine):
         else:
             assert all(held is not other for other in self.prefixes)
             assert held.length == 7
-            assert held.length == 7
             self.prefixes.append(held)
         self.used[slot] = held
 

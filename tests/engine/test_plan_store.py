@@ -181,5 +181,5 @@ def test_the_options_of_a_build_are_checked_and_told() -> None:
     assert options.flags() == (
         " --workspace-mb 512 --hardware-compatibility ampere_plus --version-compatible --detailed --tf32"
     )
-    with pytest.raises(SettingsError, match="at least 1 MiB, not 0"):
+    with pytest.raises(SettingsError, match="workspace_mb should be greater than 0, not 0"):
         BuildOptions(workspace_mb=0)

@@ -165,5 +165,5 @@ def test_impossible_limits_are_refused_with_their_value(limits: dict[str, float]
 
 @pytest.mark.parametrize("name", ["queue_size", "max_body_bytes", "max_new_tokens", "decoding_threads"])
 def test_impossible_server_settings_are_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"{name} must be at least 1, not 0"):
+    with pytest.raises(SettingsError, match=f"{name} should be greater than 0, not 0"):
         ServerSettings(**{name: 0})  # type: ignore[arg-type]

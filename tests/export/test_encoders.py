@@ -102,7 +102,7 @@ def test_threads_follow_torchs(exported: Exported) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("jax",), "vision must be one of torch, onnx, tensorrt, not 'jax'"),
+        (("jax",), "vision should be 'torch', 'onnx' or 'tensorrt', not 'jax'"),
         (("torch", Path("x")), "encoder x is not for torch; add --vision onnx"),
         (("onnx",), "--vision onnx needs --encoder FOLDER; make one with secondlook export"),
         (("tensorrt", Path("x"), "tensorrt"), "provider 'tensorrt' is ONNX Runtime's; add --vision onnx"),

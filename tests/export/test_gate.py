@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from export.support import CPU, QUICK, Exported, asked
+from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import GraphDType, Parity
 from secondlook.engine.encoders.onnx_runtime import open_onnx
 from secondlook.engine.method.uncertainty import TokenStatistics
@@ -94,7 +95,7 @@ def test_too_few_questions_are_no_gate(exported: Exported) -> None:
     few = islice(asked(), 2)
     with pytest.raises(ExportError, match="only 4 questions about 2 pictures, and 6 about 3 must be asked"):
         pass_gate("it", exported.model, exported.model, "float32", few, QUICK)
-    with pytest.raises(ExportError, match="questions must be at least 1, not 0"):
+    with pytest.raises(SettingsError, match="questions should be greater than 0, not 0"):
         GateSettings(questions=0)
 
 

@@ -167,7 +167,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, build: Build) -
     (tmp_path / "file").touch()
     with pytest.raises(PlanBuildError, match=r"cannot keep a plan in .*file"):
         PlanCache(tmp_path / "file").get_or_build("a", build())
-    with pytest.raises(PlanBuildError, match="at least 1 byte, not 0"):
+    with pytest.raises(SettingsError, match="most_bytes should be greater than 0, not 0"):
         PlanCache(tmp_path, 0)
 
 

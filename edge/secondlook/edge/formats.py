@@ -10,12 +10,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
+from pydantic import PositiveInt
 
-from .errors import NotAPictureError, PictureTooLargeError, SettingsError
+from .errors import NotAPictureError, PictureTooLargeError
 from .geometry import Region, Size
+from .validation import validated
 
 __all__ = ["PictureLimits", "decode_jpeg"]
 
@@ -49,7 +50,7 @@ _DAMAGED = (
 )
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class PictureLimits:
     """What a picture may cost.
 
@@ -61,14 +62,8 @@ class PictureLimits:
         max_bytes: most bytes of an encoded picture that are read.
     """
 
-    max_pixels: int = 64_000_000
-    max_bytes: int = 512 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_bytes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingsError(f"{name} must be a whole number of at least 1, not {value!r}")
+    max_pixels: PositiveInt = 64_000_000
+    max_bytes: PositiveInt = 512 * 1024 * 1024
 
     def check_pixels(self, width: int, height: int, name: str) -> None:
         """Raise `PictureTooLargeError` if a picture of this size is not to be decoded."""

@@ -6,11 +6,12 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 from PIL import Image
+from pydantic import Field
 
-from .errors import GeometryError, NotAPictureError, SettingsError
+from .errors import GeometryError, NotAPictureError
 from .formats import (
     FORMATS,
     SIDEWAYS,
@@ -27,6 +28,7 @@ from .formats import (
 )
 from .geometry import Region, Size, place, sent_size, target
 from .jpeg import upper_rows
+from .validation import validated
 from .wire import Filter, View
 
 __all__ = [
@@ -62,23 +64,12 @@ _RESAMPLING: dict[Filter, Image.Resampling] = {
 _DRAFT_MARGIN = 2
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class JpegSettings:
     """How a JPEG is compressed: quality 1 to 100 (libjpeg's scale) and chroma subsampling."""
 
-    quality: int = 90
+    quality: Annotated[int, Field(ge=1, le=100)] = 90
     subsampling: Subsampling = "4:2:0"
-
-    def __post_init__(self) -> None:
-        if (
-            isinstance(self.quality, bool)
-            or not isinstance(self.quality, int)
-            or not 1 <= self.quality <= 100
-        ):
-            raise SettingsError(f"JPEG quality must be a whole number from 1 to 100, not {self.quality!r}")
-        if self.subsampling not in get_args(Subsampling):
-            known = ", ".join(get_args(Subsampling))
-            raise SettingsError(f"chroma subsampling must be one of {known}, not {self.subsampling!r}")
 
 
 GLOBAL_JPEG = JpegSettings(90, "4:4:4")

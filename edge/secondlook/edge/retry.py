@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from typing import Annotated
 
-from .errors import SettingsError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+
 from .formats import PictureLimits
 from .imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
+from .validation import validated
 
 __all__ = ["BUSY_STATUSES", "ClientSettings", "backoff_seconds", "retry_after_seconds"]
 
@@ -18,7 +20,7 @@ BUSY_STATUSES = (429, 503)
 """A full queue, and a server that starts or stops: worth asking again."""
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class ClientSettings:
     """How an edge client prepares pictures and how patient it is; `SettingsError` names what is impossible.
 
@@ -34,32 +36,16 @@ class ClientSettings:
         limits: what a picture may cost.
     """
 
-    timeout: float = 60.0
-    connect_timeout: float = 5.0
-    retries: int = 4
-    first_wait: float = 0.25
-    wait_factor: float = 2.0
-    longest_wait: float = 8.0
-    wait_budget: float = 60.0
+    timeout: PositiveFloat = 60.0
+    connect_timeout: PositiveFloat = 5.0
+    retries: NonNegativeInt = 4
+    first_wait: NonNegativeFloat = 0.25
+    wait_factor: Annotated[float, Field(ge=1)] = 2.0
+    longest_wait: NonNegativeFloat = 8.0
+    wait_budget: NonNegativeFloat = 60.0
     global_jpeg: JpegSettings = GLOBAL_JPEG
     local_jpeg: JpegSettings = LOCAL_JPEG
     limits: PictureLimits = field(default_factory=PictureLimits)
-
-    def __post_init__(self) -> None:
-        for name in ("timeout", "connect_timeout"):
-            self._check_number(name, above=0)
-        for name in ("first_wait", "longest_wait", "wait_budget"):
-            self._check_number(name, least=0)
-        self._check_number("wait_factor", least=1)
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
-            raise SettingsError(f"retries must be a whole number of at least 0, not {self.retries!r}")
-
-    def _check_number(self, name: str, *, above: float = -math.inf, least: float = -math.inf) -> None:
-        value = getattr(self, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value <= above or value < least:
-            bound = f"above {above:g}" if above > -math.inf else f"of at least {least:g}"
-            raise SettingsError(f"{name} must be a number {bound}, not {value!r}")
 
 
 def backoff_seconds(settings: ClientSettings, attempt: int, jitter: float) -> float:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, get_args
+from typing import Annotated, Final
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from secondlook.edge.validation import validated
 from secondlook.engine.encoders import EncoderChoice, Vision, with_vision
 from secondlook.engine.encoders.manifest import (
     GRAPH_FILE,
@@ -37,7 +39,7 @@ _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 """In which a model can be loaded."""
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class ExportSettings:
     """How an encoder is exported.
 
@@ -49,15 +51,9 @@ class ExportSettings:
     """
 
     dtype: GraphDType = "float32"
-    opset: int = OPSETS.start
+    opset: Annotated[int, Field(ge=OPSETS.start, le=OPSETS.stop - 1)] = OPSETS.start
     overwrite: bool = False
     gate: GateSettings = field(default_factory=GateSettings)
-
-    def __post_init__(self) -> None:
-        if self.dtype not in get_args(GraphDType):
-            raise ExportError(f"dtype must be one of {', '.join(get_args(GraphDType))}, not {self.dtype!r}")
-        if self.opset not in OPSETS:
-            raise ExportError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, not {self.opset}")
 
 
 def export_encoder(

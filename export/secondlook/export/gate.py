@@ -16,7 +16,9 @@ from typing import Final, TypeVar
 
 import torch
 from PIL import Image
+from pydantic import PositiveInt
 
+from secondlook.edge.validation import validated
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.scheduler import Request
 from secondlook.engine.encoders.manifest import GraphDType, Parity
@@ -59,7 +61,7 @@ _ROUNDING: Final[dict[GraphDType, float]] = {
 between 16 and 32, where best logits are; in float32 far more than that, and still far less than any doubt."""
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class GateSettings:
     """How much is compared.
 
@@ -68,13 +70,8 @@ class GateSettings:
         questions: asked with both encoders, looking twice.
     """
 
-    pictures: int = 16
-    questions: int = LEAST_QUESTIONS
-
-    def __post_init__(self) -> None:
-        for name in ("pictures", "questions"):
-            if getattr(self, name) < 1:
-                raise ExportError(f"{name} must be at least 1, not {getattr(self, name)}")
+    pictures: PositiveInt = 16
+    questions: PositiveInt = LEAST_QUESTIONS
 
 
 @dataclass(frozen=True)

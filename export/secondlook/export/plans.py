@@ -11,14 +11,16 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import PositiveInt
 
+from secondlook.edge.validation import validated
 from secondlook.engine.devices import on_device
 from secondlook.engine.encoders.manifest import EncoderManifest, read_manifest
 from secondlook.engine.encoders.plan_manifest import (
@@ -47,7 +49,7 @@ _PARTIAL: Final = ".partial"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class PlanRequest:
     """A plan that is wanted.
 
@@ -63,7 +65,7 @@ class PlanRequest:
     output: Path | None = None
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class PlanCache:
     """Plans in a folder.
 
@@ -73,11 +75,7 @@ class PlanCache:
     """
 
     folder: Path
-    most_bytes: int = 16 * 2**30
-
-    def __post_init__(self) -> None:
-        if self.most_bytes < 1:
-            raise PlanBuildError(f"the cache of plans must hold at least 1 byte, not {self.most_bytes}")
+    most_bytes: PositiveInt = 16 * 2**30
 
     def get_or_build(self, key: str, build: Callable[[Path], None]) -> Path:
         """The folder of a plan; one that is not there yet, or is damaged, is built.

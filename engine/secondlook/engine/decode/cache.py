@@ -10,20 +10,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakSet
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import validated
 
 __all__ = ["CacheSettings", "DecoderShape", "KVCache", "KeptPrefix", "PrefixClaim", "SlotPool"]
 
 _GIBIBYTE = 2**30
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class CacheSettings:
     """How much memory keys and values may take.
 
@@ -33,16 +35,9 @@ class CacheSettings:
         text_tokens: room in each sequence for template, question and answer, beside the tokens of two images.
     """
 
-    gigabytes: float | None = None
-    most_slots: int = 64
-    text_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        if self.gigabytes is not None and not 0 < self.gigabytes < 1e9:
-            raise SettingsError(f"the key/value cache must have more than 0 GiB, not {self.gigabytes}")
-        for name in ("most_slots", "text_tokens"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, not {getattr(self, name)}")
+    gigabytes: Annotated[float, Field(gt=0, lt=1e9)] | None = None
+    most_slots: PositiveInt = 64
+    text_tokens: PositiveInt = 512
 
     def slots(self, slot_bytes: int, device: torch.device) -> int:
         """How many slots of that size there may be.

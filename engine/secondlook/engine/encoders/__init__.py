@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import validated
 from secondlook.engine.encoders.manifest import read_manifest
 from secondlook.engine.encoders.onnx_runtime import Provider, open_onnx
 from secondlook.engine.encoders.tensorrt import open_plan
@@ -20,7 +20,7 @@ Vision = Literal["torch", "onnx", "tensorrt"]
 """What runs the vision tower and the projector."""
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class EncoderChoice:
     """A runtime, and the exported encoder that it runs.
 
@@ -39,8 +39,6 @@ class EncoderChoice:
     rebuild: bool = False
 
     def __post_init__(self) -> None:
-        if self.vision not in get_args(Vision):
-            raise SettingsError(f"vision must be one of {', '.join(get_args(Vision))}, not {self.vision!r}")
         if self.vision == "torch" and self.folder is not None:
             raise SettingsError(
                 f"encoder {self.folder} is not for torch; add --vision onnx or --vision tensorrt"

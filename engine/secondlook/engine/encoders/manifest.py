@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import from_json, validated
 from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError
 from secondlook.engine.models.pictures import Preprocessing
 
@@ -48,10 +47,8 @@ MANIFEST_FILE: Final = "manifest.json"
 GraphDType = Literal["float32", "float16", "bfloat16", "int8"]
 """The precision that a graph computes in; the input and output of an int8 graph are float32."""
 
-_STRICT: Final = ConfigDict(extra="forbid")
 
-
-@dataclass(frozen=True)
+@validated(frozen=True)
 class TensorType:
     """A graph's input or output.
 
@@ -60,14 +57,12 @@ class TensorType:
         dtype: torch's name, such as "float32".
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
     name: str
     shape: tuple[int | str, ...]
     dtype: str
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class Parity:
     """What the gate measured, against torch in float32 on the same weights.
 
@@ -86,8 +81,6 @@ class Parity:
         same_regions: of them, the same box.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
     relative_error: float
     tolerance: float
     pictures: int
@@ -100,7 +93,7 @@ class Parity:
     same_regions: int
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class EncoderManifest:
     """What an exported encoder was made from, what it computes, and how well.
 
@@ -120,8 +113,6 @@ class EncoderManifest:
         files: SHA-256 of every other file in the folder, in hexadecimal, by name.
         format: of the manifest itself.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     model: str
     weights: dict[str, str]
@@ -246,10 +237,6 @@ def read_json(kind: type[_Manifest], path: Path) -> _Manifest:
         InvalidEncoderError: it cannot be read, or is not one of this version.
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except (OSError, ValidationError, SettingsError) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            said = [(".".join(map(str, one["loc"])) or "JSON", one["msg"]) for one in error.errors()[:3]]
-            reason = "; ".join(f"{where}: {what}" for where, what in said)
-        raise InvalidEncoderError(f"{path} is no manifest of this version: {reason}") from error
+        return from_json(kind, path.read_bytes())
+    except (OSError, SettingsError) as error:
+        raise InvalidEncoderError(f"{path} is no manifest of this version: {error}") from error

@@ -13,13 +13,14 @@ Knows files; neither TensorRT nor tensors.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import ConfigDict
+from pydantic import Field, PositiveInt
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import validated
 from secondlook.engine.encoders.manifest import EncoderManifest, read_json, write_json
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.errors import InvalidEncoderError
@@ -42,10 +43,8 @@ PLAN_MANIFEST_FILE: Final = "plan.json"
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 """What other GPUs a plan runs on; the names are those of TensorRT's HardwareCompatibilityLevel."""
 
-_STRICT: Final = ConfigDict(extra="forbid")
 
-
-@dataclass(frozen=True)
+@validated(frozen=True)
 class Machine:
     """Where a plan is built or run.
 
@@ -55,8 +54,6 @@ class Machine:
         driver: version of the NVIDIA driver. Part of the cache's key; plans are not refused for it.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
     gpu: str
     compute_capability: str
     driver: str
@@ -65,7 +62,7 @@ class Machine:
         return f"{self.gpu} (compute capability {self.compute_capability})"
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class BuildOptions:
     """How a plan is built. Precision is not here: it is in the graph.
 
@@ -80,17 +77,11 @@ class BuildOptions:
             gate's tolerance of float32.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
-    workspace_mb: int | None = None
+    workspace_mb: PositiveInt | None = None
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     detailed: bool = False
     tf32: bool = False
-
-    def __post_init__(self) -> None:
-        if self.workspace_mb is not None and self.workspace_mb < 1:
-            raise SettingsError(f"the workspace must have at least 1 MiB, not {self.workspace_mb}")
 
     def flags(self) -> str:
         """These options as `secondlook build` takes them, each after a space; the defaults are left out."""
@@ -102,7 +93,7 @@ class BuildOptions:
         )
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class PlanManifest:
     """What a plan was built from, for what, and with what.
 
@@ -116,19 +107,15 @@ class PlanManifest:
         format: of this manifest itself.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
     encoder: EncoderManifest
     tensorrt: str
     machine: Machine
-    profiles: tuple[BatchProfile, ...]
+    profiles: Annotated[tuple[BatchProfile, ...], Field(min_length=1)]
     options: BuildOptions
     files: dict[str, str]
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        if not self.profiles:
-            raise SettingsError("a plan needs at least one profile")
         if PLAN_FILE not in self.files:
             raise SettingsError(f"a plan's manifest must have the digest of {PLAN_FILE}")
 

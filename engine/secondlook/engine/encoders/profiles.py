@@ -6,21 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
-
-from pydantic import ConfigDict
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import validated
 from secondlook.engine.errors import EncoderError
 
 __all__ = ["BatchProfile", "Run", "parse_profiles", "runs_of"]
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class BatchProfile:
     """Batch sizes from `minimum` to `maximum`; the plan is tuned for `optimum`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     minimum: int
     optimum: int

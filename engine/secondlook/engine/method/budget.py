@@ -26,10 +26,12 @@ from __future__ import annotations
 import bisect
 import math
 from collections import deque
-from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import Field, PositiveFloat
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import validated
 
 __all__ = ["Budget", "BudgetSettings"]
 
@@ -40,7 +42,7 @@ _FEWEST: Final = 20
 """Questions before which the starting threshold stands."""
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class BudgetSettings:
     """What is to be kept, and how closely. Exactly one of the first two is given.
 
@@ -53,11 +55,11 @@ class BudgetSettings:
         slack: second looks that may be ahead of or behind it there.
     """
 
-    retransmission_rate: float | None = None
-    bytes_per_second: float | None = None
-    window: int = 250
-    span: int = 500
-    slack: float = 9.0
+    retransmission_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    bytes_per_second: PositiveFloat | None = None
+    window: Annotated[int, Field(ge=_FEWEST)] = 250
+    span: Annotated[int, Field(ge=2)] = 500
+    slack: Annotated[float, Field(ge=1)] = 9.0
 
     def __post_init__(self) -> None:
         if (self.retransmission_rate is None) == (self.bytes_per_second is None):
@@ -65,21 +67,6 @@ class BudgetSettings:
                 "a budget is either a retransmission rate or bytes per second, not "
                 f"{self.retransmission_rate} and {self.bytes_per_second}"
             )
-        if self.retransmission_rate is not None and not 0 < self.retransmission_rate < 1:
-            raise SettingsError(
-                f"the retransmission rate to keep must be above 0 and below 1, not "
-                f"{self.retransmission_rate}; to look always or never twice needs no budget"
-            )
-        if self.bytes_per_second is not None and not 0 < self.bytes_per_second < math.inf:
-            raise SettingsError(
-                f"bytes_per_second must be a positive, finite number, not {self.bytes_per_second}"
-            )
-        if self.window < _FEWEST:
-            raise SettingsError(f"window must be at least {_FEWEST}, not {self.window}")
-        if self.span < 2:
-            raise SettingsError(f"span must be at least 2, not {self.span}")
-        if not 1 <= self.slack < math.inf:
-            raise SettingsError(f"slack must be a finite number of at least 1, not {self.slack}")
 
 
 class Budget:

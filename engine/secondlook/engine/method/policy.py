@@ -5,19 +5,20 @@ Song & Kim, arXiv 2512.16349: an answer whose uncertainty G is below the thresho
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
+from dataclasses import replace
+
+from pydantic import NonNegativeFloat, PositiveInt
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import validated
 from secondlook.edge.wire import Aggregation, AnswerOptions, Measure
 from secondlook.engine.method.uncertainty import TokenStatistics, aggregate
 
 __all__ = ["Policy", "keep_second"]
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class Policy:
     """How doubt is measured and what follows from it.
 
@@ -32,27 +33,13 @@ class Policy:
             is decoded while the edge prepares its crop.
     """
 
-    threshold: float
+    threshold: NonNegativeFloat
     measure: Measure = "min_entropy"
     aggregation: Aggregation = "all"
-    first_k: int = 5
+    first_k: PositiveInt = 5
     include_eos: bool = True
     arbitration: bool = True
-    decide_after: int = 5
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise SettingsError(f"threshold must be a finite number of at least 0, got {self.threshold}")
-        if self.measure not in get_args(Measure):
-            raise SettingsError(
-                f"measure must be one of {', '.join(get_args(Measure))}, got {self.measure!r}"
-            )
-        if self.aggregation not in get_args(Aggregation):
-            choices = ", ".join(get_args(Aggregation))
-            raise SettingsError(f"aggregation must be one of {choices}, got {self.aggregation!r}")
-        for name in ("first_k", "decide_after"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+    decide_after: PositiveInt = 5
 
     def with_options(self, options: AnswerOptions) -> Policy:
         """This policy with one request's choices put over it; what the request leaves out stays.

@@ -10,9 +10,10 @@ import logging
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import from_json
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.errors import PolicyFileError
 from secondlook.engine.method.policy import Policy
@@ -173,15 +174,12 @@ def read_policy(path: Path) -> PolicyFile:
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyFileError(f"cannot read the policy {path}: {_why(error)}") from error
     try:
-        found = PolicyFile.model_validate_json(text)
+        found = from_json(PolicyFile, text)
         found.policy  # noqa: B018 -- checks the values that pydantic does not know the ranges of
-    except ValidationError as error:
-        told = "; ".join(_told(problem) for problem in error.errors(include_url=False))
-        raise PolicyFileError(
-            f"{path} is not a policy file: {told}; write one with secondlook calibrate"
-        ) from error
     except SettingsError as error:
-        raise PolicyFileError(f"{path}: {error}") from error
+        raise PolicyFileError(
+            f"{path} is not a policy file: {error}; write one with secondlook calibrate"
+        ) from error
     return found
 
 
@@ -196,13 +194,6 @@ def write_policy(found: PolicyFile, path: Path) -> None:
         path.write_text(found.model_dump_json(indent=4) + "\n", encoding="utf-8")
     except OSError as error:
         raise PolicyFileError(f"cannot write {path}: {_why(error)}; choose another file") from error
-
-
-def _told(problem: Any) -> str:
-    name = ".".join(map(str, problem["loc"]))
-    if problem["type"] in {"missing", "json_invalid"}:
-        return f"{name} is missing" if name else str(problem["msg"])
-    return f"{name}: {problem['msg']}, got {problem['input']!r}"
 
 
 def _why(error: OSError | UnicodeDecodeError) -> str:

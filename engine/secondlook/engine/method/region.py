@@ -6,23 +6,29 @@ is what it means for pictures: sizes, padding, regions.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from secondlook import kernels
 from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region, Size
+from secondlook.edge.validation import validated
 from secondlook.edge.wire import Fit
 from secondlook.kernels.find_region import MAX_PIXELS, MAX_RATIOS
 
 __all__ = ["RegionSettings", "find_region"]
 
 
-@dataclass(frozen=True)
+Ratios = Annotated[
+    tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1, max_length=MAX_RATIOS, strict=False)
+]
+
+
+@validated(frozen=True)
 class RegionSettings:
     """What windows are tried.
 
@@ -34,21 +40,13 @@ class RegionSettings:
             for it.
     """
 
-    crop_size: int
-    ratios: tuple[float, ...] = (1, 1.2, 1.4, 1.6, 1.8, 2)
-    min_cells: int = 1
+    crop_size: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+    ratios: Ratios = (1, 1.2, 1.4, 1.6, 1.8, 2)
+    min_cells: Annotated[int, Field(ge=1, le=MAX_PIXELS)] = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop_size <= MAX_PIXELS:
-            raise SettingsError(f"crop_size must be 1 to {MAX_PIXELS} pixels, got {self.crop_size}")
-        if not 1 <= self.min_cells <= MAX_PIXELS:
-            raise SettingsError(f"min_cells must be 1 to {MAX_PIXELS}, got {self.min_cells}")
-        ascending = all(low < high for low, high in pairwise(self.ratios))
-        counted = 1 <= len(self.ratios) <= MAX_RATIOS
-        if not counted or not ascending or not all(1 <= ratio < math.inf for ratio in self.ratios):
-            raise SettingsError(
-                f"ratios must be 1 to {MAX_RATIOS} ascending numbers of at least 1, got {self.ratios}"
-            )
+        if not all(low < high for low, high in pairwise(self.ratios)):
+            raise SettingsError(f"ratios must be ascending, not {self.ratios}")
 
 
 def find_region(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,11 +10,12 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import fit_to_view
+from secondlook.edge.validation import validated
 from secondlook.edge.wire import View
 from secondlook.engine.devices import to_device
 
@@ -56,7 +56,7 @@ def fitted(image: Image.Image, view: View, original: Size, cell: tuple[int, int]
     return Picture(original, torch.from_numpy(pixels), (rows, columns), rows * columns, digest)
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class Preprocessing:
     """A checkpoint's picture preprocessing, after fitting to the encoder's square.
 
@@ -66,19 +66,10 @@ class Preprocessing:
         scale: multiplies the 8-bit values.
     """
 
-    side: int
+    side: PositiveInt
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    scale: float = 1 / 255
-
-    def __post_init__(self) -> None:
-        if self.side < 1:
-            raise SettingsError(f"the encoder's side must be at least 1 pixel, not {self.side}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise SettingsError(f"{name} must be three finite numbers, not {values!r}")
-        if not all(value > 0 for value in (*self.std, self.scale)):
-            raise SettingsError(f"std and scale must be positive, not {self.std!r} and {self.scale!r}")
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    scale: PositiveFloat = 1 / 255
 
     def pixel_values(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
         """Normalised values [n, 3, side, side] float32 on a device."""

@@ -10,27 +10,30 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import from_json, validated
 from secondlook.edge.wire import Fit
 from secondlook.engine.errors import InvalidModelError
-from secondlook.engine.method.region import RegionSettings
+from secondlook.engine.method.region import Ratios, RegionSettings
 
 __all__ = ["LOCALISATION_FILE", "SETTINGS_FILE", "Localisation", "LookSettings", "read_file"]
 
 SETTINGS_FILE = "secondlook.json"
 LOCALISATION_FILE = "localisation.json"
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+Heads: TypeAlias = Annotated[
+    dict[Annotated[int, Field(ge=0, strict=False)], Annotated[float, Field(gt=0, allow_inf_nan=False)]],
+    Field(min_length=1),
+]
 
 FileT = TypeVar("FileT", "LookSettings", "Localisation")
 
 
-@dataclass(frozen=True, config=_STRICT)
+@validated(frozen=True)
 class LookSettings:
     """How one checkpoint looks twice.
 
@@ -42,37 +45,32 @@ class LookSettings:
         question_suffix: put behind every question, after a space.
     """
 
-    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    threshold: NonNegativeFloat = 0.5
     fit: Fit = "squash"
-    max_new_tokens: Annotated[int, Field(ge=1)] = 20
+    max_new_tokens: PositiveInt = 20
     question_suffix: str = ""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@validated(frozen=True)
 class Localisation:
     """Which attention of the prompt's last row is read, and how a region is found from it.
 
     Attributes:
         layer: 0-based, of the decoder.
-        heads: 0-based, with their weights; None: the mean of all.
+        heads: 0-based, with their positive weights; None: the mean of all.
         generic: whether the map is divided by that of a generic question (Zhang et al., arXiv 2502.17422).
         crop_size, ratios, min_cells: see `secondlook.engine.method.region.RegionSettings`.
     """
 
-    layer: Annotated[int, Field(ge=0)]
+    layer: NonNegativeInt
     crop_size: int
-    heads: dict[Annotated[int, Field(ge=0, strict=False)], float] | None = None
+    heads: Heads | None = None
     generic: bool = True
-    ratios: Annotated[tuple[float, ...], Field(strict=False)] = RegionSettings.ratios
+    ratios: Ratios = RegionSettings.ratios
     min_cells: int = 1
 
-    @model_validator(mode="after")
-    def _check_region(self) -> Localisation:
-        try:
-            _ = self.region
-        except SettingsError as error:
-            raise ValueError(str(error)) from error
-        return self
+    def __post_init__(self) -> None:
+        _ = self.region  # has rules of its own
 
     @property
     def region(self) -> RegionSettings:
@@ -94,16 +92,6 @@ def read_file(path: Path, defaults: FileT) -> FileT:
     if not isinstance(values, dict):
         raise InvalidModelError(f"{path} must hold a JSON object, not {type(values).__name__}")
     try:
-        return TypeAdapter(type(defaults)).validate_json(json.dumps(asdict(defaults) | values))
-    except ValidationError as error:
-        known = ", ".join(asdict(defaults))
-        told = "; ".join(
-            _told(".".join(map(str, one["loc"])), one["msg"], one["input"], known) for one in error.errors()
-        )
-        raise InvalidModelError(f"{path}: {told}") from error
-
-
-def _told(name: str, message: str, value: object, known: str) -> str:
-    if message.startswith("Unexpected"):
-        return f"unknown key {name}; known are {known}"
-    return f"{name}: {message}, not {value!r}" if name else message
+        return from_json(type(defaults), json.dumps(asdict(defaults) | values))
+    except SettingsError as error:
+        raise InvalidModelError(f"{path}: {error}") from error

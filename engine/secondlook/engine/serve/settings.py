@@ -1,14 +1,10 @@
-"""What an operator may choose about the server; the model and the policy have settings of their own.
-
-A value out of its range raises SettingsError.
-"""
+"""What an operator may choose about the server; the model and the policy have settings of their own."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import validated
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
 
 __all__ = ["ServerSettings", "SessionLimits"]
@@ -16,12 +12,7 @@ __all__ = ["ServerSettings", "SessionLimits"]
 _MEBIBYTE = 1024 * 1024
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise SettingsError(f"{name} must be at least {least}, not {value}")
-
-
-@dataclass(frozen=True)
+@validated(frozen=True)
 class SessionLimits:
     """How much of the past the server keeps.
 
@@ -32,18 +23,12 @@ class SessionLimits:
             unknown (404).
     """
 
-    max_waiting: int = 1024
-    seconds: float = 60.0
-    max_remembered: int = 10_000
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.seconds) and self.seconds > 0):
-            raise SettingsError(f"seconds must be a positive, finite number, not {self.seconds}")
-        _check_at_least("max_waiting", self.max_waiting, 1)
-        _check_at_least("max_remembered", self.max_remembered, 0)
+    max_waiting: PositiveInt = 1024
+    seconds: PositiveFloat = 60.0
+    max_remembered: NonNegativeInt = 10_000
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class ServerSettings:
     """The HTTP server's bounds; every one of them protects the server from a client.
 
@@ -58,15 +43,10 @@ class ServerSettings:
         sessions: see `SessionLimits`.
     """
 
-    queue_size: int = 32
-    max_body_bytes: int = 8 * _MEBIBYTE
-    max_question_characters: int = DEFAULT_MAX_CHARACTERS
-    max_new_tokens: int = 512
-    max_original_pixels: int = 1_000_000_000
-    decoding_threads: int = 4
+    queue_size: PositiveInt = 32
+    max_body_bytes: PositiveInt = 8 * _MEBIBYTE
+    max_question_characters: PositiveInt = DEFAULT_MAX_CHARACTERS
+    max_new_tokens: PositiveInt = 512
+    max_original_pixels: PositiveInt = 1_000_000_000
+    decoding_threads: PositiveInt = 4
     sessions: SessionLimits = SessionLimits()
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name != "sessions":
-                _check_at_least(field.name, getattr(self, field.name), 1)

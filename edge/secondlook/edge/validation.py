@@ -1,0 +1,83 @@
+"""How settings are checked: by their types, when they are made, with one way to say what is wrong."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .errors import SettingsError
+
+__all__ = ["from_json", "told", "validated"]
+
+ValueT = TypeVar("ValueT")
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as validated
+else:
+
+    def validated(*, frozen: Literal[True]):
+        """A dataclass decorator: what is made of the class is checked by its types, and never changes.
+
+        A value of another type or out of its range is a `SettingsError`. Rules that span several fields are
+        for `__post_init__`, which raises `SettingsError` too.
+        """
+
+        def decorate(cls):
+            made = dataclass(cls, frozen=frozen, config=_STRICT)
+            check = made.__init__
+
+            @wraps(check)
+            def init(self, *args, **kwargs):
+                try:
+                    check(self, *args, **kwargs)
+                except ValidationError as error:
+                    raise SettingsError(told(error, made.__dataclass_fields__)) from error
+
+            made.__init__ = init
+            return made
+
+        return decorate
+
+
+def from_json(kind: type[ValueT], text: str | bytes) -> ValueT:
+    """A dataclass or model of pydantic's from JSON.
+
+    Raises:
+        SettingsError: it is no JSON, or not of this kind; the message names every field that is wrong.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise SettingsError(told(error, inspect.signature(kind).parameters)) from error
+
+
+def told(error: ValidationError, names: Iterable[str]) -> str:
+    """What is wrong, in one line: each field with its value and what is possible.
+
+    Args:
+        names: of the fields, in the order of positional arguments.
+    """
+    known = list(names)
+    return "; ".join(_told(one, known) for one in error.errors(include_url=False))
+
+
+def _told(one: Any, known: list[str]) -> str:
+    first, *others = one["loc"] or ("",)
+    if isinstance(first, int) and first < len(known):
+        first = known[first]
+    name, message = ".".join(map(str, (first, *others))), one["msg"]
+    if "missing" in one["type"]:
+        return f"{name} is missing"
+    if one["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"unknown key {name}" + ("" if others else f"; known are {', '.join(known)}")
+    if not name:  # of the whole
+        return str(message)
+    ours = f"{name}{message[5:]}" if message.startswith("Input ") else f"{name}: {message}"
+    return f"{ours}, not {one['input']!r}"
