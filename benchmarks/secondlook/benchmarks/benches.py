@@ -20,7 +20,6 @@ from secondlook.benchmarks.commands import (
 from secondlook.engine.cli import configure_logging
 from secondlook.engine.cli.options import VerboseOption
 
-__all__ = ["register"]
 
 RateOption = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of questions that are looked at twice.")

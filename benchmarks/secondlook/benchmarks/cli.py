@@ -14,8 +14,6 @@ from secondlook.benchmarks.evaluation.cli import register as register_evaluation
 from secondlook.benchmarks.report.cli import register as register_report
 from secondlook.engine.cli.options import ModelOption, VerboseOption, configure_logging
 
-__all__ = ["register"]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""

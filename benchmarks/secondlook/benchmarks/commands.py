@@ -18,22 +18,6 @@ from rich.table import Table
 
 from secondlook.edge.errors import SecondLookError
 
-__all__ = [
-    "DTypeOption",
-    "DeviceOption",
-    "NewTokensOption",
-    "OutputOption",
-    "PresetOption",
-    "ReportError",
-    "SeedOption",
-    "check_output",
-    "make_room",
-    "progress",
-    "settings",
-    "table",
-    "tell",
-    "write_report",
-]
 
 PresetOption = Annotated[
     Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"],

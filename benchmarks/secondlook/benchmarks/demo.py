@@ -25,7 +25,6 @@ from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
-__all__ = ["DemoError", "run_demo"]
 
 _FILE_WIDTH = 130
 """Columns of the table where it does not go to a terminal."""

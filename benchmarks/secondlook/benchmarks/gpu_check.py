@@ -28,7 +28,6 @@ import torch
 from secondlook.benchmarks.commands import ReportError, make_room, write_report
 from secondlook.benchmarks.environment import environment
 
-__all__ = ["main"]
 
 _SECONDLOOK: Final = (sys.executable, "-c", "from secondlook.engine.cli import main; main()")
 _LIBRARY: Final = (

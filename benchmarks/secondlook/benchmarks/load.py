@@ -22,8 +22,6 @@ from secondlook.benchmarks.loopback import loopback_server
 from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.errors import SecondLookError, SettingsError
 
-__all__ = ["LoadError", "LoadRow", "LoadRun", "bench_load", "load_rows", "load_text"]
-
 
 class LoadError(SecondLookError):
     """There is nothing to measure."""

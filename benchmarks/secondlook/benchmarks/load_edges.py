@@ -16,7 +16,6 @@ from secondlook.edge import AsyncEdgeClient
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import AnswerOptions
 
-__all__ = ["Asked", "Phase", "PhaseResult", "run_phase", "unsure_pattern"]
 
 _ORIGINAL = (800, 600)
 _PATCHES = (24, 32)

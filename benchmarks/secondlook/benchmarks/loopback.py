@@ -14,7 +14,6 @@ from secondlook.engine.serve.app import address_url, create_app, listen
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.settings import ServerSettings
 
-__all__ = ["LoopbackError", "loopback_server"]
 
 _START_SECONDS = 30.0
 

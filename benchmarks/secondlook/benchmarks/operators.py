@@ -33,7 +33,6 @@ from secondlook.kernels import (
 )
 from secondlook.kernels.library import Status, status
 
-__all__ = ["BenchError", "OperatorRow", "bench_operators", "rows_text"]
 
 _CAPACITY: Final = 2**18
 """Tokens of a slot: more than a measurement has calls, for a full slot would be skipped."""

@@ -29,7 +29,6 @@ from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.export.gate import TOLERANCES
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
-__all__ = ["GRAPHS", "VisionRow", "VisionRun", "bench_vision", "vision_text"]
 
 _WARMUPS: Final = 2
 _BASELINE: Final = "torch float32"

@@ -29,16 +29,6 @@ from secondlook.benchmarks.edge.ways import Sent
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import milliseconds
 
-__all__ = [
-    "AIM_PEAK_MB",
-    "AIM_SPEEDUP",
-    "Cost",
-    "EdgeRow",
-    "bench_edge",
-    "edge_rows",
-    "edge_text",
-    "headline",
-]
 
 AIM_SPEEDUP: Final = 3.0
 """Of the global image of a 12-megapixel JPEG, over the plain way."""

@@ -32,28 +32,6 @@ from secondlook.edge.errors import SecondLookError, SettingsError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import Answer, AnswerReply, Box, Fit, ModelCard, PendingSession
 
-__all__ = [
-    "CAMERA_QUALITY",
-    "Case",
-    "CommandRow",
-    "EdgeRun",
-    "Kind",
-    "ProcessCost",
-    "ProcessError",
-    "Round",
-    "Sample",
-    "camera_jpeg",
-    "command_cost",
-    "command_rows",
-    "cost",
-    "draw",
-    "picture_size",
-    "region_at",
-    "rounds",
-    "sampled_region",
-    "task_cost",
-    "way_costs",
-]
 
 Kind = Literal["jpeg", "raw"]
 _KINDS: Final[tuple[Kind, ...]] = ("jpeg", "raw")

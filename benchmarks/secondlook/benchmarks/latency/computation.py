@@ -26,8 +26,6 @@ from secondlook.engine.decode.plans import (
     Segment,
 )
 
-__all__ = ["FlowRow", "PassCount", "bench_flops", "count_passes", "flops_text", "flow_rows"]
-
 
 @dataclass(frozen=True)
 class FlowRow:

@@ -23,7 +23,6 @@ from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths,
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
 
-__all__ = ["LatencyRun", "MemoryRow", "bench_latency", "memory_in_turns"]
 
 _SLOTS: Final = 2
 """Of the engine: one for each of a request's looks."""

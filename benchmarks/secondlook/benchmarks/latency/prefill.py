@@ -30,7 +30,6 @@ from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import PrefillPlan, Probe, Rows, Segment
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
-__all__ = ["PrefillRow", "Ways", "bench_prefill", "prefill_text"]
 
 _WARMUPS: Final = 2
 

@@ -37,19 +37,6 @@ from secondlook.engine.models.registry import architecture
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
-__all__ = [
-    "Preset",
-    "PresetName",
-    "Served",
-    "Subject",
-    "build_subject",
-    "onnx_encoder",
-    "preset",
-    "random_model",
-    "random_preset",
-    "served",
-    "twin",
-]
 
 Served: TypeAlias = VisionLanguageModel
 """A model as the engine calls it."""

@@ -15,16 +15,6 @@ from secondlook.benchmarks.latency.flow import METRICS, Metric, Sample
 from secondlook.benchmarks.latency.work import FLOWS, Work
 from secondlook.benchmarks.timing import milliseconds
 
-__all__ = [
-    "BASELINES",
-    "LatencyRow",
-    "agreement",
-    "agreement_text",
-    "latency_rows",
-    "rows_text",
-    "speedup",
-    "tail",
-]
 
 BASELINES: Final = tuple(flow for flow in FLOWS if flow != "ours")
 

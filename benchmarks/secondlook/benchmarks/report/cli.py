@@ -11,8 +11,6 @@ from secondlook.benchmarks.commands import OutputOption, check_output, tell
 from secondlook.engine.cli import configure_logging
 from secondlook.engine.cli.options import VerboseOption
 
-__all__ = ["register"]
-
 
 def register(app: typer.Typer, benches: typer.Typer) -> None:
     """Add `report` to the application and `replay` to its benches."""
