@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-
 PACKAGES = ("torch", "transformers", "onnxruntime", "pillow", "numpy", "secondlook")
 """Whose versions a measurement depends on."""
 

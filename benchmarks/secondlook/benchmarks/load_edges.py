@@ -16,7 +16,6 @@ from secondlook.edge import AsyncEdgeClient
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import AnswerOptions
 
-
 _ORIGINAL = (800, 600)
 _PATCHES = (24, 32)
 _QUESTION = "What number is on the red sign?"

@@ -16,7 +16,6 @@ import torch
 
 from secondlook.engine.decode.graphs import capture
 
-
 _ROUNDS: Final = 15
 _ROUND_SECONDS: Final = 0.02
 _GRAPH_CALLS: Final = 20

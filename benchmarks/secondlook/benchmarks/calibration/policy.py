@@ -85,12 +85,7 @@ class ReadLogs:
 
 
 def read_logs(paths: Sequence[Path]) -> ReadLogs:
-    """The logs that belong together.
-
-    Raises:
-        LogError: a log is damaged or empty, the logs' settings differ, two have the same picture, or there is
-            no second look in them.
-    """
+    """The logs that belong together."""
     runs = {path: read_log(path) for path in dict.fromkeys(paths)}
     check_same_run({path: run.header for path, run in runs.items()})
     seen: dict[int, Path] = {}
@@ -124,10 +119,6 @@ def calibrate(
         logs: of one full-retransmission run, or of its shards.
         policy: how doubt is measured and what follows; its threshold is not used.
         confidence: of the intervals and the bound.
-
-    Raises:
-        LogError: see `read_logs`.
-        SettingsError: see `choose`.
     """
     found = read_logs(logs)
     answers = Answers.of(found.columns, policy)

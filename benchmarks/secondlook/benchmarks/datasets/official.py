@@ -334,12 +334,7 @@ LOADERS: Final[dict[str, Callable[[Path, Path | None], DataSet]]] = {
 
 
 def load_data_set(name: str, folder: Path, images: Path | None = None) -> DataSet:
-    """An official data set as it is asked by default.
-
-    Raises:
-        SettingsError: none has this name.
-        MissingDataError, MalformedDataError: a file or a picture is not there, or not as it should be.
-    """
+    """An official data set as it is asked by default."""
     if name not in LOADERS:
         raise SettingsError(f"data set must be one of {', '.join(LOADERS)}, not {name!r}")
     return LOADERS[name](folder, images)

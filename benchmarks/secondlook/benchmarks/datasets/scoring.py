@@ -142,11 +142,7 @@ class PopeMeasures:
 
 
 def pope_measures(said: Sequence[str], labels: Sequence[str]) -> PopeMeasures:
-    """From what was said ("yes" or "no", by `pope_answer`) and the labels.
-
-    Raises:
-        ValueError: there are none, or not as many of one as of the other.
-    """
+    """From what was said ("yes" or "no", by `pope_answer`) and the labels."""
     if not labels or len(said) != len(labels):
         raise ValueError(f"there must be as many answers as labels, and some: {len(said)} and {len(labels)}")
     pairs = list(zip(said, labels, strict=True))

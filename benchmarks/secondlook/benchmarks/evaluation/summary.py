@@ -47,12 +47,7 @@ def run_signs(
     shard: Shard | None = None,
     processes: int | None = None,
 ) -> dict[str, Any]:
-    """One full-retransmission run over `count` pictures (resumed from `log` if it is there), summarised.
-
-    Raises:
-        LogError: `log` is of another run.
-        ModelError: the model cannot be loaded.
-    """
+    """One full-retransmission run over `count` pictures (resumed from `log` if it is there), summarised."""
     if threshold is not None:
         Policy(threshold)  # refuses what is none before the long work
     with contextlib.ExitStack() as stack:

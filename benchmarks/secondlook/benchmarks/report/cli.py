@@ -21,9 +21,7 @@ def register(app: typer.Typer, benches: typer.Typer) -> None:
 def report(
     logs: Annotated[
         list[Path],
-        typer.Argument(
-            help="Logs of evaluation runs; those that differ in JPEG qualities alone are compared."
-        ),
+        typer.Argument(help="Logs of one evaluation, or of several that differ in JPEG qualities alone."),
     ],
     output: Annotated[Path, typer.Option(help="Folder for index.html, summary.md and plots.")],
     threshold: Annotated[

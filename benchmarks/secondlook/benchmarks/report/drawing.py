@@ -12,7 +12,6 @@ from secondlook.edge.geometry import GridMap, Region, Size, target
 from secondlook.edge.imaging import Picture
 from secondlook.edge.wire import View
 
-
 _PANEL = 480
 _GAP = 12
 _CAPTION = 62

@@ -250,11 +250,3 @@ def standalone(element: str) -> str:
     style = f"<style>svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
     head, end, rest = element.partition(">")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{head}{end}{style}{rest}\n'
-
-
-def png(figure: Figure) -> bytes:
-    """The drawing on white paper."""
-    buffer = io.BytesIO()
-    with rc_context(SETTINGS):
-        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
