@@ -303,5 +303,5 @@ def test_the_commit_is_asked_for_before_anything_is_made(monkeypatch: pytest.Mon
     monkeypatch.setattr(latency, "environment", lambda *_: asked.append("environment"))
     monkeypatch.setattr(latency, "build_subject", make)
     with pytest.raises(KeyboardInterrupt):
-        latency.bench_latency(tiny_preset(), latency.LatencyRun(torch.float32, CPU), asked.append)
+        latency.bench_latency(tiny_preset(), latency.LatencyRun(torch.float32, CPU))
     assert asked == ["environment", "model"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -211,4 +210,4 @@ def _pope(columns: Columns, policy: Policy) -> dict[str, dict[str, float]]:
         name: [pope_answer(texts[which][row]) for row, which in enumerate(chosen.astype(int).tolist())]
         for name, chosen in second.items()
     }
-    return {name: asdict(pope_measures(answers, labels)) for name, answers in said.items()}
+    return {name: pope_measures(answers, labels) for name, answers in said.items()}
