@@ -191,14 +191,6 @@ def test_a_family_is_compared_on_the_pictures_that_all_have(tmp_path: Path) -> N
     assert len(family.main.columns) == 12  # for all but the comparison, every picture counts
 
 
-def test_questions_of_one_kind_may_be_taken_alone(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run.jsonl", random_records(4))
-    family = read_family([path], ["exists"])
-    assert family.main.columns.kind == ["exists"] * 4
-    with pytest.raises(LogError, match=r"run\.jsonl has no question of kind describe; it has exists, read"):
-        read_family([path], ["describe"])
-
-
 def test_a_log_joined_from_several_machines_says_what_each_does(tmp_path: Path) -> None:
     head = header()
     joined = replace(head, made={"shards": [head.made, {**head.made, "device": "another"}]})

@@ -97,7 +97,7 @@ def test_the_page_shows_every_plot_and_links_every_section(written: Path) -> Non
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = {(attributes["href"] or "")[1:] for tag, attributes in tags if tag == "a"}
-    assert len(links) == 13
+    assert len(links) == 12
     assert links <= set(ids)
     assert sum(tag == "img" for tag, _ in tags) == 2 * 3
     assert "What number is on sign" in page
@@ -124,7 +124,7 @@ def test_the_summary_has_the_same_sections_and_links_the_plots(written: Path) ->
     summary = (written / "summary.md").read_text(encoding="utf-8")
     titles = re.findall(r"^## (.+)$", summary, re.MULTILINE)
     assert titles[:3] == ["What two looks give", "What holds here", "Accuracy against communication"]
-    assert titles[-2:] == ["Beside the paper", "Settings and environment"]
+    assert titles[-2:] == ["Examples", "Settings and environment"]
     for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", summary):
         assert (written / link).is_file()
     for line in summary.splitlines():

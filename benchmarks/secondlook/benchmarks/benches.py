@@ -14,7 +14,7 @@ from secondlook.benchmarks.commands import (
     OutputOption,
     PresetOption,
     SeedOption,
-    check_output,
+    make_room,
     tell,
 )
 from secondlook.engine.cli import configure_logging
@@ -188,4 +188,4 @@ def bench_vision(
 
 def _prepare(verbose: int, output: Path | None) -> None:
     configure_logging(verbose)
-    check_output(output)
+    make_room(output)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secondlook.benchmarks.benches import register as register_benches
-from secondlook.benchmarks.commands import DeviceOption, OutputOption, SeedOption, check_output, tell
+from secondlook.benchmarks.commands import DeviceOption, OutputOption, SeedOption, make_room, tell
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.cli.options import ModelOption, VerboseOption, configure_logging
@@ -55,7 +55,7 @@ def bench_kernels(
 ) -> None:
     """Each operator, the PyTorch composition it replaces, and the floor, in one run."""
     configure_logging(verbose)
-    check_output(output)
+    make_room(output)
     from secondlook.benchmarks.operators import bench_operators, rows_text
     from secondlook.engine.devices import chosen_device
 
@@ -72,9 +72,6 @@ def report(
     threshold: Annotated[
         float | None, typer.Option(min=0.0, help="The operating point; by default the model's own.")
     ] = None,
-    kind: Annotated[
-        list[str] | None, typer.Option(help="Only questions of this kind; may be given several times.")
-    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the data set's pictures, for examples; signs are drawn.")
     ] = None,
@@ -89,7 +86,7 @@ def report(
     configure_logging(verbose)
     from secondlook.benchmarks.report.content import write_report_of
 
-    page, *_ = write_report_of(logs, output, threshold, kind or (), examples, images, resamples)
+    page, *_ = write_report_of(logs, output, threshold, examples, images, resamples)
     typer.echo(f"wrote {page}")
 
 
@@ -101,7 +98,7 @@ def bench_replay(
 ) -> None:
     """How long reading a long log takes, and every curve that a report draws from it."""
     configure_logging(verbose)
-    check_output(output)
+    make_room(output)
     from secondlook.benchmarks.analysis import replay
 
     tell(replay.replay_text, replay.bench_replay(log, rows), output)
@@ -160,7 +157,7 @@ def bench_budget(
     output: OutputOption = None,
 ) -> None:
     """How well a budget is kept while difficulty shifts, on streams drawn from a log, and what it costs."""
-    check_output(output)
+    make_room(output)
     from secondlook.benchmarks.calibration import budget
 
     rates = tuple(retransmission_rate or (0.2, 0.3, 0.4, 0.5))

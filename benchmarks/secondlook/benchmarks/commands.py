@@ -39,8 +39,10 @@ class ReportError(SecondLookError):
     """A report cannot be written where it was to be kept."""
 
 
-def make_room(path: Path) -> None:
+def make_room(path: Path | None) -> None:
     """Make sure, before the long work, that a report can be written; what is there stays as it is."""
+    if path is None:
+        return
     new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,12 +63,6 @@ def write_report(report: dict[str, Any], path: Path) -> None:
 
 def _error(path: Path, error: OSError) -> ReportError:
     return ReportError(f"cannot write {path}: {error.strerror}; choose another file")
-
-
-def check_output(output: Path | None) -> None:
-    """Refuse, before the long work, a file that cannot be written after it."""
-    if output is not None:
-        make_room(output)
 
 
 def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output: Path | None) -> None:

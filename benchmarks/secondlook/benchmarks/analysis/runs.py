@@ -77,13 +77,9 @@ class Family:
         return found
 
 
-def read_family(paths: Sequence[Path], kinds: Sequence[str] = ()) -> Family:
-    """The logs, put together.
-
-    Args:
-        kinds: only questions of these kinds; by default of all.
-    """
-    runs = [_read(path, kinds) for path in dict.fromkeys(paths)]
+def read_family(paths: Sequence[Path]) -> Family:
+    """The logs, put together."""
+    runs = [_read(path) for path in dict.fromkeys(paths)]
     for run, other in combinations(runs, 2):
         apart = differences(other.header.settings, run.header.settings)
         if not apart:
@@ -105,16 +101,10 @@ def read_family(paths: Sequence[Path], kinds: Sequence[str] = ()) -> Family:
     return Family(tuple(runs), tuple(kept), len(set.union(*pictures)) - len(common))
 
 
-def _read(path: Path, kinds: Sequence[str]) -> Run:
+def _read(path: Path) -> Run:
     header, columns = read_columns(path)
     if header.shard.count > 1:
         raise LogError(f"{path} is shard {header.shard} alone; join them all first: secondlook eval merge")
-    if kinds:
-        chosen = np.isin(columns.kind, kinds)
-        if not chosen.any():
-            there = ", ".join(sorted(set(columns.kind)))
-            raise LogError(f"{path} has no question of kind {' or '.join(kinds)}; it has {there}")
-        columns = columns.take(chosen)
     if not columns.possible.any():
         raise LogError(
             f"{path} has no second look: no picture had detail to gain, and there is nothing to weigh"

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,13 +125,7 @@ def calibrate(
     choice = choose(answers, target, confidence=confidence, resamples=resamples, seed=seed)
     threshold = choice.threshold.value
     return PolicyFile(
-        threshold=threshold,
-        measure=policy.measure,
-        aggregation=policy.aggregation,
-        first_k=policy.first_k,
-        include_eos=policy.include_eos,
-        arbitration=policy.arbitration,
-        decide_after=policy.decide_after,
+        **asdict(replace(policy, threshold=threshold)),
         target=target,
         threshold_interval=choice.threshold,
         expected=choice.expected,

@@ -44,7 +44,6 @@ from secondlook.benchmarks.datasets.scoring import (
     textvqa_score,
     vqav2_score,
 )
-from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Rectangle
 
 _COCO: Final = "http://images.cocodataset.org/zips"
@@ -299,7 +298,7 @@ def load_vstar(folder: Path, images: Path | None = None) -> DataSet:
     return pictures.data_set("vstar", {"*.json": total.hexdigest()[:16]}, options_seed=seed)
 
 
-LOADERS: Final[dict[str, Callable[[Path, Path | None], DataSet]]] = {
+LOADERS: Final[dict[str, Callable[..., DataSet]]] = {
     "textvqa": load_textvqa,
     "pope": load_pope,
     "aokvqa": load_aokvqa,
@@ -307,10 +306,3 @@ LOADERS: Final[dict[str, Callable[[Path, Path | None], DataSet]]] = {
     "vqav2": load_vqav2,
     "vstar": load_vstar,
 }
-
-
-def load_data_set(name: str, folder: Path, images: Path | None = None) -> DataSet:
-    """An official data set as it is asked by default."""
-    if name not in LOADERS:
-        raise SettingsError(f"data set must be one of {', '.join(LOADERS)}, not {name!r}")
-    return LOADERS[name](folder, images)

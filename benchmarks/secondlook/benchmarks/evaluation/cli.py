@@ -145,9 +145,9 @@ def _official(name: str) -> Callable[..., None]:
         images: ImagesOption = None,
         count: CountOption = None,
     ) -> None:
-        from secondlook.benchmarks.datasets.official import load_data_set
+        from secondlook.benchmarks.datasets.official import LOADERS
 
-        _evaluate(load_data_set(name, data, images).first(count), log, run)
+        _evaluate(LOADERS[name](data, images).first(count), log, run)
 
     return evaluate
 

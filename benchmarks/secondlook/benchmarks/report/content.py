@@ -38,20 +38,19 @@ def write_report_of(
     logs: Sequence[Path],
     output: Path,
     threshold: float | None = None,
-    kinds: Sequence[str] = (),
     examples: int = 6,
     images: Path | None = None,
     resamples: int | None = None,
 ) -> list[Path]:
     """Read logs and write their report: `index.html`, `summary.md` and `plots/`; returns what was written.
 
-    For the other arguments see `read_family` and `describe`.
+    For the other arguments see `describe`.
     """
     try:
         (output / _PLOTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReportError(f"cannot write in {output}: {error.strerror}; choose another folder") from error
-    document = describe(read_family(logs, kinds), threshold, examples, images, resamples)
+    document = describe(read_family(logs), threshold, examples, images, resamples)
     files = {"index.html": as_page(document), "summary.md": as_markdown(document, _PLOTS)}
     files |= {f"{_PLOTS}/{plot.name}.svg": standalone(plot.svg) for plot in document.plots}
     try:
@@ -99,7 +98,6 @@ def describe(
         doubt.helped(study),
         doubt.regions(study),
         shown,
-        claims.beside_the_paper(study, found),
         claims.settings(study),
     )
     return Document(f"Two looks at {data['name']}", lead, sections)
