@@ -93,7 +93,7 @@ def test_the_page_shows_every_plot_and_links_every_section(written: Path) -> Non
     page = (written / "index.html").read_text(encoding="utf-8")
     tags = Tags(page).found
     plots = {path.stem for path in (written / "plots").glob("*.svg")}
-    assert sum(tag == "svg" for tag, _ in tags) == len(plots) == 12
+    assert sum(tag == "svg" for tag, _ in tags) == len(plots) == 11
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = {(attributes["href"] or "")[1:] for tag, attributes in tags if tag == "a"}

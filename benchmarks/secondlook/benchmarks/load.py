@@ -28,17 +28,7 @@ class LoadError(SecondLookError):
 
 @dataclass(frozen=True)
 class LoadRun:
-    """What is measured.
-
-    Attributes:
-        edges: numbers of edges at the same time; one is measured always.
-        retransmission_rate: share of questions that are looked at twice.
-        delay_ms: of the network, each way.
-        seconds, warmup_seconds: of each phase, and before it.
-        rounds: phases for each number of edges.
-        new_tokens: of each answer.
-        seed: of weights and pictures.
-    """
+    """What is measured; see `secondlook bench load --help`."""
 
     dtype: torch.dtype
     device: torch.device

@@ -40,14 +40,7 @@ _CLOCKWISE: Final = 6
 
 @dataclass(frozen=True)
 class EdgeRun:
-    """What is measured.
-
-    Attributes:
-        megapixels: of the pictures, one size after the other.
-        side, mode: of the global images.
-        rounds, warmups: that count, and before them that do not.
-        seed: of pictures and regions.
-    """
+    """What is measured; see `secondlook bench edge --help`."""
 
     megapixels: tuple[float, ...] = (2.0, 8.0, 12.0)
     side: int = 336

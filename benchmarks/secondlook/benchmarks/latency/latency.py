@@ -28,14 +28,7 @@ _SLOTS: Final = 2
 
 @dataclass(frozen=True)
 class LatencyRun:
-    """What is measured.
-
-    Attributes:
-        new_tokens: of each answer.
-        repeats: measured requests of each kind, sure and unsure.
-        warmups: requests of each kind before them, that do not count.
-        seed: of weights, pictures and questions.
-    """
+    """What is measured; see `secondlook bench latency --help`."""
 
     dtype: torch.dtype
     device: torch.device

@@ -164,24 +164,6 @@ def draw_histograms(found: Mapping[str, Histograms], threshold: float | None) ->
     return figure
 
 
-def draw_estimates(
-    groups: Mapping[str, Sequence[Estimate]], names: Sequence[str], across: str, up: str
-) -> Figure:
-    """Figures with their intervals over named places, a colour for each group."""
-    figure, axes = _figure(3.0)
-    places = np.arange(len(names))
-    for number, (label, estimates) in enumerate(groups.items()):
-        shift = (number - (len(groups) - 1) / 2) * 0.18
-        values, around = _values(estimates)
-        style = _marker(number, 4)
-        axes.errorbar(places + shift, values, around, fmt="os^Dv"[number % 5], label=label, **style)
-    axes.set_xticks(places, names)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    _legend(figure, axes)
-    return figure
-
-
 def draw_groups(groups: Sequence[Group]) -> Figure:
     """For each group the accuracy of the first look and of the second, with intervals."""
     figure, axes = _figure(0.9 + 0.42 * len(groups))
