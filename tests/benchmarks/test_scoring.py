@@ -165,7 +165,7 @@ def test_direct_answers_count_up_to_three() -> None:
         2 / 3,
         1.0,
         1.0,
-        0.0,
+        1.0,
         1.0,
     ]
 

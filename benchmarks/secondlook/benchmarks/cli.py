@@ -28,10 +28,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(evaluations, name="eval")
     register_benches(benches)
     register_evaluation(evaluations)
-    for command in (demo, calibrate, report):
-        app.command()(command)
-    for name, bench in {"kernels": bench_kernels, "budget": bench_budget, "replay": bench_replay}.items():
-        benches.command(name)(bench)
+    app.command()(demo)
+    app.command()(calibrate)
+    app.command()(report)
+    benches.command("kernels")(bench_kernels)
+    benches.command("budget")(bench_budget)
+    benches.command("replay")(bench_replay)
 
 
 def demo(

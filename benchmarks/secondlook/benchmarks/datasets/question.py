@@ -96,7 +96,7 @@ class Question:
     instruction: str
     answers: tuple[str, ...]
     truth: str
-    scorer: Callable[[str, Sequence[str]], float] = field(repr=False)
+    scorer: Callable[[str, Sequence[str]], float] = field(repr=False, compare=False)
     options: tuple[str, ...] = ()
     boxes: tuple[Rectangle, ...] = ()
 
