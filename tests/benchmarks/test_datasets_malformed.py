@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.official_files import WRITERS, write_json, write_lines, write_pope, write_textvqa, write_vstar
-from secondlook.benchmarks.datasets.official import load_data_set, load_textvqa
+from secondlook.benchmarks.datasets.official import LOADERS, load_textvqa
 from secondlook.benchmarks.datasets.question import MalformedDataError, MissingDataError
 
 FILES = {
@@ -44,7 +44,7 @@ def test_a_missing_file_is_named_with_where_to_get_it(name: str, tmp_path: Path)
     path = WRITERS[name](tmp_path) / FILES[name]
     path.unlink()
     with pytest.raises(MissingDataError) as caught:
-        load_data_set(name, tmp_path)
+        LOADERS[name](tmp_path)
     assert f"there is no {path.name} in {path.parent}; get it from {SOURCES[name]}" in str(caught.value)
 
 
@@ -53,7 +53,7 @@ def test_missing_pictures_are_counted_and_one_is_named(name: str, tmp_path: Path
     folder, picture, asked_by = PICTURES[name]
     (WRITERS[name](tmp_path) / folder / picture).unlink()
     with pytest.raises(MissingDataError) as caught:
-        load_data_set(name, tmp_path)
+        LOADERS[name](tmp_path)
     message = str(caught.value)
     assert f"1 of 2 pictures are missing, such as {picture} in {tmp_path / folder}" in message
     assert asked_by in message
@@ -66,7 +66,7 @@ def test_a_file_that_cannot_be_read_is_missing(tmp_path: Path) -> None:
     with pytest.raises(
         MissingDataError, match=r"cannot read .*aokvqa_v1p0_val\.json: Is a directory; get it"
     ):
-        load_data_set("aokvqa", tmp_path)
+        LOADERS["aokvqa"](tmp_path)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -75,10 +75,10 @@ def test_what_is_not_json_is_said_to_be_none(name: str, content: bytes, tmp_path
     path = WRITERS[name](tmp_path) / FILES[name]
     path.write_bytes(content)
     if name == "pope" and not content:
-        assert load_data_set(name, tmp_path).settings["questions"] == 8
+        assert LOADERS[name](tmp_path).settings["questions"] == 8
         return
     with pytest.raises(MalformedDataError, match="is not JSON") as caught:
-        load_data_set(name, tmp_path)
+        LOADERS[name](tmp_path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -224,7 +224,7 @@ def test_a_wrong_record_is_named_with_its_field(
     path = WRITERS[name](tmp_path) / FILES[name]
     write_json(path, change(json.loads(path.read_text(encoding="utf-8"))))
     with pytest.raises(MalformedDataError) as caught:
-        load_data_set(name, tmp_path)
+        LOADERS[name](tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -243,7 +243,7 @@ def test_a_wrong_line_is_named_with_its_field(change: Change, message: str, tmp_
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     write_lines(path, change(lines))
     with pytest.raises(MalformedDataError) as caught:
-        load_data_set("pope", tmp_path)
+        LOADERS["pope"](tmp_path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
 
@@ -252,7 +252,7 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     path = write_pope(tmp_path) / FILES["pope"]
     path.write_text(path.read_text(encoding="utf-8")[:-10], encoding="utf-8")
     with pytest.raises(MalformedDataError, match=r"coco_pope_popular\.json, line 4 is not JSON"):
-        load_data_set("pope", tmp_path)
+        LOADERS["pope"](tmp_path)
 
 
 def test_a_picture_without_ocr_tokens_is_named(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_missing_ocr_tokens_and_boxes_are_named_with_where_to_get_them(tmp_path:
 
 def test_a_folder_or_a_description_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"no folder direct_attributes in .*craigwu/vstar_bench"):
-        load_data_set("vstar", tmp_path)
+        LOADERS["vstar"](tmp_path)
     (write_vstar(tmp_path) / "relative_position" / "sa_11023.json").unlink()
     with pytest.raises(MissingDataError, match=r"no sa_11023\.json in .*relative_position; get it from"):
-        load_data_set("vstar", tmp_path)
+        LOADERS["vstar"](tmp_path)

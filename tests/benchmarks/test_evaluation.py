@@ -150,9 +150,6 @@ def test_the_data_set_is_the_pictures_with_their_questions(pictures: list[SignsP
         assert [(question.text, question.truth) for question in asked.questions] == [
             (question.text, question.answer) for question in picture.questions
         ]
-    assert data.pictures[1:3] == [data.pictures[1], data.pictures[2]]
-    with pytest.raises(IndexError, match="80"):
-        data.pictures[80]
 
 
 def test_neither_order_nor_company_changes_a_record(folder: str, evaluated: list[list[Record]]) -> None:

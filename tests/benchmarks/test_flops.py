@@ -44,7 +44,7 @@ def work_of(name: FlowName, subject: Subject, request: Request) -> dict[Metric, 
 def test_every_pass_is_what_torch_counts(name: str) -> None:
     model = tiny_preset() if name == "tiny" else preset(name)
     for row in count_passes(model, Lengths.of(model, TYPICAL_QUESTION, 4)):
-        assert row.analytic == pytest.approx(row.counted, rel=0.01), row.name
+        assert row["analytic"] == pytest.approx(row["counted"], rel=0.01), row["name"]
 
 
 @pytest.mark.parametrize("look_twice", [False, True])

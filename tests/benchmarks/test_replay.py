@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.logs import random_records, write_run
 from benchmarks.samples import a_look, a_record
+from secondlook.benchmarks import cli
 from secondlook.benchmarks.analysis.replay import (
     Outcome,
     Replay,
@@ -23,7 +24,6 @@ from secondlook.benchmarks.analysis.replay import (
     replay_text,
 )
 from secondlook.benchmarks.analysis.statistics import auroc
-from secondlook.benchmarks.report import cli
 from secondlook.benchmarks.run_log import LogError, Record
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.cli import command_line, run

@@ -14,10 +14,10 @@ from PIL import Image
 
 from benchmarks.logs import header, random_records, write_run
 from benchmarks.samples import a_look, a_record, drawn_scene, smallest
+from secondlook.benchmarks import cli
 from secondlook.benchmarks.analysis.curves import Line, envelope
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation
-from secondlook.benchmarks.report import cli
 from secondlook.benchmarks.report.claims import arbitration, first_tokens, jpeg, nearly_full, ranking
 from secondlook.benchmarks.report.document import parted, percent
 from secondlook.benchmarks.run_log import Record, heat_map, heat_rows
@@ -93,11 +93,11 @@ def test_the_page_shows_every_plot_and_links_every_section(written: Path) -> Non
     page = (written / "index.html").read_text(encoding="utf-8")
     tags = Tags(page).found
     plots = {path.stem for path in (written / "plots").glob("*.svg")}
-    assert sum(tag == "svg" for tag, _ in tags) == len(plots) == 12
+    assert sum(tag == "svg" for tag, _ in tags) == len(plots) == 11
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = {(attributes["href"] or "")[1:] for tag, attributes in tags if tag == "a"}
-    assert len(links) == 13
+    assert len(links) == 12
     assert links <= set(ids)
     assert sum(tag == "img" for tag, _ in tags) == 2 * 3
     assert "What number is on sign" in page
@@ -111,9 +111,6 @@ def test_plots_are_files_too_that_follow_the_readers_scheme(written: Path) -> No
         styles = [style.text or "" for style in root.iter(f"{SVG}style")]
         assert any("prefers-color-scheme:dark" in style for style in styles)
         assert any(text.text for text in root.iter(f"{SVG}text"))
-        with Image.open(path.with_suffix(".png")) as image:
-            assert image.width > 600
-            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_every_colour_of_a_drawing_has_one_for_dark_paper(written: Path) -> None:
@@ -127,7 +124,7 @@ def test_the_summary_has_the_same_sections_and_links_the_plots(written: Path) ->
     summary = (written / "summary.md").read_text(encoding="utf-8")
     titles = re.findall(r"^## (.+)$", summary, re.MULTILINE)
     assert titles[:3] == ["What two looks give", "What holds here", "Accuracy against communication"]
-    assert titles[-2:] == ["Beside the paper", "Settings and environment"]
+    assert titles[-2:] == ["Examples", "Settings and environment"]
     for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", summary):
         assert (written / link).is_file()
     for line in summary.splitlines():
@@ -149,21 +146,6 @@ def test_the_summary_says_what_the_logs_say(written: Path) -> None:
     assert cells["always two looks"].startswith(f"{always:.1f} % (")
     assert "an earlier version" not in summary
     assert "50 bootstrap resamples" in summary
-
-
-def test_logs_of_different_data_are_reported_one_after_the_other(tmp_path: Path) -> None:
-    records = [replace(record, heat=()) for record in random_records(8)]
-    logs = [
-        write_run(tmp_path / "signs.jsonl", records),
-        write_run(tmp_path / "pope.jsonl", records, header(data={"name": "pope"})),
-    ]
-    assert report(*logs, "--output", tmp_path / "out", "--examples", 0, "--kind", "read") == 0
-    summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
-    assert re.findall(r"^# (.+)$", summary, re.MULTILINE) == ["Two looks at signs", "Two looks at pope"]
-    assert "8 questions about 8 pictures" in summary
-    assert "keeps no heat maps" in summary
-    names = {path.stem for path in (tmp_path / "out" / "plots").glob("*.png")}
-    assert {name[0] for name in names} == {"1", "2"}
 
 
 def test_examples_of_other_data_come_from_their_folder(

@@ -71,7 +71,7 @@ def test_the_page_is_whole_quiet_and_readable(page: Path, chromium: Browser, wid
     assert chromium.run(FETCHED) == []
     assert chromium.run("return document.documentElement.scrollWidth") <= width
     plots = chromium.run(DRAWN)
-    assert len(plots) == 12
+    assert len(plots) == 11
     for across, down, texts, paths in plots:
         assert 300 <= across <= min(width, 520)
         assert down > 100

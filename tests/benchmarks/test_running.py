@@ -18,7 +18,7 @@ from benchmarks.official_files import WRITERS, write_lines, write_pope, write_te
 from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.analysis.computation import ModelSizes
-from secondlook.benchmarks.datasets.official import LOADERS, load_data_set, load_pope, load_textvqa
+from secondlook.benchmarks.datasets.official import LOADERS, load_pope, load_textvqa
 from secondlook.benchmarks.datasets.question import DataSet, MalformedDataError
 from secondlook.benchmarks.environment import PACKAGES
 from secondlook.benchmarks.evaluation.asking import Asking
@@ -94,13 +94,13 @@ def test_the_header_states_settings_versions_and_digests(whole: Path, pope: Data
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_every_data_set_can_be_run(name: str, asking: Asking, tmp_path: Path) -> None:
-    data = load_data_set(name, WRITERS[name](tmp_path)).first(1)
+    data = LOADERS[name](WRITERS[name](tmp_path)).first(1)
     done = run(data, asking, tmp_path / "log.jsonl", processes=1)
     assert [record.id for record in done.records] == [question.id for question in data.pictures[0].questions]
 
 
 def test_boxes_are_logged_and_measure_the_region(asking: Asking, tmp_path: Path) -> None:
-    data = load_data_set("vstar", WRITERS["vstar"](tmp_path))
+    data = LOADERS["vstar"](WRITERS["vstar"](tmp_path))
     for record in run(data, asking, tmp_path / "log.jsonl", processes=1).records:
         question = data.pictures[record.index].questions[0]
         assert record.boxes == tuple(tuple(box) for box in question.boxes)
@@ -111,7 +111,7 @@ def test_boxes_are_logged_and_measure_the_region(asking: Asking, tmp_path: Path)
 
 
 def test_a_picture_without_more_detail_gets_one_look(asking: Asking, tmp_path: Path) -> None:
-    data = load_data_set("vstar", WRITERS["vstar"](tmp_path)).first(1)
+    data = LOADERS["vstar"](WRITERS["vstar"](tmp_path)).first(1)
     path = Path(str(data.pictures[0].source))
     with Image.open(path) as picture:
         picture.resize((IMAGE_SIZE, 40)).save(path)

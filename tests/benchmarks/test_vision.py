@@ -10,9 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.small_llava import measure_rates_at_once, tiny_preset
+from benchmarks.small_llava import tiny_preset
 from secondlook.benchmarks import benches
-from secondlook.benchmarks.latency import latency, subject
+from secondlook.benchmarks.latency import subject
 from secondlook.benchmarks.vision import VisionRun, bench_vision, vision_text
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.cli import command_line
@@ -67,18 +67,3 @@ def test_a_precision_that_cannot_be_measured_is_refused(name: str) -> None:
 def test_the_embedded_model_is_refused() -> None:
     with pytest.raises(SettingsError, match="preset demo is too small"):
         bench_vision(replace(tiny_preset(), name="demo"), VisionRun())
-
-
-def test_latency_is_measured_with_the_exported_encoder_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure_rates_at_once(monkeypatch)
-    told: list[dict[str, object]] = []
-    run = latency.LatencyRun(torch.float32, torch.device("cpu"), 2, 1, 0, vision="onnx")
-    latency.bench_latency(tiny_preset(), run, told.append)
-    (report,) = told
-    assert report["vision"] == "onnx"
-    assert report["agreement"] == {
-        flow: {"first_tokens": 1.0, "region": 1.0, "second_tokens": 1.0}
-        for flow in ("strong", "encoding_once", "ours")
-    }
-    with pytest.raises(SettingsError, match="vision 'onnx' is measured on the CPU"):
-        latency.LatencyRun(torch.float32, torch.device("cuda"), vision="onnx")

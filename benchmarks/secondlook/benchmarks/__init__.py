@@ -1,1 +1,4 @@
-"""Data sets, measurements and reports: everything that proves a claim of secondlook."""
+"""Data sets, measurements and reports: everything that proves a claim of secondlook.
+
+What cannot be done raises a SecondLookError, whose text is one line for the user.
+"""

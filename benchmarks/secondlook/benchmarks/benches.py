@@ -14,13 +14,11 @@ from secondlook.benchmarks.commands import (
     OutputOption,
     PresetOption,
     SeedOption,
-    check_output,
+    make_room,
     tell,
 )
 from secondlook.engine.cli import configure_logging
 from secondlook.engine.cli.options import VerboseOption
-
-__all__ = ["register"]
 
 RateOption = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of questions that are looked at twice.")
@@ -45,9 +43,6 @@ def bench_latency(
     repeats: Annotated[int, typer.Option(min=1, help="Requests of each kind, sure and unsure.")] = 20,
     warmups: Annotated[int, typer.Option(min=0, help="Requests of each kind that do not count.")] = 2,
     seed: SeedOption = 0,
-    vision: Annotated[
-        Literal["torch", "onnx"], typer.Option(help="What encodes pictures for secondlook's own flow.")
-    ] = "torch",
     output: OutputOption = None,
     verbose: VerboseOption = 0,
 ) -> None:
@@ -59,8 +54,8 @@ def bench_latency(
     from secondlook.engine.devices import chosen_device
 
     place = chosen_device(device)
-    run = latency.LatencyRun(getattr(torch, dtype), place, new_tokens, repeats, warmups, seed, vision)
-    latency.bench_latency(subject.preset(preset), run, lambda report: tell(summary.rows_text, report, output))
+    run = latency.LatencyRun(getattr(torch, dtype), place, new_tokens, repeats, warmups, seed)
+    tell(summary.rows_text, latency.bench_latency(subject.preset(preset), run), output)
 
 
 def bench_flops(
@@ -136,7 +131,7 @@ def bench_load(
         new_tokens=new_tokens,
         seed=seed,
     )
-    load.bench_load(subject.preset(preset), run, lambda report: tell(load.load_text, report, output))
+    tell(load.load_text, load.bench_load(subject.preset(preset), run), output)
 
 
 def bench_edge(
@@ -161,7 +156,7 @@ def bench_edge(
 
     sizes = tuple(megapixels or measure.EdgeRun.megapixels)
     run = measure.EdgeRun(sizes, image_size, resize_mode, rounds, warmups, seed)
-    edge.bench_edge(run, lambda report: tell(edge.edge_text, report, output))
+    tell(edge.edge_text, edge.bench_edge(run), output)
 
 
 def bench_vision(
@@ -193,4 +188,4 @@ def bench_vision(
 
 def _prepare(verbose: int, output: Path | None) -> None:
     configure_logging(verbose)
-    check_output(output)
+    make_room(output)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secondlook.benchmarks.benches import register as register_benches
-from secondlook.benchmarks.calibration.cli import register as register_calibration
-from secondlook.benchmarks.commands import DeviceOption, OutputOption, check_output, tell
+from secondlook.benchmarks.commands import DeviceOption, OutputOption, SeedOption, make_room, tell
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
-from secondlook.benchmarks.report.cli import register as register_report
+from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.cli.options import ModelOption, VerboseOption, configure_logging
 
-__all__ = ["register"]
+if TYPE_CHECKING:
+    from secondlook.engine.method.policy_file import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +27,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(benches, name="bench")
     app.add_typer(evaluations, name="eval")
     register_benches(benches)
-    register_calibration(app, benches)
     register_evaluation(evaluations)
-    register_report(app, benches)
     app.command()(demo)
+    app.command()(calibrate)
+    app.command()(report)
     benches.command("kernels")(bench_kernels)
+    benches.command("budget")(bench_budget)
+    benches.command("replay")(bench_replay)
 
 
 def demo(
@@ -54,9 +57,123 @@ def bench_kernels(
 ) -> None:
     """Each operator, the PyTorch composition it replaces, and the floor, in one run."""
     configure_logging(verbose)
-    check_output(output)
+    make_room(output)
     from secondlook.benchmarks.operators import bench_operators, rows_text
     from secondlook.engine.devices import chosen_device
 
     report = bench_operators(chosen_device(device))
     tell(rows_text, report, output)
+
+
+def report(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(help="Logs of one evaluation, or of several that differ in JPEG qualities alone."),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for index.html, summary.md and plots.")],
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, help="The operating point; by default the model's own.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the data set's pictures, for examples; signs are drawn.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="How many examples at most.")] = 6,
+    resamples: Annotated[
+        int | None,
+        typer.Option(min=1, help="For the intervals; by default 200 to 1000, the fewer the longer the log."),
+    ] = None,
+    verbose: VerboseOption = 0,
+) -> None:
+    """What logs say: curves, tables and examples, as one page, as Markdown and as plots. Needs no model."""
+    configure_logging(verbose)
+    from secondlook.benchmarks.report.content import write_report_of
+
+    page, *_ = write_report_of(logs, output, threshold, examples, images, resamples)
+    typer.echo(f"wrote {page}")
+
+
+def bench_replay(
+    log: Annotated[Path, typer.Argument(help="A log, whose pictures are repeated.")],
+    rows: Annotated[int, typer.Option(min=1, help="Records of the log that is timed.")] = 100_000,
+    output: OutputOption = None,
+    verbose: VerboseOption = 0,
+) -> None:
+    """How long reading a long log takes, and every curve that a report draws from it."""
+    configure_logging(verbose)
+    make_room(output)
+    from secondlook.benchmarks.analysis import replay
+
+    tell(replay.replay_text, replay.bench_replay(log, rows), output)
+
+
+def calibrate(
+    logs: Annotated[list[Path], typer.Argument(help="A log of secondlook eval, or those of all its shards.")],
+    output: Annotated[Path, typer.Option(help="The policy file, for secondlook serve --policy.")],
+    retransmission_rate: Annotated[
+        float | None, typer.Option(help="Target: share of the questions that is looked at twice.")
+    ] = None,
+    bytes_: Annotated[
+        float | None, typer.Option("--bytes", help="Target: bytes sent a question, both looks together.")
+    ] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(help="Target: accuracy, from 0 to 1, with as few second looks as possible."),
+    ] = None,
+    measure: Annotated[Measure, typer.Option(help="Of a token's doubt.")] = "min_entropy",
+    aggregation: Annotated[Aggregation, typer.Option(help="Tokens that its mean is taken over.")] = "all",
+    first_k: Annotated[int, typer.Option(min=1, help="How many tokens first_k takes.")] = 5,
+    include_eos: Annotated[bool, typer.Option(help="Whether the end token counts.")] = True,
+    arbitration: Annotated[bool, typer.Option(help="Keep the surer answer, not always the second.")] = True,
+    decide_after: Annotated[int, typer.Option(min=1, help="Tokens after which a server decides.")] = 5,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Of the intervals and of the bound.")
+    ] = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
+    seed: SeedOption = 0,
+) -> None:
+    """Choose a threshold from a log, for a rate, for bytes or for an accuracy."""
+    from secondlook.benchmarks.calibration.policy import calibrate as from_logs
+    from secondlook.benchmarks.calibration.policy import calibration_text
+    from secondlook.engine.method.policy import Policy
+    from secondlook.engine.method.policy_file import write_policy
+
+    target = _target(retransmission_rate, bytes_, accuracy)
+    policy = Policy(0.0, measure, aggregation, first_k, include_eos, arbitration, decide_after)
+    found = from_logs(logs, target, policy, confidence=confidence, resamples=resamples, seed=seed)
+    write_policy(found, output)
+    typer.echo(calibration_text(found))
+    typer.echo(f"\nwrote {output}")
+
+
+def bench_budget(
+    logs: Annotated[list[Path], typer.Argument(help="A log of secondlook eval, or those of all its shards.")],
+    retransmission_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Share of questions looked at twice; may be repeated. 0.2, 0.3, 0.4 and 0.5 unless told."
+        ),
+    ] = None,
+    phase: Annotated[int, typer.Option(min=140, help="Questions from one shift to the next.")] = 1000,
+    repeats: Annotated[int, typer.Option(min=1, help="Streams of each kind.")] = 5,
+    seed: SeedOption = 0,
+    output: OutputOption = None,
+) -> None:
+    """How well a budget is kept while difficulty shifts, on streams drawn from a log, and what it costs."""
+    make_room(output)
+    from secondlook.benchmarks.calibration import budget
+
+    rates = tuple(retransmission_rate or (0.2, 0.3, 0.4, 0.5))
+    tell(budget.budget_text, budget.bench_budget(logs, rates, phase, repeats, seed), output)
+
+
+def _target(rate: float | None, bytes_: float | None, accuracy: float | None) -> Target:
+    from secondlook.engine.method.policy_file import Target
+
+    given = {"retransmission_rate": rate, "bytes": bytes_, "accuracy": accuracy}
+    chosen = [(kind, value) for kind, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        raise typer.BadParameter("give exactly one of --retransmission-rate, --bytes and --accuracy")
+    ((kind, value),) = chosen
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"a target is a finite number, not {value}")
+    return Target.model_validate({"kind": kind, "value": value})

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
@@ -17,23 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from secondlook.edge.errors import SecondLookError
-
-__all__ = [
-    "DTypeOption",
-    "DeviceOption",
-    "NewTokensOption",
-    "OutputOption",
-    "PresetOption",
-    "ReportError",
-    "SeedOption",
-    "check_output",
-    "make_room",
-    "progress",
-    "settings",
-    "table",
-    "tell",
-    "write_report",
-]
 
 PresetOption = Annotated[
     Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"],
@@ -48,16 +31,18 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, pictures and q
 OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object here too.")]
 
 
+_ESTIMATE_SECONDS: Final = 600.0
+"""One measurement may take long."""
+
+
 class ReportError(SecondLookError):
     """A report cannot be written where it was to be kept."""
 
 
-def make_room(path: Path) -> None:
-    """Make sure, before the long work, that a report can be written; what is there stays as it is.
-
-    Raises:
-        ReportError: it cannot.
-    """
+def make_room(path: Path | None) -> None:
+    """Make sure, before the long work, that a report can be written; what is there stays as it is."""
+    if path is None:
+        return
     new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,11 +54,7 @@ def make_room(path: Path) -> None:
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
-    """Keep a report.
-
-    Raises:
-        ReportError: the file cannot be written.
-    """
+    """Keep a report."""
     try:
         path.write_text(json.dumps(report, indent=4) + "\n", encoding="utf-8")
     except OSError as error:
@@ -84,22 +65,8 @@ def _error(path: Path, error: OSError) -> ReportError:
     return ReportError(f"cannot write {path}: {error.strerror}; choose another file")
 
 
-def check_output(output: Path | None) -> None:
-    """Refuse, before the long work, a file that cannot be written after it.
-
-    Raises:
-        ReportError: it cannot.
-    """
-    if output is not None:
-        make_room(output)
-
-
 def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output: Path | None) -> None:
-    """Keep a report if it is to be kept; print it, as a table and, in the last line, as JSON.
-
-    Raises:
-        ReportError: it could not be written; it was printed all the same.
-    """
+    """Keep a report if it is to be kept; print it, as a table and, in the last line, as JSON."""
     try:
         if output is not None:
             write_report(report, output)
@@ -137,10 +104,12 @@ def table(columns: str, rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 @contextmanager
-def progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+def progress(console: Console, what: str, total: int, completed: int = 0) -> Iterator[Callable[[], None]]:
     """A bar that moves only when the function it yields is called, between measurements: a thread that drew
     it would take its time from what is measured."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, auto_refresh=False) as bar:
-        task = bar.add_task(what, total=total)
+    with Progress(
+        *columns, console=console, auto_refresh=False, speed_estimate_period=_ESTIMATE_SECONDS
+    ) as bar:
+        task = bar.add_task(what, total=total, completed=completed)
         yield lambda: bar.update(task, advance=1, refresh=True)

@@ -13,16 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = [
-    "Window",
-    "attention_row",
-    "decode_attention",
-    "find_region",
-    "record_tokens",
-    "token_statistics",
-    "windows",
-]
-
 
 def token_statistics(
     logits: Tensor,  # [B, V]

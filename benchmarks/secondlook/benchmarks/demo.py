@@ -25,8 +25,6 @@ from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
-__all__ = ["DemoError", "run_demo"]
-
 _FILE_WIDTH = 130
 """Columns of the table where it does not go to a terminal."""
 
@@ -57,12 +55,7 @@ class _Asked:
 
 
 def run_demo(out: Path, seed: int, count: int, model: str) -> None:
-    """Ask `count` test pictures of this seed; print the table and totals, and save pictures in `out`.
-
-    Raises:
-        ModelError, ClientError: the model cannot be loaded, or the conversation failed.
-        DemoError: `out` cannot be written.
-    """
+    """Ask `count` test pictures of this seed; print the table and totals, and save pictures in `out`."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["PACKAGES", "environment"]
-
 PACKAGES = ("torch", "transformers", "onnxruntime", "pillow", "numpy", "secondlook")
 """Whose versions a measurement depends on."""
 

@@ -28,8 +28,6 @@ import torch
 from secondlook.benchmarks.commands import ReportError, make_room, write_report
 from secondlook.benchmarks.environment import environment
 
-__all__ = ["main"]
-
 _SECONDLOOK: Final = (sys.executable, "-c", "from secondlook.engine.cli import main; main()")
 _LIBRARY: Final = (
     "from secondlook.kernels import status; found = status('cuda'); print(found); "
@@ -127,9 +125,6 @@ def _check(out: Path, minutes: float) -> int:
     """Run every step; the number of those that failed.
 
     A step may take half of the time that is left, the last one all of it, so that one that hangs leaves some.
-
-    Raises:
-        ReportError: the folder cannot be written.
     """
     make_room(out / _OUTCOME)
     for name in _REPORTS:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,8 +21,6 @@ from secondlook.benchmarks.loopback import loopback_server
 from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.errors import SecondLookError, SettingsError
 
-__all__ = ["LoadError", "LoadRow", "LoadRun", "bench_load", "load_rows", "load_text"]
-
 
 class LoadError(SecondLookError):
     """There is nothing to measure."""
@@ -31,17 +28,7 @@ class LoadError(SecondLookError):
 
 @dataclass(frozen=True)
 class LoadRun:
-    """What is measured.
-
-    Attributes:
-        edges: numbers of edges at the same time; one is measured always.
-        retransmission_rate: share of questions that are looked at twice.
-        delay_ms: of the network, each way.
-        seconds, warmup_seconds: of each phase, and before it.
-        rounds: phases for each number of edges.
-        new_tokens: of each answer.
-        seed: of weights and pictures.
-    """
+    """What is measured; see `secondlook bench load --help`."""
 
     dtype: torch.dtype
     device: torch.device
@@ -65,72 +52,27 @@ class LoadRun:
         return tuple(sorted({1, *self.edges}))
 
 
-@dataclass(frozen=True)
-class LoadRow:
-    """One number of edges; percentiles are of the milliseconds to the final answer.
-
-    Attributes:
-        answers_per_second: in all rounds together.
-        speedup: of that over one edge's.
-        answers, refusals, failures: in all rounds; a refusal (429) is asked again, a failure stays without
-            its answer.
-        looked_twice: share of the answers.
-        bytes_up: mean of an answer.
-    """
-
-    edges: int
-    answers_per_second: float
-    speedup: float
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    sure_p50_ms: float | None
-    unsure_p50_ms: float | None
-    answers: int
-    refusals: int
-    failures: int
-    looked_twice: float
-    bytes_up: float
-
-
-def bench_load(preset: Preset, run: LoadRun, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Measure a preset, with progress on stderr, and tell the report, for JSON.
-
-    An error or Ctrl-C passes through; if rounds were complete by then, their report is told before.
-    """
+def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
+    """Measure a preset, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     on = environment(str(run.device), str(run.dtype).removeprefix("torch."))
     with console.status(f"making {preset.name} ..."):
         subject = build_subject(preset, run.dtype, run.device, seed=run.seed)
-    results: list[PhaseResult] = []
-
-    def report(*, interrupted: bool) -> dict[str, Any]:
-        numbers = len(run.counts)
-        complete = results[: len(results) - len(results) % numbers]
-        by_count = {count: complete[place::numbers] for place, count in enumerate(run.counts)}
-        rows = load_rows(by_count, run.seconds)
-        return {
-            "speedup_sequential": rows[-1].speedup,
-            "preset": preset.name,
-            "weights": "published" if preset.name == "demo" else "random",
-            **settings(run, "edges"),
-            "interrupted": interrupted,
-            "inputs": "every question has a new picture; edges are clients in one other process here",
-            "slots": subject.engine.slots,
-            "environment": on,
-            "threads": torch.get_num_threads(),
-            "rows": [asdict(row) for row in rows],
-        }
-
-    try:
-        with loopback_server(subject.engine) as url:
-            results.extend(_phases(run, url, console))
-    except BaseException:
-        if len(results) >= len(run.counts):
-            with suppress(LoadError):  # which is not what ended it
-                tell(report(interrupted=True))
-        raise
-    tell(report(interrupted=False))
+    with loopback_server(subject.engine) as url:
+        results = list(_phases(run, url, console))
+    by_count = {count: results[place :: len(run.counts)] for place, count in enumerate(run.counts)}
+    rows = load_rows(by_count, run.seconds)
+    return {
+        "speedup_sequential": rows[-1]["speedup"],
+        "preset": preset.name,
+        "weights": "published" if preset.name == "demo" else "random",
+        **settings(run, "edges"),
+        "inputs": "every question has a new picture; edges are clients in one other process here",
+        "slots": subject.engine.slots,
+        "environment": on,
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
 
 
 def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
@@ -157,13 +99,10 @@ def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
             go_on()
 
 
-def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[LoadRow]:
-    """A row for each number of edges, from phases of `seconds`.
-
-    Raises:
-        LoadError: not one answer with a number of edges.
-    """
-    rows: list[LoadRow] = []
+def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[dict[str, Any]]:
+    """A row for each number of edges, from phases of `seconds`; percentiles are of the milliseconds to the
+    final answer. A refusal (429) is asked again, a failure stays without its answer."""
+    rows: list[dict[str, Any]] = []
     for count, phases in results.items():
         asked = [each for phase in phases for each in phase.asked]
         answered = [each for each in asked if each.failure is None]
@@ -175,21 +114,21 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[Loa
         kinds = [[each.seconds for each in answered if each.unsure == unsure] for unsure in (False, True)]
         sure, unsure = (milliseconds(kind, 50)[0] if kind else None for kind in kinds)
         rows.append(
-            LoadRow(
-                edges=count,
-                answers_per_second=rate,
-                speedup=rate / rows[0].answers_per_second if rows else 1.0,
-                p50_ms=p50,
-                p90_ms=p90,
-                p99_ms=p99,
-                sure_p50_ms=sure,
-                unsure_p50_ms=unsure,
-                answers=len(answered),
-                refusals=sum(phase.statuses[429] for phase in phases),
-                failures=len(asked) - len(answered),
-                looked_twice=statistics.fmean(each.looked_twice for each in answered),
-                bytes_up=statistics.fmean(each.bytes_up for each in answered),
-            )
+            {
+                "edges": count,
+                "answers_per_second": rate,
+                "speedup": rate / rows[0]["answers_per_second"] if rows else 1.0,
+                "p50_ms": p50,
+                "p90_ms": p90,
+                "p99_ms": p99,
+                "sure_p50_ms": sure,
+                "unsure_p50_ms": unsure,
+                "answers": len(answered),
+                "refusals": sum(phase.statuses[429] for phase in phases),
+                "failures": len(asked) - len(answered),
+                "looked_twice": statistics.fmean(each.looked_twice for each in answered),
+                "bytes_up": statistics.fmean(each.bytes_up for each in answered),
+            }
         )
     return rows
 

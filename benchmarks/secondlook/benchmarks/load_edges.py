@@ -16,8 +16,6 @@ from secondlook.edge import AsyncEdgeClient
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import AnswerOptions
 
-__all__ = ["Asked", "Phase", "PhaseResult", "run_phase", "unsure_pattern"]
-
 _ORIGINAL = (800, 600)
 _PATCHES = (24, 32)
 _QUESTION = "What number is on the red sign?"
@@ -27,18 +25,7 @@ _NEVER = 1e9
 
 @dataclass(frozen=True)
 class Phase:
-    """A while of load.
-
-    Attributes:
-        url: of the server.
-        edges: that ask at the same time.
-        warmup_seconds: of load before it counts.
-        seconds: of load that count.
-        retransmission_rate: share of questions whose first answer counts as unsure.
-        delay_seconds: of the network, each way.
-        new_tokens: of each answer.
-        seed: of the pictures, any numbers; every question has a new one.
-    """
+    """A while of load; `delay_seconds` each way, `seed` any numbers: every question has a new picture."""
 
     url: str
     edges: int

@@ -14,8 +14,6 @@ from secondlook.engine.serve.app import address_url, create_app, listen
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.settings import ServerSettings
 
-__all__ = ["LoopbackError", "loopback_server"]
-
 _START_SECONDS = 30.0
 
 
@@ -25,11 +23,7 @@ class LoopbackError(SecondLookError):
 
 @contextmanager
 def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = None) -> Iterator[str]:
-    """Serve `engine` on a free port of 127.0.0.1 while the block runs; yields the URL.
-
-    Raises:
-        LoopbackError: the server did not start within half a minute.
-    """
+    """Serve `engine` on a free port of 127.0.0.1 while the block runs; yields the URL."""
     with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(create_app(engine, settings), log_config=None))
         thread = threading.Thread(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -33,28 +33,12 @@ from secondlook.kernels import (
 )
 from secondlook.kernels.library import Status, status
 
-__all__ = ["BenchError", "OperatorRow", "bench_operators", "rows_text"]
-
 _CAPACITY: Final = 2**18
 """Tokens of a slot: more than a measurement has calls, for a full slot would be skipped."""
 
 
 class BenchError(SecondLookError):
     """The operators cannot be measured."""
-
-
-@dataclass(frozen=True)
-class OperatorRow:
-    """One operator on one input. Times in microseconds; speedup is the composition's over the operator's."""
-
-    operator: str
-    device: str
-    dtype: str
-    shape: str
-    microseconds: float
-    composition_microseconds: float
-    floor_microseconds: float
-    speedup: float
 
 
 @dataclass(frozen=True)
@@ -68,11 +52,7 @@ class _Case:
 
 
 def bench_operators(device: torch.device) -> dict[str, Any]:
-    """Measure every operator on a device, with progress on stderr: environment, bandwidth and rows, for JSON.
-
-    Raises:
-        BenchError: the kernels' mode is none, or there are no compiled operators for the GPU.
-    """
+    """Measure every operator on a device: the report, for JSON."""
     console = Console(stderr=True)
     with console.status("looking for the operators' library ..."):
         serving = _serving(device)
@@ -82,23 +62,23 @@ def bench_operators(device: torch.device) -> dict[str, Any]:
     for case in track([*_cases(device)], "measuring", console=console, transient=True, auto_refresh=False):
         fused, composition = side_by_side([case.fused, case.composition], device)
         rows.append(
-            OperatorRow(
-                operator=case.operator,
-                device=device.type,
-                dtype=str(case.dtype).removeprefix("torch."),
-                shape=case.shape,
-                microseconds=fused * 1e6,
-                composition_microseconds=composition * 1e6,
-                floor_microseconds=case.bytes / bandwidth * 1e6,
-                speedup=composition / fused,
-            )
+            {
+                "operator": case.operator,
+                "device": device.type,
+                "dtype": str(case.dtype).removeprefix("torch."),
+                "shape": case.shape,
+                "microseconds": fused * 1e6,
+                "composition_microseconds": composition * 1e6,
+                "floor_microseconds": case.bytes / bandwidth * 1e6,
+                "speedup": composition / fused,
+            }
         )
     return {
         "environment": environment(str(device), "various"),
         "implementation": serving.source,
         "threads": torch.get_num_threads(),
         "copy_gigabytes_per_second": bandwidth / 1e9,
-        "rows": [asdict(row) for row in rows],
+        "rows": rows,
     }
 
 

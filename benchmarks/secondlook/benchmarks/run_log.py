@@ -109,11 +109,7 @@ def to_line(records: Sequence[Record]) -> str:
 
 
 def from_line(line: str) -> list[Record]:
-    """What `to_line` wrote.
-
-    Raises:
-        ValidationError: it is something else.
-    """
+    """What `to_line` wrote."""
     return _PICTURE.validate_json(line)
 
 
@@ -125,21 +121,13 @@ def heat_rows(relative: npt.NDArray[np.float64]) -> tuple[str, ...]:
 
 
 def heat_map(rows: Sequence[str]) -> npt.NDArray[np.float64]:
-    """[rows, columns], from 0 to 1, of what `heat_rows` wrote.
-
-    Raises:
-        ValueError: the rows are of different lengths, or not hexadecimal.
-    """
+    """[rows, columns], from 0 to 1, of what `heat_rows` wrote."""
     return np.array([list(bytes.fromhex(row)) for row in rows], np.float64) / 255
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a run that is spread over processes: every `count`-th picture, this one the `number`-th.
-
-    Raises:
-        SettingsError: `number` is not from 1 to `count`.
-    """
+    """One part of a run that is spread over processes: every `count`-th picture, this one the `number`-th."""
 
     number: int = 1
     count: int = 1
@@ -150,11 +138,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From "i/n".
-
-        Raises:
-            SettingsError: it is something else.
-        """
+        """From "i/n"."""
         number, slash, count = text.partition("/")
         if not slash or not (number + count).isdecimal() or not number or not count:
             raise SettingsError(f"a shard is written i/n, such as 2/4, not {text!r}")
@@ -195,10 +179,7 @@ class RunHeader:
 
     @classmethod
     def from_json(cls, text: str) -> RunHeader:
-        """
-        Raises:
-            ValidationError, SettingsError: it is no header.
-        """
+        """Of a log's first line."""
         found = _Header.model_validate_json(text)
         settings = found.settings if found.format == _FORMAT else _with_views(found.settings, found.made)
         return cls(settings, found.made, Shard.parse(found.shard))
@@ -233,10 +214,6 @@ class RunLog:
 
     Attributes:
         header: the one in the file, which states what the run was begun on.
-
-    Raises:
-        LogError: the file is of a run with other settings or another shard, is damaged before its last line,
-            is being written by another process, or cannot be opened.
     """
 
     def __init__(self, path: Path, header: RunHeader) -> None:
@@ -263,11 +240,7 @@ class RunLog:
             raise LogError(f"cannot keep a log in {path}: {error.strerror}; choose another file") from error
 
     def append(self, records: list[Record]) -> None:
-        """Write one picture's records, at once and together.
-
-        Raises:
-            LogError: they cannot be written; what was before them is kept.
-        """
+        """Write one picture's records, at once and together."""
         try:
             self._write(to_line(records))
         except OSError as error:
@@ -300,20 +273,13 @@ class RunLog:
 
 
 def read_log(path: Path) -> LoggedRun:
-    """A log, without a last line that was cut short.
-
-    Raises:
-        LogError: there is none, or it is damaged.
-    """
+    """A log, without a last line that was cut short."""
     return LoggedRun(*scan_log(path, list))
 
 
 def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHeader, T, int]:
     """A log's header, what is made of its records as they are read one by one, and its length in bytes
     without a line cut short.
-
-    Raises:
-        LogError: there is none, or it is damaged.
     """
     try:
         content = path.read_bytes()
@@ -331,11 +297,7 @@ def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHe
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Say of what cannot be read that the file is no log.
-
-    Raises:
-        LogError: within, something was not as a log has it.
-    """
+    """Say of what cannot be read that the file is no log."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SettingsError) as error:
@@ -349,11 +311,7 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -> None:
-    """A whole log at once, compressed if the name says so; what is there is replaced when all is written.
-
-    Raises:
-        LogError: it cannot be written.
-    """
+    """A whole log at once, compressed if the name says so; what is there is replaced when all is written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{line}\n" for line in (header.to_json(), *map(to_line, pictures)))
@@ -369,11 +327,7 @@ def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -
 
 
 def check_same_run(headers: Mapping[Path, RunHeader]) -> None:
-    """Refuse logs of several runs.
-
-    Raises:
-        LogError: their settings differ.
-    """
+    """Refuse logs of several runs."""
     first, *others = headers
     for path in others:
         found = differences(headers[path].settings, headers[first].settings)

@@ -16,8 +16,6 @@ import torch
 
 from secondlook.engine.decode.graphs import capture
 
-__all__ = ["copy_bandwidth", "milliseconds", "side_by_side"]
-
 _ROUNDS: Final = 15
 _ROUND_SECONDS: Final = 0.02
 _GRAPH_CALLS: Final = 20

@@ -149,11 +149,7 @@ class Columns:
 
 
 def read_columns(path: Path) -> tuple[RunHeader, Columns]:
-    """A log's header and columns, without a last line that was cut short.
-
-    Raises:
-        LogError: there is none, it is damaged, or has no record.
-    """
+    """A log's header and columns, without a last line that was cut short."""
     header, columns, _ = scan_log(path, Columns.of)
     if not len(columns):
         raise LogError(f"{path} has no record yet; finish the run that began it")

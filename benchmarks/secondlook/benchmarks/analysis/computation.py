@@ -23,6 +23,25 @@ _PLAIN: Final[FlowName] = "reference"
 """The flow whose first answer is a plain one: image and question through all of the model, then decoding."""
 
 
+_TEXT: Final = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "intermediate": "intermediate_size",
+    "heads": "num_attention_heads",
+    "key_heads": "num_key_value_heads",
+    "vocabulary": "vocab_size",
+}
+_VISION: Final = {
+    "vision_layers": "num_hidden_layers",
+    "vision_width": "hidden_size",
+    "vision_intermediate": "intermediate_size",
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "channels": "num_channels",
+}
+"""Our names of sizes → transformers'."""
+
+
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class ModelSizes:
     """A model's sizes, as a log states them: of the decoder, of the vision tower, and of prompts.
@@ -55,57 +74,29 @@ class ModelSizes:
         config: Any = model.module.config
         text, vision = config.text_config, config.vision_config
         generic = model.prompt(GENERIC_QUESTION, ((model.most_visual_tokens[0], 1),))
+        named: dict[str, int] = {name: getattr(text, key) for name, key in _TEXT.items()}
+        named |= {name: getattr(vision, key) for name, key in _VISION.items()}
         return cls(
-            layers=text.num_hidden_layers,
-            width=text.hidden_size,
-            intermediate=text.intermediate_size,
-            heads=text.num_attention_heads,
-            key_heads=text.num_key_value_heads,
+            **named,
             head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            vocabulary=text.vocab_size,
-            vision_layers=vision.num_hidden_layers,
-            vision_width=vision.hidden_size,
-            vision_intermediate=vision.intermediate_size,
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-            channels=vision.num_channels,
             feature_layer=config.vision_feature_layer,
             prefix=generic.shared,
             generic=len(generic.ids),
         )
 
+    @cache  # noqa: B019  # half a second's work, for the few models that logs are of
     def passes(self) -> PassFlops:
         """FLOPs of the model's passes."""
-        return _passes(self)
-
-
-@cache
-def _passes(sizes: ModelSizes) -> PassFlops:
-    """Counted once: that takes half a second."""
-    text = {
-        "model_type": "llama",
-        "num_hidden_layers": sizes.layers,
-        "hidden_size": sizes.width,
-        "intermediate_size": sizes.intermediate,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.key_heads,
-        "head_dim": sizes.head_width,
-        "vocab_size": sizes.vocabulary,
-    }
-    vision = {
-        "model_type": "clip_vision_model",
-        "num_hidden_layers": sizes.vision_layers,
-        "num_attention_heads": 1,  # as many products as with any
-        "hidden_size": sizes.vision_width,
-        "intermediate_size": sizes.vision_intermediate,
-        "image_size": sizes.image_size,
-        "patch_size": sizes.patch_size,
-        "num_channels": sizes.channels,
-    }
-    layer = sizes.feature_layer
-    return PassFlops(
-        AutoConfig.for_model("llava", text_config=text, vision_config=vision, vision_feature_layer=layer)
-    )
+        text: dict[str, Any] = {key: getattr(self, name) for name, key in _TEXT.items()}
+        vision: dict[str, Any] = {key: getattr(self, name) for name, key in _VISION.items()}
+        config = AutoConfig.for_model(
+            "llava",
+            text_config={"model_type": "llama", "head_dim": self.head_width, **text},
+            # With one head: as many products as with any.
+            vision_config={"model_type": "clip_vision_model", "num_attention_heads": 1, **vision},
+            vision_feature_layer=self.feature_layer,
+        )
+        return PassFlops(config)
 
 
 def look_flops(model: VisionLanguageModel, first: Look, second: Look | None) -> tuple[int, int]:

@@ -153,11 +153,7 @@ def choose_threshold(replay: Replay, max_rate: float = 0.45, tolerance: float = 
 
 
 def bench_replay(log: Path, rows: int) -> dict[str, Any]:
-    """Time a log that is a log's pictures again and again, until it has so many records: a report, for JSON.
-
-    Raises:
-        LogError: it cannot be read, or has no record.
-    """
+    """Time a log that is a log's pictures again and again, until it has so many records."""
     on = environment("cpu", "float64")
     found = read_log(log)
     if not found.records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,7 @@ class Run:
         return View.model_validate(model["global_view"]), View.model_validate(model["local_view"])
 
     def check(self) -> None:
-        """Make sure that the header has what a report takes from it.
-
-        Raises:
-            LookupError, TypeError, ValueError: it has not; see `refusing`.
-        """
+        """Make sure that the header has what a report takes from it."""
         settings, _ = self.header.settings, self.qualities
         settings["data"]["name"], settings["model"]["localisation"]["layer"], self.views
         if "sizes" in self.made:
@@ -80,54 +77,19 @@ class Family:
         return found
 
 
-def read_families(paths: Sequence[Path], kinds: Sequence[str] = ()) -> list[Family]:
-    """The logs, put together, in their order.
-
-    Args:
-        kinds: only questions of these kinds; by default of all.
-
-    Raises:
-        LogError: a log cannot be read, is of one shard only, is of the same run as another, or has no
-            question of these kinds or none with a second look; or logs that belong together have no picture
-            in common.
-    """
-    found: list[list[Run]] = []
-    for path in dict.fromkeys(paths):
-        run = _read(path, kinds)
-        for family in found:
-            apart = {each.path: differences(run.header.settings, each.header.settings) for each in family}
-            for other, found_apart in apart.items():
-                if not found_apart:
-                    raise LogError(f"{path} and {other} are logs of the same run; name one of them")
-            if all(each.startswith("jpeg.") for each in apart[family[0].path]):
-                family.append(run)
-                break
-        else:
-            found.append([run])
-    return [_family(runs) for runs in found]
-
-
-def _read(path: Path, kinds: Sequence[str]) -> Run:
-    header, columns = read_columns(path)
-    if header.shard.count > 1:
-        raise LogError(f"{path} is shard {header.shard} alone; join them all first: secondlook eval merge")
-    if kinds:
-        chosen = np.isin(columns.kind, kinds)
-        if not chosen.any():
-            there = ", ".join(sorted(set(columns.kind)))
-            raise LogError(f"{path} has no question of kind {' or '.join(kinds)}; it has {there}")
-        columns = columns.take(chosen)
-    if not columns.possible.any():
-        raise LogError(
-            f"{path} has no second look: no picture had detail to gain, and there is nothing to weigh"
-        )
-    run = Run(path, header, columns)
-    with refusing(path):
-        run.check()
-    return run
-
-
-def _family(runs: list[Run]) -> Family:
+def read_family(paths: Sequence[Path]) -> Family:
+    """The logs, put together."""
+    runs = [_read(path) for path in dict.fromkeys(paths)]
+    for run, other in combinations(runs, 2):
+        apart = differences(other.header.settings, run.header.settings)
+        if not apart:
+            raise LogError(f"{other.path} and {run.path} are logs of the same run; name one of them")
+        more = [each for each in apart if not each.startswith("jpeg.")]
+        if more:
+            raise LogError(
+                f"{other.path} and {run.path} differ in more than JPEG qualities ({'; '.join(more)}); report "
+                "each by itself"
+            )
     pictures = [set(run.columns.picture.tolist()) for run in runs]
     common = set.intersection(*pictures)
     if not common:
@@ -137,3 +99,17 @@ def _family(runs: list[Run]) -> Family:
     chosen = np.array(sorted(common))
     kept = [replace(run, columns=run.columns.take(np.isin(run.columns.picture, chosen))) for run in runs]
     return Family(tuple(runs), tuple(kept), len(set.union(*pictures)) - len(common))
+
+
+def _read(path: Path) -> Run:
+    header, columns = read_columns(path)
+    if header.shard.count > 1:
+        raise LogError(f"{path} is shard {header.shard} alone; join them all first: secondlook eval merge")
+    if not columns.possible.any():
+        raise LogError(
+            f"{path} has no second look: no picture had detail to gain, and there is nothing to weigh"
+        )
+    run = Run(path, header, columns)
+    with refusing(path):
+        run.check()
+    return run

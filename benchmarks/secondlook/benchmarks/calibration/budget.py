@@ -120,12 +120,7 @@ def _shift(
 def bench_budget(
     logs: Sequence[Path], rates: Sequence[float], phase: int, repeats: int, seed: int
 ) -> dict[str, Any]:
-    """Every shift, for every rate.
-
-    Raises:
-        LogError: see `read_logs`.
-        SettingsError: a rate is not above 0 and below 1.
-    """
+    """Every shift, for every rate."""
     settings = [BudgetSettings(rate) for rate in rates]
     found = read_logs(logs)
     described = environment("cpu", "float64")

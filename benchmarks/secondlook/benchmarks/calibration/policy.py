@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +85,7 @@ class ReadLogs:
 
 
 def read_logs(paths: Sequence[Path]) -> ReadLogs:
-    """The logs that belong together.
-
-    Raises:
-        LogError: a log is damaged or empty, the logs' settings differ, two have the same picture, or there is
-            no second look in them.
-    """
+    """The logs that belong together."""
     runs = {path: read_log(path) for path in dict.fromkeys(paths)}
     check_same_run({path: run.header for path, run in runs.items()})
     seen: dict[int, Path] = {}
@@ -124,23 +119,13 @@ def calibrate(
         logs: of one full-retransmission run, or of its shards.
         policy: how doubt is measured and what follows; its threshold is not used.
         confidence: of the intervals and the bound.
-
-    Raises:
-        LogError: see `read_logs`.
-        SettingsError: see `choose`.
     """
     found = read_logs(logs)
     answers = Answers.of(found.columns, policy)
     choice = choose(answers, target, confidence=confidence, resamples=resamples, seed=seed)
     threshold = choice.threshold.value
     return PolicyFile(
-        threshold=threshold,
-        measure=policy.measure,
-        aggregation=policy.aggregation,
-        first_k=policy.first_k,
-        include_eos=policy.include_eos,
-        arbitration=policy.arbitration,
-        decide_after=policy.decide_after,
+        **asdict(replace(policy, threshold=threshold)),
         target=target,
         threshold_interval=choice.threshold,
         expected=choice.expected,

@@ -144,9 +144,6 @@ def choose(
 
     The intervals are percentiles of the bootstrap over pictures, for the questions about one picture go
     together: of what is chosen, and of what comes of the threshold that was.
-
-    Raises:
-        SettingsError: the target is impossible, here or anywhere.
     """
     _check(target)
     by_doubt = Sorted(answers)

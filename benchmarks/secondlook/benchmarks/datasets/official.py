@@ -8,7 +8,8 @@ MissingDataError or MalformedDataError where a file or a picture is not there, o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -36,7 +37,6 @@ from secondlook.benchmarks.datasets.reading import (
     rectangle,
 )
 from secondlook.benchmarks.datasets.scoring import (
-    as_submitted,
     choice_score,
     direct_answer_score,
     gqa_score,
@@ -44,7 +44,6 @@ from secondlook.benchmarks.datasets.scoring import (
     textvqa_score,
     vqav2_score,
 )
-from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Rectangle
 
 _COCO: Final = "http://images.cocodataset.org/zips"
@@ -55,7 +54,7 @@ def _asked(
     kind: str,
     text: str,
     answers: tuple[str, ...],
-    scorer: Callable[[str, Question], float],
+    scorer: Callable[[str, Sequence[str]], float],
     boxes: tuple[Rectangle, ...] = (),
 ) -> Question:
     """A question for a short answer."""
@@ -67,12 +66,8 @@ def _choice(
 ) -> Question:
     """A question for the letter of one of the options."""
     truth, text = f"{LETTERS[right]}. {options[right]}", lettered(text, options)
-    answers = (options[right],)
-    return Question(name, kind, text, ONE_LETTER, answers, truth, _score_choice, options, boxes)
-
-
-def _score_choice(answer: str, question: Question) -> float:
-    return choice_score(answer, question.options, LETTERS.index(question.truth[0]))
+    scorer = partial(choice_score, options=options)
+    return Question(name, kind, text, ONE_LETTER, (options[right],), truth, scorer, options, boxes)
 
 
 class _TextVqaQuestion(Entry):
@@ -128,13 +123,9 @@ def load_textvqa(
                 entry.fault("image_id", f"should be a picture of {ocr_name}")
             text = f"{text}\nReference OCR token: {', '.join(tokens[entry.image_id])}"
         found = (places[entry.question_id],) if entry.question_id in places else ()
-        question = _asked(entry.question_id, "text", text, entry.answers, _score_textvqa, found)
+        question = _asked(entry.question_id, "text", text, entry.answers, textvqa_score, found)
         pictures.add(f"{entry.image_id}.jpg", question, entry)
     return pictures.data_set("textvqa", files, ocr=ocr)
-
-
-def _score_textvqa(answer: str, question: Question) -> float:
-    return textvqa_score(answer, question.answers)
 
 
 class _PopeQuestion(Entry):
@@ -157,13 +148,9 @@ def load_pope(folder: Path, images: Path | None = None) -> DataSet:
         files.append(read_data_file(folder, f"coco_pope_{split}.json", source))
         for entry in files[-1].lines(_PopeQuestion):
             name = f"{split}/{entry.question_id}"
-            question = _asked(name, split, entry.text, (entry.label,), _score_pope)
+            question = _asked(name, split, entry.text, (entry.label,), pope_score)
             pictures.add(entry.image, question, entry)
     return pictures.data_set("pope", files)
-
-
-def _score_pope(answer: str, question: Question) -> float:
-    return pope_score(answer, question.truth)
 
 
 class _AokvqaQuestion(Entry):
@@ -192,15 +179,11 @@ def load_aokvqa(folder: Path, images: Path | None = None) -> DataSet:
             if entry.direct_answers is None:
                 entry.fault("direct_answers", "should be a list of 10 texts")
             asked = f"{entry.question_id}/direct", "direct answer", entry.question
-            pictures.add(name, _asked(*asked, entry.direct_answers, _score_direct), entry)
+            pictures.add(name, _asked(*asked, entry.direct_answers, direct_answer_score), entry)
         asked = f"{entry.question_id}/choice", "multiple choice", entry.question
         choice = _choice(*asked, entry.choices, entry.correct_choice_idx)
         pictures.add(name, choice, entry)
     return pictures.data_set("aokvqa", [file])
-
-
-def _score_direct(answer: str, question: Question) -> float:
-    return direct_answer_score(as_submitted(answer), question.answers)
 
 
 class _GqaTypes(Entry):
@@ -225,13 +208,9 @@ def load_gqa(folder: Path, images: Path | None = None) -> DataSet:
     pictures = PictureFolder(images or folder / "images", f"{source}/images.zip")
     for name, entry in file.named(_GqaQuestion).items():
         kind = "question" if entry.types is None else entry.types.structural
-        question = _asked(name, kind, entry.question, (entry.answer,), _score_gqa)
+        question = _asked(name, kind, entry.question, (entry.answer,), gqa_score)
         pictures.add(f"{entry.image}.jpg", question, entry)
     return pictures.data_set("gqa", [file])
-
-
-def _score_gqa(answer: str, question: Question) -> float:
-    return gqa_score(answer, question.truth)
 
 
 class _Vqav2Question(Entry):
@@ -265,13 +244,9 @@ def load_vqav2(folder: Path, images: Path | None = None) -> DataSet:
             entry.fault("question_id", f"should be a question of {names[1]}")
         annotation = answered[entry.question_id]
         answers = tuple(one.answer for one in annotation.answers)
-        question = _asked(entry.question_id, annotation.answer_type, entry.question, answers, _score_vqav2)
+        question = _asked(entry.question_id, annotation.answer_type, entry.question, answers, vqav2_score)
         pictures.add(f"COCO_val2014_{entry.image_id:012}.jpg", question, entry)
     return pictures.data_set("vqav2", files)
-
-
-def _score_vqav2(answer: str, question: Question) -> float:
-    return vqav2_score(answer, question.answers)
 
 
 class _VstarQuestion(Entry):
@@ -323,7 +298,7 @@ def load_vstar(folder: Path, images: Path | None = None) -> DataSet:
     return pictures.data_set("vstar", {"*.json": total.hexdigest()[:16]}, options_seed=seed)
 
 
-LOADERS: Final[dict[str, Callable[[Path, Path | None], DataSet]]] = {
+LOADERS: Final[dict[str, Callable[..., DataSet]]] = {
     "textvqa": load_textvqa,
     "pope": load_pope,
     "aokvqa": load_aokvqa,
@@ -331,15 +306,3 @@ LOADERS: Final[dict[str, Callable[[Path, Path | None], DataSet]]] = {
     "vqav2": load_vqav2,
     "vstar": load_vstar,
 }
-
-
-def load_data_set(name: str, folder: Path, images: Path | None = None) -> DataSet:
-    """An official data set as it is asked by default.
-
-    Raises:
-        SettingsError: none has this name.
-        MissingDataError, MalformedDataError: a file or a picture is not there, or not as it should be.
-    """
-    if name not in LOADERS:
-        raise SettingsError(f"data set must be one of {', '.join(LOADERS)}, not {name!r}")
-    return LOADERS[name](folder, images)

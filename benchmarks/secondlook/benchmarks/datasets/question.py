@@ -85,7 +85,7 @@ class Question:
         instruction: how to answer; it goes into a line of its own behind the text. May be empty.
         answers: the right ones, as they were given.
         truth: the right answer, for people.
-        scorer: (an answer's text, this question) → 0 to 1; a function of a module, so that it can travel.
+        scorer: (an answer's text, the right answers) → 0 to 1; a function of a module, so that it can travel.
         options: what to choose from, in the order asked; empty unless it is multiple choice.
         boxes: where what is asked for is, in original pixels; empty where that is not known.
     """
@@ -96,7 +96,7 @@ class Question:
     instruction: str
     answers: tuple[str, ...]
     truth: str
-    scorer: Callable[[str, Question], float] = field(repr=False)
+    scorer: Callable[[str, Sequence[str]], float] = field(repr=False, compare=False)
     options: tuple[str, ...] = ()
     boxes: tuple[Rectangle, ...] = ()
 
@@ -107,7 +107,7 @@ class Question:
 
     def score(self, answer: str) -> float:
         """How right an answer is, by the data set's official scorer."""
-        return self.scorer(answer, self)
+        return self.scorer(answer, self.answers)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,6 @@ class DataSet:
     Attributes:
         name: as in `secondlook eval NAME`.
         settings: all that what is asked depends on, for JSON: versions and digests of files, variants, seeds.
-        pictures: may make each picture only when it is asked for.
     """
 
     name: str

@@ -61,11 +61,7 @@ class Entry(BaseModel):
 
     @classmethod
     def at(cls: type[E], where: str, value: object) -> E:
-        """A JSON value that was found at this place.
-
-        Raises:
-            MalformedDataError: it is something else.
-        """
+        """A JSON value that was found at this place."""
         try:
             found = cls.model_validate(value)
         except ValidationError as error:
@@ -80,11 +76,7 @@ class Entry(BaseModel):
         return found
 
     def fault(self, name: str, told: str) -> NoReturn:
-        """Say what is wrong with a field.
-
-        Raises:
-            MalformedDataError: always.
-        """
+        """Say what is wrong with a field."""
         raise MalformedDataError(f"{self.where}: {name!r} {told}, not {reprlib.repr(getattr(self, name))}")
 
 
@@ -154,9 +146,6 @@ def read_data_file(folder: Path, name: str, source: str) -> DataFile:
 
     Args:
         source: where it is to be had.
-
-    Raises:
-        MissingDataError: it is not in the folder, or cannot be read.
     """
     path = folder / name
     try:
@@ -179,11 +168,7 @@ class PictureFolder:
         self._seen: set[str] = set()
 
     def add(self, name: str, question: Question, entry: Entry) -> None:
-        """A question about the file `name`, found in `entry`.
-
-        Raises:
-            MalformedDataError: there is one with its id already.
-        """
+        """A question about the file `name`, found in `entry`."""
         if question.id in self._seen:
             raise MalformedDataError(f"{entry.where}: there is another question {question.id} before")
         self._seen.add(question.id)
@@ -195,10 +180,6 @@ class PictureFolder:
 
         Args:
             files: those that it is of, or digests by names.
-
-        Raises:
-            MissingDataError: a picture is not there.
-            MalformedDataError: there is not one question.
         """
         if not self._questions:
             raise MalformedDataError("the data set's files hold no question")

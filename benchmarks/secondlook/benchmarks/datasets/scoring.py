@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from secondlook.benchmarks.datasets.question import LETTERS
@@ -109,14 +108,14 @@ def as_submitted(answer: str) -> str:
     return answer.strip().lower().removesuffix(".")
 
 
-def gqa_score(answer: str, truth: str) -> float:
-    """1 if the answer as submitted is the truth: `eval.py` of GQA (Hudson and Manning, arXiv 1902.09506)."""
-    return float(as_submitted(answer) == truth)
+def gqa_score(answer: str, answers: Sequence[str]) -> float:
+    """1 if the answer as submitted is right: `eval.py` of GQA (Hudson and Manning, arXiv 1902.09506)."""
+    return float(as_submitted(answer) in answers)
 
 
 def direct_answer_score(answer: str, answers: Sequence[str]) -> float:
-    """min(1, how many of the ten are this / 3): A-OKVQA's `eval_predictions.py` (arXiv 2206.01718)."""
-    return min(1.0, answers.count(answer) / 3)
+    """min(1, how many of the ten it is, as submitted, / 3): A-OKVQA's `eval_predictions.py`."""
+    return min(1.0, answers.count(as_submitted(answer)) / 3)
 
 
 def pope_answer(answer: str) -> YesOrNo:
@@ -125,28 +124,14 @@ def pope_answer(answer: str) -> YesOrNo:
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
-def pope_score(answer: str, label: str) -> float:
-    """1 where the answer says what the label does."""
-    return float(pope_answer(answer) == label)
+def pope_score(answer: str, answers: Sequence[str]) -> float:
+    """1 where the answer says what the label, the only right one, does."""
+    return float(pope_answer(answer) in answers)
 
 
-@dataclass(frozen=True)
-class PopeMeasures:
-    """Of one file, with "yes" as the positive; 0 where a quotient would have no denominator."""
-
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    yes_ratio: float
-
-
-def pope_measures(said: Sequence[str], labels: Sequence[str]) -> PopeMeasures:
-    """From what was said ("yes" or "no", by `pope_answer`) and the labels.
-
-    Raises:
-        ValueError: there are none, or not as many of one as of the other.
-    """
+def pope_measures(said: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    """From what was said ("yes" or "no", by `pope_answer`) and the labels; "yes" is the positive, and a
+    quotient without a denominator 0."""
     if not labels or len(said) != len(labels):
         raise ValueError(f"there must be as many answers as labels, and some: {len(said)} and {len(labels)}")
     pairs = list(zip(said, labels, strict=True))
@@ -154,13 +139,13 @@ def pope_measures(said: Sequence[str], labels: Sequence[str]) -> PopeMeasures:
     found = sum(one == other == "yes" for one, other in pairs)
     positives, yes = sum(label == "yes" for label in labels), sum(one == "yes" for one in said)
     precision, recall = _share(found, yes), _share(found, positives)
-    return PopeMeasures(
-        accuracy=right / len(pairs),
-        precision=precision,
-        recall=recall,
-        f1=_share(2 * precision * recall, precision + recall),
-        yes_ratio=yes / len(pairs),
-    )
+    return {
+        "accuracy": right / len(pairs),
+        "precision": precision,
+        "recall": recall,
+        "f1": _share(2 * precision * recall, precision + recall),
+        "yes_ratio": yes / len(pairs),
+    }
 
 
 def _share(part: float, whole: float) -> float:
@@ -182,6 +167,7 @@ def chosen_option(answer: str, options: Sequence[str]) -> int | None:
     return index if index < len(options) else None
 
 
-def choice_score(answer: str, options: Sequence[str], right: int) -> float:
-    """1 if the answer picks the right option."""
-    return float(chosen_option(answer, options) == right)
+def choice_score(answer: str, answers: Sequence[str], options: Sequence[str]) -> float:
+    """1 if the answer picks a right option."""
+    chosen = chosen_option(answer, options)
+    return float(chosen is not None and options[chosen] in answers)

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,27 +17,14 @@ from secondlook.benchmarks.edge.measure import (
     CAMERA_QUALITY,
     Case,
     EdgeRun,
-    Kind,
     ProcessCost,
     Round,
     command_rows,
     rounds,
     way_costs,
 )
-from secondlook.benchmarks.edge.ways import Sent
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.timing import milliseconds
-
-__all__ = [
-    "AIM_PEAK_MB",
-    "AIM_SPEEDUP",
-    "Cost",
-    "EdgeRow",
-    "bench_edge",
-    "edge_rows",
-    "edge_text",
-    "headline",
-]
 
 AIM_SPEEDUP: Final = 3.0
 """Of the global image of a 12-megapixel JPEG, over the plain way."""
@@ -47,35 +33,8 @@ AIM_PEAK_MB: Final = 120.0
 """At most, of an edge process on such a picture."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one case: milliseconds, median CPU seconds, a process's peak in MB (10⁶ bytes), mean bytes sent."""
-
-    p50_ms: float
-    p90_ms: float
-    cpu_seconds: float
-    peak_mb: float
-    sent_bytes: float
-
-
-@dataclass(frozen=True)
-class EdgeRow:
-    """Both ways to send one thing of pictures of one kind and size; `speedup` is of the medians."""
-
-    kind: Kind
-    megapixels: float
-    sent: Sent
-    speedup: float
-    edge: Cost
-    plain: Cost
-    original_bytes: float
-
-
-def bench_edge(run: EdgeRun, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Measure, with progress on stderr, and tell the report, for JSON.
-
-    An error or Ctrl-C passes through; if rounds were complete by then, their report is told before.
-    """
+def bench_edge(run: EdgeRun) -> dict[str, Any]:
+    """Measure, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     on = environment("cpu", "uint8")
     # Nothing turns or moves on the screen while something is measured: a thread would do that.
@@ -84,71 +43,66 @@ def bench_edge(run: EdgeRun, tell: Callable[[dict[str, Any]], None]) -> None:
         commands = list(command_rows(run, Path(folder)))
         peaks = dict(way_costs(run, Path(folder)))
     measured: list[Round] = []
-
-    def report(*, interrupted: bool) -> dict[str, Any]:
-        rows = edge_rows(measured, peaks)
-        return {
-            "speedup_global_jpeg": headline(rows),
-            "command_peak_mb": max(row.peak_mb for row in commands if not row.progressive),
-            "image_size": run.side,
-            "resize_mode": run.mode,
-            "rounds": len(measured),
-            "warmups": run.warmups,
-            "seed": run.seed,
-            "interrupted": interrupted,
-            "inputs": "every round has new pictures: backgrounds of signs; JPEGs of quality "
-            f"{CAMERA_QUALITY}, 4:2:0; regions of 1.5 encoder sides",
-            "environment": on,
-            "libjpeg_turbo": features.version("libjpeg_turbo"),
-            "commands": [asdict(row) for row in commands],
-            "rows": [asdict(row) for row in rows],
-        }
-
-    try:
-        _measure(run, console, measured)
-    except BaseException:
-        if measured:
-            tell(report(interrupted=True))
-        raise
-    tell(report(interrupted=False))
-
-
-def _measure(run: EdgeRun, console: Console, measured: list[Round]) -> None:
     with progress(console, "rounds", run.warmups + run.rounds) as go_on:
-        for number, done in enumerate(rounds(run)):
-            if number >= run.warmups:
-                measured.append(done)
+        for done in rounds(run):
+            measured.append(done)
             go_on()
+    rows = edge_rows(measured[run.warmups :], peaks)
+    return {
+        "speedup_global_jpeg": headline(rows),
+        "command_peak_mb": max(row["peak_mb"] for row in commands if not row["progressive"]),
+        "image_size": run.side,
+        "resize_mode": run.mode,
+        "rounds": run.rounds,
+        "warmups": run.warmups,
+        "seed": run.seed,
+        "inputs": "every round has new pictures: backgrounds of signs; JPEGs of quality "
+        f"{CAMERA_QUALITY}, 4:2:0; regions of 1.5 encoder sides",
+        "environment": on,
+        "libjpeg_turbo": features.version("libjpeg_turbo"),
+        "commands": commands,
+        "rows": rows,
+    }
 
 
-def edge_rows(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost]) -> list[EdgeRow]:
-    """A row for every kind, size and thing to send."""
-    rows: list[EdgeRow] = []
+def edge_rows(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost]) -> list[dict[str, Any]]:
+    """Both ways for every kind, size and thing to send; `speedup` is of the medians."""
+    rows = []
     for case in rounds[0]:
         if case.way == "edge":
             edge, plain = (_cost(rounds, peaks, case._replace(way=way)) for way in ("edge", "plain"))
-            original_bytes = statistics.fmean(each[case].original_bytes for each in rounds)
-            speedup = plain.p50_ms / edge.p50_ms
-            rows.append(EdgeRow(*case[:3], speedup, edge, plain, original_bytes))
-    return sorted(rows, key=lambda row: row.kind)
+            rows.append(
+                {
+                    "kind": case.kind,
+                    "megapixels": case.megapixels,
+                    "sent": case.sent,
+                    "speedup": plain["p50_ms"] / edge["p50_ms"],
+                    "edge": edge,
+                    "plain": plain,
+                    "original_bytes": statistics.fmean(each[case].original_bytes for each in rounds),
+                }
+            )
+    return sorted(rows, key=lambda row: row["kind"])
 
 
-def headline(rows: Sequence[EdgeRow]) -> float:
+def headline(rows: Sequence[Mapping[str, Any]]) -> float:
     """The speedup of the global image of the largest JPEG."""
-    rows = [row for row in rows if (row.kind, row.sent) == ("jpeg", "global")]
-    return max(rows, key=lambda row: row.megapixels).speedup
+    rows = [row for row in rows if (row["kind"], row["sent"]) == ("jpeg", "global")]
+    found: float = max(rows, key=lambda row: row["megapixels"])["speedup"]
+    return found
 
 
-def _cost(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost], case: Case) -> Cost:
+def _cost(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost], case: Case) -> dict[str, float]:
+    """Median CPU seconds, a process's peak in MB (10⁶ bytes), mean bytes sent."""
     samples = [each[case] for each in rounds]
     p50, p90 = milliseconds([sample.seconds for sample in samples], 50, 90)
-    return Cost(
-        p50_ms=p50,
-        p90_ms=p90,
-        cpu_seconds=statistics.median(sample.cpu_seconds for sample in samples),
-        peak_mb=peaks[case].peak_bytes / 1e6,
-        sent_bytes=statistics.fmean(sample.sent_bytes for sample in samples),
-    )
+    return {
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "cpu_seconds": statistics.median(sample.cpu_seconds for sample in samples),
+        "peak_mb": peaks[case].peak_bytes / 1e6,
+        "sent_bytes": statistics.fmean(sample.sent_bytes for sample in samples),
+    }
 
 
 def edge_text(report: dict[str, Any]) -> str:

@@ -32,29 +32,6 @@ from secondlook.edge.errors import SecondLookError, SettingsError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import Answer, AnswerReply, Box, Fit, ModelCard, PendingSession
 
-__all__ = [
-    "CAMERA_QUALITY",
-    "Case",
-    "CommandRow",
-    "EdgeRun",
-    "Kind",
-    "ProcessCost",
-    "ProcessError",
-    "Round",
-    "Sample",
-    "camera_jpeg",
-    "command_cost",
-    "command_rows",
-    "cost",
-    "draw",
-    "picture_size",
-    "region_at",
-    "rounds",
-    "sampled_region",
-    "task_cost",
-    "way_costs",
-]
-
 Kind = Literal["jpeg", "raw"]
 _KINDS: Final[tuple[Kind, ...]] = ("jpeg", "raw")
 _CLOCKWISE: Final = 6
@@ -63,14 +40,7 @@ _CLOCKWISE: Final = 6
 
 @dataclass(frozen=True)
 class EdgeRun:
-    """What is measured.
-
-    Attributes:
-        megapixels: of the pictures, one size after the other.
-        side, mode: of the global images.
-        rounds, warmups: that count, and before them that do not.
-        seed: of pictures and regions.
-    """
+    """What is measured; see `secondlook bench edge --help`."""
 
     megapixels: tuple[float, ...] = (2.0, 8.0, 12.0)
     side: int = 336
@@ -102,20 +72,6 @@ class Sample:
     cpu_seconds: float
     sent_bytes: int
     original_bytes: int
-
-
-@dataclass(frozen=True)
-class CommandRow:
-    """`secondlook-edge ask` in a process of its own; the peak is in MB (10⁶ bytes).
-
-    Attributes:
-        progressive: of a JPEG as programs write it, not cameras; libjpeg keeps all its coefficients.
-    """
-
-    picture: str
-    progressive: bool
-    peak_mb: float
-    cpu_seconds: float
 
 
 Round = dict[Case, Sample]
@@ -161,8 +117,10 @@ def way_costs(run: EdgeRun, folder: Path) -> Iterator[tuple[Case, ProcessCost]]:
             yield Case(kind, megapixels, sent, way), task_cost(Task(way, sent, str(file), shape, wanted))
 
 
-def command_rows(run: EdgeRun, folder: Path) -> Iterator[CommandRow]:
-    """The command, both looks, on kinds of the largest picture."""
+def command_rows(run: EdgeRun, folder: Path) -> Iterator[dict[str, Any]]:
+    """`secondlook-edge ask` in a process of its own, both looks, on kinds of the largest picture; the peak is
+    in MB (10⁶ bytes). A progressive JPEG is as programs write it, not cameras; libjpeg keeps all its
+    coefficients."""
     size = picture_size(max(run.megapixels))
     portrait = Size(size.height, size.width)
     frame = draw(size, np.random.default_rng(run.seed))
@@ -180,8 +138,12 @@ def command_rows(run: EdgeRun, folder: Path) -> Iterator[CommandRow]:
     for name, region, options in pictures:
         file.write_bytes(camera_jpeg(frame, **options))
         cost = command_cost(file, Wanted(run.side, run.mode, region))
-        progressive = "progressive" in options
-        yield CommandRow(name, progressive, cost.peak_bytes / 1e6, cost.cpu_seconds)
+        yield {
+            "picture": name,
+            "progressive": "progressive" in options,
+            "peak_mb": cost.peak_bytes / 1e6,
+            "cpu_seconds": cost.cpu_seconds,
+        }
 
 
 CAMERA_QUALITY: Final = 95
@@ -246,11 +208,7 @@ class ProcessCost:
 
 
 def cost(command: Sequence[str]) -> ProcessCost:
-    """What a command costs whose errors are on stderr.
-
-    Raises:
-        ProcessError: it failed.
-    """
+    """What a command costs whose errors are on stderr."""
     own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "no_proxy": "127.0.0.1"}
     launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
     done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=os.environ | own)

@@ -20,8 +20,6 @@ from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, open_picture
 from secondlook.edge.wire import Fit, Fixed, View
 
-__all__ = ["SENT", "WAYS", "Sent", "Source", "Task", "Wanted", "Way", "make"]
-
 Sent = Literal["global", "local", "both"]
 SENT: Final[tuple[Sent, ...]] = ("global", "local", "both")
 Way = Literal["edge", "plain"]

@@ -87,21 +87,13 @@ class Asking:
 
 
 def load_adapter(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
-    """The model that is asked.
-
-    Raises:
-        ModelError, SettingsError: see `secondlook.engine.models.checkpoint.load_model`.
-    """
+    """The model that is asked."""
     dtype, device = asking.dtype, asking.device
     return load_model(asking.model, dtype=dtype, device=device, progress=progress)  # type: ignore[arg-type]  # it refuses what is no dtype
 
 
 def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) -> Room:
-    """Room for all questions.
-
-    Raises:
-        QuestionError: the model cannot be asked one of them; the message says which.
-    """
+    """Room for all questions."""
     limit = model.settings.max_new_tokens
     tokens, characters = max(Room.tokens, _SHORT + _TEMPLATE + limit), Room.characters
     for picture in pictures:
@@ -130,11 +122,6 @@ def ask_all(
     Args:
         processes: 1 asks in this one; more load the model each.
         model: the one that `asking` means, if it is loaded already; only for one process.
-
-    Raises:
-        DataSetError: a picture is missing or damaged.
-        QuestionError: the model cannot be asked a question; the message says which.
-        WorkerError: a process that asks was killed.
     """
     room = Room() if room is None else room
     if processes == 1:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -110,12 +111,11 @@ def eval_signs(
     log: Annotated[Path | None, typer.Option(help=_LOG_HELP)] = None,
 ) -> None:
     """Two looks at every picture once, then every policy replayed from the log."""
-    from secondlook.benchmarks.evaluation.summary import run_signs, signs_text
-    from secondlook.benchmarks.run_log import Shard
+    from secondlook.benchmarks.signs.evaluation import signs_data_set
 
-    shard = Shard.parse(run.shard)
-    report = run_signs(seed, count, split, run.asking, run.threshold, log, shard, run.processes)
-    _tell(signs_text, report, run)
+    with TemporaryDirectory() as folder:
+        data = signs_data_set(split, seed, count)
+        _evaluate(data, Path(folder) / "signs.jsonl" if log is None else log, run)
 
 
 def eval_textvqa(
@@ -145,9 +145,9 @@ def _official(name: str) -> Callable[..., None]:
         images: ImagesOption = None,
         count: CountOption = None,
     ) -> None:
-        from secondlook.benchmarks.datasets.official import load_data_set
+        from secondlook.benchmarks.datasets.official import LOADERS
 
-        _evaluate(load_data_set(name, data, images).first(count), log, run)
+        _evaluate(LOADERS[name](data, images).first(count), log, run)
 
     return evaluate
 
@@ -173,10 +173,7 @@ def _evaluate(data: DataSet, log: Path, options: RunOptions) -> None:
         Policy(options.threshold)  # refuses what is none before the long work
     done = run(data, options.asking, log, shard=Shard.parse(options.shard), processes=options.processes)
     threshold = done.threshold if options.threshold is None else options.threshold
-    _tell(summary_text, {**summarise(data.name, done.records, threshold), **done.described}, options)
-
-
-def _tell(text: Callable[[dict[str, Any]], str], report: dict[str, Any], options: RunOptions) -> None:
-    typer.echo(text(report))
+    report = {**summarise(data, done.records, threshold), **done.described}
+    typer.echo(summary_text(report))
     if options.json:
         typer.echo(json.dumps(report))

@@ -15,18 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from secondlook.benchmarks.analysis.computation import ModelSizes
+from secondlook.benchmarks.commands import progress
 from secondlook.benchmarks.datasets.question import DataSet
 from secondlook.benchmarks.environment import PACKAGES, environment
 from secondlook.benchmarks.evaluation.asking import Asking, ask_all, load_adapter, needed_room
@@ -44,9 +35,6 @@ from secondlook.benchmarks.run_log import (
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.opening import draws_bars, loading_status
-
-_RATE_SECONDS = 600.0
-"""Pictures may take long: the rate is their mean over the last ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +59,6 @@ def run(
 
     Args:
         processes: by default one for each core, but a single one on a GPU.
-
-    Raises:
-        LogError: `log` is of another run, or cannot be written.
-        ModelError, SettingsError: the model cannot be loaded, or the shard is empty.
-        DataSetError, QuestionError: see `ask_all`.
     """
     shard = Shard() if shard is None else shard
     mine = [index for index in range(len(data.pictures)) if shard.has(index)]
@@ -93,12 +76,12 @@ def run(
         workers = min(processes or (1 if on_gpu else os.cpu_count() or 1), max(1, len(missing)))
         shared = model if workers == 1 else None
         del model  # the workers have their own, and there may not be memory for one more
-        with _progress() as progress:
-            task = progress.add_task("pictures", total=len(mine), completed=len(mine) - len(missing))
+        known = len(mine) - len(missing)
+        with progress(Console(stderr=True), "pictures", len(mine), known) as go_on:
             pictures = (data.pictures[index] for index in missing)
             for records in ask_all(asking, pictures, workers, room, shared):
                 run_log.append(records)
-                progress.advance(task)
+                go_on()
         records = [record for record in run_log.records if record.index < len(data.pictures)]
         return FinishedRun(run_log.header, records, threshold, described)
 
@@ -143,10 +126,6 @@ def merge_logs(logs: Sequence[Path], output: Path) -> RunHeader:
     """Write the pictures of all shards, in order, into one log; returns its header.
 
     What each shard was made on stays stated, once if it is the same.
-
-    Raises:
-        LogError: the logs are of different runs, or not exactly the shards of one; a shard is behind the
-            others; a log is damaged; the output exists or cannot be written.
     """
     if output.exists():
         raise LogError(f"{output} is there already; choose another file")
@@ -197,24 +176,3 @@ def _pictures(runs: dict[Path, LoggedRun]) -> list[list[Record]]:
                 "the command that began it"
             )
     return [found[index] for index in sorted(found)]
-
-
-class _RateColumn(ProgressColumn):
-    """Pictures a second, or seconds a picture."""
-
-    def render(self, task: Task) -> Text:
-        if not task.speed:
-            return Text("-/s")
-        return Text(f"{task.speed:.1f}/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s each")
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    return Progress(*columns, console=Console(stderr=True), speed_estimate_period=_RATE_SECONDS)

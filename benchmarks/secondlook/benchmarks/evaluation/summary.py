@@ -1,12 +1,8 @@
-"""Evaluations, and what came of them at one threshold: accuracies, rates and bytes, by kind of question."""
+"""What came of an evaluation at one threshold: accuracies, rates and bytes, by kind of question."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,13 +10,10 @@ import numpy as np
 from secondlook.benchmarks.analysis.columns import Columns
 from secondlook.benchmarks.analysis.replay import Replay, choose_threshold
 from secondlook.benchmarks.analysis.statistics import auroc
+from secondlook.benchmarks.datasets.question import DataSet
 from secondlook.benchmarks.datasets.scoring import pope_answer, pope_measures
-from secondlook.benchmarks.evaluation.asking import Asking
-from secondlook.benchmarks.evaluation.running import run
-from secondlook.benchmarks.run_log import Record, Shard
-from secondlook.benchmarks.signs.evaluation import signs_data_set
+from secondlook.benchmarks.run_log import Record
 from secondlook.benchmarks.signs.questions import QuestionType
-from secondlook.benchmarks.signs.scene import Split
 from secondlook.engine.method.policy import Policy
 
 _SIGNS: Final[tuple[QuestionType, ...]] = ("read", "exists", "describe")
@@ -35,74 +28,6 @@ _ROWS: Final = {
     "AUROC of doubt for a wrong answer": "auroc",
     "region holds what is asked for": "region_hit",
 }
-
-
-def run_signs(
-    seed: int,
-    count: int,
-    split: Split = "test",
-    asking: Asking | None = None,
-    threshold: float | None = None,
-    log: Path | None = None,
-    shard: Shard | None = None,
-    processes: int | None = None,
-) -> dict[str, Any]:
-    """One full-retransmission run over `count` pictures (resumed from `log` if it is there), summarised.
-
-    Raises:
-        LogError: `log` is of another run.
-        ModelError: the model cannot be loaded.
-    """
-    if threshold is not None:
-        Policy(threshold)  # refuses what is none before the long work
-    with contextlib.ExitStack() as stack:
-        if log is None:
-            log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "signs.jsonl"
-        data = signs_data_set(split, seed, count)
-        done = run(data, asking or Asking(), log, shard=shard, processes=processes)
-    threshold = done.threshold if threshold is None else threshold
-    return {**summarise_signs(done.records, seed, split, threshold), **done.described}
-
-
-def summarise_signs(records: Sequence[Record], seed: int, split: Split, threshold: float) -> dict[str, Any]:
-    """All measures of a run: fractions over its reading questions, and by type of question."""
-    policy = Policy(threshold)
-    groups = _by_kind(Columns.of(records))
-    by_type = {kind: measures(groups[kind], policy) if kind in groups else {"count": 0} for kind in _SIGNS}
-    replay, sent = Replay(groups["read"], policy), bytes_sent(groups["read"], policy)
-    report: dict[str, Any] = {
-        "data": "signs",
-        "split": split,
-        "seed": seed,
-        "questions": len(records),
-        "threshold": threshold,
-        **by_type["read"],
-        "of_full": by_type["read"]["accuracy"] / max(1e-9, by_type["read"]["accuracy_full"]),
-        "margin_over_random": replay.margin_over_random(),
-        "bytes": sent,
-        "extra_communication": sent["two_looks"] / sent["global"] - 1,
-        "by_type": by_type,
-    }
-    if split == "calibration":
-        report["calibrated_threshold"] = choose_threshold(replay)
-    return report
-
-
-def signs_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
-    lines = [
-        f"signs, {report['split']} split, seed {report['seed']}: {report['questions']} questions",
-        f"threshold {report['threshold']:.4g} (mean min-entropy, nats)",
-        "",
-        *kinds_lines(report["by_type"]),
-        "",
-        f"of full retransmission's accuracy {report['of_full']:8.1%}",
-        f"least margin over random          {report['margin_over_random']:8.3f}",
-        *bytes_lines(report["bytes"]),
-    ]
-    if "calibrated_threshold" in report:
-        lines.append(f"calibrated threshold              {report['calibrated_threshold']:8.4f}")
-    return "\n".join(lines)
 
 
 def measures(columns: Columns, policy: Policy) -> dict[str, Any]:
@@ -137,35 +62,56 @@ def bytes_sent(columns: Columns, policy: Policy) -> dict[str, float]:
     }
 
 
-def summarise(name: str, records: Sequence[Record], threshold: float) -> dict[str, Any]:
-    """A run over an official data set: all its questions, each kind of them, and POPE's own measures."""
-    policy, columns = Policy(threshold), Columns.of(records)
-    sent, groups = bytes_sent(columns, policy), _by_kind(columns)
-    report: dict[str, Any] = {
-        "data": name,
-        "threshold": threshold,
-        **measures(columns, policy),
+def summarise(data: DataSet, records: Sequence[Record], threshold: float) -> dict[str, Any]:
+    """All measures of a run: of all its questions (of signs' reading questions), and of each kind of them."""
+    policy, columns, signs = Policy(threshold), Columns.of(records), data.name == "signs"
+    groups = _by_kind(columns)
+    columns = groups["read"] if signs else columns
+    by_type = {kind: measures(group, policy) for kind, group in groups.items()}
+    found, sent = measures(columns, policy), bytes_sent(columns, policy)
+    report: dict[str, Any] = {"data": data.name}
+    if signs:
+        by_type = {kind: by_type.get(kind, {"count": 0}) for kind in _SIGNS}
+        report |= {"split": data.settings["split"], "seed": data.settings["seed"], "questions": len(records)}
+    report |= {"threshold": threshold, **found}
+    if signs:
+        report["of_full"] = found["accuracy"] / max(1e-9, found["accuracy_full"])
+        report["margin_over_random"] = Replay(columns, policy).margin_over_random()
+    report |= {
         "bytes": sent,
         "extra_communication": sent["two_looks"] / sent["global"] - 1,
-        "by_type": {kind: measures(group, policy) for kind, group in groups.items()},
+        "by_type": by_type,
     }
-    if name == "pope":
+    if signs and report["split"] == "calibration":
+        report["calibrated_threshold"] = choose_threshold(Replay(columns, policy))
+    if data.name == "pope":
         report["pope"] = {kind: _pope(group, policy) for kind, group in groups.items()}
     return report
 
 
 def summary_text(report: dict[str, Any]) -> str:
     """The report as a table for people."""
-    kinds = report["by_type"]
-    groups = kinds if len(kinds) == 1 else {**kinds, "all": report}
+    kinds, signs = report["by_type"], report["data"] == "signs"
+    drawn = f", {report['split']} split, seed {report['seed']}" if signs else ""
+    groups = kinds if signs or len(kinds) == 1 else {**kinds, "all": report}
+    sent = report["bytes"]
     lines = [
-        f"{report['data']}: {report['count']} questions",
+        f"{report['data']}{drawn}: {report['questions' if signs else 'count']} questions",
         f"threshold {report['threshold']:.4g} (mean min-entropy, nats)",
         "",
         *kinds_lines(groups),
         "",
-        *bytes_lines(report["bytes"]),
     ]
+    if signs:
+        lines.append(f"of full retransmission's accuracy {report['of_full']:8.1%}")
+        lines.append(f"least margin over random          {report['margin_over_random']:8.3f}")
+    lines += [
+        f"bytes sent a question             {sent['two_looks']:8.0f}",
+        f"  global image alone              {sent['global']:8.0f}",
+        f"  the original                    {sent['original']:8.0f}",
+    ]
+    if "calibrated_threshold" in report:
+        lines.append(f"calibrated threshold              {report['calibrated_threshold']:8.4f}")
     for kind, looks in report.get("pope", {}).items():
         lines += ["", f"{kind:18}{'accuracy':>10}{'precision':>10}{'recall':>10}{'F1':>10}{'yes':>10}"]
         lines += [
@@ -183,15 +129,6 @@ def kinds_lines(groups: dict[str, dict[str, Any]]) -> list[str]:
         cells = (f"{_cell(values.get(key)):>{widths[kind]}}" for kind, values in groups.items())
         lines.append(f"{label:34}{''.join(cells)}")
     return lines
-
-
-def bytes_lines(sent: dict[str, float]) -> list[str]:
-    """From `bytes_sent`."""
-    return [
-        f"bytes sent a question             {sent['two_looks']:8.0f}",
-        f"  global image alone              {sent['global']:8.0f}",
-        f"  the original                    {sent['original']:8.0f}",
-    ]
 
 
 def _cell(value: float | None) -> str:
@@ -216,4 +153,4 @@ def _pope(columns: Columns, policy: Policy) -> dict[str, dict[str, float]]:
         name: [pope_answer(texts[which][row]) for row, which in enumerate(chosen.astype(int).tolist())]
         for name, chosen in second.items()
     }
-    return {name: asdict(pope_measures(answers, labels)) for name, answers in said.items()}
+    return {name: pope_measures(answers, labels) for name, answers in said.items()}

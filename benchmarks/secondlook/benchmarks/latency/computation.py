@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -26,70 +26,31 @@ from secondlook.engine.decode.plans import (
     Segment,
 )
 
-__all__ = ["FlowRow", "PassCount", "bench_flops", "count_passes", "flops_text", "flow_rows"]
-
-
-@dataclass(frozen=True)
-class FlowRow:
-    """FLOPs of one flow.
-
-    Attributes:
-        first_token, first_answer, region, final_answer: from the start of an unsure request to there.
-        ratio: final_answer over the reference flow's.
-        relative_computation_sure, relative_computation_unsure: over one plain answer from the global image
-            (Song & Kim, arXiv 2512.16349).
-        relative_computation: at the retransmission rate r, (1 - r) · sure + r · unsure.
-    """
-
-    flow: str
-    first_token: int
-    first_answer: int
-    region: int
-    final_answer: int
-    ratio: float
-    relative_computation_sure: float
-    relative_computation_unsure: float
-    relative_computation: float
-
-
-@dataclass(frozen=True)
-class PassCount:
-    """One pass: `tokens` new tokens (or patches' images) with `keys` keys, and its FLOPs.
-
-    Attributes:
-        analytic: as `PassFlops` has it, from counts of one and two tokens.
-        counted: of the pass as it is.
-        deviation: counted over analytic, less one.
-    """
-
-    name: str
-    tokens: int
-    keys: int
-    analytic: int
-    counted: int
-    deviation: float
-
 
 def bench_flops(preset: Preset, new_tokens: int, retransmission_rate: float) -> dict[str, Any]:
     """Count a preset's FLOPs, without weights: the report, for JSON; at its top the ratios of ours."""
     lengths = Lengths.of(preset, TYPICAL_QUESTION, new_tokens)
     rows = flow_rows(preset, lengths, retransmission_rate)
-    ours = next(row for row in rows if row.flow == "ours")
+    ours = next(row for row in rows if row["flow"] == "ours")
     return {
-        "flops_ratio": ours.ratio,
-        "relative_computation": ours.relative_computation,
+        "flops_ratio": ours["ratio"],
+        "relative_computation": ours["relative_computation"],
         "retransmission_rate": retransmission_rate,
         "preset": preset.name,
         "new_tokens": new_tokens,
         "prompt_tokens": asdict(lengths),
         "environment": environment("cpu", "none: shapes only"),
-        "rows": [asdict(row) for row in rows],
-        "passes": [asdict(count) for count in count_passes(preset, lengths)],
+        "rows": rows,
+        "passes": count_passes(preset, lengths),
     }
 
 
-def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> list[FlowRow]:
-    """A row for each flow."""
+def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> list[dict[str, Any]]:
+    """FLOPs of each flow, from the start of an unsure request to each milestone.
+
+    Relative computation is over one plain answer from the global image (Song & Kim, arXiv 2512.16349): of
+    sure requests, of unsure ones, and at the retransmission rate r, (1 - r) · sure + r · unsure.
+    """
     passes, layer = PassFlops(preset.config), preset.localisation.layer
     sure, unsure = (
         {flow: flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
@@ -101,20 +62,24 @@ def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> l
         flops = {str(metric): done.flops for metric, done in milestones.items()}
         alone, twice = (work[flow]["final_answer"].flops / plain for work in (sure, unsure))
         rows.append(
-            FlowRow(
-                flow,
+            {
+                "flow": flow,
                 **flops,
-                ratio=flops["final_answer"] / unsure["reference"]["final_answer"].flops,
-                relative_computation_sure=alone,
-                relative_computation_unsure=twice,
-                relative_computation=(1 - retransmission_rate) * alone + retransmission_rate * twice,
-            )
+                "ratio": flops["final_answer"] / unsure["reference"]["final_answer"].flops,
+                "relative_computation_sure": alone,
+                "relative_computation_unsure": twice,
+                "relative_computation": (1 - retransmission_rate) * alone + retransmission_rate * twice,
+            }
         )
     return rows
 
 
-def count_passes(preset: Preset, lengths: Lengths) -> list[PassCount]:
-    """The passes of an unsure request, run on shapes alone (the meta device): transformers', then ours."""
+def count_passes(preset: Preset, lengths: Lengths) -> list[dict[str, Any]]:
+    """The passes of an unsure request, run on shapes alone (the meta device): transformers', then ours.
+
+    Each is of `tokens` new tokens (or images) with `keys` keys; `analytic` is as `PassFlops` has it, from
+    counts of one and two tokens, `counted` of the pass as it is.
+    """
     model = random_model(preset.config, torch.float32, META)
     passes, layer = PassFlops(preset.config), preset.localisation.layer
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
@@ -137,7 +102,8 @@ def count_passes(preset: Preset, lengths: Lengths) -> list[PassCount]:
     rows = []
     for name, tokens, keys, analytic, runs in counts:
         seen = counted(next(runs))
-        rows.append(PassCount(name, tokens, keys, analytic, seen, seen / analytic - 1))
+        row = {"name": name, "tokens": tokens, "keys": keys, "analytic": analytic, "counted": seen}
+        rows.append({**row, "deviation": seen / analytic - 1})
     return rows
 
 

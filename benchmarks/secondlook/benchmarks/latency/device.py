@@ -18,8 +18,6 @@ from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.work import Work
 from secondlook.engine.models.packed_linear import PACKED, PackedLinear, pack_linear_layers
 
-__all__ = ["ExtraMemory", "Rates", "measure_rates"]
-
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's

@@ -20,8 +20,6 @@ from transformers import DynamicCache
 from secondlook.benchmarks.latency.subject import random_model
 from secondlook.engine.models.clip import ClipVision
 
-__all__ = ["META", "PassFlops", "counted"]
-
 META: Final = torch.device("meta")
 
 

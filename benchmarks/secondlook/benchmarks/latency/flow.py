@@ -14,19 +14,6 @@ from PIL import Image
 
 from secondlook.edge.geometry import Region, Size
 
-__all__ = [
-    "METRICS",
-    "Flow",
-    "Metric",
-    "Outcome",
-    "Request",
-    "Sample",
-    "Stopwatch",
-    "answer_in_turns",
-    "fresh_requests",
-    "synthetic_request",
-]
-
 Metric = Literal["first_token", "per_token", "first_answer", "region", "final_answer"]
 """Seconds from the request to the first token, to the first answer, to the region, to the final answer;
 `per_token` is the mean of the tokens after the first, in the first answer. Where the region is known before

@@ -14,8 +14,6 @@ from secondlook.engine.decode import scheduler
 from secondlook.engine.devices import synchronise
 from secondlook.engine.results import FinalAnswer, FirstLook
 
-__all__ = ["EngineFlow"]
-
 ResultT = TypeVar("ResultT")
 
 _NEVER: Final = 1e9

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 import torch
@@ -30,25 +30,7 @@ from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import PrefillPlan, Probe, Rows, Segment
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
-__all__ = ["PrefillRow", "Ways", "bench_prefill", "prefill_text"]
-
 _WARMUPS: Final = 2
-
-
-@dataclass(frozen=True)
-class PrefillRow:
-    """Medians of one kind of request, in milliseconds, and how much faster two passes are than one.
-
-    Attributes:
-        two_passes_ms: of what the engine does; for a sure request the first of the two passes.
-        ceiling_ms: of that at the matrix rate measured.
-    """
-
-    request: str
-    one_pass_ms: float
-    two_passes_ms: float
-    speedup: float
-    ceiling_ms: float
 
 
 class Ways:
@@ -118,19 +100,25 @@ def bench_prefill(
     medians = {name: 1e3 * statistics.median(each) for name, each in seconds.items()}
     rates = rates.best(measure_rates(dtype, device))
     ceilings = {name: 1e3 * rates.ceiling(work, 0) for name, work in _work(preset).items()}
-    rows = [
-        PrefillRow(request, medians["one"], medians[name], medians["one"] / medians[name], ceilings[name])
+    rows = [  # of a sure request, which takes the first of the two passes alone, and of an unsure one
+        {
+            "request": request,
+            "one_pass_ms": medians["one"],
+            "two_passes_ms": medians[name],
+            "speedup": medians["one"] / medians[name],
+            "ceiling_ms": ceilings[name],
+        }
         for request, name in (("sure", "first"), ("unsure", "two"))
     ]
     return {
-        "two_passes": {row.request: row.speedup for row in rows},
+        "two_passes": {row["request"]: row["speedup"] for row in rows},
         "preset": preset.name,
         "repeats": repeats,
         "seed": seed,
         "environment": on,
         "threads": torch.get_num_threads(),
         "rates": asdict(rates),
-        "rows": [asdict(row) for row in rows],
+        "rows": rows,
     }
 
 

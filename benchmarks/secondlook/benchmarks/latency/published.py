@@ -27,8 +27,6 @@ from secondlook.edge.geometry import Region, Size
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.kernels import find_region
 
-__all__ = ["EncodingOnceFlow", "ReferenceFlow", "StrongFlow"]
-
 _ONE_EAGER_LAYER: Final = "secondlook_one_eager_layer"
 """Transformers' name for the attention function of this module; importing registers it."""
 

@@ -7,12 +7,8 @@ shapes, not on what the weights have learnt.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import torch
@@ -23,8 +19,6 @@ from transformers.utils import logging
 
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
-from secondlook.engine.encoders.manifest import GraphDType
-from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
@@ -35,21 +29,6 @@ from secondlook.engine.models.pictures import Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.registry import architecture
 from secondlook.engine.models.settings import Localisation, LookSettings
-from secondlook.export.graph import DEFAULT_OPSET, write_encoder
-
-__all__ = [
-    "Preset",
-    "PresetName",
-    "Served",
-    "Subject",
-    "build_subject",
-    "onnx_encoder",
-    "preset",
-    "random_model",
-    "random_preset",
-    "served",
-    "twin",
-]
 
 Served: TypeAlias = VisionLanguageModel
 """A model as the engine calls it."""
@@ -102,11 +81,7 @@ class Preset:
 
 
 def preset(name: str) -> Preset:
-    """A preset by name.
-
-    Raises:
-        SettingsError: there is none of that name.
-    """
+    """A preset by name."""
     if name == DEMO:
         return _embedded()
     if name not in _DECODERS:
@@ -187,20 +162,14 @@ def build_subject(
     *,
     seed: int = 0,
     cache: CacheSettings | None = None,
-    prepare: Callable[[Served], Served] = lambda model: model,
 ) -> Subject:
-    """A preset's model on a device: random weights, or the embedded model's own.
-
-    Args:
-        cache: the engine's.
-        prepare: makes of the model what the engine serves.
-    """
+    """A preset's model on a device, with random weights or the embedded model's own, and the engine on it."""
     if preset.name == DEMO:
         model = _embedded_model(dtype, device)
     else:
         model = random_model(preset.config, dtype, device, seed)
     model.generation_config.eos_token_id = None  # every answer has as many tokens as were asked for
-    return Subject(preset, model, Engine(prepare(served(preset, model)), cache=cache))
+    return Subject(preset, model, Engine(served(preset, model), cache=cache))
 
 
 def served(preset: Preset, model: PreTrainedModel) -> Served:
@@ -212,16 +181,6 @@ def served(preset: Preset, model: PreTrainedModel) -> Served:
         preset.name, ours, preset.prompts, preset.preprocessing, preset.settings, preset.localisation
     )
     return made
-
-
-@contextmanager
-def onnx_encoder(model: Served, dtype: GraphDType) -> Iterator[OnnxVisionEncoder]:
-    """A model's encoder, exported to a folder that is gone afterwards, in ONNX Runtime on the CPU.
-
-    It did not pass the gate: that asks questions, and these weights may be random.
-    """
-    with TemporaryDirectory() as folder:
-        yield write_encoder(model, dtype, DEFAULT_OPSET, Path(folder)).open()
 
 
 def random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
@@ -15,38 +14,7 @@ from secondlook.benchmarks.latency.flow import METRICS, Metric, Sample
 from secondlook.benchmarks.latency.work import FLOWS, Work
 from secondlook.benchmarks.timing import milliseconds
 
-__all__ = [
-    "BASELINES",
-    "LatencyRow",
-    "agreement",
-    "agreement_text",
-    "latency_rows",
-    "rows_text",
-    "speedup",
-    "tail",
-]
-
 BASELINES: Final = tuple(flow for flow in FLOWS if flow != "ours")
-
-
-@dataclass(frozen=True)
-class LatencyRow:
-    """One metric of one flow, in milliseconds.
-
-    Attributes:
-        p99_ms: of fewer than 100 requests no more than a guess; say `max_ms` then.
-        ceiling_ms: of the work at the rates measured, `Rates.ceiling`.
-    """
-
-    request: str
-    metric: Metric
-    flow: str
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    max_ms: float
-    ceiling_ms: float
-    count: int
 
 
 def latency_rows(
@@ -54,7 +22,7 @@ def latency_rows(
     work: Mapping[bool, Mapping[str, Mapping[Metric, Work]]],
     rates: Rates,
     weight_bytes: int,
-) -> list[LatencyRow]:
+) -> list[dict[str, Any]]:
     """A row for every kind of request, metric and flow that has times.
 
     Args:
@@ -66,9 +34,19 @@ def latency_rows(
         for flow, milestones in work[unsure].items():
             if seconds := _seconds(samples, flow, unsure, metric):
                 p50, p90, p99 = milliseconds(seconds, 50, 90, 99)
-                ceiling = 1e3 * rates.ceiling(_work(milestones, metric), weight_bytes)
-                kind, slowest = "unsure" if unsure else "sure", 1e3 * max(seconds)
-                rows.append(LatencyRow(kind, metric, flow, p50, p90, p99, slowest, ceiling, len(seconds)))
+                rows.append(
+                    {
+                        "request": "unsure" if unsure else "sure",
+                        "metric": metric,
+                        "flow": flow,
+                        "p50_ms": p50,
+                        "p90_ms": p90,
+                        "p99_ms": p99,  # of fewer than 100 requests no more than a guess
+                        "max_ms": 1e3 * max(seconds),
+                        "ceiling_ms": 1e3 * rates.ceiling(_work(milestones, metric), weight_bytes),
+                        "count": len(seconds),
+                    }
+                )
     return rows
 
 
@@ -115,10 +93,6 @@ def rows_text(report: Mapping[str, Any]) -> str:
     ]
     speedups = (f"{report[f'speedup_{flow}']:.2f}x {flow}" for flow in BASELINES)
     lines += ["", f"final answer, unsure: {', '.join(speedups)}"]
-    if report.get("vision", "torch") != "torch":
-        lines.append("ours encodes pictures in ONNX Runtime")
-    if report["interrupted"]:
-        lines.append("interrupted: of the rounds that were complete")
     return "\n".join(lines)
 
 

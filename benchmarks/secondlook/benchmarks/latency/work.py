@@ -11,8 +11,6 @@ from secondlook.benchmarks.latency.subject import Preset
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
-__all__ = ["FLOWS", "TYPICAL_QUESTION", "FlowName", "Lengths", "Work", "flow_work"]
-
 FlowName = Literal["reference", "strong", "encoding_once", "ours"]
 FLOWS: Final[tuple[FlowName, ...]] = get_args(FlowName)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,21 +11,19 @@ import numpy as np
 from PIL import Image
 
 from secondlook.benchmarks.analysis.replay import Replay
-from secondlook.benchmarks.analysis.runs import Family, Run, read_families
+from secondlook.benchmarks.analysis.runs import Family, Run, read_family
 from secondlook.benchmarks.commands import ReportError
 from secondlook.benchmarks.report import claims, costs, doubt
 from secondlook.benchmarks.report.document import (
     Document,
     Example,
     Panel,
-    Plot,
     Section,
-    Table,
     as_markdown,
     as_page,
 )
 from secondlook.benchmarks.report.drawing import marked_original
-from secondlook.benchmarks.report.plots import png, standalone
+from secondlook.benchmarks.report.plots import standalone
 from secondlook.benchmarks.report.study import Qualities, Study
 from secondlook.benchmarks.run_log import heat_map
 from secondlook.benchmarks.signs.evaluation import DrawnPicture
@@ -41,47 +38,27 @@ def write_report_of(
     logs: Sequence[Path],
     output: Path,
     threshold: float | None = None,
-    kinds: Sequence[str] = (),
     examples: int = 6,
     images: Path | None = None,
     resamples: int | None = None,
 ) -> list[Path]:
     """Read logs and write their report: `index.html`, `summary.md` and `plots/`; returns what was written.
 
-    For the other arguments see `read_families` and `describe`.
-
-    Raises:
-        LogError: a log cannot be used; see `read_families`.
-        ReportError: the folder cannot be written, or an example's picture is not there.
+    For the other arguments see `describe`.
     """
     try:
         (output / _PLOTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReportError(f"cannot write in {output}: {error.strerror}; choose another folder") from error
-    families = read_families(logs, kinds)
-    documents = [describe(family, threshold, examples, images, resamples) for family in families]
-    if len(documents) > 1:
-        documents = [_numbered(document, number) for number, document in enumerate(documents, 1)]
-    files = {"index.html": as_page(documents).encode(), "summary.md": as_markdown(documents, _PLOTS).encode()}
-    for plot in (plot for document in documents for plot in document.plots):
-        files[f"{_PLOTS}/{plot.name}.svg"] = standalone(plot.svg).encode()
-        files[f"{_PLOTS}/{plot.name}.png"] = png(plot.figure)
+    document = describe(read_family(logs), threshold, examples, images, resamples)
+    files = {"index.html": as_page(document), "summary.md": as_markdown(document, _PLOTS)}
+    files |= {f"{_PLOTS}/{plot.name}.svg": standalone(plot.svg) for plot in document.plots}
     try:
         for name, content in files.items():
-            (output / name).write_bytes(content)
+            (output / name).write_text(content, encoding="utf-8")
     except OSError as error:
         raise ReportError(f"cannot write {error.filename}: {error.strerror}") from error
     return [output / name for name in files]
-
-
-def _numbered(document: Document, number: int) -> Document:
-    """With names of plots that are its own among several documents."""
-
-    def named(part: Table | Plot | Example) -> Table | Plot | Example:
-        return replace(part, name=f"{number}-{part.name}") if isinstance(part, Plot) else part
-
-    sections = (replace(one, parts=tuple(map(named, one.parts))) for one in document.sections)
-    return replace(document, sections=tuple(sections))
 
 
 def describe(
@@ -98,9 +75,6 @@ def describe(
         examples: how many at most.
         images: folder of the data set's pictures, for the examples; signs are drawn.
         resamples: see `Bootstrap`.
-
-    Raises:
-        ReportError: a picture in that folder is not the one asked claims.
     """
     threshold = family.main.made.get("threshold") if threshold is None else threshold
     study, found = Study(family, threshold, resamples), Qualities(family.compared)
@@ -124,7 +98,6 @@ def describe(
         doubt.helped(study),
         doubt.regions(study),
         shown,
-        claims.beside_the_paper(study, found),
         claims.settings(study),
     )
     return Document(f"Two looks at {data['name']}", lead, sections)
@@ -192,9 +165,6 @@ def draw_example(
     Args:
         threshold: whether the second look was asked for depends on it.
         images: folder of the data set's pictures, where they are not drawn.
-
-    Raises:
-        ReportError: the picture is missing, damaged or another one.
     """
     columns, settings = run.columns, run.header.settings
     picture = _original(run, row, images)

@@ -168,8 +168,8 @@ def part_lines(parts: Sequence[Table | Plot | Example], plots: str) -> list[str]
     return lines
 
 
-def as_page(documents: Sequence[Document]) -> str:
-    """Whole documents on one page."""
+def as_page(document: Document) -> str:
+    """A whole document as HTML."""
     environment = Environment(
         loader=PackageLoader("secondlook.benchmarks.report"),
         autoescape=True,
@@ -182,18 +182,16 @@ def as_page(documents: Sequence[Document]) -> str:
         environment.tests[name] = lambda part, kind=kind: isinstance(part, kind)
     environment.filters |= {"figure": parted, "data_uri": _data_uri}
     light, dark = palettes()
-    return environment.get_template("page.html").render(documents=documents, light=light, dark=dark)
+    return environment.get_template("page.html").render(document=document, light=light, dark=dark)
 
 
 def _data_uri(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
-def as_markdown(documents: Sequence[Document], plots: str) -> str:
-    """Whole documents, one after the other."""
-    lines: list[str] = []
-    for document in documents:
-        lines += [f"# {escaped(document.title)}", document.lead]
-        for section in document.sections:
-            lines += [f"## {section.title}", *map(escaped, section.text), *part_lines(section.parts, plots)]
+def as_markdown(document: Document, plots: str) -> str:
+    """A whole document as Markdown."""
+    lines = [f"# {escaped(document.title)}", document.lead]
+    for section in document.sections:
+        lines += [f"## {section.title}", *map(escaped, section.text), *part_lines(section.parts, plots)]
     return "\n\n".join(lines) + "\n"

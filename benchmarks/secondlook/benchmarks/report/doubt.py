@@ -18,7 +18,6 @@ from secondlook.benchmarks.analysis.statistics import BINS, Separation, histogra
 from secondlook.benchmarks.report.costs import series_of
 from secondlook.benchmarks.report.document import Plot, Section, Table, number, percent, points, share
 from secondlook.benchmarks.report.plots import (
-    draw_estimates,
     draw_groups,
     draw_histograms,
     draw_lines,
@@ -26,7 +25,6 @@ from secondlook.benchmarks.report.plots import (
 from secondlook.benchmarks.report.study import MEASURES, Study
 from secondlook.edge.wire import Aggregation
 
-_MOST: Final = 10
 _TITLES: Final = ("", "histogram overlap", "Bhattacharyya distance", "area under ROC")
 
 
@@ -64,18 +62,6 @@ def tokens(study: Study) -> Section:
         "By min-entropy, with arbitration on the same tokens.",
         draw_lines(series, "extra communication (pixels)"),
     )
-    plots = [curves]
-    if study.wrong.any() and not study.wrong.all():
-        counts: Sequence[int] = range(1, _MOST + 1)
-        areas = {
-            name: [
-                *(study.separation(measure, "first_k", k).auroc for k in counts),
-                study.separation(measure).auroc,
-            ]
-            for name, measure in MEASURES.items()
-        }
-        figure = draw_estimates(areas, [*map(str, counts), "all"], "first tokens", "area under ROC")
-        plots.append(Plot("tokens-auroc", "Area under ROC by number of tokens", "", figure))
     lengths = study.columns.first.lengths
     longer = share(float((lengths > 5).mean()), 0)
     text = (
@@ -85,7 +71,7 @@ def tokens(study: Study) -> Section:
     rows = tuple(
         _row(name, study.separation("min_entropy", aggregation, k)) for name, (aggregation, k) in ways.items()
     )
-    return Section("How many tokens to decide on", (text,), (*plots, Table(_TITLES, rows)))
+    return Section("How many tokens to decide on", (text,), (curves, Table(_TITLES, rows)))
 
 
 def arbitration(study: Study) -> Section:

@@ -12,8 +12,6 @@ from secondlook.edge.geometry import GridMap, Region, Size, target
 from secondlook.edge.imaging import Picture
 from secondlook.edge.wire import View
 
-__all__ = ["draw_looks", "heat_overlay", "marked_original"]
-
 _PANEL = 480
 _GAP = 12
 _CAPTION = 62

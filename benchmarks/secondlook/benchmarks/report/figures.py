@@ -37,11 +37,7 @@ class Part:
     written: Callable[[Sequence[Path], Path], str]
 
     def text(self, root: Path) -> str:
-        """What the files say.
-
-        Raises:
-            FileNotFoundError: a pattern has no file.
-        """
+        """What the files say."""
         return self.written(self.files(root), self.document)
 
     def files(self, root: Path) -> list[Path]:
@@ -71,17 +67,13 @@ def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) ->
     Args:
         document: where it will stand, and link the plots from.
         plots: the folder to write the plots to; None: they are there.
-
-    Raises:
-        LogError: see `secondlook.benchmarks.analysis.runs.read_families`.
     """
-    from secondlook.benchmarks.analysis.runs import read_families
+    from secondlook.benchmarks.analysis.runs import read_family
     from secondlook.benchmarks.report.content import describe
     from secondlook.benchmarks.report.document import Table, part_lines
     from secondlook.benchmarks.report.plots import standalone
 
-    (family,) = read_families(logs)
-    report = describe(family, examples=0)
+    report = describe(read_family(logs), examples=0)
     firsts = [part for section in report.sections[:2] for part in section.parts if isinstance(part, Table)]
     drawn = {plot.name: plot for plot in report.plots}
     chosen = [drawn[name] for name in _SHOWN_PLOTS]
@@ -126,11 +118,7 @@ def write_figures(root: Path) -> None:
 
 
 def filled(document: str, name: str, text: str) -> str:
-    """The document with `text`, whole lines, between the markers of this name.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
+    """The document with `text`, whole lines, between the markers of this name."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     before, found, rest = document.partition(begin)
     _, ended, after = rest.partition(end)

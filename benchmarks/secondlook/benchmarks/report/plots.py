@@ -164,24 +164,6 @@ def draw_histograms(found: Mapping[str, Histograms], threshold: float | None) ->
     return figure
 
 
-def draw_estimates(
-    groups: Mapping[str, Sequence[Estimate]], names: Sequence[str], across: str, up: str
-) -> Figure:
-    """Figures with their intervals over named places, a colour for each group."""
-    figure, axes = _figure(3.0)
-    places = np.arange(len(names))
-    for number, (label, estimates) in enumerate(groups.items()):
-        shift = (number - (len(groups) - 1) / 2) * 0.18
-        values, around = _values(estimates)
-        style = _marker(number, 4)
-        axes.errorbar(places + shift, values, around, fmt="os^Dv"[number % 5], label=label, **style)
-    axes.set_xticks(places, names)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    _legend(figure, axes)
-    return figure
-
-
 def draw_groups(groups: Sequence[Group]) -> Figure:
     """For each group the accuracy of the first look and of the second, with intervals."""
     figure, axes = _figure(0.9 + 0.42 * len(groups))
@@ -250,11 +232,3 @@ def standalone(element: str) -> str:
     style = f"<style>svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
     head, end, rest = element.partition(">")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{head}{end}{style}{rest}\n'
-
-
-def png(figure: Figure) -> bytes:
-    """The drawing on white paper."""
-    buffer = io.BytesIO()
-    with rc_context(SETTINGS):
-        figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()

@@ -106,11 +106,7 @@ def operators(report: Report) -> str:
 
 
 def speed(report: Report) -> str:
-    """`bench latency`, `flops`, `load`, `prefill` or `replay`.
-
-    Raises:
-        ValueError: it is of none of these.
-    """
+    """`bench latency`, `flops`, `load`, `prefill` or `replay`."""
     kind = next((kind for sign, kind in _SPEED.items() if sign in report), None)
     if kind is None:
         raise ValueError(f"a report has none of {', '.join(_SPEED)}: it is of another benchmark")

@@ -7,9 +7,8 @@ Each picture is a function of (split, seed, index), so how work is spread over p
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, overload
+from typing import Final
 
 from secondlook.benchmarks.datasets.question import AskedPicture, DataSet
 from secondlook.benchmarks.datasets.question import Question as AskedQuestion
@@ -76,35 +75,15 @@ class DrawnPicture:
         return f"signs picture {self.index}"
 
 
-@dataclass(frozen=True)
-class SignsPictures(Sequence[AskedPicture]):
-    """The first pictures of a split and a seed."""
-
-    split: Split
-    seed: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> AskedPicture: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[AskedPicture]: ...
-    def __getitem__(self, index: int | slice) -> AskedPicture | Sequence[AskedPicture]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(self.length))]
-        if not 0 <= index < self.length:
-            raise IndexError(f"there are {self.length} pictures, and none has the index {index}")
-        _, questions = signs_questions(self.split, self.seed, index)
-        source = DrawnPicture(self.split, self.seed, index)
-        return AskedPicture(index, source, tuple(_asked(question) for question in questions))
-
-
 def signs_data_set(split: Split, seed: int, count: int) -> DataSet:
     """The first `count` pictures. The count is no setting: a run may be continued with more."""
     settings = {"split": split, "seed": seed, "camera_quality": CAMERA_QUALITY}
-    return DataSet("signs", settings, SignsPictures(split, seed, count))
+    pictures = []
+    for index in range(count):
+        _, questions = signs_questions(split, seed, index)
+        source = DrawnPicture(split, seed, index)
+        pictures.append(AskedPicture(index, source, tuple(map(_asked, questions))))
+    return DataSet("signs", settings, tuple(pictures))
 
 
 def _asked(question: Question) -> AskedQuestion:
@@ -115,10 +94,6 @@ def _asked(question: Question) -> AskedQuestion:
         instruction="",
         answers=(question.answer,),
         truth=question.answer,
-        scorer=_score,
+        scorer=gqa_score,
         boxes=() if question.sign is None else (question.sign.plate,),
     )
-
-
-def _score(answer: str, question: AskedQuestion) -> float:
-    return gqa_score(answer, question.truth)
