@@ -163,6 +163,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     [
         ({"model_type": "llava_next"}, "model_type llava_next"),
         ({"model_type": "bert"}, "model_type bert"),
+        ({"model_type": ["llava"]}, "model_type ['llava']"),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "vision tower siglip_vision_model"),
         ({"text_config": {"model_type": "qwen2"}}, "decoder qwen2"),
     ],
@@ -213,8 +214,12 @@ def test_broken_json_is_invalid(folder: Path, name: str, text: str) -> None:
         ("config.json", {"vision_feature_layer": "last"}, "vision_feature_layer"),
         ("tokenizer.json", {"model": {"type": "BPE", "vocab": 3}}, "tokenizer.json cannot be read"),
         ("preprocessor_config.json", {"crop_size": {"height": 336, "width": 336}}, "336x336"),
-        ("preprocessor_config.json", {"image_std": [1.0, 0.0, 1.0]}, "must be positive"),
-        ("preprocessor_config.json", {"image_mean": [0.5]}, "three finite numbers"),
+        (
+            "preprocessor_config.json",
+            {"image_std": [1.0, 0.0, 1.0]},
+            "std.1 should be greater than 0, not 0.0",
+        ),
+        ("preprocessor_config.json", {"image_mean": [0.5]}, "mean.1 is missing"),
         ("preprocessor_config.json", {"rescale_factor": "half"}, "preprocessor"),
     ],
 )
@@ -225,10 +230,28 @@ def test_contradicting_files_are_invalid(
     assert message in refusal(InvalidModelError, folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("vision_config", {"patch_size": 0}),
+        ("vision_config", {"patch_size": -4}),
+        ("vision_config", {"hidden_act": "nope"}),
+        ("text_config", {"hidden_act": "nope"}),
+        ("text_config", {"vocab_size": -5}),
+        ("text_config", {"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_values_that_no_model_can_have_are_invalid(folder: Path, part: str, changes: dict[str, Any]) -> None:
+    values = json.loads((folder / "config.json").read_text())[part]
+    edit_json(folder / "config.json", **{part: values | changes})
+    assert str(folder) in refusal(InvalidModelError, folder)
+
+
 def test_truncated_weights_are_invalid(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "weights cannot be read" in refusal(InvalidModelError, folder)
+    assert "cannot be loaded" in refusal(InvalidModelError, folder)
 
 
 def test_missing_and_misshapen_weights_are_named(folder: Path) -> None:
@@ -295,19 +318,19 @@ def test_a_checkpoints_own_settings_are_read(folder: Path) -> None:
         ),
         ("localisation.json", '{"heads": {"1": 1, "4": 1}}', "attention of head 4"),
         ("localisation.json", '{"heads": {"-1": 1}}', "-1"),
-        ("localisation.json", '{"heads": {}}', "heads should have at least 1 item"),
+        ("localisation.json", '{"heads": {}}', "heads: Dictionary should have at least 1 item"),
         ("localisation.json", '{"heads": {"1": 0}}', "heads.1 should be greater than 0, not 0"),
         ("localisation.json", '{"heads": {"1": Infinity}}', "heads.1"),
-        ("localisation.json", '{"layer": -1}', "layer: Input should be greater than or equal to 0, not -1"),
+        ("localisation.json", '{"layer": -1}', "layer should be greater than or equal to 0, not -1"),
         ("localisation.json", '{"layer": true}', "not True"),
         ("localisation.json", '{"crop_size": 1.5}', "1.5"),
-        ("localisation.json", '{"crop_size": 0}', "crop_size must be 1 to"),
+        ("localisation.json", '{"crop_size": 0}', "crop_size should be greater than or equal to 1, not 0"),
         ("localisation.json", '{"ratios": [2, 1]}', "(2.0, 1.0)"),
         ("secondlook.json", '{"probe_layer": 1}', "unknown key probe_layer; known are threshold,"),
         ("secondlook.json", '{"threshold": NaN}', "threshold"),
         ("secondlook.json", '{"threshold": "low"}', "'low'"),
         ("secondlook.json", '{"fit": "crop"}', "'squash' or 'pad', not 'crop'"),
-        ("secondlook.json", '{"max_new_tokens": 0}', "greater than or equal to 1, not 0"),
+        ("secondlook.json", '{"max_new_tokens": 0}', "max_new_tokens should be greater than 0, not 0"),
         ("secondlook.json", '{"question_suffix": 3}', "not 3"),
         ("secondlook.json", "[]", "JSON object"),
         ("secondlook.json", "{", "not JSON"),

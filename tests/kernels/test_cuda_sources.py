@@ -19,6 +19,7 @@ def nvcc() -> str:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 def test_every_architecture_compiles_without_warnings_or_spills(nvcc: str, tmp_path: Path) -> None:
     strict = ["-Werror", "all-warnings", "-Xptxas", "-v", "--threads", "0"]
     parameters = build_parameters("cuda", extra=strict)

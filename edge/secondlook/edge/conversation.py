@@ -96,6 +96,7 @@ class Conversation:
             raise
         first_look = clock() - before
 
+        relevance = reply.relevance
         second: _SecondLook | None = None
         failure: str | None = None
         if reply.status == "region":
@@ -126,7 +127,7 @@ class Conversation:
             bytes_up=tuple(look.up for look in looks),
             bytes_down=tuple(look.down for look in looks),
             visual_tokens=tuple(said.visual_tokens for said in (final.first, final.second) if said),
-            relevance=final.relevance or reply.relevance,
+            relevance=final.relevance or relevance,
             pixels=(global_image.size.pixels, *([second.pixels_sent] if second else [])),
             seconds=StageSeconds(
                 prepare_global=prepare_global,

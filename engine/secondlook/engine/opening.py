@@ -60,24 +60,22 @@ def load_engine(options: EngineOptions) -> Engine:
     from secondlook.engine.models.checkpoint import load_model
 
     dtype: DType = options.dtype  # type: ignore[assignment]  # load_model refuses others, naming the choices
-    adapter = load_model(
-        options.model, dtype=dtype, device=options.device, progress=draws_bars(options.model)
-    )
+    model = load_model(options.model, dtype=dtype, device=options.device, progress=draws_bars(options.model))
     policy = None if options.threshold is None else Policy(options.threshold)
     if options.calibrated is not None:
-        dtype_name = str(adapter.dtype).removeprefix("torch.")
-        options.calibrated.check_model(adapter.name, adapter.digest(), dtype_name)
+        dtype_name = str(model.dtype).removeprefix("torch.")
+        options.calibrated.check_model(model.name, model.digest(), dtype_name)
         policy = options.calibrated.policy
     if options.encoder is not None:  # after all that can be refused at once, for it may build a plan
-        adapter = with_vision(adapter, options.encoder)
+        model = with_vision(model, options.encoder)
     budget = None
     if options.budget is not None:
-        start = adapter.settings.threshold if policy is None else policy.threshold
+        start = model.settings.threshold if policy is None else policy.threshold
         # A quarter of a byte for each pixel is about what a local image has at its usual quality.
-        crop = Size(adapter.localisation.crop_size, adapter.localisation.crop_size)
-        pixels = sent_size(adapter.local_view, crop).pixels
+        crop = Size(model.localisation.crop_size, model.localisation.crop_size)
+        pixels = sent_size(model.local_view, crop).pixels
         budget = Budget(options.budget, start, local_bytes=pixels / 4)
-    return Engine(adapter, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
+    return Engine(model, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
 
 
 def draws_bars(model: str) -> bool:

@@ -86,7 +86,7 @@ class Asking:
     local_jpeg: JpegSettings = LOCAL_JPEG
 
 
-def load_adapter(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
+def load_run_model(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
     """The model that is asked."""
     dtype, device = asking.dtype, asking.device
     return load_model(asking.model, dtype=dtype, device=device, progress=progress)  # type: ignore[arg-type]  # it refuses what is no dtype
@@ -162,7 +162,7 @@ def _kept_engine(asking: Asking, room: Room) -> Engine:
 
 def _engine(asking: Asking, room: Room, model: VisionLanguageModel | None) -> Engine:
     cache = CacheSettings(asking.kv_cache_gb, most_slots=_SLOTS, text_tokens=room.tokens)
-    model = load_adapter(asking) if model is None else model
+    model = load_run_model(asking) if model is None else model
     return Engine(model, cache=cache, max_question_characters=room.characters)
 
 

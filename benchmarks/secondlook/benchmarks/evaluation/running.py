@@ -20,7 +20,7 @@ from secondlook.benchmarks.analysis.computation import ModelSizes
 from secondlook.benchmarks.commands import progress
 from secondlook.benchmarks.datasets.question import DataSet
 from secondlook.benchmarks.environment import PACKAGES, environment
-from secondlook.benchmarks.evaluation.asking import Asking, ask_all, load_adapter, needed_room
+from secondlook.benchmarks.evaluation.asking import Asking, ask_all, load_run_model, needed_room
 from secondlook.benchmarks.run_log import (
     LogError,
     LoggedRun,
@@ -65,7 +65,7 @@ def run(
     if not mine:
         raise SettingsError(f"shard {shard} has none of the {len(data.pictures)} pictures; divide them less")
     with loading_status(asking.model):
-        model = load_adapter(asking, progress=draws_bars(asking.model))
+        model = load_run_model(asking, progress=draws_bars(asking.model))
     described = _described(model)
     threshold, on_gpu = model.settings.threshold, model.device.type == "cuda"
     header = _header(data, asking, described, threshold, shard)

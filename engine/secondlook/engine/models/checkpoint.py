@@ -52,6 +52,18 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 """Weights' and activations' type. "auto": float32 on the CPU, elsewhere what the checkpoint was published
 in."""
 
+# What transformers, torch and safetensors raise for values that they do not check, or files they cannot read.
+_UNLOADABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Generation settings that change greedy decoding, and the values with which they do not.
@@ -129,7 +141,7 @@ class Checkpoint:
         """Transformers' configuration; Any, for nested ones are declared as dict or None as well."""
         try:
             return AutoConfig.from_pretrained(self.folder, local_files_only=True)
-        except (StrictDataclassError, KeyError, TypeError, ValueError, OSError) as error:
+        except _UNLOADABLE as error:
             raise InvalidModelError(f"{self.folder / 'config.json'}: {first_line(error)}") from error
 
     def image_processor(self) -> Mapping[str, Any]:
@@ -171,9 +183,9 @@ class Checkpoint:
                 ignore_mismatched_sizes=True,  # reported below, as one error
                 output_loading_info=True,
             )
-        except (SafetensorError, OSError) as error:
+        except _UNLOADABLE as error:
             raise InvalidModelError(
-                f"{self.folder}: the weights cannot be read: {first_line(error)}"
+                f"{self.folder}: the model cannot be loaded: {first_line(error)}"
             ) from error
         if info["missing_keys"]:
             raise IncompleteModelError(f"{self.folder} lacks weights: {_some(info['missing_keys'])}")

@@ -21,7 +21,7 @@ def architecture(model_type: object, folder: object) -> ModuleType:
     Raises:
         UnsupportedModelError: there is none; the message says what is supported.
     """
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         supported = "; ".join(import_module(name).SUPPORTED for name in ARCHITECTURES.values())
         raise UnsupportedModelError(f"{folder} holds model_type {model_type}; supported is {supported}")
-    return import_module(ARCHITECTURES[str(model_type)])
+    return import_module(ARCHITECTURES[model_type])

@@ -188,15 +188,15 @@ class TwoLookService:
             complete.cancel()
             raise
         found = complete.result() if complete.done() else region.result()
+        relevance = None
+        if options.relevance and found.maps is not None:  # before a session waits: whoever asks may leave now
+            relevance = await asyncio.to_thread(found.maps.relevance)  # it waits for the device
         session = None
         if found.pending is not None:
             stands = Future[AnswerReply]()
             submitted.future.add_done_callback(partial(_without_second, stands))
             name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands))
             session = PendingSession(id=name, expires_in=seconds)
-        relevance = None
-        if options.relevance and found.maps is not None:
-            relevance = await asyncio.to_thread(found.maps.relevance)  # it waits for the device
         return first_reply(
             found,
             session,
