@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from secondlook.benchmarks import benches
-from secondlook.benchmarks.edge import measure
+from secondlook.benchmarks.edge import edge, measure
 from secondlook.benchmarks.edge.edge import AIM_PEAK_MB, edge_rows, headline
 from secondlook.benchmarks.edge.measure import (
     Case,
@@ -178,3 +179,18 @@ def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, 
     assert all(10 < peak < 120 for peak in peaks)
     assert report["command_peak_mb"] == max(row["peak_mb"] for row in report["commands"][:3])
     assert [row["progressive"] for row in report["commands"]] == [False, False, False, True]
+
+
+def test_an_interruption_keeps_the_complete_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: EdgeRun) -> Iterator[Round]:
+        yield cases(9.0, 9.0)  # the warm-up
+        yield cases(0.1, 0.5)
+        yield cases(0.3, 0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edge, "rounds", interrupted)
+    monkeypatch.setattr(edge, "command_rows", lambda *_: [{"progressive": False, "peak_mb": 99.0}])
+    monkeypatch.setattr(edge, "way_costs", lambda *_: dict.fromkeys(cases(1, 1), ProcessCost(1, 1.0)).items())
+    report = edge.bench_edge(EdgeRun(warmups=1))
+    assert (report["interrupted"], report["rounds"]) == (True, 2)
+    assert report["rows"][0]["edge"]["p50_ms"] == pytest.approx(200)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
-from secondlook.benchmarks import benches, load_edges
+from secondlook.benchmarks import benches, load, load_edges
+from secondlook.benchmarks.commands import tell
 from secondlook.benchmarks.latency import subject
 from secondlook.benchmarks.load import LoadError, LoadRun, load_rows
 from secondlook.benchmarks.load_edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
@@ -44,7 +46,7 @@ def phase(url: str, **values: Any) -> Phase:
 
 def test_edges_ask_and_look_twice_as_often_as_told() -> None:
     with loopback_server(tiny_subject().engine) as url:
-        result = run_phase(phase(url))
+        result = run_phase(phase(url, seconds=4.0))
     assert len(result.asked) > 3
     for asked in result.asked:
         assert asked.failure is None
@@ -154,3 +156,30 @@ def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, 
         assert row["failures"] == 0
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["looked_twice"] == pytest.approx(0.25, abs=0.2)
+
+
+def test_an_interruption_keeps_the_complete_rounds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def phases(*_: object) -> Iterator[PhaseResult]:
+        for number in range(5):  # two rounds, and one of two phases of the third
+            yield PhaseResult([Asked(0.1 * (number + 1), unsure=False)])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load, "_phases", phases)
+    report = load.bench_load(tiny_preset(), LoadRun(torch.float32, CPU, edges=(2,)))
+    assert (report["interrupted"], report["rounds"]) == (True, 2)
+    assert [row["answers"] for row in report["rows"]] == [2, 2]
+    with pytest.raises(KeyboardInterrupt):
+        tell(load.load_text, report, None)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
+
+
+def test_an_interrupted_first_round_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def phases(*_: object) -> Iterator[PhaseResult]:
+        yield PhaseResult([Asked(0.1, unsure=False)])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load, "_phases", phases)
+    with pytest.raises(KeyboardInterrupt):
+        load.bench_load(tiny_preset(), LoadRun(torch.float32, CPU, edges=(2,)))

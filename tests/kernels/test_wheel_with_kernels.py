@@ -27,6 +27,7 @@ def built(source: Path, backends: str) -> subprocess.CompletedProcess[str]:
     return build(source, "--wheel", SECONDLOOK_BUILD_KERNELS=backends)
 
 
+@pytest.mark.slow
 def test_the_wheels_library_serves_without_a_compiler(source: Path, tmp_path: Path) -> None:
     try:
         build_parameters("cpu")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from secondlook.edge.errors import SecondLookError
+
+Item = TypeVar("Item")
 
 PresetOption = Annotated[
     Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"],
@@ -65,8 +67,35 @@ def _error(path: Path, error: OSError) -> ReportError:
     return ReportError(f"cannot write {path}: {error.strerror}; choose another file")
 
 
+def complete_rounds(
+    each: Iterable[Item], size: int, go_on: Callable[[], None] = lambda: None
+) -> tuple[list[Item], bool]:
+    """Collect what is measured, `size` to a round; Ctrl-C ends it.
+
+    Returns: all, and False; or what the complete rounds have, and True.
+
+    Raises:
+        KeyboardInterrupt: before one round was complete.
+    """
+    measured = list[Item]()
+    try:
+        for one in each:
+            measured.append(one)
+            go_on()
+    except KeyboardInterrupt:
+        complete = len(measured) - len(measured) % size
+        if not complete:
+            raise
+        return measured[:complete], True
+    return measured, False
+
+
 def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output: Path | None) -> None:
-    """Keep a report if it is to be kept; print it, as a table and, in the last line, as JSON."""
+    """Keep a report if it is to be kept; print it, as a table and, in the last line, as JSON.
+
+    Raises:
+        KeyboardInterrupt: at the end, if Ctrl-C ended what was measured.
+    """
     try:
         if output is not None:
             write_report(report, output)
@@ -75,6 +104,9 @@ def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output:
             typer.echo(table(report))
         finally:
             typer.echo(json.dumps(report))
+    if report.get("interrupted"):
+        typer.echo("interrupted: the report is of the complete rounds", err=True)
+        raise KeyboardInterrupt
 
 
 def settings(run: Any, *but: str) -> dict[str, Any]:

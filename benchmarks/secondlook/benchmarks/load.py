@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import progress, settings, table
+from secondlook.benchmarks.commands import complete_rounds, progress, settings, table
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.load_edges import Phase, PhaseResult, run_phase
@@ -59,14 +59,16 @@ def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
     with console.status(f"making {preset.name} ..."):
         subject = build_subject(preset, run.dtype, run.device, seed=run.seed)
     with loopback_server(subject.engine) as url:
-        results = list(_phases(run, url, console))
+        results, interrupted = complete_rounds(_phases(run, url, console), len(run.counts))
     by_count = {count: results[place :: len(run.counts)] for place, count in enumerate(run.counts)}
     rows = load_rows(by_count, run.seconds)
     return {
         "speedup_sequential": rows[-1]["speedup"],
         "preset": preset.name,
         "weights": "published" if preset.name == "demo" else "random",
-        **settings(run, "edges"),
+        **settings(run, "edges", "rounds"),
+        "rounds": len(results) // len(run.counts),
+        "interrupted": interrupted,
         "inputs": "every question has a new picture; edges are clients in one other process here",
         "slots": subject.engine.slots,
         "environment": on,

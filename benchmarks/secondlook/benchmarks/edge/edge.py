@@ -6,13 +6,14 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from PIL import features
 from rich.console import Console
 
-from secondlook.benchmarks.commands import progress, table
+from secondlook.benchmarks.commands import complete_rounds, progress, table
 from secondlook.benchmarks.edge.measure import (
     CAMERA_QUALITY,
     Case,
@@ -42,18 +43,19 @@ def bench_edge(run: EdgeRun) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         commands = list(command_rows(run, Path(folder)))
         peaks = dict(way_costs(run, Path(folder)))
-    measured: list[Round] = []
     with progress(console, "rounds", run.warmups + run.rounds) as go_on:
-        for done in rounds(run):
-            measured.append(done)
+        measured = rounds(run)
+        for _ in islice(measured, run.warmups):
             go_on()
-    rows = edge_rows(measured[run.warmups :], peaks)
+        counted, interrupted = complete_rounds(measured, 1, go_on)
+    rows = edge_rows(counted, peaks)
     return {
         "speedup_global_jpeg": headline(rows),
         "command_peak_mb": max(row["peak_mb"] for row in commands if not row["progressive"]),
         "image_size": run.side,
         "resize_mode": run.mode,
-        "rounds": run.rounds,
+        "rounds": len(counted),
+        "interrupted": interrupted,
         "warmups": run.warmups,
         "seed": run.seed,
         "inputs": "every round has new pictures: backgrounds of signs; JPEGs of quality "

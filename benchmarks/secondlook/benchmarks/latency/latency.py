@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import progress, settings
+from secondlook.benchmarks.commands import complete_rounds, progress, settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates, measure_rates
 from secondlook.benchmarks.latency.flops import PassFlops
@@ -53,23 +53,24 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
     memory = ExtraMemory(run.device)
     rounds = run.warmups + 1 + run.repeats  # one for the memory alone
     requests = fresh_requests(preset.preprocessing.side, run.new_tokens, rounds, run.seed)
-    memory_rows, samples = list[dict[str, Any]](), list[Sample]()
+    memory_rows = list[dict[str, Any]]()
     with progress(console, "requests", 2 * rounds * len(flows)) as go_on:
         for _ in answer_in_turns(flows, islice(requests, 2 * run.warmups)):
             go_on()
         for row in memory_in_turns(flows, islice(requests, 2), memory):
             memory_rows.append(row)
             go_on()
-        for sample in answer_in_turns(flows, requests):
-            samples.append(sample)
-            go_on()
-    console.print("measuring again what the device reaches ...")
-    rates = rates.best(measure_rates(run.dtype, run.device))
+        measured = answer_in_turns(flows, requests)
+        samples, interrupted = complete_rounds(measured, 2 * len(flows), go_on)
+    if not interrupted:
+        console.print("measuring again what the device reaches ...")
+        rates = rates.best(measure_rates(run.dtype, run.device))
     return {
         **{f"speedup_{flow}": speedup(samples, flow) for flow in BASELINES},
         "preset": preset.name,
         "weights": "published" if preset.name == "demo" else "random",
         **settings(run),
+        "interrupted": interrupted,
         "inputs": "every request has a new picture",
         "compiled": False,
         **_rows(preset, run, samples, rates, subject.weight_bytes),
