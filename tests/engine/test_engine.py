@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
 from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
+from engine.questions import LARGE, QUESTION, first, pending_look, picture
 from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.wire import PROTOCOL, AnswerOptions
 from secondlook.engine.decode.cache import KeptPrefix
@@ -30,8 +30,6 @@ from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.results import FirstLook, Pending
 
-QUESTION = "What is the number on the sign?"
-LARGE = Size(1000, 800)
 CROPS = RegionSettings(IMAGE_SIZE)
 
 
@@ -46,21 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Engine:
     return Engine(load_model(str(folder)))
-
-
-def picture(seed: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-
-
-def first(engine: Engine, original: Size = LARGE, **options: Any) -> FirstLook:
-    return engine.first_look(picture(1), QUESTION, original, AnswerOptions(**options))
-
-
-def pending_look(engine: Engine, **options: Any) -> Pending:
-    pending = first(engine, second_look="always", **options).pending
-    assert pending is not None
-    return pending
 
 
 def test_an_unsure_answer_names_a_region_and_can_be_continued(engine: Engine) -> None:

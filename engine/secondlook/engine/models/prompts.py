@@ -30,7 +30,7 @@ GENERIC_QUESTION = "Write a general description of the image."
 DEFAULT_MAX_CHARACTERS = 2000
 
 _REMEMBERED: Final = 1024
-"""Prompts whose tokens are kept: more than questions are ever in progress."""
+"""Prompts whose tokens are kept, two a question; a question that was forgotten is tokenised again."""
 
 
 def check_question(question: str, max_characters: int = DEFAULT_MAX_CHARACTERS) -> None:
