@@ -9,6 +9,7 @@ import venv
 from collections.abc import Iterable
 from importlib.metadata import distribution, requires
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
@@ -23,6 +24,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     copy_sources(source)
     found = {}
     for name, folder in (("secondlook-edge", source / "edge"), ("secondlook", source)):
+        old = folder / "build" / "lib" / "secondlook" / "gone.py"  # of an earlier build
+        old.parent.mkdir(parents=True)
+        old.touch()
         done = build(folder, "--wheel")
         assert done.returncode == 0, done.stdout + done.stderr
         (found[name],) = (folder / "dist").iterdir()
@@ -88,6 +92,11 @@ def check_edge(python: Path) -> None:
         done = subprocess.run(command, env=clean(), cwd=python.parent, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("[]\n") or "secondlook-edge" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["secondlook-edge", "secondlook"])
+def test_wheels_hold_nothing_of_an_earlier_build(wheels: dict[str, Path], name: str) -> None:
+    assert "secondlook/gone.py" not in ZipFile(wheels[name]).namelist()
 
 
 def test_the_edge_alone_runs_with_what_it_requires_and_nothing_else(
