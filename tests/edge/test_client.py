@@ -188,6 +188,11 @@ def test_relevance_comes_with_the_answer(ask: Ask, server: ScriptedServer) -> No
     relevance = ask(PICTURE, QUESTION, AnswerOptions(relevance=True)).relevance
     assert relevance is not None
     assert relevance.rows() == [[0, 1, 2], [253, 254, 255]]
+    told = final(decision="unsure")  # what the server says of a session that is given up has no map
+    server.steps = [CARD, wants_region(relevance=shown), refusal(422, "not the region asked for"), told]
+    answer = ask(PICTURE, QUESTION, AnswerOptions(relevance=True))
+    assert server.steps == []
+    assert answer.relevance == relevance
     for data in ("AAAA", "no base64"):
         with pytest.raises(UnexpectedReplyError, match=r"3 bytes, not 3 times 2|not base64"):
             Relevance(width=3, height=2, data=data).rows()

@@ -115,7 +115,11 @@ class Fixed(WireModel):
 
 
 class Budget(WireModel):
-    """A size for each picture: its shape nearly kept, in multiples of a cell, within bounds of pixels."""
+    """A size for each picture: its shape nearly kept, in multiples of a cell, within bounds of pixels.
+
+    Of a slender picture both sides have at least one cell, so that it may exceed `most_pixels`, as that of
+    transformers' `smart_resize` does.
+    """
 
     kind: Literal["budget"] = "budget"
     multiple: int = Field(gt=0, description="Of which both sides are multiples, in pixels.")
