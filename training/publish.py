@@ -3,8 +3,8 @@
     python -m training.publish --out OUT --to FOLDER
 
 Weights are stored in float16 (they are served in float32 on a CPU). The threshold in `secondlook.json` is the
-one that `secondlook eval signs --split calibration` chose; publish writes the one given. The patch head, which
-serving does not read, goes to a file beside this script (`--head`), so that training can go on from the folder:
+one that `secondlook eval signs --split calibration` chose; publish writes the one given. The patch head,
+which serving does not read, goes to a file beside this script (`--head`); training can go on from both:
 
     python -m training.publish --out OUT --resume FOLDER
 
