@@ -75,5 +75,6 @@ if TYPE_CHECKING:
     from secondlook.engine.results import Look as Look
     from secondlook.engine.results import Pending as Pending
     from secondlook.engine.results import Question as Question
+    from secondlook.engine.threads import configure_threads as configure_threads
 else:
     __all__, __getattr__, __dir__ = lazy_names(__name__, __file__)
