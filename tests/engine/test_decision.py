@@ -28,7 +28,7 @@ VIEW = square(168)
 
 def decided(deciding: Decider, uncertainty: float, original: Size = LARGE, **options: Any) -> str:
     asked = AnswerOptions(**options)
-    return deciding.settle(uncertainty, original, deciding.policy.with_options(asked), asked, None)
+    return deciding.decide(uncertainty, original, deciding.policy.with_options(asked), asked, None)
 
 
 def budgeted(rate: float = 0.5) -> tuple[Decider, Budget]:
@@ -85,15 +85,17 @@ def test_where_no_detail_is_to_be_gained_no_look_is_counted() -> None:
     assert (budget.questions, budget.looks) == (3, 0)
 
 
-def test_deciding_counts_nothing_until_it_is_settled_once() -> None:
+def test_seeking_counts_nothing_and_deciding_counts_once() -> None:
     deciding, budget = budgeted()
     options = AnswerOptions()
     for _ in range(3):
-        assert deciding.decide(9.0, LARGE, POLICY, options) == "unsure"
+        assert deciding.seeks(9.0, LARGE, POLICY, options)
+        assert not deciding.seeks(0.1, LARGE, POLICY, options)
+        assert not deciding.seeks(9.0, SMALL, POLICY, options)
     assert budget.questions == 0
     whole = Region(0, 0, LARGE.width, LARGE.height)
-    assert deciding.settle(9.0, LARGE, POLICY, options, whole) == "no_detail_to_gain"
-    assert deciding.settle(9.0, LARGE, POLICY, options, Region(0, 0, 9, 9)) == "unsure"
+    assert deciding.decide(9.0, LARGE, POLICY, options, whole) == "no_detail_to_gain"
+    assert deciding.decide(9.0, LARGE, POLICY, options, Region(0, 0, 9, 9)) == "unsure"
     assert (budget.questions, budget.looks) == (2, 1)
 
 

@@ -250,18 +250,16 @@ class Engine:
             look = self._look(early, asked.prompt, policy)
             seen = (look.uncertainty, asked.original, policy, options)
             region, pending, maps = None, None, None
-            decision = self._decider.decide(*seen)
-            unsure = decision == "unsure"
-            if not unsure:
-                decision = self._decider.settle(*seen, None)
-            if row is not None and (unsure or options.relevance):
+            if row is not None and (options.relevance or self._decider.seeks(*seen)):
                 seen_by_question = self.model.attention_map(row, projection, asked.prompt)
                 maps = AttentionMaps(seen_by_question, (yield from self._generic(slot, asked, kept)))
                 region = self._region(maps, asked.original)
-            if unsure:  # as things are by now, for others were decided on while its region was sought
-                decision = self._decider.settle(*seen, region)
+            # As things are by now, for others were decided on while its region was sought.
+            decision = self._decider.decide(*seen, region)
             if decision == "unsure":
-                assert region is not None, "only what is unsure at first is so in the end"
+                assert region is not None, (
+                    "it was sought, for nothing happens between seeking none and deciding"
+                )
                 claim = kept.claim()
                 self._pool.hold(slot, kept.length, kept)  # another slot may have had it, and given it up
                 pending = Pending(asked, kept, look, region, self._decider.counts(policy, options), claim)

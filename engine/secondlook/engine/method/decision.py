@@ -80,25 +80,11 @@ class Decider:
         left = options.threshold is None and options.second_look == "auto"
         return self.budget is not None and own and left
 
+    def seeks(self, uncertainty: float, original: Size, policy: Policy, options: AnswerOptions) -> bool:
+        """Whether a region is to be sought: as things are now, only it could spare the second look."""
+        return self._decided(uncertainty, original, policy, options, None) == "unsure"
+
     def decide(
-        self,
-        uncertainty: float,
-        original: Size,
-        policy: Policy,
-        options: AnswerOptions,
-        region: Region | None = None,
-    ) -> FirstDecision:
-        """What comes of a first answer as things are now; nothing is counted.
-
-        Args:
-            region: where it would be looked, if that is known yet.
-        """
-        budget = self.budget if self.counts(policy, options) else None
-        threshold = policy.threshold if budget is None else budget.threshold
-        detail = not no_detail_to_gain(self.view, original, region)
-        return decide(uncertainty, threshold, options.second_look, detail=detail)
-
-    def settle(
         self,
         uncertainty: float,
         original: Size,
@@ -106,9 +92,12 @@ class Decider:
         options: AnswerOptions,
         region: Region | None,
     ) -> FirstDecision:
-        """The decision that stands, counted by the budget. Once a question, when all that it depends on is
-        known."""
-        decision = self.decide(uncertainty, original, policy, options, region)
+        """The decision, counted by the budget: once a question, when all that it depends on is known.
+
+        Args:
+            region: where it would be looked; None where none was sought.
+        """
+        decision = self._decided(uncertainty, original, policy, options, region)
         if self.budget is not None and self.counts(policy, options):
             # Doubt that no second look can follow has no say in which of the others are the most doubtful.
             possible = not no_detail_to_gain(self.view, original, region)
@@ -118,6 +107,19 @@ class Decider:
             if self.budget.questions % _TOLD_EVERY == 0:
                 _tell(self.budget)
         return decision
+
+    def _decided(
+        self,
+        uncertainty: float,
+        original: Size,
+        policy: Policy,
+        options: AnswerOptions,
+        region: Region | None,
+    ) -> FirstDecision:
+        budget = self.budget if self.counts(policy, options) else None
+        threshold = policy.threshold if budget is None else budget.threshold
+        detail = not no_detail_to_gain(self.view, original, region)
+        return decide(uncertainty, threshold, options.second_look, detail=detail)
 
 
 def _tell(budget: Budget) -> None:
