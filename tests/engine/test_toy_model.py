@@ -51,8 +51,9 @@ class Plain:
         self.model = model
 
     def rows(self, question: str, pictures: list[Picture]) -> Any:
-        prompt = self.model.prompt(question, [picture.grid for picture in pictures])
-        seen = [self.model.condition(one, question)[0] for one in self.model.encode(pictures)]
+        tokens = self.model.tokens(question)
+        prompt = self.model.prompt(tokens, [picture.grid for picture in pictures])
+        seen = [self.model.condition(one, tokens)[0] for one in self.model.encode(pictures)]
         return prompt, self.model.rows(prompt, 0, seen)
 
     def answer(self, question: str, pictures: list[Picture]) -> str:

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from secondlook.edge.geometry import Region, Size, place, target
-from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard, View
+from secondlook.edge.geometry import Region, Size, target
+from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, SlotPool
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import Probe
@@ -37,17 +37,26 @@ from secondlook.engine.decode.scheduler import (
     Slot,
     Wait,
 )
-from secondlook.engine.errors import NonFiniteError, PictureMismatchError, QuestionTooLongError
+from secondlook.engine.errors import NonFiniteError
 from secondlook.engine.method.budget import Budget
 from secondlook.engine.method.decision import Decider, FinalDecision
 from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.region import RegionSettings, find_region
-from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
+from secondlook.engine.models.base import Features, Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.models.pictures import Picture
-from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, GENERIC_QUESTION, check_question
-from secondlook.engine.results import AttentionMaps, FinalAnswer, FirstLook, Look, Pending, Question
+from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
+from secondlook.engine.preparing import Preparer
+from secondlook.engine.results import (
+    AttentionMaps,
+    FinalAnswer,
+    FirstLook,
+    LocalImage,
+    Look,
+    Pending,
+    Question,
+)
 
-__all__ = ["Engine", "check_room"]
+__all__ = ["Engine"]
 
 _MOST_ROWS: Final = {"cpu": 1024, "cuda": 4096}
 """Rows of prompts, or tokens of pictures, in one pass: enough to keep the device busy, and no more, because
@@ -62,7 +71,7 @@ class Engine:
         policy: defaults for what a request leaves out; by default the checkpoint's threshold.
         region: windows tried; by default the checkpoint's.
         cache: memory for keys and values.
-        max_question_characters: longest question taken.
+        max_question_characters: longest question taken, also by a server of this engine.
         budget: moves the threshold; see `secondlook.engine.method.decision`.
 
     Raises:
@@ -85,11 +94,12 @@ class Engine:
         self.region = model.localisation.region if region is None else region
         self.budget = budget
         self._decider = Decider(self.policy, model.global_view, budget)
-        self._max_question_characters = max_question_characters
-        self._capacity = min(model.context, sum(model.most_visual_tokens) + cache.text_tokens)
-        slot_bytes = model.decoder.slot_bytes(self._capacity, model.dtype)
+        capacity = min(model.context, sum(model.most_visual_tokens) + cache.text_tokens)
+        self.max_question_characters = max_question_characters
+        self._preparer = Preparer(model, self.policy, capacity, max_question_characters)
+        slot_bytes = model.decoder.slot_bytes(capacity, model.dtype)
         self._pool = SlotPool(cache.slots(slot_bytes, model.device))
-        self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity, _probe(model))
+        self._decoder = Decoder(model, self._pool.count, capacity, capacity, _probe(model))
         self._scheduler = Scheduler(
             self._decoder,
             self._pool,
@@ -144,28 +154,19 @@ class Engine:
             GeometryError: the original has no size under the model's view.
         """
         options = AnswerOptions() if options is None else options
-        model = self.model
-        check_question(question, self._max_question_characters)
-        policy = self.policy.with_options(options)
-        limit = options.max_new_tokens or model.settings.max_new_tokens
-        picture = self._picture(global_image, model.global_view, original, "global image")
-        prompt = model.prompt(question, (picture.grid,))
-        rows = len(prompt.ids)
-        if options.second_look != "never":  # then with the largest local image that there may be
-            both = model.prompt(question, (picture.grid, picture.grid))
-            start, stop = both.spans[1]
-            rows = len(both.ids) - (stop - start) + model.most_visual_tokens[1]
-        check_room(rows, limit, self._capacity)
-        return Question(question, picture, prompt, options, policy, limit, client)
+        return self._preparer.question(global_image, question, original, options, client)
 
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
-        """Bring a region's picture to the size that the model takes. May be called on any thread.
+    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
+        """Bring a region's picture to the size that the model takes, and put the question's prompt around it.
+
+        May be called on any thread.
 
         Raises:
             PictureMismatchError: the image is larger than the model takes of such a region.
+            QuestionTooLongError: it has so many tokens that question and answer have no room beside it.
             GeometryError: the region has no size under the model's view.
         """
-        return self._picture(local_image, self.model.local_view, pending.region.size, "local image")
+        return self._preparer.local(pending, local_image)
 
     def first_look(
         self,
@@ -190,8 +191,8 @@ class Engine:
         Raises:
             NonFiniteError: the model computed NaN or infinity.
         """
-        picture = self.prepare_local(pending, local_image)
-        return self._scheduler.run(self.start_second_look(pending, picture))
+        prepared = self.prepare_local(pending, local_image)
+        return self._scheduler.run(self.start_second_look(pending, prepared))
 
     def start_first_look(
         self, question: Question, *, on_region: Callable[[FirstLook], None] | None = None
@@ -207,7 +208,7 @@ class Engine:
     def start_second_look(
         self,
         pending: Pending,
-        local_image: Picture,
+        local_image: LocalImage,
         *,
         after: Request[FirstLook] | None = None,
         sent_bytes: int = 0,
@@ -236,7 +237,7 @@ class Engine:
         self, asked: Question, on_region: Callable[[FirstLook], None] | None, spent: dict[str, float]
     ) -> Flow[FirstLook]:
         limit, policy, options = asked.max_new_tokens, asked.policy, asked.options
-        key = self.model.prefix_key(asked.picture, asked.text)
+        key = self.model.prefix_key(asked.picture, asked.tokens)
         find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
         try:
@@ -276,7 +277,7 @@ class Engine:
             self._pool.give_back(slot)
 
     def _second(
-        self, pending: Pending, picture: Picture, after: Request[FirstLook] | None, spent: dict[str, float]
+        self, pending: Pending, local: LocalImage, after: Request[FirstLook] | None, spent: dict[str, float]
     ) -> Flow[FinalAnswer]:
         asked = pending.question
         limit, policy = asked.max_new_tokens, asked.policy
@@ -288,9 +289,8 @@ class Engine:
                 # It was given up: the first look's pass, alone, gives the same keys and values.
                 yield from self._ask(slot, asked, 1, None, probe=False)
                 self._pool.hold(slot, pending.prefix.length, pending.prefix)
-            prompt = self.model.prompt(asked.text, (asked.picture.grid, picture.grid))
-            check_room(len(prompt.ids), limit, self._capacity)
-            features, _ = yield from self._features(picture, asked.text)
+            prompt = local.prompt
+            features, _ = yield from self._features(local.picture, asked.tokens)
             yield Prefill(self._prompted(slot, prompt, prompt.shared, [features], limit))
             second = self._look((yield Decode(slot, limit)), prompt, policy)
         finally:
@@ -306,7 +306,7 @@ class Engine:
         """[global image | question], or the question alone where the slot holds a prefix; with `probe`, the
         attention row to the picture's rows, and how it is projected to cells."""
         if prefix is None:
-            features, projection = yield from self._features(asked.picture, asked.text)
+            features, projection = yield from self._features(asked.picture, asked.tokens)
             prompted = self._prompted(slot, asked.prompt, 0, [features], limit)
         else:
             projection = prefix.projection
@@ -320,16 +320,16 @@ class Engine:
         if not model.localisation.generic:
             return torch.ones(picture.grid, device=model.device)
         if kept.generic is None:
-            prompt = model.prompt(GENERIC_QUESTION, (picture.grid,))
+            prompt, tokens = asked.generic, self._preparer.generic
             start, features, projection = prompt.shared, list[Features](), kept.projection
-            if model.prefix_key(picture, GENERIC_QUESTION) != model.prefix_key(picture, asked.text):
-                conditioned, projection = yield from self._features(picture, GENERIC_QUESTION)
+            if model.prefix_key(picture, tokens) != model.prefix_key(picture, asked.tokens):
+                conditioned, projection = yield from self._features(picture, tokens)
                 start, features = 0, [conditioned]
             row = yield AttentionRow(self._prompted(slot, prompt, start, features))
             kept.generic = model.attention_map(row, projection, prompt)
         return kept.generic
 
-    def _features(self, picture: Picture, question: str) -> Flow[tuple[Features, Tensor | None]]:
+    def _features(self, picture: Picture, question: QuestionTokens) -> Flow[tuple[Features, Tensor | None]]:
         features = yield Encode(picture, picture.tokens)
         return self.model.condition(features, question)
 
@@ -359,24 +359,6 @@ class Engine:
             policy.uncertainty(statistics),
             len(prompt.ids),
             prompt.visual_tokens,
-        )
-
-    def _picture(self, image: Image.Image, view: View, shown: Size, what: str) -> Picture:
-        most = place(shown, target(view, shown), view.fit)
-        if image.width > most.width or image.height > most.height:
-            raise PictureMismatchError(
-                f"the {what} has {image.width}x{image.height} pixels, but of {shown} pixels the model sees "
-                f"{most.size}: shrink it to that, without padding"
-            )
-        return self.model.picture(image, view, shown)
-
-
-def check_room(rows: int, limit: int, room: int) -> None:
-    """Raise QuestionTooLongError where rows of a prompt and `limit` tokens of an answer have no room."""
-    if rows + limit > room:
-        raise QuestionTooLongError(
-            f"the prompt has {rows} tokens and the answer may have {limit}, but there is room for {room}; "
-            "ask a shorter question, or for fewer tokens (max_new_tokens)"
         )
 
 

@@ -15,11 +15,11 @@ from secondlook.engine.decode.cache import KeptPrefix, PrefixClaim
 from secondlook.engine.method.decision import FinalDecision, FirstDecision
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.models.base import Prompt
+from secondlook.engine.models.base import Prompt, QuestionTokens
 from secondlook.engine.models.pictures import Picture
 from secondlook.kernels import relative_attention
 
-__all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "Look", "Pending", "Question"]
+__all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "LocalImage", "Look", "Pending", "Question"]
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,27 @@ class Question:
     """A question about one picture, checked and tokenised; made by `Engine.prepare`.
 
     Attributes:
+        tokens: of the question, for both looks.
         picture: the global image.
         prompt: of the first look.
+        generic: the generic question's, about the same picture.
         policy: the engine's, with the options put over it.
         max_new_tokens: of each answer.
         client: whose picture it is: what was computed for one client's picture is never another's.
     """
 
-    text: str
+    tokens: QuestionTokens
     picture: Picture
     prompt: Prompt
+    generic: Prompt
     options: AnswerOptions
     policy: Policy
     max_new_tokens: int
     client: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.tokens.text
 
     @property
     def original(self) -> Size:
@@ -118,6 +125,18 @@ class Pending:
     region: Region
     counted: bool = False
     claim: PrefixClaim | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class LocalImage:
+    """A region's picture as the second look takes it; made by `Engine.prepare_local`.
+
+    Attributes:
+        prompt: of both images and the question.
+    """
+
+    picture: Picture
+    prompt: Prompt
 
 
 @dataclass(frozen=True)

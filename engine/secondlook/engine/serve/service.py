@@ -24,7 +24,6 @@ from secondlook.edge.geometry import Size, place, target
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError
-from secondlook.engine.models.prompts import check_question
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.replies import final_reply, first_reply
 from secondlook.engine.serve.sessions import SessionStore
@@ -100,14 +99,14 @@ class TwoLookService:
         """The model's card, with the server's limits; raises ModelNotReadyError or ShuttingDownError like
         `check_ready`."""
         self.check_ready()
-        settings = self.settings
+        settings, engine = self.settings, self.loaded.result()
         limits = Limits(
             max_body_bytes=settings.max_body_bytes,
-            max_question_characters=settings.max_question_characters,
+            max_question_characters=engine.max_question_characters,
             max_new_tokens=settings.max_new_tokens,
             max_original_pixels=settings.max_original_pixels,
         )
-        return self.loaded.result().card.model_copy(update={"version": _VERSION, "limits": limits})
+        return engine.card.model_copy(update={"version": _VERSION, "limits": limits})
 
     @property
     def waiting(self) -> int:
@@ -155,14 +154,13 @@ class TwoLookService:
             client: who asks; pictures asked about again are known by client.
 
         Raises:
-            EmptyQuestionError, QuestionTooLongError, and other QuestionErrors of the engine.
+            QuestionError: the engine cannot take the question.
             SettingsError: options that the server does not allow.
             NotAPictureError, PictureTooLargeError: not one whole JPEG of about the encoder's size.
             PictureMismatchError, GeometryError: not a global image, or an impossible original.
             QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see InferenceThread.
         """
         view = self.card.global_view
-        check_question(question, self.settings.max_question_characters)
         self._check_options(options)
         self._check_original(original)
         engine = self.loaded.result()
