@@ -14,7 +14,7 @@ from PIL import Image
 from secondlook.edge.geometry import Region, Size, place, target
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import KeptPrefix
-from secondlook.engine.decode.scheduler import Flow, Request
+from secondlook.engine.decode.scheduler import Flow, Request, Stages
 from secondlook.engine.errors import OutOfMemoryError, PictureMismatchError, QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
@@ -161,7 +161,7 @@ class FakeEngine:
         self._jobs = deque((known, job) for known, job in self._jobs if known is not task)
 
     def _start(self, job: Callable[[], Any]) -> Request[Any]:
-        task: Request[Any] = Request(_flow(), False, {})
+        task: Request[Any] = Request(_flow(), False, Stages())
         self._jobs.append((task, job))
         return task
 
@@ -176,10 +176,11 @@ class FakeEngine:
         first = look(f"first to {question}", 0.1 if sure else 0.9)
         seconds = LookSeconds(encode=0.25)
         maps = MAPS if options.relevance or not sure else None
+        relevance = MAPS.relevance() if options.relevance else None
         if sure:
-            return FirstLook(first, "sure", None, None, maps, seconds)
+            return FirstLook(first, "sure", None, None, maps, seconds, relevance)
         pending = Pending(asked, KeptPrefix(5), first, REGION)
-        found = FirstLook(first, "unsure", REGION, pending, maps, seconds)
+        found = FirstLook(first, "unsure", REGION, pending, maps, seconds, relevance)
         if question != "long":
             return found
         on_region(found)

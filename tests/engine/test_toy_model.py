@@ -119,6 +119,24 @@ def test_both_looks_through_server_and_edge_equal_the_plain_loop(size: tuple[int
     )
 
 
+def test_a_look_encodes_its_picture_once_though_the_generic_question_conditions_it_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, encoded = ToyModel(), list[int]()
+    encode = model.encode
+
+    def counted(pictures: Any) -> Any:
+        encoded.append(len(pictures))
+        return encode(pictures)
+
+    monkeypatch.setattr(model, "encode", counted)
+    engine, image = Engine(model), drawn((400, 300), 3)
+    sent = open_picture(image).shrunk(model.global_view)
+    look = engine.first_look(sent, "What is there?", Size(400, 300), ALWAYS)
+    assert look.region is not None
+    assert encoded == [1]
+
+
 def test_many_at_once_are_those_alone() -> None:
     model = ToyModel(seed=4)
     plain = Plain(model)

@@ -35,6 +35,7 @@ from secondlook.engine.decode.scheduler import (
     Request,
     Scheduler,
     Slot,
+    Stages,
     Wait,
 )
 from secondlook.engine.errors import NonFiniteError
@@ -42,8 +43,7 @@ from secondlook.engine.method.budget import Budget
 from secondlook.engine.method.decision import Decider, FinalDecision
 from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.region import RegionSettings, find_region
-from secondlook.engine.models.base import Features, Prompt, QuestionTokens, VisionLanguageModel
-from secondlook.engine.models.pictures import Picture
+from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
 from secondlook.engine.preparing import Preparer
 from secondlook.engine.results import (
@@ -202,8 +202,8 @@ class Engine:
         Args:
             on_region: called with what is known so far if the region is known before the answer is complete.
         """
-        spent = dict[str, float]()
-        return self._scheduler.start(self._first(question, on_region, spent), spent)
+        stages = Stages()
+        return self._scheduler.start(self._first(question, on_region, stages), stages)
 
     def start_second_look(
         self,
@@ -222,8 +222,8 @@ class Engine:
         """
         if self.budget is not None and pending.counted and sent_bytes:
             self.budget.received(sent_bytes)
-        spent = dict[str, float]()
-        return self._scheduler.start(self._second(pending, local_image, after, spent), spent, urgent=True)
+        stages = Stages()
+        return self._scheduler.start(self._second(pending, local_image, after, stages), stages, urgent=True)
 
     def round(self) -> bool:
         """Compute a little of every look in progress; False when there is none."""
@@ -234,7 +234,7 @@ class Engine:
         self._scheduler.cancel(request)
 
     def _first(
-        self, asked: Question, on_region: Callable[[FirstLook], None] | None, spent: dict[str, float]
+        self, asked: Question, on_region: Callable[[FirstLook], None] | None, stages: Stages
     ) -> Flow[FirstLook]:
         limit, policy, options = asked.max_new_tokens, asked.policy, asked.options
         key = self.model.prefix_key(asked.picture, asked.tokens)
@@ -243,18 +243,23 @@ class Engine:
         try:
             self.prefixes.count(hit=prefix is not None)
             read = options.second_look != "never" or options.relevance
-            row, projection = yield from self._ask(slot, asked, limit, prefix, probe=read)
+            row, projection, encoded = yield from self._ask(slot, asked, limit, prefix, stages, probe=read)
+            if self._shares(asked):
+                encoded = None  # nobody needs it any more, and a long answer would hold it
             kept = self._pool.hold(slot, asked.prompt.shared, find())
             kept.projection = projection
             self.prefixes.remember(kept, asked.client, key)
             early = yield Decode(slot, min(limit, policy.decide_after))
             look = self._look(early, asked.prompt, policy)
             seen = (look.uncertainty, asked.original, policy, options)
-            region, pending, maps = None, None, None
+            region, pending, maps, relevance = None, None, None, None
             if row is not None and (options.relevance or self._decider.seeks(*seen)):
-                seen_by_question = self.model.attention_map(row, projection, asked.prompt)
-                maps = AttentionMaps(seen_by_question, (yield from self._generic(slot, asked, kept)))
+                stages.enter("prefill")
+                by_question = self.model.attention_map(row, projection, asked.prompt)
+                by_generic = yield from self._generic(slot, asked, kept, encoded, stages)
+                maps = AttentionMaps(by_question, by_generic)
                 region = self._region(maps, asked.original)
+                relevance = maps.relevance() if options.relevance else None
             # As things are by now, for others were decided on while its region was sought.
             decision = self._decider.decide(*seen, region)
             if decision == "unsure":
@@ -264,7 +269,7 @@ class Engine:
                 claim = kept.claim()
                 self._pool.hold(slot, kept.length, kept)  # another slot may have had it, and given it up
                 pending = Pending(asked, kept, look, region, self._decider.counts(policy, options), claim)
-            found = FirstLook(look, decision, region, pending, maps, _seconds(spent))
+            found = FirstLook(look, decision, region, pending, maps, LookSeconds(**stages.seconds), relevance)
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
                 if pending is not None and on_region is not None:
                     on_region(found)
@@ -272,12 +277,12 @@ class Engine:
             pending = None if pending is None else replace(pending, first=look)
             if kept.claimed:
                 self._pool.hold(slot, kept.length, kept)  # again: where it was, it may have been given up
-            return replace(found, look=look, pending=pending, seconds=_seconds(spent))
+            return replace(found, look=look, pending=pending, seconds=LookSeconds(**stages.seconds))
         finally:
             self._pool.give_back(slot)
 
     def _second(
-        self, pending: Pending, local: LocalImage, after: Request[FirstLook] | None, spent: dict[str, float]
+        self, pending: Pending, local: LocalImage, after: Request[FirstLook] | None, stages: Stages
     ) -> Flow[FinalAnswer]:
         asked = pending.question
         limit, policy = asked.max_new_tokens, asked.policy
@@ -287,10 +292,12 @@ class Engine:
         try:
             if prefix is None:
                 # It was given up: the first look's pass, alone, gives the same keys and values.
-                yield from self._ask(slot, asked, 1, None, probe=False)
+                yield from self._ask(slot, asked, 1, None, stages, probe=False)
                 self._pool.hold(slot, pending.prefix.length, pending.prefix)
             prompt = local.prompt
-            features, _ = yield from self._features(local.picture, asked.tokens)
+            encoded = yield Encode(local.picture, local.picture.tokens)
+            features, _ = self.model.condition(encoded, asked.tokens)
+            stages.enter("prefill")
             yield Prefill(self._prompted(slot, prompt, prompt.shared, [features], limit))
             second = self._look((yield Decode(slot, limit)), prompt, policy)
         finally:
@@ -298,40 +305,56 @@ class Engine:
         known = pending.first if after is None else (yield Wait(after)).look
         better = keep_second(known.uncertainty, second.uncertainty, policy)
         decision: FinalDecision = "took_second" if better else "kept_first"
-        return FinalAnswer(known, second, decision, pending.region, _seconds(spent))
+        return FinalAnswer(known, second, decision, pending.region, LookSeconds(**stages.seconds))
 
     def _ask(
-        self, slot: int, asked: Question, limit: int, prefix: KeptPrefix | None, *, probe: bool
-    ) -> Flow[tuple[Tensor | None, Tensor | None]]:
+        self,
+        slot: int,
+        asked: Question,
+        limit: int,
+        prefix: KeptPrefix | None,
+        stages: Stages,
+        *,
+        probe: bool,
+    ) -> Flow[tuple[Tensor | None, Tensor | None, Features | None]]:
         """[global image | question], or the question alone where the slot holds a prefix; with `probe`, the
-        attention row to the picture's rows, and how it is projected to cells."""
+        attention row to the picture's rows; how that is projected to cells; what was encoded for it."""
+        encoded, conditioned = None, list[Features]()
         if prefix is None:
-            features, projection = yield from self._features(asked.picture, asked.tokens)
-            prompted = self._prompted(slot, asked.prompt, 0, [features], limit)
+            encoded = yield Encode(asked.picture, asked.picture.tokens)
+            one, projection = self.model.condition(encoded, asked.tokens)
+            start, conditioned = 0, [one]
         else:
-            projection = prefix.projection
-            prompted = self._prompted(slot, asked.prompt, asked.prompt.shared, [], limit)
-        row: Tensor | None = yield Prefill(prompted, probe)
-        return row, projection
+            start, projection = asked.prompt.shared, prefix.projection
+        stages.enter("prefill")
+        row = yield Prefill(self._prompted(slot, asked.prompt, start, conditioned, limit), probe)
+        return row, projection, encoded
 
-    def _generic(self, slot: int, asked: Question, kept: KeptPrefix) -> Flow[Tensor]:
+    def _generic(
+        self, slot: int, asked: Question, kept: KeptPrefix, encoded: Features | None, stages: Stages
+    ) -> Flow[Tensor]:
         """The map that the question's is divided by; remembered with the prefix."""
         model, picture = self.model, asked.picture
         if not model.localisation.generic:
             return torch.ones(picture.grid, device=model.device)
         if kept.generic is None:
             prompt, tokens = asked.generic, self._preparer.generic
-            start, features, projection = prompt.shared, list[Features](), kept.projection
-            if model.prefix_key(picture, tokens) != model.prefix_key(picture, asked.tokens):
-                conditioned, projection = yield from self._features(picture, tokens)
-                start, features = 0, [conditioned]
-            row = yield AttentionRow(self._prompted(slot, prompt, start, features))
+            start, conditioned, projection = prompt.shared, list[Features](), kept.projection
+            if not self._shares(asked):
+                stages.enter("encode")
+                if encoded is None:
+                    encoded = yield Encode(picture, picture.tokens)
+                one, projection = model.condition(encoded, tokens)
+                start, conditioned = 0, [one]
+                stages.enter("prefill")
+            row = yield AttentionRow(self._prompted(slot, prompt, start, conditioned))
             kept.generic = model.attention_map(row, projection, prompt)
         return kept.generic
 
-    def _features(self, picture: Picture, question: QuestionTokens) -> Flow[tuple[Features, Tensor | None]]:
-        features = yield Encode(picture, picture.tokens)
-        return self.model.condition(features, question)
+    def _shares(self, asked: Question) -> bool:
+        """Whether the generic question's prompt begins as the asked one's."""
+        key, picture = self.model.prefix_key, asked.picture
+        return key(picture, self._preparer.generic) == key(picture, asked.tokens)
 
     def _prompted(
         self, slot: int, prompt: Prompt, start: int, features: list[Features], limit: int = 1
@@ -371,7 +394,3 @@ def _probe(model: VisionLanguageModel) -> Probe:
     for head, weight in heads.items():
         weights[head] = weight
     return Probe(model.localisation.layer, weights.to(model.device))
-
-
-def _seconds(spent: dict[str, float]) -> LookSeconds:
-    return LookSeconds(**spent)

@@ -150,6 +150,7 @@ class FirstLook:
         pending: continues with `Engine.second_look`; None when the answer is final.
         maps: what a region is found in; None unless one was sought, or `relevance` was asked for.
         seconds: time per stage.
+        relevance: the maps as they travel; None unless asked for.
     """
 
     look: Look
@@ -158,6 +159,7 @@ class FirstLook:
     pending: Pending | None
     maps: AttentionMaps | None
     seconds: LookSeconds
+    relevance: Relevance | None = None
 
     @property
     def text(self) -> str:

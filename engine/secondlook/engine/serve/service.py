@@ -186,9 +186,6 @@ class TwoLookService:
             complete.cancel()
             raise
         found = complete.result() if complete.done() else region.result()
-        relevance = None
-        if options.relevance and found.maps is not None:  # before a session waits: whoever asks may leave now
-            relevance = await asyncio.to_thread(found.maps.relevance)  # it waits for the device
         session = None
         if found.pending is not None:
             stands = Future[AnswerReply]()
@@ -198,7 +195,6 @@ class TwoLookService:
         return first_reply(
             found,
             session,
-            relevance,
             complete=complete.done(),
             queue_seconds=submitted.waited,
             decode_seconds=decode_seconds,
@@ -297,10 +293,10 @@ def _heard(future: asyncio.Future[Any]) -> None:
 
 
 def _without_second(stands: Future[AnswerReply], first: Future[FirstLook]) -> None:
-    """Of the first look only its reply stays: no picture, no prefix."""
+    """Of the first look only its reply stays: no picture, no prefix, no map."""
     if first.cancelled():
         stands.cancel()
     elif (error := first.exception()) is not None:
         stands.set_exception(copy.copy(error))  # without its traceback, which holds the look's frames
     else:
-        stands.set_result(first_reply(replace(first.result(), pending=None), None))
+        stands.set_result(first_reply(replace(first.result(), pending=None, relevance=None), None))
