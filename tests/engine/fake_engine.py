@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from secondlook.edge.geometry import Region, Size, place, target
+from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.scheduler import Flow, Request, Stages
-from secondlook.engine.errors import OutOfMemoryError, PictureMismatchError, QuestionTooLongError
+from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
 from secondlook.engine.models.base import Prompt
-from secondlook.engine.models.pictures import Picture, fitted
+from secondlook.engine.models.pictures import Picture, check_sent, fitted
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, QuestionTokens, check_question
 from secondlook.engine.results import (
     AttentionMaps,
@@ -45,9 +45,7 @@ def look(text: str, doubt: float) -> Look:
 
 
 def _picture(image: Image.Image, view: View, shown: Size) -> Picture:
-    most = place(shown, target(view, shown), view.fit)
-    if image.width > most.width or image.height > most.height:
-        raise PictureMismatchError(f"{image.width}x{image.height} pixels, where {most.size} are seen")
+    check_sent(image, view, shown, "image")
     return fitted(image, view, shown, (CELL, CELL))
 
 

@@ -108,7 +108,15 @@ def test_a_local_image_may_be_as_large_as_the_view_or_smaller(engine: Engine, si
 @pytest.mark.parametrize("size", [(85, 84), (84, 85), (400, 200)])
 def test_a_larger_local_image_is_refused(engine: Engine, size: tuple[int, int]) -> None:
     pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
-    with pytest.raises(PictureMismatchError, match="200x100"):
+    with pytest.raises(PictureMismatchError, match="of 200x100 pixels at most 84x84"):
+        engine.second_look(pending, picture(2, size))
+
+
+@pytest.mark.parametrize("size", [(31, 20), (30, 21), (84, 84)])
+def test_a_local_image_larger_than_its_region_is_refused(engine: Engine, size: tuple[int, int]) -> None:
+    pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 40, 30))
+    assert engine.second_look(pending, picture(2, (30, 20))).second.tokens
+    with pytest.raises(PictureMismatchError, match="of 30x20 pixels at most 30x20 are taken"):
         engine.second_look(pending, picture(2, size))
 
 

@@ -192,7 +192,7 @@ def test_a_decompression_bomb_is_refused() -> None:
         (
             {"files": image_part(jpeg(SIDE, SIDE + 1))},
             "picture_mismatch",
-            "32x33 pixels, where 32x32 are seen",
+            "32x33 pixels, but of 400x300 pixels at most 32x32",
         ),
         ({"options": "{"}, "invalid_field", "options"),
         ({"options": '{"threshold": -1}'}, "invalid_field", "options.threshold"),

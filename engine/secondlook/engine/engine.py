@@ -93,7 +93,7 @@ class Engine:
         self.policy = Policy(threshold=model.settings.threshold) if policy is None else policy
         self.region = model.localisation.region if region is None else region
         self.budget = budget
-        self._decider = Decider(self.policy, model.global_view, budget)
+        self._decider = Decider(self.policy, model.global_view, budget, local_view=model.local_view)
         capacity = min(model.context, sum(model.most_visual_tokens) + cache.text_tokens)
         self.max_question_characters = max_question_characters
         self._preparer = Preparer(model, self.policy, capacity, max_question_characters)
@@ -150,7 +150,7 @@ class Engine:
         Raises:
             QuestionError: the question is empty, too long, or contains reserved text.
             SettingsError: the options contradict the policy.
-            PictureMismatchError: the image is larger than the model takes of such an original.
+            PictureMismatchError: the image is larger than an edge sends of such an original.
             GeometryError: the original has no size under the model's view.
         """
         options = AnswerOptions() if options is None else options
@@ -162,7 +162,7 @@ class Engine:
         May be called on any thread.
 
         Raises:
-            PictureMismatchError: the image is larger than the model takes of such a region.
+            PictureMismatchError: the image is larger than an edge sends of such a region.
             QuestionTooLongError: it has so many tokens that question and answer have no room beside it.
             GeometryError: the region has no size under the model's view.
         """

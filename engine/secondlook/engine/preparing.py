@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from PIL import Image
 
-from secondlook.edge.geometry import Size, place, target
+from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, View
-from secondlook.engine.errors import PictureMismatchError, QuestionTooLongError
+from secondlook.engine.errors import QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.base import VisionLanguageModel
-from secondlook.engine.models.pictures import Picture
+from secondlook.engine.models.pictures import Picture, check_sent
 from secondlook.engine.models.prompts import GENERIC_QUESTION, check_question
 from secondlook.engine.results import LocalImage, Pending, Question
 
@@ -68,12 +68,7 @@ class Preparer:
         return LocalImage(picture, prompt)
 
     def _picture(self, image: Image.Image, view: View, shown: Size, what: str) -> Picture:
-        most = place(shown, target(view, shown), view.fit)
-        if image.width > most.width or image.height > most.height:
-            raise PictureMismatchError(
-                f"the {what} has {image.width}x{image.height} pixels, but of {shown} pixels the model sees "
-                f"{most.size}: shrink it to that, without padding"
-            )
+        check_sent(image, view, shown, what)
         return self._model.picture(image, view, shown)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.geometry import Size, place, target
+from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError
@@ -166,7 +166,7 @@ class TwoLookService:
         engine = self.loaded.result()
         prepared, decode_seconds = await self._decode(
             jpeg,
-            place(original, target(view, original), view.fit).size,
+            sent_size(view, original),
             lambda image: engine.prepare(image, question, original, options, client=client),
         )
         loop = asyncio.get_running_loop()
@@ -212,10 +212,9 @@ class TwoLookService:
         """
         view = self.card.local_view
         pending, engine = self._sessions.look(session_id).pending, self.loaded.result()
-        size = pending.region.size
         picture, decode_seconds = await self._decode(
             jpeg,
-            place(size, target(view, size), view.fit).size,
+            sent_size(view, pending.region.size),
             lambda image: engine.prepare_local(pending, image),
         )
         async with self._claimed(session_id) as (kept, stands):
