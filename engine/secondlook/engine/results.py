@@ -162,6 +162,18 @@ class FirstLook:
     relevance: Relevance | None = None
 
     @property
+    def nbytes(self) -> int:
+        """What the picture, the prompts and the maps take in memory: what is kept for a second look.
+
+        Keys and values are not among it: they are given up where there is no room.
+        """
+        asked = None if self.pending is None else self.pending.question
+        kept = (
+            0 if asked is None else sum(x.nbytes for x in (asked.picture.pixels, asked.prompt, asked.generic))
+        )
+        return kept + (0 if self.maps is None else self.maps.question.nbytes + self.maps.generic.nbytes)
+
+    @property
     def text(self) -> str:
         return self.look.text
 

@@ -67,6 +67,11 @@ class Prompt:
         return self.next_position - len(self.ids)
 
     @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        return 8 * len(self.ids) + self.positions.nbytes
+
+    @property
     def visual_tokens(self) -> int:
         """Rows of all pictures."""
         return sum(stop - start for start, stop in self.spans)

@@ -60,11 +60,13 @@ class _FirstLook:
 
     Attributes:
         stands: the reply without a second look.
+        nbytes: see `FirstLook.nbytes`.
     """
 
     pending: Pending
     submitted: Submitted[FirstLook]
     stands: Future[AnswerReply]
+    nbytes: int
 
 
 class TwoLookService:
@@ -84,7 +86,7 @@ class TwoLookService:
     ) -> None:
         self.settings = settings
         self._sessions: SessionStore[_FirstLook, Future[AnswerReply]] = SessionStore(
-            settings.sessions, lambda kept: kept.stands, clock
+            settings.sessions, lambda kept: kept.stands, lambda kept: kept.nbytes, clock
         )
         self._inference = InferenceThread(load, settings.queue_size)
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
@@ -190,7 +192,7 @@ class TwoLookService:
         if found.pending is not None:
             stands = Future[AnswerReply]()
             submitted.future.add_done_callback(partial(_without_second, stands))
-            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands))
+            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands, found.nbytes))
             session = PendingSession(id=name, expires_in=seconds)
         return first_reply(
             found,

@@ -17,12 +17,15 @@ class SessionLimits:
 
     Attributes:
         max_waiting: sessions that wait for their local image; one more, and the oldest is given up.
+        max_bytes: what all of them may keep in memory: pictures, prompts and maps. With more, the oldest are
+            given up; the latest waits in any case.
         seconds: how long a session waits for its local image.
         max_remembered: ended sessions whose end (409, 410) and last reply are still known; older ones are
             unknown (404).
     """
 
     max_waiting: PositiveInt = 1024
+    max_bytes: PositiveInt = 1024 * _MEBIBYTE
     seconds: PositiveFloat = 60.0
     max_remembered: NonNegativeInt = 10_000
 
