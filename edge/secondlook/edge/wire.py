@@ -14,8 +14,8 @@ How large a picture is sent follows from the card's views and the size of what i
 its region, never from the picture that came.
 
 Both sides say which version they speak (`PROTOCOL`): the server in its card, a client in the header
-`secondlook-protocol`. Versions of one major number understand each other: what a newer server adds to a reply
-is passed over by an older client.
+`secondlook-protocol` of every request; one without it is of version 1, and refused. Versions of one major
+number understand each other: what a newer server adds to a reply is passed over by an older client.
 """
 
 from __future__ import annotations
