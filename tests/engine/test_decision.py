@@ -14,10 +14,9 @@ from PIL import Image
 from edge.support import square
 from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import AnswerOptions, View
-from secondlook.edge.wire import Budget as Budgeted
+from secondlook.edge.wire import AnswerOptions, Budget, View
 from secondlook.engine.engine import Engine
-from secondlook.engine.method.budget import Budget, BudgetSettings
+from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
 from secondlook.engine.method.decision import Decider
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.region import RegionSettings
@@ -33,8 +32,8 @@ def decided(deciding: Decider, uncertainty: float, original: Size = LARGE, **opt
     return deciding.decide(uncertainty, original, deciding.policy.with_options(asked), asked, None)
 
 
-def budgeted(rate: float = 0.5) -> tuple[Decider, Budget]:
-    budget = Budget(BudgetSettings(rate), POLICY.threshold)
+def budgeted(rate: float = 0.5) -> tuple[Decider, BudgetedThreshold]:
+    budget = BudgetedThreshold(BudgetSettings(rate), POLICY.threshold)
     return Decider(POLICY, VIEW, budget), budget
 
 
@@ -104,7 +103,7 @@ def test_seeking_counts_nothing_and_deciding_counts_once() -> None:
 def test_a_region_too_slender_to_be_looked_at_has_no_detail_to_gain() -> None:
     deciding, budget = budgeted()
     deciding = replace(
-        deciding, local_view=View(size=Budgeted(multiple=28, least_pixels=784, most_pixels=78400))
+        deciding, local_view=View(size=Budget(multiple=28, least_pixels=784, most_pixels=78400))
     )
     for width, decision in ((800, "unsure"), (804, "no_detail_to_gain")):
         region = Region(0, 0, width, 4)
@@ -144,7 +143,7 @@ def picture(seed: int) -> Image.Image:
 
 @pytest.mark.usefixtures("one_thread")
 def test_an_engine_keeps_its_budget(folder: Path) -> None:
-    budget = Budget(BudgetSettings(0.5, slack=1.0), 0.0)
+    budget = BudgetedThreshold(BudgetSettings(0.5, slack=1.0), 0.0)
     engine = Engine(load_model(str(folder)), budget=budget)
     short = AnswerOptions(max_new_tokens=1)
     assert engine.card.threshold == 0.0
@@ -167,7 +166,7 @@ def test_an_engine_keeps_its_budget(folder: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_region_of_the_whole_picture_is_not_counted_as_a_look(folder: Path) -> None:
-    budget = Budget(BudgetSettings(0.5), 0.0)
+    budget = BudgetedThreshold(BudgetSettings(0.5), 0.0)
     engine = Engine(load_model(str(folder)), region=RegionSettings(crop_size=5000), budget=budget)
     assert engine.first_look(picture(1), "What is it?", LARGE).decision == "no_detail_to_gain"
     assert (budget.questions, budget.looks) == (1, 0)

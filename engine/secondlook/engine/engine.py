@@ -39,7 +39,7 @@ from secondlook.engine.decode.scheduler import (
     Wait,
 )
 from secondlook.engine.errors import NonFiniteError
-from secondlook.engine.method.budget import Budget
+from secondlook.engine.method.budget import BudgetedThreshold
 from secondlook.engine.method.decision import Decider, FinalDecision
 from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.region import RegionSettings, find_region
@@ -86,7 +86,7 @@ class Engine:
         cache: CacheSettings | None = None,
         *,
         max_question_characters: int = DEFAULT_MAX_CHARACTERS,
-        budget: Budget | None = None,
+        budget: BudgetedThreshold | None = None,
     ) -> None:
         cache = CacheSettings() if cache is None else cache
         self.model = model

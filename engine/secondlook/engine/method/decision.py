@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from secondlook.edge.geometry import Region, Size, target, too_slender
 from secondlook.edge.wire import AnswerOptions, View
-from secondlook.engine.method.budget import Budget
+from secondlook.engine.method.budget import BudgetedThreshold
 from secondlook.engine.method.policy import Policy
 
 __all__ = ["Decider", "FinalDecision", "FirstDecision", "decide", "no_detail_to_gain"]
@@ -67,7 +67,7 @@ class Decider:
 
     policy: Policy
     view: View
-    budget: Budget | None = None
+    budget: BudgetedThreshold | None = None
     clock: Callable[[], float] = time.monotonic
     local_view: View | None = None
 
@@ -129,7 +129,7 @@ class Decider:
         return not no_detail_to_gain(self.view, original, region)
 
 
-def _tell(budget: Budget) -> None:
+def _tell(budget: BudgetedThreshold) -> None:
     _log.info(
         "budget: %d of %d questions looked at twice, %d bytes of local images; the threshold is %.4g",
         budget.looks,
