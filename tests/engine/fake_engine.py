@@ -131,37 +131,37 @@ class FakeEngine:
     def first_look(
         self, image: Image.Image, question: str, original: Size, options: AnswerOptions
     ) -> FirstLook:
-        task = self.start_first_look(self.prepare(image, question, original, options), on_region=print)
+        request = self.start_first_look(self.prepare(image, question, original, options), on_region=print)
         self.round()
-        return task.future.result(timeout=0)
+        return request.future.result(timeout=0)
 
     def second_look(self, pending: Pending, image: Image.Image) -> FinalAnswer:
         picture = self.prepare_local(pending, image)
-        task = self.start_second_look(pending, picture, after=None, sent_bytes=0)
+        request = self.start_second_look(pending, picture, after=None, sent_bytes=0)
         self.round()
-        return task.future.result(timeout=0)
+        return request.future.result(timeout=0)
 
     def round(self) -> bool:
         if not self._jobs:
             return False
-        task, job = self._jobs.popleft()
+        request, job = self._jobs.popleft()
         self.threads.add(threading.current_thread().name)
         self.entered.release()
         assert self.gate.wait(timeout=60)
         try:
-            task.future.set_result(job())
+            request.future.set_result(job())
         except Exception as error:  # noqa: BLE001 -- as the real one does
-            task.future.set_exception(error)
+            request.future.set_exception(error)
         return bool(self._jobs)
 
-    def cancel(self, task: Request[Any]) -> None:
-        self.cancelled += not task.future.done()
-        self._jobs = deque((known, job) for known, job in self._jobs if known is not task)
+    def cancel(self, request: Request[Any]) -> None:
+        self.cancelled += not request.future.done()
+        self._jobs = deque((known, job) for known, job in self._jobs if known is not request)
 
     def _start(self, job: Callable[[], Any]) -> Request[Any]:
-        task: Request[Any] = Request(_flow(), False, Stages())
-        self._jobs.append((task, job))
-        return task
+        request: Request[Any] = Request(_flow(), False, Stages())
+        self._jobs.append((request, job))
+        return request
 
     def _first_look(self, asked: Question, on_region: Callable[[FirstLook], None]) -> FirstLook:
         question, options = asked.text, asked.options

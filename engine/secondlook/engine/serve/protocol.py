@@ -65,6 +65,6 @@ class TwoLookEngine(Protocol):
         """Compute a little of every look in progress; False when there is none."""
         ...
 
-    def cancel(self, task: Request[Any]) -> None:
+    def cancel(self, request: Request[Any]) -> None:
         """End a look that nobody waits for."""
         ...

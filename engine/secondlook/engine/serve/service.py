@@ -1,7 +1,8 @@
-"""Both looks as a server sees them: checks, sessions, and the queue to the inference thread. Free of HTTP.
+"""What the server does with a question: from a JPEG and a text to a reply, and a session between two looks.
 
-Everything here runs on the event loop, except images' decoding (worker threads) and the engine (its own
-thread).
+Images and questions are prepared on worker threads, and looked at on the inference thread; all else runs on
+the event loop. A request is held to the server's settings here, a question and its picture to the model in
+`prepare`. Nothing here knows of HTTP.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError
+from secondlook.engine.replies import final_reply, first_reply
 from secondlook.engine.serve.protocol import TwoLookEngine
-from secondlook.engine.serve.replies import final_reply, first_reply
 from secondlook.engine.serve.sessions import SessionStore
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.worker import InferenceThread, Submitted
@@ -222,7 +223,7 @@ class TwoLookService:
         async with self._claimed(session_id) as (kept, stands):
             submitted = self._inference.submit(
                 lambda engine: engine.start_second_look(
-                    kept.pending, picture, after=kept.submitted.task, sent_bytes=len(jpeg)
+                    kept.pending, picture, after=kept.submitted.request, sent_bytes=len(jpeg)
                 ),
                 second=True,
             )
