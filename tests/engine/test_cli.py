@@ -27,6 +27,7 @@ from secondlook.edge.errors import GeometryError
 from secondlook.engine import cli, plugins
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.method.policy_file import write_policy
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
 SECONDS = 60
 CAMERA = (ORIGINAL.width, ORIGINAL.height)
@@ -159,6 +160,18 @@ def test_an_unknown_host_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 def test_impossible_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("serve", "--session-ttl", "0") == 1
     assert "seconds should be greater than 0, not 0" in one_line(capsys)
+
+
+@pytest.mark.usefixtures("engine")
+def test_serve_hands_its_limits_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[ServerSettings] = []
+    monkeypatch.setattr(
+        "secondlook.engine.serve.app.serve", lambda _load, settings, *_: served.append(settings)
+    )
+    limits = ["--max-pending", "3", "--max-pending-mb", "5", "--session-ttl", "7", "--queue-size", "2"]
+    assert exit_status("serve", "--port", "0", "--max-body-mb", "1", *limits) == 0
+    sessions = SessionLimits(max_waiting=3, max_bytes=5 * 2**20, seconds=7.0)
+    assert served == [ServerSettings(queue_size=2, max_body_bytes=2**20, sessions=sessions)]
 
 
 @pytest.mark.usefixtures("engine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from secondlook.engine.method.region import find_region
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import GENERIC_QUESTION
+from secondlook.engine.results import AttentionMaps
 from secondlook.engine.serve.app import create_app
 
 ALWAYS = AnswerOptions(second_look="always", arbitration=False, relevance=True)
@@ -138,6 +140,35 @@ def test_a_look_encodes_its_picture_once_though_the_generic_question_conditions_
     look = engine.first_look(sent, "What is there?", Size(400, 300), ALWAYS)
     assert look.region is not None
     assert encoded == [1]
+
+
+def test_one_thread_computes_and_it_neither_prepares_nor_tokenises(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, set[str]] = {}
+
+    def noted(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def noting(*arguments: Any) -> Any:
+            used.setdefault(name, set()).add(threading.current_thread().name)
+            return function(*arguments)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    model = ToyModel()
+    engine = Engine(model, cache=CacheSettings(most_slots=1))
+    prepared, computed = ("tokens", "prompt", "picture"), ("encode", "condition", "rows", "attention_map")
+    for name in (*prepared, *computed, "hidden", "logits"):
+        noted(model, name)
+    noted(AttentionMaps, "relative")
+    with listening(create_app(engine)) as url, EdgeClient(url) as client:
+        for number in range(3):
+            answer = client.ask(drawn((400, 300), number), f"What is in {number}?", ALWAYS)
+            assert answer.second is not None
+            assert answer.relevance is not None
+    for name in (*computed, "hidden", "logits", "relative"):
+        assert used[name] == {"secondlook-inference"}
+    for name in prepared:
+        assert all(thread.startswith("secondlook-decode") for thread in used[name])
 
 
 class Strips(ToyModel):

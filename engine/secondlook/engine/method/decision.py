@@ -83,7 +83,10 @@ class Decider:
         return self.budget is not None and own and left
 
     def seeks(self, uncertainty: float, original: Size, policy: Policy, options: AnswerOptions) -> bool:
-        """Whether a region is to be sought: as things are now, only it could spare the second look."""
+        """Whether a region is to be sought: as things are now, only that could still spare the second look.
+
+        Decides nothing: until the region is known, others are decided on.
+        """
         return self._decided(uncertainty, original, policy, options, None) == "unsure"
 
     def decide(
