@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from secondlook.engine.errors import ShuttingDownError as ShuttingDownError
     from secondlook.engine.errors import UnknownSessionError as UnknownSessionError
     from secondlook.engine.errors import UnsupportedModelError as UnsupportedModelError
-    from secondlook.engine.method.budget import Budget as Budget
+    from secondlook.engine.method.budget import BudgetedThreshold as BudgetedThreshold
     from secondlook.engine.method.budget import BudgetSettings as BudgetSettings
     from secondlook.engine.method.decision import no_detail_to_gain as no_detail_to_gain
     from secondlook.engine.method.policy import Policy as Policy
