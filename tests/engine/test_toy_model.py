@@ -72,7 +72,7 @@ class Plain:
         plan = Whole()
         self.model.hidden(rows, plan)
         first, stop = prompt.spans[0]
-        return plan.last[self.model.localisation.layer][first + 1 : stop].reshape(prompt.grids[0])
+        return plan.last[self.model.localisation.deepest][first + 1 : stop].reshape(prompt.grids[0])
 
 
 def drawn(size: tuple[int, int], seed: int) -> Image.Image:

@@ -31,7 +31,7 @@ class ToyModel(VisionLanguageModel):
     global_view = View(size=Budget(multiple=CELL, least_pixels=6 * CELL**2, most_pixels=24 * CELL**2))
     local_view = View(size=Budget(multiple=CELL, least_pixels=6 * CELL**2, most_pixels=12 * CELL**2))
     preprocessing = Preprocessing(CELL, (0.0,) * 3, (1.0,) * 3)
-    settings, localisation = LookSettings(max_new_tokens=9), Localisation(layer=1, crop_size=40)
+    settings, localisation = LookSettings(max_new_tokens=9), Localisation({1: None}, crop_size=40)
 
     def __init__(self, seed: int = 0) -> None:
         g = torch.Generator().manual_seed(seed)

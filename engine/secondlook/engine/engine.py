@@ -23,7 +23,6 @@ from secondlook.edge.geometry import Region, Size, place, target
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, SlotPool
 from secondlook.engine.decode.decoder import Decoder, Prompted
-from secondlook.engine.decode.plans import Probe
 from secondlook.engine.decode.prefixes import PrefixIndex
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.decode.scheduler import (
@@ -89,7 +88,7 @@ class Engine:
         self._capacity = min(model.context, sum(model.most_visual_tokens) + cache.text_tokens)
         slot_bytes = model.decoder.slot_bytes(self._capacity, model.dtype)
         self._pool = SlotPool(cache.slots(slot_bytes, model.device))
-        self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity, _probe(model))
+        self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity, model.probe())
         self._scheduler = Scheduler(
             self._decoder,
             self._pool,
@@ -380,17 +379,6 @@ def check_room(rows: int, limit: int, room: int) -> None:
             f"the prompt has {rows} tokens and the answer may have {limit}, but there is room for {room}; "
             "ask a shorter question, or for fewer tokens (max_new_tokens)"
         )
-
-
-def _probe(model: VisionLanguageModel) -> Probe:
-    """The attention that the model's localisation reads."""
-    heads = model.localisation.heads
-    if heads is None:
-        return Probe(model.localisation.layer)
-    weights = torch.zeros(model.decoder.heads)
-    for head, weight in heads.items():
-        weights[head] = weight
-    return Probe(model.localisation.layer, weights.to(model.device))
 
 
 def _seconds(spent: dict[str, float]) -> LookSeconds:

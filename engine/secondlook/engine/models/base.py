@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import View
 from secondlook.engine.decode.decoder import DecoderModel
-from secondlook.engine.decode.plans import Rows
+from secondlook.engine.decode.plans import Probe, Rows
 from secondlook.engine.errors import EncoderError
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.settings import Localisation, LookSettings
@@ -153,6 +153,17 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """[rows, columns] of the global image's grid, from an attention row [N] to its rows."""
         cells = row if projection is None else row @ projection
         return cells.reshape(prompt.grids[0])
+
+    def probe(self) -> Probe:
+        """The attention that `localisation` names, for a decoder."""
+        layers = dict[int, Tensor | None]()
+        for layer, heads in self.localisation.layers.items():
+            layers[layer] = None
+            if heads is not None:
+                weights = torch.zeros(self.decoder.heads)
+                weights[list(heads)] = torch.tensor(list(heads.values()))
+                layers[layer] = weights.to(self.device)
+        return Probe(layers)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """An answer as text, without special tokens and surrounding white space."""

@@ -60,7 +60,8 @@ def default_localisation(config: Any) -> Localisation:
 
     Other depths read the same relative depth.
     """
-    return Localisation(config.text_config.num_hidden_layers * 14 // 32, config.vision_config.image_size)
+    layer = config.text_config.num_hidden_layers * 14 // 32
+    return Localisation({layer: None}, config.vision_config.image_size)
 
 
 class Llava(VisionLanguageModel):
