@@ -159,7 +159,7 @@ class FakeEngine:
         maps = MAPS if options.relevance or not sure else None
         if sure:
             return FirstLook(first, "sure", None, None, maps, seconds)
-        pending = Pending(asked, KeptPrefix(5), first, REGION)
+        pending = Pending(asked, KeptPrefix(5, 5), first, REGION)
         found = FirstLook(first, "unsure", REGION, pending, maps, seconds)
         if question != "long":
             return found

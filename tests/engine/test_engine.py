@@ -249,7 +249,9 @@ def test_the_region_is_told_once_and_early(engine: Engine, answer: int, decide_a
     assert (early.region, early.decision) == (look.region, "unsure")
     assert early.pending is not None
     assert early.pending.first == early.look
-    assert look.pending == replace(early.pending, first=look.look)
+    assert look.pending is not None
+    assert look.pending.prefix is early.pending.prefix
+    assert (look.pending.first, look.pending.region) == (look.look, early.region)
     assert look.look.token_ids == first(engine, max_new_tokens=answer).look.token_ids
 
 
@@ -320,7 +322,9 @@ def test_a_first_look_that_fails_late_fails_its_second(engine: Engine) -> None:
     assert second.future.exception() is task.future.exception()
     expected = (
         Engine(engine.model)
-        .second_look(replace(pending, prefix=KeptPrefix(pending.prefix.length)), picture(2))
+        .second_look(
+            replace(pending, prefix=KeptPrefix(pending.prefix.length, pending.prefix.length)), picture(2)
+        )
         .second
     )
     assert fresh.second_look(pending, picture(2)).second.token_ids == expected.token_ids

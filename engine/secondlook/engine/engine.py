@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -96,6 +97,9 @@ class Engine:
             _MOST_ROWS[model.device.type],
         )
         self.prefixes = PrefixIndex(self._pool.count)
+        # How a prefix's picture rows become cells, and its map for the generic question.
+        self._projections = WeakKeyDictionary[KeptPrefix, Tensor | None]()
+        self._generics = WeakKeyDictionary[KeptPrefix, Tensor]()
 
     @property
     def card(self) -> ModelCard:
@@ -242,8 +246,9 @@ class Engine:
             self.prefixes.count(hit=prefix is not None)
             read = options.second_look != "never" or options.relevance
             row, projection = yield from self._ask(slot, asked, limit, prefix, probe=read)
-            kept = self._pool.hold(slot, asked.prompt.shared, find())
-            kept.projection = projection
+            new = KeptPrefix(asked.prompt.shared, asked.prompt.shared_position)
+            kept = self._pool.hold(slot, find() or new)
+            self._projections[kept] = projection
             self.prefixes.remember(kept, asked.client, key)
             early = yield Decode(slot, min(limit, policy.decide_after))
             look = self._look(early, asked.prompt, policy)
@@ -262,7 +267,7 @@ class Engine:
             if decision == "unsure":
                 assert region is not None, "only what is unsure at first is so in the end"
                 claim = kept.claim()
-                self._pool.hold(slot, kept.length, kept)  # another slot may have had it, and given it up
+                self._pool.hold(slot, kept)  # another slot may have had it, and given it up
                 pending = Pending(asked, kept, look, region, self._decider.counts(policy, options), claim)
             found = FirstLook(look, decision, region, pending, maps, _seconds(spent))
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
@@ -271,7 +276,7 @@ class Engine:
                 look = self._look((yield Decode(slot, limit)), asked.prompt, policy)
             pending = None if pending is None else replace(pending, first=look)
             if kept.claimed:
-                self._pool.hold(slot, kept.length, kept)  # again: where it was, it may have been given up
+                self._pool.hold(slot, kept)  # again: where it was, it may have been given up
             return replace(found, look=look, pending=pending, seconds=_seconds(spent))
         finally:
             self._pool.give_back(slot)
@@ -288,11 +293,11 @@ class Engine:
             if prefix is None:
                 # It was given up: the first look's pass, alone, gives the same keys and values.
                 yield from self._ask(slot, asked, 1, None, probe=False)
-                self._pool.hold(slot, pending.prefix.length, pending.prefix)
+                self._pool.hold(slot, pending.prefix)
             prompt = self.model.prompt(asked.text, (asked.picture.grid, picture.grid))
             check_room(len(prompt.ids), limit, self._capacity)
             features, _ = yield from self._features(picture, asked.text)
-            yield Prefill(self._prompted(slot, prompt, prompt.shared, [features], limit))
+            yield Prefill(self._continued(slot, prompt, pending.prefix, [features], limit))
             second = self._look((yield Decode(slot, limit)), prompt, policy)
         finally:
             self._pool.give_back(slot)
@@ -310,8 +315,8 @@ class Engine:
             features, projection = yield from self._features(asked.picture, asked.text)
             prompted = self._prompted(slot, asked.prompt, 0, [features], limit)
         else:
-            projection = prefix.projection
-            prompted = self._prompted(slot, asked.prompt, asked.prompt.shared, [], limit)
+            projection = self._projections[prefix]
+            prompted = self._continued(slot, asked.prompt, prefix, [], limit)
         row: Tensor | None = yield Prefill(prompted, probe)
         return row, projection
 
@@ -320,19 +325,29 @@ class Engine:
         model, picture = self.model, asked.picture
         if not model.localisation.generic:
             return torch.ones(picture.grid, device=model.device)
-        if kept.generic is None:
+        if kept not in self._generics:
             prompt = model.prompt(GENERIC_QUESTION, (picture.grid,))
-            start, features, projection = prompt.shared, list[Features](), kept.projection
-            if model.prefix_key(picture, GENERIC_QUESTION) != model.prefix_key(picture, asked.text):
+            if model.prefix_key(picture, GENERIC_QUESTION) == model.prefix_key(picture, asked.text):
+                projection = self._projections[kept]
+                prompted = self._continued(slot, prompt, kept, [])
+            else:
                 conditioned, projection = yield from self._features(picture, GENERIC_QUESTION)
-                start, features = 0, [conditioned]
-            row = yield AttentionRow(self._prompted(slot, prompt, start, features))
-            kept.generic = model.attention_map(row, projection, prompt)
-        return kept.generic
+                prompted = self._prompted(slot, prompt, 0, [conditioned])
+            row = yield AttentionRow(prompted)
+            self._generics[kept] = model.attention_map(row, projection, prompt)
+        return self._generics[kept]
 
     def _features(self, picture: Picture, question: str) -> Flow[tuple[Features, Tensor | None]]:
         features = yield Encode(picture, picture.tokens)
         return self.model.condition(features, question)
+
+    def _continued(
+        self, slot: int, prompt: Prompt, prefix: KeptPrefix, features: list[Features], limit: int = 1
+    ) -> Prompted:
+        """The rest of a prompt, behind its prefix that the slot holds."""
+        begins = (prompt.shared, prompt.shared_position)
+        assert begins == (prefix.length, prefix.next_position), "prompts of one prefix key begin alike"
+        return self._prompted(slot, prompt, prefix.length, features, limit)
 
     def _prompted(
         self, slot: int, prompt: Prompt, start: int, features: list[Features], limit: int = 1

@@ -21,7 +21,7 @@ from secondlook.kernels import attention_row, decode_attention
 __all__ = ["AttentionPlan", "DecodePlan", "PrefillPlan", "Probe", "ProbeReached", "Rows", "Segment"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Packed rows for a decoder, on its device.
 

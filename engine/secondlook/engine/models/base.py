@@ -27,7 +27,7 @@ from secondlook.engine.models.settings import Localisation, LookSettings
 __all__ = ["Features", "Grid", "Picture", "Prompt", "VisionEncoder", "VisionLanguageModel"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """What the vision encoder makes of one picture, whatever is asked about it.
 
@@ -40,7 +40,7 @@ class Features:
     deep: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """A whole prompt, each picture's place filled with as many rows as it has.
 
@@ -64,6 +64,11 @@ class Prompt:
     def delta(self) -> int:
         """What an answer's rotary positions are ahead of its places in the cache; mostly 0 or less."""
         return self.next_position - len(self.ids)
+
+    @property
+    def shared_position(self) -> int:
+        """The rotary position of the first row behind the shared ones."""
+        return int(self.positions[:, self.shared].max())
 
     @property
     def visual_tokens(self) -> int:

@@ -25,7 +25,7 @@ Grid: TypeAlias = tuple[int, int]
 """Rows and columns of a picture's map."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture as a model takes it.
 
