@@ -60,6 +60,32 @@ class Prompt:
     positions: Tensor
     next_position: int
 
+    @classmethod
+    def laid_out(
+        cls,
+        ids: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        grids: Sequence[Grid],
+        layouts: Sequence[Tensor],
+    ) -> Prompt:
+        """With the positions of text, one behind the other, around those of pictures.
+
+        Args:
+            layouts: of each picture [P, N] int64, the positions of its rows, counted from that of its first;
+                what follows goes on behind the largest.
+        """
+        positions = torch.empty(len(layouts[0]), len(ids), dtype=torch.int64)
+        place, position = 0, 0
+        for (start, stop), layout in zip(spans, layouts, strict=True):
+            positions[:, place:start] = torch.arange(position, position + start - place)
+            position += start - place
+            positions[:, start:stop] = position + layout
+            position += int(layout.max()) + 1
+            place = stop
+        last = position + len(ids) - place
+        positions[:, place:] = torch.arange(position, last)
+        return cls(tuple(ids), tuple(spans), tuple(grids), spans[0][1], positions, last)
+
     @property
     def delta(self) -> int:
         """What an answer's rotary positions are ahead of its places in the cache; mostly 0 or less."""
@@ -96,7 +122,6 @@ class VisionLanguageModel(DecoderModel, Protocol):
         context: the most rows of a sequence, generated ones included.
         most_visual_tokens: rows that a global image has at most, and a local one.
         global_view, local_view: what it sees of an original, and of a region.
-        preprocessing: of pictures, after they were fitted to a view.
         settings: threshold and length of answers.
         localisation: which attention is read, and how a region is found from it.
     """
@@ -107,7 +132,6 @@ class VisionLanguageModel(DecoderModel, Protocol):
     most_visual_tokens: tuple[int, int]
     global_view: View
     local_view: View
-    preprocessing: Preprocessing
     settings: LookSettings
     localisation: Localisation
 
@@ -178,13 +202,24 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """What `encode` runs on the pictures' pixels, as a module: for export, and for measurements."""
         ...
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures become what the `vision_module` takes, where that is one square for all of them.
+
+        Raises:
+            EncoderError: it is not; such a module cannot be exported, and nothing can take its place.
+        """
+        raise EncoderError(f"{self.name!r} encodes pictures with its own modules alone; leave --vision out")
+
     def with_encoder(self, encoder: VisionEncoder) -> VisionLanguageModel:
         """The same model, on the same weights, with something else in place of its `vision_module`.
 
         Raises:
-            EncoderError: nothing else can encode for this architecture.
+            EncoderError: see `preprocessing`.
         """
-        raise EncoderError(f"{self.name!r} encodes pictures with its own modules alone; leave --vision out")
+        del encoder
+        _ = self.preprocessing
+        raise NotImplementedError
 
     def digest(self) -> str:
         """SHA-256 of all weights with their names and types, its first 16 hexadecimal digits."""
