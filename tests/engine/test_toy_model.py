@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from engine.serving_harness import listening
-from engine.toy_model import WORDS, ToyModel, decoder
+from engine.toy_model import CELL, WORDS, ToyModel, decoder
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.imaging import decode_jpeg, open_picture
@@ -24,6 +26,7 @@ from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.serve.app import create_app
 
+TOY = ToyModel()
 ALWAYS = AnswerOptions(second_look="always", arbitration=False, relevance=True)
 SIZES = [(400, 300), (90, 700), (1000, 220), (333, 334)]
 
@@ -81,6 +84,14 @@ def drawn(size: tuple[int, int], seed: int) -> Image.Image:
 def test_it_is_a_model() -> None:
     model: VisionLanguageModel = ToyModel()
     assert model.picture(drawn((40, 400), 0), model.global_view, Size(40, 400)).grid == (15, 1)
+
+
+@given(st.integers(1, 2000), st.integers(1, 200), st.sampled_from([1, -1]))
+def test_no_picture_has_more_rows_than_the_most(short: int, ratio: int, direction: int) -> None:
+    size = Size(*(short, ratio * short)[::direction])
+    for view, most in zip((TOY.global_view, TOY.local_view), TOY.most_visual_tokens, strict=True):
+        seen = target(view, size)
+        assert TOY.layout((seen.height // CELL, seen.width // CELL)).shape[1] <= most
 
 
 @pytest.mark.parametrize("slots", [1, 8])

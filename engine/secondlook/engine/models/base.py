@@ -120,7 +120,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         name: what the model was asked for as.
         module: of transformers, with its `config`; nobody but its owner changes it.
         context: the most rows of a sequence, generated ones included.
-        most_visual_tokens: rows that a global image has at most, and a local one.
+        most_visual_tokens: rows that a global image has at most, whatever its original, and a local one.
         global_view, local_view: what it sees of an original, and of a region.
         settings: threshold and length of answers.
         localisation: which attention is read, and how a region is found from it.
