@@ -75,7 +75,7 @@ def publish(state: Path, folder: Path, head_file: Path, threshold: float) -> Non
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
     settings = {"threshold": threshold, "fit": "squash", "max_new_tokens": 20}
-    where = {"layer": PROBE_LAYER, "crop_size": REGION.crop_size, "min_cells": REGION.min_cells}
+    where = {"layers": {PROBE_LAYER: None}, "crop_size": REGION.crop_size, "min_cells": REGION.min_cells}
     for name, values in ((SETTINGS_FILE, settings), (LOCALISATION_FILE, where)):
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 

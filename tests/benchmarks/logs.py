@@ -73,7 +73,12 @@ def header(**settings: Any) -> RunHeader:
     made: dict[str, Any] = {"model": "demo", "threshold": 0.25, "sizes": vars(SIZES), "device": "a processor"}
     values = {
         "data": {"name": "signs", "split": "test", "seed": 3},
-        "model": {"weights": "c0ffee", "localisation": {"layer": 2}, "global_view": VIEW, "local_view": VIEW},
+        "model": {
+            "weights": "c0ffee",
+            "localisation": {"layers": {"2": None}},
+            "global_view": VIEW,
+            "local_view": VIEW,
+        },
         "jpeg": jpeg,
         **settings,
     }

@@ -35,7 +35,7 @@ def request_of(subject: Subject, look_twice: bool, seed: int = 1) -> Request:
 def work_of(name: FlowName, subject: Subject, request: Request) -> dict[Metric, Work]:
     lengths, layer = (
         Lengths.of(subject.preset, request.question, NEW_TOKENS),
-        subject.preset.localisation.layer,
+        subject.preset.localisation.deepest,
     )
     return flow_work(name, PassFlops(subject.preset.config), lengths, layer, unsure=request.look_twice)
 

@@ -42,7 +42,7 @@ def test_one_question_costs_what_the_flops_benchmark_counts(flow: str) -> None:
     (row,) = (row for row in flow_rows(demo, lengths, 0.4) if row["flow"] == flow)
     answers = (a_look(doubts=[0.1] * 4), a_look(doubts=[0.1] * 4))
     first, second = (replace(one, prompt_tokens=n) for one, n in zip(answers, (158, 304), strict=True))
-    settings = {"model": {"localisation": {"layer": demo.localisation.layer}}}
+    settings = {"model": {"localisation": {"layers": demo.localisation.layers}}}
     cost = relative_computation(Columns.of([a_record(0, first, second)]), HEAD.made, settings, row["flow"])
     assert cost is not None
     assert cost.base / cost.unit == pytest.approx(row["relative_computation_sure"])

@@ -296,7 +296,7 @@ def test_a_log_of_one_square_is_read_as_one_of_views(tmp_path: Path) -> None:
     model = read_log(path).header.settings["model"]
     view = View(size=Fixed(width=168, height=168), fit="pad").model_dump(mode="json")
     assert model["global_view"] == model["local_view"] == view
-    assert model["localisation"]["layer"] == 2
+    assert model["localisation"]["layers"] == {"2": None}
     assert (model["localisation"]["crop_size"], model["localisation"]["min_cells"]) == (100, 3)
     assert not {"probe_layer", "resize_mode", "crop_size"} & model.keys()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from secondlook.edge import GeometryError, GridMap, Region, Size, place
-from secondlook.edge.geometry import sent_size, target
+from secondlook.edge.geometry import most_pixels, sent_size, target
 from secondlook.edge.wire import Budget, Fixed, View
 
 lengths = st.integers(1, 20_000)
@@ -106,6 +106,29 @@ def test_a_budget_gives_the_size_of_the_published_processor(
             target(view, size)
     else:
         assert target(view, size) == Size(width, height)
+
+
+@st.composite
+def slender(draw: st.DrawFn) -> Size:
+    """Any size that has one under a budget; many at the edge of that."""
+    short = draw(st.integers(1, 60) | st.integers(1, 3000))
+    long = draw(st.integers(short, 200 * short) | st.just(200 * short))
+    return Size(*draw(st.permutations([short, long])))
+
+
+@given(slender(), st.sampled_from([2, 14, 28]), st.integers(1, 4_000), st.integers(1, 1_000_000))
+def test_no_target_has_more_pixels_than_the_most(size: Size, multiple: int, least: int, more: int) -> None:
+    most = max(least, multiple**2) + more
+    view = View(size=Budget(multiple=multiple, least_pixels=least, most_pixels=most))
+    assert target(view, size).pixels <= most_pixels(view)
+
+
+def test_the_most_is_the_budget_where_that_is_not_small() -> None:
+    budget = Budget(multiple=28, least_pixels=4 * 28**2, most_pixels=256 * 28**2)
+    assert most_pixels(View(size=budget)) == 256 * 28**2
+    small = Budget(multiple=8, least_pixels=6 * 64, most_pixels=24 * 64)
+    assert most_pixels(View(size=small)) == target(View(size=small), Size(10, 2000)).pixels == 69 * 64
+    assert most_pixels(View(size=Fixed(width=30, height=20))) == 600
 
 
 def test_a_budget_that_no_picture_can_keep_is_refused() -> None:

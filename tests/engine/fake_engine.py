@@ -177,7 +177,7 @@ class FakeEngine:
         relevance = MAPS.relevance() if options.relevance else None
         if sure:
             return FirstLook(first, "sure", None, None, maps, seconds, relevance)
-        pending = Pending(asked, KeptPrefix(5), first, REGION)
+        pending = Pending(asked, KeptPrefix(5, 5), first, REGION)
         found = FirstLook(first, "unsure", REGION, pending, maps, seconds, relevance)
         if question != "long":
             return found

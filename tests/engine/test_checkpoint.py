@@ -291,39 +291,49 @@ def test_settings_default_to_the_papers(written: Path) -> None:
     for layers, expected in ((32, 14), (40, 17), (2, 0)):
         config = LlavaConfig()
         config.text_config.num_hidden_layers, config.vision_config.image_size = layers, 336
-        assert default_localisation(config) == Localisation(layer=expected, crop_size=336)
+        assert default_localisation(config) == Localisation({expected: None}, crop_size=336)
     model = load_model(str(written))
     assert model.settings == LookSettings(threshold=0.5, fit="squash", max_new_tokens=20)
-    assert model.localisation == Localisation(layer=0, crop_size=IMAGE_SIZE, heads=None, generic=True)
+    assert model.localisation == Localisation({0: None}, crop_size=IMAGE_SIZE, generic=True)
 
 
 def test_a_checkpoints_own_settings_are_read(folder: Path) -> None:
     settings = {"threshold": 0.25, "fit": "pad", "question_suffix": "Be short."}
     (folder / "secondlook.json").write_text(json.dumps(settings))
-    where = {"layer": 1, "heads": {"0": 0.5, "3": 1}, "generic": False, "ratios": [1, 3], "min_cells": 2}
+    layers = {"1": {"0": 0.5, "3": 1}, "0": None}
+    where = {"layers": layers, "generic": False, "ratios": [1, 3], "min_cells": 2}
     (folder / "localisation.json").write_text(json.dumps(where))
     model = load_model(str(folder))
     assert model.settings == LookSettings(threshold=0.25, fit="pad", question_suffix="Be short.")
-    assert model.localisation == Localisation(1, IMAGE_SIZE, {0: 0.5, 3: 1.0}, False, (1, 3), 2)
+    assert model.localisation == Localisation({1: {0: 0.5, 3: 1.0}, 0: None}, IMAGE_SIZE, False, (1, 3), 2)
     assert model.global_view == square(IMAGE_SIZE, "pad")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("localisation.json", '{"layers": 1}', "unknown key layers; known are layer,"),
+        ("localisation.json", '{"layer": 1}', "unknown key layer; known are layers,"),
+        ("localisation.json", '{"layers": 1}', "layers should be"),
+        ("localisation.json", '{"layers": {}}', "layers: Dictionary should have at least 1 item"),
         (
             "localisation.json",
-            '{"layer": 2}',
-            "layer 2 is to be read, but the decoder's last is 1",
+            '{"layers": {"0": null, "2": null}}',
+            "layers.2: the decoder's last layer is 1",
         ),
-        ("localisation.json", '{"heads": {"1": 1, "4": 1}}', "attention of head 4"),
-        ("localisation.json", '{"heads": {"-1": 1}}', "-1"),
-        ("localisation.json", '{"heads": {}}', "heads: Dictionary should have at least 1 item"),
-        ("localisation.json", '{"heads": {"1": 0}}', "heads.1 should be greater than 0, not 0"),
-        ("localisation.json", '{"heads": {"1": Infinity}}', "heads.1"),
-        ("localisation.json", '{"layer": -1}', "layer should be greater than or equal to 0, not -1"),
-        ("localisation.json", '{"layer": true}', "not True"),
+        ("localisation.json", '{"layers": {"-1": null}}', "layers.-1"),
+        ("localisation.json", '{"layers": {"one": null}}', "layers.one"),
+        ("localisation.json", '{"layers": {"0": true}}', "layers.0 should be"),
+        (
+            "localisation.json",
+            '{"layers": {"1": {"1": 1, "4": 1}}}',
+            "layers.1.4: the decoder's last head is 3",
+        ),
+        ("localisation.json", '{"layers": {"1": {"-1": 1}}}', "layers.1.-1"),
+        ("localisation.json", '{"layers": {"1": {}}}', "layers.1: Dictionary should have at least 1 item"),
+        ("localisation.json", '{"layers": {"1": {"1": 0}}}', "layers.1.1 should be greater than 0, not 0"),
+        ("localisation.json", '{"layers": {"1": {"1": -2}}}', "layers.1.1 should be greater than 0, not -2"),
+        ("localisation.json", '{"layers": {"1": {"1": NaN}}}', "layers.1.1 should be a finite number"),
+        ("localisation.json", '{"layers": {"1": {"1": Infinity}}}', "layers.1.1 should be a finite number"),
         ("localisation.json", '{"crop_size": 1.5}', "1.5"),
         ("localisation.json", '{"crop_size": 0}', "crop_size should be greater than or equal to 1, not 0"),
         ("localisation.json", '{"ratios": [2, 1]}', "(2.0, 1.0)"),
@@ -343,5 +353,5 @@ def test_bad_settings_are_invalid(folder: Path, file: str, text: str, message: s
 
 
 def test_without_a_settings_file_the_defaults_stand(tmp_path: Path) -> None:
-    defaults = Localisation(layer=3, crop_size=99)
+    defaults = Localisation({3: None}, crop_size=99)
     assert read_file(tmp_path / "localisation.json", defaults) is defaults

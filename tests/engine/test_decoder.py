@@ -18,7 +18,6 @@ from transformers import LlavaForConditionalGeneration
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.edge.geometry import Size
 from secondlook.engine.decode.decoder import Decoder, Prompted
-from secondlook.engine.decode.plans import Probe
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.models.base import Prompt
 from secondlook.engine.models.checkpoint import load_model
@@ -94,8 +93,7 @@ def picture(seed: int) -> Image.Image:
 
 def decoder_of(adapter: Llava, slots: int = 4, capacity: int = 192) -> Decoder:
     """A decoder whose cache holds garbage everywhere."""
-    probe = Probe(adapter.localisation.layer)
-    decoder = Decoder(adapter, slots, capacity, most_new_tokens=capacity, probe=probe)
+    decoder = Decoder(adapter, slots, capacity, most_new_tokens=capacity, probe=adapter.probe())
     for tensor in (*decoder.cache.keys, *decoder.cache.values):
         tensor.fill_(math.nan)
     return decoder
@@ -229,7 +227,7 @@ def test_attention_rows_run_no_layer_behind_the_probe(adapter: Llava) -> None:
     for handle in handles:
         handle.remove()
     assert whole == Counter(range(len(layers)))
-    assert ran == Counter(range(adapter.localisation.layer + 1))
+    assert ran == Counter(range(adapter.localisation.deepest + 1))
 
 
 def test_rows_equal_eager_attention(adapter: Llava, folder: Path) -> None:
@@ -243,7 +241,7 @@ def test_rows_equal_eager_attention(adapter: Llava, folder: Path) -> None:
         pixels = pixel_values(adapter, ask)
         with torch.inference_mode():
             output = eager(input_ids=inputs, pixel_values=pixels, output_attentions=True)
-        row: Tensor = output.attentions[adapter.localisation.layer][0, :, -1, first:last].mean(0)
+        row: Tensor = output.attentions[adapter.localisation.deepest][0, :, -1, first:last].mean(0)
         return row
 
     decoder = decoder_of(adapter)

@@ -45,7 +45,7 @@ def measures(look: Look) -> list[float]:
 def test_references_answer_alike(tmp_path: Path, dtype: DType, fit: str, any_mode: None) -> None:
     folder = write_checkpoint(tmp_path / "model", Variant(seed=5, kv_heads=2))
     (folder / "secondlook.json").write_text(f'{{"fit": "{fit}"}}')
-    (folder / "localisation.json").write_text('{"layer": 1}')
+    (folder / "localisation.json").write_text('{"layers": {"1": null}}')
     engine = Engine(load_model(str(folder), dtype=dtype))
     assert kernels.status("cpu").source != "reference", "no compiler: nothing to compare"
     for seed, question in enumerate(QUESTIONS):

@@ -92,7 +92,7 @@ def test_settings_that_make_no_cache_are_refused(values: dict[str, Any]) -> None
 
 
 def test_a_claim_is_as_long_as_it_is_held() -> None:
-    prefix = KeptPrefix(3)
+    prefix = KeptPrefix(3, 3)
     one, other = prefix.claim(), prefix.claim()
     assert prefix.claimed
     del one
@@ -206,20 +206,18 @@ class SlotPoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def hold(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.used)))
-        known = data.draw(st.sampled_from([None, *self.prefixes]))
-        own, was_lost = self.used[slot], known is not None and known.slot is None
-        held = self.pool.hold(slot, 7, known)
+        new = KeptPrefix(7, 5)
+        known = data.draw(st.sampled_from([new, *self.prefixes]))
+        own, was_lost = self.used[slot], known.slot is None
+        held = self.pool.hold(slot, known)
         if own is not None:
             assert held is own
-        elif was_lost:
-            assert held is known
-        elif known is not None:
-            assert held is known  # where it is already, and this slot has nothing to keep
-            return
         else:
-            assert all(held is not other for other in self.prefixes)
-            assert held.length == 7
-            self.prefixes.append(held)
+            assert held is known
+            if not was_lost:
+                return  # it is somewhere already, and this slot has nothing to keep
+            if held is new:
+                self.prefixes.append(held)
         self.used[slot] = held
 
     @precondition(lambda self: self.used)

@@ -21,7 +21,7 @@ from engine.checkpoints import GRID, IMAGE_FIRST_TEMPLATE, IMAGE_SIZE, Variant, 
 from secondlook.edge.geometry import Size
 from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.decoder import Decoder, Prompted
-from secondlook.engine.decode.plans import PrefillPlan, Probe, Segment
+from secondlook.engine.decode.plans import PrefillPlan, Segment
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.models.base import Features
 from secondlook.engine.models.checkpoint import load_model
@@ -139,11 +139,11 @@ def test_the_map_equals_eager_attention(pair: Pair, question: str) -> None:
     inputs = pair.inputs(question, [picture(7)])
     with torch.inference_mode():
         output = pair.reference("eager")(**inputs, output_attentions=True)
-    layer = pair.adapter.localisation.layer
+    layer = pair.adapter.localisation.deepest
     start, stop = pair.adapter.prompt(pair.adapter.tokens(question), [(GRID, GRID)]).spans[0]
     expected = output.attentions[layer][0, :, -1, start:stop].mean(0)
 
-    decoder = Decoder(pair.adapter, slots=1, capacity=128, most_new_tokens=1, probe=Probe(layer))
+    decoder = Decoder(pair.adapter, slots=1, capacity=128, most_new_tokens=1, probe=pair.adapter.probe())
     prompt = prompted(pair.adapter, [picture(7)], 1, question)
     for rows in (decoder.prefill([prompt], probe=True), decoder.attention_rows([prompt])):
         assert [row.shape for row in rows] == [(GRID * GRID,)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_each_segments_row_is_that_of_the_whole_matrix(
     planned: LlamaModel, eager: LlamaModel, layer: int
 ) -> None:
     segments = [Segment(2, 0, len(FIRST), (2, 7)), Segment(0, 0, len(SECOND), (1, 12))]
-    plan = PrefillPlan(empty_cache(planned), segments, Probe(layer))
+    plan = PrefillPlan(empty_cache(planned), segments, Probe({layer: None}))
     positions = torch.cat([torch.arange(len(FIRST)), torch.arange(len(SECOND))])
     hidden(planned, torch.cat([FIRST, SECOND]), positions, plan)
     first, second = plan.read
@@ -108,9 +109,21 @@ def test_each_segments_row_is_that_of_the_whole_matrix(
 
 def test_heads_are_weighed(planned: LlamaModel, eager: LlamaModel) -> None:
     weights = torch.tensor([0.0, 2.0, 0.0, -0.5])
-    plan = PrefillPlan(empty_cache(planned), [Segment(1, 0, 10, (2, 7))], Probe(1, weights))
+    plan = PrefillPlan(empty_cache(planned), [Segment(1, 0, 10, (2, 7))], Probe({1: weights}))
     hidden(planned, FIRST, torch.arange(10), plan)
     close(plan.read[0], rows_expected(eager, FIRST, 1, 2, 7, weights))
+
+
+@pytest.mark.parametrize("rows_only", [False, True])
+def test_several_layers_are_one_row(planned: LlamaModel, eager: LlamaModel, rows_only: bool) -> None:
+    weights = torch.tensor([0.0, 2.0, 0.0, 0.5])
+    segments = [Segment(0, 0, 10, (2, 7), kept=False), Segment(1, 0, 17, (1, 12), kept=False)]
+    plan = PrefillPlan(empty_cache(planned), segments, Probe({1: weights, 0: None}), rows_only=rows_only)
+    positions = torch.cat([torch.arange(len(FIRST)), torch.arange(len(SECOND))])
+    with pytest.raises(ProbeReached) if rows_only else nullcontext():
+        hidden(planned, torch.cat([FIRST, SECOND]), positions, plan)
+    for row, ids, span in zip(plan.read, (FIRST, SECOND), ((2, 7), (1, 12)), strict=True):
+        close(row, rows_expected(eager, ids, 0, *span) + rows_expected(eager, ids, 1, *span, weights))
 
 
 def test_packed_sequences_are_computed_as_each_alone(planned: LlamaModel, eager: LlamaModel) -> None:
@@ -127,7 +140,7 @@ def test_the_rest_of_a_sequence_sees_its_slot(planned: LlamaModel, eager: LlamaM
     before, after = SECOND[:cut], SECOND[cut:]
     hidden(planned, before, torch.arange(cut), PrefillPlan(cache, [Segment(1, 0, cut)]))
     segments = [Segment(0, 0, len(FIRST), (0, 10)), Segment(1, cut, len(after), (0, 10))]
-    plan = PrefillPlan(cache, segments, Probe(1))
+    plan = PrefillPlan(cache, segments, Probe({1: None}))
     positions = torch.cat([torch.arange(len(FIRST)), torch.arange(cut, len(SECOND))])
     found = hidden(planned, torch.cat([FIRST, after]), positions, plan)
     close(found[len(FIRST) :], hidden_expected(eager, SECOND)[cut:])
@@ -159,7 +172,7 @@ def test_keys_and_values_go_to_their_own_positions_alone(planned: LlamaModel) ->
 
 def test_a_probe_changes_no_output(planned: LlamaModel) -> None:
     outputs = []
-    for probe in (None, Probe(1)):
+    for probe in (None, Probe({1: None})):
         plan = PrefillPlan(empty_cache(planned), [Segment(0, 0, 10, (2, 7))], probe)
         outputs.append(hidden(planned, FIRST, torch.arange(10), plan))
     assert torch.equal(*outputs)
@@ -170,7 +183,7 @@ def test_rows_alone_end_the_pass_and_write_nothing(planned: LlamaModel, eager: L
     hidden(planned, FIRST[:6], torch.arange(6), PrefillPlan(cache, [Segment(1, 0, 6)]))
     before = [tensor.clone() for tensor in (*cache.keys, *cache.values)]
     segments = [Segment(1, 6, 4, (0, 6), kept=False), Segment(1, 6, 3, (0, 6), kept=False)]
-    plan = PrefillPlan(cache, segments, Probe(1), rows_only=True)
+    plan = PrefillPlan(cache, segments, Probe({1: None}), rows_only=True)
     other = torch.tensor([41, 42, 43])
     with pytest.raises(ProbeReached):
         hidden(planned, torch.cat([FIRST[6:], other]), torch.tensor([6, 7, 8, 9, 6, 7, 8]), plan)

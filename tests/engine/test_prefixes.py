@@ -277,7 +277,7 @@ def test_a_recomputed_prefix_is_known_again_to_first_looks(model: Llava, counts:
 
 
 def kept_in(slot: int | None) -> KeptPrefix:
-    prefix = KeptPrefix(5)
+    prefix = KeptPrefix(5, 5)
     prefix.slot = slot
     return prefix
 

@@ -145,10 +145,3 @@ def test_questions_are_prepared_on_any_thread_and_tokenised_once(
     local = engine.prepare_local(first.pending, picture(2))
     engine._scheduler.run(engine.start_second_look(first.pending, local))
     assert tokenised == []  # of none of them more, however many there were since: nor of the generic one
-
-
-def test_a_local_image_must_leave_room_for_question_and_answer(engine: Engine) -> None:
-    pending = pending_look(engine, max_new_tokens=1)
-    greedy = replace(pending, question=replace(pending.question, max_new_tokens=1000))
-    with pytest.raises(QuestionTooLongError, match="there is room for 512"):
-        engine.prepare_local(greedy, picture(2))

@@ -82,13 +82,13 @@ def only_new_objects() -> Iterator[None]:
     gc.unfreeze()
 
 
-def left(service: TwoLookService) -> dict[str, float]:
+def left(engine: Engine, service: TwoLookService) -> dict[str, float]:
     """What is there of requests, in objects and bytes of tensors."""
     gc.collect()
     found = gc.get_objects()
     prefixes = [one for one in found if type(one) is KeptPrefix]
     assert len(prefixes) <= 3 * SLOTS, "kept for the same pictures, and bounded"
-    known = {id(one.generic) for one in prefixes}
+    known = {id(one) for one in engine._generics.values()}
     tensors = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in found
@@ -115,7 +115,7 @@ def settle(engine: Engine, service: TwoLookService, done: Callable[[], bool]) ->
     deadline = time.monotonic() + SECONDS
     while engine._pool.used or engine._scheduler.requests or len(service._sessions) or not done():
         assert time.monotonic() < deadline, (
-            f"{engine._pool.used} {engine._scheduler.requests} {left(service)}"
+            f"{engine._pool.used} {engine._scheduler.requests} {left(engine, service)}"
         )
         time.sleep(0.05)
 
@@ -130,9 +130,9 @@ def test_nothing_is_left_of_two_thousand_requests(tmp_path: Path) -> None:
     with listening(app) as url:
         asyncio.run(soak(url, WARM_UP, seed=0))
         settle(engine, service, lambda: True)
-        before = left(service)
+        before = left(engine, service)
         ended = asyncio.run(soak(url, REQUESTS, seed=1))
-        settle(engine, service, lambda: left(service) == before)
+        settle(engine, service, lambda: left(engine, service) == before)
     assert sum(ended.values()) == REQUESTS
     assert 0.05 * REQUESTS < ended["killed"] < 0.15 * REQUESTS
     assert ended["refined"] > 100

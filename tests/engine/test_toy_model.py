@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
 from engine.serving_harness import listening
-from engine.toy_model import CELL, ToyModel
+from engine.toy_model import CELL, WORDS, ToyModel, decoder
 from secondlook.edge.cli import app
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.geometry import Region, Size, target
@@ -29,56 +31,54 @@ from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.results import AttentionMaps
 from secondlook.engine.serve.app import create_app
 
+TOY = ToyModel()
 ALWAYS = AnswerOptions(second_look="always", arbitration=False, relevance=True)
 SIZES = [(400, 300), (90, 700), (1000, 220), (333, 334)]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Whole:
-    """Plain causal attention over all rows, every time."""
-
-    def __init__(self) -> None:
-        self.last: list[Tensor] = []
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        scores = scale * query @ key.transpose(-1, -2)  # [1, H, R, R]
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        weights = scores.masked_fill(later, -torch.inf).softmax(-1)
-        self.last.append(weights[0, :, -1].mean(0))
-        return (weights @ value).transpose(1, 2)
-
-
 class Plain:
-    """The model without cache, prefix or batch."""
+    """The same weights in transformers alone: no cache, no prefix, no batch, and prompts made by hand."""
 
-    def __init__(self, model: ToyModel) -> None:
-        self.model = model
+    def __init__(self, model: ToyModel, seed: int) -> None:
+        self.model, self.module = model, decoder(seed, "eager")
 
-    def rows(self, question: str, pictures: list[Picture]) -> Any:
-        tokens = self.model.tokens(question)
-        prompt = self.model.prompt(tokens, [picture.grid for picture in pictures])
-        seen = [self.model.condition(one, tokens)[0] for one in self.model.encode(pictures)]
-        return prompt, self.model.rows(prompt, 0, seen)
+    def rows(self, question: str, pictures: list[Picture], answer: list[int]) -> tuple[Tensor, Tensor]:
+        """Embeddings [R, D], and positions [3, R]."""
+        table = self.module.get_input_embeddings()
+        embeddings, positions, at = list[Tensor](), list[tuple[int, int, int]](), 0
+        for picture, features in zip(pictures, self.model.encode(pictures), strict=True):
+            told = table(torch.tensor([sum(question.encode()) % WORDS]))
+            embeddings += [told, features.tokens]
+            rows, columns = picture.grid
+            positions += [(at, at, at)]
+            positions += [(at, at + row, at + column) for row in range(rows) for column in range(columns)]
+            at += max(rows, columns)
+        words = [ord(letter) - 30 for letter in question] + answer
+        positions += [(at + number,) * 3 for number in range(len(words))]
+        return torch.cat((*embeddings, table(torch.tensor(words)))), torch.tensor(positions).T
 
-    def answer(self, question: str, pictures: list[Picture]) -> str:
-        prompt, rows = self.rows(question, pictures)
+    @torch.inference_mode()
+    def run(self, question: str, pictures: list[Picture], answer: list[int], **options: Any) -> Any:
+        embeddings, positions = self.rows(question, pictures, answer)
+        language_model = self.module.model.language_model
+        return language_model(inputs_embeds=embeddings[None], position_ids=positions[:, None], **options)
+
+    def tokens(self, question: str, pictures: list[Picture]) -> list[int]:
         tokens: list[int] = []
         while len(tokens) < 9 and 0 not in tokens:
-            more = self.model.embed(torch.tensor(tokens, dtype=torch.int64))
-            ahead = (prompt.next_position + torch.arange(len(tokens))).expand(3, -1)
-            rows_now = type(rows)(
-                torch.cat((rows.embeddings, more)), torch.cat((rows.positions, ahead), dim=1)
-            )
-            tokens.append(int(self.model.logits(self.model.hidden(rows_now, Whole())[-1:]).argmax()))
-        return self.model.text(tokens)
+            states = self.run(question, pictures, tokens).last_hidden_state
+            tokens.append(int(self.module.lm_head(states[0, -1]).argmax()))
+        return tokens
+
+    def answer(self, question: str, pictures: list[Picture]) -> str:
+        return self.model.text(self.tokens(question, pictures))
 
     def map(self, question: str, picture: Picture) -> Tensor:
-        prompt, rows = self.rows(question, [picture])
-        plan = Whole()
-        self.model.hidden(rows, plan)
-        first, stop = prompt.spans[0]
-        return plan.last[self.model.localisation.layer][first + 1 : stop].reshape(prompt.grids[0])
+        weights = self.run(question, [picture], [], output_attentions=True).attentions
+        first, second = (layer[0, :, -1, 1 : 1 + picture.tokens] for layer in weights)
+        return (0.5 * first[1] + second.mean(0)).reshape(picture.grid)
 
 
 def drawn(size: tuple[int, int], seed: int) -> Image.Image:
@@ -91,11 +91,19 @@ def test_it_is_a_model() -> None:
     assert model.picture(drawn((40, 400), 0), model.global_view, Size(40, 400)).grid == (15, 1)
 
 
+@given(st.integers(1, 2000), st.integers(1, 200), st.sampled_from([1, -1]))
+def test_no_picture_has_more_rows_than_the_most(short: int, ratio: int, direction: int) -> None:
+    size = Size(*(short, ratio * short)[::direction])
+    for view, most in zip((TOY.global_view, TOY.local_view), TOY.most_visual_tokens, strict=True):
+        seen = target(view, size)
+        assert TOY.layout((seen.height // CELL, seen.width // CELL)).shape[1] <= most
+
+
 @pytest.mark.parametrize("slots", [1, 8])
 @pytest.mark.parametrize("size", SIZES)
 def test_both_looks_through_server_and_edge_equal_the_plain_loop(size: tuple[int, int], slots: int) -> None:
-    model, question = ToyModel(), "What is there?"
-    plain, original = Plain(model), open_picture(drawn(size, 3))
+    model, question = ToyModel(seed=1), "What is there?"
+    plain, original = Plain(model, seed=1), open_picture(drawn(size, 3))
     engine = Engine(model, cache=CacheSettings(most_slots=slots))
     with listening(create_app(engine)) as url, EdgeClient(url) as client:
         client.ask(original, "Something else?", ALWAYS)  # its prefix is of no use to another question
@@ -174,7 +182,9 @@ def test_one_thread_computes_and_it_neither_prepares_nor_tokenises(monkeypatch: 
 class Strips(ToyModel):
     """Sees every whole picture in one size, but of regions takes none that is too slender."""
 
-    global_view = View(size=Fixed(width=5 * CELL, height=3 * CELL))
+    def __init__(self) -> None:
+        super().__init__()
+        self.global_view = View(size=Fixed(width=5 * CELL, height=3 * CELL))
 
 
 @pytest.mark.parametrize(("width", "decision"), [(900, "took_second"), (9000, "no_detail_to_gain")])
@@ -199,7 +209,7 @@ def test_a_picture_too_slender_for_the_model_is_one_line(tmp_path: Path) -> None
 
 def test_many_at_once_are_those_alone() -> None:
     model = ToyModel(seed=4)
-    plain = Plain(model)
+    plain = Plain(model, seed=4)
     engine = Engine(model, cache=CacheSettings(most_slots=3))
     asked = []
     for number, size in enumerate(SIZES * 2):

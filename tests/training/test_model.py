@@ -135,7 +135,7 @@ def test_the_published_settings_are_those_trained_for(published: Path) -> None:
     files = (published / name for name in ("secondlook.json", "localisation.json"))
     assert [json.loads(file.read_text(encoding="utf-8")) for file in files] == [
         {"threshold": 0.125, "fit": "squash", "max_new_tokens": 20},
-        {"layer": PROBE_LAYER, "crop_size": IMAGE_SIZE, "min_cells": 2},
+        {"layers": {str(PROBE_LAYER): None}, "crop_size": IMAGE_SIZE, "min_cells": 2},
     ]
 
 

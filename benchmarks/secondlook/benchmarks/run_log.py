@@ -193,7 +193,8 @@ def _with_views(settings: dict[str, Any], made: dict[str, Any]) -> dict[str, Any
     side = made.get("sizes", {}).get("image_size", model["crop_size"])
     fit = model["fit"] = model.pop("resize_mode")
     view = View(size=Fixed(width=side, height=side), fit=fit).model_dump(mode="json")
-    where = Localisation(model.pop("probe_layer"), model.pop("crop_size"), min_cells=model.pop("min_cells"))
+    layer, crop_size, min_cells = (model.pop(key) for key in ("probe_layer", "crop_size", "min_cells"))
+    where = Localisation({layer: None}, crop_size, min_cells=min_cells)
     model |= {"localisation": json.loads(json.dumps(asdict(where))), "global_view": view, "local_view": view}
     return {**settings, "model": model}
 

@@ -23,6 +23,7 @@ __all__ = [
     "Rectangle",
     "Region",
     "Size",
+    "most_pixels",
     "place",
     "sent_size",
     "target",
@@ -157,6 +158,21 @@ def _within_budget(rule: Budget, original: Size) -> Size:
         across = math.ceil(width * grow / multiple) * multiple
         down = math.ceil(height * grow / multiple) * multiple
     return Size(across, down)
+
+
+def most_pixels(view: View) -> int:
+    """No target has more pixels, whatever the original. Under a budget these may be more than it says, where
+    one side of a slender or a small picture is a single multiple."""
+    rule = view.size
+    if isinstance(rule, Fixed):
+        return rule.width * rule.height
+    cell = rule.multiple**2
+    # Shrunk pictures have no more than the budget, or one cell across. Those that grow, up to the least, have
+    # in each direction what that needs, rounded up; two across, say, and twice the rest and one down.
+    least = rule.least_pixels
+    grown = (n * (least // (cell * (n - 1)) + 1) for n in range(2, math.isqrt(least // cell) + 2))
+    shrunk = rule.most_pixels // cell, math.isqrt(_MOST_SLENDER * rule.most_pixels // cell)
+    return cell * max(*shrunk, math.isqrt(_MOST_SLENDER * least // cell) + 1, *grown)
 
 
 def place(image: Size, target: Size, fit: Fit) -> Placement:

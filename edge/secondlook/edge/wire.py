@@ -142,7 +142,7 @@ class View(WireModel):
     size: Annotated[Fixed | Budget, Field(discriminator="kind")]
     fit: Fit = "squash"
     pad_colour: tuple[int, int, int] = Field(
-        default=(122, 116, 104), description="RGB around a padded picture; CLIP's mean by default."
+        default=(122, 116, 104), description="RGB around a padded picture."
     )
     filter: Filter = "lanczos"
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -23,7 +24,6 @@ from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, SlotPool
 from secondlook.engine.decode.decoder import Decoder, Prompted
-from secondlook.engine.decode.plans import Probe
 from secondlook.engine.decode.prefixes import PrefixIndex
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.decode.scheduler import (
@@ -99,7 +99,7 @@ class Engine:
         self._preparer = Preparer(model, self.policy, capacity, max_question_characters)
         slot_bytes = model.decoder.slot_bytes(capacity, model.dtype)
         self._pool = SlotPool(cache.slots(slot_bytes, model.device))
-        self._decoder = Decoder(model, self._pool.count, capacity, capacity, _probe(model))
+        self._decoder = Decoder(model, self._pool.count, capacity, capacity, model.probe())
         self._scheduler = Scheduler(
             self._decoder,
             self._pool,
@@ -107,6 +107,9 @@ class Engine:
             _MOST_ROWS[model.device.type],
         )
         self.prefixes = PrefixIndex(self._pool.count)
+        # How a prefix's picture rows become cells, and its map for the generic question.
+        self._projections = WeakKeyDictionary[KeptPrefix, Tensor | None]()
+        self._generics = WeakKeyDictionary[KeptPrefix, Tensor]()
 
     @property
     def card(self) -> ModelCard:
@@ -246,8 +249,9 @@ class Engine:
             row, projection, encoded = yield from self._ask(slot, asked, limit, prefix, stages, probe=read)
             if self._shares(asked):
                 encoded = None  # nobody needs it any more, and a long answer would hold it
-            kept = self._pool.hold(slot, asked.prompt.shared, find())
-            kept.projection = projection
+            new = KeptPrefix(asked.prompt.shared, asked.prompt.shared_position)
+            kept = self._pool.hold(slot, find() or new)
+            self._projections[kept] = projection
             self.prefixes.remember(kept, asked.client, key)
             early = yield Decode(slot, min(limit, policy.decide_after))
             look = self._look(early, asked.prompt, policy)
@@ -267,7 +271,7 @@ class Engine:
                     "it was sought, for nothing happens between seeking none and deciding"
                 )
                 claim = kept.claim()
-                self._pool.hold(slot, kept.length, kept)  # another slot may have had it, and given it up
+                self._pool.hold(slot, kept)  # another slot may have had it, and given it up
                 pending = Pending(asked, kept, look, region, self._decider.counts(policy, options), claim)
             found = FirstLook(look, decision, region, pending, maps, LookSeconds(**stages.seconds), relevance)
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
@@ -276,7 +280,7 @@ class Engine:
                 look = self._look((yield Decode(slot, limit)), asked.prompt, policy)
             pending = None if pending is None else replace(pending, first=look)
             if kept.claimed:
-                self._pool.hold(slot, kept.length, kept)  # again: where it was, it may have been given up
+                self._pool.hold(slot, kept)  # again: where it was, it may have been given up
             return replace(found, look=look, pending=pending, seconds=LookSeconds(**stages.seconds))
         finally:
             self._pool.give_back(slot)
@@ -293,12 +297,12 @@ class Engine:
             if prefix is None:
                 # It was given up: the first look's pass, alone, gives the same keys and values.
                 yield from self._ask(slot, asked, 1, None, stages, probe=False)
-                self._pool.hold(slot, pending.prefix.length, pending.prefix)
+                self._pool.hold(slot, pending.prefix)
             prompt = local.prompt
             encoded = yield Encode(local.picture, local.picture.tokens)
             features, _ = self.model.condition(encoded, asked.tokens)
             stages.enter("prefill")
-            yield Prefill(self._prompted(slot, prompt, prompt.shared, [features], limit))
+            yield Prefill(self._continued(slot, prompt, pending.prefix, [features], limit))
             second = self._look((yield Decode(slot, limit)), prompt, policy)
         finally:
             self._pool.give_back(slot)
@@ -319,15 +323,16 @@ class Engine:
     ) -> Flow[tuple[Tensor | None, Tensor | None, Features | None]]:
         """[global image | question], or the question alone where the slot holds a prefix; with `probe`, the
         attention row to the picture's rows; how that is projected to cells; what was encoded for it."""
-        encoded, conditioned = None, list[Features]()
         if prefix is None:
             encoded = yield Encode(asked.picture, asked.picture.tokens)
             one, projection = self.model.condition(encoded, asked.tokens)
-            start, conditioned = 0, [one]
+            stages.enter("prefill")
+            prompted = self._prompted(slot, asked.prompt, 0, [one], limit)
         else:
-            start, projection = asked.prompt.shared, prefix.projection
-        stages.enter("prefill")
-        row = yield Prefill(self._prompted(slot, asked.prompt, start, conditioned, limit), probe)
+            encoded, projection = None, self._projections[prefix]
+            stages.enter("prefill")
+            prompted = self._continued(slot, asked.prompt, prefix, [], limit)
+        row = yield Prefill(prompted, probe)
         return row, projection, encoded
 
     def _generic(
@@ -337,24 +342,34 @@ class Engine:
         model, picture = self.model, asked.picture
         if not model.localisation.generic:
             return torch.ones(picture.grid, device=model.device)
-        if kept.generic is None:
+        if kept not in self._generics:
             prompt, tokens = asked.generic, self._preparer.generic
-            start, conditioned, projection = prompt.shared, list[Features](), kept.projection
-            if not self._shares(asked):
+            if self._shares(asked):
+                projection = self._projections[kept]
+                prompted = self._continued(slot, prompt, kept, [])
+            else:
                 stages.enter("encode")
                 if encoded is None:
                     encoded = yield Encode(picture, picture.tokens)
                 one, projection = model.condition(encoded, tokens)
-                start, conditioned = 0, [one]
                 stages.enter("prefill")
-            row = yield AttentionRow(self._prompted(slot, prompt, start, conditioned))
-            kept.generic = model.attention_map(row, projection, prompt)
-        return kept.generic
+                prompted = self._prompted(slot, prompt, 0, [one])
+            row = yield AttentionRow(prompted)
+            self._generics[kept] = model.attention_map(row, projection, prompt)
+        return self._generics[kept]
 
     def _shares(self, asked: Question) -> bool:
         """Whether the generic question's prompt begins as the asked one's."""
         key, picture = self.model.prefix_key, asked.picture
         return key(picture, self._preparer.generic) == key(picture, asked.tokens)
+
+    def _continued(
+        self, slot: int, prompt: Prompt, prefix: KeptPrefix, features: list[Features], limit: int = 1
+    ) -> Prompted:
+        """The rest of a prompt, behind its prefix that the slot holds."""
+        begins = (prompt.shared, prompt.shared_position)
+        assert begins == (prefix.length, prefix.next_position), "prompts of one prefix key begin alike"
+        return self._prompted(slot, prompt, prefix.length, features, limit)
 
     def _prompted(
         self, slot: int, prompt: Prompt, start: int, features: list[Features], limit: int = 1
@@ -383,14 +398,3 @@ class Engine:
             len(prompt.ids),
             prompt.visual_tokens,
         )
-
-
-def _probe(model: VisionLanguageModel) -> Probe:
-    """The attention that the model's localisation reads."""
-    heads = model.localisation.heads
-    if heads is None:
-        return Probe(model.localisation.layer)
-    weights = torch.zeros(model.decoder.heads)
-    for head, weight in heads.items():
-        weights[head] = weight
-    return Probe(model.localisation.layer, weights.to(model.device))

@@ -22,7 +22,7 @@ from secondlook.kernels import relative_attention
 __all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "LocalImage", "Look", "Pending", "Question"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """A question about one picture, checked and tokenised; made by `Engine.prepare`.
 
@@ -82,7 +82,7 @@ class Look:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionMaps:
     """Attention to the global image's tokens, still on the model's device.
 
@@ -108,7 +108,7 @@ class AttentionMaps:
         return Relevance(width=columns, height=rows, data=b64encode(cells.tobytes()).decode())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pending:
     """Everything a second look needs besides the local image.
 
@@ -124,10 +124,10 @@ class Pending:
     first: Look
     region: Region
     counted: bool = False
-    claim: PrefixClaim | None = field(default=None, repr=False, compare=False)
+    claim: PrefixClaim | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LocalImage:
     """A region's picture as the second look takes it; made by `Engine.prepare_local`.
 
@@ -139,7 +139,7 @@ class LocalImage:
     prompt: Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FirstLook:
     """What the first look came to.
 

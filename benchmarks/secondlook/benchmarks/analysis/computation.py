@@ -107,7 +107,7 @@ def look_flops(model: VisionLanguageModel, first: Look, second: Look | None) -> 
     decided = min(new, Policy.decide_after)
     lengths = Lengths(sizes.prefix, first.prompt_tokens, sizes.generic, both, new, decided, again)
     sure, unsure = (
-        flow_work("ours", sizes.passes(), lengths, model.localisation.layer, unsure=twice)
+        flow_work("ours", sizes.passes(), lengths, model.localisation.deepest, unsure=twice)
         for twice in (False, True)
     )
     once = sure["final_answer"].flops
@@ -129,7 +129,7 @@ def relative_computation(
     unknown = (first.prompt_tokens < 0).any() or (second.prompt_tokens[looked] < 0).any()
     if "sizes" not in made or unknown:
         return None
-    sizes, layer = ModelSizes(**made["sizes"]), int(settings["model"]["localisation"]["layer"])
+    sizes, layer = ModelSizes(**made["sizes"]), max(map(int, settings["model"]["localisation"]["layers"]))
     passes = sizes.passes()
 
     def work(question: int, both: int, new: int, again: int) -> list[int]:

@@ -47,7 +47,7 @@ class Run:
     def check(self) -> None:
         """Make sure that the header has what a report takes from it."""
         settings, _ = self.header.settings, self.qualities
-        settings["data"]["name"], settings["model"]["localisation"]["layer"], self.views
+        settings["data"]["name"], settings["model"]["localisation"]["layers"], self.views
         if "sizes" in self.made:
             ModelSizes(**self.made["sizes"])
 

@@ -51,7 +51,7 @@ def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> l
     Relative computation is over one plain answer from the global image (Song & Kim, arXiv 2512.16349): of
     sure requests, of unsure ones, and at the retransmission rate r, (1 - r) · sure + r · unsure.
     """
-    passes, layer = PassFlops(preset.config), preset.localisation.layer
+    passes, layer = PassFlops(preset.config), preset.localisation.deepest
     sure, unsure = (
         {flow: flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
         for unsure in (False, True)
@@ -81,7 +81,7 @@ def count_passes(preset: Preset, lengths: Lengths) -> list[dict[str, Any]]:
     counts of one and two tokens, `counted` of the pass as it is.
     """
     model = random_model(preset.config, torch.float32, META)
-    passes, layer = PassFlops(preset.config), preset.localisation.layer
+    passes, layer = PassFlops(preset.config), preset.localisation.deepest
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
     image = preset.image_tokens
     theirs = _published_passes(model, lengths)
@@ -128,7 +128,7 @@ def _published_passes(model: Any, lengths: Lengths) -> Iterator[Pass]:
 
 def _engine_passes(preset: Preset, model: Any, lengths: Lengths) -> Iterator[Pass]:
     """Encode, prefill with a row, the generic question's row, prefill after a prefix, decode."""
-    ours, probe_layer = served(preset, model), preset.localisation.layer
+    ours, probe_layer = served(preset, model), preset.localisation.deepest
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
     # Just as long as the sequence: references, which run on shapes, compute with all of a slot.
     cache = KVCache(ours.decoder, 1, two + 1, torch.float32, META)
@@ -141,7 +141,7 @@ def _engine_passes(preset: Preset, model: Any, lengths: Lengths) -> Iterator[Pas
     def prefill(start: int, stop: int, layer: int | None = None, *, rows_only: bool = False) -> None:
         span = preset.prompt(TYPICAL_QUESTION, 1)[1][0]
         segments = [Segment(0, start, stop - start, span, kept=not rows_only)]
-        probe = None if layer is None else Probe(layer)
+        probe = None if layer is None else Probe({layer: None})
         run(start, stop, PrefillPlan(cache, segments, probe, rows_only=rows_only))
 
     encoder, side = ours.vision_module(), ours.preprocessing.side

@@ -102,7 +102,7 @@ def _rows(
 ) -> dict[str, Any]:
     """The report's rows, and what their ceilings come from."""
     lengths = Lengths.of(preset, TYPICAL_QUESTION, run.new_tokens)
-    passes, layer = PassFlops(preset.config, masked=False), preset.localisation.layer
+    passes, layer = PassFlops(preset.config, masked=False), preset.localisation.deepest
     work = {
         unsure: {str(flow): flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
         for unsure in (True, False)

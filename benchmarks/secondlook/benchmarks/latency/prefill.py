@@ -27,7 +27,7 @@ from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, Lengths, Work
 from secondlook.edge.geometry import Size
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.decoder import Decoder, Prompted
-from secondlook.engine.decode.plans import PrefillPlan, Probe, Rows, Segment
+from secondlook.engine.decode.plans import PrefillPlan, Rows, Segment
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
 _WARMUPS: Final = 2
@@ -44,7 +44,7 @@ class Ways:
             for asked in (TYPICAL_QUESTION, GENERIC_QUESTION)
         )
         self._start, self._span, self._model = question.shared, question.spans[0], model
-        self._probe = Probe(model.localisation.layer)
+        self._probe = model.probe()
         self._decoder = Decoder(model, 1, len(question.ids) + 1, 1, self._probe)
         self._question = model.rows(question, 0, model.encode([picture]))
         self._generic = model.rows(generic, self._start, [])
@@ -129,7 +129,7 @@ def _work(preset: Preset) -> dict[str, Work]:
     passes = PassFlops(preset.config, masked=False)
     n, g, prefix = lengths.question, lengths.generic, lengths.prefix
     first = Work(passes.decoder(n, n) + passes.row(n) + passes.logits())
-    return {"first": first, "two": first + Work(passes.probe(g - prefix, g, preset.localisation.layer))}
+    return {"first": first, "two": first + Work(passes.probe(g - prefix, g, preset.localisation.deepest))}
 
 
 def prefill_text(report: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ class ReferenceFlow:
     def _attention(self, question: str, pictures: Tensor) -> Tensor:
         """[N] float32: from the last prompt token to the global image at the probe layer, mean over heads."""
         output = self._probed(**self._inputs(question, pictures), output_attentions=True)
-        return self._image_row(output.attentions[self._preset.localisation.layer])
+        return self._image_row(output.attentions[self._preset.localisation.deepest])
 
     def _image_row(self, weights: Tensor) -> Tensor:
         """The wanted row of one layer's attention weights [1, H, n, n]."""
@@ -193,7 +193,7 @@ class StrongFlow(ReferenceFlow):
         return {"past_key_values": cache, "disable_compile": True}
 
     def _attention(self, question: str, pictures: Tensor) -> Tensor:
-        wanted = _EagerLayer(self._preset.localisation.layer)
+        wanted = _EagerLayer(self._preset.localisation.deepest)
         inputs = self._inputs(question, pictures)
         self._probed(**inputs, logits_to_keep=1, use_cache=False, eager_layer=wanted)
         assert wanted.weights is not None, "the probe layer did not run"

@@ -15,7 +15,6 @@ from weakref import WeakSet
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
@@ -119,16 +118,14 @@ class KeptPrefix:
 
     Attributes:
         length: places that it takes.
+        next_position: the rotary position of the first row behind it.
         slot: where it is; None: given up.
-        generic: the generic question's map, once that was computed.
-        projection: of the picture's rows to the cells of its map, where they are not the same.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, next_position: int) -> None:
         self.length = length
+        self.next_position = next_position
         self.slot: int | None = None
-        self.generic: Tensor | None = None
-        self.projection: Tensor | None = None
         self._claims: WeakSet[PrefixClaim] = WeakSet()
 
     def claim(self) -> PrefixClaim:
@@ -184,22 +181,20 @@ class SlotPool:
         self._used[slot] = None
         return slot, source
 
-    def hold(self, slot: int, length: int, prefix: KeptPrefix | None = None) -> KeptPrefix:
-        """The slot in use now holds a prefix; where it is to be found again, is returned.
+    def hold(self, slot: int, prefix: KeptPrefix) -> KeptPrefix:
+        """The slot in use now holds a prefix; as what it is to be found again, is returned.
 
         Args:
-            length: places that it takes.
-            prefix: what the same was known as before. While that is in another slot, this one need not be
-                kept; if it was given up, it is here again.
+            prefix: a new one, or as what the same was known before. While that is in another slot, this one
+                need not be kept; if it was given up, it is here again.
         """
         held = self._used[slot]
-        if held is None:
-            if prefix is not None and prefix.slot is not None:
-                return prefix
-            held = KeptPrefix(length) if prefix is None else prefix
-            held.slot = slot
-            self._used[slot] = held
-        return held
+        if held is not None:
+            return held
+        if prefix.slot is None:
+            prefix.slot = slot
+            self._used[slot] = prefix
+        return prefix
 
     def give_back(self, slot: int) -> None:
         """The sequence is done; a prefix that the slot holds is kept as long as there is room."""

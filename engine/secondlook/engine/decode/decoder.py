@@ -67,7 +67,7 @@ class DecoderModel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompted:
     """The part of a prompt that is not in its slot yet.
 

@@ -7,7 +7,7 @@ matrix is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from secondlook.kernels import attention_row, decode_attention
 __all__ = ["AttentionPlan", "DecodePlan", "PrefillPlan", "Probe", "ProbeReached", "Rows", "Segment"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Packed rows for a decoder, on its device.
 
@@ -77,21 +77,25 @@ class Segment:
     kept: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probe:
     """Which attention of the segments' last rows is read.
 
     Attributes:
-        layer: 0-based.
-        head_weights: [H] float32 on the device; None: the mean over heads.
+        layers: at least one, 0-based; of each [H] float32 weights of its heads, on the device, or None for
+            their mean.
     """
 
-    layer: int
-    head_weights: Tensor | None = None
+    layers: Mapping[int, Tensor | None]
+
+    @property
+    def last(self) -> int:
+        """The layer with which all is read."""
+        return max(self.layers)
 
 
 class ProbeReached(Exception):  # noqa: N818 -- not an error: it ends a pass that has nothing more to compute
-    """The probe layer of a pass made for its rows alone was reached."""
+    """The probe's last layer was reached in a pass made for its rows alone."""
 
 
 class PrefillPlan:
@@ -104,7 +108,7 @@ class PrefillPlan:
 
     Attributes:
         read: after the pass, for each segment [stop - start] float32: the attention of its last row to its
-            span, summed over heads with their weights.
+            span, summed over the probe's layers and heads with their weights.
     """
 
     def __init__(
@@ -122,7 +126,8 @@ class PrefillPlan:
         self.read: list[Tensor] = []
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        probe = self._probe if self._probe is not None and self._probe.layer == layer else None
+        probe = self._probe if self._probe is not None and layer in self._probe.layers else None
+        ends = probe is not None and self._rows_only and layer == probe.last
         outputs, first = [], 0
         for number, segment in enumerate(self._segments):
             own = slice(first, first + segment.length)
@@ -132,8 +137,12 @@ class PrefillPlan:
             if probe is not None:
                 length = torch.full((1,), keys.shape[2], device=keys.device)
                 last = query[:, :, own.stop - 1]
-                self.read += attention_row(last, keys, length, *segment.span, scale, probe.head_weights)
-                if self._rows_only:
+                row = attention_row(last, keys, length, *segment.span, scale, probe.layers[layer])[0]
+                if number < len(self.read):
+                    self.read[number] = self.read[number] + row
+                else:
+                    self.read.append(row)
+                if ends:
                     continue
             outputs.append(
                 scaled_dot_product_attention(
@@ -146,7 +155,7 @@ class PrefillPlan:
                     enable_gqa=query.shape[1] != key.shape[1],
                 )
             )
-        if probe is not None and self._rows_only:
+        if ends:
             raise ProbeReached
         return torch.cat(outputs, dim=2).transpose(1, 2)
 

@@ -33,7 +33,7 @@ class RegionSettings:
     """What windows are tried.
 
     Attributes:
-        crop_size: side of the smallest window, in original pixels; the encoder's input side in the paper.
+        crop_size: side of the smallest window, in original pixels; in the paper that of what the model sees.
         ratios: window sides in multiples of crop_size, ascending. When the first covers the whole map, the
             whole image is the region.
         min_cells: windows are at least so many cells wide and high; on large originals the crop size grows
@@ -66,9 +66,9 @@ def find_region(
         image: the original's size in pixels.
         seen: the size that the model saw the original in.
         fit: how the original became that. In fit pad the maps cover the padding too, a rectangle of `seen`'s
-            shape that the picture is centred in (LLaVA-1.5's training layout: a square); the region is sought
-            there and clipped to the picture. One wholly in the padding becomes the nearest strip of the
-            picture, as wide as the region where the picture is.
+            shape that the picture is centred in; the region is sought there and clipped to the picture. One
+            wholly in the padding becomes the nearest strip of the picture, as wide as the region where the
+            picture is.
 
     Raises:
         GeometryError: the maps differ in shape or are empty, or hold a negative or non-finite value.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import View
 from secondlook.engine.decode.decoder import DecoderModel
-from secondlook.engine.decode.plans import Rows
+from secondlook.engine.decode.plans import Probe, Rows
 from secondlook.engine.errors import EncoderError
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import QuestionTokens
@@ -28,7 +28,7 @@ from secondlook.engine.models.settings import Localisation, LookSettings
 __all__ = ["Features", "Grid", "Picture", "Prompt", "QuestionTokens", "VisionEncoder", "VisionLanguageModel"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """What the vision encoder makes of one picture, whatever is asked about it.
 
@@ -41,7 +41,7 @@ class Features:
     deep: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """A whole prompt, each picture's place filled with as many rows as it has.
 
@@ -61,6 +61,32 @@ class Prompt:
     positions: Tensor
     next_position: int
 
+    @classmethod
+    def laid_out(
+        cls,
+        ids: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        grids: Sequence[Grid],
+        layouts: Sequence[Tensor],
+    ) -> Prompt:
+        """With the positions of text, one behind the other, around those of pictures.
+
+        Args:
+            layouts: of each picture [P, N] int64, the positions of its rows, counted from that of its first;
+                what follows goes on behind the largest.
+        """
+        positions = torch.empty(len(layouts[0]), len(ids), dtype=torch.int64)
+        place, position = 0, 0
+        for (start, stop), layout in zip(spans, layouts, strict=True):
+            positions[:, place:start] = torch.arange(position, position + start - place)
+            position += start - place
+            positions[:, start:stop] = position + layout
+            position += int(layout.max()) + 1
+            place = stop
+        last = position + len(ids) - place
+        positions[:, place:] = torch.arange(position, last)
+        return cls(tuple(ids), tuple(spans), tuple(grids), spans[0][1], positions, last)
+
     @property
     def delta(self) -> int:
         """What an answer's rotary positions are ahead of its places in the cache; mostly 0 or less."""
@@ -70,6 +96,11 @@ class Prompt:
     def nbytes(self) -> int:
         """About what it takes in memory."""
         return 8 * len(self.ids) + self.positions.nbytes
+
+    @property
+    def shared_position(self) -> int:
+        """The rotary position of the first row behind the shared ones."""
+        return int(self.positions[:, self.shared].max())
 
     @property
     def visual_tokens(self) -> int:
@@ -95,9 +126,8 @@ class VisionLanguageModel(DecoderModel, Protocol):
         name: what the model was asked for as.
         module: of transformers, with its `config`; nobody but its owner changes it.
         context: the most rows of a sequence, generated ones included.
-        most_visual_tokens: rows that a global image has at most, and a local one.
+        most_visual_tokens: rows that a global image has at most, whatever its original, and a local one.
         global_view, local_view: what it sees of an original, and of a region.
-        preprocessing: of pictures, after they were fitted to a view.
         settings: threshold and length of answers.
         localisation: which attention is read, and how a region is found from it.
     """
@@ -108,7 +138,6 @@ class VisionLanguageModel(DecoderModel, Protocol):
     most_visual_tokens: tuple[int, int]
     global_view: View
     local_view: View
-    preprocessing: Preprocessing
     settings: LookSettings
     localisation: Localisation
 
@@ -164,6 +193,17 @@ class VisionLanguageModel(DecoderModel, Protocol):
         cells = row if projection is None else row @ projection
         return cells.reshape(prompt.grids[0])
 
+    def probe(self) -> Probe:
+        """The attention that `localisation` names, for a decoder."""
+        layers = dict[int, Tensor | None]()
+        for layer, heads in self.localisation.layers.items():
+            layers[layer] = None
+            if heads is not None:
+                weights = torch.zeros(self.decoder.heads)
+                weights[list(heads)] = torch.tensor(list(heads.values()))
+                layers[layer] = weights.to(self.device)
+        return Probe(layers)
+
     def text(self, token_ids: Sequence[int]) -> str:
         """An answer as text, without special tokens and surrounding white space."""
         ...
@@ -172,13 +212,24 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """What `encode` runs on the pictures' pixels, as a module: for export, and for measurements."""
         ...
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures become what the `vision_module` takes, where that is one square for all of them.
+
+        Raises:
+            EncoderError: it is not; such a module cannot be exported, and nothing can take its place.
+        """
+        raise EncoderError(f"{self.name!r} encodes pictures with its own modules alone; leave --vision out")
+
     def with_encoder(self, encoder: VisionEncoder) -> VisionLanguageModel:
         """The same model, on the same weights, with something else in place of its `vision_module`.
 
         Raises:
-            EncoderError: nothing else can encode for this architecture.
+            EncoderError: see `preprocessing`.
         """
-        raise EncoderError(f"{self.name!r} encodes pictures with its own modules alone; leave --vision out")
+        del encoder
+        _ = self.preprocessing
+        raise NotImplementedError
 
     def digest(self) -> str:
         """SHA-256 of all weights with their names and types, its first 16 hexadecimal digits."""

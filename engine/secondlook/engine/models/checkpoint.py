@@ -250,15 +250,14 @@ def _prepare_operators(place: torch.device) -> None:
 
 
 def _check_localisation(folder: Path, model: VisionLanguageModel) -> None:
-    wanted, there = model.localisation, model.decoder
-    for what, most, count in (
-        ("layer", wanted.layer, there.layers),
-        ("head", max(wanted.heads or (0,)), there.heads),
-    ):
-        if most >= count:
-            raise InvalidModelError(
-                f"{folder}: attention of {what} {most} is to be read, but the decoder's last is {count - 1}"
-            )
+    there, path = model.decoder, folder / LOCALISATION_FILE
+    for layer, heads in model.localisation.layers.items():
+        for key, what, index, count in (
+            (f"layers.{layer}", "layer", layer, there.layers),
+            *((f"layers.{layer}.{head}", "head", head, there.heads) for head in heads or ()),
+        ):
+            if index >= count:
+                raise InvalidModelError(f"{path}: {key}: the decoder's last {what} is {count - 1}")
 
 
 def _check_greedy(folder: Path, generation: GenerationConfig | None) -> None:

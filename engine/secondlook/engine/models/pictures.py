@@ -13,20 +13,20 @@ from PIL import Image
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from secondlook.edge.geometry import Size, sent_size
+from secondlook.edge.geometry import Size, most_pixels, sent_size
 from secondlook.edge.imaging import fit_to_view
 from secondlook.edge.validation import validated
-from secondlook.edge.wire import View
+from secondlook.edge.wire import Fixed, View
 from secondlook.engine.devices import to_device
 from secondlook.engine.errors import PictureMismatchError
 
-__all__ = ["Grid", "Picture", "Preprocessing", "check_sent", "fitted"]
+__all__ = ["Grid", "Picture", "Preprocessing", "check_sent", "fitted", "largest_grid"]
 
 Grid: TypeAlias = tuple[int, int]
 """Rows and columns of a picture's map."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture as a model takes it.
 
@@ -75,12 +75,19 @@ def fitted(image: Image.Image, view: View, original: Size, cell: tuple[int, int]
     return Picture(original, torch.from_numpy(pixels), (rows, columns), rows * columns, digest)
 
 
+def largest_grid(view: View, cell: tuple[int, int]) -> Grid:
+    """A grid with as many cells as that of any picture under the view has at most."""
+    if isinstance(view.size, Fixed):
+        return view.size.height // cell[0], view.size.width // cell[1]
+    return 1, most_pixels(view) // (cell[0] * cell[1])
+
+
 @validated(frozen=True)
 class Preprocessing:
-    """A checkpoint's picture preprocessing, after fitting to the encoder's square.
+    """The numbers that an encoder takes of pictures that were fitted to one square.
 
     Attributes:
-        side: the encoder's input side in pixels.
+        side: of the square, in pixels.
         mean, std: per channel, applied to values scaled by `scale`.
         scale: multiplies the 8-bit values.
     """

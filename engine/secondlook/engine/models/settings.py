@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import from_json, validated
@@ -25,10 +25,11 @@ __all__ = ["LOCALISATION_FILE", "SETTINGS_FILE", "Localisation", "LookSettings",
 SETTINGS_FILE = "secondlook.json"
 LOCALISATION_FILE = "localisation.json"
 
+Index: TypeAlias = Annotated[int, Field(ge=0, strict=False)]  # JSON's keys are strings
 Heads: TypeAlias = Annotated[
-    dict[Annotated[int, Field(ge=0, strict=False)], Annotated[float, Field(gt=0, allow_inf_nan=False)]],
-    Field(min_length=1),
+    dict[Index, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)
 ]
+Layers: TypeAlias = Annotated[dict[Index, Heads | None], Field(min_length=1)]
 
 FileT = TypeVar("FileT", "LookSettings", "Localisation")
 
@@ -56,21 +57,25 @@ class Localisation:
     """Which attention of the prompt's last row is read, and how a region is found from it.
 
     Attributes:
-        layer: 0-based, of the decoder.
-        heads: 0-based, with their positive weights; None: the mean of all.
+        layers: of the decoder, 0-based. Of each the heads, 0-based too, with their positive weights, or None:
+            the mean of all. What is read is the sum over all of them.
         generic: whether the map is divided by that of a generic question (Zhang et al., arXiv 2502.17422).
         crop_size, ratios, min_cells: see `secondlook.engine.method.region.RegionSettings`.
     """
 
-    layer: NonNegativeInt
+    layers: Layers
     crop_size: int
-    heads: Heads | None = None
     generic: bool = True
     ratios: Ratios = RegionSettings.ratios
     min_cells: int = 1
 
     def __post_init__(self) -> None:
         _ = self.region  # has rules of its own
+
+    @property
+    def deepest(self) -> int:
+        """The last layer that is read; no pass for attention alone goes beyond it."""
+        return max(self.layers)
 
     @property
     def region(self) -> RegionSettings:

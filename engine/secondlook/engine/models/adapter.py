@@ -1,0 +1,134 @@
+"""What most architectures share: a decoder of transformers', a chat template, a row a cell of a picture.
+
+An architecture is a class that inherits from `Adapter` and says what is its own: its views, how it encodes
+pictures, and where their rows stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from secondlook.edge.geometry import Size
+from secondlook.edge.wire import View
+from secondlook.engine.decode.cache import DecoderShape
+from secondlook.engine.decode.plans import AttentionPlan, Rows
+from secondlook.engine.devices import to_device
+from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
+from secondlook.engine.models.checkpoint import digest, state
+from secondlook.engine.models.pictures import Grid, Picture, fitted, largest_grid
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
+from secondlook.engine.models.settings import Localisation, LookSettings
+
+__all__ = ["Adapter"]
+
+
+class Adapter(VisionLanguageModel):
+    """A `VisionLanguageModel` around a model of transformers', without `encode` and `vision_module`.
+
+    Attributes:
+        prompts: from questions to tokens.
+        cell: height and width in pixels of what is one cell of a picture's grid.
+        vision_settings: what no weight of the `vision_module` tells of what it computes.
+    """
+
+    vision_settings = ""
+
+    def __init__(
+        self,
+        name: str,
+        module: Any,
+        prompts: ChatPrompts,
+        settings: LookSettings,
+        localisation: Localisation,
+        views: tuple[View, View],
+        cell: tuple[int, int],
+    ) -> None:
+        """
+        Args:
+            module: its decoder attends by plans (`secondlook.engine.models.attention`).
+            views: global and local.
+        """
+        text, eos = module.config.get_text_config(), module.generation_config.eos_token_id
+        self.name = name
+        self.module = module
+        self.device, self.dtype = module.device, module.dtype
+        self.decoder = DecoderShape.of(text)
+        self.context: int = text.max_position_embeddings
+        self.eos_ids: frozenset[int] = frozenset([eos] if isinstance(eos, int) else eos or ())
+        self.prompts = prompts
+        self.settings = settings
+        self.localisation = localisation
+        self.global_view, self.local_view = views
+        self.cell = cell
+        most = [self.layout(largest_grid(view, cell)).shape[1] for view in views]
+        self.most_visual_tokens = (most[0], most[1])
+
+    def picture(self, image: Image.Image, view: View, original: Size) -> Picture:
+        return fitted(image, view, original, self.cell)
+
+    def layout(self, grid: Grid) -> Tensor:
+        """Rotary positions [P, N] int64 of a picture's N rows, counted from that of its first.
+
+        What follows goes on behind the largest.
+        """
+        return torch.arange(grid[0] * grid[1]).unsqueeze(0)
+
+    def tokens(self, question: str) -> QuestionTokens:
+        return self.prompts.tokens(question)
+
+    def prompt(self, question: QuestionTokens, grids: Sequence[Grid]) -> Prompt:
+        layouts = [self.layout(grid) for grid in grids]
+        ids, spans = self.prompts.ids(question, [layout.shape[1] for layout in layouts])
+        return Prompt.laid_out(ids, spans, grids, layouts)
+
+    @torch.inference_mode()
+    def rows(self, prompt: Prompt, start: int, features: Sequence[Features]) -> Rows:
+        embeddings = self.embed(to_device(torch.tensor(prompt.ids[start:]), self.device))
+        layers = max((len(one.deep) for one in features), default=0)
+        deep = tuple(torch.zeros_like(embeddings) for _ in range(layers))
+        spans = [span for span in prompt.spans if span[0] >= start]
+        for (first, stop), one in zip(spans, features, strict=True):
+            for whole, part in zip((embeddings, *deep), (one.tokens, *one.deep), strict=True):
+                whole[first - start : stop - start] = part
+        return Rows(embeddings, to_device(prompt.positions[:, start:], self.device), deep)
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor) -> Tensor:
+        embeddings: Tensor = self.module.get_input_embeddings()(tokens)
+        return embeddings
+
+    def step_positions(self, lengths: Tensor, deltas: Tensor) -> Tensor:
+        return (lengths + deltas).expand(len(self.layout((1, 1))), -1)
+
+    @torch.inference_mode()
+    def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
+        # Of positions in one dimension transformers' decoders take [1, R], of three [3, 1, R].
+        positions = rows.positions if len(rows.positions) == 1 else rows.positions.unsqueeze(1)
+        output = self.module.get_decoder()(
+            inputs_embeds=rows.embeddings.unsqueeze(0),
+            position_ids=positions,
+            use_cache=False,
+            attention_plan=plan,
+        )
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.module.get_output_embeddings()(hidden)
+        return logits
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        return self.prompts.decode(token_ids)
+
+    def digest(self) -> str:
+        return digest(state(self.module))
+
+    def encoder_digest(self, dtype: torch.dtype | None = None) -> str:
+        tensors = ((name, tensor.to(dtype or tensor.dtype)) for name, tensor in state(self.vision_module()))
+        return digest(tensors, self.vision_settings)
