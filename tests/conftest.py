@@ -8,12 +8,18 @@ from importlib.util import find_spec
 
 import pytest
 
+from secondlook.engine.threads import configure_threads
+
 
 def pytest_configure() -> None:
-    """Forget the proxies of the user's network: the tests' servers are on the loopback interface."""
+    """Forget the proxies of the user's network: the tests' servers are on the loopback interface.
+
+    And have threads not spin for each other while other tests' servers compute.
+    """
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
+    configure_threads()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

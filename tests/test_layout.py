@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "export": {"edge", "engine"},
     "benchmarks": {"edge", "kernels", "engine", "export"},
 }
-EDGE_LIBRARIES = {"PIL", "httpx", "pydantic", "rich", "typer"}
+EDGE_LIBRARIES = {"PIL", "httpx", "pydantic", "rich", "typer", "typing_extensions"}  # the last with pydantic
 MOST_LINES = 400
 USUAL_LINES = 250
 

@@ -60,11 +60,12 @@ def docstring(file: Path, name: str) -> str | None:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             if any(isinstance(target, ast.Name) and target.id == name for target in targets):
                 return _text(following)
-        elif isinstance(statement, ast.ImportFrom) and name in {
-            alias.asname or alias.name for alias in statement.names
-        }:
-            original = next(alias.name for alias in statement.names if name == (alias.asname or alias.name))
-            return docstring(_imported_file(file, statement), original)
+        elif isinstance(statement, ast.ImportFrom):
+            names = {alias.asname or alias.name: alias.name for alias in statement.names}
+            if name in names:
+                return docstring(_imported_file(file, statement), names[name])
+            if "*" in names and name in _listed(_imported_file(file, statement)):
+                return docstring(_imported_file(file, statement), name)
     raise AssertionError(f"{file} does not define {name}")
 
 
@@ -74,6 +75,15 @@ def _statements(tree: ast.Module) -> list[ast.stmt]:
     for statement in tree.body:
         found += statement.body if isinstance(statement, ast.If) else [statement]
     return found
+
+
+def _listed(file: Path) -> list[str]:
+    """A module's `__all__`."""
+    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+            listed: list[str] = ast.literal_eval(statement.value)
+            return listed
+    return []
 
 
 def _imported_file(file: Path, statement: ast.ImportFrom) -> Path:
@@ -91,8 +101,16 @@ def _text(statement: ast.stmt | None) -> str | None:
 
 
 def test_docstrings_are_read_from_where_a_name_is_defined(tmp_path: Path) -> None:
-    (tmp_path / "__init__.py").write_text("from .inner import LIMIT, Bare, told as heard\n", encoding="utf-8")
-    lines = ["LIMIT = 3", '"""The most."""', "class Bare(ValueError): pass", 'def told(): """Tell."""', ""]
+    imports = "from .inner import LIMIT, told as heard\nfrom .inner import *\n"
+    (tmp_path / "__init__.py").write_text(imports, encoding="utf-8")
+    lines = [
+        "__all__ = ['Bare']",
+        "LIMIT = 3",
+        '"""The most."""',
+        "class Bare(ValueError): pass",
+        'def told(): """Tell."""',
+        "",
+    ]
     (tmp_path / "inner.py").write_text("\n".join(lines), encoding="utf-8")
     inside = tmp_path / "__init__.py"
     assert [docstring(inside, name) for name in ("LIMIT", "Bare", "heard")] == ["The most.", None, "Tell."]

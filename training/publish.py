@@ -3,8 +3,8 @@
     python -m training.publish --out OUT --to FOLDER
 
 Weights are stored in float16 (they are served in float32 on a CPU). The threshold in `secondlook.json` is the
-one that `secondlook eval signs --split calibration` chose; publish writes the one given. The patch head is
-written too, so that training can go on from the folder:
+one that `secondlook eval signs --split calibration` chose; publish writes the one given. The patch head,
+which serving does not read, goes to a file beside this script (`--head`); training can go on from both:
 
     python -m training.publish --out OUT --resume FOLDER
 
@@ -34,20 +34,20 @@ from training.model import (
     build_tokenizer,
 )
 
-__all__ = ["HEAD_FILE", "publish", "published_state"]
+__all__ = ["HEAD", "publish", "published_state"]
 
-HEAD_FILE: Final = "patch_head.safetensors"
-"""The patch head's file: training goes on from a checkpoint with it, serving does not read it."""
+HEAD: Final = Path(__file__).with_name("patch_head.safetensors")
+"""The patch head of the embedded model."""
 
 
-def published_state(folder: Path) -> dict[str, Any]:
+def published_state(folder: Path, head_file: Path) -> dict[str, Any]:
     """The state of training that a checkpoint folder was published from, to begin a stage with."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    head = {name: tensor.float() for name, tensor in load_file(folder / HEAD_FILE).items()}
+    head = {name: tensor.float() for name, tensor in load_file(head_file).items()}
     return {"model": model.state_dict(), "head": head}
 
 
-def publish(state: Path, folder: Path, threshold: float) -> None:
+def publish(state: Path, folder: Path, head_file: Path, threshold: float) -> None:
     """Write config, weights, tokenizer, chat template, preprocessor and two-look settings into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
@@ -61,7 +61,7 @@ def publish(state: Path, folder: Path, threshold: float) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model.half().save_pretrained(folder)
-    save_file({name: tensor.half() for name, tensor in trained["head"].items()}, folder / HEAD_FILE)
+    save_file({name: tensor.half() for name, tensor in trained["head"].items()}, head_file)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     images.save_pretrained(folder)
@@ -86,11 +86,12 @@ def main() -> None:
     ways = parser.add_mutually_exclusive_group(required=True)
     ways.add_argument("--resume", type=Path, help="checkpoint folder to make OUT's states from")
     ways.add_argument("--to", type=Path, help="checkpoint folder to write")
+    parser.add_argument("--head", type=Path, default=HEAD, help="the patch head's file, read or written")
     parser.add_argument("--threshold", type=float, default=0.5)
     arguments = parser.parse_args()
     if arguments.resume is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        state = published_state(arguments.resume)
+        state = published_state(arguments.resume, arguments.head)
         prefix = "model.vision_tower."
         tower = {n.removeprefix(prefix): t for n, t in state["model"].items() if n.startswith(prefix)}
         torch.save({"tower": tower, "head": state["head"]}, arguments.out / "tower.pt")
@@ -99,7 +100,7 @@ def main() -> None:
     trained: Path = arguments.out / "model.pt"
     if not trained.is_file():
         parser.error(f"{trained} is missing: train the model first")
-    publish(trained, arguments.to, arguments.threshold)
+    publish(trained, arguments.to, arguments.head, arguments.threshold)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from secondlook.benchmarks.calibration.thresholds import Answers
 from secondlook.benchmarks.run_log import Record, RunHeader, write_log
 from secondlook.engine.cli import command_line, run
 from secondlook.engine.errors import PolicyFileError
-from secondlook.engine.method.budget import Budget, BudgetSettings
+from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.policy_file import read_policy
 from secondlook.engine.models.checkpoint import load_model
@@ -232,7 +232,7 @@ def test_where_nothing_is_to_be_gained_nothing_is_looked_at() -> None:
     ones = np.ones(100)
     answers = Answers(doubt, ones, ones, ones, ones, np.arange(100))
     stream = np.arange(100).repeat(5)
-    looked = follow(answers, stream, Budget(BudgetSettings(0.9), 0.5), np.zeros(500))
+    looked = follow(answers, stream, BudgetedThreshold(BudgetSettings(0.9), 0.5), np.zeros(500))
     assert not looked[np.isinf(doubt[stream])].any()
     assert looked[~np.isinf(doubt[stream])].mean() > 0.95
 

@@ -167,9 +167,9 @@ def test_impossible_sizes_are_refused(size: tuple[Any, Any]) -> None:
 
 def test_impossible_grids_are_refused() -> None:
     size = Size(10, 10)
-    with pytest.raises(GeometryError, match=r"rows must be at least 1, not 0"):
+    with pytest.raises(GeometryError, match=r"rows should be greater than 0, not 0"):
         GridMap(size, size, "pad", rows=0, columns=1)
-    with pytest.raises(GeometryError, match=r"squash, pad, not 'crop'"):
+    with pytest.raises(GeometryError, match=r"fit should be 'squash' or 'pad', not 'crop'"):
         GridMap(size, size, "crop", rows=1, columns=1)  # type: ignore[arg-type]
     with pytest.raises(GeometryError, match=r"cell \(0, 3\) is outside a grid of 2x3"):
         GridMap(size, size, "pad", rows=2, columns=3).cell_rectangle(0, 3)

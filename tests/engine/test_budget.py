@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.method.budget import Budget, BudgetSettings
+from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
 
 START = 0.7
 
 
-def followed(budget: Budget, doubts: list[float], possible: list[bool] | None = None) -> list[bool]:
+def followed(
+    budget: BudgetedThreshold, doubts: list[float], possible: list[bool] | None = None
+) -> list[bool]:
     """Which of the questions are looked at twice."""
     looks = []
     for number, doubt in enumerate(doubts):
@@ -44,7 +46,7 @@ def test_the_rate_of_every_span_is_within_the_slack(
 ) -> None:
     doubts = [base + spread * (n % 7) for base, spread, length in stretches for n in range(length)]
     settings = BudgetSettings(rate, window=40, span=100, slack=4.0)
-    looks = followed(Budget(settings, START), doubts)
+    looks = followed(BudgetedThreshold(settings, START), doubts)
     if len(looks) >= settings.span:
         assert np.abs(counts(looks, settings.span) - rate * settings.span).max() <= settings.slack + 1 + 1e-9
 
@@ -53,13 +55,13 @@ def test_the_defaults_keep_two_points_over_500_questions() -> None:
     generator = np.random.default_rng(5)
     easy, hard = generator.exponential(0.1, 2500), generator.exponential(3.0, 2500)
     doubts = np.concatenate([easy, hard, np.repeat(easy, 2), hard[::-1]]).tolist()
-    looks = followed(Budget(BudgetSettings(0.4), START), doubts)
+    looks = followed(BudgetedThreshold(BudgetSettings(0.4), START), doubts)
     assert np.abs(counts(looks, 500)[200:] / 500 - 0.4).max() <= 0.02 + 1e-9
 
 
 def test_on_a_steady_stream_the_most_doubtful_are_looked_at() -> None:
     doubts = np.random.default_rng(6).uniform(0, 1, 4000)
-    budget = Budget(BudgetSettings(0.3), START)
+    budget = BudgetedThreshold(BudgetSettings(0.3), START)
     looks = np.array(followed(budget, doubts.tolist()))
     assert looks.mean() == pytest.approx(0.3, abs=0.003)
     assert budget.tracked == pytest.approx(0.7, abs=0.08)
@@ -68,7 +70,7 @@ def test_on_a_steady_stream_the_most_doubtful_are_looked_at() -> None:
 
 
 def test_the_threshold_follows_a_shift() -> None:
-    budget = Budget(BudgetSettings(0.5, window=50), START)
+    budget = BudgetedThreshold(BudgetSettings(0.5, window=50), START)
     followed(budget, [float(n % 10) for n in range(100)])
     assert budget.tracked == pytest.approx(4.5, abs=0.6)
     followed(budget, [100.0 + n % 10 for n in range(100)])
@@ -76,7 +78,7 @@ def test_the_threshold_follows_a_shift() -> None:
 
 
 def test_it_starts_from_the_threshold_given() -> None:
-    budget = Budget(BudgetSettings(0.5), START)
+    budget = BudgetedThreshold(BudgetSettings(0.5), START)
     assert budget.threshold == budget.tracked == START
     for _ in range(19):
         budget.record(9.0, looked=False)
@@ -86,7 +88,7 @@ def test_it_starts_from_the_threshold_given() -> None:
 
 
 def test_the_threshold_is_the_quantile_and_is_shut_and_opened_at_the_slack() -> None:
-    budget = Budget(BudgetSettings(0.5, window=21, slack=2.0), START)
+    budget = BudgetedThreshold(BudgetSettings(0.5, window=21, slack=2.0), START)
     for doubt in range(21):
         budget.record(float(doubt), looked=doubt % 2 == 0)
     assert budget.tracked == 10.0  # as many above as below
@@ -102,14 +104,14 @@ def test_the_threshold_is_the_quantile_and_is_shut_and_opened_at_the_slack() -> 
 
 def test_what_cannot_be_spent_is_not_saved_up() -> None:
     settings = BudgetSettings(0.5, window=30, span=1000, slack=3.0)
-    budget = Budget(settings, START)
+    budget = BudgetedThreshold(settings, START)
     followed(budget, [1.0] * 400, [False] * 400)
     looks = followed(budget, [float(n % 10) for n in range(100)])
     assert sum(looks) <= 50 + 2 * (settings.slack + 1)
 
 
 def test_it_counts() -> None:
-    budget = Budget(BudgetSettings(0.5), START)
+    budget = BudgetedThreshold(BudgetSettings(0.5), START)
     followed(budget, [1.0, 0.1, 1.0], [True, True, False])
     budget.received(800)
     assert (budget.questions, budget.looks, budget.bytes) == (3, 1, 800)
@@ -118,7 +120,7 @@ def test_it_counts() -> None:
 def bytes_a_second(pace: float, size: float, wanted: float, count: int = 3000) -> tuple[float, float]:
     """(rate, bytes a second) of a steady stream with local images of about this size."""
     generator = np.random.default_rng(7)
-    budget = Budget(BudgetSettings(bytes_per_second=wanted), START, local_bytes=123.0)
+    budget = BudgetedThreshold(BudgetSettings(bytes_per_second=wanted), START, local_bytes=123.0)
     now, looks = 0.0, 0
     for doubt in generator.uniform(0, 1, count).tolist():
         now += generator.exponential(1 / pace)
@@ -144,7 +146,7 @@ def test_bytes_a_second_are_a_ceiling_where_questions_are_few() -> None:
 
 
 def test_an_idle_hour_buys_no_burst() -> None:
-    budget = Budget(BudgetSettings(bytes_per_second=10.0), START, local_bytes=100.0)
+    budget = BudgetedThreshold(BudgetSettings(bytes_per_second=10.0), START, local_bytes=100.0)
     for number in range(100):
         looked = budget.threshold <= 1.0
         budget.record(1.0, looked=looked, now=float(number))

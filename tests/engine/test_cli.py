@@ -21,11 +21,13 @@ from typer.testing import CliRunner
 
 from engine.calibrated import a_policy_file
 from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
+from engine.serving_harness import SPOKEN
 from secondlook.edge.cli import app as edge_app
 from secondlook.edge.errors import GeometryError
 from secondlook.engine import cli, plugins
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.method.policy_file import write_policy
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
 SECONDS = 60
 CAMERA = (ORIGINAL.width, ORIGINAL.height)
@@ -158,6 +160,18 @@ def test_an_unknown_host_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 def test_impossible_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("serve", "--session-ttl", "0") == 1
     assert "seconds should be greater than 0, not 0" in one_line(capsys)
+
+
+@pytest.mark.usefixtures("engine")
+def test_serve_hands_its_limits_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[ServerSettings] = []
+    monkeypatch.setattr(
+        "secondlook.engine.serve.app.serve", lambda _load, settings, *_: served.append(settings)
+    )
+    limits = ["--max-pending", "3", "--max-pending-mb", "5", "--session-ttl", "7", "--queue-size", "2"]
+    assert exit_status("serve", "--port", "0", "--max-body-mb", "1", *limits) == 0
+    sessions = SessionLimits(max_waiting=3, max_bytes=5 * 2**20, seconds=7.0)
+    assert served == [ServerSettings(queue_size=2, max_body_bytes=2**20, sessions=sessions)]
 
 
 @pytest.mark.usefixtures("engine")
@@ -321,7 +335,7 @@ cli.run(cli.command_line(), ["serve", "--port", "0"])
         url = line.split()[3]
         form = {"question": "sure", "width": "400", "height": "300"}
         files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
-        reply = httpx.post(f"{url}/v1/answers", data=form, files=files, timeout=SECONDS)
+        reply = httpx.post(f"{url}/v1/answers", data=form, files=files, headers=SPOKEN, timeout=SECONDS)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=SECONDS)
     assert reply.json()["answer"]["text"] == "first to sure"
@@ -350,7 +364,9 @@ cli.run(cli.command_line(), ["serve", "--port", "0"])
     with python(code) as process, ThreadPoolExecutor() as pool:
         assert process.stdout is not None
         url = process.stdout.readline().split()[3]
-        asked = pool.submit(httpx.post, f"{url}/v1/answers", data=form, files=files, timeout=SECONDS)
+        asked = pool.submit(
+            httpx.post, f"{url}/v1/answers", data=form, files=files, headers=SPOKEN, timeout=SECONDS
+        )
         assert process.stdout.readline() == "working\n"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate("go on\n", timeout=SECONDS)

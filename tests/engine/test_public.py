@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import pkgutil
+import re
 import subprocess
 import sys
 
 import pytest
 
+import secondlook.edge
+import secondlook.edge.errors as edge_errors
 import secondlook.engine
+import secondlook.engine.errors as engine_errors
 from secondlook.edge.errors import RequestRefusedError, SecondLookError
 from secondlook.engine.errors import QueueFullError
 
@@ -38,6 +44,21 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 def all_errors(root: type[SecondLookError]) -> set[type[SecondLookError]]:
     return {root}.union(*(all_errors(kind) for kind in root.__subclasses__()))
+
+
+def test_the_trees_of_errors_are_whole() -> None:
+    for package, tree in ((secondlook.edge, edge_errors), (secondlook.engine, engine_errors)):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        kinds = {
+            kind.__name__
+            for kind in all_errors(SecondLookError)
+            if kind.__module__.startswith(package.__name__)
+        }
+        drawn = re.findall(r"(?m)^(?:[│ ]*[├└]── )?(\w+Error)\b", tree.__doc__ or "")
+        assert kinds - {"SecondLookError"} == set(drawn) - {"SecondLookError"}
+        assert len(drawn) == len(set(drawn))
 
 
 def test_every_error_can_be_copied() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
 from engine.serving_harness import listening
 from engine.toy_model import CELL, WORDS, ToyModel, decoder
+from secondlook.edge.cli import app
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.imaging import decode_jpeg, open_picture
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.wire import AnswerOptions, Fixed, View
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.method.region import find_region
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import GENERIC_QUESTION
+from secondlook.engine.results import AttentionMaps
 from secondlook.engine.serve.app import create_app
 
 TOY = ToyModel()
@@ -124,6 +129,81 @@ def test_both_looks_through_server_and_edge_equal_the_plain_loop(size: tuple[int
     assert answer.visual_tokens == (
         1 + rows * columns,
         2 + rows * columns + local.grid[0] * local.grid[1],
+    )
+
+
+def test_a_look_encodes_its_picture_once_though_the_generic_question_conditions_it_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, encoded = ToyModel(), list[int]()
+    encode = model.encode
+
+    def counted(pictures: Any) -> Any:
+        encoded.append(len(pictures))
+        return encode(pictures)
+
+    monkeypatch.setattr(model, "encode", counted)
+    engine, image = Engine(model), drawn((400, 300), 3)
+    sent = open_picture(image).shrunk(model.global_view)
+    look = engine.first_look(sent, "What is there?", Size(400, 300), ALWAYS)
+    assert look.region is not None
+    assert encoded == [1]
+
+
+def test_one_thread_computes_and_it_neither_prepares_nor_tokenises(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, set[str]] = {}
+
+    def noted(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def noting(*arguments: Any) -> Any:
+            used.setdefault(name, set()).add(threading.current_thread().name)
+            return function(*arguments)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    model = ToyModel()
+    engine = Engine(model, cache=CacheSettings(most_slots=1))
+    prepared, computed = ("tokens", "prompt", "picture"), ("encode", "condition", "rows", "attention_map")
+    for name in (*prepared, *computed, "hidden", "logits"):
+        noted(model, name)
+    noted(AttentionMaps, "relative")
+    with listening(create_app(engine)) as url, EdgeClient(url) as client:
+        for number in range(3):
+            answer = client.ask(drawn((400, 300), number), f"What is in {number}?", ALWAYS)
+            assert answer.second is not None
+            assert answer.relevance is not None
+    for name in (*computed, "hidden", "logits", "relative"):
+        assert used[name] == {"secondlook-inference"}
+    for name in prepared:
+        assert all(thread.startswith("secondlook-decode") for thread in used[name])
+
+
+class Strips(ToyModel):
+    """Sees every whole picture in one size, but of regions takes none that is too slender."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.global_view = View(size=Fixed(width=5 * CELL, height=3 * CELL))
+
+
+@pytest.mark.parametrize(("width", "decision"), [(900, "took_second"), (9000, "no_detail_to_gain")])
+def test_a_strip_is_looked_at_where_its_region_has_a_size(width: int, decision: str) -> None:
+    engine = Engine(Strips())
+    with listening(create_app(engine)) as url, EdgeClient(url) as client:
+        answer = client.ask(drawn((width, 3), 3), "What is there?", ALWAYS)
+    assert (answer.decision, answer.second_look_failed) == (decision, None)
+
+
+def test_a_picture_too_slender_for_the_model_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "strip.png"
+    drawn((2011, 10), 3).save(path)
+    with listening(create_app(Engine(ToyModel()))) as url:
+        command = CliRunner().invoke(app, ["ask", str(path), "What is there?", "--server", url])
+    assert (command.exit_code, command.stdout) == (2, "")
+    [line] = command.stderr.splitlines()
+    assert line.startswith(
+        "error: a picture of 2011x10 pixels is too slender for this model: one side may be"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from secondlook.engine.decode.scheduler import Flow, Request
+from secondlook.engine.decode.scheduler import Flow, Request, Stages
 from secondlook.engine.errors import (
     EmptyQuestionError,
     EngineFailedError,
@@ -36,9 +36,9 @@ class Engine:
         self.fail: Exception | None = None
 
     def begin(self, job: Callable[[], object]) -> Request[Any]:
-        task: Request[Any] = Request(_flow(), False, {})
-        self.jobs.append((task, job))
-        return task
+        request: Request[Any] = Request(_flow(), False, Stages())
+        self.jobs.append((request, job))
+        return request
 
     def round(self) -> bool:
         if self.fail is not None:
@@ -46,16 +46,16 @@ class Engine:
             raise error
         if not self.jobs:
             return False
-        task, job = self.jobs.pop(0)
+        request, job = self.jobs.pop(0)
         try:
-            task.future.set_result(job())
+            request.future.set_result(job())
         except Exception as error:  # noqa: BLE001 -- as the real one does
-            task.future.set_exception(error)
+            request.future.set_exception(error)
         return bool(self.jobs)
 
-    def cancel(self, task: Request[Any]) -> None:
-        self.jobs = [pair for pair in self.jobs if pair[0] is not task]
-        self.cancelled.append(task)
+    def cancel(self, request: Request[Any]) -> None:
+        self.jobs = [pair for pair in self.jobs if pair[0] is not request]
+        self.cancelled.append(request)
         self.cancelling.set()
 
 
@@ -147,7 +147,7 @@ def test_a_look_that_is_cancelled_while_it_is_computed_ends(thread: InferenceThr
     assert second.future.cancel()
     never.open.set()
     assert engine.cancelling.wait(SECONDS)
-    assert engine.cancelled[-1] is second.task
+    assert engine.cancelled[-1] is second.request
     assert result(thread, lambda: "next") == "next"
 
 

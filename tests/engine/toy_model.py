@@ -17,7 +17,7 @@ from secondlook.engine.models.adapter import Adapter
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import Features
 from secondlook.engine.models.pictures import Grid, Picture
-from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
 
 CELL, WIDTH, WORDS, IMAGE = 8, 32, 97, 1
@@ -62,16 +62,16 @@ class ToyModel(Adapter):
         cells = [self.see(one.pixels.permute(2, 0, 1) / 255).flatten(1).T for one in pictures]
         return [Features(cell @ self.colours) for cell in cells]
 
-    def condition(self, features: Features, question: str) -> tuple[Features, Tensor]:
-        told = self.embed(torch.tensor([sum(question.encode()) % WORDS]))
+    def condition(self, features: Features, question: QuestionTokens) -> tuple[Features, Tensor]:
+        told = self.embed(torch.tensor([sum(question.text.encode()) % WORDS]))
         return Features(torch.cat((told, features.tokens))), torch.eye(len(features.tokens) + 1)[:, 1:]
 
     def layout(self, grid: Grid) -> Tensor:
         cells = torch.cartesian_prod(torch.tensor([0]), *map(torch.arange, grid))  # [N, 3]
         return torch.cat((torch.zeros(1, 3, dtype=torch.int64), cells)).T
 
-    def prefix_key(self, picture: Picture, question: str) -> Hashable:
-        return picture.digest, question
+    def prefix_key(self, picture: Picture, question: QuestionTokens) -> Hashable:
+        return picture.digest, question.text
 
     def vision_module(self) -> nn.Module:
         return self.see

@@ -65,8 +65,8 @@ def test_nothing_is_built_or_loaded_at_import(tmp_path: Path) -> None:
 
 def test_a_library_is_built_once_and_then_found(fresh: Path, compiler: Path) -> None:
     parameters = build.build_parameters("cpu")
-    first = library.build(parameters)
-    assert first == library.build(parameters)
+    first = library.build_library(parameters)
+    assert first == library.build_library(parameters)
     assert first.read_text() == "a library\n"
     assert first.is_relative_to(fresh)
     assert calls(compiler) == 1
@@ -75,7 +75,9 @@ def test_a_library_is_built_once_and_then_found(fresh: Path, compiler: Path) -> 
 def test_threads_that_build_at_once_build_once(fresh: Path, compiler: Path) -> None:
     parameters = build.build_parameters("cpu")
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(library.build(parameters))) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: found.append(library.build_library(parameters))) for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -88,7 +90,7 @@ def test_threads_that_build_at_once_build_once(fresh: Path, compiler: Path) -> N
 def test_processes_that_build_at_once_build_once(fresh: Path, compiler: Path) -> None:
     code = (
         "from secondlook.kernels import build, library\n"
-        "print(library.build(build.build_parameters('cpu')).read_text())"
+        "print(library.build_library(build.build_parameters('cpu')).read_text())"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [
@@ -105,7 +107,7 @@ def test_a_build_that_was_killed_is_done_again(fresh: Path, compiler: Path) -> N
     half = fresh / parameters.key() / parameters.library_name
     half.parent.mkdir(parents=True)
     half.write_text("half a lib")
-    assert library.build(parameters).read_text() == "a library\n"
+    assert library.build_library(parameters).read_text() == "a library\n"
 
 
 def test_a_cache_that_cannot_be_written_is_named(
@@ -114,7 +116,7 @@ def test_a_cache_that_cannot_be_written_is_named(
     (tmp_path / "file").touch()
     monkeypatch.setenv("SECONDLOOK_CACHE", str(tmp_path / "file"))
     with pytest.raises(BuildError, match=r"cannot build in .*SECONDLOOK_CACHE"):
-        library.build(build.build_parameters("cpu"))
+        library.build_library(build.build_parameters("cpu"))
 
 
 def test_the_key_follows_everything_that_matters(
@@ -151,7 +153,7 @@ def test_what_the_compiler_said_is_the_reason(
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
     with pytest.raises(BuildError, match=r"failed \(3\):\nno such header"):
-        library.build(build.build_parameters("cpu"))
+        library.build_library(build.build_parameters("cpu"))
     assert not list(fresh.rglob("*.so"))
     with pytest.warns(RuntimeWarning, match="no such header"):
         assert library.status("cpu").reason.endswith("no such header")
@@ -184,7 +186,7 @@ def test_cxx_is_split_as_a_shell_would(
     parameters = build.build_parameters("cpu")
     assert parameters.compiler[1:] == tuple(shlex.split(words))[1:]
     assert "a compiler 1.0\n" in parameters.identity
-    assert library.build(parameters).read_text() == "a library\n"
+    assert library.build_library(parameters).read_text() == "a library\n"
     assert calls(compiler) == 1
 
 

@@ -74,10 +74,13 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_rests(out: Path, tmp_path
 def test_a_checkpoint_is_published_and_trained_on(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_publish(monkeypatch, "--out", str(out), "--to", str(tmp_path / "checkpoint"), "--threshold", "0.25")
+    head = ("--head", str(tmp_path / "head.safetensors"))
+    run_publish(
+        monkeypatch, "--out", str(out), "--to", str(tmp_path / "checkpoint"), "--threshold", "0.25", *head
+    )
     assert load_model(str(tmp_path / "checkpoint")).settings.threshold == 0.25
     again = tmp_path / "again"
-    run_publish(monkeypatch, "--out", str(again), "--resume", str(tmp_path / "checkpoint"))
+    run_publish(monkeypatch, "--out", str(again), "--resume", str(tmp_path / "checkpoint"), *head)
     assert list(states(again)) == ["language.pt", "tower.pt"]
     train.train(again, train.STAGES["joint"], 1, batch=2, seed=1, device=CPU)
     assert states(again)["model.pt"]["step"] == 1

@@ -6,50 +6,14 @@ with EdgeClient("http://server:8000") as client:
     print(client.ask("street.jpg", "What number is on the red sign?").text)
 """
 
-from .answer import EdgeAnswer, StageSeconds
-from .client import AsyncEdgeClient, EdgeClient
-from .conversation import Stage
-from .errors import (
-    ClientError,
-    ConnectionFailedError,
-    GeometryError,
-    NotAPictureError,
-    PictureError,
-    PictureTooLargeError,
-    ProtocolError,
-    RequestRefusedError,
-    SecondLookError,
-    ServerBusyError,
-    SettingsError,
-    UnexpectedReplyError,
-)
-from .geometry import GridMap, Placement, Rectangle, Region, Size, place, sent_size, target
-from .imaging import (
-    GLOBAL_JPEG,
-    LOCAL_JPEG,
-    EncodedPicture,
-    JpegSettings,
-    Picture,
-    PictureLimits,
-    decode_jpeg,
-    fit_to_view,
-    open_picture,
-)
-from .retry import ClientSettings
-from .wire import (
-    PROTOCOL,
-    Answer,
-    AnswerOptions,
-    AnswerReply,
-    Box,
-    Budget,
-    ErrorReply,
-    Fixed,
-    Limits,
-    ModelCard,
-    Relevance,
-    View,
-)
+from .answer import *
+from .client import *
+from .conversation import *
+from .errors import *
+from .geometry import *
+from .imaging import *
+from .retry import *
+from .wire import *
 
 __all__ = [
     "GLOBAL_JPEG",

@@ -15,7 +15,7 @@ import httpx
 from .answer import EdgeAnswer
 from .conversation import Conversation, Stage
 from .errors import SecondLookError, SettingsError
-from .exchange import Call, Effect, Failure, Flow, Surroundings, Wait, resume
+from .exchange import Call, Effect, Failure, Pause, Steps, Surroundings, resume
 from .imaging import Picture, PictureSource
 from .retry import ClientSettings
 from .wire import PROTOCOL, PROTOCOL_HEADER, AnswerOptions, ModelCard
@@ -100,16 +100,17 @@ class EdgeClient(_Client):
 
         Raises:
             PictureError: the picture cannot be used.
+            GeometryError: it is too slender for the model; nothing of it was sent.
             ClientError: the first look failed for good. A failed second look does not raise: the first answer
                 stands, and `second_look_failed` says why.
         """
         return self._drive(self._conversation.answer(picture, question, options, on_stage or _ignore))
 
-    def _drive(self, flow: Flow[EdgeAnswer]) -> EdgeAnswer:
+    def _drive(self, steps: Steps[EdgeAnswer]) -> EdgeAnswer:
         try:
-            effect = next(flow)
+            effect = next(steps)
             while True:
-                effect = resume(flow, self._perform(effect))
+                effect = resume(steps, self._perform(effect))
         except StopIteration as finished:
             answer: EdgeAnswer = finished.value
             return answer
@@ -118,7 +119,7 @@ class EdgeClient(_Client):
         try:
             if isinstance(effect, Call):
                 return self._http.send(_request(self._http, effect))
-            if isinstance(effect, Wait):
+            if isinstance(effect, Pause):
                 self._sleep(effect.seconds)
                 return None
             return effect.function()
@@ -171,11 +172,11 @@ class AsyncEdgeClient(_Client):
         """As `EdgeClient.ask`."""
         return await self._drive(self._conversation.answer(picture, question, options, on_stage or _ignore))
 
-    async def _drive(self, flow: Flow[EdgeAnswer]) -> EdgeAnswer:
+    async def _drive(self, steps: Steps[EdgeAnswer]) -> EdgeAnswer:
         try:
-            effect = next(flow)
+            effect = next(steps)
             while True:
-                effect = resume(flow, await self._perform(effect))
+                effect = resume(steps, await self._perform(effect))
         except StopIteration as finished:
             answer: EdgeAnswer = finished.value
             return answer
@@ -184,7 +185,7 @@ class AsyncEdgeClient(_Client):
         try:
             if isinstance(effect, Call):
                 return await self._http.send(_request(self._http, effect))
-            if isinstance(effect, Wait):
+            if isinstance(effect, Pause):
                 await self._sleep(effect.seconds)
                 return None
             return await asyncio.to_thread(effect.function)

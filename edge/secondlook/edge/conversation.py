@@ -21,7 +21,7 @@ from .errors import (
     SecondLookError,
     UnexpectedReplyError,
 )
-from .exchange import Call, Flow, Message, Surroundings, Traffic, ask, work
+from .exchange import Call, Message, Steps, Surroundings, Traffic, ask, work
 from .geometry import Region
 from .imaging import EncodedPicture, Picture, PictureSource, open_picture
 from .retry import ClientSettings
@@ -56,7 +56,7 @@ class Conversation:
         question: str,
         options: AnswerOptions | None,
         on_stage: Callable[[Stage], None],
-    ) -> Flow[EdgeAnswer]:
+    ) -> Steps[EdgeAnswer]:
         """Ask one question about one picture, and show the server the region it asks for.
 
         A first look that fails raises. A second look that fails does not: the first answer stands, marked so.
@@ -147,7 +147,7 @@ class Conversation:
         first: AnswerReply,
         card: ModelCard,
         on_stage: Callable[[Stage], None],
-    ) -> Flow[None]:
+    ) -> Steps[None]:
         clock = self.surroundings.clock
         box, session = first.region, first.session
         if box is None or session is None:
@@ -184,7 +184,7 @@ class Conversation:
 
     def _ask(
         self, call: Call, message: type[Message], traffic: Traffic, lasting: float = math.inf
-    ) -> Flow[Message]:
+    ) -> Steps[Message]:
         return ask(call, message, traffic, self.settings, self.surroundings, lasting)
 
 
@@ -192,7 +192,7 @@ def _path(session: PendingSession) -> str:
     return f"/v1/answers/{quote(session.id, safe='')}"
 
 
-def _give_up(reply: AnswerReply, error: SecondLookError, timeout: float) -> Flow[AnswerReply]:
+def _give_up(reply: AnswerReply, error: SecondLookError, timeout: float) -> Steps[AnswerReply]:
     """Tell the server, once, that a session will not go on; what it says that stands, or `reply`.
 
     That has the whole first answer, and the second look's if only the reply with it was lost. Nothing is

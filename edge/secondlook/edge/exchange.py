@@ -1,7 +1,7 @@
 """One request and its repetitions, as a generator: the client's protocol without input or output of its own.
 
-A flow yields effects (`Call`, `Wait`, `Work`) and is sent their results; what goes wrong in an effect is
-thrown into it. The blocking and the asynchronous client drive the same flows, each in its own way.
+It yields effects (`Call`, `Pause`, `Work`) and is sent their results; what goes wrong in an effect is thrown
+into it. The blocking and the asynchronous client take the same steps, each in its own way.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = [
     "Call",
     "Effect",
     "Failure",
-    "Flow",
+    "Pause",
+    "Steps",
     "Surroundings",
     "Traffic",
-    "Wait",
     "Work",
     "ask",
     "resume",
@@ -65,7 +65,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Wait:
+class Pause:
     """Let this many seconds pass."""
 
     seconds: float
@@ -80,22 +80,22 @@ class Work:
 
 @dataclass(frozen=True)
 class Failure:
-    """What an effect raised, to be thrown into the flow."""
+    """What an effect raised, to be thrown into the steps."""
 
     error: Exception
 
 
-Effect: TypeAlias = Call | Wait | Work
+Effect: TypeAlias = Call | Pause | Work
 
 Result = TypeVar("Result")
 Message = TypeVar("Message", bound=WireModel)
-# What is sent into a flow depends on the effect it yielded, which Python's types cannot say: hence Any.
-Flow: TypeAlias = Generator[Effect, Any, Result]
+# What is sent in depends on the effect that was yielded, which Python's types cannot say: hence Any.
+Steps: TypeAlias = Generator[Effect, Any, Result]
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a flow reads from the world; replaced in tests.
+    """What the steps read from the world; replaced in tests.
 
     Attributes:
         clock: seconds, for durations only.
@@ -116,12 +116,12 @@ class Traffic:
     down: int = 0
 
 
-def resume(flow: Flow[Result], outcome: object) -> Effect:
-    """Tell a flow what came of its last effect; the next effect, or StopIteration with the flow's result."""
-    return flow.throw(outcome.error) if isinstance(outcome, Failure) else flow.send(outcome)
+def resume(steps: Steps[Result], outcome: object) -> Effect:
+    """Tell what came of the last effect; the next effect, or StopIteration with the result."""
+    return steps.throw(outcome.error) if isinstance(outcome, Failure) else steps.send(outcome)
 
 
-def work(function: Callable[[], Result]) -> Flow[Result]:
+def work(function: Callable[[], Result]) -> Steps[Result]:
     """The result of `function`, computed wherever the driver computes."""
     result: Result = yield Work(function)
     return result
@@ -134,7 +134,7 @@ def ask(
     settings: ClientSettings,
     surroundings: Surroundings,
     lasting: float = math.inf,
-) -> Flow[Message]:
+) -> Steps[Message]:
     """One request, repeated as the settings allow, until there is a message or no hope.
 
     Repeated are requests that met connection loss, 429 or 503; every other status is the server's last word.
@@ -177,7 +177,7 @@ def ask(
                 f"{reason} ({tried}; the next wait of {wait:.3g} s is longer than there is time for)"
             )
         logger.info("%s %s: %s; asking again in %.2f s", call.method, call.path, reason, wait)
-        yield Wait(wait)
+        yield Pause(wait)
         budget -= wait
 
 

@@ -8,11 +8,13 @@ that rectangle divided into rows and columns. Coordinates are continuous: pixel 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple, get_args
+from typing import NamedTuple
+
+from pydantic import PositiveInt
 
 from .errors import GeometryError
+from .validation import validated
 from .wire import Budget, Fit, Fixed, View
 
 __all__ = [
@@ -25,34 +27,19 @@ __all__ = [
     "place",
     "sent_size",
     "target",
+    "too_slender",
 ]
 
 _MOST_SLENDER = 200
 """Longer sides over shorter ones above this have no size under a budget, as in the models' own processors."""
 
 
-def _check_whole(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise GeometryError(f"{name} must be a whole number, not {value!r}")
-
-
-def _check_positive(**values: int) -> None:
-    _check_whole(**values)
-    for name, value in values.items():
-        if value < 1:
-            raise GeometryError(f"{name} must be at least 1, not {value}")
-
-
-@dataclass(frozen=True)
+@validated(frozen=True, raises=GeometryError)
 class Size:
     """Width and height in pixels, both at least 1; else `GeometryError`."""
 
-    width: int
-    height: int
-
-    def __post_init__(self) -> None:
-        _check_positive(width=self.width, height=self.height)
+    width: PositiveInt
+    height: PositiveInt
 
     @property
     def pixels(self) -> int:
@@ -66,7 +53,7 @@ class Size:
         return f"{self.width}x{self.height}"
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, raises=GeometryError)
 class Region:
     """A box in original pixels, half open: left and top are inside it, right and bottom just outside.
 
@@ -79,7 +66,6 @@ class Region:
     bottom: int
 
     def __post_init__(self) -> None:
-        _check_whole(left=self.left, top=self.top, right=self.right, bottom=self.bottom)
         if not (0 <= self.left < self.right and 0 <= self.top < self.bottom):
             raise GeometryError(f"region {self} is empty or begins outside the picture")
 
@@ -140,20 +126,28 @@ def target(view: View, original: Size) -> Size:
     `smart_resize` of its published processor for every size.
 
     Raises:
-        GeometryError: under a budget, one side is more than 200 times the other.
+        GeometryError: it is too slender for the view.
     """
     rule = view.size
     if isinstance(rule, Fixed):
         return Size(rule.width, rule.height)
+    if too_slender(view, original):
+        raise GeometryError(
+            f"a picture of {original} pixels is too slender for this model: one side may be at most "
+            f"{_MOST_SLENDER} times the other; crop it"
+        )
     return _within_budget(rule, original)
+
+
+def too_slender(view: View, original: Size) -> bool:
+    """Whether an original (or region) of this size has no target: under a budget, where one side is more than
+    200 times the other."""
+    shape = original.longer / min(original.width, original.height)
+    return isinstance(view.size, Budget) and shape > _MOST_SLENDER
 
 
 def _within_budget(rule: Budget, original: Size) -> Size:
     width, height, multiple = original.width, original.height, rule.multiple
-    if max(width, height) / min(width, height) > _MOST_SLENDER:
-        raise GeometryError(
-            f"a picture of {original} pixels is too slender: one side may be {_MOST_SLENDER} times the other"
-        )
     across, down = round(width / multiple) * multiple, round(height / multiple) * multiple
     if across * down > rule.most_pixels:
         shrink = math.sqrt(height * width / rule.most_pixels)
@@ -187,10 +181,10 @@ def place(image: Size, target: Size, fit: Fit) -> Placement:
     `squash` fills it. `pad` keeps the aspect ratio: the picture is as large as fits, its other side rounded
     to whole pixels (at least 1) and centred, an odd pixel left over going right or to the bottom.
     """
-    if fit not in get_args(Fit):
-        raise GeometryError(f"fit must be one of {', '.join(get_args(Fit))}, not {fit!r}")
     if fit == "squash":
         return Placement(0, 0, target.width, target.height)
+    if fit != "pad":
+        raise GeometryError(f"fit should be 'squash' or 'pad', not {fit!r}")
     if image.width * target.height >= image.height * target.width:
         width, height = target.width, _scaled(image.height, target.width, image.width)
     else:
@@ -224,7 +218,7 @@ class Rectangle(NamedTuple):
     bottom: float
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, raises=GeometryError)
 class GridMap:
     """The map between grid cells and original pixels for one picture, target, fit and grid.
 
@@ -242,12 +236,8 @@ class GridMap:
     image: Size
     target: Size
     fit: Fit
-    rows: int
-    columns: int
-
-    def __post_init__(self) -> None:
-        _check_positive(rows=self.rows, columns=self.columns)
-        place(self.image, self.target, self.fit)
+    rows: PositiveInt
+    columns: PositiveInt
 
     @property
     def placement(self) -> Placement:
@@ -269,7 +259,6 @@ class GridMap:
 
     def cell_rectangle(self, row: int, column: int) -> Rectangle:
         """The original pixels behind one cell; with `pad` it may lie partly or wholly outside the picture."""
-        _check_whole(row=row, column=column)
         if not (0 <= row < self.rows and 0 <= column < self.columns):
             raise GeometryError(
                 f"cell ({row}, {column}) is outside a grid of {self.rows}x{self.columns} cells"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .errors import SettingsError
+from .errors import SecondLookError, SettingsError
 
 __all__ = ["from_json", "told", "validated"]
 
@@ -19,14 +19,21 @@ ValueT = TypeVar("ValueT")
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass as validated
+    from typing_extensions import dataclass_transform
+
+    @dataclass_transform()
+    def validated(
+        *, frozen: Literal[True], raises: type[SecondLookError] = SettingsError
+    ) -> Callable[[type[ValueT]], type[ValueT]]: ...
+
 else:
 
-    def validated(*, frozen: Literal[True]):
+    def validated(*, frozen, raises=SettingsError):
         """A dataclass decorator: what is made of the class is checked by its types, and never changes.
 
-        A value of another type or out of its range is a `SettingsError`. Rules that span several fields are
-        for `__post_init__`, which raises `SettingsError` too.
+        Args:
+            raises: for a value of another type or out of its range. Rules that span several fields are for
+                `__post_init__`, which raises it too.
         """
 
         def decorate(cls):
@@ -38,7 +45,7 @@ else:
                 try:
                     check(self, *args, **kwargs)
                 except ValidationError as error:
-                    raise SettingsError(told(error, made.__dataclass_fields__)) from error
+                    raise raises(told(error, made.__dataclass_fields__)) from error
 
             made.__init__ = init
             return made

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from secondlook.engine.errors import ShuttingDownError as ShuttingDownError
     from secondlook.engine.errors import UnknownSessionError as UnknownSessionError
     from secondlook.engine.errors import UnsupportedModelError as UnsupportedModelError
-    from secondlook.engine.method.budget import Budget as Budget
+    from secondlook.engine.method.budget import BudgetedThreshold as BudgetedThreshold
     from secondlook.engine.method.budget import BudgetSettings as BudgetSettings
     from secondlook.engine.method.decision import no_detail_to_gain as no_detail_to_gain
     from secondlook.engine.method.policy import Policy as Policy
@@ -75,5 +75,6 @@ if TYPE_CHECKING:
     from secondlook.engine.results import Look as Look
     from secondlook.engine.results import Pending as Pending
     from secondlook.engine.results import Question as Question
+    from secondlook.engine.threads import configure_threads as configure_threads
 else:
     __all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -12,7 +12,7 @@ SecondLookError (secondlook.edge.errors)
 │       ├── InvalidEncoderError     its folder is incomplete, truncated, or not as it was exported
 │       ├── EncoderMismatchError    it was made from another model, or for another machine
 │       │   └── RebuildNeededError      no plan of it runs here; one can be built (encoders.plan_store)
-│       ├── UntrustedPlanError      a TensorRT plan from elsewhere, not asked for by name
+│       ├── UntrustedPlanError      a TensorRT plan from elsewhere, not asked for by name (likewise)
 │       └── RuntimeMissingError     the runtime that it needs is not installed, or cannot do it
 ├── QuestionError           a question cannot be answered
 │   ├── EmptyQuestionError      nothing but white space
@@ -28,7 +28,13 @@ SecondLookError (secondlook.edge.errors)
 ├── ModelNotReadyError      the server is still loading its model, or could not
 ├── OutOfMemoryError        there is no memory for one question; the others go on
 ├── EngineFailedError       the model failed on one question, in a way nobody foresaw
-└── ShuttingDownError       the server is stopping
+├── ShuttingDownError       the server is stopping
+├── UnsupportedContentError a request or its image is of another content type (serve.errors)
+├── InvalidFieldError       a form field has an impossible value (serve.errors)
+└── AddressError            the server cannot listen there (serve.app)
+
+Of a body that is too large, and of a client that is gone, HTTP's own exceptions tell; export's branch is
+drawn in secondlook.export.errors.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from PIL import Image
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import Picture, PictureSource, decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions, AnswerReply, LookSeconds, View
-from secondlook.engine.serve.replies import final_reply, first_reply
+from secondlook.engine.replies import final_reply, first_reply
 
 if TYPE_CHECKING:
     from secondlook.engine.engine import Engine

@@ -55,7 +55,7 @@ def load_engine(options: EngineOptions) -> Engine:
     from secondlook.engine.decode.cache import CacheSettings
     from secondlook.engine.encoders import with_vision
     from secondlook.engine.engine import Engine
-    from secondlook.engine.method.budget import Budget
+    from secondlook.engine.method.budget import BudgetedThreshold
     from secondlook.engine.method.policy import Policy
     from secondlook.engine.models.checkpoint import load_model
 
@@ -74,7 +74,7 @@ def load_engine(options: EngineOptions) -> Engine:
         # A quarter of a byte for each pixel is about what a local image has at its usual quality.
         crop = Size(model.localisation.crop_size, model.localisation.crop_size)
         pixels = sent_size(model.local_view, crop).pixels
-        budget = Budget(options.budget, start, local_bytes=pixels / 4)
+        budget = BudgetedThreshold(options.budget, start, local_bytes=pixels / 4)
     return Engine(model, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
 
 

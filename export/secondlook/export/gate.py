@@ -287,10 +287,10 @@ def _second_looks(engine: Engine, looks: Sequence[tuple[Pending, Image.Image]]) 
     return _done(engine, [engine.start_second_look(*one) for one in sent])
 
 
-def _done(engine: Engine, tasks: Sequence[Request[_Result]]) -> list[_Result]:
+def _done(engine: Engine, requests: Sequence[Request[_Result]]) -> list[_Result]:
     while engine.round():
         pass
-    return [task.future.result() for task in tasks]
+    return [request.future.result() for request in requests]
 
 
 def _gap(theirs: Look, mine: Look) -> float:

@@ -6,13 +6,13 @@ PyTorch that specifies it and serves where nothing can be built. Importing build
 
 from __future__ import annotations
 
-from secondlook.kernels.attention_row import attention_row, attention_row_reference
-from secondlook.kernels.decode_attention import decode_attention, decode_attention_reference
-from secondlook.kernels.errors import BuildError, CompilerMissingError, KernelError
-from secondlook.kernels.find_region import find_region, find_region_reference, relative_attention
-from secondlook.kernels.library import Status, set_mode, status
-from secondlook.kernels.record_tokens import record_tokens, record_tokens_reference
-from secondlook.kernels.token_statistics import NextToken, token_statistics, token_statistics_reference
+from secondlook.kernels.attention_row import *
+from secondlook.kernels.decode_attention import *
+from secondlook.kernels.errors import *
+from secondlook.kernels.find_region import *
+from secondlook.kernels.library import *
+from secondlook.kernels.record_tokens import *
+from secondlook.kernels.token_statistics import *
 
 __all__ = [
     "BuildError",

@@ -29,7 +29,7 @@ from secondlook.kernels.build import (
 )
 from secondlook.kernels.errors import BuildError, KernelError
 
-__all__ = ["Mode", "Status", "build", "cache_folder", "mode", "set_mode", "status", "uses_reference"]
+__all__ = ["Mode", "Status", "build_library", "cache_folder", "mode", "set_mode", "status", "uses_reference"]
 
 Mode = Literal["auto", "reference"]
 """auto: compiled operators where they can be had; reference: plain PyTorch everywhere."""
@@ -131,7 +131,7 @@ def status(backend: Backend) -> Status:
     return found
 
 
-def build(parameters: BuildParameters) -> Path:
+def build_library(parameters: BuildParameters) -> Path:
     """The library of these parameters in the cache, compiled if it is not there yet.
 
     Raises:
@@ -178,7 +178,7 @@ def _load(backend: Backend) -> Status:
                 return Status(backend, "wheel", in_wheel, "it came with the package")
             except (KernelError, OSError) as error:
                 refused = f"; the one that came with the package: {_one_line(error)}"
-        library = build(build_parameters(backend, gpus))
+        library = build_library(build_parameters(backend, gpus))
         _register(library)
     except (KernelError, OSError) as error:
         return Status(backend, "reference", None, _one_line(error) + refused)

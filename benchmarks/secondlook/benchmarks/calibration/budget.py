@@ -31,7 +31,7 @@ from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArra
 from secondlook.benchmarks.calibration.policy import read_logs
 from secondlook.benchmarks.calibration.thresholds import Answers, choose
 from secondlook.benchmarks.environment import environment
-from secondlook.engine.method.budget import Budget, BudgetSettings
+from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.policy_file import Target
 
@@ -189,7 +189,7 @@ def _row(name: str, rate: str, cell: dict[str, float]) -> str:
     return f"{name:34}{rate:>8}{distance:8.1f} %{lost:11.2f}{overall:9.2f}{own:7.1f} %{sent:7.1f} %"
 
 
-def follow(answers: Answers, stream: IntArray, budget: Budget, times: FloatArray) -> BoolArray:
+def follow(answers: Answers, stream: IntArray, budget: BudgetedThreshold, times: FloatArray) -> BoolArray:
     """Which questions of the stream are looked at twice; local images come at once."""
     looked = np.zeros(len(stream), dtype=np.bool_)
     doubts, sizes = answers.doubt[stream].tolist(), answers.second_bytes[stream].tolist()
@@ -236,7 +236,7 @@ def _keep(
     count = len(stream)
     due = np.full(count, rate)
     start = choose(answers, Target(kind="retransmission_rate", value=rate), resamples=1).threshold.value
-    looked = follow(answers, stream, Budget(settings, start), np.zeros(count))
+    looked = follow(answers, stream, BudgetedThreshold(settings, start), np.zeros(count))
     looks = int(looked.sum())
     accuracy = float(np.where(looked, answers.kept[stream], answers.first[stream]).mean())
     blocks = [slice(begin, begin + _WINDOW) for begin in range(0, count, _WINDOW)]
@@ -248,7 +248,7 @@ def _keep(
     paces = np.array(_PACES)[np.arange(count) // phase % len(_PACES)]
     seconds = generator.exponential(1 / paces)
     of_bytes = replace(settings, retransmission_rate=None, bytes_per_second=a_second)
-    sent = follow(answers, stream, Budget(of_bytes, start, float(sizes[0])), np.cumsum(seconds))
+    sent = follow(answers, stream, BudgetedThreshold(of_bytes, start, float(sizes[0])), np.cumsum(seconds))
     bytes_sent = np.where(sent, answers.second_bytes[stream], 0.0)
     return {
         "worst_deviation": rate * worst_deviation(looked.astype(np.float64), due),

@@ -15,12 +15,14 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.cli.options import configure_logging
 from secondlook.engine.plugins import COMMANDS, plugins
+from secondlook.engine.threads import configure_threads
 
 __all__ = ["command_line", "configure_logging", "main", "run"]
 
 
 def main() -> NoReturn:
     """Entry point of the console script."""
+    configure_threads()
     run(command_line())
 
 

@@ -24,7 +24,7 @@ def kernels(
     configure_logging(verbose)
     from secondlook.kernels import KernelError, status
     from secondlook.kernels.build import BACKENDS, build_parameters
-    from secondlook.kernels.library import build as build_library
+    from secondlook.kernels.library import build_library
 
     try:
         if build is not None:

@@ -1,6 +1,6 @@
 """Keeping second looks, or the bytes of local images, at a budget while difficulty shifts.
 
-Arithmetic alone: whoever holds a `Budget` tells it what was decided, and when.
+Arithmetic alone: whoever holds a `BudgetedThreshold` tells it what was decided, and when.
 
 *Which* questions are looked at twice a threshold decides: the quantile of the latest questions' uncertainties
 at the level that the budget wants. Where difficulty shifts, the window follows.
@@ -33,7 +33,7 @@ from pydantic import Field, PositiveFloat
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
 
-__all__ = ["Budget", "BudgetSettings"]
+__all__ = ["BudgetSettings", "BudgetedThreshold"]
 
 _POWER: Final = 5
 """Of the correction. Lower ones disturb the threshold more, higher ones pick questions blindly more often."""
@@ -69,7 +69,7 @@ class BudgetSettings:
             )
 
 
-class Budget:
+class BudgetedThreshold:
     """The threshold under a budget, from question to question. One thread uses it; any may read `tracked`.
 
     Args:

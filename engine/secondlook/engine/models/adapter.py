@@ -21,7 +21,7 @@ from secondlook.engine.devices import to_device
 from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
 from secondlook.engine.models.checkpoint import digest, state
 from secondlook.engine.models.pictures import Grid, Picture, fitted, largest_grid
-from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
 
 __all__ = ["Adapter"]
@@ -78,7 +78,10 @@ class Adapter(VisionLanguageModel):
         """
         return torch.arange(grid[0] * grid[1]).unsqueeze(0)
 
-    def prompt(self, question: str, grids: Sequence[Grid]) -> Prompt:
+    def tokens(self, question: str) -> QuestionTokens:
+        return self.prompts.tokens(question)
+
+    def prompt(self, question: QuestionTokens, grids: Sequence[Grid]) -> Prompt:
         layouts = [self.layout(grid) for grid in grids]
         ids, spans = self.prompts.ids(question, [layout.shape[1] for layout in layouts])
         return Prompt.laid_out(ids, spans, grids, layouts)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, File, Form, Header, Path, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, HTTPException, Path, Request, UploadFile
 from pydantic import BaseModel, ValidationError
 
 from secondlook.edge.geometry import Size
-from secondlook.edge.wire import PROTOCOL_HEADER, AnswerOptions, AnswerReply, ModelCard, check_protocol
-from secondlook.engine.serve.disconnects import while_connected
+from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard
 from secondlook.engine.serve.errors import InvalidFieldError, describe
 from secondlook.engine.serve.service import TwoLookService
-from secondlook.engine.serve.uploads import UploadRoute, read_jpeg_part
+from secondlook.engine.serve.uploads import UploadRoute, VersionedRoute, read_jpeg_part
 
 __all__ = ["Health", "answers", "watching"]
+
+ResultT = TypeVar("ResultT")
+
+_CLIENT_CLOSED_REQUEST = 499
+"""What proxies log for a request whose client did not wait; nobody reads the reply."""
 
 _SURE: dict[str, Any] = {
     "status": "final",
@@ -71,17 +77,12 @@ Service = Annotated[TwoLookService, Depends(_service)]
 SessionId = Annotated[str, Path(description="The session's id, from the first look's reply.", max_length=200)]
 
 
-def _check_client(version: Annotated[str | None, Header(alias=PROTOCOL_HEADER)] = None) -> None:
-    if version is not None:
-        check_protocol(version, "the client")
-
-
-answers = APIRouter(prefix="/v1", tags=["answers"], dependencies=[Depends(_check_client)])
+answers = APIRouter(prefix="/v1", tags=["answers"], route_class=VersionedRoute)
 uploads = APIRouter(route_class=UploadRoute)
 watching = APIRouter(tags=["health"])
 
 
-@answers.get("/model", summary="What an edge must know to prepare pictures", responses=describe(503))
+@answers.get("/model", summary="What an edge must know to prepare pictures", responses=describe(400, 503))
 async def model(service: Service) -> ModelCard:
     """The sizes of global and local images, the default threshold, and the server's limits."""
     return service.card
@@ -124,7 +125,7 @@ async def first_look(
     jpeg = await read_jpeg_part(image)
     client = request.client.host if request.client is not None else ""
     look = service.first_look(jpeg, question, Size(width, height), _read_options(options), client)
-    return await while_connected(request, look)
+    return await _while_connected(request, look)
 
 
 @uploads.post(
@@ -147,7 +148,7 @@ async def second_look(
 
     After any error but 404, 409 and 410 the session still waits, and the local image can be sent again.
     """
-    return await while_connected(request, service.second_look(session_id, await read_jpeg_part(image)))
+    return await _while_connected(request, service.second_look(session_id, await read_jpeg_part(image)))
 
 
 answers.include_router(uploads)
@@ -156,7 +157,7 @@ answers.include_router(uploads)
 @answers.delete(
     "/answers/{session_id}",
     summary="Give a session up",
-    responses=_examples(unsure=_GIVEN_UP) | describe(404, 409, 500, 503),
+    responses=_examples(unsure=_GIVEN_UP) | describe(400, 404, 409, 422, 500, 503),
 )
 async def give_up(service: Service, session_id: SessionId) -> AnswerReply:
     """The edge will not send the local image: the first answer, complete by now, stands.
@@ -190,3 +191,26 @@ def _read_options(text: str | None) -> AnswerOptions:
             for problem in error.errors()
         )
         raise InvalidFieldError(told) from error
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """The work's result; the work is cancelled when the client goes away, its body read by then.
+
+    Raises:
+        HTTPException: it did.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise HTTPException(_CLIENT_CLOSED_REQUEST, "the client closed the connection")
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -44,14 +44,14 @@ class Submitted(Generic[ResultT]):
     Attributes:
         future: its result; cancelled, the look ends, and its memory is free.
         start: begins it; None from then on.
-        task: the look itself, once the engine has taken it in. Only for the inference thread.
+        request: the look itself, once the engine has taken it in. Only for the inference thread.
         waited: seconds until then.
     """
 
     start: Callable[[TwoLookEngine], Request[ResultT]] | None
     submitted_at: float
     future: Future[ResultT] = field(default_factory=Future)
-    task: Request[ResultT] | None = None
+    request: Request[ResultT] | None = None
     waited: float = 0.0
 
 
@@ -196,12 +196,12 @@ class InferenceThread:
         start, submitted.start = submitted.start, None
         assert start is not None, "a look begins once"
         try:
-            task = start(engine)
+            request = start(engine)
         except Exception as error:  # noqa: BLE001 -- the boundary between one question's failure and the server
             _fail(submitted.future, error)
             return
-        submitted.task = task
-        task.future.add_done_callback(partial(_pass_on, submitted.future))
+        submitted.request = request
+        request.future.add_done_callback(partial(_pass_on, submitted.future))
 
     def _settled(self, look: weakref.ref[Submitted[Any]], future: Future[Any]) -> None:
         """On whatever thread: a look has its result, or was cancelled."""
@@ -217,15 +217,15 @@ class InferenceThread:
 
     def _fail_all(self, engine: TwoLookEngine, error: Exception) -> None:
         with self._changed:
-            lost = [submitted for submitted in self._accepted if submitted.task is not None]
+            lost = [submitted for submitted in self._accepted if submitted.request is not None]
         for submitted in lost:
             _fail(submitted.future, error)
             _cancel(submitted, engine)
 
 
 def _cancel(submitted: Submitted[Any], engine: TwoLookEngine) -> None:
-    if submitted.task is not None:
-        engine.cancel(submitted.task)
+    if submitted.request is not None:
+        engine.cancel(submitted.request)
 
 
 def _pass_on(to: Future[Any], done: Future[Any]) -> None:

@@ -1,0 +1,78 @@
+"""How many threads compute on a CPU, and how long they spin before they sleep: set before torch is loaded.
+
+OpenMP's threads wait for each other by spinning. That is fast while each has a core of its own; where other
+processes want the cores, too, each spins its time slice away, and an answer takes many times as long. A short
+spin followed by sleep costs nothing on an idle machine (docs/performance.md has measurements).
+
+The libraries read these variables once, when torch is loaded, so that only what is set before matters.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Final
+
+__all__ = ["configure_threads", "usable_cores"]
+
+_SPIN: Final = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
+"""GNU's OpenMP counts turns of its loop, LLVM's and Intel's milliseconds."""
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN: Final = Path("/proc/self/cgroup")
+
+
+def configure_threads(environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Have OpenMP's threads spin for a short time only, and be no more than the cores that may be used.
+
+    The commands do this; who imports the engine calls it before anything loads torch. What the environment
+    says already (OMP_NUM_THREADS, OMP_WAIT_POLICY, GOMP_SPINCOUNT, KMP_BLOCKTIME) stays.
+
+    Returns:
+        whether it was in time: False, and nothing is set, once torch is loaded.
+    """
+    if "torch" in sys.modules:
+        return False
+    if "OMP_WAIT_POLICY" not in environment:
+        for name, value in _SPIN.items():
+            environment.setdefault(name, value)
+    environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    return True
+
+
+def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
+    """Cores that this process may run on: of its affinity, and whole ones of its control groups' quotas.
+
+    Args:
+        cgroups: where control groups (version 2, or 1) are mounted.
+        own: the file that names those of this process.
+    """
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, int(min([cores, *_quotas(cgroups, own)])))
+
+
+def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
+    """Cores' worth of time that each control group around this process allows, where it limits that."""
+    for line in _read(own).splitlines():
+        _, controllers, group = line.split(":", 2)
+        mounted = cgroups if not controllers else cgroups / "cpu"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        inner = mounted / group.lstrip("/")
+        for folder in (inner, *inner.parents):
+            if folder == cgroups.parent:
+                break
+            words = _read(folder / "cpu.max").split() or [
+                _read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+            ]
+            if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
+                yield int(words[0]) / int(words[1])
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

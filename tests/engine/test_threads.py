@@ -1,0 +1,90 @@
+"""How many threads compute, and how long they spin: set in time, from quotas, and never against the user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from secondlook.engine.threads import configure_threads, usable_cores
+
+CORES = usable_cores(Path("/nowhere"))
+
+
+@pytest.fixture(autouse=True)
+def before_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+
+
+def test_spinning_is_bounded_and_threads_are_counted() -> None:
+    environment: dict[str, str] = {}
+    assert configure_threads(environment)
+    assert environment == {
+        "GOMP_SPINCOUNT": "20000",
+        "KMP_BLOCKTIME": "1",
+        "OMP_NUM_THREADS": str(usable_cores()),
+    }
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"OMP_NUM_THREADS": "3"}]
+)
+def test_what_the_user_chose_stays(chosen: dict[str, str]) -> None:
+    environment = dict(chosen)
+    configure_threads(environment)
+    assert chosen.items() <= environment.items()
+    assert ("GOMP_SPINCOUNT" in environment) != ("OMP_WAIT_POLICY" in environment)
+
+
+def test_once_torch_is_loaded_it_is_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    environment: dict[str, str] = {}
+    assert not configure_threads(environment)
+    assert environment == {}
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "cores"),
+    [
+        ("0::/", {"cpu.max": "100000 100000\n"}, 1),
+        ("0::/", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/", {"cpu.max": f"{CORES * 250000} 100000\n"}, CORES),
+        ("0::/", {"cpu.max": "max 100000\n"}, CORES),
+        ("0::/", {"cpu.max": "nonsense"}, CORES),
+        ("0::/a.slice/b.service", {"a.slice/b.service/cpu.max": "100000 100000\n"}, 1),
+        ("0::/a.slice/b.service", {"a.slice/cpu.max": "100000 100000\n"}, 1),
+        ("0::/a.slice", {"b.slice/cpu.max": "100000 100000\n"}, CORES),
+        ("4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ("4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, CORES),
+        ("", {}, CORES),
+    ],
+)
+def test_control_groups_quotas_bound_the_cores(
+    tmp_path: Path, group: str, files: dict[str, str], cores: int
+) -> None:
+    own = tmp_path / "own"
+    own.write_text(group)
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(text)
+    assert usable_cores(tmp_path / "groups", own) == cores
+
+
+def test_a_command_configures_threads_before_torch_is_loaded() -> None:
+    code = f"""
+import sys; sys.path[:0] = {sys.path!r}
+sys.argv = ["secondlook", "--version"]
+from secondlook.engine.cli import main
+try:
+    main()
+except SystemExit:
+    import os
+    print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "GOMP"))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "20000 False", done.stderr
