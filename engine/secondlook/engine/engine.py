@@ -166,6 +166,7 @@ class Engine:
 
         Raises:
             PictureMismatchError: the image is larger than an edge sends of such a region.
+            QuestionTooLongError: `pending` is of no question of `prepare`, and asks for more than has room.
             GeometryError: the region has no size under the model's view.
         """
         return self._preparer.local(pending, local_image)
