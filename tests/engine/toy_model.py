@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 from secondlook.edge.wire import Budget, View
 from secondlook.engine.models.adapter import Adapter
 from secondlook.engine.models.attention import ATTENTION
-from secondlook.engine.models.base import Features, QuestionTokens
+from secondlook.engine.models.base import Features
 from secondlook.engine.models.pictures import Grid, Picture
-from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
 
 CELL, WIDTH, WORDS, IMAGE = 8, 32, 97, 1

@@ -93,14 +93,14 @@ class Prompt:
         return self.next_position - len(self.ids)
 
     @property
-    def nbytes(self) -> int:
-        """About what it takes in memory."""
-        return 8 * len(self.ids) + self.positions.nbytes
-
-    @property
     def shared_position(self) -> int:
         """The rotary position of the first row behind the shared ones."""
         return int(self.positions[:, self.shared].max())
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        return 8 * len(self.ids) + self.positions.nbytes
 
     @property
     def visual_tokens(self) -> int:
