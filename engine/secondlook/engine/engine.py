@@ -97,6 +97,7 @@ class Engine:
             _MOST_ROWS[model.device.type],
         )
         self.prefixes = PrefixIndex(self._pool.count)
+        self.slots_bytes = self._decoder.cache.nbytes  # keys and values, used or not, padding included
 
     @property
     def card(self) -> ModelCard:

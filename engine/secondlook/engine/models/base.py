@@ -162,6 +162,13 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """What `encode` runs on the pictures' pixels, as a module: for export, and for measurements."""
         ...
 
+    def shapes(self) -> VisionLanguageModel | None:
+        """The same model on the meta device, without weights: what passes compute is counted there.
+
+        None: nothing of this architecture is counted.
+        """
+        return None
+
     def with_encoder(self, encoder: VisionEncoder) -> VisionLanguageModel:
         """The same model, on the same weights, with something else in place of its `vision_module`.
 

@@ -103,6 +103,12 @@ class Llava(VisionLanguageModel):
         self._vision = ClipVision(tower, module.model.multi_modal_projector, blocks)
         self._encoder: VisionEncoder = self._vision
 
+    def shapes(self) -> Llava:
+        with torch.device("meta"):
+            module: Any = LlavaForConditionalGeneration(copy.deepcopy(self.module.config))
+        parts = (self.prompts, self.preprocessing, self.settings, self.localisation)
+        return Llava(self.name, module.eval(), *parts)
+
     def with_encoder(self, encoder: VisionEncoder) -> Llava:
         """The same model, on the same weights, with its pictures encoded by another."""
         other = copy.copy(self)
