@@ -106,20 +106,17 @@ def test_the_second_look_of_ours_begins_before_the_first_answer_is_complete(
     assert complete == [False, True]
 
 
-def test_tokens_are_timed_when_the_device_is_done_with_them(
+def test_further_tokens_take_what_an_answer_takes_beyond_one_token(
     subject: Subject, flows: list[Flow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, engine = flows[3], subject.engine
+    ours, times = flows[3], iter([0.2, 0.5])
     assert isinstance(ours, EngineFlow)
-    monkeypatch.setattr(ours_module, "synchronise", lambda _device: time.sleep(0.05))
+    monkeypatch.setattr(ours_module.Stopwatch, "read", lambda _watch: next(times))
     seconds = ours._token_seconds(request_of(subject, 11, look_twice=True, new_tokens=3))
-    assert set(seconds) == {"first_token", "per_token"}
-    assert seconds["first_token"] > 0.05
-    assert 0.05 < seconds["per_token"] < seconds["first_token"] + 0.05
-    assert "note" not in vars(engine._decoder.progress)
+    assert seconds == pytest.approx({"first_token": 0.2, "per_token": 0.15})
 
 
-def test_the_request_timed_by_the_token_computes_its_picture_anew(
+def test_the_requests_timed_by_the_token_compute_their_picture_anew(
     subject: Subject, flows: list[Flow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
@@ -131,7 +128,7 @@ def test_the_request_timed_by_the_token_computes_its_picture_anew(
 
     monkeypatch.setattr(subject.engine.model, "encode", noted)
     flows[3].answer(request_of(subject, 12, look_twice=False))
-    assert encoded == [1, 1]
+    assert encoded == [1, 1, 1]
 
 
 def test_an_answer_of_one_token_has_no_time_per_token(subject: Subject, flows: list[Flow]) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from benchmarks.small_llava import measure_rates_at_once, tiny_preset, tiny_subject
 from engine.packing import can_pack
 from secondlook.benchmarks import benches
-from secondlook.benchmarks.commands import tell
+from secondlook.benchmarks.benches import tell
 from secondlook.benchmarks.latency import device, latency, subject
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates
 from secondlook.benchmarks.latency.flow import (
@@ -27,8 +27,9 @@ from secondlook.benchmarks.latency.flow import (
 )
 from secondlook.benchmarks.latency.latency import memory_in_turns
 from secondlook.benchmarks.latency.prefill import Ways
-from secondlook.benchmarks.latency.summary import agreement, latency_rows, speedup, tail
-from secondlook.benchmarks.latency.work import FLOWS, Work
+from secondlook.benchmarks.latency.summary import agreement, latency_rows, speedup
+from secondlook.benchmarks.latency.work import FLOWS, FlowName, Work
+from secondlook.benchmarks.options import LatencyRun
 from secondlook.edge.geometry import Region
 from secondlook.engine.cli import command_line, run
 
@@ -40,7 +41,7 @@ SURE: dict[Metric, Work] = {
     "final_answer": Work(1000, 300, 3),
 }
 UNSURE: dict[Metric, Work] = {**SURE, "region": Work(3000, 300, 3), "final_answer": Work(7000, 600, 6)}
-WORK = {True: {"ours": UNSURE}, False: {"ours": SURE}}
+WORK: dict[bool, dict[FlowName, dict[Metric, Work]]] = {True: {"ours": UNSURE}, False: {"ours": SURE}}
 RATES = Rates(bytes_per_second=100, flops_per_second=1000)
 
 
@@ -194,7 +195,6 @@ def test_flops_end_with_one_json_object(tmp_path: Path) -> None:
     assert report == json.loads(output.read_text(encoding="utf-8"))
     assert list(report)[:2] == ["flops_ratio", "relative_computation"]
     assert report["relative_computation"] == report["rows"][-1]["relative_computation_unsure"]
-    assert all(abs(row["deviation"]) < 0.01 for row in report["passes"])
 
 
 @pytest.mark.usefixtures("quick", "one_thread")
@@ -260,19 +260,10 @@ def test_an_interruption_leaves_no_traceback(
 
 
 def test_a_table_that_fails_loses_no_measurement(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    def broken(_report: dict[str, Any]) -> str:
-        raise KeyError("missing")
-
-    with pytest.raises(KeyError):
-        tell(broken, {"a": 1}, tmp_path / "report.json")
+    with pytest.raises(KeyError):  # it lacks all that the table shows
+        tell("load", {"a": 1}, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == {"a": 1}
     assert capsys.readouterr().out == '{"a": 1}\n'
-
-
-def test_the_slowest_stands_for_a_percentile_of_few() -> None:
-    few = {"rows": [{"count": 99}, {"count": 500}]}
-    assert tail(few) == ("slowest", "max_ms")
-    assert tail({"rows": [{"count": 100}]}) == ("99 %", "p99_ms")
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -303,5 +294,5 @@ def test_the_commit_is_asked_for_before_anything_is_made(monkeypatch: pytest.Mon
     monkeypatch.setattr(latency, "environment", lambda *_: asked.append("environment"))
     monkeypatch.setattr(latency, "build_subject", make)
     with pytest.raises(KeyboardInterrupt):
-        latency.bench_latency(tiny_preset(), latency.LatencyRun(torch.float32, CPU))
+        latency.bench_latency(tiny_preset(), LatencyRun(device="cpu"))
     assert asked == ["environment", "model"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import numpy as np
 from PIL import Image
 from rich import box
 from rich.console import Console
@@ -88,7 +87,6 @@ def _choose(test: SignsPicture) -> Question:
 
 
 def _draw(card: ModelCard, picture: Picture, question: Question, answer: EdgeAnswer) -> Image.Image:
-    assert answer.relevance is not None, "it was asked for"
     sent = picture.global_image(card.global_view)
     local = answer.local_image
     size = picture.size
@@ -103,7 +101,7 @@ def _draw(card: ModelCard, picture: Picture, question: Question, answer: EdgeAns
         picture,
         sent.jpeg,
         None if local is None else local.jpeg,
-        np.array(answer.relevance.rows(), np.float64),
+        answer.relevance,
         answer.region,
         card.global_view,
         captions,

@@ -16,73 +16,44 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from secondlook.benchmarks.commands import table
+from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.flow import Stopwatch, fresh_requests
 from secondlook.benchmarks.latency.subject import Preset, Served, random_model, served
+from secondlook.benchmarks.options import Graph, VisionRun
 from secondlook.benchmarks.timing import milliseconds
-from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size
-from secondlook.engine.encoders.manifest import GraphDType
 from secondlook.engine.models.base import VisionEncoder
-from secondlook.engine.models.folders import DEMO
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.export.gate import TOLERANCES
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
 _WARMUPS: Final = 2
 _BASELINE: Final = "torch float32"
-_MEASURED: Final[dict[str, GraphDType]] = {"float32": "float32", "float16": "float16", "int8": "int8"}
-"""Not bfloat16, of which ONNX Runtime has no products on CPUs."""
-
-GRAPHS: Final = ("float32", "int8")
+_GRAPHS: Final = (Graph.float32, Graph.int8)
 """Precisions measured by default."""
-
-
-@dataclass(frozen=True)
-class VisionRun:
-    """What is measured, beside torch in float32 and bfloat16.
-
-    Attributes:
-        graphs: precisions of the exported graphs.
-        batches: pictures encoded at once: one for a first look, two where an edge sends both.
-        repeats: of each, on new pictures, after two that do not count.
-        seed: of weights and pictures.
-    """
-
-    graphs: tuple[str, ...] = GRAPHS
-    batches: tuple[int, ...] = (1, 2)
-    repeats: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for graph in self.graphs:
-            if graph not in _MEASURED:
-                raise SettingsError(f"graph must be one of {', '.join(_MEASURED)}, not {graph!r}")
+_BATCHES: Final = (1, 2)
+"""Pictures encoded at once: one for a first look, two where an edge sends both."""
 
 
 def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
     """Measure a preset's encoder on the CPU, with progress on stderr: the report, for JSON."""
-    if preset.name == DEMO:
-        raise SettingsError("preset demo is too small to tell runtimes apart; use small")
     console = Console(stderr=True)
     on = environment("cpu", "float32")
     with console.status(f"making {preset.name} ..."):
         model = _encoder_only(preset, run.seed)
-    with _encoders(model, [_MEASURED[name] for name in run.graphs], console) as encoders:
+    with _encoders(model, run.graph or _GRAPHS, console) as encoders:
         measured = [
             sample
-            for batch in run.batches
+            for batch in _BATCHES
             for sample in _samples(encoders, _pixels(model, batch, run), console, f"batches of {batch}")
         ]
-    rows = _rows(measured, run.batches, list(encoders))
+    rows = _rows(measured, list(encoders))
     float32 = [row["speedup"] for row in rows if row["encoder"] == "onnx float32"]
     return {
         **({"speedup_onnx_float32": min(float32)} if float32 else {}),
-        "preset": preset.name,
         "weights": "random",
-        "repeats": run.repeats,
-        "seed": run.seed,
+        **settings(run, "graph"),
         "environment": on,
         "threads": torch.get_num_threads(),
         "rows": rows,
@@ -90,9 +61,7 @@ def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
 
 
 @contextmanager
-def _encoders(
-    model: Served, graphs: Sequence[GraphDType], console: Console
-) -> Iterator[dict[str, VisionEncoder]]:
+def _encoders(model: Served, graphs: Sequence[Graph], console: Console) -> Iterator[dict[str, VisionEncoder]]:
     plain: Any = copy.deepcopy(model.vision_module())  # with torch's own linear layers
     narrow = copy.deepcopy(plain).to(torch.bfloat16)
     for part in (narrow.blocks, narrow.projector):  # those that are packed when a model is loaded
@@ -103,7 +72,7 @@ def _encoders(
         "engine bfloat16": lambda pixels: narrow(pixels.to(torch.bfloat16)).to(pixels.dtype),
     }
     with TemporaryDirectory() as folder:
-        for dtype in graphs:
+        for dtype in (graph.value for graph in graphs):
             with console.status(f"exporting in {dtype} ..."):
                 place = Path(folder) / dtype
                 place.mkdir()
@@ -114,7 +83,7 @@ def _encoders(
 def _encoder_only(preset: Preset, seed: int) -> Served:
     """The preset's model with random weights, and a decoder of one layer, which nothing here runs."""
     config = copy.deepcopy(preset.config)
-    config.text_config.num_hidden_layers = 1
+    config.get_text_config().num_hidden_layers = 1
     return served(preset, random_model(config, torch.float32, torch.device("cpu"), seed))
 
 
@@ -160,14 +129,12 @@ def _relative_error(features: Tensor, truth: Tensor) -> float:
     return float(((features - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)).max())
 
 
-def _rows(
-    samples: Sequence[_Sample], batches: Sequence[int], encoders: Sequence[str]
-) -> list[dict[str, Any]]:
+def _rows(samples: Sequence[_Sample], encoders: Sequence[str]) -> list[dict[str, Any]]:
     """Times, the speedup of medians over torch in float32, the largest error of all pictures against it, and
     whether that is within what the gate allows this precision."""
     rows = []
     tolerances = {str(dtype): tolerance for dtype, tolerance in TOLERANCES.items()}
-    for batch, name in product(batches, encoders):
+    for batch, name in product(_BATCHES, encoders):
         own, plain = (
             [each for each in samples if (each.encoder, each.batch) == (one, batch)]
             for one in (name, _BASELINE)
@@ -189,13 +156,3 @@ def _rows(
             }
         )
     return rows
-
-
-def vision_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
-    columns = (
-        "encoder {encoder} | batch {batch} | median ms {p50_ms:.1f} | 90 % {p90_ms:.1f} | "
-        "slowest {max_ms:.1f} | speedup {speedup:.2f}x | error {relative_error:.1e} | {note}"
-    )
-    notes = {True: "", False: "more than the gate allows"}
-    return table(columns, ({**row, "note": notes[row["passes"]]} for row in report["rows"]))

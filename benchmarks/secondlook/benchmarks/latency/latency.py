@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from typing import Any, Final
 
@@ -13,44 +13,34 @@ from rich.console import Console
 from secondlook.benchmarks.commands import complete_rounds, progress, settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates, measure_rates
-from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Flow, Request, Sample, answer_in_turns, fresh_requests
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.latency.summary import BASELINES, agreement, latency_rows, speedup
-from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, flow_work
+from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, work_of
+from secondlook.benchmarks.options import LatencyRun
 from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.devices import chosen_device
 
 _SLOTS: Final = 2
 """Of the engine: one for each of a request's looks."""
 
 
-@dataclass(frozen=True)
-class LatencyRun:
-    """What is measured; see `secondlook bench latency --help`."""
-
-    dtype: torch.dtype
-    device: torch.device
-    new_tokens: int = 4
-    repeats: int = 20
-    warmups: int = 2
-    seed: int = 0
-
-
 def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
     """Measure a preset, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
-    on = environment(str(run.device), str(run.dtype).removeprefix("torch."))
+    dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
+    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         cache = CacheSettings(most_slots=_SLOTS)
-        subject = build_subject(preset, run.dtype, run.device, seed=run.seed, cache=cache)
-        ours = EngineFlow(subject)
-        flows: list[Flow] = [ReferenceFlow(subject), StrongFlow(subject), EncodingOnceFlow(subject), ours]
+        subject = build_subject(preset, dtype, device, seed=run.seed, cache=cache)
+        kinds = (ReferenceFlow, StrongFlow, EncodingOnceFlow, EngineFlow)
+        flows: list[Flow] = [kind(subject) for kind in kinds]
     # Nothing turns or moves on the screen while something is measured: a thread would do that.
     console.print("measuring what the device reaches ...")
-    rates = measure_rates(run.dtype, run.device)
-    memory = ExtraMemory(run.device)
+    rates = measure_rates(dtype, device)
+    memory = ExtraMemory(device)
     rounds = run.warmups + 1 + run.repeats  # one for the memory alone
     requests = fresh_requests(preset.preprocessing.side, run.new_tokens, rounds, run.seed)
     memory_rows = list[dict[str, Any]]()
@@ -64,10 +54,9 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
         samples, interrupted = complete_rounds(measured, 2 * len(flows), go_on)
     if not interrupted:
         console.print("measuring again what the device reaches ...")
-        rates = rates.best(measure_rates(run.dtype, run.device))
+        rates = rates.best(measure_rates(dtype, device))
     return {
         **{f"speedup_{flow}": speedup(samples, flow) for flow in BASELINES},
-        "preset": preset.name,
         "weights": "published" if preset.name == "demo" else "random",
         **settings(run),
         "interrupted": interrupted,
@@ -80,7 +69,7 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
         "memory_measure": memory.measure,
         "memory": memory_rows,
         "slots": subject.engine.slots,
-        "slots_bytes": ours.slots_bytes,
+        "slots_bytes": subject.engine.slots_bytes,
     }
 
 
@@ -102,11 +91,7 @@ def _rows(
 ) -> dict[str, Any]:
     """The report's rows, and what their ceilings come from."""
     lengths = Lengths.of(preset, TYPICAL_QUESTION, run.new_tokens)
-    passes, layer = PassFlops(preset.config, masked=False), preset.localisation.layer
-    work = {
-        unsure: {str(flow): flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
-        for unsure in (True, False)
-    }
+    work = work_of(preset, lengths, masked=False)
     return {
         "prompt_tokens": asdict(lengths),
         "rates": {**asdict(rates), "weight_bytes_per_token": weight_bytes},

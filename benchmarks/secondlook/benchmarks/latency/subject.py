@@ -7,6 +7,7 @@ shapes, not on what the weights have learnt.
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -60,6 +61,7 @@ class Preset:
 
     Attributes:
         config: transformers' own; Any, for it declares nested configurations as dict or None as well.
+        image_tokens: of each image.
     """
 
     name: str
@@ -68,12 +70,7 @@ class Preset:
     preprocessing: Preprocessing
     settings: LookSettings
     localisation: Localisation
-
-    @property
-    def image_tokens(self) -> int:
-        """Of each image."""
-        vision = self.config.vision_config
-        return int(vision.image_size // vision.patch_size) ** 2
+    image_tokens: int
 
     def prompt(self, question: str, images: int) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Tokens, and each image's [start, stop)."""
@@ -100,9 +97,9 @@ def preset(name: str) -> Preset:
 
 
 def random_preset(name: str, vision: dict[str, Any], decoder: dict[str, Any]) -> Preset:
-    """A preset of these sizes, for random weights, with prompts as long as LLaVA-1.5's.
+    """A preset of these sizes, for random weights, of the embedded model's architecture.
 
-    The tokenizer is the embedded model's; answers never end early, for no end token counts.
+    So are tokenizer and template; answers never end early, for no end token counts.
 
     Args:
         vision, decoder: keywords of transformers' configurations of a CLIP vision tower and of a Llama.
@@ -112,26 +109,23 @@ def random_preset(name: str, vision: dict[str, Any], decoder: dict[str, Any]) ->
     tokenizer = make_tokenizer.from_pretrained(folder, local_files_only=True)
     template = chat_template(folder)
     assert template is not None, "the embedded model has one"
-    config: Any = AutoConfig.for_model(
-        "llava",
-        vision_config={"model_type": "clip_vision_model", **vision},
-        text_config={"model_type": "llama", **decoder, "bos_token_id": 1, "eos_token_id": None},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        projector_hidden_act="gelu",
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
-    side = config.vision_config.image_size
-    prompts = ChatPrompts(tokenizer, chat_template=template, placeholder=config.image_token_id)
-    preprocessing = Preprocessing(side, _CLIP_MEAN, _CLIP_STD)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kinds = {part: {"model_type": values[part]["model_type"]} for part in ("vision_config", "text_config")}
+    values["vision_config"] = kinds["vision_config"] | vision
+    values["text_config"] = kinds["text_config"] | decoder | {"bos_token_id": 1, "eos_token_id": None}
+    config: Any = AutoConfig.for_model(**{**values, "vision_feature_layer": -2})
+    prompts = ChatPrompts(tokenizer, chat_template=template, placeholder=values["image_token_index"])
+    preprocessing = Preprocessing(vision["image_size"], _CLIP_MEAN, _CLIP_STD)
     where = architecture(config.model_type, name).default_localisation(config)
-    return Preset(name, config, prompts, preprocessing, LookSettings(), where)
+    tokens = (vision["image_size"] // vision["patch_size"]) ** 2
+    return Preset(name, config, prompts, preprocessing, LookSettings(), where, tokens)
 
 
 def _embedded() -> Preset:
     model: Any = load_model(DEMO, device="cpu")  # with prompts, as all that make them of a chat template
     config = AutoConfig.from_pretrained(find_folder(DEMO), local_files_only=True)
-    return Preset(DEMO, config, model.prompts, model.preprocessing, model.settings, model.localisation)
+    parts = (model.prompts, model.preprocessing, model.settings, model.localisation)
+    return Preset(DEMO, config, *parts, model.most_visual_tokens[0])
 
 
 @dataclass(frozen=True)

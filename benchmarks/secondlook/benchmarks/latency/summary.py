@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from secondlook.benchmarks.commands import table
 from secondlook.benchmarks.latency.device import Rates
 from secondlook.benchmarks.latency.flow import METRICS, Metric, Sample
-from secondlook.benchmarks.latency.work import FLOWS, Work
+from secondlook.benchmarks.latency.work import FLOWS, FlowName, Work
 from secondlook.benchmarks.timing import milliseconds
 
 BASELINES: Final = tuple(flow for flow in FLOWS if flow != "ours")
@@ -19,7 +18,7 @@ BASELINES: Final = tuple(flow for flow in FLOWS if flow != "ours")
 
 def latency_rows(
     samples: Sequence[Sample],
-    work: Mapping[bool, Mapping[str, Mapping[Metric, Work]]],
+    work: Mapping[bool, Mapping[FlowName, Mapping[Metric, Work]]],
     rates: Rates,
     weight_bytes: int,
 ) -> list[dict[str, Any]]:
@@ -66,42 +65,6 @@ def agreement(samples: Sequence[Sample], flow: str) -> dict[str, float]:
         "region": float(np.mean([mine.region == theirs.region for mine, theirs in pairs])),
         "second_tokens": float(np.mean([mine.second == theirs.second for mine, theirs in pairs])),
     }
-
-
-def tail(report: Mapping[str, Any]) -> tuple[str, str]:
-    """Title and key of the column of slow requests: fewer than 100 have no 99th percentile."""
-    few = min(row["count"] for row in report["rows"]) < 100
-    return ("slowest", "max_ms") if few else ("99 %", "p99_ms")
-
-
-def rows_text(report: Mapping[str, Any]) -> str:
-    """A latency report as a table for people."""
-    slow, key = tail(report)
-    columns = (
-        "request {request} | metric {metric} | flow {flow} | median ms {p50_ms:.1f} | 90 % {p90_ms:.1f} | "
-        f"{slow} {{{key}:.1f}} | ceiling {{ceiling_ms:.1f}}"
-    )
-    lines = [table(columns, report["rows"]), ""]
-    lines += [
-        f"{row['request']:9}{'extra memory':14}{row['flow']:15}{row['extra_bytes'] / 2**20:10.0f} MiB"
-        for row in report["memory"]
-    ]
-    lines += [f"held by ours, not in the above: {report['slots_bytes'] / 2**20:.0f} MiB of slots", ""]
-    lines += [
-        f"{flow:15}{agreement_text(same)} equal the reference flow's"
-        for flow, same in report["agreement"].items()
-    ]
-    speedups = (f"{report[f'speedup_{flow}']:.2f}x {flow}" for flow in BASELINES)
-    lines += ["", f"final answer, unsure: {', '.join(speedups)}"]
-    return "\n".join(lines)
-
-
-def agreement_text(same: Mapping[str, float]) -> str:
-    """What `agreement` found, in words."""
-    return (
-        f"{same['first_tokens']:.0%} of first answers, {same['region']:.0%} of regions and "
-        f"{same['second_tokens']:.0%} of second answers"
-    )
 
 
 def _seconds(samples: Sequence[Sample], flow: str, unsure: bool, metric: Metric) -> list[float]:
