@@ -107,7 +107,7 @@ def test_how_doubt_is_measured_is_kept(tmp_path: Path) -> None:
     [
         ((), 2, "exactly one of"),
         (("--bytes", 9, "--accuracy", 0.5), 2, "exactly one of"),
-        (("--accuracy", "nan"), 2, "a target is a finite number, not nan"),
+        (("--accuracy", "nan"), 1, "value should be a finite number, not nan"),
         (("--accuracy", 1.5), 1, "accuracy must be from 0 to 1, not 1.5"),
         (("--bytes", 90), 1, "the global images alone take 100 bytes a question"),
     ],

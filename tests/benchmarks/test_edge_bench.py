@@ -15,12 +15,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from secondlook.benchmarks import benches
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.edge import edge, measure
 from secondlook.benchmarks.edge.edge import edge_rows, headline
 from secondlook.benchmarks.edge.measure import (
     Case,
     ProcessCost,
-    ProcessError,
     Round,
     Sample,
     camera_jpeg,
@@ -101,7 +101,7 @@ def test_the_peak_is_the_processs_own() -> None:
 
 
 def test_a_process_that_fails_is_not_measured() -> None:
-    with pytest.raises(ProcessError, match="ended with 3: no such luck"):
+    with pytest.raises(MeasurementError, match="ended with 3: no such luck"):
         cost([sys.executable, "-c", "import sys; print('no such luck', file=sys.stderr); sys.exit(3)"])
 
 

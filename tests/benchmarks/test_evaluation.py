@@ -18,7 +18,8 @@ from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.evaluation import cli
-from secondlook.benchmarks.evaluation.asking import Asking, WorkerError, ask_all
+from secondlook.benchmarks.evaluation.asking import WorkerError, ask_all
+from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import LoggedLook, Record, from_line, read_log, to_line
 from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_data_set, signs_picture
 from secondlook.benchmarks.signs.questions import is_correct

@@ -17,7 +17,6 @@ from transformers import DynamicCache
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from engine.toy_model import ToyModel
 from secondlook.benchmarks.latency import flops
-from secondlook.benchmarks.latency.computation import bench_flops
 from secondlook.benchmarks.latency.flops import META, PassFlops
 from secondlook.benchmarks.latency.flow import Flow, Request, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
@@ -29,12 +28,12 @@ from secondlook.benchmarks.latency.work import (
     FlowName,
     Lengths,
     Work,
+    bench_flops,
     flow_work,
     look_flops,
     work_of,
 )
 from secondlook.benchmarks.options import FlopsRun
-from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.plans import PrefillPlan, Probe, ProbeReached, Rows, Segment
@@ -87,8 +86,8 @@ def subject() -> Subject:
 
 
 def request_of(subject: Subject, look_twice: bool, seed: int = 1) -> Request:
-    generator, side = np.random.default_rng(seed), subject.preset.preprocessing.side
-    return synthetic_request(generator, side, look_twice=look_twice, new_tokens=NEW_TOKENS)
+    generator, view = np.random.default_rng(seed), subject.engine.model.global_view
+    return synthetic_request(generator, view, look_twice=look_twice, new_tokens=NEW_TOKENS)
 
 
 def work_of_request(name: FlowName, subject: Subject, request: Request) -> Work:
@@ -264,8 +263,3 @@ def test_prompts_are_as_long_as_llavas() -> None:
     assert lengths.prefix == 580
     assert 10 <= lengths.question - lengths.prefix <= 20
     assert lengths.both - lengths.question == 577  # the second image, and the line break behind it
-
-
-def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"preset must be one of small, .*, not 'large'"):
-        preset("large")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.small_llava import tiny_preset, tiny_subject
+from benchmarks.small_llava import VIEW, tiny_preset, tiny_subject
 from secondlook.benchmarks.latency import ours as ours_module
 from secondlook.benchmarks.latency.flow import Flow, Request, Stopwatch, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
@@ -35,9 +35,9 @@ def flows(subject: Subject) -> list[Flow]:
 
 
 def request_of(subject: Subject, seed: int, *, look_twice: bool, new_tokens: int = NEW_TOKENS) -> Request:
-    side = subject.preset.preprocessing.side
+    view = subject.engine.model.global_view
     generator = np.random.default_rng(seed)
-    return synthetic_request(generator, side, look_twice=look_twice, new_tokens=new_tokens)
+    return synthetic_request(generator, view, look_twice=look_twice, new_tokens=new_tokens)
 
 
 def test_unsure_requests_come_to_the_same(subject: Subject, flows: list[Flow]) -> None:
@@ -171,7 +171,7 @@ def test_random_weights_are_made_in_their_dtype(dtype: torch.dtype) -> None:
 
 def test_every_request_has_a_picture_of_its_own() -> None:
     generator = np.random.default_rng(0)
-    made = [synthetic_request(generator, 84, look_twice=True, new_tokens=1) for _ in range(3)]
+    made = [synthetic_request(generator, VIEW, look_twice=True, new_tokens=1) for _ in range(3)]
     assert len({request.original.tobytes() for request in made}) == 3
     assert made[0].size.width == 1600
     assert made[0].global_image.size == (84, 84)

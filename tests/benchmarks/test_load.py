@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks import benches, load, load_edges
 from secondlook.benchmarks.benches import tell
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.latency import subject
-from secondlook.benchmarks.load import LoadError, LoadRun, load_rows
+from secondlook.benchmarks.load import load_rows
 from secondlook.benchmarks.load_edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
 from secondlook.benchmarks.loopback import loopback_server
+from secondlook.benchmarks.options import LoadRun
 from secondlook.engine.cli import command_line
 from secondlook.engine.serve.settings import ServerSettings
 
@@ -88,7 +90,7 @@ def test_a_server_that_is_gone_is_a_failure_and_not_an_answer(monkeypatch: pytes
     result = run_phase(phase(url, edges=1, seconds=0.5))
     assert result.asked
     assert all(asked.failure for asked in result.asked)
-    with pytest.raises(LoadError, match=r"of 1 edges was answered in 0\.5 seconds; the last"):
+    with pytest.raises(MeasurementError, match=r"of 1 edges was answered in 0\.5 seconds; the last"):
         load_rows({1: [result]}, 0.5)
 
 
@@ -123,7 +125,7 @@ def test_rows_compare_with_one_edge() -> None:
 
 
 def test_without_answers_there_is_nothing_to_measure() -> None:
-    with pytest.raises(LoadError, match="4 edges was answered in 2 seconds; give --seconds more"):
+    with pytest.raises(MeasurementError, match="4 edges was answered in 2 seconds; give --seconds more"):
         load_rows({4: [PhaseResult()]}, 2.0)
 
 

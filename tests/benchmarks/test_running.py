@@ -20,12 +20,12 @@ from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.datasets.official import LOADERS, load_pope, load_textvqa
 from secondlook.benchmarks.datasets.question import DataSet, MalformedDataError
 from secondlook.benchmarks.environment import PACKAGES
-from secondlook.benchmarks.evaluation.asking import Asking
 from secondlook.benchmarks.evaluation.running import merge_logs, run
+from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import LogError, RunHeader, Shard, read_log, write_log
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region
-from secondlook.edge.imaging import JpegSettings, open_picture
+from secondlook.edge.imaging import open_picture
 from secondlook.engine.errors import QuestionTooLongError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,7 +132,7 @@ def test_a_model_with_the_instruction_in_its_settings_is_not_told_twice(tmp_path
 
 
 def test_jpeg_qualities_are_part_of_the_run(asking: Asking, pope: DataSet, tmp_path: Path) -> None:
-    coarse = replace(asking, local_jpeg=JpegSettings(30, "4:2:0"))
+    coarse = replace(asking, local_quality=30)
     log = tmp_path / "coarse.jsonl"
     (record, *_) = run(pope.first(1), coarse, log, processes=1).records
     assert record.region is not None
@@ -149,7 +149,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from secondlook.benchmarks.datasets.official import load_pope
-from secondlook.benchmarks.evaluation.asking import Asking
+from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.evaluation.running import run
 from secondlook.benchmarks.run_log import RunLog
 

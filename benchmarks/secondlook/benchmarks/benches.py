@@ -27,7 +27,7 @@ OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object h
 
 _BENCHES: Final[dict[str, tuple[str, type[Any]]]] = {
     "latency": ("latency.latency:bench_latency", LatencyRun),
-    "flops": ("latency.computation:bench_flops", FlopsRun),
+    "flops": ("latency.work:bench_flops", FlopsRun),
     "prefill": ("latency.prefill:bench_prefill", PrefillRun),
     "load": ("load:bench_load", LoadRun),
     "edge": ("edge.edge:bench_edge", EdgeRun),

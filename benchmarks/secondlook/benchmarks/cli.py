@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ import typer
 from secondlook.benchmarks.benches import register as register_benches
 from secondlook.benchmarks.commands import SeedOption, show
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
+from secondlook.edge.validation import from_json
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.cli.options import ModelOption, VerboseOption, configure_logging
 
@@ -121,6 +122,4 @@ def _target(rate: float | None, bytes_: float | None, accuracy: float | None) ->
     if len(chosen) != 1:
         raise typer.BadParameter("give exactly one of --retransmission-rate, --bytes and --accuracy")
     ((kind, value),) = chosen
-    if not math.isfinite(value):
-        raise typer.BadParameter(f"a target is a finite number, not {value}")
-    return Target.model_validate({"kind": kind, "value": value})
+    return from_json(Target, json.dumps({"kind": kind, "value": value}))

@@ -29,8 +29,12 @@ _ESTIMATE_SECONDS: Final = 600.0
 """One measurement may take long."""
 
 
+class MeasurementError(SecondLookError):
+    """What was to be measured is not there, or failed."""
+
+
 class ReportError(SecondLookError):
-    """A report cannot be written where it was to be kept."""
+    """What was made cannot be written where it was to be kept."""
 
 
 def with_options(function: Callable[..., None], options: type[Any]) -> Callable[..., None]:

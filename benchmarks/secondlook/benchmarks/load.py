@@ -13,19 +13,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import complete_rounds, progress, settings
+from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress, settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.load_edges import Phase, PhaseResult, run_phase
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.benchmarks.options import LoadRun
 from secondlook.benchmarks.timing import milliseconds
-from secondlook.edge.errors import SecondLookError
 from secondlook.engine.devices import chosen_device
-
-
-class LoadError(SecondLookError):
-    """There is nothing to measure."""
 
 
 def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
@@ -86,7 +81,9 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[dic
         answered = [each for each in asked if each.failure is None]
         if not answered:
             why = f"the last failure: {asked[-1].failure}" if asked else "give --seconds more"
-            raise LoadError(f"not one question of {count} edges was answered in {seconds:g} seconds; {why}")
+            raise MeasurementError(
+                f"not one question of {count} edges was answered in {seconds:g} seconds; {why}"
+            )
         rate = len(answered) / (seconds * len(phases))
         p50, p90, p99 = milliseconds([each.seconds for each in answered], 50, 90, 99)
         kinds = [[each.seconds for each in answered if each.unsure == unsure] for unsure in (False, True)]

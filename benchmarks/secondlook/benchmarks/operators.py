@@ -18,10 +18,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from secondlook.benchmarks import compositions
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.options import KernelsRun
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
-from secondlook.edge.errors import SecondLookError
 from secondlook.engine.devices import chosen_device
 from secondlook.engine.models.packed_linear import PADDED, PackedLinear, pack_linear_layers
 from secondlook.kernels import (
@@ -36,10 +36,6 @@ from secondlook.kernels.library import Status, status
 
 _CAPACITY: Final = 2**18
 """Tokens of a slot: more than a measurement has calls, for a full slot would be skipped."""
-
-
-class BenchError(SecondLookError):
-    """The operators cannot be measured."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +86,9 @@ def _serving(device: torch.device) -> Status:
             warnings.simplefilter("ignore")  # the report says what was measured
             found = status("cuda" if device.type == "cuda" else "cpu")
     except KernelError as error:
-        raise BenchError(str(error)) from error
+        raise MeasurementError(str(error)) from error
     if found.source == "reference" and device.type == "cuda":  # they wait for the GPU: no graph can have them
-        raise BenchError(f"there are no compiled operators for the GPU to measure: {found.reason}")
+        raise MeasurementError(f"there are no compiled operators for the GPU to measure: {found.reason}")
     return found
 
 

@@ -1,7 +1,8 @@
-"""What each command of `secondlook bench` measures: a dataclass, whose fields are the command's options."""
+"""What commands measure, or ask: dataclasses, whose fields are the commands' options."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,11 @@ from typing import Annotated, Literal
 import typer
 
 from secondlook.benchmarks.commands import SeedOption
+from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
 from secondlook.edge.validation import validated
+from secondlook.engine.cli.options import CacheOption, ModelOption
+from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
+from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
 
 PresetOption = Annotated[
     Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"],
@@ -159,3 +164,26 @@ class BudgetRun:
     phase: Annotated[int, typer.Option(min=140, help="Questions from one shift to the next.")] = 1000
     repeats: Annotated[int, typer.Option(min=1, help="Streams of each kind.")] = 5
     seed: SeedOption = 0
+
+
+QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
+
+
+@validated(frozen=True)
+class Asking:
+    """Which model an evaluation asks, as for `secondlook serve`, and how its edge compresses."""
+
+    model: ModelOption = "demo"
+    dtype: ServedDTypeOption = "auto"
+    device: ServedDeviceOption = "auto"
+    kv_cache_gb: CacheOption = None
+    global_quality: QualityOption = GLOBAL_JPEG.quality
+    local_quality: QualityOption = LOCAL_JPEG.quality
+
+    @property
+    def global_jpeg(self) -> JpegSettings:
+        return replace(GLOBAL_JPEG, quality=self.global_quality)
+
+    @property
+    def local_jpeg(self) -> JpegSettings:
+        return replace(LOCAL_JPEG, quality=self.local_quality)

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from pydantic import BeforeValidator, PlainSerializer, PositiveInt, TypeAdapter, ValidationError
 
 from secondlook.edge.errors import SecondLookError, SettingsError
-from secondlook.edge.validation import from_json, validated
+from secondlook.edge.validation import from_json, told, validated
 from secondlook.edge.wire import Relevance
 from secondlook.engine.method.uncertainty import TokenStatistics
 
@@ -118,8 +118,10 @@ class Shard:
             raise SettingsError(f"a shard i/n needs i from 1 to n, not {self}")
 
     @classmethod
-    def parse(cls, text: str) -> Shard:
+    def parse(cls, text: str | Shard) -> Shard:
         """From "i/n"."""
+        if isinstance(text, Shard):
+            return text
         found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         if found is None:
             raise SettingsError(f"a shard is written i/n, such as 2/4, not {text!r}")
@@ -131,10 +133,6 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
-
-
-def _shard(value: Any) -> Shard:
-    return value if isinstance(value, Shard) else Shard.parse(value)
 
 
 @validated(frozen=True)
@@ -149,7 +147,7 @@ class RunHeader:
 
     settings: dict[str, Any]
     made: dict[str, Any] = field(default_factory=dict)
-    shard: Annotated[Shard, BeforeValidator(_shard), PlainSerializer(str)] = Shard()
+    shard: Annotated[Shard, BeforeValidator(Shard.parse), PlainSerializer(str)] = Shard()
     format: Literal[2] = 2
 
     def to_json(self) -> str:
@@ -259,12 +257,9 @@ def refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SettingsError) as error:
-        told: object = error
-        if isinstance(error, ValidationError):
-            first = error.errors(include_url=False)[0]
-            told = f"{'.'.join(map(str, first['loc'])) or 'its form'}: {first['msg']}"
+        why = told(error, ()) if isinstance(error, ValidationError) else error
         raise LogError(
-            f"{path} is not a log of an evaluation run ({told}); move it or choose another file"
+            f"{path} is not a log of an evaluation run ({why}); move it or choose another file"
         ) from error
 
 

@@ -104,13 +104,9 @@ def draw(shift: Shift, phase: int, generator: np.random.Generator) -> IntArray:
 
 
 def _shares(shift: Shift, length: int) -> FloatArray:
-    points = np.array(shift.shares)
-    if shift.drifts:
-        knots = np.linspace(0, length - 1, len(points))
-        line: FloatArray = np.interp(np.arange(length), knots, points)
-        return line
-    stepped: FloatArray = points[np.arange(length) * len(points) // length]
-    return stepped
+    points, places = np.array(shift.shares), np.arange(length)
+    line: FloatArray = np.interp(places, np.linspace(0, length - 1, len(points)), points)
+    return line if shift.drifts else points[places * len(points) // length]
 
 
 def _shift(

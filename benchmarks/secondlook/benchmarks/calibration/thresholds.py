@@ -72,14 +72,9 @@ class Curve:
     accuracy: FloatArray
     bytes: FloatArray
 
-    def values(self, kind: TargetKind) -> FloatArray:
-        """The values of one kind."""
-        values: FloatArray = getattr(self, kind)
-        return values
-
     def at(self, place: int) -> list[float]:
         """The values of every kind at one threshold."""
-        return [self.values(kind)[place] for kind in _NAMES]
+        return [getattr(self, kind)[place] for kind in _NAMES]
 
 
 class Sorted:
@@ -173,7 +168,7 @@ def _tried(curve: Curve, target: Target) -> npt.NDArray[np.intp] | None:
 
 def _chosen(curve: Curve, target: Target, tried: npt.NDArray[np.intp] | None) -> int | None:
     places = np.arange(len(curve.threshold)) if tried is None else tried
-    values = curve.values(target.kind)[places]
+    values: FloatArray = getattr(curve, target.kind)[places]
     if target.kind == "accuracy":
         good = np.flatnonzero(values >= target.value - _ROUNDING)
         return int(places[good[-1]]) if len(good) else None

@@ -18,20 +18,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import numpy as np
 from PIL import Image
 
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.edge.ways import SENT, WAYS, Sent, Source, Task, Wanted, Way, make
 from secondlook.benchmarks.options import EdgeRun
 from secondlook.benchmarks.signs.render import render
 from secondlook.benchmarks.signs.scene import Scene
-from secondlook.edge.errors import SecondLookError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import Answer, AnswerReply, Box, ModelCard, PendingSession
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Kind = Literal["jpeg", "raw"]
 _KINDS: Final[tuple[Kind, ...]] = ("jpeg", "raw")
@@ -184,10 +187,6 @@ print(json.dumps([done.returncode, used.ru_maxrss * unit, used.ru_utime + used.r
 _ANSWER: Final = Answer(text="17", uncertainty=1.0, tokens=3, visual_tokens=0)
 
 
-class ProcessError(SecondLookError):
-    """A process that was to be measured failed."""
-
-
 @dataclass(frozen=True)
 class ProcessCost:
     """Of one process from its start to its end: the most memory in bytes, and CPU seconds."""
@@ -203,7 +202,7 @@ def cost(command: Sequence[str]) -> ProcessCost:
     done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=os.environ | own)
     status, peak_bytes, cpu_seconds = json.loads(done.stdout)
     if status:
-        raise ProcessError(f"{' '.join(command)} ended with {status}: {' '.join(done.stderr.split())}")
+        raise MeasurementError(f"{' '.join(command)} ended with {status}: {' '.join(done.stderr.split())}")
     return ProcessCost(peak_bytes, cpu_seconds)
 
 
@@ -247,27 +246,13 @@ def _asking_server(wanted: Wanted) -> Iterator[str]:
         region=first.region,
     )
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def application(asked: WSGIEnvironment, start: StartResponse) -> list[bytes]:
+        asked["wsgi.input"].read(int(asked["CONTENT_LENGTH"] or 0))
+        posted = final if asked["PATH_INFO"].endswith("/local") else first
+        start("200 OK", [("content-type", "application/json")])
+        return [(card if asked["REQUEST_METHOD"] == "GET" else posted).model_dump_json().encode()]
 
-        def do_GET(self) -> None:
-            self._reply(card.model_dump_json())
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self._reply((final if self.path.endswith("/local") else first).model_dump_json())
-
-        def log_message(self, *_: object) -> None:
-            """Nobody reads it."""
-
-        def _reply(self, text: str) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with make_server("127.0.0.1", 0, application, handler_class=_Quiet) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -275,3 +260,8 @@ def _asking_server(wanted: Wanted) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""

@@ -22,14 +22,12 @@ import torch
 from secondlook.benchmarks.datasets.question import AskedPicture, MalformedDataError, Question
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.work import look_flops
+from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import LoggedLook, Record
 from secondlook.edge.errors import PictureError, SecondLookError
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import (
-    GLOBAL_JPEG,
-    LOCAL_JPEG,
     EncodedPicture,
-    JpegSettings,
     Picture,
     decode_jpeg,
     open_picture,
@@ -69,22 +67,6 @@ class Room:
 
     tokens: int = CacheSettings.text_tokens
     characters: int = DEFAULT_MAX_CHARACTERS
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Which model is asked, and how its edge compresses.
-
-    Attributes:
-        model, dtype, device, kv_cache_gb: as for `secondlook serve`.
-    """
-
-    model: str = "demo"
-    dtype: str = "auto"
-    device: str = "auto"
-    kv_cache_gb: float | None = None
-    global_jpeg: JpegSettings = GLOBAL_JPEG
-    local_jpeg: JpegSettings = LOCAL_JPEG
 
 
 def load_run_model(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,20 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from secondlook.benchmarks.commands import show, with_options
-from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG
+from secondlook.benchmarks.options import Asking
+from secondlook.edge.validation import validated
 from secondlook.engine.cli import configure_logging
-from secondlook.engine.cli.options import (
-    CacheOption,
-    DeviceOption,
-    DTypeOption,
-    ModelOption,
-    ThresholdOption,
-    VerboseOption,
-)
+from secondlook.engine.cli.options import ThresholdOption, VerboseOption
 
 if TYPE_CHECKING:
     from secondlook.benchmarks.datasets.question import DataSet
-    from secondlook.benchmarks.evaluation.asking import Asking
 
 _LOG_HELP = "Keep the run's records here; an interrupted run goes on from it."
 DataOption = Annotated[Path, typer.Option("--data", help="Folder of the data set's official files.")]
@@ -34,7 +26,6 @@ ImagesOption = Annotated[
 ]
 LogOption = Annotated[Path, typer.Option("--log", help=_LOG_HELP)]
 CountOption = Annotated[int | None, typer.Option("--count", min=1, help="Pictures; by default all.")]
-QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
 
 _HELP = {
     "pope": "POPE's three files: is there such a thing in the picture?",
@@ -45,8 +36,8 @@ _HELP = {
 }
 
 
-@dataclass(frozen=True)
-class RunOptions:
+@validated(frozen=True)
+class RunOptions(Asking):
     """The options that all evaluations have."""
 
     shard: Annotated[
@@ -55,23 +46,9 @@ class RunOptions:
     processes: Annotated[
         int | None, typer.Option(min=1, help="Default: one for each core, or one on a GPU.")
     ] = None
-    model: ModelOption = "demo"
-    dtype: DTypeOption = "auto"
-    device: DeviceOption = "auto"
-    kv_cache_gb: CacheOption = None
     threshold: ThresholdOption = None
-    global_quality: QualityOption = GLOBAL_JPEG.quality
-    local_quality: QualityOption = LOCAL_JPEG.quality
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False
     verbose: VerboseOption = 0
-
-    @property
-    def asking(self) -> Asking:
-        from secondlook.benchmarks.evaluation.asking import Asking
-
-        global_jpeg = replace(GLOBAL_JPEG, quality=self.global_quality)
-        local_jpeg = replace(LOCAL_JPEG, quality=self.local_quality)
-        return Asking(self.model, self.dtype, self.device, self.kv_cache_gb, global_jpeg, local_jpeg)
 
 
 def register(evaluations: typer.Typer) -> None:
@@ -153,7 +130,7 @@ def _evaluate(data: DataSet, log: Path, options: RunOptions) -> None:
     configure_logging(options.verbose)
     if options.threshold is not None:
         Policy(options.threshold)  # refuses what is none before the long work
-    done = run(data, options.asking, log, shard=Shard.parse(options.shard), processes=options.processes)
+    done = run(data, options, log, shard=Shard.parse(options.shard), processes=options.processes)
     threshold = done.threshold if options.threshold is None else options.threshold
     report = {**summarise(data, done.records, threshold), **done.described}
     show(evaluation(report))

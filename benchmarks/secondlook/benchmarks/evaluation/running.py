@@ -19,7 +19,8 @@ from rich.console import Console
 from secondlook.benchmarks.commands import progress
 from secondlook.benchmarks.datasets.question import DataSet
 from secondlook.benchmarks.environment import PACKAGES, environment
-from secondlook.benchmarks.evaluation.asking import Asking, ask_all, load_run_model, needed_room
+from secondlook.benchmarks.evaluation.asking import ask_all, load_run_model, needed_room
+from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import (
     LogError,
     LoggedRun,

@@ -22,7 +22,7 @@ from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import measure_rates
 from secondlook.benchmarks.latency.flops import META, PassFlops
 from secondlook.benchmarks.latency.flow import Stopwatch
-from secondlook.benchmarks.latency.subject import Preset, Served, build_subject, random_model, served
+from secondlook.benchmarks.latency.subject import Preset, build_subject, random_model, served
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, Lengths, Work
 from secondlook.benchmarks.options import PrefillRun
 from secondlook.edge.geometry import Size
@@ -30,6 +30,7 @@ from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import PrefillPlan, Probe, Rows, Segment
 from secondlook.engine.devices import chosen_device
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
 _WARMUPS: Final = 2
@@ -38,7 +39,7 @@ _WARMUPS: Final = 2
 class Ways:
     """Both ways on one model, from the embeddings of a global image and both questions on."""
 
-    def __init__(self, model: Served) -> None:
+    def __init__(self, model: VisionLanguageModel) -> None:
         image = Image.new("RGB", (640, 480), (90, 120, 150))
         picture = model.picture(image, model.global_view, Size(640, 480))
         question, generic = (

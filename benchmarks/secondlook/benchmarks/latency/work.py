@@ -1,15 +1,18 @@
-"""What each flow computes until each of its milestones: passes put together."""
+"""What each flow computes until each of its milestones: passes put together; and the FLOPs benchmark."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, get_args
 
 import torch
 
+from secondlook.benchmarks.commands import settings
+from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.flops import META, PassFlops, counted
 from secondlook.benchmarks.latency.flow import Metric
 from secondlook.benchmarks.latency.subject import Preset, random_model, served
+from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.geometry import Size
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.prompts import GENERIC_QUESTION
@@ -90,6 +93,46 @@ def work_of(
         unsure: {flow: flow_work(flow, passes, lengths, image[flow], unsure=unsure) for flow in FLOWS}
         for unsure in (True, False)
     }
+
+
+def bench_flops(preset: Preset, run: FlopsRun) -> dict[str, Any]:
+    """Count a preset's FLOPs, without weights: the report, for JSON; at its top the ratios of ours."""
+    lengths = Lengths.of(preset, TYPICAL_QUESTION, run.new_tokens)
+    rows = flow_rows(preset, lengths, run.retransmission_rate)
+    ours = next(row for row in rows if row["flow"] == "ours")
+    return {
+        "flops_ratio": ours["ratio"],
+        "relative_computation": ours["relative_computation"],
+        **settings(run),
+        "prompt_tokens": asdict(lengths),
+        "environment": environment("cpu", "none: shapes only"),
+        "rows": rows,
+    }
+
+
+def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> list[dict[str, Any]]:
+    """FLOPs of each flow, from the start of an unsure request to each milestone.
+
+    Relative computation is over one plain answer from the global image (Song & Kim, arXiv 2512.16349): of
+    sure requests, of unsure ones, and at the retransmission rate r, (1 - r) · sure + r · unsure.
+    """
+    work = work_of(preset, lengths)
+    plain, published = (work[unsure]["reference"]["final_answer"].flops for unsure in (False, True))
+    rows = []
+    for flow, milestones in work[True].items():
+        flops = {str(metric): done.flops for metric, done in milestones.items()}
+        alone, twice = (work[unsure][flow]["final_answer"].flops / plain for unsure in (False, True))
+        rows.append(
+            {
+                "flow": flow,
+                **flops,
+                "ratio": flops["final_answer"] / published,
+                "relative_computation_sure": alone,
+                "relative_computation_unsure": twice,
+                "relative_computation": (1 - retransmission_rate) * alone + retransmission_rate * twice,
+            }
+        )
+    return rows
 
 
 def look_flops(

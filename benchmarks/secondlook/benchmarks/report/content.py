@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,20 +141,9 @@ def choose_examples(replay: Replay, threshold: float, count: int) -> list[tuple[
         "The first answer is kept, for it is the surer one": kept & worse,
         "Sure, and wrong: no second look": kept_map & ~asked & (replay.first < 0.5),
     }
-    rows = {name: iter(np.flatnonzero(chosen).tolist()) for name, chosen in cases.items()}
-    return list(_in_turns(rows, count))
-
-
-def _in_turns(rows: dict[str, Iterator[int]], count: int) -> Iterator[tuple[str, int]]:
-    left = count
-    while rows and left:
-        for name in list(rows):
-            row = next(rows[name], None)
-            if row is None:
-                del rows[name]
-            elif left:
-                left -= 1
-                yield name, row
+    rows = [[(name, int(row)) for row in np.flatnonzero(chosen)[:count]] for name, chosen in cases.items()]
+    turns = chain.from_iterable(zip_longest(*rows))
+    return [each for each in turns if each is not None][:count]
 
 
 def draw_example(

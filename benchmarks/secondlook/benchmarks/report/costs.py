@@ -33,7 +33,8 @@ def overview(study: Study) -> Section:
     """One look, two looks at the threshold, and always two looks."""
     columns, boot, replay = study.columns, study.boot, study.plain
     sent, pixels, extra = bytes_sent(columns), study.extra("pixels"), study.extra("bytes")
-    always = (percent(study.full), "100 %", *_spent(study, extra, pixels, sent))
+    more, area, size = (study.always(cost) for cost in (extra, pixels, sent))
+    always = (percent(study.full), "100 %", number(more, 2), number(area, 2), kilobytes(size))
     arbitrated = (percent(boot.mean(replay.kept)), *always[1:])
     rows = [("one look", percent(boot.mean(replay.first)), "0 %", "0", "0", kilobytes(boot.mean(sent.base)))]
     if study.threshold is not None:
@@ -50,11 +51,6 @@ def overview(study: Study) -> Section:
     )
     titles = ("", "accuracy", "second looks", "extra bytes", "extra pixels", "sent a question")
     return Section("What two looks give", (), (Table(titles, tuple(rows), note),))
-
-
-def _spent(study: Study, *costs: Cost) -> tuple[str, str, str]:
-    extra, pixels, sent = (study.boot.ratio(cost.base + cost.extra, cost.unit) for cost in costs)
-    return number(extra, 2), number(pixels, 2), kilobytes(sent)
 
 
 def communication(study: Study) -> Section:

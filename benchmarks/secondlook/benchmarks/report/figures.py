@@ -37,10 +37,6 @@ class Part:
     results: tuple[str, ...]
     written: Callable[[Sequence[Path], Path], str]
 
-    def text(self, root: Path) -> str:
-        """What the files say."""
-        return self.written(self.files(root), self.document)
-
     def files(self, root: Path) -> list[Path]:
         found = []
         for pattern in self.results:
