@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,8 +18,9 @@ from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.evaluation import cli
-from secondlook.benchmarks.evaluation.asking import Asking, WorkerError, ask_all
-from secondlook.benchmarks.run_log import LoggedLook, Record, from_line, heat_map, read_log, to_line
+from secondlook.benchmarks.evaluation.asking import WorkerError, ask_all
+from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.run_log import LoggedLook, Record, from_line, read_log, to_line
 from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_data_set, signs_picture
 from secondlook.benchmarks.signs.questions import is_correct
 from secondlook.edge.geometry import Region
@@ -126,13 +128,14 @@ def test_relative_attention_is_kept_of_the_first_pictures_only(
 ) -> None:
     for records in evaluated:
         for record in records:
-            assert heat_map(record.heat).shape == (GRID, GRID)
-            assert heat_map(record.heat).max() == 1
+            assert record.relevance is not None
+            assert np.shape(record.relevance.rows()) == (GRID, GRID)
+            assert np.max(record.relevance.rows()) == 255
             assert record.file == ""
     (later,) = smallest("test", SEED, range(101, 140, 2), 1)
     picture = signs_data_set("test", SEED, 140).pictures[later]
     ((record,),) = ask_all(Asking(folder), [picture], processes=1)
-    assert record.heat == ()
+    assert record.relevance is None
 
 
 def both(record: Record) -> list[tuple[LoggedLook, int]]:

@@ -110,6 +110,7 @@ class Engine:
         # How a prefix's picture rows become cells, and its map for the generic question.
         self._projections = WeakKeyDictionary[KeptPrefix, Tensor | None]()
         self._generics = WeakKeyDictionary[KeptPrefix, Tensor]()
+        self.slots_bytes = self._decoder.cache.nbytes  # keys and values, used or not, padding included
 
     @property
     def card(self) -> ModelCard:

@@ -221,6 +221,13 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """
         raise EncoderError(f"{self.name!r} encodes pictures with its own modules alone; leave --vision out")
 
+    def shapes(self) -> VisionLanguageModel | None:
+        """The same model on the meta device, without weights: what passes compute is counted there.
+
+        None: nothing of this architecture is counted.
+        """
+        return None
+
     def with_encoder(self, encoder: VisionEncoder) -> VisionLanguageModel:
         """The same model, on the same weights, with something else in place of its `vision_module`.
 
