@@ -225,7 +225,7 @@ def test_a_run_over_pope_is_summed_up_with_its_own_measures(
     assert "2/2" in err
     *lines, last = out.splitlines()
     report: dict[str, Any] = json.loads(last)
-    assert lines[0] == "pope: 12 questions"
+    assert lines[0].startswith("pope: 12 questions, with a threshold of 1 nats")
     assert (report["data"], report["count"], report["threshold"]) == ("pope", 12, 1.0)
     assert set(report["by_type"]) == set(report["pope"]) == {"random", "popular", "adversarial"}
     records = read_log(log).records
@@ -296,7 +296,7 @@ def test_wrong_options_are_one_line(
 def test_signs_still_need_no_log(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status("signs", "--seed", 3, "--count", 1, "--model", model, "--processes", 1, "--json") == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "signs, test split, seed 3: 3 questions"
+    assert out[0].startswith("signs, test split, seed 3: 3 questions, with a threshold of ")
     report = json.loads(out[-1])
     assert (report["data"], report["split"], report["seed"]) == ("signs", "test", 3)
     assert [report["by_type"][kind]["count"] for kind in ("read", "exists", "describe")] == [1, 1, 1]

@@ -62,4 +62,5 @@ def aggregate(
         raise ValueError("an answer has at least one token, got none")
     counted = [token for token in tokens if include_eos or not token.is_eos] or list(tokens)
     counted = counted[: {"all": None, "first": 1, "first_k": first_k}[aggregation]]
-    return float(sum(getattr(token, measure) for token in counted)) / len(counted)
+    values: list[float] = [getattr(token, measure) for token in counted]
+    return sum(values) / len(values)
