@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from .formats import PictureLimits
 from .imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
+from .limits import PictureLimits
 from .validation import validated
 
 __all__ = ["BUSY_STATUSES", "ClientSettings", "backoff_seconds", "retry_after_seconds"]
