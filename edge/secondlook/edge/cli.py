@@ -21,7 +21,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
@@ -220,11 +219,21 @@ def _account(answer: EdgeAnswer) -> Table:
     return table
 
 
+class _NotesHandler(logging.Handler):
+    """Log records as notes."""
+
+    def __init__(self, notes: Console) -> None:
+        super().__init__()
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _note(self._notes, f"{record.levelname.lower()}: {record.getMessage()}")
+
+
 def _configure_logging(notes: Console, verbose: bool) -> None:
     """Log to standard error, Python's warnings (such as Pillow's about odd files) included."""
-    handler = RichHandler(console=notes, show_path=False, show_time=False)
     level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[_NotesHandler(notes)], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if not verbose:
         logging.getLogger("secondlook.edge.exchange").setLevel(logging.WARNING)  # that it waits, and why

@@ -117,7 +117,7 @@ class _Component:
 class _Reader:
     def __init__(self, data: bytes, limits: PictureLimits, name: str) -> None:
         self._data, self._limits, self._name = data, limits, name
-        self._kept: list[bytes] = [data[:2]]
+        self._kept: list[bytes | memoryview] = [data[:2]]
         self._length = 2  # of what is kept
         self._size: Size | None = None
         self._pixels = 0
@@ -164,13 +164,13 @@ class _Reader:
             raise NotAPictureError(f"{self._name} is damaged: a marker FF{kind:02X}")
         return end
 
-    def _keep(self, part: bytes) -> None:
+    def _keep(self, part: bytes | memoryview) -> None:
         self._kept.append(part)
         self._length += len(part)
 
     def _keep_coded(self, start: int, end: int) -> None:
-        coded = self._data[start:end].rstrip(b"\xff")
-        self._keep(_FILLED.sub(b"\xff", coded) if b"\xff\xff" in coded else coded)
+        coded = memoryview(self._data)[start:end]  # not copied: it is most of the file
+        self._keep(_FILLED.sub(b"\xff", coded) if _FILLED.search(coded) else coded)
         most = self._pixels * _MOST_BYTES_A_PIXEL + _FEW_BYTES
         if self._length > most:
             raise PictureTooLargeError(

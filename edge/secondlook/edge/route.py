@@ -216,4 +216,6 @@ def _without_password(url: str) -> str:
 
 def _reason(error: Exception, shown: str) -> str:
     """What is wrong with a URL; not in the parser's words if they could have a part of its password."""
-    return "it is malformed" if "…@" in shown else " ".join(str(error).split())
+    if isinstance(error, httpx.InvalidURL | UnicodeError) and "…@" in shown:
+        return "it is malformed"
+    return " ".join(str(error).split())
