@@ -199,7 +199,7 @@ def test_impossible_limits_are_refused(value: Any) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from([JPEG[:3000], encoded(gradient(40, 30), "PNG"), encoded(gradient(40, 30), "GIF")]),
+    st.sampled_from([JPEG[:3000], *(encoded(gradient(40, 30), kind) for kind in ("PNG", "GIF", "TIFF"))]),
     st.lists(st.tuples(st.integers(0, 2999), st.integers(0, 255)), max_size=12),
     st.integers(1, 3000),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,20 @@ def test_the_orientation_beside_a_preview_is_the_whole_pictures() -> None:
     assert open_picture(turned).original().tobytes() == upright.tobytes()
     both = tiff(replace(PREVIEW, tags={254: (1,), 274: (6,)}, below=[of_image(WHOLE, tags={274: (1,)})]))
     assert open_picture(both).original().tobytes() == WHOLE.tobytes()
+
+
+def test_directories_that_cost_more_than_a_picture_are_refused() -> None:
+    greedy = of_image(SMALL, tags={60_000 + tag: tuple(range(300)) for tag in range(900)})
+    file = bytearray(tiff(greedy))
+    assert open_picture(bytes(file)).size == Size(40, 30)
+    (at,) = struct.unpack_from("<I", file, 4)
+    for entry in range(10, 900):  # each now claims a megabyte of the same bytes
+        struct.pack_into("<I", file, at + 2 + 12 * entry + 4, 250_000)
+    with pytest.raises(NotAPictureError, match="claim more bytes than it has"):
+        open_picture(bytes(file))
+    struct.pack_into("<H", file, at, 60_000)
+    with pytest.raises(NotAPictureError, match="a directory of 60000 entries"):
+        open_picture(bytes(file))
 
 
 def test_directories_that_lead_in_circles_come_to_an_end() -> None:

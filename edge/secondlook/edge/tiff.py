@@ -22,12 +22,15 @@ _SIGNED = 2
 # Bits of the tag NewSubfileType.
 _REDUCED, _ONE_OF_PAGES, _MASK = 1, 2, 4
 
-# The integer types: struct's letter for each, and how many bytes it takes.
-_INTEGERS = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4), 13: ("I", 4), 16: ("Q", 8), 18: ("Q", 8)}
+# The types: how many bytes each takes; of integers, struct's letter.
+_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
-# Enough for every file seen; a chain that bites its own tail ends here too.
-_MOST_DIRECTORIES = 1000
+# Enough for every file seen. A reader takes each value out of the file, though many may be the same bytes.
+_MOST_DIRECTORIES = 200
+_MOST_ENTRIES = 1000
 _MOST_VALUES = 256
+_FEW_BYTES = 65536
 
 # A later page with more than this many times the first's pixels may be what the first is a preview of.
 _PREVIEW = 2
@@ -84,7 +87,7 @@ def exif_orientation(exif: bytes) -> int | None:
     try:
         layout, at = _header(exif)
         return _read(exif, at, layout)[0].tags[_ORIENTATION][0]
-    except (struct.error, LookupError):
+    except (struct.error, LookupError, OverflowError):
         return None
 
 
@@ -103,6 +106,8 @@ def whole_picture(data: bytes, name: str) -> tuple[io.BytesIO, int]:
         first, *others = _directories(data, at, layout)
     except (struct.error, LookupError, ValueError):
         return file, 1  # damaged: the reader says how
+    except OverflowError as error:
+        raise NotAPictureError(f"{name} is damaged: {error}") from error
     chosen = _chosen(first, others, name)
     if chosen.first(_PHOTOMETRIC) in _RAW:
         raise NotAPictureError(
@@ -161,14 +166,24 @@ def _directories(data: bytes, at: int, layout: _Layout) -> Iterator[_Directory]:
 
 
 def _read(data: bytes, at: int, layout: _Layout) -> tuple[_Directory, int]:
-    """A directory, and where the next of its chain is; 0 if it is the last."""
+    """A directory, and where the next of its chain is; 0 if it is the last.
+
+    Raises:
+        OverflowError: it has more entries, or more bytes in them, than any picture's.
+    """
     (entries,) = layout.unpack(layout.entries, data, at)
+    if entries > _MOST_ENTRIES:
+        raise OverflowError(f"a directory of {entries} entries")
     at_entry = at + struct.calcsize("<" + layout.entries)
     head, room = struct.calcsize("<HH" + layout.offset), struct.calcsize("<" + layout.offset)
     tags: _Tags = {}
+    total = 0
     for _ in range(entries):
         tag, kind, count = layout.unpack("HH" + layout.offset, data, at_entry)
-        letter, width = _INTEGERS.get(kind, ("", 0))
+        letter, width = _INTEGERS.get(kind), _BYTES.get(kind, 1)
+        total += count * width
+        if total > len(data) + _FEW_BYTES:
+            raise OverflowError("its tags claim more bytes than it has")
         if letter and count <= _MOST_VALUES:
             place = at_entry + head
             if count * width > room:
