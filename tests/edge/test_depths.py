@@ -94,13 +94,19 @@ def colour_tiff(values: Sequence[int]) -> bytes:
     return tiff(Directory((len(values), 1), row, (16, 16, 16)))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "PNG with alpha", "TIFF"])
+def colour_ppm(values: Sequence[int]) -> bytes:
+    return b"P6 %d 1 65535\n" % len(values) + b"".join(struct.pack(">3H", *[value] * 3) for value in values)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG with alpha", "TIFF", "PPM"])
 def test_twelve_bits_in_sixteen_of_each_colour_are_not_black(kind: str) -> None:
     def file(values: Sequence[int]) -> bytes:
+        if kind == "PPM":
+            return colour_ppm(values)
         return colour_tiff(values) if kind == "TIFF" else colour_png(values, "alpha" in kind)
 
     assert greys(file([0, 0x4000, 0xFFFF])) == [0, 64, 255]
-    with pytest.raises(NotAPictureError, match=r"no value above 4095 of 65535.*save it with 8"):
+    with pytest.raises(NotAPictureError, match=r"no value that needs more than 12: .* save it with 8"):
         open_picture(file([0, 1000, 4095]))
 
 

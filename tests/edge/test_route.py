@@ -167,7 +167,6 @@ def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPa
         ("SSL_CERT_FILE", str(tmp_path), "Is a directory"),
         ("SSL_CERT_FILE", str(text), "no certificate"),
         ("SSL_CERT_DIR", "/nonexistent", "No such file or directory"),
-        ("SSLKEYLOGFILE", "/nonexistent/keys", "No such file or directory"),
     ]:
         with monkeypatch.context() as changed:
             changed.setenv(variable, value)
@@ -181,6 +180,14 @@ def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPa
         SettingsError, match=r"certificates of /nonexistent/mine\.pem cannot be read: No such file"
     ):
         EdgeClient("https://server", settings=ClientSettings(ca="/nonexistent/mine.pem"))
+
+
+def test_a_log_of_keys_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
+    with pytest.raises(
+        SettingsError, match=r"SSLKEYLOGFILE=/nonexistent/keys cannot be written: No such file"
+    ):
+        EdgeClient("https://server", settings=ClientSettings(ca=certifi.where()))
 
 
 def test_the_settings_certificates_come_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ _DEPTHS = (8, 10, 12, 14, 16)
 # What is white in floating-point numbers; without a value above a sixteenth of it all would be nearly black.
 _WHITES = (1.0, 255.0, 65535.0)
 _DARK = 1 / 16
-# Of 16 bits a colour, Pillow keeps the upper 8: of 12 bits in them, these values are left.
-_LEFT_OF_TWELVE = 15
+# Of 16 bits a colour, Pillow keeps the upper 8 or rounds to them: of 12 bits in them, no more is left.
+_LEFT_OF_TWELVE = 16
 
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -45,18 +45,20 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
 
 def is_deep(image: Image.Image) -> bool:
     """Whether an encoded picture, not decoded yet, has 16 bits a colour, of which Pillow keeps 8."""
+    if image.mode not in ("RGB", "RGBA", "RGBX", "LA"):
+        return False
+    # How Pillow's decoders are told: the raw mode; of PPM the mode and the largest value.
     coded = [str(tile[3]) for tile in getattr(image, "tile", ())]
-    return image.mode in ("RGB", "RGBA", "RGBX", "LA", "CMYK") and any(";16" in how for how in coded)
+    return any(";16" in how or (image.format == "PPM" and "65535" in how) for how in coded)
 
 
 def check_depth(image: Image.Image, name: str) -> None:
     """Refuse a decoded `is_deep` picture whose values lie in the dropped bits: it would be black."""
     colours = image.split()[: 1 if image.mode == "LA" else 3]
-    highest = int(max(_extrema(band)[1] for band in colours))
-    if highest <= _LEFT_OF_TWELVE:
+    if max(_extrema(band)[1] for band in colours) <= _LEFT_OF_TWELVE:
         raise NotAPictureError(
-            f"{name} has 16 bits a colour and no value above {256 * highest + 255} of 65535, so it would "
-            "be black: if it has fewer bits, save it with 8"
+            f"{name} has 16 bits a colour, but no value that needs more than 12: it would be black; save it "
+            "with 8 bits"
         )
 
 

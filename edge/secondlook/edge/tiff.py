@@ -51,6 +51,8 @@ class _Layout:
         return self.offset == "Q"
 
     def unpack(self, letters: str, data: bytes, at: int) -> tuple[int, ...]:
+        if at > len(data):
+            raise struct.error(f"an offset of {at} is beyond the end")
         return struct.unpack_from(self.order + letters, data, at)
 
 
