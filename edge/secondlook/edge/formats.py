@@ -91,7 +91,9 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureTooLargeError(f"{name} is too large: {_one_line(error)}") from error
+        raise PictureTooLargeError(
+            f"{name} is too large for Pillow, whatever the limit here: {_one_line(error)}"
+        ) from error
     except _DAMAGED as error:
         raise NotAPictureError(f"{name} is damaged or truncated: {_one_line(error)}") from error
 
