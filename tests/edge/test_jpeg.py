@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from edge.support import encoded, square
-from secondlook.edge import JpegSettings, NotAPictureError, Region, open_picture
+from secondlook.edge import JpegSettings, NotAPictureError, Region, decode_jpeg, open_picture
 from secondlook.edge.jpeg import Jpeg, read_jpeg
 from secondlook.edge.limits import PictureLimits
 
@@ -113,6 +114,15 @@ def test_odd_bytes_between_segments_are_skipped(between: bytes) -> None:
     at = jpeg.index(b"\xff\xc0")
     odd = jpeg[:at] + between + jpeg[at:]
     assert read(odd).upper_rows(100).size == (40, 116)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_fill_bytes_before_markers_change_nothing(progressive: bool) -> None:
+    jpeg = encoded(noise(40, 60), progressive=progressive, restart_marker_blocks=3)
+    at = jpeg.index(b"\xff\xda")
+    filled = jpeg[:at] + re.sub(rb"\xff(?=[\xc4\xd0-\xda])", b"\xff\xff\xff", jpeg[at:])
+    assert len(filled) > len(jpeg)
+    assert decode_jpeg(filled).tobytes() == decode_jpeg(jpeg).tobytes()
 
 
 @pytest.mark.parametrize("rows", [500, 484, 1000])

@@ -30,7 +30,8 @@ _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE  # which may tell how colours are stored
 
 # A marker that begins a segment: no escaped or fill byte, and none that stands alone in coded data.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
-_FILLED = re.compile(rb"\xff\xff+")
+_MARKER_OR_FILL = re.compile(rb"\xff[^\x00\x01\xd0-\xd8]")
+_FILL = re.compile(rb"\xff\xff+")
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
 
 # Cameras write up to some hundred segments, encoders up to some twenty scans.
@@ -130,9 +131,12 @@ class _Reader:
     def read(self) -> Jpeg:
         at = 2
         for _ in range(_MOST_SEGMENTS):
-            marker = _MARKER.search(self._data, at)
+            marker = _MARKER_OR_FILL.search(self._data, at)
+            filled = marker is not None and self._data[marker.end() - 1] == 0xFF
+            if marker is not None and filled:
+                marker = _MARKER.search(self._data, marker.start())
             if self._scans:
-                self._keep_coded(at, marker.start() if marker else len(self._data))
+                self._keep_coded(at, marker.start() if marker else len(self._data), filled)
             if marker is None or self._data[marker.start() + 1] == _END:
                 if self._size is None:
                     raise NotAPictureError(f"{self._name} is damaged or truncated: it ends in its header")
@@ -168,9 +172,9 @@ class _Reader:
         self._kept.append(part)
         self._length += len(part)
 
-    def _keep_coded(self, start: int, end: int) -> None:
+    def _keep_coded(self, start: int, end: int, filled: bool) -> None:
         coded = memoryview(self._data)[start:end]  # not copied: it is most of the file
-        self._keep(_FILLED.sub(b"\xff", coded) if _FILLED.search(coded) else coded)
+        self._keep(_FILL.sub(b"\xff", coded) if filled else coded)
         most = self._pixels * _MOST_BYTES_A_PIXEL + _FEW_BYTES
         if self._length > most:
             raise PictureTooLargeError(
