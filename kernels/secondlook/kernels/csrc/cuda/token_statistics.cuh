@@ -234,7 +234,8 @@ __global__ void __launch_bounds__(kThreads, 4) token_kernel(const T* __restrict_
   if (__shfl_sync(kAllLanes, arrived, 0) != static_cast<int>(chunks) - 1) return;
   if (threadIdx.x == 0) arrivals[row] = 0;
   if (!wanted) return;
-  __threadfence();
+  __threadfence();  // thread 0's, which has seen every count,
+  __syncwarp();     // before what the other lanes read
   state = nothing();
   for (unsigned i = threadIdx.x; i < chunks; i += 32) {
     const int4* const from = reinterpret_cast<const int4*>(row_states + i);
