@@ -179,6 +179,16 @@ def test_a_row_does_not_depend_on_the_others(device: torch.device, dtype: torch.
             assert torch.equal(alone, together[row])
 
 
+def test_very_many_rows_do_not_depend_on_each_other(device: torch.device) -> None:
+    """So many that a GPU has no block for each of their chunks."""
+    query, keys, values, slots, _ = sample(130, 32, 32, 150, 8, device=device)
+    lengths = (torch.arange(130) * 7 % 151).to(device)
+    together = check(query, keys, values, slots, lengths, 0.35)
+    for row in (slice(0, 1), slice(43, 44), slice(129, 130)):
+        alone = decode_attention(query[row], keys, values, slots[row], lengths[row], 0.35)
+        assert torch.equal(alone, together[row])
+
+
 def test_rows_may_share_a_slot(device: torch.device) -> None:
     query, keys, values, _, lengths = sample(device=device)
     slots = torch.tensor([2, 2, 2], device=device)
