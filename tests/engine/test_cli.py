@@ -55,7 +55,7 @@ def loads(monkeypatch: pytest.MonkeyPatch, load: Callable[..., FakeEngine]) -> N
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     for command in (ask, kernels, serve):  # the root logger belongs to pytest here
-        monkeypatch.setattr(command, "configure_logging", lambda _verbose: None)
+        monkeypatch.setattr(command, "configure_logging", lambda *_options: None)
 
 
 @pytest.fixture
@@ -169,9 +169,12 @@ def test_serve_hands_its_limits_on(monkeypatch: pytest.MonkeyPatch) -> None:
         "secondlook.engine.serve.app.serve", lambda _load, settings, *_: served.append(settings)
     )
     limits = ["--max-pending", "3", "--max-pending-mb", "5", "--session-ttl", "7", "--queue-size", "2"]
+    limits += ["--root-path", "/eyes"]
     assert exit_status("serve", "--port", "0", "--max-body-mb", "1", *limits) == 0
     sessions = SessionLimits(max_waiting=3, max_bytes=5 * 2**20, seconds=7.0)
-    assert served == [ServerSettings(queue_size=2, max_body_bytes=2**20, sessions=sessions)]
+    assert served == [
+        ServerSettings(queue_size=2, max_body_bytes=2**20, sessions=sessions, root_path="/eyes")
+    ]
 
 
 @pytest.mark.usefixtures("engine")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secondlook.engine.cli.logs import LogFormat, configure_logging
 from secondlook.engine.cli.options import (
     LIMITS,
     POLICY,
@@ -22,7 +23,6 @@ from secondlook.engine.cli.options import (
     VerboseOption,
     VisionOption,
     chosen_policy,
-    configure_logging,
 )
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
@@ -87,10 +87,21 @@ def serve(
             min=0, max=65535, help="Port to listen on; 0 takes a free one.", rich_help_panel="Network"
         ),
     ] = 8000,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            help="Path under which a proxy serves this, such as /eyes.",
+            show_default=False,
+            rich_help_panel="Network",
+        ),
+    ] = "",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="text, or json: one object a line, for programs.")
+    ] = "text",
     verbose: VerboseOption = 0,
 ) -> None:
     """Answer edges' questions over HTTP until Ctrl-C."""
-    configure_logging(verbose)
+    configure_logging(verbose, log_format)
     calibrated = chosen_policy(policy, threshold)
     from secondlook.engine.encoders import EncoderChoice
     from secondlook.engine.method.budget import BudgetSettings
@@ -112,7 +123,12 @@ def serve(
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
     )
     sessions = SessionLimits(max_waiting=max_pending, max_bytes=max_pending_mb * 2**20, seconds=session_ttl)
-    settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
+    settings = ServerSettings(
+        queue_size=queue_size,
+        max_body_bytes=max_body_mb * 2**20,
+        sessions=sessions,
+        root_path=root_path,
+    )
     with listen(host, port) as listener:
         url = address_url(listener)
         # Nothing else is printed before the spinner has stopped.

@@ -11,12 +11,14 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
 from secondlook.engine.serve.errors import add_error_handlers
 from secondlook.engine.serve.protocol import TwoLookEngine
-from secondlook.engine.serve.routes import answers, watching
+from secondlook.engine.serve.requests import EveryRequest, shown_address
+from secondlook.engine.serve.routes import answers, documentation, watching
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.settings import ServerSettings
 
@@ -52,7 +54,8 @@ def create_loading_app(load: Callable[[], TwoLookEngine], settings: ServerSettin
 
 
 def _create(load: Callable[[], TwoLookEngine], settings: ServerSettings | None, wait: bool) -> FastAPI:
-    service = TwoLookService(load, settings or ServerSettings())
+    settings = settings or ServerSettings()
+    service = TwoLookService(load, settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -72,10 +75,15 @@ def _create(load: Callable[[], TwoLookEngine], settings: ServerSettings | None, 
         description=_DESCRIPTION,
         version=PROTOCOL,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     app.include_router(answers)
     app.include_router(watching)
+    app.include_router(documentation)
+    app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
+    app.add_middleware(EveryRequest, root_path=settings.root_path)
     add_error_handlers(app)
     return app
 
@@ -97,7 +105,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except (OSError, OverflowError) as error:
-        raise AddressError(f"cannot listen on {host}:{port}: {error}") from error
+        raise AddressError(f"cannot listen on {shown_address(host, port)}: {error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -106,14 +114,15 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise AddressError(f"cannot listen on {host}:{port}: {why}; choose another host or port") from error
+        raise AddressError(
+            f"cannot listen on {shown_address(host, port)}: {why}; choose another host or port"
+        ) from error
     return listener
 
 
 def address_url(listener: socket.socket) -> str:
     """The URL of a listening socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{shown_address(*listener.getsockname()[:2])}"
 
 
 def serve(

@@ -21,6 +21,7 @@ from secondlook.edge.errors import (
 )
 from secondlook.edge.wire import ErrorReply
 from secondlook.engine import errors
+from secondlook.engine.serve.requests import REQUEST_ID_HEADER, request_id
 
 __all__ = [
     "BodyTooLargeError",
@@ -81,6 +82,7 @@ _FRAMEWORK_NAMES = {400: "malformed_body", 404: "not_found", 405: "method_not_al
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
     404: "No such session.",
+    408: "The body did not arrive in time.",
     409: "The session is answered already, or being answered.",
     410: "The session expired or was given up: the first answer stands.",
     413: "The body is too large.",
@@ -124,8 +126,18 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
     problems = error.errors()
     if any(problem["loc"] == ("body", "question") and problem["type"] == "missing" for problem in problems):
         return _reply(422, "empty_question", "the form field `question` is missing or empty; send a question")
-    told = "; ".join(f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}" for problem in problems)
-    return _reply(422, "invalid_field", told)
+    return _reply(422, "invalid_field", "; ".join(map(_told, problems)))
+
+
+def _told(problem: dict[str, Any]) -> str:
+    field = ".".join(map(str, problem["loc"][1:]))
+    if "UploadFile" in problem["msg"]:
+        # To the parser a part without a file name is a form field, and pydantic says so in Python's words.
+        return (
+            f"{field}: this part has no filename, so it is no file: send it with `filename=` in its "
+            "Content-Disposition, and Content-Type: image/jpeg"
+        )
+    return f"{field}: {problem['msg']}"
 
 
 async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
@@ -136,7 +148,9 @@ async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
 
 async def _on_unforeseen_error(_request: Request, _error: Exception) -> JSONResponse:
     # Not logged here: the framework raises the exception again, and the ASGI server logs it.
-    return _reply(500, "server_error", "the server failed on this request; its log says why")
+    # The middleware that adds the request's id to replies is not around this one.
+    headers = {REQUEST_ID_HEADER: request_id.get()}
+    return _reply(500, "server_error", "the server failed on this request; its log says why", headers)
 
 
 def _reply(status: int, name: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from secondlook.edge.validation import validated
 
@@ -32,7 +34,7 @@ class SessionLimits:
 
 @validated(frozen=True)
 class ServerSettings:
-    """The HTTP server's bounds; every one of them protects the server from a client.
+    """The HTTP server's bounds, which protect it from its clients, and where it is mounted.
 
     Attributes:
         queue_size: questions that may wait, besides those that the model works on; second looks may be that
@@ -42,6 +44,7 @@ class ServerSettings:
         max_original_pixels: the largest original picture that a client may declare. The server never sees it.
         decoding_threads: images decoded at one time.
         sessions: see `SessionLimits`.
+        root_path: the path under which a proxy serves this, such as "/eyes"; for the links in `/docs`.
     """
 
     queue_size: PositiveInt = 32
@@ -50,3 +53,4 @@ class ServerSettings:
     max_original_pixels: PositiveInt = 1_000_000_000
     decoding_threads: PositiveInt = 4
     sessions: SessionLimits = SessionLimits()
+    root_path: Annotated[str, Field(pattern="^(/[^/?#]+)*$")] = ""

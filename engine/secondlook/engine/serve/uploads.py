@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from fastapi import Request, Response, UploadFile
 from fastapi.routing import APIRoute
@@ -26,11 +26,20 @@ _HEADER: dict[str, Any] = {
 }
 
 
+_IMAGE_ENCODING = {"content": {"multipart/form-data": {"encoding": {"image": {"contentType": "image/jpeg"}}}}}
+
+
 class VersionedRoute(APIRoute):
-    """A route for clients of this protocol's major version; others are refused before anything is read."""
+    """A route for clients of this protocol's major version; others are refused before anything is read.
+
+    Attributes:
+        described: what OpenAPI says of such a route besides.
+    """
+
+    described: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        options["openapi_extra"] = {"parameters": [_HEADER]}
+        options["openapi_extra"] = {"parameters": [_HEADER]} | self.described
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Handler:
@@ -53,6 +62,8 @@ class UploadRoute(VersionedRoute):
     The declared length is only a first check: bytes are counted while they arrive, and reading stops at the
     limit. A server without room for the question says so before it reads the body.
     """
+
+    described: ClassVar[dict[str, Any]] = {"requestBody": _IMAGE_ENCODING}
 
     async def handled(self, request: Request, handle: Handler) -> Response:
         service = request.app.state.service
