@@ -77,6 +77,35 @@ def serve(
     max_body_mb: Annotated[
         int, typer.Option(min=1, help="MiB that a request may have.", rich_help_panel=LIMITS)
     ] = 8,
+    max_bodies_mb: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="MiB of all requests that arrive or are being answered; half of it for one address.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 64,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Connections; by default 1000, or as many as `ulimit -n` allows.",
+            show_default=False,
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    header_seconds: Annotated[
+        float, typer.Option(help="Seconds for a request's headers to arrive.", rich_help_panel=LIMITS)
+    ] = 10.0,
+    body_seconds: Annotated[
+        float, typer.Option(help="Seconds for a request's body to arrive.", rich_help_panel=LIMITS)
+    ] = 30.0,
+    grace_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Seconds for answers and second looks after a signal to stop.", rich_help_panel=LIMITS
+        ),
+    ] = 30.0,
     host: Annotated[
         str,
         typer.Option(help="Address to listen on; 0.0.0.0 for every network.", rich_help_panel="Network"),
@@ -107,7 +136,7 @@ def serve(
     from secondlook.engine.method.budget import BudgetSettings
     from secondlook.engine.serve.app import address_url, listen
     from secondlook.engine.serve.app import serve as run_server
-    from secondlook.engine.serve.settings import ServerSettings, SessionLimits
+    from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings, SessionLimits
 
     budget = None
     if (retransmission_rate, bytes_per_second) != (None, None):
@@ -126,7 +155,12 @@ def serve(
     settings = ServerSettings(
         queue_size=queue_size,
         max_body_bytes=max_body_mb * 2**20,
+        max_bodies_bytes=max_bodies_mb * 2**20,
         sessions=sessions,
+        connections=ConnectionLimits(
+            most=max_connections, header_seconds=header_seconds, body_seconds=body_seconds
+        ),
+        grace_seconds=grace_seconds,
         root_path=root_path,
     )
     with listen(host, port) as listener:

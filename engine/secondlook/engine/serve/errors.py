@@ -26,6 +26,7 @@ from secondlook.engine.serve.requests import REQUEST_ID_HEADER, request_id
 __all__ = [
     "BodyTooLargeError",
     "InvalidFieldError",
+    "TooManyBodiesError",
     "UnsupportedContentError",
     "add_error_handlers",
     "describe",
@@ -43,6 +44,14 @@ class BodyTooLargeError(HTTPException):
     def __init__(self, max_body_bytes: int) -> None:
         limit = f"the body is larger than the limit of {max_body_bytes} bytes"
         super().__init__(413, f"{limit}; send a smaller picture, or one of lower quality")
+
+
+class TooManyBodiesError(HTTPException):
+    """The bodies that the server holds leave no room for this one. An HTTPException for the same reason."""
+
+    def __init__(self, whose: str, limit: int) -> None:
+        told = f"the requests {whose} hold {limit} bytes already, which is the limit; try again later"
+        super().__init__(429, told, {"Retry-After": "1"})
 
 
 class UnsupportedContentError(SecondLookError):
@@ -77,7 +86,13 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
 }
 """An exception has the entry of its nearest class."""
 
-_FRAMEWORK_NAMES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_FRAMEWORK_NAMES = {
+    400: "malformed_body",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    429: "queue_full",
+}
 
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
@@ -88,7 +103,7 @@ _DESCRIPTIONS = {
     413: "The body is too large.",
     415: "The body is not multipart/form-data, or the image not image/jpeg.",
     422: "A field is missing or impossible, the image is not a whole JPEG, or the sizes contradict it.",
-    429: "The queue is full; Retry-After says when to come back.",
+    429: "The queue is full, or the memory for bodies; Retry-After says when to come back.",
     500: "The model failed on this question; the server goes on.",
     503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
 }

@@ -172,12 +172,12 @@ answers.include_router(uploads)
     summary="Give a session up",
     responses=_examples(unsure=_GIVEN_UP) | describe(400, 404, 409, 422, 500, 503),
 )
-async def give_up(service: Service, session_id: SessionId) -> AnswerReply:
+async def give_up(request: Request, service: Service, session_id: SessionId) -> AnswerReply:
     """The edge will not send the local image: the first answer, complete by now, stands.
 
     Of a session that has ended this tells again what stands.
     """
-    return await service.give_up(session_id)
+    return await _while_connected(request, service.give_up(session_id))
 
 
 @watching.head("/healthz", include_in_schema=False)
