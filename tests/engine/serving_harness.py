@@ -16,7 +16,8 @@ from fastapi import FastAPI
 from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
 from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, AnswerReply, ErrorReply
 from secondlook.engine.serve.app import create_app
-from secondlook.engine.serve.settings import ServerSettings
+from secondlook.engine.serve.connections import ConnectionConfig
+from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings
 
 SECONDS = 60
 SPOKEN = {PROTOCOL_HEADER: PROTOCOL}
@@ -85,7 +86,7 @@ async def queued(app: FastAPI, questions: int) -> None:
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI, limits: ConnectionLimits | None = None) -> Iterator[str]:
     started = threading.Event()
 
     class Server(uvicorn.Server):
@@ -96,7 +97,7 @@ def listening(app: FastAPI) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = Server(uvicorn.Config(app, log_config=None))
+        server = Server(ConnectionConfig(app, limits or ConnectionLimits()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)

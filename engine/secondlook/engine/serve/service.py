@@ -24,7 +24,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
-from secondlook.engine.errors import PictureMismatchError
+from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
 from secondlook.engine.replies import final_reply, first_reply
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.sessions import SessionStore
@@ -90,6 +90,7 @@ class TwoLookService:
             settings.sessions, lambda kept: kept.stands, lambda kept: kept.nbytes, clock
         )
         self._inference = InferenceThread(load, settings.queue_size)
+        self._stopping = False
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
 
     @property
@@ -120,13 +121,20 @@ class TwoLookService:
         """Begin to load the engine."""
         self._inference.start()
 
+    @property
+    def open_sessions(self) -> int:
+        """Sessions that wait for their second look, or have it computed."""
+        return len(self._sessions)
+
     def begin_shutdown(self) -> None:
-        """Refuse what comes from now on (ShuttingDownError); what was accepted is still answered."""
-        self._inference.close()
+        """Refuse new questions from now on (ShuttingDownError); what was accepted is still answered, and so
+        are the second looks of open sessions until `stop`."""
+        self._stopping = True
 
     async def stop(self) -> None:
         """Begin the shutdown, if that was not done, and wait for what was accepted."""
         self.begin_shutdown()
+        self._inference.close()
         # A model that is still being read cannot be interrupted, and need not be waited for.
         if self.loaded.done():
             await asyncio.to_thread(self._inference.join)
@@ -140,10 +148,14 @@ class TwoLookService:
 
     def check_ready(self) -> None:
         """Raise ModelNotReadyError or ShuttingDownError unless questions are taken; the queue may be full."""
+        if self._stopping:
+            raise ShuttingDownError("the server is shutting down; ask another one, or later")
         self._inference.check_ready()
 
     def check_room(self, *, second: bool) -> None:
         """Like `check_ready`; also raise QueueFullError when a first or second look would find no place."""
+        if not second:
+            self.check_ready()
         self._inference.check_room(second=second)
 
     async def first_look(
@@ -213,11 +225,11 @@ class TwoLookService:
             region. QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see
             InferenceThread.
         """
-        view = self.card.local_view
+        self._inference.check_ready()
         pending, engine = self._sessions.look(session_id).pending, self.loaded.result()
         picture, decode_seconds = await self._decode(
             jpeg,
-            sent_size(view, pending.region.size),
+            sent_size(engine.card.local_view, pending.region.size),
             lambda image: engine.prepare_local(pending, image),
         )
         async with self._claimed(session_id) as (kept, stands):
