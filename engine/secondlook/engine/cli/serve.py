@@ -87,6 +87,15 @@ def serve(
             min=0, max=65535, help="Port to listen on; 0 takes a free one.", rich_help_panel="Network"
         ),
     ] = 8000,
+    forwarded_allow_ips: Annotated[
+        str,
+        typer.Option(
+            help="Proxies, by address or network, that are believed on whom they ask for "
+            "(X-Forwarded-For); several with commas between.",
+            show_default="nobody",
+            rich_help_panel="Network",
+        ),
+    ] = "",
     verbose: VerboseOption = 0,
 ) -> None:
     """Answer edges' questions over HTTP until Ctrl-C."""
@@ -112,7 +121,12 @@ def serve(
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
     )
     sessions = SessionLimits(max_waiting=max_pending, max_bytes=max_pending_mb * 2**20, seconds=session_ttl)
-    settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
+    settings = ServerSettings(
+        queue_size=queue_size,
+        max_body_bytes=max_body_mb * 2**20,
+        forwarded_allow_ips=tuple(filter(None, map(str.strip, forwarded_allow_ips.split(",")))),
+        sessions=sessions,
+    )
     with listen(host, port) as listener:
         url = address_url(listener)
         # Nothing else is printed before the spinner has stopped.

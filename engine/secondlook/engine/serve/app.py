@@ -133,7 +133,13 @@ def serve(
     app = create_loading_app(load, settings)
     service: TwoLookService = app.state.service
     # Logging is the caller's: no configuration of uvicorn's own.
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=_GRACE_SECONDS)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        proxy_headers=bool(settings.forwarded_allow_ips),  # uvicorn would believe whoever is on this machine
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+    )
     server = _Server(config, service)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
