@@ -25,12 +25,14 @@ Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://server", timeout=SECONDS, headers=SPOKEN
-        ) as client:
-            yield client
+    async with app.router.lifespan_context(app), visitor(app) as client:
+        yield client
+
+
+def visitor(app: FastAPI, address: str = "127.0.0.1") -> httpx.AsyncClient:
+    """A client of an application that is served already, with an address of its own."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 123))
+    return httpx.AsyncClient(transport=transport, base_url="http://server", timeout=SECONDS, headers=SPOKEN)
 
 
 def served(
@@ -85,7 +87,7 @@ async def queued(app: FastAPI, questions: int) -> None:
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI, **options: Any) -> Iterator[str]:
     started = threading.Event()
 
     class Server(uvicorn.Server):
@@ -96,7 +98,7 @@ def listening(app: FastAPI) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = Server(uvicorn.Config(app, log_config=None))
+        server = Server(uvicorn.Config(app, log_config=None, **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)

@@ -13,7 +13,7 @@ from secondlook.edge.errors import ProtocolError
 from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, check_protocol
 from secondlook.engine.serve.errors import BodyTooLargeError, UnsupportedContentError
 
-__all__ = ["UploadRoute", "VersionedRoute", "read_jpeg_part"]
+__all__ = ["UploadRoute", "VersionedRoute", "client_of", "read_jpeg_part"]
 
 Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -57,13 +57,18 @@ class UploadRoute(VersionedRoute):
     async def handled(self, request: Request, handle: Handler) -> Response:
         service = request.app.state.service
         _check_content_type("the request", request.headers.get("content-type"), "multipart/form-data")
-        max_bytes = service.settings.max_body_bytes
+        max_bytes = service.max_body_bytes
         # A length that is no number is left to the counting.
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > max_bytes:
             raise BodyTooLargeError(max_bytes)
-        service.check_room(second="session_id" in request.path_params)
+        service.check_room(client_of(request), second="session_id" in request.path_params)
         return await handle(Request(request.scope, _counted(request.receive, max_bytes)))
+
+
+def client_of(request: Request) -> str:
+    """Who asks: the address, as far as the server knows it (`ServerSettings.forwarded_allow_ips`)."""
+    return request.client.host if request.client is not None else ""
 
 
 async def read_jpeg_part(part: UploadFile) -> bytes:
