@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -9,13 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.computation import ModelSizes
-from secondlook.benchmarks.run_log import LoggedLook, Record, RunHeader, Shard, heat_rows, write_log
-from secondlook.edge.wire import Fixed, View
+from secondlook.benchmarks.run_log import LoggedLook, Record, RunHeader, Shard, write_log
+from secondlook.edge.wire import Fixed, Relevance, View
 from secondlook.engine.method.uncertainty import TokenStatistics
-
-SIZES = ModelSizes(4, 256, 512, 4, 4, 64, 375, 6, 192, 768, 168, 14, 3, -1, 148, 159)
-"""The embedded model's."""
 
 
 def random_records(pictures: int, seed: int = 0, quality: int = 90) -> list[Record]:
@@ -44,10 +41,15 @@ def random_records(pictures: int, seed: int = 0, quality: int = 90) -> list[Reco
                     original_pixels=width * 1000,
                     original_bytes=width * 250,
                     boxes=((200.0, 250.0, 200.0 + side, 250.0 + side),) if kind == "read" else (),
-                    heat=heat_rows(rng.random((12, 12))) if region else (),
+                    relevance=_relevance(rng) if region else None,
                 )
             )
     return found
+
+
+def _relevance(rng: np.random.Generator) -> Relevance:
+    cells = rng.integers(256, size=144, dtype=np.uint8)
+    return Relevance(width=12, height=12, data=b64encode(cells.tobytes()).decode())
 
 
 def _look(rng: np.random.Generator, right: bool, size: int, images: int) -> LoggedLook:
@@ -59,7 +61,8 @@ def _look(rng: np.random.Generator, right: bool, size: int, images: int) -> Logg
         for place, one in enumerate(doubt)
     )
     sent = int(size + rng.integers(500))
-    return LoggedLook("42" if right else "24", float(right), tokens, 28_224, sent, 144, 14 + 145 * images)
+    text, rows = "42" if right else "24", 14 + 145 * images
+    return LoggedLook(text, float(right), tokens, 28_224, sent, 144, rows, rows * 10**7)
 
 
 VIEW = View(size=Fixed(width=168, height=168)).model_dump(mode="json")
@@ -70,12 +73,13 @@ def header(**settings: Any) -> RunHeader:
     quality = settings.pop("quality", 90)
     jpeg = {"global": {"quality": quality, "subsampling": "4:4:4"}}
     jpeg["local"] = {"quality": quality, "subsampling": "4:2:0"}
-    made: dict[str, Any] = {"model": "demo", "threshold": 0.25, "sizes": vars(SIZES), "device": "a processor"}
+    made: dict[str, Any] = {"model": "demo", "threshold": 0.25, "device": "a processor"}
     values = {
         "data": {"name": "signs", "split": "test", "seed": 3},
         "model": {
             "weights": "c0ffee",
             "localisation": {"layers": {"2": None}},
+            "dtype": "float32",
             "global_view": VIEW,
             "local_view": VIEW,
         },

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from secondlook.benchmarks import timing
 from secondlook.benchmarks.latency import device
 from secondlook.benchmarks.latency.subject import Preset, Subject, build_subject, random_preset
+from secondlook.edge.wire import Fixed, View
+
+VIEW = View(size=Fixed(width=84, height=84))
+"""Its view of every picture."""
 
 
 def tiny_preset() -> Preset:
@@ -36,6 +41,7 @@ def tiny_subject(seed: int = 0) -> Subject:
 
 def measure_rates_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the latency benchmark measure what the device reaches in a moment."""
-    monkeypatch.setattr(device, "_ROUNDS", 1)
+    monkeypatch.setattr(timing, "_ROUNDS", 1)
+    monkeypatch.setattr(timing, "_ROUND_SECONDS", 0.0)
     monkeypatch.setattr(device, "_VALUES", 2**10)
     monkeypatch.setattr(device, "_SIDES", {"cpu": 64})

@@ -13,6 +13,7 @@ from secondlook.kernels import (
     record_tokens,
     token_statistics_reference,
 )
+from waiting import NoWaiting
 
 RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 
@@ -72,6 +73,16 @@ def test_find_region(peak: int) -> None:
     sharpness, place = compositions.find_region(question, generic, side, tried).tolist()
     relative = (question / generic).double().view(side, side)
     assert (sharpness, place) == pytest.approx(plainly(relative, size, crop_size), rel=1e-3)
+
+
+def test_no_composition_waits_for_the_device() -> None:
+    """Else no CUDA graph could capture it, as `bench kernels --device cuda` does."""
+    tried = set()
+    for case in operators._cases(torch.device("cpu")):
+        tried.add(case.operator)
+        with NoWaiting():
+            case.composition()
+    assert tried >= {"token_statistics", "record_tokens", "attention_row", "decode_attention", "find_region"}
 
 
 def plainly(relative: Tensor, size: tuple[int, int], crop_size: int) -> tuple[float, int]:

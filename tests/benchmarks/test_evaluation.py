@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,8 +18,9 @@ from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.evaluation import cli
-from secondlook.benchmarks.evaluation.asking import Asking, WorkerError, ask_all
-from secondlook.benchmarks.run_log import LoggedLook, Record, from_line, heat_map, read_log, to_line
+from secondlook.benchmarks.evaluation.asking import WorkerError, ask_all
+from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.run_log import LoggedLook, Record, from_line, read_log, to_line
 from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_data_set, signs_picture
 from secondlook.benchmarks.signs.questions import is_correct
 from secondlook.edge.geometry import Region
@@ -126,13 +128,14 @@ def test_relative_attention_is_kept_of_the_first_pictures_only(
 ) -> None:
     for records in evaluated:
         for record in records:
-            assert heat_map(record.heat).shape == (GRID, GRID)
-            assert heat_map(record.heat).max() == 1
+            assert record.relevance is not None
+            assert np.shape(record.relevance.rows()) == (GRID, GRID)
+            assert np.max(record.relevance.rows()) == 255
             assert record.file == ""
     (later,) = smallest("test", SEED, range(101, 140, 2), 1)
     picture = signs_data_set("test", SEED, 140).pictures[later]
     ((record,),) = ask_all(Asking(folder), [picture], processes=1)
-    assert record.heat == ()
+    assert record.relevance is None
 
 
 def both(record: Record) -> list[tuple[LoggedLook, int]]:
@@ -222,7 +225,7 @@ def test_a_run_over_pope_is_summed_up_with_its_own_measures(
     assert "2/2" in err
     *lines, last = out.splitlines()
     report: dict[str, Any] = json.loads(last)
-    assert lines[0] == "pope: 12 questions"
+    assert lines[0].startswith("pope: 12 questions, with a threshold of 1 nats")
     assert (report["data"], report["count"], report["threshold"]) == ("pope", 12, 1.0)
     assert set(report["by_type"]) == set(report["pope"]) == {"random", "popular", "adversarial"}
     records = read_log(log).records
@@ -293,7 +296,7 @@ def test_wrong_options_are_one_line(
 def test_signs_still_need_no_log(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status("signs", "--seed", 3, "--count", 1, "--model", model, "--processes", 1, "--json") == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "signs, test split, seed 3: 3 questions"
+    assert out[0].startswith("signs, test split, seed 3: 3 questions, with a threshold of ")
     report = json.loads(out[-1])
     assert (report["data"], report["split"], report["seed"]) == ("signs", "test", 3)
     assert [report["by_type"][kind]["count"] for kind in ("read", "exists", "describe")] == [1, 1, 1]

@@ -16,7 +16,7 @@ from secondlook.benchmarks.report.figures import filled
 @pytest.mark.parametrize("part", figures.PARTS, ids=lambda part: part.name)
 def test_a_document_shows_the_committed_results(part: figures.Part) -> None:
     text = (ROOT / part.document).read_text(encoding="utf-8")
-    assert filled(text, part.name, part.text(ROOT)) == text
+    assert filled(text, part.name, part.written(part.files(ROOT), part.document)) == text
 
 
 def test_every_part_of_the_documents_is_written_by_the_command() -> None:
@@ -55,7 +55,7 @@ def test_evidence_is_tables_then_plots(tmp_path: Path) -> None:
 def test_results_that_are_missing_are_named(tmp_path: Path) -> None:
     part = next(part for part in figures.PARTS if part.name == "operators")
     with pytest.raises(FileNotFoundError, match=r"benchmarks/results/kernels-\*\.json"):
-        part.text(tmp_path)
+        part.files(tmp_path)
 
 
 def test_what_is_between_the_markers_is_replaced() -> None:

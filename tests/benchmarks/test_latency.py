@@ -11,10 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.small_llava import measure_rates_at_once, tiny_preset, tiny_subject
+from benchmarks.small_llava import VIEW, measure_rates_at_once, tiny_preset, tiny_subject
 from engine.packing import can_pack
-from secondlook.benchmarks import benches
-from secondlook.benchmarks.commands import tell
+from secondlook.benchmarks import benches, timing
+from secondlook.benchmarks.benches import tell
 from secondlook.benchmarks.latency import device, latency, subject
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates
 from secondlook.benchmarks.latency.flow import (
@@ -25,10 +25,10 @@ from secondlook.benchmarks.latency.flow import (
     answer_in_turns,
     fresh_requests,
 )
-from secondlook.benchmarks.latency.latency import memory_in_turns
+from secondlook.benchmarks.latency.latency import agreement, latency_rows, memory_in_turns, speedup
 from secondlook.benchmarks.latency.prefill import Ways
-from secondlook.benchmarks.latency.summary import agreement, latency_rows, speedup, tail
-from secondlook.benchmarks.latency.work import FLOWS, Work
+from secondlook.benchmarks.latency.work import FLOWS, FlowName, Work
+from secondlook.benchmarks.options import LatencyRun
 from secondlook.edge.geometry import Region
 from secondlook.engine.cli import command_line, run
 
@@ -40,7 +40,7 @@ SURE: dict[Metric, Work] = {
     "final_answer": Work(1000, 300, 3),
 }
 UNSURE: dict[Metric, Work] = {**SURE, "region": Work(3000, 300, 3), "final_answer": Work(7000, 600, 6)}
-WORK = {True: {"ours": UNSURE}, False: {"ours": SURE}}
+WORK: dict[bool, dict[FlowName, dict[Metric, Work]]] = {True: {"ours": UNSURE}, False: {"ours": SURE}}
 RATES = Rates(bytes_per_second=100, flops_per_second=1000)
 
 
@@ -80,7 +80,7 @@ def bench(*arguments: str) -> Any:
 def test_flows_take_turns_on_the_same_requests() -> None:
     asked: list[tuple[str, bool]] = []
     flows = [FakeFlow(name, asked) for name in "abc"]
-    samples = list(answer_in_turns(flows, fresh_requests(84, 2, 2, seed=0)))
+    samples = list(answer_in_turns(flows, fresh_requests(VIEW, 2, 2, seed=0)))
     assert [name for name, _ in asked] == list("abc" + "bca" + "cab" + "abc")
     assert [unsure for _, unsure in asked] == 3 * [True] + 3 * [False] + 3 * [True] + 3 * [False]
     assert [(s.flow, s.index, s.unsure) for s in samples[2:5]] == [
@@ -132,7 +132,7 @@ def test_memory_is_that_of_each_flow() -> None:
             return super().answer(request)
 
     flows = [Hungry("hungry", []), FakeFlow("frugal", []), Hungry("hungry too", [])]
-    rows = list(memory_in_turns(flows, fresh_requests(84, 2, 1, seed=0), ExtraMemory(CPU)))
+    rows = list(memory_in_turns(flows, fresh_requests(VIEW, 2, 1, seed=0), ExtraMemory(CPU)))
     kinds = [(request, flow.name) for request in ("unsure", "sure") for flow in flows]
     assert [(row["request"], row["flow"]) for row in rows] == kinds
     if sys.platform == "linux":
@@ -194,7 +194,6 @@ def test_flops_end_with_one_json_object(tmp_path: Path) -> None:
     assert report == json.loads(output.read_text(encoding="utf-8"))
     assert list(report)[:2] == ["flops_ratio", "relative_computation"]
     assert report["relative_computation"] == report["rows"][-1]["relative_computation_unsure"]
-    assert all(abs(row["deviation"]) < 0.01 for row in report["passes"])
 
 
 @pytest.mark.usefixtures("quick", "one_thread")
@@ -260,37 +259,28 @@ def test_an_interruption_leaves_no_traceback(
 
 
 def test_a_table_that_fails_loses_no_measurement(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    def broken(_report: dict[str, Any]) -> str:
-        raise KeyError("missing")
-
-    with pytest.raises(KeyError):
-        tell(broken, {"a": 1}, tmp_path / "report.json")
+    with pytest.raises(KeyError):  # it lacks all that the table shows
+        tell("load", {"a": 1}, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == {"a": 1}
     assert capsys.readouterr().out == '{"a": 1}\n'
 
 
-def test_the_slowest_stands_for_a_percentile_of_few() -> None:
-    few = {"rows": [{"count": 99}, {"count": 500}]}
-    assert tail(few) == ("slowest", "max_ms")
-    assert tail({"rows": [{"count": 100}]}) == ("99 %", "p99_ms")
-
-
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(("packed", "best"), [([], 2.0), ([7.0, 3.0, 5.0], 2.0), ([9.0, 1.0, 2.0], 1.0)])
-def test_rates_are_of_the_best_round(
-    monkeypatch: pytest.MonkeyPatch, packed: list[float], best: float
-) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_rates_are_of_the_best_round(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     if not packed:
         monkeypatch.setattr(device, "pack_linear_layers", lambda *_: None)
     elif not can_pack(torch.float32):
         pytest.skip("no layer is packed here")
     monkeypatch.setattr(device, "_VALUES", 1000)
     monkeypatch.setattr(device, "_SIDES", {"cpu": 10})
-    monkeypatch.setattr(device, "_ROUNDS", 3)
-    times = iter([5.0, 2.0, 4.0, *packed, 8.0, 1.0, 3.0, 6.0, 4.0, 9.0])  # of products, the sum, the copy
-    monkeypatch.setattr(device.Stopwatch, "read", lambda _watch: next(times))
+    monkeypatch.setattr(timing, "_ROUNDS", 3)
+    # Of products, the sum, the copy: in turns, each after a first time that tells how many calls a round has.
+    products = [9.0, 9.0, 5.0, 7.0, 2.0, 3.0, 4.0, 5.0] if packed else [9.0, 5.0, 2.0, 4.0]
+    times = iter([*products, 9.0, 9.0, 8.0, 6.0, 1.0, 4.0, 3.0, 9.0])
+    monkeypatch.setattr(timing, "_timed", lambda *_: next(times))
     rates = device.measure_rates(torch.float32, CPU)
-    assert rates == Rates(bytes_per_second=4000, flops_per_second=2 * 10**3 / best)
+    assert rates == Rates(bytes_per_second=4000, flops_per_second=2 * 10**3 / 2.0)
 
 
 def test_the_commit_is_asked_for_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,5 +293,5 @@ def test_the_commit_is_asked_for_before_anything_is_made(monkeypatch: pytest.Mon
     monkeypatch.setattr(latency, "environment", lambda *_: asked.append("environment"))
     monkeypatch.setattr(latency, "build_subject", make)
     with pytest.raises(KeyboardInterrupt):
-        latency.bench_latency(tiny_preset(), latency.LatencyRun(torch.float32, CPU))
+        latency.bench_latency(tiny_preset(), LatencyRun(device="cpu"))
     assert asked == ["environment", "model"]

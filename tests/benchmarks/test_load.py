@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks import benches, load, load_edges
-from secondlook.benchmarks.commands import tell
+from secondlook.benchmarks.benches import tell
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.latency import subject
-from secondlook.benchmarks.load import LoadError, LoadRun, load_rows
+from secondlook.benchmarks.load import load_rows
 from secondlook.benchmarks.load_edges import Asked, Phase, PhaseResult, run_phase, unsure_pattern
 from secondlook.benchmarks.loopback import loopback_server
-from secondlook.edge.errors import SettingsError
+from secondlook.benchmarks.options import LoadRun
 from secondlook.engine.cli import command_line
 from secondlook.engine.serve.settings import ServerSettings
 
@@ -89,7 +90,7 @@ def test_a_server_that_is_gone_is_a_failure_and_not_an_answer(monkeypatch: pytes
     result = run_phase(phase(url, edges=1, seconds=0.5))
     assert result.asked
     assert all(asked.failure for asked in result.asked)
-    with pytest.raises(LoadError, match=r"of 1 edges was answered in 0\.5 seconds; the last"):
+    with pytest.raises(MeasurementError, match=r"of 1 edges was answered in 0\.5 seconds; the last"):
         load_rows({1: [result]}, 0.5)
 
 
@@ -124,14 +125,14 @@ def test_rows_compare_with_one_edge() -> None:
 
 
 def test_without_answers_there_is_nothing_to_measure() -> None:
-    with pytest.raises(LoadError, match="4 edges was answered in 2 seconds; give --seconds more"):
+    with pytest.raises(MeasurementError, match="4 edges was answered in 2 seconds; give --seconds more"):
         load_rows({4: [PhaseResult()]}, 2.0)
 
 
 def test_edges_are_one_and_those_asked_for() -> None:
-    assert LoadRun(torch.float32, CPU, edges=(8, 2)).counts == (1, 2, 8)
-    with pytest.raises(SettingsError, match="from 1 to 64, not 65"):
-        LoadRun(torch.float32, CPU, edges=(65,))
+    assert LoadRun(edges=[8, 2]).counts == (1, 2, 8)
+    assert LoadRun().counts == (1, 16)
+    assert CliRunner().invoke(command_line(), ["bench", "load", "--edges", "65"]).exit_code == 2
 
 
 def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -167,11 +168,11 @@ def test_an_interruption_keeps_the_complete_rounds(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(load, "_phases", phases)
-    report = load.bench_load(tiny_preset(), LoadRun(torch.float32, CPU, edges=(2,)))
+    report = load.bench_load(tiny_preset(), LoadRun(device="cpu", edges=[2]))
     assert (report["interrupted"], report["rounds"]) == (True, 2)
     assert [row["answers"] for row in report["rows"]] == [2, 2]
     with pytest.raises(KeyboardInterrupt):
-        tell(load.load_text, report, None)
+        tell("load", report, None)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
 
 
@@ -182,4 +183,4 @@ def test_an_interrupted_first_round_reports_nothing(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(load, "_phases", phases)
     with pytest.raises(KeyboardInterrupt):
-        load.bench_load(tiny_preset(), LoadRun(torch.float32, CPU, edges=(2,)))
+        load.bench_load(tiny_preset(), LoadRun(device="cpu", edges=[2]))

@@ -20,7 +20,7 @@ from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation
 from secondlook.benchmarks.report.claims import arbitration, first_tokens, jpeg, nearly_full, ranking
 from secondlook.benchmarks.report.document import parted, percent
-from secondlook.benchmarks.run_log import Record, heat_map, heat_rows
+from secondlook.benchmarks.run_log import Record
 from secondlook.engine.cli import command_line, run
 from secondlook.engine.method.policy import Policy
 
@@ -173,7 +173,7 @@ def test_examples_of_other_data_come_from_their_folder(
 
 def test_a_run_without_wrong_answers_is_reported(tmp_path: Path) -> None:
     records = [
-        replace(record, first=replace(record.first, score=1.0), region_hit=None, boxes=(), heat=())
+        replace(record, first=replace(record.first, score=1.0), region_hit=None, boxes=(), relevance=None)
         for record in random_records(3)
     ]
     log = write_run(tmp_path / "dull.jsonl", records)
@@ -217,18 +217,8 @@ def test_figures_are_written_with_their_intervals() -> None:
     assert parted("share (here)") is None
 
 
-def test_heat_is_kept_to_a_part_in_255() -> None:
-    relative = np.random.default_rng(0).random((3, 5)) * 7
-    rows = heat_rows(relative)
-    assert [len(row) for row in rows] == [10, 10, 10]
-    assert heat_map(rows) == pytest.approx(relative / relative.max(), abs=0.5 / 255)
-    assert heat_rows(np.zeros((1, 2))) == ("0000",)
-    with pytest.raises(ValueError, match="hexadecimal"):
-        heat_map(["0g"])
-
-
 def test_what_helps_beyond_the_interval_is_not_said_of_a_few_questions(tmp_path: Path) -> None:
-    records = [replace(record, heat=()) for record in random_records(40)]
+    records = [replace(record, relevance=None) for record in random_records(40)]
     for pictures, said in ((40, True), (25, False)):  # a question of each kind about each
         log = write_run(tmp_path / f"{pictures}.jsonl", records[: 2 * pictures])
         assert report(log, "--output", tmp_path / "out") == 0

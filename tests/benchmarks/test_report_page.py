@@ -45,7 +45,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def records(quality: int) -> list[Record]:
-    return [replace(record, heat=()) for record in random_records(20, seed=quality, quality=quality)]
+    return [replace(record, relevance=None) for record in random_records(20, seed=quality, quality=quality)]
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,15 @@ from PIL import Image
 from benchmarks.official_files import WRITERS, write_lines, write_pope, write_textvqa
 from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
-from secondlook.benchmarks.analysis.computation import ModelSizes
 from secondlook.benchmarks.datasets.official import LOADERS, load_pope, load_textvqa
 from secondlook.benchmarks.datasets.question import DataSet, MalformedDataError
 from secondlook.benchmarks.environment import PACKAGES
-from secondlook.benchmarks.evaluation.asking import Asking
 from secondlook.benchmarks.evaluation.running import merge_logs, run
+from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import LogError, RunHeader, Shard, read_log, write_log
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region
-from secondlook.edge.imaging import JpegSettings, open_picture
+from secondlook.edge.imaging import open_picture
 from secondlook.engine.errors import QuestionTooLongError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,7 +88,6 @@ def test_the_header_states_settings_versions_and_digests(whole: Path, pope: Data
     assert set(header.settings["versions"]) == set(PACKAGES)
     assert {"model", "device", "cores", "python", "system", "commit"} <= set(header.made)
     assert header.made["threshold"] == pytest.approx(0.5)
-    assert ModelSizes(**header.made["sizes"]).image_size == IMAGE_SIZE
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -134,7 +132,7 @@ def test_a_model_with_the_instruction_in_its_settings_is_not_told_twice(tmp_path
 
 
 def test_jpeg_qualities_are_part_of_the_run(asking: Asking, pope: DataSet, tmp_path: Path) -> None:
-    coarse = replace(asking, local_jpeg=JpegSettings(30, "4:2:0"))
+    coarse = replace(asking, local_quality=30)
     log = tmp_path / "coarse.jsonl"
     (record, *_) = run(pope.first(1), coarse, log, processes=1).records
     assert record.region is not None
@@ -151,7 +149,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from secondlook.benchmarks.datasets.official import load_pope
-from secondlook.benchmarks.evaluation.asking import Asking
+from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.evaluation.running import run
 from secondlook.benchmarks.run_log import RunLog
 

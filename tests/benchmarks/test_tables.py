@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -261,11 +260,10 @@ FLOPS: dict[str, Any] = {
             "relative_computation": 1.41,
         }
     ],
-    "passes": [{"deviation": -0.0001}, {"deviation": 0.00002}],
 }
 FLOPS_SHOWN = """\
-**FLOPs**, `small`, 4 tokens an answer, an unsure request, commit 0123456789ab; the formulas are within \
-0.01% of torch's own count of each pass:
+**FLOPs**, `small`, 4 tokens an answer, an unsure request, commit 0123456789ab, counted by torch \
+on shapes alone:
 
 | flow | first answer, GFLOP | final answer, GFLOP | of the reference | relative computation, sure | unsure \
 | 40% unsure |
@@ -341,37 +339,30 @@ commit unknown.
 
 
 @pytest.mark.parametrize(
-    ("write", "report", "shown"),
+    ("kind", "report", "shown"),
     [
-        (tables.speed, LATENCY, LATENCY_SHOWN),
-        (tables.speed, FLOPS, FLOPS_SHOWN),
-        (tables.speed, LOAD, LOAD_SHOWN),
-        (tables.speed, PREFILL, PREFILL_SHOWN),
-        (tables.speed, REPLAY, REPLAY_SHOWN),
-        (tables.operators, OPERATORS, OPERATORS_SHOWN),
-        (tables.edge, EDGE, EDGE_SHOWN),
-        (tables.vision, VISION, VISION_SHOWN),
+        ("latency", LATENCY, LATENCY_SHOWN),
+        ("flops", FLOPS, FLOPS_SHOWN),
+        ("load", LOAD, LOAD_SHOWN),
+        ("prefill", PREFILL, PREFILL_SHOWN),
+        ("replay", REPLAY, REPLAY_SHOWN),
+        ("kernels", OPERATORS, OPERATORS_SHOWN),
+        ("edge", EDGE, EDGE_SHOWN),
+        ("vision", VISION, VISION_SHOWN),
     ],
 )
-def test_a_report_is_a_caption_and_a_table(
-    write: Callable[[dict[str, Any]], str], report: dict[str, Any], shown: str
-) -> None:
-    assert write(report) == shown
+def test_a_report_is_a_caption_and_a_table(kind: str, report: dict[str, Any], shown: str) -> None:
+    assert tables.measured(kind, report) == shown
 
 
 def test_references_and_unknown_commits_are_named() -> None:
-    shown = tables.operators({**OPERATORS, "environment": ON, "implementation": "reference"})
+    shown = tables.measured("kernels", {**OPERATORS, "environment": ON, "implementation": "reference"})
     assert shown.startswith("Reference operators on ")
     assert "commit unknown;" in shown
 
 
-def test_a_report_of_another_benchmark_is_refused() -> None:
-    with pytest.raises(ValueError, match="of another benchmark"):
-        tables.speed({"rows": []})
-
-
 def test_the_budget_is_a_row_a_stream_and_a_column_a_rate() -> None:
-    text, table = tables.budget(BUDGET).split("\n\n")
+    text, table = tables.measured("budget", BUDGET).split("\n\n")
     assert "over any 500 questions after the first 200" in text
     assert "thresholds fixed for each 500 questions" in text  # blocks are windows, not phases
     assert "in 2 of 3 cases, 0.69 points in the mean. Commit unknown." in text

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from fractions import Fraction
 from math import comb
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +15,14 @@ from hypothesis import strategies as st
 from benchmarks.samples import a_look, a_record
 from secondlook.benchmarks.analysis.columns import Columns
 from secondlook.benchmarks.analysis.replay import Replay
-from secondlook.benchmarks.calibration.policy import binomial_upper_bound, read_logs, wrong_share
+from secondlook.benchmarks.calibration.policy import binomial_upper_bound, wrong_share
 from secondlook.benchmarks.calibration.thresholds import Answers, Sorted, choose
-from secondlook.benchmarks.run_log import LogError, Record, RunHeader, write_log
+from secondlook.benchmarks.run_log import Record
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.policy_file import Target
 
 POLICY = Policy(0.0)
-HEADER = RunHeader({"data": {"name": "made up"}, "model": {"weights": "aa", "dtype": "float32"}, "jpeg": {}})
 
 # Few distinct doubts, so that ties are common.
 DOUBTS = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.25, 3.0]), min_size=1, max_size=3)
@@ -173,42 +170,6 @@ def test_an_accuracy_out_of_reach_names_the_best() -> None:
     never = [a_record(i, a_look(0.0, [1.0 + i]), a_look(float(i > 2), [0.0])) for i in range(4)]
     with pytest.raises(SettingsError, match=r"accuracy 0.5 is not reached: the most is 0.2500, at a rate of"):
         choose(Answers.of(Columns.of(never), POLICY), target(accuracy=0.5))
-
-
-def logs_of(folder: Path, *parts: tuple[dict[str, Any], list[Record]]) -> list[Path]:
-    paths = [folder / f"{number}.jsonl" for number in range(len(parts))]
-    for path, (settings, records) in zip(paths, parts, strict=True):
-        write_log(path, RunHeader({**HEADER.settings, **settings}), [[record] for record in records])
-    return paths
-
-
-def test_logs_of_shards_are_one_run(tmp_path: Path) -> None:
-    records = ladder(6)
-    paths = logs_of(tmp_path, ({}, records[::2]), ({}, records[1::2]))
-    found = read_logs(paths)
-    assert sorted(found.columns.picture.tolist()) == list(range(6))
-    assert len(set(found.digests)) == 2
-
-
-def test_logs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    records = ladder(6)
-    other, twice, empty = (tmp_path / name for name in ("other", "twice", "empty"))
-    for folder in (other, twice, empty):
-        folder.mkdir()
-    mixed = logs_of(other, ({}, records[:3]), ({"model": {"weights": "bb", "dtype": "float32"}}, records[3:]))
-    with pytest.raises(
-        LogError, match=r"never mixed: in 1\.jsonl model\.weights is 'bb', not 'aa' as in 0\.jsonl"
-    ):
-        read_logs(mixed)
-    with pytest.raises(LogError, match="both have picture 2"):
-        read_logs(logs_of(twice, ({}, records[:3]), ({}, records[2:])))
-    with pytest.raises(LogError, match="has no answers yet"):
-        read_logs(logs_of(empty, ({}, [])))
-
-
-def test_logs_without_a_second_look_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match=r"0\.jsonl has no second look: no picture had detail to gain"):
-        read_logs(logs_of(tmp_path, ({}, [a_record(index) for index in range(3)])))
 
 
 QUESTIONS = 150

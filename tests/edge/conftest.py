@@ -13,6 +13,7 @@ from edge.support import NOW, ScriptedServer
 from secondlook.edge import AsyncEdgeClient, ClientSettings, EdgeAnswer, EdgeClient
 from secondlook.edge.exchange import Surroundings
 
+ADDRESS = "http://server:8000"
 Ask = Callable[..., EdgeAnswer]
 
 
@@ -24,11 +25,13 @@ def server() -> ScriptedServer:
 @pytest.fixture(params=["blocking", "asynchronous"])
 def ask(request: pytest.FixtureRequest, server: ScriptedServer) -> Ask:
     """Asks one question with either client: `ask(picture, question, options, settings=…)`."""
-    surroundings = Surroundings(clock=iter(range(1000)).__next__, now=lambda: NOW, jitter=lambda: 0.0)
+    surroundings = Surroundings(clock=server.clock, now=lambda: NOW, jitter=lambda: 0.0)
 
-    def blocking(*arguments: Any, settings: ClientSettings | None = None, **named: Any) -> EdgeAnswer:
+    def blocking(
+        *arguments: Any, settings: ClientSettings | None = None, address: str = ADDRESS, **named: Any
+    ) -> EdgeAnswer:
         with EdgeClient(
-            "http://server:8000",
+            address,
             settings=settings,
             transport=httpx.MockTransport(server),
             sleep=server.slept.append,
@@ -36,13 +39,15 @@ def ask(request: pytest.FixtureRequest, server: ScriptedServer) -> Ask:
         ) as client:
             return client.ask(*arguments, **named)
 
-    def asynchronous(*arguments: Any, settings: ClientSettings | None = None, **named: Any) -> EdgeAnswer:
+    def asynchronous(
+        *arguments: Any, settings: ClientSettings | None = None, address: str = ADDRESS, **named: Any
+    ) -> EdgeAnswer:
         async def sleep(seconds: float) -> None:
             server.slept.append(seconds)
 
         async def run() -> EdgeAnswer:
             async with AsyncEdgeClient(
-                "http://server:8000",
+                address,
                 settings=settings,
                 transport=httpx.MockTransport(server),
                 sleep=sleep,

@@ -73,16 +73,24 @@ Step = httpx.Response | dict[str, Any] | type[httpx.RequestError]
 
 @dataclass
 class ScriptedServer:
-    """Answers requests in turn from `steps`; an exception class stands for a connection that breaks so."""
+    """Answers requests in turn from `steps`; an exception class stands for a connection that breaks so.
+
+    Until `back_at` it answers `away` instead. By its `clock` a request takes a second, sleep its time.
+    """
 
     steps: list[Step] = field(default_factory=list)
     requests: list[httpx.Request] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
+    away: Step = httpx.ConnectError
+    back_at: float = 0
+
+    def clock(self) -> float:
+        return len(self.requests) + sum(self.slept)
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
         assert self.steps, f"unexpected {request.method} {request.url}"
-        step = self.steps.pop(0)
+        step = self.away if self.clock() < self.back_at else self.steps.pop(0)
         if isinstance(step, dict):
             return httpx.Response(200, json=step)
         if isinstance(step, type):

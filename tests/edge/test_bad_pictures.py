@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edge.files import png, png_chunk
 from edge.support import encoded, gradient, square
 from secondlook.edge import (
     NotAPictureError,
@@ -46,16 +47,7 @@ def complaint(read: Callable[[bytes], object], data: bytes) -> str:
 def png_bomb(width: int, height: int) -> bytes:
     """A few bytes that declare a picture of this size."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
+    return png(width, height, 8, 2, b"\0" * 1000)
 
 
 def jpeg_bomb(width: int, height: int) -> bytes:
@@ -87,6 +79,44 @@ def test_truncated_pictures_of_other_formats(kind: str) -> None:
     data = encoded(gradient(200, 150), kind)
     with pytest.raises(NotAPictureError):
         use(data[: len(data) * 2 // 3])
+
+
+def frame_changed(at: int, value: int) -> bytes:
+    """The JPEG with one byte of its frame's header changed; 0 is the marker's second byte."""
+    changed = bytearray(JPEG)
+    changed[JPEG.index(b"\xff\xc0") + 1 + at] = value
+    return bytes(changed)
+
+
+TEXT = b"Comment\0\0" + zlib.compress(b"something said" * 9)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture, which is not read: save it as JPEG"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is a HEIC picture"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "is a AVIF picture that cannot be read"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "is a video"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is raw sensor data, which is not read: develop it"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture"),
+        (b"%PDF-1.7\n", "is a PDF document"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an XML file, perhaps SVG"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"GET / HTTP/1.1", r"known format \(JPEG, PNG, TIFF, WEBP, "),
+        (png(1, 1, 8, 0, b"\0\0", png_chunk(b"tEXt", b"a\0b", check=0)), r"is a PNG picture .*b'tEXt'"),
+        (png(1, 1, 8, 0, b"\0\0", png_chunk(b"zTXt", TEXT[:8] + b"\7")), "is a PNG picture .*compression"),
+        (frame_changed(3, 12), "is a JPEG of 12 bits a sample; only 8 are read"),
+        (frame_changed(0, 0xC3), r"rare kind \(FFC3: lossless"),
+        (frame_changed(0, 0xC9), r"rare kind \(FFC9: .*arithmetic"),
+        (frame_changed(8, 2), "is a JPEG of 2 colours"),
+        (jpeg_bomb(400, 0), "says that it has 400x0 pixels"),
+    ],
+)
+def test_what_is_not_read_is_named(data: bytes, message: str) -> None:
+    with pytest.raises(NotAPictureError, match=message) as caught:
+        use(data)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_server_takes_jpegs_only() -> None:
@@ -141,6 +171,17 @@ def test_the_limit_is_a_setting_and_named() -> None:
         decode_jpeg(JPEG, PictureLimits(max_pixels=119_999))
 
 
+def test_a_higher_limit_than_pillows_own_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the program treats warnings: Pillow warns above its limit, and raises above twice that."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind in ("JPEG", "PNG", "BMP", "PPM", "TGA"):
+            picture = open_picture(encoded(gradient(200, 150), kind))
+            picture.global_image(square(64))
+            picture.local_image(Region(0, 0, 30, 30), square(64))
+
+
 def test_the_limit_on_bytes_holds_for_files_and_bytes(tmp_path: Path) -> None:
     limits = PictureLimits(max_bytes=len(JPEG) - 1)
     path = tmp_path / "big.jpg"
@@ -158,7 +199,7 @@ def test_impossible_limits_are_refused(value: Any) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from([JPEG[:3000], encoded(gradient(40, 30), "PNG"), encoded(gradient(40, 30), "GIF")]),
+    st.sampled_from([JPEG[:3000], *(encoded(gradient(40, 30), kind) for kind in ("PNG", "GIF", "TIFF"))]),
     st.lists(st.tuples(st.integers(0, 2999), st.integers(0, 255)), max_size=12),
     st.integers(1, 3000),
 )

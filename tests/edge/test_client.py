@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 from email.message import Message
 from email.parser import BytesParser
 from pathlib import Path
@@ -268,7 +269,7 @@ def test_certificates_are_loaded_where_they_are_needed(
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(httpx, "Client", lambda **options: made.append(options))
     EdgeClient(address)
-    assert [options["verify"] for options in made] == [verifies]
+    assert [isinstance(options["verify"], ssl.SSLContext) for options in made] == [verifies]
 
 
 def test_the_model_card_is_asked_for_once(server: ScriptedServer) -> None:

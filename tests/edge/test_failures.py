@@ -92,6 +92,37 @@ def test_a_wait_longer_than_the_budget_is_not_begun(ask: Ask, server: ScriptedSe
     assert server.slept == []
 
 
+@pytest.mark.parametrize("gone", [httpx.ConnectError, refusal(503, "the model is being loaded")])
+def test_a_server_may_restart_for_a_minute(gone: Any, ask: Ask, server: ScriptedServer) -> None:
+    settings = ClientSettings()
+    server.away = gone
+    for seconds in (17, settings.wait_budget - settings.longest_wait - 1):
+        server.back_at, server.steps = server.clock() + seconds, [CARD, final()]
+        assert ask(PICTURE, QUESTION).text == "17"
+        assert 0 <= server.clock() - server.back_at < settings.longest_wait + 3
+
+
+def test_one_budget_bounds_all_waiting_of_a_question(
+    ask: Ask, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What failed attempts take counts too: a second each here. The user is told of it once."""
+    settings = ClientSettings(wait_budget=12, first_wait=2, wait_factor=1)
+    server.steps = [
+        httpx.ConnectError,
+        httpx.ReadError,
+        CARD,
+        refusal(503, "starting"),
+        *[httpx.ReadError] * 2,
+    ]
+    with pytest.raises(ConnectionFailedError, match="tried 3 times; the next wait of 2 s is longer"):
+        ask(PICTURE, QUESTION, settings=settings)
+    assert server.slept == [2, 2, 2, 2]
+    assert server.steps == []
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("asking again in 2.00 s, for up to 11 s")
+
+
 @pytest.mark.parametrize("status", [400, 404, 413, 415, 422, 500])
 def test_a_refusal_is_not_tried_again(status: int, ask: Ask, server: ScriptedServer) -> None:
     server.steps = [CARD, refusal(status, "the question is empty;\nask something")]
@@ -125,6 +156,12 @@ def test_another_kind_of_server_is_recognised(
     server.steps = [reply]
     with pytest.raises(UnexpectedReplyError, match=r"ModelCard .* is this a secondlook server"):
         ask(PICTURE, QUESTION)
+
+
+def test_an_address_with_the_path_of_the_protocol_gets_a_hint(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [refusal(404, "Not Found")]
+    with pytest.raises(RequestRefusedError, match=r"/v1/v1/model; the server's address goes without /v1"):
+        ask(PICTURE, QUESTION, address="http://server:8000/v1")
 
 
 def test_refusals_of_another_kind_of_server_keep_their_name(ask: Ask, server: ScriptedServer) -> None:
@@ -162,7 +199,7 @@ def test_the_first_answer_stands_marked(steps: Any, reason: str, ask: Ask, serve
     A session that may still be waiting is given up, whatever comes of that.
     """
     server.steps = [CARD, wants_region(), *steps]
-    answer = ask(PICTURE, QUESTION)
+    answer = ask(PICTURE, QUESTION, settings=ClientSettings(retries=4))
     assert server.steps == []
     assert answer.text == "17"
     assert not answer.refined
@@ -190,7 +227,7 @@ def test_a_first_answer_that_was_not_complete_is_completed(
 ) -> None:
     whole = final(decision="unsure", answer={**FIRST, "text": "17, on the left"})
     server.steps = [CARD, wants_region(answer={**FIRST, "complete": False}), *trouble, whole]
-    answer = ask(PICTURE, QUESTION)
+    answer = ask(PICTURE, QUESTION, settings=ClientSettings(retries=4))
     assert server.asked[-1] == "DELETE /v1/answers/abc"
     assert server.requests[-1].extensions["timeout"]["read"] == 60.0  # not the little of a mere farewell
     assert answer.text == "17, on the left"
@@ -227,9 +264,9 @@ def test_a_second_look_is_tried_again_too(ask: Ask, server: ScriptedServer) -> N
 
 
 def test_no_wait_goes_beyond_the_sessions_end(ask: Ask, server: ScriptedServer) -> None:
-    """Time spent in calls counts: the clock of these tests goes on by a second whenever it is read."""
+    """Time spent in calls counts: a second each."""
     busy = refusal(503, "busy", **{"retry-after": "2"})
-    server.steps = [CARD, wants_region(session={"id": "abc", "expires_in": 4.0}), busy, busy, GIVEN_UP]
+    server.steps = [CARD, wants_region(session={"id": "abc", "expires_in": 4.5}), busy, busy, GIVEN_UP]
     answer = ask(PICTURE, QUESTION)
     assert answer.second_look_failed is not None
     assert "longer than there is time for" in answer.second_look_failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
+import re
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from edge.support import encoded, square
-from secondlook.edge import JpegSettings, NotAPictureError, Region, open_picture
-from secondlook.edge.jpeg import upper_rows
+from secondlook.edge import JpegSettings, NotAPictureError, Region, decode_jpeg, open_picture
+from secondlook.edge.jpeg import Jpeg, read_jpeg
+from secondlook.edge.limits import PictureLimits
+
+
+def read(jpeg: bytes) -> Jpeg:
+    return read_jpeg(jpeg, PictureLimits(), "it")
+
 
 BEST = JpegSettings(100, "4:4:4")
 
@@ -99,7 +105,7 @@ def test_a_picture_that_ends_too_early_has_its_upper_regions(progressive: bool) 
 def test_a_picture_inside_the_header_is_not_taken_for_it() -> None:
     thumbnail = encoded(noise(16, 600))
     jpeg = encoded(noise(40, 500), comment=thumbnail)
-    assert Image.open(upper_rows(jpeg, 100)).size == (40, 116)
+    assert read(jpeg).upper_rows(100).size == (40, 116)
 
 
 @pytest.mark.parametrize("between", [b"\xff\xff\xff", b"\x00", b"\xff\x00", b"\xff\xd0"])
@@ -107,18 +113,26 @@ def test_odd_bytes_between_segments_are_skipped(between: bytes) -> None:
     jpeg = encoded(noise(40, 500))
     at = jpeg.index(b"\xff\xc0")
     odd = jpeg[:at] + between + jpeg[at:]
-    assert Image.open(upper_rows(odd, 100)).size == (40, 116)
+    assert read(odd).upper_rows(100).size == (40, 116)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_fill_bytes_before_markers_change_nothing(progressive: bool) -> None:
+    jpeg = encoded(noise(40, 60), progressive=progressive, restart_marker_blocks=3)
+    at = jpeg.index(b"\xff\xda")
+    filled = jpeg[:at] + re.sub(rb"\xff(?=[\xc4\xd0-\xda])", b"\xff\xff\xff", jpeg[at:])
+    assert len(filled) > len(jpeg)
+    assert decode_jpeg(filled).tobytes() == decode_jpeg(jpeg).tobytes()
 
 
 @pytest.mark.parametrize("rows", [500, 484, 1000])
 def test_where_nothing_lies_below_the_file_stays_as_it_is(rows: int) -> None:
-    jpeg = encoded(noise(40, 500))
-    assert upper_rows(jpeg, rows).getvalue() == jpeg
+    assert read(encoded(noise(40, 500))).upper_rows(rows).size == (40, 500)
 
 
 @pytest.mark.parametrize(
     "header", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe0\x00\x40", b"\xff\xd8\xff"]
 )
 def test_an_incomplete_header_is_an_error(header: bytes) -> None:
-    with pytest.raises(struct.error):
-        upper_rows(header, 10)
+    with pytest.raises(NotAPictureError):
+        read(header)

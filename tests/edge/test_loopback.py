@@ -66,8 +66,10 @@ class Handler(BaseHTTPRequestHandler):
 def _logging_as_it_was() -> Iterator[None]:
     """Undo what the command sets for its process."""
     root, library = logging.getLogger(), logging.getLogger("httpx")
+    exchange = logging.getLogger("secondlook.edge.exchange")
     before = root.handlers[:], root.level, library.level
     yield
+    exchange.setLevel(logging.NOTSET)
     logging.captureWarnings(False)
     root.handlers[:] = before[0]
     root.setLevel(before[1])
@@ -251,6 +253,41 @@ def test_errors_are_one_line_and_an_exit_code(
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_the_command_gives_what_a_gateway_wants(
+    address: str, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ClientSettings] = []
+    ask = EdgeClient.ask
+
+    def spy(self: EdgeClient, *arguments: Any, **named: Any) -> Any:
+        seen.append(self.settings)
+        return ask(self, *arguments, **named)
+
+    monkeypatch.setattr(EdgeClient, "ask", spy)
+    monkeypatch.setenv("SECONDLOOK_API_KEY", "hush")
+    headers = ["--header", "X-Site: roof: 7", "--header", "X-Team:a"]
+    result = run(picture, QUESTION, "--server", address, *headers, "--ca", "mine.pem", "-v")
+    assert result.stdout == "71\n"
+    assert "hush" not in result.stderr
+    assert "roof" not in result.stderr
+    assert (seen[0].api_key, seen[0].ca) == ("hush", Path("mine.pem"))
+    assert seen[0].headers == {"X-Site": "roof: 7", "X-Team": "a"}
+    for wrong in (["--api-key", "hush hush"], ["--header", "hush"], ["--header", "X: h\u00fcsh"]):
+        result = run(picture, QUESTION, "--server", address, *wrong)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith("error: ")
+        assert "sh" not in result.stderr.replace("should", "")
+
+
+def test_the_command_waits_for_a_server_and_says_so(closed_address: str, picture: Path) -> None:
+    result = run(picture, QUESTION, "--server", closed_address, "--wait-budget", 0.6)
+    assert (result.exit_code, result.stdout) == (3, "")
+    waiting, error = result.stderr.splitlines()
+    assert waiting.startswith(f"warning: cannot connect to {closed_address}/: ")
+    assert "asking again in" in waiting
+    assert "longer than there is time for" in error
 
 
 def test_an_interruption_is_clean(address: str, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,9 +247,9 @@ def test_the_stages_add_up_to_the_look(folder: Path, monkeypatch: pytest.MonkeyP
     final = engine._scheduler.run(engine.start_second_look(look.pending, local))
     ended = time.perf_counter()
     for seconds, whole in ((look.seconds, between - before), (final.seconds, ended - begun)):
-        assert sum(seconds.model_dump().values()) == pytest.approx(whole, abs=0.02)
+        assert whole - 3 * late < sum(seconds.model_dump().values()) <= whole  # a busy machine may pause us
         assert min(seconds.encode, seconds.prefill, seconds.decode) > late
-        assert seconds.queue < late
+        assert seconds.queue < 3 * late
     assert look.seconds.prefill > 5 * late  # two prompts' rows, two maps, and the map that travels
 
 

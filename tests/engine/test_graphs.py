@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.checkpoints import Variant, write_checkpoint
 from engine.test_decoder import ALSO, ASKS, LONG, SHORT, TWO, Ask, decoder_of, finish, prompted, state
@@ -18,6 +17,7 @@ from secondlook.engine.decode.graphs import BATCH_SIZES, NO_ANSWER, StepGraphs
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.llava import Llava
 from secondlook.kernels import set_mode
+from waiting import NoWaiting
 
 CPU = torch.device("cpu")
 
@@ -82,15 +82,6 @@ def test_more_rows_than_the_largest_graph_has_are_several_steps() -> None:
     step.calls.clear()
     graphs.run(range(67))
     assert [slots for slots, _ in step.calls] == [list(range(64)), [64, 65, 66, 100]]
-
-
-class NoWaiting(TorchDispatchMode):
-    """Raises where the host would wait for a device: where a value is read, or decides a shape."""
-
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        name = str(function)
-        assert not any(part in name for part in ("_local_scalar_dense", "nonzero", "masked_select", "equal"))
-        return function(*arguments, **(options or {}))
 
 
 def test_a_step_waits_for_nothing(adapter: Llava) -> None:

@@ -15,23 +15,17 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 from secondlook.edge.wire import Budget, View
 from secondlook.engine.models.adapter import Adapter
 from secondlook.engine.models.attention import ATTENTION
-from secondlook.engine.models.base import Features, QuestionTokens
+from secondlook.engine.models.base import Features
 from secondlook.engine.models.pictures import Grid, Picture
-from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
 
 CELL, WIDTH, WORDS, IMAGE = 8, 32, 97, 1
 TEMPLATE = "{% for part in messages[0].content %}{{ part.text or '<image>' }}{% endfor %}"
 SHAPE = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 ROTARY = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 3, 3]}
-TEXT = {
-    **SHAPE,
-    "num_key_value_heads": 1,
-    "vocab_size": WORDS,
-    "eos_token_id": 0,
-    "bos_token_id": None,
-    "rope_parameters": ROTARY,
-}
+TOKENS = {"vocab_size": WORDS, "eos_token_id": 0, "bos_token_id": None}
+TEXT = {**SHAPE, **TOKENS, "num_key_value_heads": 1, "rope_parameters": ROTARY}
 
 
 def decoder(seed: int, attention: str) -> Any:

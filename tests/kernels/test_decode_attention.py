@@ -168,12 +168,12 @@ def test_what_is_not_valid_is_never_read(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_does_not_depend_on_the_others(device: torch.device, dtype: torch.dtype) -> None:
-    query, keys, values, slots, lengths = sample(4, 6, 2, 500, 80, dtype, device)
+@pytest.mark.parametrize("shape", [(4, 6, 2, 500, 80), (130, 32, 32, 150, 8)])  # there, chunks share blocks
+def test_a_row_does_not_depend_on_the_others(device: torch.device, shape: Any, dtype: torch.dtype) -> None:
+    query, keys, values, slots, lengths = sample(*shape, dtype, device)
     together = decode_attention(query, keys, values, slots, lengths, 0.11)
     more = [torch.cat([cache, torch.full_like(cache, math.nan)], dim=2) for cache in (keys, values)]
-    for b in range(4):
-        row = slice(b, b + 1)
+    for row in (slice(b, b + 1) for b in range(4)):
         for caches in ((keys, values), more):  # nor on the cache's size
             alone = decode_attention(query[row], *caches, slots[row], lengths[row], 0.11)
             assert torch.equal(alone, together[row])

@@ -200,6 +200,20 @@ def test_a_row_depends_on_nothing_else(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocabulary", [33, 8201])
+def test_a_row_has_the_same_bits_wherever_it_lies(
+    device: torch.device, dtype: torch.dtype, vocabulary: int
+) -> None:
+    row = noise(1, vocabulary).to(device, dtype)
+    expected = token_statistics(row)
+    for offset in range(1, 9):  # from an address that is no multiple of 16 bytes, but for the last
+        storage = torch.zeros(vocabulary + offset, device=device, dtype=dtype)
+        storage[offset:] = row[0]
+        found = token_statistics(storage[offset:][None])
+        assert [value.item() for value in found] == [value.item() for value in expected]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 4), (1, 1), (3, 20), (2, 9000)])
 def test_opcheck(device: torch.device, dtype: torch.dtype, shape: tuple[int, int]) -> None:
     logits = noise(*shape).to(device, dtype)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secondlook.benchmarks.benches import register as register_benches
-from secondlook.benchmarks.commands import DeviceOption, OutputOption, SeedOption, make_room, tell
+from secondlook.benchmarks.commands import SeedOption, show
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
+from secondlook.edge.validation import from_json
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.cli.options import ModelOption, VerboseOption, configure_logging
 
@@ -31,9 +32,6 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(calibrate)
     app.command()(report)
-    benches.command("kernels")(bench_kernels)
-    benches.command("budget")(bench_budget)
-    benches.command("replay")(bench_replay)
 
 
 def demo(
@@ -48,21 +46,6 @@ def demo(
     from secondlook.benchmarks.demo import run_demo
 
     run_demo(out, seed, count, model)
-
-
-def bench_kernels(
-    device: DeviceOption = "auto",
-    output: OutputOption = None,
-    verbose: VerboseOption = 0,
-) -> None:
-    """Each operator, the PyTorch composition it replaces, and the floor, in one run."""
-    configure_logging(verbose)
-    make_room(output)
-    from secondlook.benchmarks.operators import bench_operators, rows_text
-    from secondlook.engine.devices import chosen_device
-
-    report = bench_operators(chosen_device(device))
-    tell(rows_text, report, output)
 
 
 def report(
@@ -92,22 +75,8 @@ def report(
     typer.echo(f"wrote {page}")
 
 
-def bench_replay(
-    log: Annotated[Path, typer.Argument(help="A log, whose pictures are repeated.")],
-    rows: Annotated[int, typer.Option(min=1, help="Records of the log that is timed.")] = 100_000,
-    output: OutputOption = None,
-    verbose: VerboseOption = 0,
-) -> None:
-    """How long reading a long log takes, and every curve that a report draws from it."""
-    configure_logging(verbose)
-    make_room(output)
-    from secondlook.benchmarks.analysis import replay
-
-    tell(replay.replay_text, replay.bench_replay(log, rows), output)
-
-
 def calibrate(
-    logs: Annotated[list[Path], typer.Argument(help="A log of secondlook eval, or those of all its shards.")],
+    log: Annotated[Path, typer.Argument(help="A log of secondlook eval.")],
     output: Annotated[Path, typer.Option(help="The policy file, for secondlook serve --policy.")],
     retransmission_rate: Annotated[
         float | None, typer.Option(help="Target: share of the questions that is looked at twice.")
@@ -132,38 +101,17 @@ def calibrate(
     seed: SeedOption = 0,
 ) -> None:
     """Choose a threshold from a log, for a rate, for bytes or for an accuracy."""
-    from secondlook.benchmarks.calibration.policy import calibrate as from_logs
-    from secondlook.benchmarks.calibration.policy import calibration_text
+    from secondlook.benchmarks.calibration.policy import calibrate as from_log
+    from secondlook.benchmarks.report.tables import calibration
     from secondlook.engine.method.policy import Policy
     from secondlook.engine.method.policy_file import write_policy
 
     target = _target(retransmission_rate, bytes_, accuracy)
     policy = Policy(0.0, measure, aggregation, first_k, include_eos, arbitration, decide_after)
-    found = from_logs(logs, target, policy, confidence=confidence, resamples=resamples, seed=seed)
+    found = from_log(log, target, policy, confidence=confidence, resamples=resamples, seed=seed)
     write_policy(found, output)
-    typer.echo(calibration_text(found))
-    typer.echo(f"\nwrote {output}")
-
-
-def bench_budget(
-    logs: Annotated[list[Path], typer.Argument(help="A log of secondlook eval, or those of all its shards.")],
-    retransmission_rate: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Share of questions looked at twice; may be repeated. 0.2, 0.3, 0.4 and 0.5 unless told."
-        ),
-    ] = None,
-    phase: Annotated[int, typer.Option(min=140, help="Questions from one shift to the next.")] = 1000,
-    repeats: Annotated[int, typer.Option(min=1, help="Streams of each kind.")] = 5,
-    seed: SeedOption = 0,
-    output: OutputOption = None,
-) -> None:
-    """How well a budget is kept while difficulty shifts, on streams drawn from a log, and what it costs."""
-    make_room(output)
-    from secondlook.benchmarks.calibration import budget
-
-    rates = tuple(retransmission_rate or (0.2, 0.3, 0.4, 0.5))
-    tell(budget.budget_text, budget.bench_budget(logs, rates, phase, repeats, seed), output)
+    show(calibration(found))
+    typer.echo(f"wrote {output}")
 
 
 def _target(rate: float | None, bytes_: float | None, accuracy: float | None) -> Target:
@@ -174,6 +122,4 @@ def _target(rate: float | None, bytes_: float | None, accuracy: float | None) ->
     if len(chosen) != 1:
         raise typer.BadParameter("give exactly one of --retransmission-rate, --bytes and --accuracy")
     ((kind, value),) = chosen
-    if not math.isfinite(value):
-        raise typer.BadParameter(f"a target is a finite number, not {value}")
-    return Target.model_validate({"kind": kind, "value": value})
+    return from_json(Target, json.dumps({"kind": kind, "value": value}))

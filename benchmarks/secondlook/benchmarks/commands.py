@@ -1,44 +1,64 @@
-"""What the commands of `secondlook bench` have in common."""
+"""What the commands have in common."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
-from io import StringIO
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from secondlook.edge.errors import SecondLookError
 
 Item = TypeVar("Item")
 
-PresetOption = Annotated[
-    Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"],
-    typer.Option(help="A model's sizes, with random weights; demo is the embedded model."),
-]
-DTypeOption = Annotated[
-    Literal["float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
-]
-DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to measure.")]
-NewTokensOption = Annotated[int, typer.Option(min=1, max=1024, help="Tokens of each answer.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, pictures and questions.")]
-OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object here too.")]
 
+
+_FILE_WIDTH: Final = 130
+"""Columns of tables that do not go to a terminal."""
 
 _ESTIMATE_SECONDS: Final = 600.0
 """One measurement may take long."""
 
 
+class MeasurementError(SecondLookError):
+    """What was to be measured is not there, or failed."""
+
+
 class ReportError(SecondLookError):
-    """A report cannot be written where it was to be kept."""
+    """What was made cannot be written where it was to be kept."""
+
+
+def with_options(function: Callable[..., None], options: type[Any]) -> Callable[..., None]:
+    """A command of typer's: a function's own options, and those of a dataclass, which it gets as `run`."""
+    own = [each for each in signature(function, eval_str=True).parameters.values() if each.name != "run"]
+    hints = get_type_hints(options, include_extras=True)
+    shared = [
+        Parameter(
+            each.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if each.default is MISSING else each.default,
+            annotation=hints[each.name],
+        )
+        for each in fields(options)
+    ]
+
+    def command(**values: Any) -> None:
+        run = options(**{each.name: values.pop(each.name) for each in shared})
+        function(**values, run=run)
+
+    parameters = [*(each.replace(kind=Parameter.KEYWORD_ONLY) for each in own), *shared]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 def make_room(path: Path | None) -> None:
@@ -90,49 +110,17 @@ def complete_rounds(
     return measured, False
 
 
-def tell(table: Callable[[dict[str, Any]], str], report: dict[str, Any], output: Path | None) -> None:
-    """Keep a report if it is to be kept; print it, as a table and, in the last line, as JSON.
-
-    Raises:
-        KeyboardInterrupt: at the end, if Ctrl-C ended what was measured.
-    """
-    try:
-        if output is not None:
-            write_report(report, output)
-    finally:  # what was measured is not lost, whatever fails
-        try:
-            typer.echo(table(report))
-        finally:
-            typer.echo(json.dumps(report))
-    if report.get("interrupted"):
-        typer.echo("interrupted: the report is of the complete rounds", err=True)
-        raise KeyboardInterrupt
+def show(text: str) -> None:
+    """Print Markdown for people."""
+    console = Console()
+    console = console if console.is_terminal else Console(width=_FILE_WIDTH)
+    console.print(Markdown(text))
 
 
 def settings(run: Any, *but: str) -> dict[str, Any]:
-    """What a dataclass says was measured, for the report, but for what stands elsewhere in it."""
+    """What a run's options say, for the report, but for what stands elsewhere in it."""
     left_out = {"dtype", "device", *but}
     return {each.name: getattr(run, each.name) for each in fields(run) if each.name not in left_out}
-
-
-def table(columns: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Plain text for people.
-
-    Args:
-        columns: "TITLE FORMAT | TITLE FORMAT"; a format begins with a brace, and is filled with a row's
-            values by name.
-    """
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    cells = list[str]()
-    for column in columns.split(" | "):
-        title, brace, cell = column.partition("{")
-        made.add_column(title.strip(), justify="right" if cells else "left", no_wrap=True)
-        cells.append(brace + cell)
-    for row in rows:
-        made.add_row(*(escape(cell.format_map(row)) for cell in cells))
-    text = StringIO()
-    Console(file=text, width=1000, color_system=None).print(made)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 @contextmanager

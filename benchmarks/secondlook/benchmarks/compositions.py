@@ -114,11 +114,12 @@ def find_region(
     for window in tried:
         cells = window.nx * window.ny
         sums = functional.avg_pool2d(relative, (window.ny, window.nx), 1)[0, 0] * cells
-        place = sums.argmax()
-        sharpness = (sums - _around(sums) / window.neighbours).flatten()[place] / cells
-        best.append(torch.stack([sharpness, place.to(sharpness.dtype)]))
+        place = sums.flatten().argmax(dim=0, keepdim=True)
+        sharpness = (sums - _around(sums) / window.neighbours).take(place) / cells
+        best.append(torch.cat([sharpness, place.to(sharpness.dtype)]))
     ranked = torch.stack(best)
-    return ranked[ranked[:, 0].argmax()]
+    # Not [...] with an index of no dimension, whose value the host would read.
+    return ranked.index_select(0, ranked[:, 0].argmax(dim=0, keepdim=True))[0]
 
 
 def _around(cells: Tensor) -> Tensor:

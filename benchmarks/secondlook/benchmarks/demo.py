@@ -6,27 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import numpy as np
+import typer
 from PIL import Image
-from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
+from secondlook.benchmarks.commands import ReportError, show
 from secondlook.benchmarks.loopback import loopback_server
+from secondlook.benchmarks.report.document import escaped, markdown_table
 from secondlook.benchmarks.report.drawing import draw_looks
 from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_picture
 from secondlook.benchmarks.signs.questions import Question, is_correct
 from secondlook.edge.answer import EdgeAnswer
 from secondlook.edge.client import EdgeClient
-from secondlook.edge.errors import SecondLookError
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
-
-_FILE_WIDTH = 130
-"""Columns of the table where it does not go to a terminal."""
 
 _DECISIONS = {
     "sure": "sure",
@@ -35,10 +30,6 @@ _DECISIONS = {
     "took_second": "second look",
     "kept_first": "kept the first",
 }
-
-
-class DemoError(SecondLookError):
-    """The demo's pictures cannot be saved."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +47,17 @@ class _Asked:
 
 def run_demo(out: Path, seed: int, count: int, model: str) -> None:
     """Ask `count` test pictures of this seed; print the table and totals, and save pictures in `out`."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DemoError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+        raise ReportError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     with loading_status(model):
         engine = load_engine(EngineOptions(model))
     asked = []
     # A transport of its own: a proxy that the environment names must not come between.
-    with loopback_server(engine) as url, EdgeClient(url, transport=httpx.HTTPTransport()) as client:
-        console.print(f"{engine.card.name} answers on {url}")
+    transport = httpx.HTTPTransport(verify=False)
+    with loopback_server(engine) as url, EdgeClient(url, transport=transport) as client:
+        typer.echo(f"{engine.card.name} answers on {url}")
         for index in track(range(count), "asking", console=Console(stderr=True), transient=True):
             test = signs_picture("test", seed, index)
             question = _choose(test)
@@ -77,9 +66,8 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
             asked.append(_Asked(question, answer, len(test.jpeg)))
             (out / f"{index + 1:02d}-original.jpg").write_bytes(test.jpeg)
             _draw(engine.card, picture, question, answer).save(out / f"{index + 1:02d}-looks.png")
-    console.print(_table(asked))
-    for line in _totals(asked, out):
-        console.print(line)
+    show(_table(asked))
+    typer.echo("\n".join(_totals(asked, out)))
 
 
 def _choose(test: SignsPicture) -> Question:
@@ -88,7 +76,6 @@ def _choose(test: SignsPicture) -> Question:
 
 
 def _draw(card: ModelCard, picture: Picture, question: Question, answer: EdgeAnswer) -> Image.Image:
-    assert answer.relevance is not None, "it was asked for"
     sent = picture.global_image(card.global_view)
     local = answer.local_image
     size = picture.size
@@ -103,7 +90,7 @@ def _draw(card: ModelCard, picture: Picture, question: Question, answer: EdgeAns
         picture,
         sent.jpeg,
         None if local is None else local.jpeg,
-        np.array(answer.relevance.rows(), np.float64),
+        answer.relevance,
         answer.region,
         card.global_view,
         captions,
@@ -115,28 +102,25 @@ def _told(look: str, answer: Answer) -> str:
     return f"{look}: “{text}”, uncertainty {answer.uncertainty:.2f}"
 
 
-def _table(asked: list[_Asked]) -> Table:
-    table = Table(title="Two looks at signs", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("question", "first answer"):
-        table.add_column(name, overflow="fold")
-    table.add_column("uncertainty", justify="right")
-    for name in ("decision", "final answer", "truth"):
-        table.add_column(name, overflow="fold")
-    table.add_column("kB sent", justify="right")
-    table.add_column("kB original", justify="right")
-    for item in asked:
-        right = is_correct(item.question, item.answer.text)
-        table.add_row(
+_COLUMNS = ("question", "first answer", "decision", "final answer", "truth")
+_FIGURES = ("uncertainty", "kB sent", "kB original")
+
+
+def _table(asked: list[_Asked]) -> str:
+    rows = [
+        (
             item.question.text,
-            escape(item.answer.first.text),
-            f"{item.answer.first.uncertainty:.3f}",
+            escaped(item.answer.first.text),
             _DECISIONS.get(item.answer.decision, item.answer.decision),
-            f"[{'green' if right else 'red'}]{escape(item.answer.text)}[/]",
+            f"{escaped(item.answer.text)}{'' if is_correct(item.question, item.answer.text) else ' ✗'}",
             item.question.answer,
+            f"{item.answer.first.uncertainty:.3f}",
             f"{item.sent / 1e3:.1f}",
             f"{item.original_bytes / 1e3:.0f}",
         )
-    return table
+        for item in asked
+    ]
+    return markdown_table([*_COLUMNS, *_FIGURES], rows, words=len(_COLUMNS))
 
 
 def _totals(asked: list[_Asked], out: Path) -> list[str]:

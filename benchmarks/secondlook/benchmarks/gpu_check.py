@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import torch
+import typer
 
 from secondlook.benchmarks.commands import ReportError, make_room, write_report
 from secondlook.benchmarks.environment import environment
@@ -109,8 +110,7 @@ def _run(step: _Step, log_path: Path, limit: float) -> _Outcome:
             status = _TIMED_OUT
         finally:
             _end(process)
-    if status == _TIMED_OUT:
-        with log_path.open("a", encoding="utf-8") as log:
+        if status == _TIMED_OUT:
             log.write(f"\nended after {limit:.0f} seconds\n")
     return _Outcome(status, round(time.perf_counter() - began, 1))
 
@@ -136,19 +136,14 @@ def _check(out: Path, minutes: float) -> int:
     failures = 0
     for index, (name, step) in enumerate(steps.items()):
         left = max(0.0, deadline - time.monotonic())
-        _say(f"{name}: output in {out / name}.log")
+        typer.echo(f"{name}: output in {out / name}.log")
         outcome = _run(step, out / f"{name}.log", left if index == len(steps) - 1 else left / 2)
         report["steps"][name] = asdict(outcome)
         write_report(report, out / _OUTCOME)
         failures += outcome.status != 0
         ended = "passed" if outcome.status == 0 else f"FAILED ({outcome.status})"
-        _say(f"{name}: {ended} after {outcome.seconds:.0f} s")
+        typer.echo(f"{name}: {ended} after {outcome.seconds:.0f} s")
     return failures
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def main() -> NoReturn:

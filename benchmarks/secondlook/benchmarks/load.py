@@ -7,64 +7,35 @@ import multiprocessing
 import statistics
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import complete_rounds, progress, settings, table
+from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress, settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.load_edges import Phase, PhaseResult, run_phase
 from secondlook.benchmarks.loopback import loopback_server
+from secondlook.benchmarks.options import LoadRun
 from secondlook.benchmarks.timing import milliseconds
-from secondlook.edge.errors import SecondLookError, SettingsError
-
-
-class LoadError(SecondLookError):
-    """There is nothing to measure."""
-
-
-@dataclass(frozen=True)
-class LoadRun:
-    """What is measured; see `secondlook bench load --help`."""
-
-    dtype: torch.dtype
-    device: torch.device
-    edges: tuple[int, ...] = (16,)
-    retransmission_rate: float = 0.4
-    delay_ms: float = 0.0
-    seconds: float = 15.0
-    warmup_seconds: float = 2.0
-    rounds: int = 3
-    new_tokens: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for count in self.edges:
-            if not 1 <= count <= 64:
-                raise SettingsError(f"edges must be from 1 to 64, not {count}")
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Numbers of edges, one first."""
-        return tuple(sorted({1, *self.edges}))
+from secondlook.engine.devices import chosen_device
 
 
 def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
     """Measure a preset, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
-    on = environment(str(run.device), str(run.dtype).removeprefix("torch."))
+    dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
+    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
-        subject = build_subject(preset, run.dtype, run.device, seed=run.seed)
+        subject = build_subject(preset, dtype, device, seed=run.seed)
     with loopback_server(subject.engine) as url:
         results, interrupted = complete_rounds(_phases(run, url, console), len(run.counts))
     by_count = {count: results[place :: len(run.counts)] for place, count in enumerate(run.counts)}
     rows = load_rows(by_count, run.seconds)
     return {
         "speedup_sequential": rows[-1]["speedup"],
-        "preset": preset.name,
         "weights": "published" if preset.name == "demo" else "random",
         **settings(run, "edges", "rounds"),
         "rounds": len(results) // len(run.counts),
@@ -110,7 +81,9 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[dic
         answered = [each for each in asked if each.failure is None]
         if not answered:
             why = f"the last failure: {asked[-1].failure}" if asked else "give --seconds more"
-            raise LoadError(f"not one question of {count} edges was answered in {seconds:g} seconds; {why}")
+            raise MeasurementError(
+                f"not one question of {count} edges was answered in {seconds:g} seconds; {why}"
+            )
         rate = len(answered) / (seconds * len(phases))
         p50, p90, p99 = milliseconds([each.seconds for each in answered], 50, 90, 99)
         kinds = [[each.seconds for each in answered if each.unsure == unsure] for unsure in (False, True)]
@@ -133,13 +106,3 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[dic
             }
         )
     return rows
-
-
-def load_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
-    columns = (
-        "edges {edges} | answers/s {answers_per_second:.2f} | speedup {speedup:.2f}x | p50 ms {p50_ms:.1f} | "
-        "p90 {p90_ms:.1f} | p99 {p99_ms:.1f} | answers {answers} | twice {looked_twice:.0%} | "
-        "refused {refusals} | failed {failures}"
-    )
-    return table(columns, report["rows"])

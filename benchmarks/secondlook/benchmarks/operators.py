@@ -18,10 +18,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from secondlook.benchmarks import compositions
-from secondlook.benchmarks.commands import table
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.options import KernelsRun
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
-from secondlook.edge.errors import SecondLookError
+from secondlook.engine.devices import chosen_device
 from secondlook.engine.models.packed_linear import PADDED, PackedLinear, pack_linear_layers
 from secondlook.kernels import (
     KernelError,
@@ -37,10 +38,6 @@ _CAPACITY: Final = 2**18
 """Tokens of a slot: more than a measurement has calls, for a full slot would be skipped."""
 
 
-class BenchError(SecondLookError):
-    """The operators cannot be measured."""
-
-
 @dataclass(frozen=True)
 class _Case:
     operator: str
@@ -51,8 +48,9 @@ class _Case:
     bytes: int
 
 
-def bench_operators(device: torch.device) -> dict[str, Any]:
+def bench_operators(run: KernelsRun) -> dict[str, Any]:
     """Measure every operator on a device: the report, for JSON."""
+    device = chosen_device(run.device)
     console = Console(stderr=True)
     with console.status("looking for the operators' library ..."):
         serving = _serving(device)
@@ -82,24 +80,15 @@ def bench_operators(device: torch.device) -> dict[str, Any]:
     }
 
 
-def rows_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
-    columns = (
-        "operator {operator} | dtype {dtype} | shape {shape} | us {microseconds:.1f} | "
-        "PyTorch {composition_microseconds:.1f} | floor {floor_microseconds:.2f} | speedup {speedup:.1f}x"
-    )
-    return f"{table(columns, report['rows'])}\nimplementation: {report['implementation']}"
-
-
 def _serving(device: torch.device) -> Status:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the report says what was measured
             found = status("cuda" if device.type == "cuda" else "cpu")
     except KernelError as error:
-        raise BenchError(str(error)) from error
+        raise MeasurementError(str(error)) from error
     if found.source == "reference" and device.type == "cuda":  # they wait for the GPU: no graph can have them
-        raise BenchError(f"there are no compiled operators for the GPU to measure: {found.reason}")
+        raise MeasurementError(f"there are no compiled operators for the GPU to measure: {found.reason}")
     return found
 
 

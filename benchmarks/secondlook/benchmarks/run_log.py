@@ -11,26 +11,23 @@ finished may be kept compressed, as `.jsonl.gz`.
 from __future__ import annotations
 
 import gzip
-import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO, TypeVar
+from typing import Annotated, Any, Final, Literal, TextIO, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, PlainSerializer, PositiveInt, TypeAdapter, ValidationError
 
 from secondlook.edge.errors import SecondLookError, SettingsError
-from secondlook.edge.wire import Fixed, View
+from secondlook.edge.validation import from_json, told, validated
+from secondlook.edge.wire import Relevance
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.models.settings import Localisation
 
-_FORMAT: Final = 2
 _COMPRESSED: Final = ".gz"
 
 T = TypeVar("T")
@@ -40,7 +37,7 @@ class LogError(SecondLookError):
     """A run's log cannot be used: damaged, or of another run."""
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class LoggedLook:
     """One look's answer, its score (0 to 1), the doubt of each token, and what it cost to send and to see.
 
@@ -48,10 +45,8 @@ class LoggedLook:
         pixels, bytes: of this look's image, as it was sent.
         visual_tokens: of this look's image.
         prompt_tokens: of the whole prompt, the visual tokens of all its images included; None: not known.
-        flops: of the engine's work for it, as `secondlook bench flops` counts; None: not known.
+        flops: of the engine's work for it, see `secondlook.benchmarks.flops`; None: not counted.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     text: str
     score: float
@@ -63,7 +58,7 @@ class LoggedLook:
     flops: int | None = None
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class Record:
     """One question of a full-retransmission run.
 
@@ -79,10 +74,8 @@ class Record:
         id: the question's own in its data set; empty where it has none.
         boxes: where what is asked for is: left, top, right, bottom in original pixels; empty: not known.
         file: name of the original's file; empty: it has none.
-        heat: relative attention as `heat_rows` writes it; kept of the first pictures only.
+        relevance: relative attention, as it travels to an edge; kept of the first pictures only.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     index: int
     type: str
@@ -97,7 +90,7 @@ class Record:
     id: str = ""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     file: str = ""
-    heat: tuple[str, ...] = ()
+    relevance: Relevance | None = None
 
 
 _PICTURE: Final = TypeAdapter(list[Record])
@@ -105,7 +98,7 @@ _PICTURE: Final = TypeAdapter(list[Record])
 
 def to_line(records: Sequence[Record]) -> str:
     """One picture's records as a line of a log."""
-    return json.dumps(records, default=vars, separators=(",", ":"))
+    return _PICTURE.dump_json(list(records)).decode()
 
 
 def from_line(line: str) -> list[Record]:
@@ -113,36 +106,26 @@ def from_line(line: str) -> list[Record]:
     return _PICTURE.validate_json(line)
 
 
-def heat_rows(relative: npt.NDArray[np.float64]) -> tuple[str, ...]:
-    """Relative attention [rows, columns], nowhere negative: a text for each row, two hexadecimal digits for
-    each cell; ff is the largest value."""
-    scaled = np.rint(relative / max(float(relative.max()), 1e-12) * 255).astype(np.uint8)
-    return tuple(row.tobytes().hex() for row in scaled)
-
-
-def heat_map(rows: Sequence[str]) -> npt.NDArray[np.float64]:
-    """[rows, columns], from 0 to 1, of what `heat_rows` wrote."""
-    return np.array([list(bytes.fromhex(row)) for row in rows], np.float64) / 255
-
-
-@dataclass(frozen=True)
+@validated(frozen=True)
 class Shard:
     """One part of a run that is spread over processes: every `count`-th picture, this one the `number`-th."""
 
-    number: int = 1
-    count: int = 1
+    number: PositiveInt = 1
+    count: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
+        if self.number > self.count:
             raise SettingsError(f"a shard i/n needs i from 1 to n, not {self}")
 
     @classmethod
-    def parse(cls, text: str) -> Shard:
+    def parse(cls, text: str | Shard) -> Shard:
         """From "i/n"."""
-        number, slash, count = text.partition("/")
-        if not slash or not (number + count).isdecimal() or not number or not count:
+        if isinstance(text, Shard):
+            return text
+        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        if found is None:
             raise SettingsError(f"a shard is written i/n, such as 2/4, not {text!r}")
-        return cls(int(number), int(count))
+        return cls(int(found[1]), int(found[2]))
 
     def has(self, index: int) -> bool:
         """Whether the picture of this index is in this part."""
@@ -152,16 +135,9 @@ class Shard:
         return f"{self.number}/{self.count}"
 
 
-class _Header(BaseModel, extra="forbid", strict=True):
-    format: Literal[1, 2]
-    shard: str
-    settings: dict[str, Any]
-    made: dict[str, Any]
-
-
-@dataclass(frozen=True)
+@validated(frozen=True)
 class RunHeader:
-    """What a log is of.
+    """What a log is of: its first line.
 
     Attributes:
         settings: all that the records depend on, for JSON.
@@ -171,32 +147,11 @@ class RunHeader:
 
     settings: dict[str, Any]
     made: dict[str, Any] = field(default_factory=dict)
-    shard: Shard = Shard()
+    shard: Annotated[Shard, BeforeValidator(Shard.parse), PlainSerializer(str)] = Shard()
+    format: Literal[2] = 2
 
     def to_json(self) -> str:
-        values = {"format": _FORMAT, "shard": str(self.shard), "settings": self.settings, "made": self.made}
-        return json.dumps(values)
-
-    @classmethod
-    def from_json(cls, text: str) -> RunHeader:
-        """Of a log's first line."""
-        found = _Header.model_validate_json(text)
-        settings = found.settings if found.format == _FORMAT else _with_views(found.settings, found.made)
-        return cls(settings, found.made, Shard.parse(found.shard))
-
-
-def _with_views(settings: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a log of format 1, when a model had one square, as they are stated now."""
-    model = dict(settings.get("model", {}))
-    if "probe_layer" not in model:
-        return settings
-    side = made.get("sizes", {}).get("image_size", model["crop_size"])
-    fit = model["fit"] = model.pop("resize_mode")
-    view = View(size=Fixed(width=side, height=side), fit=fit).model_dump(mode="json")
-    layer, crop_size, min_cells = (model.pop(key) for key in ("probe_layer", "crop_size", "min_cells"))
-    where = Localisation({layer: None}, crop_size, min_cells=min_cells)
-    model |= {"localisation": json.loads(json.dumps(asdict(where))), "global_view": view, "local_view": view}
-    return {**settings, "model": model}
+        return TypeAdapter(RunHeader).dump_json(self).decode()
 
 
 @dataclass(frozen=True)
@@ -292,7 +247,7 @@ def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHe
     whole = content[: content.rfind(b"\n") + 1]
     with refusing(path):
         first, *lines = whole.decode("utf-8").split("\n")[:-1] or [""]
-        header = RunHeader.from_json(first)
+        header = from_json(RunHeader, first)
         return header, gather(record for line in lines for record in from_line(line)), len(whole)
 
 
@@ -302,12 +257,9 @@ def refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SettingsError) as error:
-        told: object = error
-        if isinstance(error, ValidationError):
-            first = error.errors(include_url=False)[0]
-            told = f"{'.'.join(map(str, first['loc'])) or 'its form'}: {first['msg']}"
+        why = told(error, ()) if isinstance(error, ValidationError) else error
         raise LogError(
-            f"{path} is not a log of an evaluation run ({told}); move it or choose another file"
+            f"{path} is not a log of an evaluation run ({why}); move it or choose another file"
         ) from error
 
 

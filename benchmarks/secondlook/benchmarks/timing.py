@@ -28,8 +28,12 @@ def milliseconds(seconds: Sequence[float], *percentiles: float) -> list[float]:
     return [1e3 * float(value) for value in np.percentile(seconds, percentiles)]
 
 
-def side_by_side(operations: Sequence[Operation], device: torch.device) -> list[float]:
-    """Median seconds of one call of each operation, measured in turns."""
+def side_by_side(
+    operations: Sequence[Operation],
+    device: torch.device,
+    pick: Callable[[Sequence[float]], float] = statistics.median,
+) -> list[float]:
+    """Seconds of one call of each operation, measured in turns: the median of the rounds, unless told."""
     runners = [_graphed(operation) if device.type == "cuda" else operation for operation in operations]
     calls = _GRAPH_CALLS if device.type == "cuda" else 1
     repeats = [max(1, round(_ROUND_SECONDS / max(1e-7, _timed(runner, 3, device)))) for runner in runners]
@@ -37,7 +41,7 @@ def side_by_side(operations: Sequence[Operation], device: torch.device) -> list[
     for _ in range(_ROUNDS):
         for index, runner in enumerate(runners):
             seconds[index].append(_timed(runner, repeats[index], device) / calls)
-    return [statistics.median(each) for each in seconds]
+    return [pick(each) for each in seconds]
 
 
 def copy_bandwidth(device: torch.device) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -16,73 +14,45 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from secondlook.benchmarks.commands import table
+from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.flow import Stopwatch, fresh_requests
-from secondlook.benchmarks.latency.subject import Preset, Served, random_model, served
+from secondlook.benchmarks.latency.subject import Preset, random_model, served
+from secondlook.benchmarks.options import Graph, VisionRun
 from secondlook.benchmarks.timing import milliseconds
-from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size
-from secondlook.engine.encoders.manifest import GraphDType
-from secondlook.engine.models.base import VisionEncoder
-from secondlook.engine.models.folders import DEMO
+from secondlook.engine.models.base import VisionEncoder, VisionLanguageModel
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.export.gate import TOLERANCES
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
 _WARMUPS: Final = 2
 _BASELINE: Final = "torch float32"
-_MEASURED: Final[dict[str, GraphDType]] = {"float32": "float32", "float16": "float16", "int8": "int8"}
-"""Not bfloat16, of which ONNX Runtime has no products on CPUs."""
-
-GRAPHS: Final = ("float32", "int8")
+_GRAPHS: Final = (Graph.float32, Graph.int8)
 """Precisions measured by default."""
-
-
-@dataclass(frozen=True)
-class VisionRun:
-    """What is measured, beside torch in float32 and bfloat16.
-
-    Attributes:
-        graphs: precisions of the exported graphs.
-        batches: pictures encoded at once: one for a first look, two where an edge sends both.
-        repeats: of each, on new pictures, after two that do not count.
-        seed: of weights and pictures.
-    """
-
-    graphs: tuple[str, ...] = GRAPHS
-    batches: tuple[int, ...] = (1, 2)
-    repeats: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for graph in self.graphs:
-            if graph not in _MEASURED:
-                raise SettingsError(f"graph must be one of {', '.join(_MEASURED)}, not {graph!r}")
+_BATCHES: Final = (1, 2)
+"""Pictures encoded at once: one for a first look, two where an edge sends both."""
 
 
 def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
     """Measure a preset's encoder on the CPU, with progress on stderr: the report, for JSON."""
-    if preset.name == DEMO:
-        raise SettingsError("preset demo is too small to tell runtimes apart; use small")
     console = Console(stderr=True)
     on = environment("cpu", "float32")
     with console.status(f"making {preset.name} ..."):
         model = _encoder_only(preset, run.seed)
-    with _encoders(model, [_MEASURED[name] for name in run.graphs], console) as encoders:
-        measured = [
-            sample
-            for batch in run.batches
-            for sample in _samples(encoders, _pixels(model, batch, run), console, f"batches of {batch}")
+    with _encoders(model, run.graph or _GRAPHS, console) as encoders:
+        rows = [
+            row
+            for batch in _BATCHES
+            for row in _rows(
+                batch, _measured(encoders, _pixels(model, batch, run), console, f"batches of {batch}")
+            )
         ]
-    rows = _rows(measured, run.batches, list(encoders))
     float32 = [row["speedup"] for row in rows if row["encoder"] == "onnx float32"]
     return {
         **({"speedup_onnx_float32": min(float32)} if float32 else {}),
-        "preset": preset.name,
         "weights": "random",
-        "repeats": run.repeats,
-        "seed": run.seed,
+        **settings(run, "graph"),
         "environment": on,
         "threads": torch.get_num_threads(),
         "rows": rows,
@@ -91,7 +61,7 @@ def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
 
 @contextmanager
 def _encoders(
-    model: Served, graphs: Sequence[GraphDType], console: Console
+    model: VisionLanguageModel, graphs: Sequence[Graph], console: Console
 ) -> Iterator[dict[str, VisionEncoder]]:
     plain: Any = copy.deepcopy(model.vision_module())  # with torch's own linear layers
     narrow = copy.deepcopy(plain).to(torch.bfloat16)
@@ -103,7 +73,7 @@ def _encoders(
         "engine bfloat16": lambda pixels: narrow(pixels.to(torch.bfloat16)).to(pixels.dtype),
     }
     with TemporaryDirectory() as folder:
-        for dtype in graphs:
+        for dtype in (graph.value for graph in graphs):
             with console.status(f"exporting in {dtype} ..."):
                 place = Path(folder) / dtype
                 place.mkdir()
@@ -111,35 +81,28 @@ def _encoders(
         yield encoders
 
 
-def _encoder_only(preset: Preset, seed: int) -> Served:
+def _encoder_only(preset: Preset, seed: int) -> VisionLanguageModel:
     """The preset's model with random weights, and a decoder of one layer, which nothing here runs."""
     config = copy.deepcopy(preset.config)
-    config.text_config.num_hidden_layers = 1
+    config.get_text_config().num_hidden_layers = 1
     return served(preset, random_model(config, torch.float32, torch.device("cpu"), seed))
 
 
-def _pixels(model: Served, batch: int, run: VisionRun) -> Iterator[Tensor]:
+def _pixels(model: VisionLanguageModel, batch: int, run: VisionRun) -> Iterator[Tensor]:
     """New pictures [batch, 3, S, S] for the warm-ups and each repeat."""
-    requests = fresh_requests(model.preprocessing.side, 1, (_WARMUPS + run.repeats) * batch, run.seed)
+    requests = fresh_requests(model.global_view, 1, (_WARMUPS + run.repeats) * batch, run.seed)
     for _ in range(_WARMUPS + run.repeats):
         images = [next(requests).global_image for _ in range(batch)]
         pictures = [model.picture(image, model.global_view, Size(*image.size)) for image in images]
         yield model.preprocessing.pixel_values(pictures, model.device)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    encoder: str
-    batch: int
-    seconds: float
-    relative_error: float
-
-
-def _samples(
+def _measured(
     encoders: dict[str, VisionEncoder], pictures: Iterator[Tensor], console: Console, what: str
-) -> list[_Sample]:
-    """Every encoder on every picture, another one first each time."""
-    names, samples = list(encoders), []
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds and relative error of every encoder on every picture, another one first each time."""
+    names = list(encoders)
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     # Redrawn between the rounds only: a thread for it would take its time from what is measured.
     for number, pixels in enumerate(track(list(pictures), what, console=console, auto_refresh=False)):
         first = number % len(names)
@@ -148,11 +111,9 @@ def _samples(
             watch = Stopwatch(pixels.device)
             features = encoders[name](pixels)
             found[name] = watch.read(), features
-        if number < _WARMUPS:
-            continue
-        truth = found[_BASELINE][1]
-        for name, (seconds, features) in found.items():
-            samples.append(_Sample(name, len(pixels), seconds, _relative_error(features, truth)))
+        if number >= _WARMUPS:
+            for name, (seconds, features) in found.items():
+                samples[name].append((seconds, _relative_error(features, found[_BASELINE][1])))
     return samples
 
 
@@ -160,42 +121,22 @@ def _relative_error(features: Tensor, truth: Tensor) -> float:
     return float(((features - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)).max())
 
 
-def _rows(
-    samples: Sequence[_Sample], batches: Sequence[int], encoders: Sequence[str]
-) -> list[dict[str, Any]]:
+def _rows(batch: int, samples: dict[str, list[tuple[float, float]]]) -> Iterator[dict[str, Any]]:
     """Times, the speedup of medians over torch in float32, the largest error of all pictures against it, and
     whether that is within what the gate allows this precision."""
-    rows = []
     tolerances = {str(dtype): tolerance for dtype, tolerance in TOLERANCES.items()}
-    for batch, name in product(batches, encoders):
-        own, plain = (
-            [each for each in samples if (each.encoder, each.batch) == (one, batch)]
-            for one in (name, _BASELINE)
-        )
-        (baseline,) = milliseconds([each.seconds for each in plain], 50)
-        p50, p90, slowest = milliseconds([each.seconds for each in own], 50, 90, 100)
-        error = max(each.relative_error for each in own)
-        rows.append(
-            {
-                "encoder": name,
-                "batch": batch,
-                "p50_ms": p50,
-                "p90_ms": p90,
-                "max_ms": slowest,
-                "speedup": baseline / p50,
-                "relative_error": error,
-                "passes": error <= tolerances[name.split()[1]],
-                "count": len(own),
-            }
-        )
-    return rows
-
-
-def vision_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
-    columns = (
-        "encoder {encoder} | batch {batch} | median ms {p50_ms:.1f} | 90 % {p90_ms:.1f} | "
-        "slowest {max_ms:.1f} | speedup {speedup:.2f}x | error {relative_error:.1e} | {note}"
-    )
-    notes = {True: "", False: "more than the gate allows"}
-    return table(columns, ({**row, "note": notes[row["passes"]]} for row in report["rows"]))
+    (baseline,) = milliseconds([seconds for seconds, _ in samples[_BASELINE]], 50)
+    for name, own in samples.items():
+        p50, p90, slowest = milliseconds([seconds for seconds, _ in own], 50, 90, 100)
+        error = max(error for _, error in own)
+        yield {
+            "encoder": name,
+            "batch": batch,
+            "p50_ms": p50,
+            "p90_ms": p90,
+            "max_ms": slowest,
+            "speedup": baseline / p50,
+            "relative_error": error,
+            "passes": error <= tolerances[name.split()[1]],
+            "count": len(own),
+        }

@@ -21,7 +21,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
@@ -122,9 +121,25 @@ def ask(
     local_quality: Annotated[int, typer.Option(help="JPEG quality of the second look.")] = LOCAL_JPEG.quality,
     local_chroma: Annotated[Chroma, typer.Option(help="Its chroma subsampling.")] = LOCAL_CHROMA,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one reply.")] = DEFAULTS.timeout,
+    wait_budget: Annotated[
+        float, typer.Option(help="Seconds to wait in all for a server that is away, restarts or is busy.")
+    ] = DEFAULTS.wait_budget,
     retries: Annotated[
-        int, typer.Option(help="Repetitions after connection loss or a busy server.")
-    ] = DEFAULTS.retries,
+        int | None,
+        typer.Option(help="Most repetitions of a request meanwhile (default: as many as there is time for)."),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="The server's key.", envvar="SECONDLOOK_API_KEY", show_default=False),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(help="A further header of every request, as 'Name: value'; may be given several times."),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="Certificates (PEM) to trust instead of the usual ones (default: SSL_CERT_FILE)."),
+    ] = None,
     max_pixels: Annotated[
         int, typer.Option(help="Most pixels of a picture that is decoded.")
     ] = DEFAULTS.limits.max_pixels,
@@ -142,7 +157,11 @@ def ask(
     try:
         settings = ClientSettings(
             timeout=timeout,
+            wait_budget=wait_budget,
             retries=retries,
+            api_key=api_key,
+            headers=dict(map(_name_and_value, header or ())),
+            ca=ca,
             global_jpeg=JpegSettings(global_quality, global_chroma.value),
             local_jpeg=JpegSettings(local_quality, local_chroma.value),
             limits=PictureLimits(max_pixels=max_pixels),
@@ -200,12 +219,24 @@ def _account(answer: EdgeAnswer) -> Table:
     return table
 
 
+class _NotesHandler(logging.Handler):
+    """Log records as notes."""
+
+    def __init__(self, notes: Console) -> None:
+        super().__init__()
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _note(self._notes, f"{record.levelname.lower()}: {record.getMessage()}")
+
+
 def _configure_logging(notes: Console, verbose: bool) -> None:
     """Log to standard error, Python's warnings (such as Pillow's about odd files) included."""
-    handler = RichHandler(console=notes, show_path=False, show_time=False)
     level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[_NotesHandler(notes)], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if not verbose:
+        logging.getLogger("secondlook.edge.exchange").setLevel(logging.WARNING)  # that it waits, and why
     logging.captureWarnings(True)
 
 
@@ -213,6 +244,13 @@ def _finite(threshold: float | None) -> float | None:
     if threshold is not None and not math.isfinite(threshold):
         raise SettingsError(f"the threshold must be a finite number, not {threshold}")
     return threshold
+
+
+def _name_and_value(header: str) -> tuple[str, str]:
+    name, colon, value = header.partition(":")
+    if not colon:  # not shown: it may be a secret
+        raise SettingsError("a header must look like 'Name: value'; one given has no colon")
+    return name.strip(), value.strip()
 
 
 def _exit_code(error: SecondLookError) -> int:

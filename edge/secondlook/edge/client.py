@@ -14,10 +14,11 @@ import httpx
 
 from .answer import EdgeAnswer
 from .conversation import Conversation, Stage
-from .errors import SecondLookError, SettingsError
+from .errors import SecondLookError
 from .exchange import Call, Effect, Failure, Pause, Steps, Surroundings, resume
 from .imaging import Picture, PictureSource
 from .retry import ClientSettings
+from .route import Route
 from .wire import PROTOCOL, PROTOCOL_HEADER, AnswerOptions, ModelCard
 
 __all__ = ["AsyncEdgeClient", "EdgeClient"]
@@ -27,10 +28,15 @@ class _Client:
     """What both clients share: everything but sending, sleeping and computing."""
 
     def __init__(
-        self, server_url: str, settings: ClientSettings | None, surroundings: Surroundings | None
+        self,
+        server_url: str,
+        settings: ClientSettings | None,
+        surroundings: Surroundings | None,
+        direct: bool,
     ) -> None:
-        self.server_url = _checked_url(server_url)
         self.settings = settings or ClientSettings()
+        self._route = Route.to(server_url, self.settings.ca, direct)
+        self.server_url = self._route.url
         self._conversation = Conversation(self.settings, surroundings or SURROUNDINGS)
 
     @property
@@ -39,17 +45,14 @@ class _Client:
         return self._conversation.card
 
     def _http_options(self) -> dict[str, Any]:
+        settings = self.settings
+        key = {} if settings.api_key is None else {"authorization": f"Bearer {settings.api_key}"}
+        # Replies are small; without compression, their length is what travels.
+        ours = {"accept": "application/json", "accept-encoding": "identity", PROTOCOL_HEADER: PROTOCOL}
         return {
-            "base_url": self.server_url,
-            "timeout": httpx.Timeout(self.settings.timeout, connect=self.settings.connect_timeout),
-            # Replies are small; without compression, their length is what travels.
-            "headers": {
-                "accept": "application/json",
-                "accept-encoding": "identity",
-                PROTOCOL_HEADER: PROTOCOL,
-            },
-            # Redirects are not followed: without TLS, certificates would be loaded for nothing.
-            "verify": self.server_url.scheme == "https",
+            **self._route.options(),
+            "timeout": httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
+            "headers": {**ours, **key, **settings.headers},
         }
 
 
@@ -60,13 +63,13 @@ class EdgeClient(_Client):
 
     Args:
         server_url: such as `http://192.168.0.7:8000`; a path before the server's own is kept.
-        settings: preparation of pictures, timeouts and repetitions.
-        transport: an httpx transport, in place of the network.
+        settings: preparation of pictures, timeouts, repetitions and what the server wants to see.
+        transport: an httpx transport, in place of the network and of the environment's proxy.
         sleep: lets seconds pass between repetitions.
         surroundings: clock, date and chance.
 
     Raises:
-        SettingsError: the address is not one of HTTP.
+        SettingsError: the address is not one of HTTP, or a proxy or certificates cannot be used.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class EdgeClient(_Client):
         sleep: Callable[[float], None] = time.sleep,
         surroundings: Surroundings | None = None,
     ) -> None:
-        super().__init__(server_url, settings, surroundings)
+        super().__init__(server_url, settings, surroundings, direct=transport is not None)
         self._http = httpx.Client(transport=transport, **self._http_options())
         self._sleep = sleep
 
@@ -123,7 +126,9 @@ class EdgeClient(_Client):
                 self._sleep(effect.seconds)
                 return None
             return effect.function()
-        except (httpx.RequestError, SecondLookError) as error:
+        except httpx.RequestError as error:
+            return Failure(self._route.lost(error))
+        except SecondLookError as error:
             return Failure(error)
 
     def close(self) -> None:
@@ -157,7 +162,7 @@ class AsyncEdgeClient(_Client):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         surroundings: Surroundings | None = None,
     ) -> None:
-        super().__init__(server_url, settings, surroundings)
+        super().__init__(server_url, settings, surroundings, direct=transport is not None)
         self._http = httpx.AsyncClient(transport=transport, **self._http_options())
         self._sleep = sleep
 
@@ -189,7 +194,9 @@ class AsyncEdgeClient(_Client):
                 await self._sleep(effect.seconds)
                 return None
             return await asyncio.to_thread(effect.function)
-        except (httpx.RequestError, SecondLookError) as error:
+        except httpx.RequestError as error:
+            return Failure(self._route.lost(error))
+        except SecondLookError as error:
             return Failure(error)
 
     async def aclose(self) -> None:
@@ -223,13 +230,3 @@ def _request(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Reques
     request = http.build_request(call.method, call.path, **call.parts())
     request.read()  # whole, or each part of its body would travel in a packet of its own
     return request
-
-
-def _checked_url(server_url: str) -> httpx.URL:
-    try:
-        url = httpx.URL(server_url)
-    except httpx.InvalidURL as error:
-        raise SettingsError(f"the server's address {server_url!r} is not a URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise SettingsError(f"the server's address must look like http://host:port, not {server_url!r}")
-    return url

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
 
-import httpx
 from pydantic import ValidationError
 
 from .answer import EdgeAnswer, StageSeconds
@@ -21,7 +20,7 @@ from .errors import (
     SecondLookError,
     UnexpectedReplyError,
 )
-from .exchange import Call, Message, Steps, Surroundings, Traffic, ask, work
+from .exchange import Call, LostError, Message, Patience, Steps, Surroundings, Traffic, ask, work
 from .geometry import Region
 from .imaging import EncodedPicture, Picture, PictureSource, open_picture
 from .retry import ClientSettings
@@ -62,7 +61,7 @@ class Conversation:
         A first look that fails raises. A second look that fails does not: the first answer stands, marked so.
         """
         _check_text(question)
-        clock = self.surroundings.clock
+        clock, patience = self.surroundings.clock, Patience(self.settings)
         started = clock()
         on_stage("open")
         opened = yield from work(lambda: self._open(picture))
@@ -71,7 +70,7 @@ class Conversation:
         card = self.card
         if card is None:
             on_stage("model")
-            card = yield from self._ask(Call("GET", "/v1/model"), ModelCard, Traffic())
+            card = yield from self._ask(Call("GET", "/v1/model"), ModelCard, Traffic(), patience)
             self.card = card
 
         on_stage("prepare_global")
@@ -89,7 +88,7 @@ class Conversation:
         traffic = Traffic()
         try:
             reply = yield from self._ask(
-                Call("POST", "/v1/answers", data, global_image.jpeg), AnswerReply, traffic
+                Call("POST", "/v1/answers", data, global_image.jpeg), AnswerReply, traffic, patience
             )
         except RequestRefusedError:
             self.card = None  # perhaps the server has another model by now: the next question asks it again
@@ -100,7 +99,7 @@ class Conversation:
         second: _SecondLook | None = None
         failure: str | None = None
         if reply.status == "region":
-            second = _SecondLook()
+            second = _SecondLook(patience)
             try:
                 yield from self._look_closer(second, opened, reply, card, on_stage)
             except SecondLookError as error:
@@ -172,7 +171,7 @@ class Conversation:
         lasting = session.expires_in - look.preparing
         call = Call("POST", f"{_path(session)}/local", image=image.jpeg)
         try:
-            reply = yield from self._ask(call, AnswerReply, look.traffic, lasting)
+            reply = yield from self._ask(call, AnswerReply, look.traffic, look.patience, lasting)
         finally:
             look.asking = clock() - before
         if reply.status != "final":
@@ -183,9 +182,14 @@ class Conversation:
         return picture if isinstance(picture, Picture) else open_picture(picture, self.settings.limits)
 
     def _ask(
-        self, call: Call, message: type[Message], traffic: Traffic, lasting: float = math.inf
+        self,
+        call: Call,
+        message: type[Message],
+        traffic: Traffic,
+        patience: Patience,
+        lasting: float = math.inf,
     ) -> Steps[Message]:
-        return ask(call, message, traffic, self.settings, self.surroundings, lasting)
+        return ask(call, message, traffic, patience, self.surroundings, lasting)
 
 
 def _path(session: PendingSession) -> str:
@@ -206,9 +210,9 @@ def _give_up(reply: AnswerReply, error: SecondLookError, timeout: float) -> Step
         return reply
     try:
         seconds = _GIVE_UP_SECONDS if whole else timeout
-        told: httpx.Response = yield Call("DELETE", _path(session), timeout=seconds)
+        told = yield Call("DELETE", _path(session), timeout=seconds)
         return AnswerReply.model_validate_json(told.content) if told.is_success else reply
-    except (httpx.RequestError, ValidationError) as trouble:
+    except (LostError, ValidationError) as trouble:
         logger.info("the session could not be given up: %s", trouble)
         return reply
 
@@ -226,6 +230,7 @@ def _check_text(question: str) -> None:
 class _SecondLook:
     """How far a second look came; what is set stays set if it fails."""
 
+    patience: Patience
     region: Region | None = None
     image: EncodedPicture | None = None
     reply: AnswerReply | None = None

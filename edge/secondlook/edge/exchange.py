@@ -30,6 +30,8 @@ __all__ = [
     "Call",
     "Effect",
     "Failure",
+    "LostError",
+    "Patience",
     "Pause",
     "Steps",
     "Surroundings",
@@ -45,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Call:
-    """Send one request; the result is an `httpx.Response`, or an `httpx.RequestError` is thrown.
+    """Send one request; the result is an `httpx.Response`, or `LostError` is thrown.
 
     `timeout` is in seconds, where the client's own is too long.
     """
@@ -62,6 +64,20 @@ class Call:
         if self.image is not None:
             parts |= {"data": self.data, "files": {"image": ("image.jpg", self.image, "image/jpeg")}}
         return parts
+
+
+class LostError(Exception):
+    """There was no reply to a request.
+
+    Attributes:
+        travelled: whether its body may have been sent.
+        hopeless: whether it would come to the same if it were repeated.
+    """
+
+    def __init__(self, reason: str, travelled: bool, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.travelled = travelled
+        self.hopeless = hopeless
 
 
 @dataclass(frozen=True)
@@ -109,6 +125,18 @@ class Surroundings:
 
 
 @dataclass
+class Patience:
+    """How one question's requests are repeated, and the seconds that all of them have left for it."""
+
+    settings: ClientSettings
+    left: float = field(init=False)
+    noted: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self.settings.wait_budget
+
+
+@dataclass
 class Traffic:
     """Bytes of request and reply bodies, repetitions included."""
 
@@ -131,34 +159,39 @@ def ask(
     call: Call,
     message: type[Message],
     traffic: Traffic,
-    settings: ClientSettings,
+    patience: Patience,
     surroundings: Surroundings,
     lasting: float = math.inf,
 ) -> Steps[Message]:
-    """One request, repeated as the settings allow, until there is a message or no hope.
+    """One request, repeated while there is patience, until there is a message or no hope.
 
     Repeated are requests that met connection loss, 429 or 503; every other status is the server's last word.
+    What a failed attempt took is waiting too, and taken from the patience.
 
     Args:
         lasting: seconds from now after which an answer would come too late; no wait goes beyond.
 
     Raises:
-        ConnectionFailedError, ServerBusyError: after all repetitions, or when the next wait exceeds
-            the settings' budget or that time.
+        ConnectionFailedError, ServerBusyError: there is no hope, or the next wait is longer than the patience
+            or that time, or the settings' repetitions are used up.
         RequestRefusedError: any other status than success.
         UnexpectedReplyError: success, but no such message.
     """
-    budget, end = settings.wait_budget, surroundings.clock() + lasting
+    clock, settings = surroundings.clock, patience.settings
+    end = clock() + lasting
     attempt = 0
     while True:
         failure: type[ClientError]
         asked_for = 0.0
+        before = clock()
         try:
             response: httpx.Response = yield call
-        except httpx.RequestError as error:
-            failure, reason = ConnectionFailedError, _connection_trouble(error)
-            if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        except LostError as lost:
+            failure, reason = ConnectionFailedError, str(lost)
+            if lost.travelled:
                 traffic.up += len(call.image or b"")  # how much of it travelled is unknown
+            if lost.hopeless:
+                raise ConnectionFailedError(reason) from lost
         else:
             traffic.up += int(response.request.headers.get("content-length", 0))
             traffic.down += len(response.content)
@@ -167,18 +200,29 @@ def ask(
             failure = ServerBusyError
             reason = f"the server is busy ({response.status_code}): {_reason(response)}"
             asked_for = retry_after_seconds(response.headers.get("retry-after"), surroundings.now()) or 0.0
+        now = clock()
+        patience.left -= now - before
         attempt += 1
         tried = "tried once" if attempt == 1 else f"tried {attempt} times"
-        if attempt > settings.retries:
+        if settings.retries is not None and attempt > settings.retries:
             raise failure(f"{reason} ({tried})")
         wait = max(asked_for, backoff_seconds(settings, attempt - 1, surroundings.jitter()))
-        if wait > min(budget, end - surroundings.clock()):
+        if wait > min(patience.left, end - now):
             raise failure(
                 f"{reason} ({tried}; the next wait of {wait:.3g} s is longer than there is time for)"
             )
-        logger.info("%s %s: %s; asking again in %.2f s", call.method, call.path, reason, wait)
+        _note(call, f"{reason}; asking again in {wait:.2f} s", patience)
         yield Pause(wait)
-        budget -= wait
+        patience.left -= wait
+
+
+def _note(call: Call, text: str, patience: Patience) -> None:
+    """The first repetition is worth a warning: it may go on for as long as there is patience."""
+    if patience.noted:
+        logger.info("%s %s: %s", call.method, call.path, text)
+    else:
+        patience.noted = True
+        logger.warning("%s, for up to %.0f s", text, patience.left)
 
 
 def _read(response: httpx.Response, message: type[Message]) -> Message:
@@ -189,8 +233,9 @@ def _read(response: httpx.Response, message: type[Message]) -> Message:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
+        asked = response.request.url.copy_with(userinfo=b"")
         raise UnexpectedReplyError(
-            f"{response.request.url} did not answer with a {message.__name__} ({where}: {first['msg']}); "
+            f"{asked} did not answer with a {message.__name__} ({where}: {first['msg']}); "
             "is this a secondlook server of the same version?"
         ) from error
 
@@ -203,14 +248,7 @@ def _reason(response: httpx.Response) -> str:
         reason = ErrorReply.model_validate_json(response.content).message
     except ValidationError:
         reason = response.reason_phrase
-    return " ".join(reason.split()) or "no reason given"
-
-
-def _connection_trouble(error: httpx.RequestError) -> str:
-    address = error.request.url.copy_with(path="/", query=None, userinfo=b"")
-    detail = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return f"cannot connect to {address}: {detail}"
-    if isinstance(error, httpx.TimeoutException):
-        return f"{address} did not answer in time: {detail}"
-    return f"the connection to {address} was lost: {detail}"
+    reason = " ".join(reason.split()) or "no reason given"
+    if response.status_code == 404 and response.request.url.path.count("/v1") > 1:
+        reason += f": {response.request.url.path}; the server's address goes without /v1"
+    return reason

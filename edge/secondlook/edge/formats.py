@@ -1,4 +1,4 @@
-"""Reading pictures: from bytes in any usual format and mode to checked, upright RGB.
+"""Opening pictures: from the bytes of any usual format to something whose size is checked and known.
 
 Nothing here decodes before the declared size has been checked, and nothing changes Pillow's global settings.
 """
@@ -6,22 +6,57 @@ Nothing here decodes before the declared size has been checked, and nothing chan
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
-from PIL import Image, UnidentifiedImageError
-from pydantic import PositiveInt
+from PIL import Image
 
+from .colours import check_depth, is_deep, to_rgb
 from .errors import NotAPictureError, PictureTooLargeError
 from .geometry import Region, Size
-from .validation import validated
+from .jpeg import START, Jpeg, read_jpeg
+from .limits import PictureLimits
+from .tiff import whole_picture
 
-__all__ = ["PictureLimits", "decode_jpeg"]
+__all__ = ["decode_jpeg", "open_encoded"]
 
-# Opened by content, never by file name. Formats that need an external program (EPS) are left out on purpose.
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "BMP", "GIF", "PPM", "JPEG2000", "TGA", "ICO")
+# Opened by content, never by file name: Pillow's name of a format → the module that reads it. JPEG is read by
+# `jpeg`; formats that need an external program (EPS) are left out on purpose. TGA has no signature: last.
+FORMATS = {
+    "PNG": "PngImagePlugin",
+    "TIFF": "TiffImagePlugin",
+    "WEBP": "WebPImagePlugin",
+    "AVIF": "AvifImagePlugin",
+    "BMP": "BmpImagePlugin",
+    "GIF": "GifImagePlugin",
+    "PPM": "PpmImagePlugin",
+    "JPEG2000": "Jpeg2KImagePlugin",
+    "ICO": "IcoImagePlugin",
+    "TGA": "TgaImagePlugin",
+}
+
+# What people take for pictures that can be read: a signature, its name, and what to do instead.
+_OTHERS = (
+    (
+        rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+        "a HEIC picture",
+        "save it as JPEG, as a phone can by itself",
+    ),
+    (rb"....ftypcrx|FUJIFILMCCD-RAW|II\x1a\0\0\0HEAPCCDR|IIRO|IIU\0", "raw sensor data", "develop it first"),
+    (rb"....ftyp(?!avi[fs])", "a video", "save one of its frames as JPEG"),
+    (rb"\x1aE\xdf\xa3|RIFF....AVI ", "a video", "save one of its frames as JPEG"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture", "save it as JPEG"),
+    (rb"\xff\xd8|\xff\xff\xff\xd8", "a damaged JPEG", "save it anew"),
+    (rb"%PDF", "a PDF document", "save the page as JPEG"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript document", "save the page as JPEG"),
+    (rb"8BPS", "a Photoshop document", "save it as JPEG"),
+    (rb"\s*(<\?xml|<svg|<!DOCTYPE svg)", "an XML file, perhaps SVG", "save it as PNG"),
+    (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
+)
 
 ORIENTATION_TAG = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
@@ -35,7 +70,7 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What Pillow's readers raise on damaged files, beside their own UnidentifiedImageError (an OSError).
+# What Pillow's readers raise on damaged files.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -50,56 +85,56 @@ _DAMAGED = (
 )
 
 
-@validated(frozen=True)
-class PictureLimits:
-    """What a picture may cost.
-
-    Pillow's own guard stays in force beneath: it warns above `Image.MAX_IMAGE_PIXELS` (89 megapixels unless
-    the program changed it) and refuses twice that, whatever is allowed here.
-
-    Attributes:
-        max_pixels: most pixels (width · height) that are decoded.
-        max_bytes: most bytes of an encoded picture that are read.
-    """
-
-    max_pixels: PositiveInt = 64_000_000
-    max_bytes: PositiveInt = 512 * 1024 * 1024
-
-    def check_pixels(self, width: int, height: int, name: str) -> None:
-        """Raise `PictureTooLargeError` if a picture of this size is not to be decoded."""
-        if width * height > self.max_pixels:
-            raise PictureTooLargeError(
-                f"{name} has {width}x{height} = {width * height} pixels; the limit is {self.max_pixels}"
-            )
-
-    def check_bytes(self, count: int, name: str) -> None:
-        """Raise `PictureTooLargeError` if an encoded picture has too many bytes to be read."""
-        if count > self.max_bytes:
-            raise PictureTooLargeError(f"{name} has more than the limit of {self.max_bytes} bytes")
-
-
 @contextmanager
 def reading(name: str) -> Iterator[None]:
     """Turn what Pillow raises on damaged or oversized files into picture errors of our own."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureTooLargeError(f"{name} is too large: {_one_line(error)}") from error
-    except UnidentifiedImageError as error:
-        raise NotAPictureError(f"{name} is not a picture in a known format") from error
+        raise PictureTooLargeError(
+            f"{name} is too large for Pillow, whatever the limit here: {_one_line(error)}"
+        ) from error
     except _DAMAGED as error:
         raise NotAPictureError(f"{name} is damaged or truncated: {_one_line(error)}") from error
 
 
-def open_encoded(data: bytes, limits: PictureLimits, name: str, formats: tuple[str, ...]) -> Image.Image:
+def open_encoded(data: bytes, limits: PictureLimits, name: str) -> Jpeg | Image.Image:
     """Read the header of an encoded picture and check its declared size; pixels are not decoded yet."""
     if not data:
         raise NotAPictureError(f"{name} is empty (0 bytes)")
     limits.check_bytes(len(data), name)
-    with reading(name):
-        image = Image.open(io.BytesIO(data), formats=formats)
+    if data.startswith(START):
+        return read_jpeg(data, limits, name)
+    image = _opened(data, name)
     limits.check_pixels(image.width, image.height, name)
     return image
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """As `Image.open`, which has its own limit on pixels and takes damage for another format."""
+    complaint = ""
+    for kind, module in FORMATS.items():
+        import_module(f"PIL.{module}")
+        reader, accepts = Image.OPEN.get(kind, (None, None))  # AVIF and WebP may not be built in
+        if reader is None or (accepts is not None and accepts(data[:16]) is not True):
+            continue
+        file, turn = whole_picture(data, name) if kind == "TIFF" else (io.BytesIO(data), 1)
+        try:
+            with reading(name):
+                image = reader(file, "")
+                if turn != 1 and ORIENTATION_TAG not in image.getexif():
+                    image.getexif()[ORIENTATION_TAG] = turn
+                return image
+        except NotAPictureError as error:
+            if accepts is not None:
+                complaint = (
+                    complaint or f"is a {kind} picture that cannot be read: {_one_line(error.__cause__)}"
+                )
+    for signature, what, advice in _OTHERS:
+        if re.match(signature, data[:64], re.DOTALL):
+            raise NotAPictureError(f"{name} is {what}, which is not read: {advice}")
+    known = ", ".join(("JPEG", *FORMATS))
+    raise NotAPictureError(f"{name} {complaint or f'is not a picture in a known format ({known})'}")
 
 
 def decode_jpeg(data: bytes, limits: PictureLimits | None = None) -> Image.Image:
@@ -107,24 +142,24 @@ def decode_jpeg(data: bytes, limits: PictureLimits | None = None) -> Image.Image
 
     Raises:
         NotAPictureError: empty, not a JPEG, damaged or truncated.
-        PictureTooLargeError: the declared size is above the limit; nothing was decoded.
+        PictureTooLargeError: it would cost more than a limit (see `PictureLimits` and `read_jpeg`); nothing
+            was decoded.
     """
-    image = open_encoded(data, limits or PictureLimits(), "the JPEG", ("JPEG",))
-    with reading("the JPEG"):
+    limits, name = limits or PictureLimits(), "the JPEG"
+    if not data:
+        raise NotAPictureError(f"{name} is empty (0 bytes)")
+    limits.check_bytes(len(data), name)
+    jpeg = read_jpeg(data, limits, name)
+    with reading(name):
+        image = jpeg.open()
         image.load()
-        return to_rgb(image)
+    return to_rgb(image)
 
 
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or it is none of these."""
     value = image.getexif().get(ORIENTATION_TAG, 1)
     return value if value in TRANSPOSITIONS else 1
-
-
-def upright_size(image: Image.Image) -> Size:
-    """The picture's size after its EXIF orientation has been applied."""
-    width, height = image.size
-    return Size(height, width) if orientation(image) in SIDEWAYS else Size(width, height)
 
 
 def stored_box(region: Region, size: Size, turn: int) -> tuple[int, int, int, int]:
@@ -141,45 +176,22 @@ def stored_box(region: Region, size: Size, turn: int) -> tuple[int, int, int, in
     return left, top, right, bottom
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """The image decoded, in RGB, with the EXIF orientation applied. May return `image` itself."""
-    image.load()
-    turn = orientation(
-        image
-    )  # after loading: some formats are turned by Pillow itself, which then drops the tag
-    rgb = to_rgb(image)
-    return rgb.transpose(TRANSPOSITIONS[turn]) if turn in TRANSPOSITIONS else rgb
+def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """The image decoded, in RGB, with the EXIF orientation applied. May return `image` itself.
 
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode → 8-bit RGB; transparency is laid over white. May return `image` itself.
-
-    16-bit grey is scaled by 1/257. The modes I and F do not say their range: values up to 255 are taken as
-    8-bit, else as 16-bit (a 16-bit picture without a value above 255 is black either way).
+    Raises:
+        NotAPictureError: damaged or truncated, or of values whose range is not clear.
     """
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_to_grey(image).convert("RGB")
-    if image.mode in ("La", "RGBa"):  # premultiplied alpha
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    deep = is_deep(image)
+    with reading(name):
+        image.load()
+        if deep:
+            check_depth(image, name)
+        # After loading: some formats are turned by Pillow itself, which then drops the tag.
+        turn = orientation(image)
+        rgb = to_rgb(image, name)
+        return rgb.transpose(TRANSPOSITIONS[turn]) if turn in TRANSPOSITIONS else rgb
 
 
-def _deep_to_grey(image: Image.Image) -> Image.Image:
-    """Modes I;16*, I and F → L."""
-    values = image.convert("I") if image.mode.startswith("I;16") else image
-    extrema = values.getextrema()
-    highest = extrema[1]
-    assert isinstance(highest, int | float), "one-band images have one pair of extrema"
-    if image.mode.startswith("I;16") or highest > 255:
-        values = values.point(lambda value: value * (1 / 257) + 0.5)
-    return values.convert("L")
-
-
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | None) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -11,23 +11,20 @@ from typing import Annotated, Literal, TypeAlias
 from PIL import Image
 from pydantic import Field
 
+from .colours import to_rgb
 from .errors import GeometryError, NotAPictureError
 from .formats import (
-    FORMATS,
     SIDEWAYS,
     TRANSPOSITIONS,
-    PictureLimits,
     decode_jpeg,
     open_encoded,
-    orientation,
     reading,
     stored_box,
-    to_rgb,
     upright_rgb,
-    upright_size,
 )
 from .geometry import Region, Size, place, sent_size, target
-from .jpeg import upper_rows
+from .jpeg import Jpeg
+from .limits import PictureLimits
 from .validation import validated
 from .wire import Filter, View
 
@@ -89,16 +86,18 @@ class EncodedPicture:
 
 def encode_jpeg(image: Image.Image, settings: JpegSettings) -> EncodedPicture:
     """Compress an RGB image. Metadata (EXIF, colour profile, comments) does not travel."""
+    try:
+        jpeg = _saved(image, settings, optimize=True)
+    except OSError:  # Pillow's buffer for two passes holds a byte or two a pixel: noise takes more
+        jpeg = _saved(image, settings, optimize=False)
+    return EncodedPicture(jpeg, Size(*image.size))
+
+
+def _saved(image: Image.Image, settings: JpegSettings, optimize: bool) -> bytes:
     buffer = io.BytesIO()
-    image.save(
-        buffer,
-        "JPEG",
-        quality=settings.quality,
-        subsampling=settings.subsampling,
-        optimize=True,
-        comment=b"",
-    )
-    return EncodedPicture(buffer.getvalue(), Size(*image.size))
+    chroma = settings.subsampling
+    image.save(buffer, "JPEG", quality=settings.quality, subsampling=chroma, optimize=optimize, comment=b"")
+    return buffer.getvalue()
 
 
 def fit_to_view(image: Image.Image, view: View, original: Size | None = None) -> Image.Image:
@@ -145,12 +144,11 @@ class Picture:
         size: the upright size, after the EXIF orientation, in pixels.
     """
 
-    def __init__(self, size: Size, source: Image.Image | bytes, name: str, turn: int = 1) -> None:
-        """`source` is upright RGB, or a JPEG whose EXIF orientation is `turn`."""
+    def __init__(self, size: Size, source: Image.Image | Jpeg, name: str) -> None:
+        """`source` is upright RGB, or a JPEG."""
         self.size = size
         self._source = source
         self._name = name
-        self._turn = turn
 
     def __repr__(self) -> str:
         return f"Picture({self._name}, {self.size})"
@@ -164,7 +162,7 @@ class Picture:
         if isinstance(self._source, Image.Image):
             return self._source
         with reading(self._name):
-            return upright_rgb(_open_jpeg(io.BytesIO(self._source)))
+            return _upright(to_rgb(self._source.open()), self._source.orientation)
 
     def shrunk(self, view: View) -> Image.Image:
         """The global image before compression: RGB, in the size that is sent, neither enlarged nor padded.
@@ -176,9 +174,10 @@ class Picture:
         size = sent_size(view, self.size)
         if isinstance(self._source, Image.Image):
             return _resized(self._source, size, view)
-        stored_size = Size(size.height, size.width) if self._turn in SIDEWAYS else size
+        turn = self._source.orientation
+        stored_size = Size(size.height, size.width) if turn in SIDEWAYS else size
         with reading(self._name):
-            image = _open_jpeg(io.BytesIO(self._source))
+            image = self._source.open()
             stored = image.size
             wanted = (stored_size.width * _DRAFT_MARGIN, stored_size.height * _DRAFT_MARGIN)
             # The box says, in decoded pixels, how far the picture reaches: libjpeg rounds its size up.
@@ -186,9 +185,9 @@ class Picture:
             box = drafted[1] if drafted else (0, 0, *image.size)
             image.load()
             decoded = to_rgb(image)
-            resized = self._upright(_resized(decoded, stored_size, view, box))
+            resized = _upright(_resized(decoded, stored_size, view, box), turn)
         if decoded.size == stored:  # too small for scaled decoding: a local image need not decode it again
-            self._source, self._turn = self._upright(decoded), 1
+            self._source = _upright(decoded, turn)
         return resized
 
     def global_image(self, view: View, jpeg: JpegSettings = GLOBAL_JPEG) -> EncodedPicture:
@@ -210,18 +209,15 @@ class Picture:
         """A region's pixels, upright, RGB."""
         if isinstance(self._source, Image.Image):
             return self._source.crop(region.as_tuple())
-        box = stored_box(region, self.size, self._turn)
+        turn = self._source.orientation
+        box = stored_box(region, self.size, turn)
         with reading(self._name):
             # Cropped first: turning the whole would hold it twice.
-            return self._upright(to_rgb(_open_jpeg(upper_rows(self._source, rows=box[3])).crop(box)))
-
-    def _upright(self, stored: Image.Image) -> Image.Image:
-        turn = TRANSPOSITIONS.get(self._turn)
-        return stored if turn is None else stored.transpose(turn)
+            return _upright(to_rgb(self._source.upper_rows(rows=box[3]).crop(box)), turn)
 
 
-def _open_jpeg(file: io.BytesIO) -> Image.Image:
-    return Image.open(file, formats=("JPEG",))
+def _upright(stored: Image.Image, turn: int) -> Image.Image:
+    return stored.transpose(TRANSPOSITIONS[turn]) if turn in TRANSPOSITIONS else stored
 
 
 def open_picture(source: PictureSource, limits: PictureLimits | None = None) -> Picture:
@@ -238,8 +234,7 @@ def open_picture(source: PictureSource, limits: PictureLimits | None = None) -> 
     if isinstance(source, Image.Image):
         name = "the image"
         limits.check_pixels(source.width, source.height, name)
-        with reading(name):
-            decoded = upright_rgb(source)
+        decoded = upright_rgb(source, name)
         if decoded is source:
             decoded = source.copy()
         return Picture(Size(*decoded.size), decoded, name)
@@ -247,11 +242,10 @@ def open_picture(source: PictureSource, limits: PictureLimits | None = None) -> 
         name, data = "the picture", source
     else:
         name, data = str(Path(source)), _read(Path(source), limits)
-    image = open_encoded(data, limits, name, FORMATS)
-    with reading(name):
-        if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it, as phones write
-            return Picture(upright_size(image), data, name, orientation(image))
-        decoded = upright_rgb(image)
+    image = open_encoded(data, limits, name)
+    if isinstance(image, Jpeg):
+        return Picture(image.upright_size, image, name)
+    decoded = upright_rgb(image, name)
     return Picture(Size(*decoded.size), decoded, name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -32,20 +32,22 @@ else:
         """A dataclass decorator: what is made of the class is checked by its types, and never changes.
 
         Args:
-            raises: for a value of another type or out of its range. Rules that span several fields are for
-                `__post_init__`, which raises it too.
+            raises: for a value of another type or out of its range; it shows the value unless the field's own
+                `repr` does not (a secret). Rules that span several fields are for `__post_init__`, which
+                raises it too.
         """
 
         def decorate(cls):
             made = dataclass(cls, frozen=frozen, config=_STRICT)
             check = made.__init__
+            secret = {name for name, field in made.__dataclass_fields__.items() if not field.repr}
 
             @wraps(check)
             def init(self, *args, **kwargs):
                 try:
                     check(self, *args, **kwargs)
                 except ValidationError as error:
-                    raise raises(told(error, made.__dataclass_fields__)) from error
+                    raise raises(told(error, made.__dataclass_fields__, secret)) from None
 
             made.__init__ = init
             return made
@@ -65,17 +67,18 @@ def from_json(kind: type[ValueT], text: str | bytes) -> ValueT:
         raise SettingsError(told(error, inspect.signature(kind).parameters)) from error
 
 
-def told(error: ValidationError, names: Iterable[str]) -> str:
+def told(error: ValidationError, names: Iterable[str], secret: Container[str] = ()) -> str:
     """What is wrong, in one line: each field with its value and what is possible.
 
     Args:
         names: of the fields, in the order of positional arguments.
+        secret: those whose values are not shown.
     """
     known = list(names)
-    return "; ".join(_told(one, known) for one in error.errors(include_url=False))
+    return "; ".join(_told(one, known, secret) for one in error.errors(include_url=False))
 
 
-def _told(one: Any, known: list[str]) -> str:
+def _told(one: Any, known: list[str], secret: Container[str]) -> str:
     first, *others = one["loc"] or ("",)
     if isinstance(first, int) and first < len(known):
         first = known[first]
@@ -87,4 +90,4 @@ def _told(one: Any, known: list[str]) -> str:
     if not name:  # of the whole
         return str(message)
     ours = f"{name}{message[5:]}" if message.startswith("Input ") else f"{name}: {message}"
-    return f"{ours}, not {one['input']!r}"
+    return ours if first in secret else f"{ours}, not {one['input']!r}"

@@ -188,13 +188,13 @@ class ModelCard(WireModel):
 
 
 class AnswerOptions(WireModel):
-    """Per-request choices. What is None takes the server's default; unknown keys are refused.
+    """Per-request choices. What is None takes the server's default; unknown keys and other types are refused.
 
     A threshold belongs to its measure: where it decides, another measure than the server's needs its own.
     `relevance` asks for the map that the region is sought in, whether a region is sought or not.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     measure: Measure | None = None

@@ -53,4 +53,5 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
     The tensor may be changed or freed at once: what is copied is a copy in pinned memory.
     """
-    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+    pinned = values.pin_memory() if device.type == "cuda" else values
+    return pinned.to(device, non_blocking=True)

@@ -110,6 +110,7 @@ class Engine:
         # How a prefix's picture rows become cells, and its map for the generic question.
         self._projections = WeakKeyDictionary[KeptPrefix, Tensor | None]()
         self._generics = WeakKeyDictionary[KeptPrefix, Tensor]()
+        self.slots_bytes = self._decoder.cache.nbytes  # keys and values, used or not, padding included
 
     @property
     def card(self) -> ModelCard:
@@ -166,7 +167,7 @@ class Engine:
 
         Raises:
             PictureMismatchError: the image is larger than an edge sends of such a region.
-            QuestionTooLongError: it has so many tokens that question and answer have no room beside it.
+            QuestionTooLongError: `pending` is of no question of `prepare`, and asks for more than has room.
             GeometryError: the region has no size under the model's view.
         """
         return self._preparer.local(pending, local_image)
@@ -260,7 +261,9 @@ class Engine:
             if row is not None and (options.relevance or self._decider.seeks(*seen)):
                 stages.enter("prefill")
                 by_question = self.model.attention_map(row, projection, asked.prompt)
-                by_generic = yield from self._generic(slot, asked, kept, encoded, stages)
+                by_generic = torch.ones_like(by_question)
+                if self.model.localisation.generic:
+                    by_generic = yield from self._generic(slot, asked, kept, encoded, stages)
                 maps = AttentionMaps(by_question, by_generic)
                 region = self._region(maps, asked.original)
                 relevance = maps.relevance() if options.relevance else None
@@ -298,11 +301,11 @@ class Engine:
                 # It was given up: the first look's pass, alone, gives the same keys and values.
                 yield from self._ask(slot, asked, 1, None, stages, probe=False)
                 self._pool.hold(slot, pending.prefix)
-            prompt = local.prompt
             encoded = yield Encode(local.picture, local.picture.tokens)
             features, _ = self.model.condition(encoded, asked.tokens)
             stages.enter("prefill")
-            yield Prefill(self._continued(slot, prompt, pending.prefix, [features], limit))
+            prompt = local.prompt
+            yield Prefill(self._prompted(slot, prompt, pending.prefix, [features], limit))
             second = self._look((yield Decode(slot, limit)), prompt, policy)
         finally:
             self._pool.give_back(slot)
@@ -323,16 +326,15 @@ class Engine:
     ) -> Flow[tuple[Tensor | None, Tensor | None, Features | None]]:
         """[global image | question], or the question alone where the slot holds a prefix; with `probe`, the
         attention row to the picture's rows; how that is projected to cells; what was encoded for it."""
+        encoded, conditioned = None, list[Features]()
         if prefix is None:
             encoded = yield Encode(asked.picture, asked.picture.tokens)
             one, projection = self.model.condition(encoded, asked.tokens)
-            stages.enter("prefill")
-            prompted = self._prompted(slot, asked.prompt, 0, [one], limit)
+            conditioned = [one]
         else:
-            encoded, projection = None, self._projections[prefix]
-            stages.enter("prefill")
-            prompted = self._continued(slot, asked.prompt, prefix, [], limit)
-        row = yield Prefill(prompted, probe)
+            projection = self._projections[prefix]
+        stages.enter("prefill")
+        row = yield Prefill(self._prompted(slot, asked.prompt, prefix, conditioned, limit), probe)
         return row, projection, encoded
 
     def _generic(
@@ -340,21 +342,18 @@ class Engine:
     ) -> Flow[Tensor]:
         """The map that the question's is divided by; remembered with the prefix."""
         model, picture = self.model, asked.picture
-        if not model.localisation.generic:
-            return torch.ones(picture.grid, device=model.device)
         if kept not in self._generics:
             prompt, tokens = asked.generic, self._preparer.generic
-            if self._shares(asked):
-                projection = self._projections[kept]
-                prompted = self._continued(slot, prompt, kept, [])
-            else:
+            prefix: KeptPrefix | None = kept
+            conditioned, projection = list[Features](), self._projections[kept]
+            if not self._shares(asked):
                 stages.enter("encode")
                 if encoded is None:
                     encoded = yield Encode(picture, picture.tokens)
                 one, projection = model.condition(encoded, tokens)
+                prefix, conditioned = None, [one]
                 stages.enter("prefill")
-                prompted = self._prompted(slot, prompt, 0, [one])
-            row = yield AttentionRow(prompted)
+            row = yield AttentionRow(self._prompted(slot, prompt, prefix, conditioned))
             self._generics[kept] = model.attention_map(row, projection, prompt)
         return self._generics[kept]
 
@@ -363,17 +362,14 @@ class Engine:
         key, picture = self.model.prefix_key, asked.picture
         return key(picture, self._preparer.generic) == key(picture, asked.tokens)
 
-    def _continued(
-        self, slot: int, prompt: Prompt, prefix: KeptPrefix, features: list[Features], limit: int = 1
-    ) -> Prompted:
-        """The rest of a prompt, behind its prefix that the slot holds."""
-        begins = (prompt.shared, prompt.shared_position)
-        assert begins == (prefix.length, prefix.next_position), "prompts of one prefix key begin alike"
-        return self._prompted(slot, prompt, prefix.length, features, limit)
-
     def _prompted(
-        self, slot: int, prompt: Prompt, start: int, features: list[Features], limit: int = 1
+        self, slot: int, prompt: Prompt, prefix: KeptPrefix | None, features: list[Features], limit: int = 1
     ) -> Prompted:
+        """The prompt, or its rest behind the prefix that the slot holds."""
+        start = 0
+        if prefix is not None:
+            start, begins = prefix.length, (prompt.shared, prompt.shared_position)
+            assert begins == (start, prefix.next_position), "prompts of one prefix key begin alike"
         rows = self.model.rows(prompt, start, features)
         return Prompted(slot, start, rows, prompt.spans[0], prompt.delta, limit)
 

@@ -64,6 +64,7 @@ class Preparer:
         asked = pending.question
         picture = self._picture(image, self._model.local_view, pending.region.size, "local image")
         prompt = self._model.prompt(asked.tokens, (asked.picture.grid, picture.grid))
+        check_room(len(prompt.ids), asked.max_new_tokens, self._room)  # holds for what `question` let in
         return LocalImage(picture, prompt)
 
     def _picture(self, image: Image.Image, view: View, shown: Size, what: str) -> Picture:

@@ -38,7 +38,8 @@ def attention_row(
 
     Keys at and after a length have no influence, so a cache may hold anything there. A row is NaN, as a
     softmax's, if a valid key's score is NaN or +inf, or all are -inf. Deterministic: on one device, equal
-    arguments give equal bits, whatever the number of threads.
+    arguments give equal bits, whatever the number of threads; on CUDA, if their keys are laid out alike, at
+    multiples of 16 bytes or not.
 
     Args:
         query: float32, float16 or bfloat16; D is 1 to 256, its stride 1; other strides are free.

@@ -40,7 +40,8 @@ def decode_attention(
     Positions at and after a length have no influence, nor have other slots, so a cache may hold anything
     there. A head's result is NaN, as a softmax's, if a valid position's score is NaN or +inf, or all are
     -inf. Deterministic: on one device, a row's result has the same bits whatever the other rows, the number
-    of threads and the cache's size.
+    of threads and the cache's size; on CUDA, if keys and values are laid out alike, at multiples of 16 bytes
+    or not.
 
     Args:
         query: float32, float16 or bfloat16; D is 1 to 256, its stride 1; other strides are free.

@@ -42,7 +42,8 @@ def token_statistics(
         torch.argmax); the measures of all of these are NaN.
 
         The measures are within a relative 1e-5 of those of the logits as given, also where the doubt is as
-        small as 1e-30. A row's result does not depend on the other rows or on the number of threads.
+        small as 1e-30. A row's result depends neither on the other rows, nor on where it lies in memory, nor
+        on the number of threads.
 
     Raises:
         TypeError: logits of another dtype.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secondlook.benchmarks.run_log import LogError, LoggedLook, Record, RunHeader, scan_log
-from secondlook.edge.wire import Measure
+from secondlook.edge.wire import Measure, Relevance
 from secondlook.engine.method.policy import Policy
 
 FloatArray = npt.NDArray[np.float64]
@@ -23,7 +23,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 _MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
-_NO_LOOK: Final = LoggedLook("", 0.0, (), 0, 0, 0)
+_NO_LOOK: Final = LoggedLook("", 0.0, (), 0, 0, 0, flops=0)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LookColumns:
     Attributes:
         text: [questions].
         score, pixels, bytes, visual_tokens: [questions]; see `LoggedLook`.
-        prompt_tokens: [questions]; -1: not known.
+        flops: [questions]; NaN: not known.
         lengths: [questions], tokens of each answer.
         owner: [tokens], the question that a token is of; ascending.
         measures: [tokens, 3], each measure in the order of `Measure`.
@@ -45,7 +45,7 @@ class LookColumns:
     pixels: FloatArray
     bytes: FloatArray
     visual_tokens: IntArray
-    prompt_tokens: IntArray
+    flops: FloatArray
     lengths: IntArray
     owner: IntArray
     measures: FloatArray
@@ -88,7 +88,7 @@ class Columns:
 
     Attributes:
         picture: [questions], each picture's place in its data set.
-        kind, question, truth, file, heat: [questions]; `kind` is `Record.type`.
+        kind, question, truth, file, relevance: [questions]; `kind` is `Record.type`.
         possible: [questions], whether there was a second look.
         original_pixels, original_bytes: [questions].
         region: [questions, 4]; 0 where there was none.
@@ -103,7 +103,7 @@ class Columns:
     question: list[str]
     truth: list[str]
     file: list[str]
-    heat: list[Sequence[str]]
+    relevance: list[Relevance | None]
     first: LookColumns
     second: LookColumns
     possible: BoolArray
@@ -126,19 +126,18 @@ class Columns:
         first, second = _Looks(), _Looks()
         for one in records:
             picture.append(one.index)
-            texts.append((one.type, one.question, one.truth, one.file, one.heat))
+            texts.append((one.type, one.question, one.truth, one.file, one.relevance))
             first.add(one.first)
             second.add(one.second)
             hit = np.nan if one.region_hit is None else float(one.region_hit)
             numbers.extend((one.original_pixels, one.original_bytes, *(one.region or (0, 0, 0, 0)), hit))
             numbers.extend(_boxes(one))
         table = np.array(numbers).reshape(-1, 10)
-        kind, question, truth, file, heat = (
-            map(list, zip(*texts, strict=True)) if texts else ([] for _ in range(5))
-        )
+        told = map(list, zip(*texts, strict=True)) if texts else ([] for _ in range(5))
+        kind, question, truth, file, relevance = told
         looked = second.columns()
         return cls(
-            np.array(picture, np.int64), kind, question, truth, file, heat, first.columns(), looked,
+            np.array(picture, np.int64), kind, question, truth, file, relevance, first.columns(), looked,
             looked.lengths > 0, table[:, 0], table[:, 1], table[:, 2:6], *table[:, 6:].T,
         )  # fmt: skip
 
@@ -166,23 +165,23 @@ class _Looks:
 
     def add(self, look: LoggedLook | None) -> None:
         look = look or _NO_LOOK
-        prompt = -1 if look.prompt_tokens is None else look.prompt_tokens
+        flops = np.nan if look.flops is None else look.flops
         self.text.append(look.text)
         self.numbers.extend(
-            (look.score, look.pixels, look.bytes, look.visual_tokens, prompt, len(look.tokens))
+            (look.score, look.pixels, look.bytes, flops, look.visual_tokens, len(look.tokens))
         )
         for token in look.tokens:
             self.tokens.extend((token.min_entropy, token.shannon_entropy, token.margin, token.is_eos))
 
     def columns(self) -> LookColumns:
         numbers = np.array(self.numbers).reshape(-1, 6).T.copy()
-        score, pixels, sent = numbers[:3]
-        visual, prompt, lengths = numbers[3:].astype(np.int64)
+        score, pixels, sent, flops = numbers[:4]
+        visual, lengths = numbers[4:].astype(np.int64)
         tokens = np.array(self.tokens).reshape(-1, 4)
         owner = np.repeat(np.arange(len(lengths)), lengths)
         measures = np.ascontiguousarray(tokens[:, :3])
         return LookColumns(
-            self.text, score, pixels, sent, visual, prompt, lengths, owner, measures, tokens[:, 3] > 0
+            self.text, score, pixels, sent, visual, flops, lengths, owner, measures, tokens[:, 3] > 0
         )
 
 

@@ -77,10 +77,15 @@ class TradeOff:
         changes = np.flatnonzero(self._keys[1:] != self._keys[:-1]) + 1
         self._ends = np.append(changes, len(key))  # each threshold's looks are those before its end
 
-    def line(self, cost: Cost) -> Line:
-        """Every threshold there is."""
-        accuracy = self._sums(self._gain, self._first) / len(self._first)
-        spent = self._sums(cost.extra, cost.base) / cost.unit.sum()
+    def line(self, cost: Cost, count: FloatArray | None = None) -> Line:
+        """Every threshold there is.
+
+        Args:
+            count: [questions], how often each counts; once unless told.
+        """
+        count = np.ones(len(self._first)) if count is None else count
+        accuracy = self._sums(count * self._gain, count * self._first) / count.sum()
+        spent = self._sums(count * cost.extra, count * cost.base) / (count * cost.unit).sum()
         return Line(np.append(np.inf, self._keys[self._ends - 1]), spent, accuracy)
 
     def band(self, cost: Cost, boot: Bootstrap) -> Band:

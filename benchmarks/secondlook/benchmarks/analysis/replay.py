@@ -18,6 +18,7 @@ import numpy as np
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray, read_columns
 from secondlook.benchmarks.analysis.curves import Cost, Line, TradeOff
 from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.options import ReplayRun
 from secondlook.benchmarks.run_log import LogError, Record, read_log, write_log
 from secondlook.edge.wire import Measure
 from secondlook.engine.method.policy import Policy
@@ -152,15 +153,15 @@ def choose_threshold(replay: Replay, max_rate: float = 0.45, tolerance: float = 
     return float(thresholds[good].max())
 
 
-def bench_replay(log: Path, rows: int) -> dict[str, Any]:
+def bench_replay(run: ReplayRun) -> dict[str, Any]:
     """Time a log that is a log's pictures again and again, until it has so many records."""
     on = environment("cpu", "float64")
-    found = read_log(log)
+    found = read_log(run.log)
     if not found.records:
-        raise LogError(f"{log} has no record yet; finish the run that began it")
+        raise LogError(f"{run.log} has no record yet; finish the run that began it")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "long.jsonl"
-        write_log(path, found.header, _repeated(found.records, rows))
+        write_log(path, found.header, _repeated(found.records, run.rows))
         size = path.stat().st_size
         begun = time.perf_counter()
         _, columns = read_columns(path)
@@ -177,15 +178,6 @@ def bench_replay(log: Path, rows: int) -> dict[str, Any]:
         "curves": curves,
         "environment": on,
     }
-
-
-def replay_text(report: dict[str, Any]) -> str:
-    """The report as a line for people."""
-    return (
-        f"{report['rows']} records ({report['log_bytes'] / 1e6:.0f} MB) read in "
-        f"{report['seconds_reading']:.1f} s; {report['curves']} curves, each of every threshold, in "
-        f"{report['seconds_replaying']:.1f} s"
-    )
 
 
 def _repeated(records: Sequence[Record], rows: int) -> Iterator[list[Record]]:

@@ -22,15 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray, IntArray
-from secondlook.benchmarks.calibration.policy import read_logs
+from secondlook.benchmarks.analysis.runs import read_run
 from secondlook.benchmarks.calibration.thresholds import Answers, choose
+from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.options import BudgetRun
 from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.policy_file import Target
@@ -39,6 +40,7 @@ _WINDOW: Final = 500
 _WARM_UP: Final = 200
 _MOST_DEVIATION: Final = 0.02
 _MOST_LOSS: Final = 0.005
+_RATES: Final = (0.2, 0.3, 0.4, 0.5)
 _PACES: Final = (1.0, 1.5, 0.75, 2.0, 1.0)
 """Questions a second, from phase to phase."""
 _SUDDEN: Final = (0.1, 0.8, 0.4, 0.9, 0.05)
@@ -102,13 +104,9 @@ def draw(shift: Shift, phase: int, generator: np.random.Generator) -> IntArray:
 
 
 def _shares(shift: Shift, length: int) -> FloatArray:
-    points = np.array(shift.shares)
-    if shift.drifts:
-        knots = np.linspace(0, length - 1, len(points))
-        line: FloatArray = np.interp(np.arange(length), knots, points)
-        return line
-    stepped: FloatArray = points[np.arange(length) * len(points) // length]
-    return stepped
+    points, places = np.array(shift.shares), np.arange(length)
+    line: FloatArray = np.interp(places, np.linspace(0, length - 1, len(points)), points)
+    return line if shift.drifts else points[places * len(points) // length]
 
 
 def _shift(
@@ -117,36 +115,32 @@ def _shift(
     return Shift(name, places[inside], places[~inside], shares, drifts)
 
 
-def bench_budget(
-    logs: Sequence[Path], rates: Sequence[float], phase: int, repeats: int, seed: int
-) -> dict[str, Any]:
+def bench_budget(run: BudgetRun) -> dict[str, Any]:
     """Every shift, for every rate."""
-    settings = [BudgetSettings(rate) for rate in rates]
-    found = read_logs(logs)
+    budgets = [BudgetSettings(rate) for rate in run.retransmission_rate or _RATES]
+    found = read_run(run.log)
     described = environment("cpu", "float64")
     answers = Answers.of(found.columns, Policy(0.0))
     streams: dict[str, dict[str, Any]] = {}
     for shift in shifts_of(found.columns):
         streams[shift.name] = {
             str(one.retransmission_rate): _summary(
-                [_keep(answers, shift, one, phase, seed + number) for number in range(repeats)]
+                [_keep(answers, shift, one, run.phase, run.seed + number) for number in range(run.repeats)]
             )
-            for one in settings
+            for one in budgets
         }
     cells = [cell for stream in streams.values() for cell in stream.values()]
     losses = [cell["loss_in_blocks"] for cell in cells]
     worst = max(cell["worst_deviation"] for cell in cells)
     return {
         "bench": "budget",
-        "logs": found.digests,
-        "data": found.header.settings.get("data"),
+        "logs": [found.digest],
+        "data": found.header.settings["data"],
         "questions": len(found.columns),
         "window": _WINDOW,
         "warm_up": _WARM_UP,
-        "phase": phase,
-        "repeats": repeats,
-        "seed": seed,
-        "budget": {name: getattr(settings[0], name) for name in ("window", "span", "slack")},
+        **settings(run, "log", "retransmission_rate"),
+        "budget": {name: getattr(budgets[0], name) for name in ("window", "span", "slack")},
         "streams": streams,
         "worst_deviation": worst,
         "kept": worst <= _MOST_DEVIATION + 1e-9,
@@ -156,37 +150,6 @@ def bench_budget(
         "cells": len(cells),
         "environment": described,
     }
-
-
-def budget_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
-    columns = f"{'distance':>10}{'in blocks':>11}{'overall':>9}{'its own':>9}{'bytes/s':>9}"
-    lines = [
-        f"{report['questions']} questions; streams of shifting difficulty, {report['repeats']} of each kind",
-        f"distance: the largest from the target, over any {_WINDOW} questions after the first {_WARM_UP}",
-        "in blocks, overall: points of accuracy lost to fixed thresholds at the same rate",
-        "its own: the distance of the one overall; bytes/s: the relative one of a budget of bytes a second",
-        "",
-        f"{'stream':34}{'target':>8}{columns}",
-        *(
-            _row(name, rate, cell)
-            for name, stream in report["streams"].items()
-            for rate, cell in stream.items()
-        ),
-        "",
-        f"within {_MOST_DEVIATION:.0%} of the target: {'always' if report['kept'] else 'not always'}",
-        f"lost in blocks: {100 * report['mean_loss_in_blocks']:.2f} points in the mean",
-        f"at most half a point: in {report['within_half_a_point']} of {report['cells']} cases",
-    ]
-    return "\n".join(lines)
-
-
-def _row(name: str, rate: str, cell: dict[str, float]) -> str:
-    distance, lost = 100 * cell["worst_deviation"], 100 * cell["loss_in_blocks"]
-    overall, own, sent = (
-        100 * cell[key] for key in ("loss_overall", "worst_fixed_deviation", "worst_bytes_deviation")
-    )
-    return f"{name:34}{rate:>8}{distance:8.1f} %{lost:11.2f}{overall:9.2f}{own:7.1f} %{sent:7.1f} %"
 
 
 def follow(answers: Answers, stream: IntArray, budget: BudgetedThreshold, times: FloatArray) -> BoolArray:

@@ -1,4 +1,4 @@
-"""From logs and a target to a policy file, with a bound on how many answers without a second look are wrong.
+"""From a log and a target to a policy file, with a bound on how many answers without a second look are wrong.
 
 What is guaranteed. Let the questions of the log and those to come be independent draws from one
 distribution. Then, with probability at least `confidence` over the draw of the log, the share of wrong
@@ -19,19 +19,16 @@ treated.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.columns import Columns
+from secondlook.benchmarks.analysis.runs import Run, read_run
 from secondlook.benchmarks.calibration.thresholds import Answers, choose
-from secondlook.benchmarks.run_log import LogError, RunHeader, check_same_run, read_log
 from secondlook.engine.method.policy import Policy
-from secondlook.engine.method.policy_file import CalibratedOn, Estimate, PolicyFile, Target, WrongShare
+from secondlook.engine.method.policy_file import CalibratedOn, PolicyFile, Target, WrongShare
 
 _WRONG_BELOW = 0.5
 """An answer is wrong if its score is below a half, as everywhere in the evaluation."""
@@ -71,41 +68,8 @@ def binomial_upper_bound(successes: int, trials: int, risk: float) -> float:
     return high
 
 
-@dataclass(frozen=True)
-class ReadLogs:
-    """One run's answers, from one log or from those of its shards.
-
-    Attributes:
-        digests: SHA-256 of each log's bytes, its first 16 hexadecimal digits.
-    """
-
-    header: RunHeader
-    columns: Columns
-    digests: tuple[str, ...]
-
-
-def read_logs(paths: Sequence[Path]) -> ReadLogs:
-    """The logs that belong together."""
-    runs = {path: read_log(path) for path in dict.fromkeys(paths)}
-    check_same_run({path: run.header for path, run in runs.items()})
-    seen: dict[int, Path] = {}
-    for path, run in runs.items():
-        if not run.records:
-            raise LogError(f"{path} has no answers yet; finish it with the command that began it")
-        for index in {record.index for record in run.records}:
-            if index in seen:
-                raise LogError(f"{path} and {seen[index]} both have picture {index}; name each log once")
-            seen[index] = path
-    first = next(iter(runs))
-    columns = Columns.of(record for run in runs.values() for record in run.records)
-    if not columns.possible.any():
-        raise LogError(f"{first} has no second look: no picture had detail to gain, and no threshold matters")
-    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in runs)
-    return ReadLogs(runs[first].header, columns, digests)
-
-
 def calibrate(
-    logs: Sequence[Path],
+    log: Path,
     target: Target,
     policy: Policy,
     *,
@@ -116,12 +80,12 @@ def calibrate(
     """The policy for a target.
 
     Args:
-        logs: of one full-retransmission run, or of its shards.
+        log: of a full-retransmission run.
         policy: how doubt is measured and what follows; its threshold is not used.
         confidence: of the intervals and the bound.
     """
-    found = read_logs(logs)
-    answers = Answers.of(found.columns, policy)
+    run = read_run(log)
+    answers = Answers.of(run.columns, policy)
     choice = choose(answers, target, confidence=confidence, resamples=resamples, seed=seed)
     threshold = choice.threshold.value
     return PolicyFile(
@@ -131,52 +95,19 @@ def calibrate(
         expected=choice.expected,
         confidence=confidence,
         wrong_unrefined=wrong_share(answers, threshold, confidence, choice.candidates),
-        calibrated_on=_described(found, int(answers.picture.max()) + 1),
+        calibrated_on=_described(run),
     )
 
 
-def calibration_text(found: PolicyFile) -> str:
-    """The policy in a few lines."""
-    on, wrong, expected = found.calibrated_on, found.wrong_unrefined, found.expected
-    asked = f"{on.questions} questions about {on.pictures} pictures ({on.data.get('name')})"
-    each = ", one question a picture" if on.pictures < on.questions else ""
-    share = f"{wrong.wrong} of {wrong.unrefined} here{each}"
-    return "\n".join(
-        [
-            f"calibrated on {asked}, asked of {on.model} in {on.dtype}",
-            f"target: {found.target.kind.replace('_', ' ')} {found.target.value:g}",
-            "",
-            f"{'':22}{'':>10}   {found.confidence:.0%} interval",
-            _line("threshold", found.threshold_interval, 4),
-            _line("retransmission rate", expected["retransmission_rate"], 3),
-            _line("accuracy", expected["accuracy"], 3),
-            _line("bytes a question", expected["bytes"], 0),
-            "",
-            f"wrong among the answers without a second look: {share},",
-            f"so at most {wrong.bound:.1%} with {wrong.confidence:.0%} confidence, of questions like these",
-        ]
+def _described(run: Run) -> CalibratedOn:
+    settings, model = run.header.settings, run.header.settings["model"]
+    return CalibratedOn(
+        logs=(run.digest,),
+        model=str(run.made.get("model")),
+        weights=model["weights"],
+        dtype=model["dtype"],
+        data=settings["data"],
+        jpeg=settings["jpeg"],
+        pictures=len(set(run.columns.picture.tolist())),
+        questions=len(run.columns),
     )
-
-
-def _line(name: str, found: Estimate, digits: int) -> str:
-    return f"{name:22}{found.value:10.{digits}f}   {found.low:.{digits}f} to {found.high:.{digits}f}"
-
-
-def _described(found: ReadLogs, pictures: int) -> CalibratedOn:
-    settings = found.header.settings
-    # A merged log states what each shard was made on.
-    made = found.header.made
-    name = made["model"] if "model" in made else made.get("shards", [{}])[0].get("model")
-    try:
-        return CalibratedOn(
-            logs=found.digests,
-            model=str(name),
-            weights=settings["model"]["weights"],
-            dtype=settings["model"]["dtype"],
-            data=settings["data"],
-            jpeg=settings["jpeg"],
-            pictures=pictures,
-            questions=len(found.columns),
-        )
-    except (KeyError, TypeError) as error:
-        raise LogError(f"the log's header does not say what was asked: {error} is missing") from error

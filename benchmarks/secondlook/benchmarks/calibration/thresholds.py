@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray, IntArray
+from secondlook.benchmarks.analysis.curves import Cost, TradeOff
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.method.policy import Policy
@@ -71,54 +72,30 @@ class Curve:
     accuracy: FloatArray
     bytes: FloatArray
 
-    def values(self, kind: TargetKind) -> FloatArray:
-        """The values of one kind."""
-        values: FloatArray = getattr(self, kind)
-        return values
-
     def at(self, place: int) -> list[float]:
         """The values of every kind at one threshold."""
-        return [self.values(kind)[place] for kind in _NAMES]
+        return [getattr(self, kind)[place] for kind in _NAMES]
 
 
 class Sorted:
     """Answers in the order of their doubt, to be weighted again and again."""
 
     def __init__(self, answers: Answers) -> None:
-        order = np.argsort(answers.doubt, kind="stable")
-        doubt = answers.doubt[order]
-        looked = np.isfinite(doubt)
-        self._picture = answers.picture[order]
-        self._first = answers.first[order]
-        self._bytes = answers.first_bytes[order]
-        self._gain = np.where(looked, answers.kept[order] - self._first, 0.0)
-        self._more = np.where(looked, answers.second_bytes[order], 0.0)
-        self._looked = looked.astype(np.float64)
-        # Questions of equal doubt go together. At the first cut all are looked at that can be.
-        starts = np.flatnonzero(looked & np.concatenate([[True], doubt[1:] != doubt[:-1]]))
-        self._cuts = np.append(starts, len(doubt))
-        last = np.nextafter(max(doubt[-1], 0.0), np.inf)
-        self.threshold = np.append(doubt[starts], last)
-        if len(starts):
-            self.threshold[0] = 0.0
+        self._trade_off = TradeOff(answers.doubt, answers.first, answers.kept - answers.first)
+        ones, looked = np.ones(len(answers.doubt)), np.isfinite(answers.doubt)
+        self._rate = Cost(0 * ones, looked.astype(np.float64), ones)
+        self._bytes = Cost(answers.first_bytes, looked * answers.second_bytes, ones)
+        self._picture = answers.picture
 
     def curve(self, weights: FloatArray | None = None) -> Curve:
         """The curve, with a weight for each picture; by default 1."""
-        weight = np.ones(len(self._picture)) if weights is None else weights[self._picture]
-        total = weight.sum()
-
-        def behind(values: FloatArray) -> FloatArray:
-            """Mean over all questions of the values of those at or behind each cut."""
-            sums = np.concatenate([[0.0], np.cumsum(values * weight)])
-            found: FloatArray = (sums[-1] - sums[self._cuts]) / total
-            return found
-
-        return Curve(
-            threshold=self.threshold,
-            retransmission_rate=behind(self._looked),
-            accuracy=(self._first * weight).sum() / total + behind(self._gain),
-            bytes=(self._bytes * weight).sum() / total + behind(self._more),
-        )
+        count = None if weights is None else weights[self._picture]
+        rate, sent = (self._trade_off.line(cost, count) for cost in (self._rate, self._bytes))
+        there = np.flatnonzero(rate.thresholds > -np.inf)[::-1]  # without those that nothing is gained of
+        threshold = rate.thresholds[there]
+        threshold[0] = 0.0
+        threshold[-1] = np.nextafter(max(rate.thresholds[1], 0.0), np.inf)
+        return Curve(threshold, rate.cost[there], rate.accuracy[there], sent.cost[there])
 
 
 @dataclass(frozen=True)
@@ -191,7 +168,7 @@ def _tried(curve: Curve, target: Target) -> npt.NDArray[np.intp] | None:
 
 def _chosen(curve: Curve, target: Target, tried: npt.NDArray[np.intp] | None) -> int | None:
     places = np.arange(len(curve.threshold)) if tried is None else tried
-    values = curve.values(target.kind)[places]
+    values: FloatArray = getattr(curve, target.kind)[places]
     if target.kind == "accuracy":
         good = np.flatnonzero(values >= target.value - _ROUNDING)
         return int(places[good[-1]]) if len(good) else None

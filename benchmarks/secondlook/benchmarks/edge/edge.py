@@ -8,16 +8,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from PIL import features
 from rich.console import Console
 
-from secondlook.benchmarks.commands import complete_rounds, progress, table
+from secondlook.benchmarks.commands import complete_rounds, progress, settings
 from secondlook.benchmarks.edge.measure import (
     CAMERA_QUALITY,
     Case,
-    EdgeRun,
     ProcessCost,
     Round,
     command_rows,
@@ -25,13 +24,8 @@ from secondlook.benchmarks.edge.measure import (
     way_costs,
 )
 from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.options import EdgeRun
 from secondlook.benchmarks.timing import milliseconds
-
-AIM_SPEEDUP: Final = 3.0
-"""Of the global image of a 12-megapixel JPEG, over the plain way."""
-
-AIM_PEAK_MB: Final = 120.0
-"""At most, of an edge process on such a picture."""
 
 
 def bench_edge(run: EdgeRun) -> dict[str, Any]:
@@ -52,12 +46,9 @@ def bench_edge(run: EdgeRun) -> dict[str, Any]:
     return {
         "speedup_global_jpeg": headline(rows),
         "command_peak_mb": max(row["peak_mb"] for row in commands if not row["progressive"]),
-        "image_size": run.side,
-        "resize_mode": run.mode,
+        **settings(run, "megapixels"),
         "rounds": len(counted),
         "interrupted": interrupted,
-        "warmups": run.warmups,
-        "seed": run.seed,
         "inputs": "every round has new pictures: backgrounds of signs; JPEGs of quality "
         f"{CAMERA_QUALITY}, 4:2:0; regions of 1.5 encoder sides",
         "environment": on,
@@ -105,25 +96,3 @@ def _cost(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost], case: Case
         "peak_mb": peaks[case].peak_bytes / 1e6,
         "sent_bytes": statistics.fmean(sample.sent_bytes for sample in samples),
     }
-
-
-def edge_text(report: dict[str, Any]) -> str:
-    """The report as tables for people; each cell of the first has the edge's figure, then the plain way's."""
-    columns = "picture {megapixels:g} MP {kind} | sent {sent}"
-    for title, of in (("ms", "p50_ms]:.1f"), ("90 %", "p90_ms]:.1f"), ("CPU s", "cpu_seconds]:.3f")):
-        columns += f" | {title} {{edge[{of}}} / {{plain[{of}}}"
-    columns += (
-        " | peak MB {edge[peak_mb]:.0f} / {plain[peak_mb]:.0f} | bytes to send {edge[sent_bytes]:.0f} / "
-        "{plain[sent_bytes]:.0f} | faster {speedup:.2f}x | original {original_bytes:.0f}"
-    )
-    lines = [table(columns, report["rows"])]
-    lines += [
-        f"secondlook-edge ask, {row['picture']}: {row['peak_mb']:.1f} MB, {row['cpu_seconds']:.2f} CPU s"
-        for row in report["commands"]
-    ]
-    lines.append(
-        f"global image of the largest JPEG {report['speedup_global_jpeg']:.2f}x as fast as plain "
-        f"(aim {AIM_SPEEDUP:g}x at 12 MP), the command at most {report['command_peak_mb']:.1f} MB "
-        f"(aim {AIM_PEAK_MB:g})"
-    )
-    return "\n".join(lines)

@@ -18,41 +18,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import numpy as np
 from PIL import Image
 
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.edge.ways import SENT, WAYS, Sent, Source, Task, Wanted, Way, make
+from secondlook.benchmarks.options import EdgeRun
 from secondlook.benchmarks.signs.render import render
 from secondlook.benchmarks.signs.scene import Scene
-from secondlook.edge.errors import SecondLookError, SettingsError
 from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import Answer, AnswerReply, Box, Fit, ModelCard, PendingSession
+from secondlook.edge.wire import Answer, AnswerReply, Box, ModelCard, PendingSession
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Kind = Literal["jpeg", "raw"]
 _KINDS: Final[tuple[Kind, ...]] = ("jpeg", "raw")
 _CLOCKWISE: Final = 6
 """The EXIF orientation of a phone's picture in portrait: to be turned clockwise."""
-
-
-@dataclass(frozen=True)
-class EdgeRun:
-    """What is measured; see `secondlook bench edge --help`."""
-
-    megapixels: tuple[float, ...] = (2.0, 8.0, 12.0)
-    side: int = 336
-    mode: Fit = "squash"
-    rounds: int = 20
-    warmups: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for megapixels in self.megapixels:
-            if not 0.01 <= megapixels <= 64:
-                raise SettingsError(f"megapixels must be from 0.01 to 64, not {megapixels:g}")
 
 
 class Case(NamedTuple):
@@ -83,11 +70,11 @@ def rounds(run: EdgeRun) -> Iterator[Round]:
         generator = np.random.default_rng([run.seed, number])
         turns = WAYS if number % 2 else WAYS[::-1]
         done: Round = {}
-        for megapixels in run.megapixels:
+        for megapixels in run.sizes:
             size = picture_size(megapixels)
             frame = draw(size, generator)
             jpeg = camera_jpeg(frame)
-            wanted = Wanted(run.side, run.mode, sampled_region(size, run.side, generator))
+            wanted = Wanted(run.image_size, run.resize_mode, sampled_region(size, run.image_size, generator))
             for kind, sent, way in itertools.product(_KINDS, SENT, turns):
                 source: Source = jpeg if kind == "jpeg" else frame
                 original_bytes = len(jpeg) if kind == "jpeg" else 3 * size.pixels
@@ -106,12 +93,12 @@ def way_costs(run: EdgeRun, folder: Path) -> Iterator[tuple[Case, ProcessCost]]:
     """A process for each case, with the region where it takes most memory: at the bottom."""
     generator = np.random.default_rng(run.seed)
     jpeg, raw = folder / "picture.jpg", folder / "picture.rgb"
-    for megapixels in run.megapixels:
+    for megapixels in run.sizes:
         size = picture_size(megapixels)
         frame = draw(size, generator)
         jpeg.write_bytes(camera_jpeg(frame))
         raw.write_bytes(frame.tobytes())
-        wanted = Wanted(run.side, run.mode, region_at(size, run.side, 1, 1))
+        wanted = Wanted(run.image_size, run.resize_mode, region_at(size, run.image_size, 1, 1))
         for kind, sent, way in itertools.product(_KINDS, SENT, WAYS):
             file, shape = (jpeg, None) if kind == "jpeg" else (raw, frame.size)
             yield Case(kind, megapixels, sent, way), task_cost(Task(way, sent, str(file), shape, wanted))
@@ -121,23 +108,28 @@ def command_rows(run: EdgeRun, folder: Path) -> Iterator[dict[str, Any]]:
     """`secondlook-edge ask` in a process of its own, both looks, on kinds of the largest picture; the peak is
     in MB (10⁶ bytes). A progressive JPEG is as programs write it, not cameras; libjpeg keeps all its
     coefficients."""
-    size = picture_size(max(run.megapixels))
+    size = picture_size(max(run.sizes))
     portrait = Size(size.height, size.width)
     frame = draw(size, np.random.default_rng(run.seed))
     turned = Image.Exif()
     turned[0x0112] = _CLOCKWISE
-    bottom = region_at(size, run.side, 1, 1)
+    bottom = region_at(size, run.image_size, 1, 1)
+    at_left = region_at(portrait, run.image_size, 0, 0.5)
     pictures: list[tuple[str, Region, dict[str, Any]]] = [
-        ("baseline, region in the middle", region_at(size, run.side, 0.5, 0.5), {}),
+        ("baseline, region in the middle", region_at(size, run.image_size, 0.5, 0.5), {}),
         ("baseline, region at the bottom", bottom, {}),
         # Its left edge is what is stored at the bottom.
-        ("portrait by EXIF, region at the left", region_at(portrait, run.side, 0, 0.5), {"exif": turned}),
+        (
+            "portrait by EXIF, region at the left",
+            at_left,
+            {"exif": turned},
+        ),
         ("progressive, region at the bottom", bottom, {"progressive": True}),
     ]
     file = folder / "picture.jpg"
     for name, region, options in pictures:
         file.write_bytes(camera_jpeg(frame, **options))
-        cost = command_cost(file, Wanted(run.side, run.mode, region))
+        cost = command_cost(file, Wanted(run.image_size, run.resize_mode, region))
         yield {
             "picture": name,
             "progressive": "progressive" in options,
@@ -195,10 +187,6 @@ print(json.dumps([done.returncode, used.ru_maxrss * unit, used.ru_utime + used.r
 _ANSWER: Final = Answer(text="17", uncertainty=1.0, tokens=3, visual_tokens=0)
 
 
-class ProcessError(SecondLookError):
-    """A process that was to be measured failed."""
-
-
 @dataclass(frozen=True)
 class ProcessCost:
     """Of one process from its start to its end: the most memory in bytes, and CPU seconds."""
@@ -214,7 +202,7 @@ def cost(command: Sequence[str]) -> ProcessCost:
     done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=os.environ | own)
     status, peak_bytes, cpu_seconds = json.loads(done.stdout)
     if status:
-        raise ProcessError(f"{' '.join(command)} ended with {status}: {' '.join(done.stderr.split())}")
+        raise MeasurementError(f"{' '.join(command)} ended with {status}: {' '.join(done.stderr.split())}")
     return ProcessCost(peak_bytes, cpu_seconds)
 
 
@@ -258,27 +246,13 @@ def _asking_server(wanted: Wanted) -> Iterator[str]:
         region=first.region,
     )
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def application(asked: WSGIEnvironment, start: StartResponse) -> list[bytes]:
+        asked["wsgi.input"].read(int(asked["CONTENT_LENGTH"] or 0))
+        posted = final if asked["PATH_INFO"].endswith("/local") else first
+        start("200 OK", [("content-type", "application/json")])
+        return [(card if asked["REQUEST_METHOD"] == "GET" else posted).model_dump_json().encode()]
 
-        def do_GET(self) -> None:
-            self._reply(card.model_dump_json())
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self._reply((final if self.path.endswith("/local") else first).model_dump_json())
-
-        def log_message(self, *_: object) -> None:
-            """Nobody reads it."""
-
-        def _reply(self, text: str) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with make_server("127.0.0.1", 0, application, handler_class=_Quiet) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -286,3 +260,8 @@ def _asking_server(wanted: Wanted) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""

@@ -7,17 +7,18 @@ JSON, makes the pictures once and ends.
 from __future__ import annotations
 
 import io
-import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from PIL import Image
+from pydantic import TypeAdapter
 
 import secondlook.edge.cli  # noqa: F401  (as in an edge's process: both ways carry its imports)
 from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, open_picture
+from secondlook.edge.validation import from_json
 from secondlook.edge.wire import Fit, Fixed, View
 
 Sent = Literal["global", "local", "both"]
@@ -57,13 +58,7 @@ class Task:
     wanted: Wanted
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Task:
-        values = json.loads(text)
-        wanted = values.pop("wanted")
-        return cls(wanted=Wanted(wanted["side"], wanted["mode"], Region(**wanted["region"])), **values)
+        return TypeAdapter(Task).dump_json(self).decode()
 
     def source(self) -> Source:
         data = Path(self.file).read_bytes()
@@ -89,29 +84,21 @@ def _plain(sent: Sent, source: Source, wanted: Wanted) -> list[bytes]:
     whole = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source))
     made = []
     if sent != "local":
-        made.append(_encoded(_plainly_fitted(whole, wanted), GLOBAL_JPEG))
+        made.append(_encoded(whole, wanted.view, GLOBAL_JPEG))
     if sent != "global":
-        target = sent_size(wanted.view, wanted.region.size)
-        part = whole.crop(wanted.region.as_tuple())
-        made.append(
-            _encoded(part.resize((target.width, target.height), Image.Resampling.LANCZOS), LOCAL_JPEG)
-        )
+        made.append(_encoded(whole.crop(wanted.region.as_tuple()), wanted.view, LOCAL_JPEG))
     return made
 
 
-def _plainly_fitted(whole: Image.Image, wanted: Wanted) -> Image.Image:
-    size = sent_size(wanted.view, Size(*whole.size))
-    return whole.resize((size.width, size.height), Image.Resampling.LANCZOS)
-
-
-def _encoded(image: Image.Image, settings: JpegSettings) -> bytes:
-    buffer = io.BytesIO()
+def _encoded(image: Image.Image, view: View, settings: JpegSettings) -> bytes:
+    size, buffer = sent_size(view, Size(*image.size)), io.BytesIO()
+    image = image.resize((size.width, size.height), Image.Resampling.LANCZOS)
     image.save(buffer, "JPEG", quality=settings.quality, subsampling=settings.subsampling)
     return buffer.getvalue()
 
 
 def main() -> None:
-    task = Task.from_json(sys.argv[1])
+    task = from_json(Task, sys.argv[1])
     make(task.way, task.sent, task.source(), task.wanted)
 
 

@@ -14,21 +14,20 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 import torch
 
-from secondlook.benchmarks.analysis.computation import look_flops
 from secondlook.benchmarks.datasets.question import AskedPicture, MalformedDataError, Question
-from secondlook.benchmarks.run_log import LoggedLook, Record, heat_rows
+from secondlook.benchmarks.latency.flops import PassFlops
+from secondlook.benchmarks.latency.work import look_flops
+from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.run_log import LoggedLook, Record
 from secondlook.edge.errors import PictureError, SecondLookError
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import (
-    GLOBAL_JPEG,
-    LOCAL_JPEG,
     EncodedPicture,
-    JpegSettings,
     Picture,
     decode_jpeg,
     open_picture,
@@ -49,7 +48,7 @@ _SHORT: Final = 400
 _TEMPLATE: Final = 64
 """Tokens kept for what a template puts around a question."""
 
-_HEATED: Final = 100
+_MAPPED: Final = 100
 """Of so many pictures, the first of a data set, relative attention is kept too: for reports to show."""
 
 _SLOTS: Final = 4
@@ -69,22 +68,6 @@ class Room:
 
     tokens: int = CacheSettings.text_tokens
     characters: int = DEFAULT_MAX_CHARACTERS
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Which model is asked, and how its edge compresses.
-
-    Attributes:
-        model, dtype, device, kv_cache_gb: as for `secondlook serve`.
-    """
-
-    model: str = "demo"
-    dtype: str = "auto"
-    device: str = "auto"
-    kv_cache_gb: float | None = None
-    global_jpeg: JpegSettings = GLOBAL_JPEG
-    local_jpeg: JpegSettings = LOCAL_JPEG
 
 
 def load_run_model(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
@@ -126,8 +109,7 @@ def ask_all(
     """
     room = Room() if room is None else room
     if processes == 1:
-        ask = partial(_ask, _engine(asking, room, model), asking)
-        yield from map(ask, pictures)
+        yield from map(_asker(asking, room, model).ask, pictures)
         return
     workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
     waiting = deque[Future[list[Record]]]()
@@ -153,78 +135,86 @@ def _begin_worker() -> None:
 
 
 def _ask_in_worker(asking: Asking, room: Room, picture: AskedPicture) -> list[Record]:
-    return _ask(_kept_engine(asking, room), asking, picture)
+    return _kept_asker(asking, room).ask(picture)
 
 
 @lru_cache(maxsize=1)
-def _kept_engine(asking: Asking, room: Room) -> Engine:
-    return _engine(asking, room, None)
+def _kept_asker(asking: Asking, room: Room) -> _Asker:
+    return _asker(asking, room, None)
 
 
-def _engine(asking: Asking, room: Room, model: VisionLanguageModel | None) -> Engine:
+def _asker(asking: Asking, room: Room, model: VisionLanguageModel | None) -> _Asker:
     cache = CacheSettings(asking.kv_cache_gb, most_slots=_SLOTS, text_tokens=room.tokens)
     model = load_run_model(asking) if model is None else model
-    return Engine(model, cache=cache, max_question_characters=room.characters)
+    shapes = model.shapes()
+    passes = None if shapes is None else PassFlops(shapes)
+    return _Asker(asking, Engine(model, cache=cache, max_question_characters=room.characters), passes)
 
 
-def _ask(engine: Engine, asking: Asking, asked: AskedPicture) -> list[Record]:
-    original = asked.source.read()
-    try:
-        picture = open_picture(original)
-        sent = picture.global_image(engine.model.global_view, asking.global_jpeg)
-        return [
-            _record(engine, asking, asked, question, picture, sent, len(original))
-            for question in asked.questions
-        ]
-    except PictureError as error:
-        raise MalformedDataError(f"{asked.source}: {error}") from error
+@dataclass(frozen=True)
+class _Asker:
+    """Asks one engine; `passes` counts what it computes, where that can be counted."""
 
+    asking: Asking
+    engine: Engine
+    passes: PassFlops | None
 
-def _record(
-    engine: Engine,
-    asking: Asking,
-    asked: AskedPicture,
-    question: Question,
-    picture: Picture,
-    sent: EncodedPicture,
-    original_bytes: int,
-) -> Record:
-    text = question.asked(engine.model.settings.question_suffix)
-    with _named(asked, question):
-        options = AnswerOptions(second_look="always")
-        first = engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
-    region: Region | None = None
-    final: Look | None = None
-    crop: EncodedPicture | None = None
-    if first.pending is not None:
-        region = first.pending.region
-        crop = picture.local_image(region, engine.model.local_view, asking.local_jpeg)
-        final = engine.second_look(first.pending, decode_jpeg(crop.jpeg)).second
-    flops = look_flops(engine.model, first.look, final)
-    second = None
-    if final is not None and crop is not None:
-        visual_tokens = final.visual_tokens - first.look.visual_tokens
-        second = _logged(question, final, crop, visual_tokens, flops[1])
-    return Record(
-        index=asked.index,
-        type=question.kind,
-        question=text,
-        truth=question.truth,
-        first=_logged(question, first.look, sent, first.look.visual_tokens, flops[0]),
-        second=second,
-        region=None if region is None else region.as_tuple(),
-        region_hit=None if region is None else _hit(region, question),
-        original_pixels=picture.size.pixels,
-        original_bytes=original_bytes,
-        id=question.id,
-        boxes=question.boxes,
-        file=asked.source.name,
-        heat=heat_rows(first.maps.relative()) if first.maps and asked.index < _HEATED else (),
-    )
+    def ask(self, asked: AskedPicture) -> list[Record]:
+        original = asked.source.read()
+        try:
+            picture = open_picture(original)
+            sent = picture.global_image(self.engine.model.global_view, self.asking.global_jpeg)
+            return [
+                self._record(asked, question, picture, sent, len(original)) for question in asked.questions
+            ]
+        except PictureError as error:
+            raise MalformedDataError(f"{asked.source}: {error}") from error
+
+    def _record(
+        self,
+        asked: AskedPicture,
+        question: Question,
+        picture: Picture,
+        sent: EncodedPicture,
+        original_bytes: int,
+    ) -> Record:
+        engine = self.engine
+        text = question.asked(engine.model.settings.question_suffix)
+        with _named(asked, question):
+            options = AnswerOptions(second_look="always")
+            first = engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
+        region: Region | None = None
+        final: Look | None = None
+        crop: EncodedPicture | None = None
+        if first.pending is not None:
+            region = first.pending.region
+            crop = picture.local_image(region, engine.model.local_view, self.asking.local_jpeg)
+            final = engine.second_look(first.pending, decode_jpeg(crop.jpeg)).second
+        flops = (None, None) if self.passes is None else look_flops(self.passes, picture.size, first, final)
+        second = None
+        if final is not None and crop is not None:
+            visual_tokens = final.visual_tokens - first.look.visual_tokens
+            second = _logged(question, final, crop, visual_tokens, flops[1])
+        return Record(
+            index=asked.index,
+            type=question.kind,
+            question=text,
+            truth=question.truth,
+            first=_logged(question, first.look, sent, first.look.visual_tokens, flops[0]),
+            second=second,
+            region=None if region is None else region.as_tuple(),
+            region_hit=None if region is None else _hit(region, question),
+            original_pixels=picture.size.pixels,
+            original_bytes=original_bytes,
+            id=question.id,
+            boxes=question.boxes,
+            file=asked.source.name,
+            relevance=first.maps.relevance() if first.maps and asked.index < _MAPPED else None,
+        )
 
 
 def _logged(
-    question: Question, look: Look, sent: EncodedPicture, visual_tokens: int, flops: int
+    question: Question, look: Look, sent: EncodedPicture, visual_tokens: int, flops: int | None
 ) -> LoggedLook:
     return LoggedLook(
         text=look.text,

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from inspect import Parameter, Signature, signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG
+from secondlook.benchmarks.commands import show, with_options
+from secondlook.benchmarks.options import Asking
+from secondlook.edge.validation import validated
 from secondlook.engine.cli import configure_logging
-from secondlook.engine.cli.options import (
-    CacheOption,
-    DeviceOption,
-    DTypeOption,
-    ModelOption,
-    ThresholdOption,
-    VerboseOption,
-)
+from secondlook.engine.cli.options import ThresholdOption, VerboseOption
 
 if TYPE_CHECKING:
     from secondlook.benchmarks.datasets.question import DataSet
-    from secondlook.benchmarks.evaluation.asking import Asking
 
 _LOG_HELP = "Keep the run's records here; an interrupted run goes on from it."
 DataOption = Annotated[Path, typer.Option("--data", help="Folder of the data set's official files.")]
@@ -34,7 +26,6 @@ ImagesOption = Annotated[
 ]
 LogOption = Annotated[Path, typer.Option("--log", help=_LOG_HELP)]
 CountOption = Annotated[int | None, typer.Option("--count", min=1, help="Pictures; by default all.")]
-QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
 
 _HELP = {
     "pope": "POPE's three files: is there such a thing in the picture?",
@@ -45,8 +36,8 @@ _HELP = {
 }
 
 
-@dataclass(frozen=True)
-class RunOptions:
+@validated(frozen=True)
+class RunOptions(Asking):
     """The options that all evaluations have."""
 
     shard: Annotated[
@@ -55,52 +46,18 @@ class RunOptions:
     processes: Annotated[
         int | None, typer.Option(min=1, help="Default: one for each core, or one on a GPU.")
     ] = None
-    model: ModelOption = "demo"
-    dtype: DTypeOption = "auto"
-    device: DeviceOption = "auto"
-    kv_cache_gb: CacheOption = None
     threshold: ThresholdOption = None
-    global_quality: QualityOption = GLOBAL_JPEG.quality
-    local_quality: QualityOption = LOCAL_JPEG.quality
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False
     verbose: VerboseOption = 0
-
-    @property
-    def asking(self) -> Asking:
-        from secondlook.benchmarks.evaluation.asking import Asking
-
-        global_jpeg = replace(GLOBAL_JPEG, quality=self.global_quality)
-        local_jpeg = replace(LOCAL_JPEG, quality=self.local_quality)
-        return Asking(self.model, self.dtype, self.device, self.kv_cache_gb, global_jpeg, local_jpeg)
 
 
 def register(evaluations: typer.Typer) -> None:
     """Add the commands to `secondlook eval`."""
-    evaluations.command("signs", help=eval_signs.__doc__)(_command(eval_signs))
-    evaluations.command("textvqa", help=eval_textvqa.__doc__)(_command(eval_textvqa))
+    evaluations.command("signs", help=eval_signs.__doc__)(with_options(eval_signs, RunOptions))
+    evaluations.command("textvqa", help=eval_textvqa.__doc__)(with_options(eval_textvqa, RunOptions))
     for name, text in _HELP.items():
-        evaluations.command(name, help=text)(_command(_official(name)))
+        evaluations.command(name, help=text)(with_options(_official(name), RunOptions))
     evaluations.command("merge")(merge)
-
-
-def _command(evaluate: Callable[..., None]) -> Callable[..., None]:
-    """A command of typer's: an evaluation's own options, and `RunOptions`, which it gets as `run`."""
-    own = [each for each in signature(evaluate, eval_str=True).parameters.values() if each.name != "run"]
-    hints = get_type_hints(RunOptions, include_extras=True)
-    shared = [
-        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
-        for each in fields(RunOptions)
-    ]
-
-    def command(**values: Any) -> None:
-        run = RunOptions(**{each.name: values.pop(each.name) for each in shared})
-        configure_logging(run.verbose)
-        evaluate(**values, run=run)
-
-    parameters = [*(each.replace(kind=Parameter.KEYWORD_ONLY) for each in own), *shared]
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
 
 
 def eval_signs(
@@ -165,15 +122,17 @@ def merge(
 
 def _evaluate(data: DataSet, log: Path, options: RunOptions) -> None:
     from secondlook.benchmarks.evaluation.running import run
-    from secondlook.benchmarks.evaluation.summary import summarise, summary_text
+    from secondlook.benchmarks.evaluation.summary import summarise
+    from secondlook.benchmarks.report.tables import evaluation
     from secondlook.benchmarks.run_log import Shard
     from secondlook.engine.method.policy import Policy
 
+    configure_logging(options.verbose)
     if options.threshold is not None:
         Policy(options.threshold)  # refuses what is none before the long work
-    done = run(data, options.asking, log, shard=Shard.parse(options.shard), processes=options.processes)
+    done = run(data, options, log, shard=Shard.parse(options.shard), processes=options.processes)
     threshold = done.threshold if options.threshold is None else options.threshold
     report = {**summarise(data, done.records, threshold), **done.described}
-    typer.echo(summary_text(report))
+    show(evaluation(report))
     if options.json:
         typer.echo(json.dumps(report))

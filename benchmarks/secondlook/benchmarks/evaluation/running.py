@@ -16,11 +16,11 @@ from typing import Any
 
 from rich.console import Console
 
-from secondlook.benchmarks.analysis.computation import ModelSizes
 from secondlook.benchmarks.commands import progress
 from secondlook.benchmarks.datasets.question import DataSet
 from secondlook.benchmarks.environment import PACKAGES, environment
-from secondlook.benchmarks.evaluation.asking import Asking, ask_all, load_run_model, needed_room
+from secondlook.benchmarks.evaluation.asking import ask_all, load_run_model, needed_room
+from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import (
     LogError,
     LoggedRun,
@@ -98,7 +98,6 @@ def _described(model: VisionLanguageModel) -> dict[str, Any]:
             "global_view": model.global_view.model_dump(mode="json"),
             "local_view": model.local_view.model_dump(mode="json"),
         },
-        "sizes": asdict(ModelSizes.of(model)),
         "environment": environment(str(model.device), str(model.dtype).removeprefix("torch.")),
     }
 
@@ -106,7 +105,7 @@ def _described(model: VisionLanguageModel) -> dict[str, Any]:
 def _header(
     data: DataSet, asking: Asking, described: dict[str, Any], threshold: float, shard: Shard
 ) -> RunHeader:
-    made = {"model": described["model"], "threshold": threshold, "sizes": described["sizes"]}
+    made = {"model": described["model"], "threshold": threshold}
     made |= described["environment"]
     versions = {name: made.pop(name) for name in PACKAGES}
     model = {"weights": described["weights"], "dtype": made.pop("dtype"), **described["settings"]}

@@ -17,17 +17,6 @@ from secondlook.benchmarks.signs.questions import QuestionType
 from secondlook.engine.method.policy import Policy
 
 _SIGNS: Final[tuple[QuestionType, ...]] = ("read", "exists", "describe")
-_ROWS: Final = {
-    "questions": "count",
-    "accuracy, global image only": "accuracy_global",
-    "accuracy, two looks": "accuracy",
-    "accuracy, random second looks": "accuracy_random",
-    "accuracy, always two looks": "accuracy_full",
-    "  the same with arbitration": "accuracy_full_arbitrated",
-    "retransmission rate": "retransmission_rate",
-    "AUROC of doubt for a wrong answer": "auroc",
-    "region holds what is asked for": "region_hit",
-}
 
 
 def measures(columns: Columns, policy: Policy) -> dict[str, Any]:
@@ -87,52 +76,6 @@ def summarise(data: DataSet, records: Sequence[Record], threshold: float) -> dic
     if data.name == "pope":
         report["pope"] = {kind: _pope(group, policy) for kind, group in groups.items()}
     return report
-
-
-def summary_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
-    kinds, signs = report["by_type"], report["data"] == "signs"
-    drawn = f", {report['split']} split, seed {report['seed']}" if signs else ""
-    groups = kinds if signs or len(kinds) == 1 else {**kinds, "all": report}
-    sent = report["bytes"]
-    lines = [
-        f"{report['data']}{drawn}: {report['questions' if signs else 'count']} questions",
-        f"threshold {report['threshold']:.4g} (mean min-entropy, nats)",
-        "",
-        *kinds_lines(groups),
-        "",
-    ]
-    if signs:
-        lines.append(f"of full retransmission's accuracy {report['of_full']:8.1%}")
-        lines.append(f"least margin over random          {report['margin_over_random']:8.3f}")
-    lines += [
-        f"bytes sent a question             {sent['two_looks']:8.0f}",
-        f"  global image alone              {sent['global']:8.0f}",
-        f"  the original                    {sent['original']:8.0f}",
-    ]
-    if "calibrated_threshold" in report:
-        lines.append(f"calibrated threshold              {report['calibrated_threshold']:8.4f}")
-    for kind, looks in report.get("pope", {}).items():
-        lines += ["", f"{kind:18}{'accuracy':>10}{'precision':>10}{'recall':>10}{'F1':>10}{'yes':>10}"]
-        lines += [
-            f"  {label:16}{''.join(f'{value:10.3f}' for value in found.values())}"
-            for label, found in looks.items()
-        ]
-    return "\n".join(lines)
-
-
-def kinds_lines(groups: dict[str, dict[str, Any]]) -> list[str]:
-    """A column for each group of questions, from their `measures`."""
-    widths = {kind: max(9, len(kind) + 1) for kind in groups}
-    lines = [f"{'':34}{''.join(f'{kind:>{widths[kind]}}' for kind in groups)}"]
-    for label, key in _ROWS.items():
-        cells = (f"{_cell(values.get(key)):>{widths[kind]}}" for kind, values in groups.items())
-        lines.append(f"{label:34}{''.join(cells)}")
-    return lines
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _by_kind(columns: Columns) -> dict[str, Columns]:

@@ -6,16 +6,15 @@ import ctypes
 import re
 import resource
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
 
-from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.work import Work
+from secondlook.benchmarks.timing import Operation, side_by_side
 from secondlook.engine.models.packed_linear import PACKED, PackedLinear, pack_linear_layers
 
 _RESET = Path("/proc/self/clear_refs")
@@ -25,9 +24,6 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 _SIDES: Final = {"cpu": 2048, "cuda": 8192}
 _VALUES: Final = 2**26
 """float32 values of the large tensors, 256 MiB: more than caches hold."""
-_ROUNDS: Final = 15
-_CUDA_CALLS: Final = 10
-"""In a row, so that the device need not wait for Python."""
 
 
 @dataclass(frozen=True)
@@ -65,30 +61,18 @@ def measure_rates(dtype: torch.dtype, device: torch.device) -> Rates:
     side = _SIDES[device.type]
     left = torch.ones(side, side, dtype=dtype, device=device)
     product = torch.empty_like(left)
-    matrix = _fastest(lambda: torch.mm(left, left, out=product), device)
     layers = nn.Sequential(
         nn.Linear(side, side, bias=False, device=device, dtype=dtype).requires_grad_(False)
     )
     pack_linear_layers(layers, PACKED)
+    products: list[Operation] = [lambda: torch.mm(left, left, out=product)]
     if isinstance(layers[0], PackedLinear):
-        matrix = min(matrix, _fastest(lambda: layers(left), device))
+        products.append(lambda: layers(left))
+    matrix = min(side_by_side(products, device, min))
     source = torch.ones(_VALUES, device=device)
     target = torch.empty_like(source)
-    reading = source.nbytes / _fastest(source.sum, device)
-    copying = 2 * source.nbytes / _fastest(lambda: target.copy_(source), device)
-    return Rates(max(reading, copying), 2 * side**3 / matrix)
-
-
-def _fastest(operation: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call, at best; the first round is a warm-up, too."""
-    calls = _CUDA_CALLS if device.type == "cuda" else 1
-    seconds = []
-    for _ in range(_ROUNDS):
-        watch = Stopwatch(device)
-        for _ in range(calls):
-            operation()
-        seconds.append(watch.read() / calls)
-    return min(seconds)
+    reading, copying = side_by_side([source.sum, lambda: target.copy_(source)], device, min)
+    return Rates(max(source.nbytes / reading, 2 * source.nbytes / copying), 2 * side**3 / matrix)
 
 
 class ExtraMemory:
@@ -105,9 +89,7 @@ class ExtraMemory:
         self._resettable = device.type != "cuda" and self._forget()
         self._held = 0
         if device.type == "cuda":
-            self.measure = (
-                "torch.cuda.max_memory_allocated during each request, less what was allocated before it"
-            )
+            self.measure = "torch.cuda.max_memory_allocated in each request, less what was allocated before"
         elif self._resettable:
             self.measure = (
                 "peak resident size of the process during each request (VmHWM), less what was resident "

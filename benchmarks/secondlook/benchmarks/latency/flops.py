@@ -1,124 +1,104 @@
 """Floating-point operations, counted by torch as they run: two for each multiply-add of a matrix product, a
 convolution or an attention, nothing for all else.
 
-A model's passes are counted on shapes alone (the meta device), at lengths of one and two tokens; longer ones
-cost as much more as these tell, for every token alike, and for every pair of a query and a key. Attention
-counts every query with every key it is given, masked ones too, unless told otherwise.
+A model's passes are counted on shapes alone (the meta device), of one token with one key and with two; longer
+ones cost as much more as these tell, for every token alike, and for every pair of a query and a key.
+Attention counts every query with every key it is given, masked ones too, unless told otherwise.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from transformers import DynamicCache
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
-from secondlook.benchmarks.latency.subject import random_model
-from secondlook.engine.models.clip import ClipVision
+from secondlook.edge.geometry import Size, target
+from secondlook.edge.wire import View
+from secondlook.engine.decode.cache import KVCache
+from secondlook.engine.decode.plans import PrefillPlan, Probe, ProbeReached, Rows, Segment
+from secondlook.engine.models.base import VisionLanguageModel
 
 META: Final = torch.device("meta")
 
 
-def counted(work: Callable[[], object]) -> int:
-    """FLOPs that torch's counter sees in `work`, and those unknown to it: of the CPU's fused attention and of
-    our operators. Not those of packed linear layers.
+def counted(work: Callable[[], object], formulas: Mapping[Any, Callable[..., int]] | None = None) -> int:
+    """FLOPs that torch's counter sees in `work`.
 
-    Where our operators run as references, their products are counted as they are computed: of decode
-    attention over all positions of the cache.
+    Args:
+        formulas: of operators that it does not know, as `FlopCounterMode` takes them.
     """
-    aten: Any = torch.ops.aten
-    ours: Any = torch.ops.secondlook
-    formulas = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        ours.attention_row: _row_flops,
-        ours.decode_attention: _decode_flops,
-    }
-    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+    with (
+        torch.inference_mode(),
+        FlopCounterMode(display=False, custom_mapping=dict(formulas or {})) as counter,
+    ):
         work()
     total: int = counter.get_total_flops()
     return total
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    flops: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]  # untyped in torch
-    return flops
-
-
-def _row_flops(query: Any, keys: Any, *_: Any, **__: Any) -> int:
-    """Of [B, H, D] by [B, H_kv, S, D]: a product for each head and key."""
-    batch, heads, width = query
-    flops: int = 2 * batch * heads * width * keys[2]
-    return flops
-
-
-def _decode_flops(
-    query: Tensor, _keys: Tensor, _values: Tensor, _slots: Tensor, lengths: Tensor, *_: Any, **__: Any
-) -> int:
-    """Of [B, H, D], each row with as many keys and values as its length says."""
-    return 4 * query.shape[1] * query.shape[2] * int(lengths.sum())
-
-
-_decode_flops._get_raw = True  # type: ignore[attr-defined]  # torch's word for: give it tensors, not shapes
-
-
 class PassFlops:
-    """FLOPs of the passes of a vision-language model with a decoder of layers that are all alike.
+    """FLOPs of a model's passes, told from the shortest ones there are.
 
     Args:
-        config: transformers' own, of the whole model.
+        model: of shapes alone, on the meta device.
         masked: whether the decoder's attention counts keys that causality hides from a query, too.
     """
 
-    def __init__(self, config: Any, *, masked: bool = True) -> None:
-        self._masked = masked
-        self._layers: int = config.text_config.num_hidden_layers
-        config = copy.deepcopy(config)
-        config.text_config.num_hidden_layers = 1
-        model = random_model(config, torch.float32, META)
-        decoder, attention = model.model.language_model, model.model.language_model.layers[0].self_attn
-        one = torch.empty(1, 1, config.text_config.hidden_size, device=META)
-        cache = DynamicCache(config=config.text_config)  # longer by a token for each call
+    def __init__(self, model: VisionLanguageModel, *, masked: bool = True) -> None:
+        self.model, self._masked = model, masked
+        probe = model.probe()
+        one, two = self._rows(0), self._rows(1)
+        self._pair = two - one
+        self._token = one - self._pair
+        self._row = self._rows(0, probe) - one
+        one, two = (self._rows(start, probe, rows_only=True) for start in (0, 1))
+        self._probe_pair = two - one - self._row
+        self._probe_token = one - self._probe_pair - self._row
+        self._logits = counted(lambda: model.logits(torch.empty(1, model.decoder.width, device=META)))
+        self._encoded: dict[Size, int] = {}
 
-        def layer() -> int:
-            return counted(lambda: decoder(inputs_embeds=one, past_key_values=cache, use_cache=True))
+    def _rows(self, start: int, probe: Probe | None = None, *, rows_only: bool = False) -> int:
+        """Of one row at a place of a sequence, with all before it; `rows_only`: up to the attention row."""
+        # Just as long as the sequence: references, which run on shapes, compute with all of a slot.
+        cache = KVCache(self.model.decoder, 1, start + 1, torch.float32, META)
+        segments = [Segment(0, start, 1, (0, 1), kept=not rows_only)]
+        plan = PrefillPlan(cache, segments, probe, rows_only=rows_only)
+        positions = self.model.prompt(self.model.tokens("?"), ((1, 1),)).positions[:, :1].to(META)
+        rows = Rows(torch.empty(1, self.model.decoder.width, device=META), positions)
 
-        first, second = layer(), layer()
-        self._pair = second - first
-        self._token = first - self._pair
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self._projections = counted(lambda: [project(one) for project in projections])
-        self._logits = counted(lambda: model.lm_head(one))
-        side = config.vision_config.image_size
-        pixels = torch.empty(1, 3, side, side, device=META)
-        self._all = counted(lambda: model.get_image_features(pixel_values=pixels, return_dict=True))
-        tower, layers = model.model.vision_tower, config.vision_config.num_hidden_layers
-        layer_of = config.vision_feature_layer
-        blocks = layer_of if layer_of >= 0 else layers + 1 + layer_of
-        encoder = ClipVision(tower, model.model.multi_modal_projector, blocks)
-        self._features = counted(lambda: encoder(pixels))
+        def run() -> None:
+            with suppress(ProbeReached):
+                self.model.hidden(rows, plan)
 
-    def encode(self, images: int = 1, *, features_only: bool = False) -> int:
-        """The vision tower and the projector: all that transformers runs, or no block behind the features."""
-        return images * (self._features if features_only else self._all)
+        return counted(run)
 
-    def decoder(self, tokens: int, keys: int, layers: int | None = None) -> int:
-        """`tokens` new tokens through the first `layers` (default: all), the last with `keys` keys."""
+    def encode(self, view: View, shown: Size) -> int:
+        """One picture, of an original (or region) of this size."""
+        size = target(view, shown)
+        if size not in self._encoded:
+            picture = self.model.picture(Image.new("RGB", (1, 1)), view, shown)
+            self._encoded[size] = counted(lambda: self.model.encode([picture]))
+        return self._encoded[size]
+
+    def decoder(self, tokens: int, keys: int) -> int:
+        """`tokens` new tokens, the last with `keys` keys."""
+        return tokens * self._token + self._pairs(tokens, keys) * self._pair
+
+    def probe(self, tokens: int, keys: int) -> int:
+        """`tokens` new tokens up to the attention row that is read, over `keys` keys."""
+        return tokens * self._probe_token + self._pairs(tokens, keys) * self._probe_pair + self.row(keys)
+
+    def _pairs(self, tokens: int, keys: int) -> int:
         hidden = 0 if self._masked else tokens * (tokens - 1) // 2  # from each the tokens behind it
-        each = tokens * self._token + (tokens * keys - hidden) * self._pair
-        return (self._layers if layers is None else layers) * each
-
-    def probe(self, tokens: int, keys: int, layer: int) -> int:
-        """`tokens` new tokens up to the attention row of a 0-based layer: the layers before it, its query,
-        key and value projections, and one query's products with `keys` keys."""
-        return self.decoder(tokens, keys, layer) + tokens * self._projections + self.row(keys)
+        return tokens * keys - hidden
 
     def row(self, keys: int) -> int:
-        """One attention row over `keys` keys, in all heads: half of attention, which has values."""
-        return keys * self._pair // 2
+        """The attention row that is read, over `keys` keys."""
+        return keys * self._row
 
     def logits(self, positions: int = 1) -> int:
         """The language model's head."""

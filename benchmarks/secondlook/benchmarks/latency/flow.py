@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from secondlook.edge.geometry import Region, Size
+from secondlook.edge.geometry import Region, Size, sent_size
+from secondlook.edge.wire import View
 
 Metric = Literal["first_token", "per_token", "first_answer", "region", "final_answer"]
 """Seconds from the request to the first token, to the first answer, to the region, to the final answer;
@@ -35,7 +36,8 @@ class Request:
     """One question about one picture.
 
     Attributes:
-        global_image: the original, squashed to the encoder's square.
+        global_image: the original as an edge would send it for `view`, but for JPEG.
+        view: the model's, of global and local image alike.
         look_twice: whether this is an unsure request: every first answer then counts as unsure, whatever its
             uncertainty, and otherwise none does.
         new_tokens: of each answer.
@@ -43,6 +45,7 @@ class Request:
 
     original: Image.Image
     global_image: Image.Image
+    view: View
     question: str
     look_twice: bool
     new_tokens: int
@@ -53,11 +56,13 @@ class Request:
         return Size(*self.original.size)
 
     def local_image(self, region: Region) -> Image.Image:
-        """What an edge would cut out: the region, no larger than the encoder's square."""
-        side = self.global_image.width
-        part = self.original.crop(region.as_tuple())
-        size = (min(part.width, side), min(part.height, side))
-        return part if part.size == size else part.resize(size)
+        """What an edge would cut out."""
+        return _sent(self.original.crop(region.as_tuple()), self.view)
+
+
+def _sent(image: Image.Image, view: View) -> Image.Image:
+    size = sent_size(view, Size(*image.size))
+    return image.resize((size.width, size.height))
 
 
 @dataclass(frozen=True)
@@ -112,26 +117,22 @@ class Stopwatch:
 
 
 def synthetic_request(
-    generator: np.random.Generator, side: int, *, look_twice: bool, new_tokens: int
+    generator: np.random.Generator, view: View, *, look_twice: bool, new_tokens: int
 ) -> Request:
-    """A picture of coloured patches that nobody has seen before, 1600x1200 pixels, and a question about it.
-
-    Args:
-        side: of the encoder's square, in pixels.
-    """
+    """A picture of coloured patches that nobody has seen before, of 1600x1200, and a question about it."""
     patches = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     original = Image.fromarray(patches).resize(_ORIGINAL, Image.Resampling.BICUBIC)
     question = _QUESTIONS[generator.integers(len(_QUESTIONS))]
-    word = _WORDS[generator.integers(len(_WORDS))]
-    return Request(original, original.resize((side, side)), question.format(word), look_twice, new_tokens)
+    question = question.format(_WORDS[generator.integers(len(_WORDS))])
+    return Request(original, _sent(original, view), view, question, look_twice, new_tokens)
 
 
-def fresh_requests(side: int, new_tokens: int, rounds: int, seed: int) -> Iterator[Request]:
+def fresh_requests(view: View, new_tokens: int, rounds: int, seed: int) -> Iterator[Request]:
     """For every round an unsure and a sure request; no two have the same picture."""
     generator = np.random.default_rng(seed)
     for _ in range(rounds):
         for look_twice in (True, False):
-            yield synthetic_request(generator, side, look_twice=look_twice, new_tokens=new_tokens)
+            yield synthetic_request(generator, view, look_twice=look_twice, new_tokens=new_tokens)
 
 
 @dataclass(frozen=True)

@@ -2,57 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice, product
 from typing import Any, Final
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from secondlook.benchmarks.commands import complete_rounds, progress, settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates, measure_rates
-from secondlook.benchmarks.latency.flops import PassFlops
-from secondlook.benchmarks.latency.flow import Flow, Request, Sample, answer_in_turns, fresh_requests
+from secondlook.benchmarks.latency.flow import (
+    METRICS,
+    Flow,
+    Metric,
+    Request,
+    Sample,
+    answer_in_turns,
+    fresh_requests,
+)
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
 from secondlook.benchmarks.latency.subject import Preset, build_subject
-from secondlook.benchmarks.latency.summary import BASELINES, agreement, latency_rows, speedup
-from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, Lengths, flow_work
+from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, FlowName, Lengths, Work, work_of
+from secondlook.benchmarks.options import LatencyRun
+from secondlook.benchmarks.timing import milliseconds
 from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.devices import chosen_device
 
+BASELINES: Final = tuple(flow for flow in FLOWS if flow != "ours")
 _SLOTS: Final = 2
 """Of the engine: one for each of a request's looks."""
-
-
-@dataclass(frozen=True)
-class LatencyRun:
-    """What is measured; see `secondlook bench latency --help`."""
-
-    dtype: torch.dtype
-    device: torch.device
-    new_tokens: int = 4
-    repeats: int = 20
-    warmups: int = 2
-    seed: int = 0
 
 
 def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
     """Measure a preset, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
-    on = environment(str(run.device), str(run.dtype).removeprefix("torch."))
+    dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
+    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         cache = CacheSettings(most_slots=_SLOTS)
-        subject = build_subject(preset, run.dtype, run.device, seed=run.seed, cache=cache)
-        ours = EngineFlow(subject)
-        flows: list[Flow] = [ReferenceFlow(subject), StrongFlow(subject), EncodingOnceFlow(subject), ours]
+        subject = build_subject(preset, dtype, device, seed=run.seed, cache=cache)
+        kinds = (ReferenceFlow, StrongFlow, EncodingOnceFlow, EngineFlow)
+        flows: list[Flow] = [kind(subject) for kind in kinds]
     # Nothing turns or moves on the screen while something is measured: a thread would do that.
     console.print("measuring what the device reaches ...")
-    rates = measure_rates(run.dtype, run.device)
-    memory = ExtraMemory(run.device)
+    rates = measure_rates(dtype, device)
+    memory = ExtraMemory(device)
     rounds = run.warmups + 1 + run.repeats  # one for the memory alone
-    requests = fresh_requests(preset.preprocessing.side, run.new_tokens, rounds, run.seed)
+    requests = fresh_requests(subject.engine.model.global_view, run.new_tokens, rounds, run.seed)
     memory_rows = list[dict[str, Any]]()
     with progress(console, "requests", 2 * rounds * len(flows)) as go_on:
         for _ in answer_in_turns(flows, islice(requests, 2 * run.warmups)):
@@ -64,10 +64,9 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
         samples, interrupted = complete_rounds(measured, 2 * len(flows), go_on)
     if not interrupted:
         console.print("measuring again what the device reaches ...")
-        rates = rates.best(measure_rates(run.dtype, run.device))
+        rates = rates.best(measure_rates(dtype, device))
     return {
         **{f"speedup_{flow}": speedup(samples, flow) for flow in BASELINES},
-        "preset": preset.name,
         "weights": "published" if preset.name == "demo" else "random",
         **settings(run),
         "interrupted": interrupted,
@@ -80,7 +79,7 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
         "memory_measure": memory.measure,
         "memory": memory_rows,
         "slots": subject.engine.slots,
-        "slots_bytes": ours.slots_bytes,
+        "slots_bytes": subject.engine.slots_bytes,
     }
 
 
@@ -102,13 +101,75 @@ def _rows(
 ) -> dict[str, Any]:
     """The report's rows, and what their ceilings come from."""
     lengths = Lengths.of(preset, TYPICAL_QUESTION, run.new_tokens)
-    passes, layer = PassFlops(preset.config, masked=False), preset.localisation.deepest
-    work = {
-        unsure: {str(flow): flow_work(flow, passes, lengths, layer, unsure=unsure) for flow in FLOWS}
-        for unsure in (True, False)
-    }
+    work = work_of(preset, lengths, masked=False)
     return {
         "prompt_tokens": asdict(lengths),
         "rates": {**asdict(rates), "weight_bytes_per_token": weight_bytes},
         "rows": latency_rows(samples, work, rates, weight_bytes),
     }
+
+
+def latency_rows(
+    samples: Sequence[Sample],
+    work: Mapping[bool, Mapping[FlowName, Mapping[Metric, Work]]],
+    rates: Rates,
+    weight_bytes: int,
+) -> list[dict[str, Any]]:
+    """A row for every kind of request, metric and flow that has times.
+
+    Args:
+        work: of unsure requests (True) and sure ones, by flow, until each milestone.
+        weight_bytes: read for each decoded token.
+    """
+    rows = []
+    for unsure, metric in product((True, False), METRICS):
+        for flow, milestones in work[unsure].items():
+            if seconds := _seconds(samples, flow, unsure, metric):
+                p50, p90, p99 = milliseconds(seconds, 50, 90, 99)
+                rows.append(
+                    {
+                        "request": "unsure" if unsure else "sure",
+                        "metric": metric,
+                        "flow": flow,
+                        "p50_ms": p50,
+                        "p90_ms": p90,
+                        "p99_ms": p99,  # of fewer than 100 requests no more than a guess
+                        "max_ms": 1e3 * max(seconds),
+                        "ceiling_ms": 1e3 * rates.ceiling(_work(milestones, metric), weight_bytes),
+                        "count": len(seconds),
+                    }
+                )
+    return rows
+
+
+def speedup(samples: Sequence[Sample], flow: str) -> float:
+    """How many times ours is faster than a flow: medians until the final answer of unsure requests."""
+    theirs, ours = (np.median(_seconds(samples, name, True, "final_answer")) for name in (flow, "ours"))
+    return float(theirs / ours)
+
+
+def agreement(samples: Sequence[Sample], flow: str) -> dict[str, float]:
+    """Fractions of unsure requests on which a flow came to what the reference flow came to."""
+    reference = {s.index: s.outcome for s in samples if s.unsure and s.flow == "reference"}
+    outcomes = {s.index: s.outcome for s in samples if s.unsure and s.flow == flow}
+    pairs = [(outcomes[index], reference[index]) for index in reference]
+    return {
+        "first_tokens": float(np.mean([mine.first == theirs.first for mine, theirs in pairs])),
+        "region": float(np.mean([mine.region == theirs.region for mine, theirs in pairs])),
+        "second_tokens": float(np.mean([mine.second == theirs.second for mine, theirs in pairs])),
+    }
+
+
+def _seconds(samples: Sequence[Sample], flow: str, unsure: bool, metric: Metric) -> list[float]:
+    return [
+        sample.outcome.seconds[metric]
+        for sample in samples
+        if sample.flow == flow and sample.unsure == unsure and metric in sample.outcome.seconds
+    ]
+
+
+def _work(milestones: Mapping[Metric, Work], metric: Metric) -> Work:
+    if metric == "per_token":
+        decoding = milestones["first_answer"]
+        return Work(sequential=decoding.sequential // decoding.steps, steps=1)
+    return milestones[metric]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode import scheduler
-from secondlook.engine.devices import synchronise
 from secondlook.engine.results import FinalAnswer, FirstLook
 
 ResultT = TypeVar("ResultT")
@@ -26,8 +25,7 @@ class EngineFlow:
     The region is there when the engine calls `on_region`, or with the answer where that is short. The second
     look begins at once, as when a server is sent the local image, so that an unsure request's first answer is
     completed in the decode steps of the second. The engine tells nobody when it knows a token, so time to the
-    first token and per token are those of another first look at the same picture, which finds nothing kept
-    and waits for the device after each token: what is timed as a whole is not slowed down by that.
+    first token and per token are those of further first looks at the same picture, which find nothing kept.
     """
 
     name = "ours"
@@ -35,12 +33,6 @@ class EngineFlow:
     def __init__(self, subject: Subject) -> None:
         self._engine = subject.engine
         self._device = subject.engine.model.device
-        self._decoder = subject.engine._decoder  # nothing public tells when a token is there
-
-    @property
-    def slots_bytes(self) -> int:
-        """What the keys and values of all slots take, used or not, the one for padding included."""
-        return self._decoder.cache.nbytes
 
     def answer(self, request: Request) -> Outcome:
         watch = Stopwatch(self._device)
@@ -103,32 +95,16 @@ class EngineFlow:
         return task.future.result()
 
     def _token_seconds(self, request: Request) -> dict[Metric, float]:
-        """Time to the first token, and each further one's, of a first look that is not interrupted for the
-        region; another client's, so that no prefix is reused."""
-        with self._moments() as moments:
+        """Time to the first token, and each further one's: of a first look for one token, and of one for all;
+        each another client's, so that no prefix is reused."""
+        seconds = []
+        for count in (1, request.new_tokens)[: request.new_tokens]:
             watch = Stopwatch(self._device)
-            task = self._start_first_look(request, look_twice=False, client="timed by the token")
-            first = self._finished(task)
-        known = [watch.at(moment) for moment in moments[: len(first.tokens)]]
-        seconds: dict[Metric, float] = {"first_token": known[0]}
-        if len(known) > 1:
-            seconds["per_token"] = (known[-1] - known[0]) / (len(known) - 1)
-        return seconds
-
-    @contextmanager
-    def _moments(self) -> Iterator[list[float]]:
-        """When the device was done with each token, by time.perf_counter: the decoder notes its progress
-        after every one."""
-        progress, moments = self._decoder.progress, list[float]()
-        note = progress.note
-
-        def timed_note(slots: Iterable[int]) -> None:
-            note(slots)
-            synchronise(self._device)
-            moments.append(time.perf_counter())
-
-        progress.note = timed_note  # type: ignore[method-assign]
-        try:
-            yield moments
-        finally:
-            del progress.note
+            asked = replace(request, new_tokens=count)
+            first = self._start_first_look(asked, look_twice=False, client=f"timed with {count}")
+            tokens = len(self._finished(first).tokens)
+            seconds.append(watch.read())
+        found: dict[Metric, float] = {"first_token": seconds[0]}
+        if tokens > 1:
+            found["per_token"] = (seconds[1] - seconds[0]) / (tokens - 1)
+        return found

@@ -17,17 +17,20 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from secondlook.benchmarks.commands import table
+from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import measure_rates
-from secondlook.benchmarks.latency.flops import PassFlops
+from secondlook.benchmarks.latency.flops import META, PassFlops
 from secondlook.benchmarks.latency.flow import Stopwatch
-from secondlook.benchmarks.latency.subject import Preset, Served, build_subject
+from secondlook.benchmarks.latency.subject import Preset, build_subject, random_model, served
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, Lengths, Work
+from secondlook.benchmarks.options import PrefillRun
 from secondlook.edge.geometry import Size
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import PrefillPlan, Rows, Segment
+from secondlook.engine.devices import chosen_device
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
 _WARMUPS: Final = 2
@@ -36,7 +39,7 @@ _WARMUPS: Final = 2
 class Ways:
     """Both ways on one model, from the embeddings of a global image and both questions on."""
 
-    def __init__(self, model: Served) -> None:
+    def __init__(self, model: VisionLanguageModel) -> None:
         image = Image.new("RGB", (640, 480), (90, 120, 150))
         picture = model.picture(image, model.global_view, Size(640, 480))
         question, generic = (
@@ -72,15 +75,14 @@ class Ways:
         return torch.cat([row, torch.stack(more)])
 
 
-def bench_prefill(
-    preset: Preset, dtype: torch.dtype, device: torch.device, repeats: int, seed: int = 0
-) -> dict[str, Any]:
+def bench_prefill(preset: Preset, run: PrefillRun) -> dict[str, Any]:
     """Measure both ways in turns, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
-    on = environment(str(device), str(dtype).removeprefix("torch."))
+    dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
+    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         # The engine's own slots are not used here.
-        subject = build_subject(preset, dtype, device, seed=seed, cache=CacheSettings(most_slots=1))
+        subject = build_subject(preset, dtype, device, seed=run.seed, cache=CacheSettings(most_slots=1))
         ways = Ways(subject.engine.model)
     rates = measure_rates(dtype, device)
     calls: dict[str, Callable[[], Any]] = {
@@ -90,7 +92,7 @@ def bench_prefill(
     }
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     # Redrawn between the rounds only: a thread for it would take its time from what is measured.
-    rounds = range(_WARMUPS + repeats)
+    rounds = range(_WARMUPS + run.repeats)
     for number in track(rounds, "measuring", console=console, transient=True, auto_refresh=False):
         for name, call in calls.items():
             watch = Stopwatch(device)
@@ -113,9 +115,7 @@ def bench_prefill(
     ]
     return {
         "two_passes": {row["request"]: row["speedup"] for row in rows},
-        "preset": preset.name,
-        "repeats": repeats,
-        "seed": seed,
+        **settings(run),
         "environment": on,
         "threads": torch.get_num_threads(),
         "rates": asdict(rates),
@@ -126,16 +126,8 @@ def bench_prefill(
 def _work(preset: Preset) -> dict[str, Work]:
     """Of the engine's first pass, and of both."""
     lengths = Lengths.of(preset, TYPICAL_QUESTION, 1)
-    passes = PassFlops(preset.config, masked=False)
+    model = served(preset, random_model(preset.config, torch.float32, META))
+    passes = PassFlops(model, masked=False)
     n, g, prefix = lengths.question, lengths.generic, lengths.prefix
     first = Work(passes.decoder(n, n) + passes.row(n) + passes.logits())
-    return {"first": first, "two": first + Work(passes.probe(g - prefix, g, preset.localisation.deepest))}
-
-
-def prefill_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
-    columns = (
-        "request {request} | one pass ms {one_pass_ms:.1f} | two passes {two_passes_ms:.1f} | "
-        "speedup {speedup:.3f}x | ceiling of two {ceiling_ms:.1f}"
-    )
-    return table(columns, report["rows"])
+    return {"first": first, "two": first + Work(passes.probe(g - prefix, g))}

@@ -7,37 +7,29 @@ shapes, not on what the weights have learnt.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.utils import logging
 
-from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.folders import DEMO, chat_template, find_folder
+from secondlook.engine.models.folders import DEMO, find_folder
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.engine.models.pictures import Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.registry import architecture
 from secondlook.engine.models.settings import Localisation, LookSettings
 
-Served: TypeAlias = VisionLanguageModel
-"""A model as the engine calls it."""
-
-PresetName = Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"]
-"""`small` has LLaVA-1.5's vision tower and a decoder that a CPU can carry; `demo` is the embedded model."""
-
-_CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 _CLIP_LARGE_14_336: Final = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -60,6 +52,7 @@ class Preset:
 
     Attributes:
         config: transformers' own; Any, for it declares nested configurations as dict or None as well.
+        image_tokens: of each image.
     """
 
     name: str
@@ -68,12 +61,7 @@ class Preset:
     preprocessing: Preprocessing
     settings: LookSettings
     localisation: Localisation
-
-    @property
-    def image_tokens(self) -> int:
-        """Of each image."""
-        vision = self.config.vision_config
-        return int(vision.image_size // vision.patch_size) ** 2
+    image_tokens: int
 
     def prompt(self, question: str, images: int) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Tokens, and each image's [start, stop)."""
@@ -81,11 +69,9 @@ class Preset:
 
 
 def preset(name: str) -> Preset:
-    """A preset by name."""
+    """By name: `small` has LLaVA-1.5's vision tower and a decoder for CPUs, `demo` is the embedded model."""
     if name == DEMO:
         return _embedded()
-    if name not in _DECODERS:
-        raise SettingsError(f"preset must be one of {', '.join(get_args(PresetName))}, not {name!r}")
     layers, width, heads, intermediate = _DECODERS[name]
     decoder = {
         "vocab_size": 32_064,
@@ -100,38 +86,31 @@ def preset(name: str) -> Preset:
 
 
 def random_preset(name: str, vision: dict[str, Any], decoder: dict[str, Any]) -> Preset:
-    """A preset of these sizes, for random weights, with prompts as long as LLaVA-1.5's.
+    """A preset of these sizes, for random weights, of the embedded model's architecture.
 
-    The tokenizer is the embedded model's; answers never end early, for no end token counts.
+    So are prompts and preprocessing; answers never end early, for no end token counts.
 
     Args:
         vision, decoder: keywords of transformers' configurations of a CLIP vision tower and of a Llama.
     """
-    folder = find_folder(DEMO)
-    make_tokenizer: Any = AutoTokenizer  # untyped
-    tokenizer = make_tokenizer.from_pretrained(folder, local_files_only=True)
-    template = chat_template(folder)
-    assert template is not None, "the embedded model has one"
-    config: Any = AutoConfig.for_model(
-        "llava",
-        vision_config={"model_type": "clip_vision_model", **vision},
-        text_config={"model_type": "llama", **decoder, "bos_token_id": 1, "eos_token_id": None},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        projector_hidden_act="gelu",
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
-    side = config.vision_config.image_size
-    prompts = ChatPrompts(tokenizer, chat_template=template, placeholder=config.image_token_id)
-    preprocessing = Preprocessing(side, _CLIP_MEAN, _CLIP_STD)
+    demo = _embedded()
+    values = json.loads((find_folder(DEMO) / "config.json").read_text(encoding="utf-8"))
+    kinds = {part: {"model_type": values[part]["model_type"]} for part in ("vision_config", "text_config")}
+    values["vision_config"] = kinds["vision_config"] | vision
+    values["text_config"] = kinds["text_config"] | decoder | {"bos_token_id": 1, "eos_token_id": None}
+    config: Any = AutoConfig.for_model(**{**values, "vision_feature_layer": -2})
+    preprocessing = replace(demo.preprocessing, side=vision["image_size"])
     where = architecture(config.model_type, name).default_localisation(config)
-    return Preset(name, config, prompts, preprocessing, LookSettings(), where)
+    tokens = (vision["image_size"] // vision["patch_size"]) ** 2
+    return Preset(name, config, demo.prompts, preprocessing, LookSettings(), where, tokens)
 
 
+@cache
 def _embedded() -> Preset:
     model: Any = load_model(DEMO, device="cpu")  # with prompts, as all that make them of a chat template
     config = AutoConfig.from_pretrained(find_folder(DEMO), local_files_only=True)
-    return Preset(DEMO, config, model.prompts, model.preprocessing, model.settings, model.localisation)
+    parts = (model.prompts, model.preprocessing, model.settings, model.localisation)
+    return Preset(DEMO, config, *parts, model.most_visual_tokens[0])
 
 
 @dataclass(frozen=True)
@@ -172,12 +151,12 @@ def build_subject(
     return Subject(preset, model, Engine(served(preset, model), cache=cache))
 
 
-def served(preset: Preset, model: PreTrainedModel) -> Served:
+def served(preset: Preset, model: PreTrainedModel) -> VisionLanguageModel:
     """A preset's model as the engine calls it, on the same tensors but for weights that are packed."""
     ours = twin(model, {"text_config": ATTENTION, "vision_config": "sdpa"})
     pack_linear_layers(ours)  # as loading does
     module = architecture(preset.config.model_type, preset.name)
-    made: Served = module.made(
+    made: VisionLanguageModel = module.made(
         preset.name, ours, preset.prompts, preset.preprocessing, preset.settings, preset.localisation
     )
     return made
@@ -200,17 +179,10 @@ def random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: in
 
 
 def _embedded_model(dtype: torch.dtype, device: torch.device) -> Any:
-    transformers_logging: Any = logging  # its functions carry no types
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # it is there in a moment
-    try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            find_folder(DEMO), dtype=dtype, attn_implementation="sdpa", local_files_only=True
-        )
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
-    return model.eval().requires_grad_(False).to(device)
+    loaded = load_model(DEMO, dtype=str(dtype).removeprefix("torch."), device=str(device))  # type: ignore[arg-type]
+    model = copy.deepcopy(loaded.module)  # whose linear layers are not packed
+    model.set_attn_implementation("sdpa")
+    return model
 
 
 def twin(model: PreTrainedModel, attention: str | dict[str, str]) -> Any:

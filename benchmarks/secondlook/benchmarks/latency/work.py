@@ -1,15 +1,22 @@
-"""What each flow computes until each of its milestones: passes put together."""
+"""What each flow computes until each of its milestones: passes put together; and the FLOPs benchmark."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, get_args
 
-from secondlook.benchmarks.latency.flops import PassFlops
+import torch
+
+from secondlook.benchmarks.commands import settings
+from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.latency.flops import META, PassFlops, counted
 from secondlook.benchmarks.latency.flow import Metric
-from secondlook.benchmarks.latency.subject import Preset
+from secondlook.benchmarks.latency.subject import Preset, random_model, served
+from secondlook.benchmarks.options import FlopsRun
+from secondlook.edge.geometry import Size
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.prompts import GENERIC_QUESTION
+from secondlook.engine.results import FirstLook, Look
 
 FlowName = Literal["reference", "strong", "encoding_once", "ours"]
 FLOWS: Final[tuple[FlowName, ...]] = get_args(FlowName)
@@ -43,7 +50,7 @@ class Lengths:
 
     Attributes:
         prefix: through the end of the global image.
-        question, generic: whole prompts with the global image.
+        question, generic: whole prompts with the global image; 0: no generic question is asked.
         both: the whole prompt with global and local image.
         new: of each answer.
         decided: of the first answer, when the engine decides whether to look again.
@@ -72,16 +79,97 @@ class Lengths:
         )
 
 
+def work_of(
+    preset: Preset, lengths: Lengths, *, masked: bool = True
+) -> dict[bool, dict[FlowName, dict[Metric, Work]]]:
+    """Of unsure requests (True) and sure ones, by flow, until each milestone; `masked` as for `PassFlops`."""
+    model = random_model(preset.config, torch.float32, META)
+    passes = PassFlops(served(preset, model), masked=masked)
+    side = preset.preprocessing.side
+    pixels = torch.empty(1, 3, side, side, device=META)
+    image = dict.fromkeys(FLOWS, counted(lambda: model.get_image_features(pixel_values=pixels)))
+    image["ours"] = passes.encode(passes.model.global_view, Size(side, side))  # no block behind the features
+    return {
+        unsure: {flow: flow_work(flow, passes, lengths, image[flow], unsure=unsure) for flow in FLOWS}
+        for unsure in (True, False)
+    }
+
+
+def bench_flops(preset: Preset, run: FlopsRun) -> dict[str, Any]:
+    """Count a preset's FLOPs, without weights: the report, for JSON; at its top the ratios of ours."""
+    lengths = Lengths.of(preset, TYPICAL_QUESTION, run.new_tokens)
+    rows = flow_rows(preset, lengths, run.retransmission_rate)
+    ours = next(row for row in rows if row["flow"] == "ours")
+    return {
+        "flops_ratio": ours["ratio"],
+        "relative_computation": ours["relative_computation"],
+        **settings(run),
+        "prompt_tokens": asdict(lengths),
+        "environment": environment("cpu", "none: shapes only"),
+        "rows": rows,
+    }
+
+
+def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> list[dict[str, Any]]:
+    """FLOPs of each flow, from the start of an unsure request to each milestone.
+
+    Relative computation is over one plain answer from the global image (Song & Kim, arXiv 2512.16349): of
+    sure requests, of unsure ones, and at the retransmission rate r, (1 - r) · sure + r · unsure.
+    """
+    work = work_of(preset, lengths)
+    plain, published = (work[unsure]["reference"]["final_answer"].flops for unsure in (False, True))
+    rows = []
+    for flow, milestones in work[True].items():
+        flops = {str(metric): done.flops for metric, done in milestones.items()}
+        alone, twice = (work[unsure][flow]["final_answer"].flops / plain for unsure in (False, True))
+        rows.append(
+            {
+                "flow": flow,
+                **flops,
+                "ratio": flops["final_answer"] / published,
+                "relative_computation_sure": alone,
+                "relative_computation_unsure": twice,
+                "relative_computation": (1 - retransmission_rate) * alone + retransmission_rate * twice,
+            }
+        )
+    return rows
+
+
+def look_flops(
+    passes: PassFlops, original: Size, first: FirstLook, second: Look | None
+) -> tuple[int, int | None]:
+    """FLOPs of the engine's work for a first look, and what a second look of the same question adds."""
+    model, look, pending = passes.model, first.look, first.pending
+    new, image = len(look.tokens), passes.encode(model.global_view, original)
+    decided = min(new, Policy.decide_after)
+    lengths = Lengths(0, look.prompt_tokens, 0, 0, new, decided)
+    once = flow_work("ours", passes, lengths, 0, unsure=False)["final_answer"].flops
+    if second is None or pending is None:
+        return image + once, None
+    prompt = pending.question.prompt
+    generic = len(pending.question.generic.ids) if model.localisation.generic else 0
+    both, again = second.prompt_tokens, len(second.tokens)
+    lengths = Lengths(prompt.shared, look.prompt_tokens, generic, both, new, decided, again)
+    twice = flow_work("ours", passes, lengths, 0, unsure=True)["final_answer"].flops
+    return image + once, twice - once + passes.encode(model.local_view, pending.region.size)
+
+
 def flow_work(
-    flow: FlowName, passes: PassFlops, lengths: Lengths, probe_layer: int, *, unsure: bool
+    flow: FlowName, passes: PassFlops, lengths: Lengths, image: int, *, unsure: bool
 ) -> dict[Metric, Work]:
-    """The work of a request from its start to each milestone; a sure one has no region."""
+    """The work of a request from its start to each milestone; a sure one has no region.
+
+    Args:
+        image: FLOPs of encoding one picture.
+    """
     if flow == "ours":
-        return _engine(passes, lengths, probe_layer, unsure)
-    return _published(passes, lengths, flow, unsure)
+        return _engine(passes, lengths, image, unsure)
+    return _published(passes, lengths, image, flow, unsure)
 
 
-def _published(passes: PassFlops, lengths: Lengths, flow: FlowName, unsure: bool) -> dict[Metric, Work]:
+def _published(
+    passes: PassFlops, lengths: Lengths, image: int, flow: FlowName, unsure: bool
+) -> dict[Metric, Work]:
     """`generate`, two complete passes, `generate` on two images.
 
     The reference computes logits for every position of the complete passes. The stronger flows do not, but
@@ -90,32 +178,31 @@ def _published(passes: PassFlops, lengths: Lengths, flow: FlowName, unsure: bool
     n, g, two, new = lengths.question, lengths.generic, lengths.both, lengths.new
     again = new if lengths.again is None else lengths.again
     static, once = flow != "reference", flow == "encoding_once"
-    first = Work(passes.encode() + passes.decoder(n, n) + passes.logits())
+    first = Work(image + passes.decoder(n, n) + passes.logits())
     answer = first + _decoding(passes, n, new, static=static)
     if not unsure:
         return {"first_token": first, "first_answer": answer, "final_answer": answer}
     region = answer
     for length in (n, g):
         logits = passes.logits(1 if static else length)
-        region += Work(passes.encode(0 if once else 1) + passes.decoder(length, length) + logits)
-    second = Work(passes.encode(1 if once else 2) + passes.decoder(two, two) + passes.logits())
+        region += Work(image * (not once) + passes.decoder(length, length) + logits)
+    second = Work(image * (1 if once else 2) + passes.decoder(two, two) + passes.logits())
     final = region + second + _decoding(passes, two, again, static=static)
     return {"first_token": first, "first_answer": answer, "region": region, "final_answer": final}
 
 
-def _engine(passes: PassFlops, lengths: Lengths, probe_layer: int, unsure: bool) -> dict[Metric, Work]:
+def _engine(passes: PassFlops, lengths: Lengths, image: int, unsure: bool) -> dict[Metric, Work]:
     """Global image and question in one pass; after the first tokens the generic question through the probe
     layer; the second look after the kept prefix, the rest of the first answer in the same decode steps."""
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
     again = lengths.new if lengths.again is None else lengths.again
-    encode = passes.encode(features_only=True)
-    first = Work(encode + passes.decoder(n, n) + passes.row(n) + passes.logits())
+    first = Work(image + passes.decoder(n, n) + passes.row(n) + passes.logits())
     answer = first + _decoding(passes, n, lengths.new)
     if not unsure:
         return {"first_token": first, "first_answer": answer, "final_answer": answer}
-    probe = Work(passes.probe(g - prefix, g, probe_layer))
+    probe = Work(passes.probe(g - prefix, g)) if g else Work()
     region, answer = first + _decoding(passes, n, lengths.decided) + probe, answer + probe
-    second = Work(encode + passes.decoder(two - prefix, two) + passes.logits())
+    second = Work(image + passes.decoder(two - prefix, two) + passes.logits())
     rest = Work(sequential=answer.sequential - region.sequential)
     final = region + second + rest + _decoding(passes, two, again)
     return {"first_token": first, "first_answer": answer, "region": region, "final_answer": final}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,6 @@ from secondlook.benchmarks.report.document import (
 from secondlook.benchmarks.report.drawing import marked_original
 from secondlook.benchmarks.report.plots import standalone
 from secondlook.benchmarks.report.study import Qualities, Study
-from secondlook.benchmarks.run_log import heat_map
 from secondlook.benchmarks.signs.evaluation import DrawnPicture
 from secondlook.edge.errors import PictureError
 from secondlook.edge.geometry import Region
@@ -107,14 +107,14 @@ def _examples(study: Study, count: int, images: Path | None) -> Section:
     title, run = "Examples", study.run
     if study.threshold is None:
         return Section(title, ("The log states no threshold; name one with --threshold to see examples.",))
-    if "sizes" not in run.made or not any(run.columns.heat):
-        return Section(title, ("The log keeps no heat maps: it is of an earlier version.",))
+    if not any(run.columns.relevance):
+        return Section(title, ("The log keeps no relevance maps.",))
     if study.family.data["name"] != "signs" and images is None:
         return Section(title, ("The pictures are not drawn by a seed; name their folder with --images.",))
     chosen = choose_examples(study.served, study.threshold, count)
     text = (
-        "The first of each case among the pictures whose heat maps the log keeps; cases take turns, so they "
-        "are no sample of all questions."
+        "The first of each case among the pictures whose relevance maps the log keeps; cases take turns, so "
+        "they are no sample of all questions."
     )
     drawn = (draw_example(run, study.served, study.threshold, name, row, images) for name, row in chosen)
     return Section(title, (text,), tuple(drawn))
@@ -125,36 +125,25 @@ _QUALITY = 85
 
 
 def choose_examples(replay: Replay, threshold: float, count: int) -> list[tuple[str, int]]:
-    """(what it is an example of, its row) for at most `count` questions whose heat map was kept: in turns
+    """(what it is an example of, its row) for at most `count` questions whose map was kept: in turns
     those where the second look helps, hurts, changes nothing, or is not needed."""
-    heat = np.array([len(rows) > 0 for rows in replay.columns.heat])
-    asked = heat & replay.looked(threshold)
+    kept_map = np.array([each is not None for each in replay.columns.relevance])
+    asked = kept_map & replay.looked(threshold)
     took = asked & (replay.kept == replay.second)
     kept = asked & ~took
     better, worse = replay.second > replay.first, replay.second < replay.first
     wrong = (replay.first < 0.5) & (replay.second < 0.5)
     cases = {
         "The second look mends the answer": took & better,
-        "The first look suffices: it is sure, and right": heat & ~asked & (replay.first >= 0.5),
+        "The first look suffices: it is sure, and right": kept_map & ~asked & (replay.first >= 0.5),
         "The second look breaks a right answer": took & worse,
         "Wrong after both looks": asked & wrong,
         "The first answer is kept, for it is the surer one": kept & worse,
-        "Sure, and wrong: no second look": heat & ~asked & (replay.first < 0.5),
+        "Sure, and wrong: no second look": kept_map & ~asked & (replay.first < 0.5),
     }
-    rows = {name: iter(np.flatnonzero(chosen).tolist()) for name, chosen in cases.items()}
-    return list(_in_turns(rows, count))
-
-
-def _in_turns(rows: dict[str, Iterator[int]], count: int) -> Iterator[tuple[str, int]]:
-    left = count
-    while rows and left:
-        for name in list(rows):
-            row = next(rows[name], None)
-            if row is None:
-                del rows[name]
-            elif left:
-                left -= 1
-                yield name, row
+    rows = [[(name, int(row)) for row in np.flatnonzero(chosen)[:count]] for name, chosen in cases.items()]
+    turns = chain.from_iterable(zip_longest(*rows))
+    return [each for each in turns if each is not None][:count]
 
 
 def draw_example(
@@ -172,7 +161,7 @@ def draw_example(
     jpeg = {name: JpegSettings(**settings["jpeg"][name]) for name in ("global", "local")}
     sent = picture.global_image(global_view, jpeg["global"])
     region = Region(*(int(value) for value in columns.region[row])) if columns.possible[row] else None
-    marked = marked_original(picture, heat_map(columns.heat[row]), region, global_view)
+    marked = marked_original(picture, columns.relevance[row], region, global_view)
     size = picture.size
     asked = not replay.doubt[row] < threshold
     panels = [

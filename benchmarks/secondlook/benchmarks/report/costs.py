@@ -10,7 +10,6 @@ import numpy as np
 from secondlook.benchmarks.analysis.curves import Band, Cost, Line, oracle
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.analysis.statistics import LEVEL, Bootstrap, Estimate
-from secondlook.benchmarks.latency.work import FlowName
 from secondlook.benchmarks.report.document import (
     NONE,
     Plot,
@@ -28,14 +27,14 @@ _EACH: Final = "a pair of qualities"
 _SHOWN: Final = 6
 """Rows of the envelope's table."""
 _RATES: Final = (0.1, 0.25, 0.5, 0.75)
-_FLOWS: Final[dict[FlowName, str]] = {"ours": "secondlook", "reference": "the published flow"}
 
 
 def overview(study: Study) -> Section:
     """One look, two looks at the threshold, and always two looks."""
     columns, boot, replay = study.columns, study.boot, study.plain
     sent, pixels, extra = bytes_sent(columns), study.extra("pixels"), study.extra("bytes")
-    always = (percent(study.full), "100 %", *_spent(study, extra, pixels, sent))
+    more, area, size = (study.always(cost) for cost in (extra, pixels, sent))
+    always = (percent(study.full), "100 %", number(more, 2), number(area, 2), kilobytes(size))
     arbitrated = (percent(boot.mean(replay.kept)), *always[1:])
     rows = [("one look", percent(boot.mean(replay.first)), "0 %", "0", "0", kilobytes(boot.mean(sent.base)))]
     if study.threshold is not None:
@@ -52,11 +51,6 @@ def overview(study: Study) -> Section:
     )
     titles = ("", "accuracy", "second looks", "extra bytes", "extra pixels", "sent a question")
     return Section("What two looks give", (), (Table(titles, tuple(rows), note),))
-
-
-def _spent(study: Study, *costs: Cost) -> tuple[str, str, str]:
-    extra, pixels, sent = (study.boot.ratio(cost.base + cost.extra, cost.unit) for cost in costs)
-    return number(extra, 2), number(pixels, 2), kilobytes(sent)
 
 
 def communication(study: Study) -> Section:
@@ -83,32 +77,25 @@ def communication(study: Study) -> Section:
 
 def computation(study: Study) -> Section:
     """Accuracy against relative computation."""
-    title = "Accuracy against computation"
-    costs = {flow: study.computation(flow) for flow in _FLOWS}
-    series, rows = [], []
-    for flow, name in _FLOWS.items():
-        cost = costs[flow]
-        if cost is None:
-            return Section(title, ("The log does not state the model's sizes: it is of an earlier version.",))
-        line, band = study.line(study.plain, cost)
-        series.append(Series(name, line.cost, line.accuracy, band))
-        at = study.at_threshold(cost)
-        ends = (study.boot.ratio(cost.base, cost.unit), study.always(cost), study.reaching(cost))
-        alone, always, near = (number(each, 2) for each in ends)
-        rows.append((name, alone, NONE if at is None else number(at[0], 2), always, near))
-    ours = costs["ours"]
-    assert ours is not None, "the section ends before if a log does not tell"
+    title, cost = "Accuracy against computation", study.computation
+    if cost is None:
+        return Section(title, ("The log does not tell what the looks of this model compute.",))
     plot = Plot(
         "computation",
         "Accuracy against relative computation",
-        "FLOPs of all answers over those of answering every question once from the global image. The "
-        "published flow computes the two attention maps in complete passes of their own, and begins the "
-        "second answer anew; secondlook keeps what it has computed.",
-        draw_lines([*series, *_compared(study, ours)], "relative computation", marks=_marks(study, ours)),
+        "FLOPs of all answers over those of answering every question once from the global image.",
+        draw_lines(
+            [*series_of(study, {"secondlook": study.plain}, cost), *_compared(study, cost)],
+            "relative computation",
+            marks=_marks(study, cost),
+        ),
     )
-    titles = ("", "one look", "at the threshold", "always two looks", "for 1 point below always")
-    note = "Counted from the log's token counts and the model's sizes, as by secondlook bench flops."
-    return Section(title, (), (plot, Table(titles, tuple(rows), note)))
+    at = study.at_threshold(cost)
+    row = (NONE if at is None else number(at[0], 2), number(study.always(cost), 2))
+    titles = ("", "at the threshold", "always two looks", "for 1 point below always")
+    rows = (("relative computation", *row, number(study.reaching(cost), 2)),)
+    note = "Of FLOPs as they are counted when a question is asked; the published flow's are in bench flops."
+    return Section(title, (), (plot, Table(titles, rows, note)))
 
 
 def series_of(study: Study, replays: Mapping[str, Replay], cost: Cost) -> list[Series]:

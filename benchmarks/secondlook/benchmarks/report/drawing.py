@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from secondlook.edge.geometry import GridMap, Region, Size, target
 from secondlook.edge.imaging import Picture
-from secondlook.edge.wire import View
+from secondlook.edge.wire import Relevance, View
 
 _PANEL = 480
 _GAP = 12
@@ -24,17 +23,17 @@ def draw_looks(
     picture: Picture,
     global_jpeg: bytes,
     local_jpeg: bytes | None,
-    relative: npt.NDArray[np.float64] | None,
+    relevance: Relevance | None,
     region: Region | None,
     view: View,
     captions: tuple[str, str, str],
 ) -> Image.Image:
     """Three panels: the global image as sent, the original with heat map and box, the local image as sent.
 
-    Without a second look (`relative`, `region` and `local_jpeg` are None) the original stays plain and the
+    Without a second look (`relevance`, `region` and `local_jpeg` are None) the original stays plain and the
     third panel is empty. Captions stand below the panels, a line feed in each at most.
     """
-    original = marked_original(picture, relative, region, view)
+    original = marked_original(picture, relevance, region, view)
     sheet = Image.new("RGB", (3 * _PANEL + 4 * _GAP, _PANEL + _CAPTION + 2 * _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     panels = (
@@ -57,13 +56,13 @@ def draw_looks(
 
 
 def marked_original(
-    picture: Picture, relative: npt.NDArray[np.float64] | None, region: Region | None, view: View
+    picture: Picture, relevance: Relevance | None, region: Region | None, view: View
 ) -> Image.Image:
     """The original, at most 480 pixels a side, under its heat map and with the region's box."""
     original = picture.original().copy()
     original.thumbnail((_PANEL, _PANEL), Image.Resampling.LANCZOS)
-    if relative is not None:
-        original = heat_overlay(original, relative, picture.size, view)
+    if relevance is not None:
+        original = heat_overlay(original, relevance, picture.size, view)
     if region is not None:
         scale = original.width / picture.size.width
         box = [round(value * scale) for value in region.as_tuple()]
@@ -71,16 +70,13 @@ def marked_original(
     return original
 
 
-def heat_overlay(
-    shown: Image.Image, relative: npt.NDArray[np.float64], original: Size, view: View
-) -> Image.Image:
-    """`shown`, the original at any scale, under relative attention [rows, columns]: dark is low, red high."""
-    rows, columns = relative.shape
-    strength = np.sqrt(relative / max(float(relative.max()), 1e-12))
-    grid = GridMap(original, target(view, original), view.fit, rows, columns)
+def heat_overlay(shown: Image.Image, relevance: Relevance, original: Size, view: View) -> Image.Image:
+    """`shown`, the original at any scale, under relative attention: dark is low, red high."""
+    strength = np.sqrt(np.array(relevance.rows(), np.float32) / 255)
+    grid = GridMap(original, target(view, original), view.fit, relevance.height, relevance.width)
     left, top = (float(value) for value in grid.to_grid(0, 0))
     right, bottom = (float(value) for value in grid.to_grid(original.width, original.height))
-    heat = Image.fromarray(strength.astype(np.float32))
+    heat = Image.fromarray(strength)
     heat = heat.resize(shown.size, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
     weight = np.clip(np.asarray(heat), 0, 1)[..., None]
     base = np.asarray(shown, np.float32)

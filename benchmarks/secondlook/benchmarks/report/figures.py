@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,10 +37,6 @@ class Part:
     results: tuple[str, ...]
     written: Callable[[Sequence[Path], Path], str]
 
-    def text(self, root: Path) -> str:
-        """What the files say."""
-        return self.written(self.files(root), self.document)
-
     def files(self, root: Path) -> list[Path]:
         found = []
         for pattern in self.results:
@@ -55,9 +52,9 @@ def _one(table: Callable[..., str]) -> Callable[[Sequence[Path], Path], str]:
     return lambda paths, _document: table(*map(_read, paths))
 
 
-def _each(table: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Path], Path], str]:
-    """A table of each file."""
-    return lambda paths, _document: "\n".join(table(_read(path)) for path in paths)
+def _each(paths: Sequence[Path], _document: Path) -> str:
+    """A table of each file, of the kind that its name begins with."""
+    return "\n".join(tables.measured(path.name.split("-")[0], _read(path)) for path in paths)
 
 
 def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) -> str:
@@ -97,24 +94,21 @@ PARTS: Final = (
     Part("results", Path("docs/accuracy.md"), (_SIGNS,), _one(tables.results)),
     Part("results", _CARD, (_SIGNS,), _one(tables.results)),
     Part("evidence", Path("docs/accuracy.md"), _LOGS, evidence),
-    Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _one(tables.budget)),
-    Part("speed", Path("docs/performance.md"), _SPEED, _each(tables.speed)),
-    Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each(tables.operators)),
-    Part("vision", Path("docs/export.md"), ("vision-*.json",), _each(tables.vision)),
-    Part("edge", Path("docs/edge.md"), ("edge-*.json",), _each(tables.edge)),
+    Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _each),
+    Part("speed", Path("docs/performance.md"), _SPEED, _each),
+    Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each),
+    Part("vision", Path("docs/export.md"), ("vision-*.json",), _each),
+    Part("edge", Path("docs/edge.md"), ("edge-*.json",), _each),
 )
 
 
 def write_figures(root: Path) -> None:
     """Write every part of every document below a checkout's root, and the plots."""
     for part in PARTS:
-        text = (
-            evidence(part.files(root), part.document, root / PLOTS)
-            if part.written is evidence
-            else part.text(root)
-        )
+        written = partial(evidence, plots=root / PLOTS) if part.written is evidence else part.written
         path = root / part.document
-        path.write_text(filled(path.read_text(encoding="utf-8"), part.name, text), encoding="utf-8")
+        text = filled(path.read_text(encoding="utf-8"), part.name, written(part.files(root), part.document))
+        path.write_text(text, encoding="utf-8")
 
 
 def filled(document: str, name: str, text: str) -> str:

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import cycle
 from typing import Any, Final
 
@@ -40,31 +41,7 @@ PALETTE: Final = {
 }
 """Variable → colour on light and on dark paper."""
 
-SETTINGS: Final[Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": QUIET,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "figure.constrained_layout.use": True,
-    "svg.fonttype": "none",
-}
-"""For `rc_context`, whose stubs name every key there is."""
+STYLE: Final = str(files("secondlook.benchmarks.report") / "templates" / "report.mplstyle")
 
 _IDS: Final = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 _FONT: Final = re.compile(r"'DejaVu Sans'(?:, [^;\"]*)?")
@@ -143,7 +120,7 @@ def draw_lines(
 
 def draw_histograms(found: Mapping[str, Histograms], threshold: float | None) -> Figure:
     """For each measure the doubts of right and of wrong answers, and the threshold in the first."""
-    with rc_context(SETTINGS):
+    with rc_context(fname=STYLE):
         figure = Figure(figsize=(_WIDTH, 1.7 * len(found) + 0.4))
         rows: list[Axes] = list(figure.subplots(len(found), squeeze=False)[:, 0])
     for row, (name, each) in enumerate(found.items()):
@@ -193,14 +170,14 @@ def _values(estimates: Sequence[Estimate]) -> tuple[FloatArray, FloatArray]:
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
-    with rc_context(SETTINGS):
+    with rc_context(fname=STYLE):
         figure = Figure(figsize=(_WIDTH, height))
         return figure, figure.subplots()
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    with rc_context(SETTINGS):
+    with rc_context(fname=STYLE):
         longest = max(map(len, labels))
         columns = min(len(labels), 3 if longest < 17 else 2 if longest < 30 else 1)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.4)
@@ -215,7 +192,7 @@ def palettes() -> tuple[str, str]:
 def svg(figure: Figure, name: str) -> str:
     """The drawing as an `<svg>` element that may stand in a page beside others; `name` is its own in it."""
     buffer = io.StringIO()
-    with rc_context({**SETTINGS, "svg.hashsalt": name}):
+    with rc_context({"svg.hashsalt": name}, STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()

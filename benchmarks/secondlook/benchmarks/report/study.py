@@ -9,12 +9,10 @@ from typing import Final
 import numpy as np
 
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray
-from secondlook.benchmarks.analysis.computation import relative_computation
 from secondlook.benchmarks.analysis.curves import Band, Cost, Envelope, Line, cheapest, envelope
 from secondlook.benchmarks.analysis.replay import WHOLE, Replay
 from secondlook.benchmarks.analysis.runs import Family, Run
 from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation, interval, separation
-from secondlook.benchmarks.latency.work import FlowName
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.method.policy import Policy
 
@@ -104,17 +102,16 @@ class Study:
         ]
         return interval(value, np.array(found))
 
-    @cache  # noqa: B019
-    def computation(self, flow: FlowName = "ours") -> Cost | None:
-        """Relative computation; None where the log does not tell."""
-        return relative_computation(self.columns, self.run.made, self.run.header.settings, flow)
+    @property
+    def computation(self) -> Cost | None:
+        """Relative computation: the engine's FLOPs over those of its first looks alone (Song & Kim, arXiv
+        2512.16349); None where the log does not tell."""
+        first, second = self.columns.first.flops, self.columns.second.flops
+        return None if np.isnan(first + second).any() else Cost(first, second, first)
 
+    @cache  # noqa: B019
     def separation(self, measure: Measure, aggregation: Aggregation = "all", first_k: int = 5) -> Separation:
         """How well this doubt parts the right first answers from the wrong ones."""
-        return self._separation(measure, aggregation, first_k if aggregation == "first_k" else 1)
-
-    @cache  # noqa: B019
-    def _separation(self, measure: Measure, aggregation: Aggregation, first_k: int) -> Separation:
         return separation(self.replay(measure, aggregation, first_k).uncertainty, self.wrong, self.boot)
 
     @property

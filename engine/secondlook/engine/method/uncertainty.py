@@ -50,34 +50,17 @@ def aggregate(
     first_k: int = 5,
     include_eos: bool = True,
 ) -> float:
-    """The mean of `measure` over all, the first, or the first k tokens.
+    """The mean of `measure` over all, the first, or the first k tokens; a `Policy` checks what they may be.
 
     Without `include_eos` the end token is left out before the tokens are counted, unless the answer is
-    nothing
-    but the end token: its doubt is then the only evidence there is, and counts.
+    nothing but the end token: its doubt is then the only evidence there is, and counts.
 
     Raises:
-        ValueError: no tokens, an unknown name, or first_k below 1.
+        ValueError: no tokens.
     """
     if not tokens:
         raise ValueError("an answer has at least one token, got none")
     counted = [token for token in tokens if include_eos or not token.is_eos] or list(tokens)
-    if aggregation == "first":
-        counted = counted[:1]
-    elif aggregation == "first_k":
-        if first_k < 1:
-            raise ValueError(f"first_k must be at least 1, got {first_k}")
-        counted = counted[:first_k]
-    elif aggregation != "all":
-        raise ValueError(f"aggregation must be 'all', 'first' or 'first_k', got {aggregation!r}")
-    return sum(_value(token, measure) for token in counted) / len(counted)
-
-
-def _value(token: TokenStatistics, measure: Measure) -> float:
-    if measure == "min_entropy":
-        return token.min_entropy
-    if measure == "shannon_entropy":
-        return token.shannon_entropy
-    if measure == "margin":
-        return token.margin
-    raise ValueError(f"measure must be 'min_entropy', 'shannon_entropy' or 'margin', got {measure!r}")
+    counted = counted[: {"all": None, "first": 1, "first_k": first_k}[aggregation]]
+    values: list[float] = [getattr(token, measure) for token in counted]
+    return sum(values) / len(values)

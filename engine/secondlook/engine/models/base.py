@@ -93,14 +93,14 @@ class Prompt:
         return self.next_position - len(self.ids)
 
     @property
-    def nbytes(self) -> int:
-        """About what it takes in memory."""
-        return 8 * len(self.ids) + self.positions.nbytes
-
-    @property
     def shared_position(self) -> int:
         """The rotary position of the first row behind the shared ones."""
         return int(self.positions[:, self.shared].max())
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        return 8 * len(self.ids) + self.positions.nbytes
 
     @property
     def visual_tokens(self) -> int:
@@ -220,6 +220,13 @@ class VisionLanguageModel(DecoderModel, Protocol):
             EncoderError: it is not; such a module cannot be exported, and nothing can take its place.
         """
         raise EncoderError(f"{self.name!r} encodes pictures with its own modules alone; leave --vision out")
+
+    def shapes(self) -> VisionLanguageModel | None:
+        """The same model on the meta device, without weights: what passes compute is counted there.
+
+        None: nothing of this architecture is counted.
+        """
+        return None
 
     def with_encoder(self, encoder: VisionEncoder) -> VisionLanguageModel:
         """The same model, on the same weights, with something else in place of its `vision_module`.

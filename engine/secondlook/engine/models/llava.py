@@ -6,10 +6,12 @@ question's prompt shares with every other about the same picture ends with the g
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import LlavaForConditionalGeneration
 
 from secondlook.edge.errors import SettingsError
@@ -77,6 +79,12 @@ class Llava(SquareAdapter):
         super().__init__(name, module, prompts, preprocessing, settings, localisation, vision, patch)
         told = [getattr(config.vision_config, name) for name in _VISION_SETTINGS]
         self.vision_settings = f"{told} {config.projector_hidden_act}"
+
+    def shapes(self) -> Llava:
+        with torch.device("meta"):
+            module: Any = LlavaForConditionalGeneration(copy.deepcopy(self.module.config))
+        parts = (self.prompts, self.preprocessing, self.settings, self.localisation)
+        return Llava(self.name, module.eval(), *parts)
 
 
 def _config(checkpoint: Checkpoint) -> Any:

@@ -2,16 +2,18 @@
 // is, the softmax of Milakov & Gimelshein (arXiv 1805.02867) with the positions cut into chunks. Two
 // launches, deterministic, without atomics and without any look at device memory from the host:
 //
-//   1. attend_chunks  Each block takes one chunk of the positions of one key head and up to kHeads of its
-//                     query heads. All of its keys and values are on their way before the first is used. It
-//                     writes, for each head, the largest score, the sum of exp(score - largest), and the
-//                     values' sum with those weights.
+//   1. attend_chunks  Each block takes one key head, up to kHeads of its query heads, and every so many-th
+//                     chunk of the positions. All keys and values of a chunk are on their way before the
+//                     first is used. It writes, for each chunk and head, the largest score, the sum of
+//                     exp(score - largest), and the values' sum with those weights.
 //   2. merge_chunks   Each block merges the chunks of one head, always in the same order.
 //
 // The launches depend on the shapes alone, so that a captured graph may be replayed with other slots and
-// lengths; a block behind its row's length returns at once. A chunk has kChunk positions, whatever the other
-// rows and the cache's size, so that neither changes a bit of a row's result. Positions at and after a length
-// are never read: they may be uninitialised.
+// lengths. They must then do for rows as long as the cache, and most rows are far shorter. For few rows each
+// chunk has a block of its own, which returns at once behind its row's length; for many, more blocks would
+// have nothing to do than something, and kMostBlocks share the chunks. A chunk has kChunk positions, whatever
+// the other rows, the blocks and the cache's size, so that none of them changes a bit of a row's result.
+// Positions at and after a length are never read: they may be uninitialised.
 #pragma once
 
 #include <climits>
@@ -36,6 +38,7 @@ constexpr int kChunk = 64;                 // positions of one block
 constexpr int kUnroll = 4;                 // positions of one thread
 constexpr int kSlices = kChunk / kUnroll;  // groups of threads, each with every kSlices-th position
 constexpr int kMergeThreads = 256;         // of merge_chunks
+constexpr std::int64_t kMostBlocks = 4096;  // of attend_chunks: several times what a GPU runs at once
 
 // How a call is cut into blocks; scratch is [batch, heads, chunks, stride] floats: the values' sum, then at
 // stride - 4 the largest score and the weights' sum.
@@ -76,22 +79,30 @@ __global__ void __launch_bounds__(kSlices* kLanes, 1)
   const unsigned tiles = static_cast<unsigned>(plan.tiles), kv_heads = static_cast<unsigned>(call.kv_heads);
   const std::int64_t tile = blockIdx.x % tiles, kv = blockIdx.x / tiles % kv_heads;
   const std::int64_t b = blockIdx.x / tiles / kv_heads;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * kChunk;
-  const std::int64_t left = clamped(call.lengths[b * call.lengths_stride], call.positions) - first;
-  if (left <= 0) return;  // the whole block: nothing valid here
-  const int count = static_cast<int>(left < kChunk ? left : kChunk), width = static_cast<int>(call.width);
+  // Fewer than 2^31 positions too: wider numbers would need registers that the keys and values have.
+  const unsigned length =
+      static_cast<unsigned>(clamped(call.lengths[b * call.lengths_stride], call.positions));
+  const int width = static_cast<int>(call.width);
   const std::int64_t head = kv * plan.group + tile * kHeads, more = plan.group - tile * kHeads;
   const int heads = static_cast<int>(more < kHeads ? more : kHeads);
   const std::int64_t slot = clamped(call.slots[b * call.slots_stride], call.cache_slots - 1);
-
-  Vector<T, kVector> keys[kUnroll][kLoads], values[kUnroll][kLoads];
+  const T* const row_keys = call.keys + slot * call.keys_slot_stride + kv * call.keys_head_stride;
+  const T* const row_values = call.values + slot * call.values_slot_stride + kv * call.values_head_stride;
   const int lane = threadIdx.x % kLanes, slice = threadIdx.x / kLanes;
-  load_rows<kLanes>(call.keys + slot * call.keys_slot_stride + kv * call.keys_head_stride +
-                        first * call.keys_position_stride,
-                    call.keys_position_stride, slice, kSlices, count, width, keys);
-  load_rows<kLanes>(call.values + slot * call.values_slot_stride + kv * call.values_head_stride +
-                        first * call.values_position_stride,
-                    call.values_position_stride, slice, kSlices, count, width, values);
+  const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+
+  unsigned first = blockIdx.y * kChunk;
+  if (first >= length) return;  // the whole block: nothing valid here
+  int count;
+  Vector<T, kVector> keys[kUnroll][kLoads], values[kUnroll][kLoads];
+  const auto load = [&] {
+    count = static_cast<int>(length - first < kChunk ? length - first : kChunk);
+    load_rows<kLanes>(row_keys + first * call.keys_position_stride, call.keys_position_stride, slice, kSlices,
+                      count, width, keys);
+    load_rows<kLanes>(row_values + first * call.values_position_stride, call.values_position_stride, slice,
+                      kSlices, count, width, values);
+  };
+  load();
   for (int i = threadIdx.x; i < heads * kWidth; i += kThreads) {
     const int h = i / kWidth, d = i % kWidth;
     const T* from = call.query + b * call.query_batch_stride + (head + h) * call.query_head_stride;
@@ -100,60 +111,65 @@ __global__ void __launch_bounds__(kSlices* kLanes, 1)
   __syncthreads();
 
 #pragma unroll 1
-  for (int h = 0; h < heads; ++h) {
-    float product[kUnroll];
-    cuda::multiply_rows<kLanes>(query[h], keys, product);
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int s = u * kSlices + slice;
-      if (lane == 0) weights[h][s] = s < count ? product[u] * call.scale : -INFINITY;
-    }
-  }
-  __syncthreads();
-
-  float* const partials = scratch + ((b * call.heads + head) * plan.chunks + blockIdx.y) * plan.stride;
-  const std::int64_t next_head = plan.chunks * plan.stride;
-  const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
-  for (int h = warp; h < heads; h += kWarps) {
-    static_assert(kChunk == 64);
-    const float one = weights[h][thread], other = weights[h][thread + 32];
-    const float largest = max_lanes(fmaxf(one, other)), point = reference_point(largest);
-    weights[h][thread] = expf(one - point);
-    weights[h][thread + 32] = expf(other - point);
-    const float total = sum_lanes(weights[h][thread] + weights[h][thread + 32]);
-    if (thread == 0) {
-      partials[h * next_head + plan.stride - 4] = largest;
-      partials[h * next_head + plan.stride - 3] = total;
-    }
-  }
-  __syncthreads();
-
+  for (;;) {
 #pragma unroll 1
-  for (int h = 0; h < heads; ++h) {
-    float(&sum)[kWarps][kWidth] = sums[h % 2];  // in turns, so that one barrier a head is enough
+    for (int h = 0; h < heads; ++h) {
+      float product[kUnroll];
+      cuda::multiply_rows<kLanes>(query[h], keys, product);
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) {
-        float part = 0.0f;
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          part += weights[h][u * kSlices + slice] * to_float(values[u][i].element[e]);
-        }
-#pragma unroll
-        for (int offset = kLanes; offset < 32; offset *= 2) {
-          part += __shfl_xor_sync(0xffffffffu, part, offset);
-        }
-        if (thread < kLanes) sum[warp][(i * kLanes + lane) * kVector + e] = part;
+      for (int u = 0; u < kUnroll; ++u) {
+        const int s = u * kSlices + slice;
+        if (lane == 0) weights[h][s] = s < count ? product[u] * call.scale : -INFINITY;
       }
     }
     __syncthreads();
-    for (int d = threadIdx.x; d < width; d += kThreads) {
-      float all = 0.0f;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) all += sum[w][d];
-      partials[h * next_head + d] = all;
+
+    float* const partials = scratch + ((b * call.heads + head) * plan.chunks + first / kChunk) * plan.stride;
+    const std::int64_t next_head = plan.chunks * plan.stride;
+    for (int h = warp; h < heads; h += kWarps) {
+      static_assert(kChunk == 64);
+      const float one = weights[h][thread], other = weights[h][thread + 32];
+      const float largest = max_lanes(fmaxf(one, other)), point = reference_point(largest);
+      weights[h][thread] = expf(one - point);
+      weights[h][thread + 32] = expf(other - point);
+      const float total = sum_lanes(weights[h][thread] + weights[h][thread + 32]);
+      if (thread == 0) {
+        partials[h * next_head + plan.stride - 4] = largest;
+        partials[h * next_head + plan.stride - 3] = total;
+      }
     }
+    __syncthreads();
+
+#pragma unroll 1
+    for (int h = 0; h < heads; ++h) {
+      float(&sum)[kWarps][kWidth] = sums[h % 2];  // in turns, so that one barrier a head is enough
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) {
+          float part = 0.0f;
+#pragma unroll
+          for (int u = 0; u < kUnroll; ++u) {
+            part += weights[h][u * kSlices + slice] * to_float(values[u][i].element[e]);
+          }
+#pragma unroll
+          for (int offset = kLanes; offset < 32; offset *= 2) {
+            part += __shfl_xor_sync(0xffffffffu, part, offset);
+          }
+          if (thread < kLanes) sum[warp][(i * kLanes + lane) * kVector + e] = part;
+        }
+      }
+      __syncthreads();
+      for (int d = threadIdx.x; d < width; d += kThreads) {
+        float all = 0.0f;
+#pragma unroll
+        for (int w = 0; w < kWarps; ++w) all += sum[w][d];
+        partials[h * next_head + d] = all;
+      }
+    }
+    first += gridDim.y * kChunk;
+    if (first >= length) return;
+    load();  // without a barrier: one comes before anything is written that the last chunk's sums are from
   }
 }
 
@@ -214,10 +230,12 @@ __global__ void __launch_bounds__(kMergeThreads)
 template <typename T, int kVector, int kLanes, int kLoads>
 cudaError_t launch_shape(const Call<T>& call, const Plan& plan, float* scratch, cudaStream_t stream) {
   const std::int64_t groups = call.batch * call.kv_heads * plan.tiles, rows = call.batch * call.heads;
-  if (groups > INT_MAX || rows > INT_MAX || plan.chunks > 65535) return cudaErrorInvalidConfiguration;
+  if (groups > INT_MAX || rows > INT_MAX || call.positions > INT_MAX) return cudaErrorInvalidConfiguration;
   if (rows == 0) return cudaSuccess;
   if (plan.chunks > 0) {
-    const dim3 grid(static_cast<unsigned>(groups), static_cast<unsigned>(plan.chunks));
+    const std::int64_t share = kMostBlocks / groups > 1 ? kMostBlocks / groups : 1;
+    const dim3 grid(static_cast<unsigned>(groups),
+                    static_cast<unsigned>(share < plan.chunks ? share : plan.chunks));
     attend_chunks<T, kVector, kLanes, kLoads><<<grid, kSlices * kLanes, 0, stream>>>(call, plan, scratch);
     const cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess) return error;

@@ -15,7 +15,7 @@ namespace secondlook::cuda {
 template <typename T, typename Sink>
 cudaError_t launch_as(const torch::stable::Tensor& logits, const Sink& sink, int* arrivals) {
   const std::int64_t rows = logits.size(0), vocabulary = logits.size(1);
-  const auto bytes = static_cast<std::int64_t>(token_workspace<T>(rows, vocabulary));
+  const auto bytes = static_cast<std::int64_t>(token_workspace(rows, vocabulary));
   torch::stable::Tensor workspace =
       torch::stable::new_empty(logits, {bytes}, torch::headeronly::ScalarType::Byte);
   return token_launch(static_cast<const T*>(logits.const_data_ptr()), rows, logits.stride(0), vocabulary,
@@ -27,8 +27,8 @@ cudaError_t launch_as(const torch::stable::Tensor& logits, const Sink& sink, int
 template <typename Sink>
 void launch_for(const torch::stable::Tensor& logits, const Sink& sink, int* arrivals) {
   using torch::headeronly::ScalarType;
-  STD_TORCH_CHECK(logits.size(0) <= INT32_MAX && logits.size(1) <= std::int64_t{65535} * kChunk - kChunk,
-                  "logits must have at most ", INT32_MAX, " rows of ", std::int64_t{65535} * kChunk - kChunk,
+  STD_TORCH_CHECK(logits.size(0) <= INT32_MAX && logits.size(1) <= std::int64_t{65535} * kChunk,
+                  "logits must have at most ", INT32_MAX, " rows of ", std::int64_t{65535} * kChunk,
                   " tokens, but its shape is [", logits.size(0), ", ", logits.size(1), "]");
   switch (logits.scalar_type()) {
     case ScalarType::Float:

@@ -1,9 +1,10 @@
 // The most likely token of a row of logits and three measures of doubt; cpu/token_statistics.h has the sums.
 //
-// A row is cut into chunks of kChunk tokens, one block each, however many rows there are: a row's result does
-// not depend on its neighbours. A thread holds its 16 logits in registers, so that they are read once: first
-// the block finds its best, then the sums as seen from there. The block that comes last (each row counts its
-// arrivals) merges the chunks' states in a fixed order. No float atomics: the same result every time.
+// A row is cut into chunks of kChunk tokens, one block each, however many rows there are: a row's result
+// depends neither on its neighbours nor on where it lies in memory. A thread holds its 16 logits in
+// registers, so that they are read once: first the block finds its best, then the sums as seen from there.
+// The block that comes last (each row counts its arrivals) merges the chunks' states in a fixed order. No
+// float atomics: the same result every time.
 #pragma once
 
 #include <cstddef>
@@ -85,24 +86,20 @@ struct alignas(16) Pack {
   T values[kSize];
 };
 
-// Positions are counted from the 16-byte boundary at or below the row's first logit, whose position is
-// `skipped`.
-template <typename T>
-__device__ __forceinline__ int skipped_before(const T* row) {
-  return static_cast<int>((reinterpret_cast<std::uintptr_t>(row) % 16) / sizeof(T));
-}
-
 // This thread's logits of the chunk that begins at position `first`; bit i of the result: values[i] is one.
+// Which they are does not depend on the row's address, so that neither does the order of any sum: a row that
+// does not start at a multiple of 16 bytes is loaded one logit at a time.
 template <typename T>
-__device__ __forceinline__ unsigned load_chunk(const T* __restrict__ row, std::int64_t first, int skipped,
-                                               std::int64_t end, float (&values)[kPerThread]) {
+__device__ __forceinline__ unsigned load_chunk(const T* __restrict__ row, std::int64_t first,
+                                               std::int64_t vocabulary, float (&values)[kPerThread]) {
   constexpr int kSize = Pack<T>::kSize;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(row) % sizeof(Pack<T>) == 0;
   unsigned valid = 0;
 #pragma unroll
   for (int j = 0; j < kPerThread / kSize; ++j) {
     const std::int64_t position = first + (j * kThreads + static_cast<int>(threadIdx.x)) * kSize;
-    if (position >= skipped && position + kSize <= end) {
-      const uint4 raw = __ldg(reinterpret_cast<const uint4*>(row + (position - skipped)));
+    if (aligned && position + kSize <= vocabulary) {
+      const uint4 raw = __ldg(reinterpret_cast<const uint4*>(row + position));
       const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(&raw);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) values[j * kSize + e] = to_float(pack.values[e]);
@@ -110,8 +107,8 @@ __device__ __forceinline__ unsigned load_chunk(const T* __restrict__ row, std::i
     } else {
 #pragma unroll
       for (int e = 0; e < kSize; ++e) {
-        const bool inside = position + e >= skipped && position + e < end;
-        values[j * kSize + e] = inside ? to_float(row[position + e - skipped]) : -INFINITY;
+        const bool inside = position + e < vocabulary;
+        values[j * kSize + e] = inside ? to_float(row[position + e]) : -INFINITY;
         valid |= (inside ? 1u : 0u) << (j * kSize + e);
       }
     }
@@ -132,11 +129,10 @@ __device__ State chunk_state(const T* __restrict__ row, std::int64_t vocabulary,
   __shared__ unsigned long long best_of_warp[kWarps];
   __shared__ float others_of_warp[kWarps], spread_of_warp[kWarps], second_of_warp[kWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int skipped = skipped_before(row);
   const std::int64_t first = chunk * kChunk;
 
   float values[kPerThread];
-  const unsigned valid = load_chunk(row, first, skipped, vocabulary + skipped, values);
+  const unsigned valid = load_chunk(row, first, vocabulary, values);
 
   // Best first, then lowest position: one number to maximise.
   unsigned long long best = 0;
@@ -157,7 +153,7 @@ __device__ State chunk_state(const T* __restrict__ row, std::int64_t vocabulary,
   State state = nothing();
   state.best = static_cast<unsigned>(best >> 32);
   const unsigned best_position = 0xffffffffu - static_cast<unsigned>(best);
-  if (state.best != 0) state.index = first + best_position - skipped;
+  if (state.best != 0) state.index = first + best_position;
   if (!is_finite(state.best)) return state;  // every thread of the block agrees
 
   const float best_value = value_of(state.best);
@@ -234,7 +230,8 @@ __global__ void __launch_bounds__(kThreads, 4) token_kernel(const T* __restrict_
   if (__shfl_sync(kAllLanes, arrived, 0) != static_cast<int>(chunks) - 1) return;
   if (threadIdx.x == 0) arrivals[row] = 0;
   if (!wanted) return;
-  __threadfence();
+  __threadfence();  // thread 0's, which has seen every count,
+  __syncwarp();     // before what the other lanes read
   state = nothing();
   for (unsigned i = threadIdx.x; i < chunks; i += 32) {
     const int4* const from = reinterpret_cast<const int4*>(row_states + i);
@@ -246,16 +243,12 @@ __global__ void __launch_bounds__(kThreads, 4) token_kernel(const T* __restrict_
   if (threadIdx.x == 0) finish(sink, row, state);
 }
 
-// Blocks for each row; positions may begin up to one pack before the row.
-template <typename T>
-std::int64_t token_chunks(std::int64_t vocabulary) {
-  return (vocabulary + Pack<T>::kSize - 1 + kChunk - 1) / kChunk;
-}
+// Blocks for each row.
+inline std::int64_t token_chunks(std::int64_t vocabulary) { return (vocabulary + kChunk - 1) / kChunk; }
 
 // Bytes of scratch memory, 16-byte aligned, that token_launch needs.
-template <typename T>
-std::size_t token_workspace(std::int64_t rows, std::int64_t vocabulary) {
-  const std::int64_t chunks = token_chunks<T>(vocabulary);
+inline std::size_t token_workspace(std::int64_t rows, std::int64_t vocabulary) {
+  const std::int64_t chunks = token_chunks(vocabulary);
   return chunks == 1 ? 0 : static_cast<std::size_t>(rows * chunks) * sizeof(State);
 }
 
@@ -264,7 +257,7 @@ template <typename T, typename Sink>
 cudaError_t token_launch(const T* logits, std::int64_t rows, std::int64_t stride, std::int64_t vocabulary,
                          const Sink& sink, void* workspace, int* arrivals, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  const std::int64_t chunks = token_chunks<T>(vocabulary);
+  const std::int64_t chunks = token_chunks(vocabulary);
   if (rows > INT32_MAX || chunks > 65535) return cudaErrorInvalidValue;
   const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(chunks));
   token_kernel<T, Sink><<<grid, kThreads, 0, stream>>>(logits, stride, vocabulary, sink,

@@ -1,0 +1,189 @@
+"""What commands measure, or ask: dataclasses, whose fields are the commands' options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from secondlook.benchmarks.commands import SeedOption
+from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
+from secondlook.edge.validation import validated
+from secondlook.engine.cli.options import CacheOption, ModelOption
+from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
+from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
+
+PresetOption = Annotated[
+    Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"],
+    typer.Option(help="A model's sizes, with random weights; demo is the embedded model."),
+]
+DTypeOption = Annotated[
+    Literal["float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
+]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to measure.")]
+NewTokensOption = Annotated[int, typer.Option(min=1, max=1024, help="Tokens of each answer.")]
+RateOption = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of questions that are looked at twice.")
+]
+RepeatsOption = Annotated[int, typer.Option(min=1, help="Of each, or requests of each kind.")]
+
+
+@validated(frozen=True)
+class LatencyRun:
+    """Two looks beside the published way on the same weights, and beside a stronger version of it."""
+
+    preset: PresetOption = "small"
+    dtype: DTypeOption = "float32"
+    device: DeviceOption = "auto"
+    new_tokens: NewTokensOption = 4
+    repeats: RepeatsOption = 20
+    warmups: Annotated[int, typer.Option(min=0, help="Requests of each kind that do not count.")] = 2
+    seed: SeedOption = 0
+
+
+@validated(frozen=True)
+class FlopsRun:
+    """What two looks compute beside the published way, from the model's sizes alone; no weights are made."""
+
+    preset: PresetOption = "small"
+    new_tokens: NewTokensOption = 4
+    retransmission_rate: RateOption = 0.4
+
+
+@validated(frozen=True)
+class PrefillRun:
+    """Both questions in one prefill, beside the generic one in a short pass of its own."""
+
+    preset: PresetOption = "small"
+    dtype: DTypeOption = "float32"
+    device: DeviceOption = "auto"
+    repeats: RepeatsOption = 20
+    seed: SeedOption = 0
+
+
+@validated(frozen=True)
+class LoadRun:
+    """Answers a second of a server over HTTP, many edges beside one at a time; 16 unless told."""
+
+    preset: PresetOption = "demo"
+    dtype: DTypeOption = "float32"
+    device: DeviceOption = "auto"
+    edges: Annotated[
+        list[int] | None, typer.Option(min=1, max=64, help="Edges at the same time; may be repeated.")
+    ] = None
+    retransmission_rate: RateOption = 0.4
+    delay_ms: Annotated[float, typer.Option(min=0.0, max=10_000.0, help="Of the network, each way.")] = 0.0
+    new_tokens: NewTokensOption = 4
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each phase.")] = 15.0
+    warmup_seconds: Annotated[float, typer.Option(min=0.0, help="Of load before each phase.")] = 2.0
+    rounds: Annotated[int, typer.Option(min=1, help="Phases for each number of edges.")] = 3
+    seed: SeedOption = 0
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of edges, one first."""
+        return tuple(sorted({1, *(self.edges or (16,))}))
+
+
+@validated(frozen=True)
+class EdgeRun:
+    """Time, memory and bytes of the pictures an edge sends, beside decoding and resizing them plainly."""
+
+    megapixels: Annotated[
+        list[float] | None,
+        typer.Option(min=0.01, max=64, help="Of the pictures; may be repeated; 2, 8 and 12 unless told."),
+    ] = None
+    image_size: Annotated[
+        int, typer.Option(min=16, max=4096, help="Side of the encoder's square, in pixels.")
+    ] = 336
+    resize_mode: Annotated[Literal["squash", "pad"], typer.Option(help="How pictures are fitted to it.")] = (
+        "squash"
+    )
+    rounds: Annotated[int, typer.Option(min=1, help="Of new pictures, that each way prepares.")] = 20
+    warmups: Annotated[int, typer.Option(min=0, help="Rounds before them that do not count.")] = 2
+    seed: SeedOption = 0
+
+    @property
+    def sizes(self) -> list[float]:
+        return self.megapixels or [2.0, 8.0, 12.0]
+
+
+class Graph(Enum):
+    """Not bfloat16, of which ONNX Runtime has no products on CPUs."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
+@validated(frozen=True)
+class VisionRun:
+    """The vision encoder in torch and in ONNX Runtime, one picture and two at a time, on the CPU."""
+
+    preset: Annotated[
+        Literal["small", "llava-1.5-7b", "llava-1.5-13b"],
+        typer.Option(help="Whose tower and projector, with random weights; all have CLIP-L/14 at 336."),
+    ] = "small"
+    graph: Annotated[
+        list[Graph] | None,
+        typer.Option(help="Precision of an exported graph; again for another. [default: float32 and int8]"),
+    ] = None
+    repeats: RepeatsOption = 20
+    seed: SeedOption = 0
+
+
+@validated(frozen=True)
+class KernelsRun:
+    """Each operator, the PyTorch composition it replaces, and the floor, in one run."""
+
+    device: DeviceOption = "auto"
+
+
+@validated(frozen=True)
+class ReplayRun:
+    """How long reading a long log takes, and every curve that a report draws from it."""
+
+    log: Annotated[Path, typer.Argument(help="A log, whose pictures are repeated.")]
+    rows: Annotated[int, typer.Option(min=1, help="Records of the log that is timed.")] = 100_000
+
+
+@validated(frozen=True)
+class BudgetRun:
+    """How well a budget is kept while difficulty shifts, on streams drawn from a log, and what it costs."""
+
+    log: Annotated[Path, typer.Argument(help="A log of secondlook eval.")]
+    retransmission_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Share of questions looked at twice; may be repeated. 0.2, 0.3, 0.4 and 0.5 unless told."
+        ),
+    ] = None
+    phase: Annotated[int, typer.Option(min=140, help="Questions from one shift to the next.")] = 1000
+    repeats: Annotated[int, typer.Option(min=1, help="Streams of each kind.")] = 5
+    seed: SeedOption = 0
+
+
+QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
+
+
+@validated(frozen=True)
+class Asking:
+    """Which model an evaluation asks, as for `secondlook serve`, and how its edge compresses."""
+
+    model: ModelOption = "demo"
+    dtype: ServedDTypeOption = "auto"
+    device: ServedDeviceOption = "auto"
+    kv_cache_gb: CacheOption = None
+    global_quality: QualityOption = GLOBAL_JPEG.quality
+    local_quality: QualityOption = LOCAL_JPEG.quality
+
+    @property
+    def global_jpeg(self) -> JpegSettings:
+        return replace(GLOBAL_JPEG, quality=self.global_quality)
+
+    @property
+    def local_jpeg(self) -> JpegSettings:
+        return replace(LOCAL_JPEG, quality=self.local_quality)

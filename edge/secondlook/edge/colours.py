@@ -1,0 +1,108 @@
+"""Colours and depths: from any Pillow mode to 8-bit RGB, or an error that says what is not clear."""
+
+from __future__ import annotations
+
+import math
+
+from PIL import Image
+
+from .errors import NotAPictureError
+
+__all__ = ["check_depth", "is_deep", "to_rgb"]
+
+# How many bits whole numbers are taken to have: the fewest of these that hold the largest.
+_DEPTHS = (8, 10, 12, 14, 16)
+# What is white in floating-point numbers; without a value above a sixteenth of it all would be nearly black.
+_WHITES = (1.0, 255.0, 65535.0)
+_DARK = 1 / 16
+# Of 16 bits a colour, Pillow keeps the upper 8 or rounds to them: of 12 bits in them, no more is left.
+_LEFT_OF_TWELVE = 16
+
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
+    """Any Pillow mode → 8-bit RGB; transparency is laid over white. May return `image` itself.
+
+    Deep modes do not say their range. Whole numbers are taken to have 8, 10, 12, 14 or 16 bits, the fewest
+    that hold the largest; floating-point numbers to reach to 1, 255 or 65535.
+
+    Raises:
+        NotAPictureError: there are values beyond any range, below 0 or not finite, or the range is not clear.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_to_grey(image, name).convert("RGB")
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an encoded picture, not decoded yet, has 16 bits a colour, of which Pillow keeps 8."""
+    if image.mode not in ("RGB", "RGBA", "RGBX", "LA"):
+        return False
+    # How Pillow's decoders are told: the raw mode; of PPM the mode and the largest value.
+    coded = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return any(";16" in how or (image.format == "PPM" and "65535" in how) for how in coded)
+
+
+def check_depth(image: Image.Image, name: str) -> None:
+    """Refuse a decoded `is_deep` picture whose values lie in the dropped bits: it would be black."""
+    colours = image.split()[: 1 if image.mode == "LA" else 3]
+    if max(_extrema(band)[1] for band in colours) <= _LEFT_OF_TWELVE:
+        raise NotAPictureError(
+            f"{name} has 16 bits a colour, but no value that needs more than 12: it would be black; save it "
+            "with 8 bits"
+        )
+
+
+def _deep_to_grey(image: Image.Image, name: str) -> Image.Image:
+    """Modes I;16*, I and F → L."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file
+    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    values = image.convert("I") if image.mode.startswith("I;16") else image
+    lowest, highest = _extrema(values)
+    white = _white_of_floats(values, highest) if image.mode == "F" else _white_of_integers(highest)
+    if white is None or lowest < 0:
+        odd = "" if _all_finite(values) else ", some of them not finite"
+        raise NotAPictureError(
+            f"{name} has grey values from {lowest:g} to {highest:g}{odd}: which is black and which is white "
+            "is not clear; save it with 8 bits"
+        )
+    if inverted:
+        white = 2.0 ** tags[_BITS][0] - 1 if image.mode != "F" else white
+        return values.point(lambda value: value * (-255 / white) + 255.5).convert("L")
+    return values.point(lambda value: value * (255 / white) + 0.5).convert("L")
+
+
+def _extrema(band: Image.Image) -> tuple[float, float]:
+    """The lowest and the highest value of an image of one band."""
+    lowest, highest = band.getextrema()
+    assert isinstance(lowest, int | float), "one pair for the one band"
+    assert isinstance(highest, int | float), "one pair for the one band"
+    return lowest, highest
+
+
+def _white_of_integers(highest: float) -> float | None:
+    return next((2.0**bits - 1 for bits in _DEPTHS if highest < 2**bits), None)
+
+
+def _white_of_floats(values: Image.Image, highest: float) -> float | None:
+    white = next((white for white in _WHITES if highest <= white), None)
+    if white is None or 0 < highest < _DARK * white or not _all_finite(values):
+        return None
+    return white
+
+
+def _all_finite(values: Image.Image) -> bool:
+    """Whether there is neither an infinity nor a NaN: either shows in the mean."""
+    if values.mode != "F":
+        return True
+    mean = values.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    return isinstance(mean, float) and math.isfinite(mean)

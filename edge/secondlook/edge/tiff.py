@@ -1,0 +1,200 @@
+"""What the directories of TIFF files and of EXIF data say: which picture is the whole, which way is up."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .errors import NotAPictureError
+from .geometry import Size
+
+__all__ = ["exif_orientation", "whole_picture"]
+
+# Tags (TIFF 6.0; TIFF/EP for SubIFDs and the two kinds of raw sensor data).
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 254, 256, 257, 258, 262
+_ORIENTATION, _PAGE, _SUB_DIRECTORIES, _SAMPLES = 274, 297, 330, 339
+_RAW = (32803, 34892)
+# Of the tag SampleFormat.
+_SIGNED = 2
+# Bits of the tag NewSubfileType.
+_REDUCED, _ONE_OF_PAGES, _MASK = 1, 2, 4
+
+# The types: how many bytes each takes; of integers, struct's letter.
+_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+
+# Enough for every file seen. A reader takes each value out of the file, though many may be the same bytes.
+_MOST_DIRECTORIES = 200
+_MOST_ENTRIES = 1000
+_MOST_VALUES = 256
+_FEW_BYTES = 65536
+
+# A later page with more than this many times the first's pixels may be what the first is a preview of.
+_PREVIEW = 2
+
+_Tags: TypeAlias = dict[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a file writes its numbers: byte order, and the letters of an offset and of a count of entries."""
+
+    order: str
+    offset: str = "I"
+    entries: str = "H"
+
+    @property
+    def big(self) -> bool:
+        return self.offset == "Q"
+
+    def unpack(self, letters: str, data: bytes, at: int) -> tuple[int, ...]:
+        if at > len(data):
+            raise struct.error(f"an offset of {at} is beyond the end")
+        return struct.unpack_from(self.order + letters, data, at)
+
+
+@dataclass(frozen=True)
+class _Directory:
+    """One picture of a file: where it is described, and what is said of it."""
+
+    at: int
+    tags: _Tags
+
+    def first(self, tag: int, otherwise: int = 0) -> int:
+        values = self.tags.get(tag)
+        return values[0] if values else otherwise
+
+    @property
+    def size(self) -> Size:
+        return Size(self.first(_WIDTH), self.first(_HEIGHT))
+
+    @property
+    def pixels(self) -> int:
+        return self.first(_WIDTH) * self.first(_HEIGHT)
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.first(_SUBFILE) & (_REDUCED | _MASK) and self.pixels > 0
+
+    @property
+    def is_page(self) -> bool:
+        return bool(self.first(_SUBFILE) & _ONE_OF_PAGES) or _PAGE in self.tags
+
+
+def exif_orientation(exif: bytes) -> int | None:
+    """The orientation that EXIF data (behind their name) give; None if there is none or they are damaged."""
+    try:
+        layout, at = _header(exif)
+        return _read(exif, at, layout)[0].tags[_ORIENTATION][0]
+    except (struct.error, LookupError, OverflowError):
+        return None
+
+
+def whole_picture(data: bytes, name: str) -> tuple[io.BytesIO, int]:
+    """A TIFF file whose first picture is the whole one, and the orientation that its first directory gives.
+
+    Cameras and scanners put a preview first, and the whole picture behind it or below it.
+
+    Raises:
+        NotAPictureError: it is raw sensor data or has signed bytes, which would be taken for others, or the
+            file does not say which of several is the whole.
+    """
+    file = io.BytesIO(data)
+    try:
+        layout, at = _header(data)
+        first, *others = _directories(data, at, layout)
+    except (struct.error, LookupError, ValueError):
+        return file, 1  # damaged: the reader says how
+    except OverflowError as error:
+        raise NotAPictureError(f"{name} is damaged: {error}") from error
+    chosen = _chosen(first, others, name)
+    if chosen.first(_PHOTOMETRIC) in _RAW:
+        raise NotAPictureError(
+            f"{name} has raw sensor data ({chosen.size} pixels), which are no picture yet: "
+            "develop it, and save it as JPEG or TIFF"
+        )
+    if (chosen.first(_SAMPLES), chosen.first(_BITS)) == (_SIGNED, 8):
+        raise NotAPictureError(
+            f"{name} has signed values: what is black is not clear; save it with unsigned ones"
+        )
+    if chosen is not first:
+        file.seek(8 if layout.big else 4)
+        file.write(struct.pack(layout.order + layout.offset, chosen.at))
+        file.seek(0)
+    return file, first.first(_ORIENTATION, 1)
+
+
+def _chosen(first: _Directory, others: list[_Directory], name: str) -> _Directory:
+    wholes = [directory for directory in (first, *others) if directory.is_whole]
+    if not wholes or first.is_page:
+        return first
+    largest = max(wholes, key=lambda directory: directory.pixels)
+    if first.is_whole and largest.pixels <= _PREVIEW * first.pixels:
+        return first
+    rivals = [directory for directory in wholes if _PREVIEW * directory.pixels >= largest.pixels]
+    if first.is_whole or len(rivals) > 1:
+        sizes = ", ".join(str(directory.size) for directory in wholes[:4])
+        raise NotAPictureError(
+            f"{name} has {len(wholes)} pictures ({sizes}) and does not say which is the whole one: "
+            "save the one you mean as a file of its own"
+        )
+    return largest
+
+
+def _header(data: bytes) -> tuple[_Layout, int]:
+    """The layout, and where the first directory is."""
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    if 43 in struct.unpack_from(order + "H", data, 2):  # BigTIFF
+        layout = _Layout(order, "Q", "Q")
+        return layout, layout.unpack("Q", data, 8)[0]
+    layout = _Layout(order)
+    return layout, layout.unpack("I", data, 4)[0]
+
+
+def _directories(data: bytes, at: int, layout: _Layout) -> Iterator[_Directory]:
+    """Those of the chain, and, behind each, those below it."""
+    waiting, seen = [at], set[int]()
+    while waiting and len(seen) < _MOST_DIRECTORIES:
+        at = waiting.pop()
+        if at == 0 or at in seen:
+            continue
+        seen.add(at)
+        directory, following = _read(data, at, layout)
+        yield directory
+        waiting += [following, *reversed(directory.tags.get(_SUB_DIRECTORIES, ()))]
+
+
+def _read(data: bytes, at: int, layout: _Layout) -> tuple[_Directory, int]:
+    """A directory, and where the next of its chain is; 0 if it is the last.
+
+    Raises:
+        OverflowError: it has more entries, or more bytes in them, than any picture's.
+    """
+    (entries,) = layout.unpack(layout.entries, data, at)
+    if entries > _MOST_ENTRIES:
+        raise OverflowError(f"a directory of {entries} entries")
+    at_entry = at + struct.calcsize("<" + layout.entries)
+    head, room = struct.calcsize("<HH" + layout.offset), struct.calcsize("<" + layout.offset)
+    tags: _Tags = {}
+    total = 0
+    for _ in range(entries):
+        tag, kind, count = layout.unpack("HH" + layout.offset, data, at_entry)
+        letter, width = _INTEGERS.get(kind), _BYTES.get(kind, 1)
+        total += count * width
+        if total > len(data) + _FEW_BYTES:
+            raise OverflowError("its tags claim more bytes than it has")
+        if letter and count <= _MOST_VALUES:
+            place = at_entry + head
+            if count * width > room:
+                (place,) = layout.unpack(layout.offset, data, place)
+            if place + count * width <= len(data):
+                tags[tag] = layout.unpack(f"{count}{letter}", data, place)
+        at_entry += head + room
+    try:
+        (following,) = layout.unpack(layout.offset, data, at_entry)
+    except struct.error:  # EXIF data may end with their only directory
+        following = 0
+    return _Directory(at, tags), following

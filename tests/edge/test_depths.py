@@ -1,0 +1,118 @@
+"""Pictures of more than 8 bits a colour: the right brightness, or an error; never black in silence."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from edge.files import Directory, png, tiff
+from secondlook.edge import NotAPictureError, open_picture
+from secondlook.edge.colours import to_rgb
+
+RAMP = (0.0, 0.25, 0.5, 1.0)
+GREY = [0, 64, 128, 255]
+
+
+def greys(source: Any) -> list[int]:
+    image = open_picture(source).original()
+    bands = [[image.getpixel((x, 0)) for x in range(image.width)]]
+    return [red for band in bands for red, _green, _blue in band]  # type: ignore[misc]
+
+
+def grey_tiff(letter: str, values: Sequence[float], order: str = "<", photometric: int = 1) -> bytes:
+    pixels = struct.pack(f"{order}{len(values)}{letter}", *values)
+    kinds = {"B": 1, "b": 2, "H": 1, "h": 2, "I": 1, "i": 2, "e": 3, "f": 3}
+    bits = (8 * struct.calcsize(letter),)
+    return tiff(Directory((len(values), 1), pixels, bits, photometric, {339: (kinds[letter],)}), order=order)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("letter", ["H", "I"])
+def test_whole_numbers_have_the_bits_they_need(bits: int, letter: str) -> None:
+    values = [round(part * (2**bits - 1)) for part in RAMP]
+    assert greys(grey_tiff(letter, values)) == GREY
+    if letter == "H":
+        assert greys(grey_tiff(letter, values, ">")) == GREY
+        assert greys(png(4, 1, 16, 0, b"\0" + struct.pack(">4H", *values))) == GREY
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_floating_point_numbers_reach_to_a_usual_white(white: float) -> None:
+    assert greys(grey_tiff("f", [part * white for part in RAMP])) == GREY
+
+
+def test_where_zero_is_white_dark_is_not_light() -> None:
+    values = [65535 - round(part * 65535) for part in RAMP]
+    assert greys(grey_tiff("H", values, photometric=0)) == GREY
+    light = [65535 - value for value in (65535, 65000, 64000, 61440)]
+    assert min(greys(grey_tiff("H", light, photometric=0))) >= 239  # not stretched
+
+
+@pytest.mark.parametrize(
+    ("letter", "values"),
+    [
+        ("f", [0, 0.5, float("inf")]),
+        ("f", [0, 0.5, float("nan")]),
+        ("f", [float("-inf"), 0.5, 1]),
+        ("f", [-1, 0, 1]),
+        ("f", [0, 0.5, 1.25]),  # of 255 it would be black
+        ("f", [0, 0.01, 0.02]),
+        ("f", [0, 300, 1023]),
+        ("f", [0, 1e9]),
+        ("I", [0, 2**31, 2**32 - 1]),
+        ("I", [0, 2**20]),
+        ("i", [-5, 0, 255]),
+        ("h", [-5, 0, 255]),
+        ("b", [-5, 0, 100]),
+    ],
+)
+def test_an_unclear_range_is_an_error_and_not_black(letter: str, values: list[float]) -> None:
+    with pytest.raises(NotAPictureError, match=r"not clear; save it with") as caught:
+        open_picture(grey_tiff(letter, values))
+    assert "\n" not in str(caught.value)
+
+
+def test_values_of_a_pillow_image_follow_the_same_rules() -> None:
+    assert to_rgb(Image.new("I", (1, 1), 200)).getpixel((0, 0)) == (200, 200, 200)
+    assert to_rgb(Image.new("F", (1, 1), 0.5)).getpixel((0, 0)) == (128, 128, 128)
+    assert to_rgb(Image.new("I;16", (1, 1), 0)).getpixel((0, 0)) == (0, 0, 0)
+    with pytest.raises(NotAPictureError, match=r"the image has grey values from 1e\+09"):
+        open_picture(Image.new("F", (1, 1), 1e9))
+
+
+def colour_png(values: Sequence[int], alpha: bool) -> bytes:
+    row = b"".join(struct.pack(">3H", *[value] * 3) + (b"\xff\xff" if alpha else b"") for value in values)
+    return png(len(values), 1, 16, 6 if alpha else 2, b"\0" + row)
+
+
+def colour_tiff(values: Sequence[int]) -> bytes:
+    row = b"".join(struct.pack("<3H", *[value] * 3) for value in values)
+    return tiff(Directory((len(values), 1), row, (16, 16, 16)))
+
+
+def colour_ppm(values: Sequence[int]) -> bytes:
+    return b"P6 %d 1 65535\n" % len(values) + b"".join(struct.pack(">3H", *[value] * 3) for value in values)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG with alpha", "TIFF", "PPM"])
+def test_twelve_bits_in_sixteen_of_each_colour_are_not_black(kind: str) -> None:
+    def file(values: Sequence[int]) -> bytes:
+        if kind == "PPM":
+            return colour_ppm(values)
+        return colour_tiff(values) if kind == "TIFF" else colour_png(values, "alpha" in kind)
+
+    assert greys(file([0, 0x4000, 0xFFFF])) == [0, 64, 255]
+    with pytest.raises(NotAPictureError, match=r"no value that needs more than 12: .* save it with 8"):
+        open_picture(file([0, 1000, 4095]))
+
+
+@pytest.mark.parametrize("letter", ["e", "f"])
+def test_colours_that_cannot_be_read_are_not_called_damaged(letter: str) -> None:
+    bits = 8 * struct.calcsize(letter)
+    pixels = struct.pack(f"<3{letter}", 0.5, 0.5, 0.5)
+    with pytest.raises(NotAPictureError, match="is a TIFF picture that cannot be read: unknown"):
+        open_picture(tiff(Directory((1, 1), pixels, (bits,) * 3, tags={339: (3, 3, 3)})))

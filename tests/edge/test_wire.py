@@ -1,0 +1,31 @@
+"""Messages refuse what is of another type, though Python would take it for a number."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from secondlook.edge import AnswerOptions
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        '{"threshold": true}',
+        '{"threshold": "0.5"}',
+        '{"first_k": true}',
+        '{"decide_after": 2.0}',
+        '{"max_new_tokens": "8"}',
+        '{"relevance": 1}',
+        '{"include_eos": "yes"}',
+    ],
+)
+def test_options_of_another_type_are_refused(options: str) -> None:
+    with pytest.raises(ValidationError, match="should be a valid"):
+        AnswerOptions.model_validate_json(options)
+
+
+def test_whole_numbers_are_numbers_too() -> None:
+    assert AnswerOptions.model_validate_json('{"threshold": 1, "first_k": 3}') == AnswerOptions(
+        threshold=1.0, first_k=3
+    )
