@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -26,12 +26,14 @@ Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://server", timeout=SECONDS, headers=SPOKEN
-        ) as client:
-            yield client
+    async with app.router.lifespan_context(app), visitor(app) as client:
+        yield client
+
+
+def visitor(app: FastAPI, address: str = "127.0.0.1") -> httpx.AsyncClient:
+    """A client of an application that is served already, with an address of its own."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 123))
+    return httpx.AsyncClient(transport=transport, base_url="http://server", timeout=SECONDS, headers=SPOKEN)
 
 
 def served(
@@ -86,7 +88,9 @@ async def queued(app: FastAPI, questions: int) -> None:
 
 
 @contextmanager
-def listening(app: FastAPI, limits: ConnectionLimits | None = None) -> Iterator[str]:
+def listening(
+    app: FastAPI, limits: ConnectionLimits | None = None, forwarded_allow_ips: Sequence[str] = ()
+) -> Iterator[str]:
     started = threading.Event()
 
     class Server(uvicorn.Server):
@@ -97,7 +101,7 @@ def listening(app: FastAPI, limits: ConnectionLimits | None = None) -> Iterator[
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = Server(ConnectionConfig(app, limits or ConnectionLimits()))
+        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), forwarded_allow_ips))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)

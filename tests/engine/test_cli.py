@@ -160,6 +160,8 @@ def test_an_unknown_host_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 def test_impossible_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("serve", "--session-ttl", "0") == 1
     assert "seconds should be greater than 0, not 0" in one_line(capsys)
+    assert exit_status("serve", "--forwarded-allow-ips", "proxy.example") == 1
+    assert "'proxy.example' does not appear to be an IPv4 or IPv6 network" in one_line(capsys)
 
 
 @pytest.mark.usefixtures("engine")
@@ -171,13 +173,15 @@ def test_serve_hands_its_limits_on(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = ["--max-pending", "3", "--max-pending-mb", "5", "--session-ttl", "7", "--queue-size", "2"]
     limits += ["--root-path", "/eyes", "--max-bodies-mb", "4", "--max-connections", "9"]
     limits += ["--header-seconds", "1", "--body-seconds", "2", "--grace-seconds", "3"]
-    assert exit_status("serve", "--port", "0", "--max-body-mb", "1", *limits) == 0
+    limits += ["--max-body-mb", "1", "--forwarded-allow-ips", "10.0.0.1, fd00::/8"]
+    assert exit_status("serve", "--port", "0", *limits) == 0
     sessions = SessionLimits(max_waiting=3, max_bytes=5 * 2**20, seconds=7.0)
     assert served == [
         ServerSettings(
             queue_size=2,
             max_body_bytes=2**20,
             max_bodies_bytes=4 * 2**20,
+            forwarded_allow_ips=("10.0.0.1/32", "fd00::/8"),
             sessions=sessions,
             connections=ConnectionLimits(most=9, header_seconds=1.0, body_seconds=2.0),
             grace_seconds=3.0,

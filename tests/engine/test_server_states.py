@@ -20,6 +20,7 @@ from engine.serving_harness import (
     served,
     serving,
     session,
+    visitor,
 )
 from secondlook.edge.wire import AnswerReply
 from secondlook.engine.errors import EngineFailedError, ModelNotFoundError
@@ -175,13 +176,13 @@ def test_a_full_queue_answers_429_and_recovers() -> None:
 
     async def scenario() -> None:
         app = create_app(engine, ServerSettings(queue_size=1))
-        async with serving(app) as client:
+        async with serving(app) as client, visitor(app, "10.0.0.2") as one, visitor(app, "10.0.0.3") as two:
             name, other = await session(client), await session(client)
             await entered(engine, 2)
             engine.gate.clear()
-            busy = [asyncio.create_task(first_look(client, "sure"))]
+            busy = [asyncio.create_task(first_look(one, "sure"))]
             await entered(engine)
-            busy.append(asyncio.create_task(first_look(client, "sure")))
+            busy.append(asyncio.create_task(first_look(two, "sure")))
             await queued(app, 1)
             busy.append(asyncio.create_task(second_look(client, name)))  # it has a place of its own
             await queued(app, 2)

@@ -15,7 +15,6 @@ from secondlook.engine.errors import (
     EngineFailedError,
     ModelNotFoundError,
     ModelNotReadyError,
-    QueueFullError,
     ShuttingDownError,
 )
 from secondlook.engine.serve.protocol import TwoLookEngine
@@ -87,7 +86,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def thread(engine: Engine) -> Iterator[InferenceThread]:
-    inference = InferenceThread(lambda: cast(TwoLookEngine, engine), queue_size=2)
+    inference = InferenceThread(lambda: cast(TwoLookEngine, engine))
     inference.start()
     inference.loaded.result(SECONDS)
     yield inference
@@ -105,26 +104,7 @@ def test_looks_are_computed_on_one_thread(thread: InferenceThread) -> None:
         assert result(thread, lambda: threading.current_thread().name) == "secondlook-inference"
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back(thread: InferenceThread) -> None:
-    gate = Gate()
-    looks = [thread.submit(doing(gate))]
-    assert gate.begun.wait(SECONDS)
-    looks += [thread.submit(doing(lambda: "later")) for _ in range(2)]
-    assert thread.waiting == 2
-    with pytest.raises(QueueFullError, match="2 questions are waiting") as refused:
-        thread.submit(doing(lambda: "too much"))
-    assert refused.value.retry_after >= 1
-    with pytest.raises(QueueFullError):
-        thread.check_room()
-    thread.check_ready()
-    gate.open.set()
-    assert [look.future.result(SECONDS) for look in looks] == ["through", "later", "later"]
-    assert result(thread, lambda: "again") == "again"
-
-
-def test_a_cancelled_look_makes_room_at_once_and_is_not_computed(
-    thread: InferenceThread, engine: Engine
-) -> None:
+def test_a_cancelled_look_is_not_computed(thread: InferenceThread, engine: Engine) -> None:
     gate = Gate()
     running = thread.submit(doing(gate))
     assert gate.begun.wait(SECONDS)
@@ -213,7 +193,7 @@ def test_looks_are_refused_while_the_engine_is_being_loaded(engine: Engine) -> N
         assert go.wait(SECONDS)
         return cast(TwoLookEngine, engine)
 
-    thread = InferenceThread(load, queue_size=1)
+    thread = InferenceThread(load)
     thread.start()
     with pytest.raises(ModelNotReadyError, match="being loaded"):
         thread.submit(doing(lambda: "no"))
@@ -228,7 +208,7 @@ def test_a_failed_loading_is_told() -> None:
     def load() -> TwoLookEngine:
         raise ModelNotFoundError("no such folder")
 
-    thread = InferenceThread(load, queue_size=1)
+    thread = InferenceThread(load)
     thread.start()
     with pytest.raises(ModelNotFoundError, match="no such folder"):
         thread.loaded.result(SECONDS)

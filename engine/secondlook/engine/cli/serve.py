@@ -116,6 +116,15 @@ def serve(
             min=0, max=65535, help="Port to listen on; 0 takes a free one.", rich_help_panel="Network"
         ),
     ] = 8000,
+    forwarded_allow_ips: Annotated[
+        str,
+        typer.Option(
+            help="Proxies, by address or network, that are believed on whom they ask for "
+            "(X-Forwarded-For); several with commas between.",
+            show_default="nobody",
+            rich_help_panel="Network",
+        ),
+    ] = "",
     root_path: Annotated[
         str,
         typer.Option(
@@ -156,6 +165,7 @@ def serve(
         queue_size=queue_size,
         max_body_bytes=max_body_mb * 2**20,
         max_bodies_bytes=max_bodies_mb * 2**20,
+        forwarded_allow_ips=tuple(filter(None, map(str.strip, forwarded_allow_ips.split(",")))),
         sessions=sessions,
         connections=ConnectionLimits(
             most=max_connections, header_seconds=header_seconds, body_seconds=body_seconds

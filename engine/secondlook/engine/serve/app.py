@@ -155,7 +155,8 @@ def serve(
     """
     app = create_loading_app(load, settings)
     service: TwoLookService = app.state.service
-    server = _Server(ConnectionConfig(app, settings.connections), service)
+    config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips)
+    server = _Server(config, service)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
         if loaded.exception() is None:

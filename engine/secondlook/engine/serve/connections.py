@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, cast
 
@@ -50,7 +50,7 @@ class ConnectionConfig(uvicorn.Config):
         SettingsError: this process may not open so many files.
     """
 
-    def __init__(self, app: Any, limits: ConnectionLimits) -> None:
+    def __init__(self, app: Any, limits: ConnectionLimits, forwarded_allow_ips: Sequence[str] = ()) -> None:
         self.limits = limits
         self.most, at_once = connections_allowed(limits.most)
         self.notices = _Notices()
@@ -64,7 +64,8 @@ class ConnectionConfig(uvicorn.Config):
             access_log=False,
             timeout_keep_alive=86_400,  # NEXT_REQUEST has a deadline of ours
             # uvicorn's default believes 127.0.0.1, which is anybody on this machine.
-            forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", ""),
+            proxy_headers=bool(forwarded_allow_ips),
+            forwarded_allow_ips=list(forwarded_allow_ips),
         )
 
 

@@ -103,7 +103,8 @@ _DESCRIPTIONS = {
     413: "The body is too large.",
     415: "The body is not multipart/form-data, or the image not image/jpeg.",
     422: "A field is missing or impossible, the image is not a whole JPEG, or the sizes contradict it.",
-    429: "The queue is full, or the memory for bodies; Retry-After says when to come back.",
+    429: "The queue is full, or a client's share of it, or the memory for bodies; Retry-After says when to "
+    "come back.",
     500: "The model failed on this question; the server goes on.",
     503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
 }

@@ -15,7 +15,7 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard
 from secondlook.engine.serve.errors import InvalidFieldError, describe
 from secondlook.engine.serve.service import TwoLookService
-from secondlook.engine.serve.uploads import UploadRoute, VersionedRoute, read_jpeg_part
+from secondlook.engine.serve.uploads import UploadRoute, VersionedRoute, client_of, read_jpeg_part
 
 __all__ = ["Health", "answers", "documentation", "watching"]
 
@@ -135,8 +135,8 @@ async def first_look(
     comes, the first answer stands; `DELETE` tells all of it.
     """
     jpeg = await read_jpeg_part(image)
-    client = request.client.host if request.client is not None else ""
-    look = service.first_look(jpeg, question, Size(width, height), _read_options(options), client)
+    original, chosen = Size(width, height), _read_options(options)
+    look = service.first_look(jpeg, question, original, chosen, client_of(request))
     return await _while_connected(request, look)
 
 

@@ -16,22 +16,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PIL import Image
 
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.geometry import Size, sent_size
+from secondlook.edge.geometry import Size, most_pixels, sent_size
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
 from secondlook.engine.replies import final_reply, first_reply
+from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.sessions import SessionStore
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.worker import InferenceThread, Submitted
 
 if TYPE_CHECKING:
+    from secondlook.engine.decode.scheduler import Request
     from secondlook.engine.results import FirstLook, Pending
 
 __all__ = ["TwoLookService"]
@@ -40,6 +42,15 @@ ResultT = TypeVar("ResultT")
 
 _DECODED_OVERSIZE = 4
 """A JPEG with more than this many times the pixels that are taken is refused before it is decoded."""
+
+_BYTES_A_PIXEL = 8
+"""Noise of the best quality takes some 5 bytes a pixel; a JPEG with more than these is no sensible one."""
+
+_FEW_BYTES = 65536
+"""For a JPEG's headers, and again for a form's fields beside question and image."""
+
+_BYTES_A_CHARACTER = 4
+"""Of UTF-8, at most."""
 
 
 def _software_version() -> str:
@@ -70,6 +81,15 @@ class _FirstLook:
     nbytes: int
 
 
+@dataclass(frozen=True)
+class _Made(Generic[ResultT]):
+    """What was made of a JPEG: how long it waited for its turn, and how long that took."""
+
+    prepared: ResultT
+    queue_seconds: float
+    decode_seconds: float
+
+
 class TwoLookService:
     """Answers first and second looks with one engine. Its coroutines belong to one event loop.
 
@@ -89,7 +109,10 @@ class TwoLookService:
         self._sessions: SessionStore[_FirstLook, Future[AnswerReply]] = SessionStore(
             settings.sessions, lambda kept: kept.stands, lambda kept: kept.nbytes, clock
         )
-        self._inference = InferenceThread(load, settings.queue_size)
+        self._inference = InferenceThread(load)
+        self._places = Places(
+            lambda: self.loaded.result().slots, settings.queue_size, settings.decoding_threads
+        )
         self._stopping = False
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
 
@@ -105,7 +128,7 @@ class TwoLookService:
         self.check_ready()
         settings, engine = self.settings, self.loaded.result()
         limits = Limits(
-            max_body_bytes=settings.max_body_bytes,
+            max_body_bytes=self.max_body_bytes,
             max_question_characters=engine.max_question_characters,
             max_new_tokens=settings.max_new_tokens,
             max_original_pixels=settings.max_original_pixels,
@@ -113,9 +136,20 @@ class TwoLookService:
         return engine.card.model_copy(update={"version": _VERSION, "limits": limits})
 
     @property
+    def max_body_bytes(self) -> int:
+        """What a request may have: the settings' limit, or less where no picture of the model's views has so
+        much. Raises like `check_ready`."""
+        self.check_ready()
+        engine = self.loaded.result()
+        card = engine.card
+        picture = _most_bytes(max(most_pixels(view) for view in (card.global_view, card.local_view)))
+        question = _BYTES_A_CHARACTER * engine.max_question_characters
+        return min(self.settings.max_body_bytes, picture + question + _FEW_BYTES)
+
+    @property
     def waiting(self) -> int:
         """Questions accepted, without those being answered."""
-        return self._inference.waiting
+        return self._places.waiting
 
     def start(self) -> None:
         """Begin to load the engine."""
@@ -152,11 +186,16 @@ class TwoLookService:
             raise ShuttingDownError("the server is shutting down; ask another one, or later")
         self._inference.check_ready()
 
-    def check_room(self, *, second: bool) -> None:
-        """Like `check_ready`; also raise QueueFullError when a first or second look would find no place."""
-        if not second:
+    def check_room(self, client: str, *, second: bool) -> None:
+        """Raise what `check_ready` does, and QueueFullError when a client's look would find no place.
+
+        While the service stops, there is still room for second looks.
+        """
+        if second:
+            self._inference.check_ready()
+        else:
             self.check_ready()
-        self._inference.check_room(second=second)
+        self._places.check(client, second=second)
 
     async def first_look(
         self, jpeg: bytes, question: str, original: Size, options: AnswerOptions, client: str = ""
@@ -166,34 +205,36 @@ class TwoLookService:
         Cancelled, it ends the look.
 
         Args:
-            client: who asks; pictures asked about again are known by client.
+            client: who asks; places are shared out by client, and pictures asked about again known by it.
 
         Raises:
             QuestionError: the engine cannot take the question.
             SettingsError: options that the server does not allow.
             NotAPictureError, PictureTooLargeError: not one whole JPEG of about the encoder's size.
             PictureMismatchError, GeometryError: not a global image, or an impossible original.
-            QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see InferenceThread.
+            QueueFullError: see Places. ShuttingDownError, ModelNotReadyError, EngineFailedError: see
+            InferenceThread.
         """
         view = self.card.global_view
         self._check_options(options)
         self._check_original(original)
         engine = self.loaded.result()
-        prepared, decode_seconds = await self._decode(
-            jpeg,
-            sent_size(view, original),
-            lambda image: engine.prepare(image, question, original, options, client=client),
-        )
         loop = asyncio.get_running_loop()
         region: asyncio.Future[FirstLook] = loop.create_future()
 
         def on_region(found: FirstLook) -> None:
             loop.call_soon_threadsafe(_settle, region, found)
 
-        submitted = self._inference.submit(
-            lambda engine: engine.start_first_look(prepared, on_region=on_region)
-        )
-        complete = asyncio.wrap_future(submitted.future)
+        with self._places.taken(client) as place:
+            made = await self._decode(
+                place,
+                jpeg,
+                sent_size(view, original),
+                lambda image: engine.prepare(image, question, original, options, client=client),
+            )
+            submitted, complete = self._submit(
+                place, lambda engine: engine.start_first_look(made.prepared, on_region=on_region)
+            )
         complete.add_done_callback(_heard)  # once the region is told nobody waits for it
         try:
             await asyncio.wait({region, complete}, return_when=asyncio.FIRST_COMPLETED)
@@ -211,8 +252,8 @@ class TwoLookService:
             found,
             session,
             complete=complete.done(),
-            queue_seconds=submitted.waited,
-            decode_seconds=decode_seconds,
+            queue_seconds=made.queue_seconds + submitted.waited,
+            decode_seconds=made.decode_seconds,
         )
 
     async def second_look(self, session_id: str, jpeg: bytes) -> AnswerReply:
@@ -222,26 +263,31 @@ class TwoLookService:
         Raises:
             UnknownSessionError, ExpiredSessionError, AnsweredSessionError: see SessionStore.
             NotAPictureError, PictureTooLargeError, PictureMismatchError: not the local image of the session's
-            region. QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see
+            region. QueueFullError: see Places. ShuttingDownError, ModelNotReadyError, EngineFailedError: see
             InferenceThread.
         """
         self._inference.check_ready()
         pending, engine = self._sessions.look(session_id).pending, self.loaded.result()
-        picture, decode_seconds = await self._decode(
-            jpeg,
-            sent_size(engine.card.local_view, pending.region.size),
-            lambda image: engine.prepare_local(pending, image),
-        )
-        async with self._claimed(session_id) as (kept, stands):
-            submitted = self._inference.submit(
-                lambda engine: engine.start_second_look(
-                    kept.pending, picture, after=kept.submitted.request, sent_bytes=len(jpeg)
-                ),
-                second=True,
+        with self._places.taken(pending.question.client, second=True) as place:
+            made = await self._decode(
+                place,
+                jpeg,
+                sent_size(engine.card.local_view, pending.region.size),
+                lambda image: engine.prepare_local(pending, image),
             )
-            final = await asyncio.wrap_future(submitted.future)
-            reply = final_reply(final, queue_seconds=submitted.waited, decode_seconds=decode_seconds)
-            stands.set_result(reply)
+            async with self._claimed(session_id) as (kept, stands):
+                submitted, complete = self._submit(
+                    place,
+                    lambda engine: engine.start_second_look(
+                        kept.pending, made.prepared, after=kept.submitted.request, sent_bytes=len(jpeg)
+                    ),
+                )
+                reply = final_reply(
+                    await complete,
+                    queue_seconds=made.queue_seconds + submitted.waited,
+                    decode_seconds=made.decode_seconds,
+                )
+                stands.set_result(reply)
         return reply
 
     async def give_up(self, session_id: str) -> AnswerReply:
@@ -271,15 +317,30 @@ class TwoLookService:
                 self._sessions.release(session_id)
 
     async def _decode(
-        self, jpeg: bytes, most: Size, prepare: Callable[[Image.Image], ResultT]
-    ) -> tuple[ResultT, float]:
-        """What is made of a JPEG of about a size, and the seconds from here until it was there."""
+        self, place: Place, jpeg: bytes, most: Size, prepare: Callable[[Image.Image], ResultT]
+    ) -> _Made[ResultT]:
+        """What is made of a JPEG of about a size, when its turn has come.
+
+        Cancelled, it is not decoded, or the decoding that has begun is of no use; its limits bound that.
+        """
+        limits = PictureLimits(max_pixels=_DECODED_OVERSIZE * most.pixels, max_bytes=_most_bytes(most.pixels))
+        limits.check_bytes(len(jpeg), "the JPEG")  # before it waits
+        queue_seconds = await self._places.turn(place)
         started = time.perf_counter()
-        limits = PictureLimits(max_pixels=_DECODED_OVERSIZE * most.pixels)
-        made = await asyncio.get_running_loop().run_in_executor(
+        prepared = await asyncio.get_running_loop().run_in_executor(
             self._decoders, lambda: prepare(decode_jpeg(jpeg, limits))
         )
-        return made, time.perf_counter() - started
+        self._places.decoded(place)
+        return _Made(prepared, queue_seconds, time.perf_counter() - started)
+
+    def _submit(
+        self, place: Place, start: Callable[[TwoLookEngine], Request[ResultT]]
+    ) -> tuple[Submitted[ResultT], asyncio.Future[ResultT]]:
+        """Hand a look in, which leaves its place when it ends; also its future for this loop."""
+        submitted = self._inference.submit(start)
+        complete = asyncio.wrap_future(submitted.future)
+        complete.add_done_callback(lambda _: self._places.leave(place))
+        return submitted, complete
 
     def _check_options(self, options: AnswerOptions) -> None:
         if (options.max_new_tokens or 0) > self.settings.max_new_tokens:
@@ -293,6 +354,10 @@ class TwoLookService:
                 f"the original is said to have {original} = {original.pixels} pixels; the limit is "
                 f"{self.settings.max_original_pixels}"
             )
+
+
+def _most_bytes(pixels: int) -> int:
+    return _BYTES_A_PIXEL * pixels + _FEW_BYTES
 
 
 def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:

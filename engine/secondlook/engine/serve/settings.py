@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from secondlook.edge.validation import validated
 
 __all__ = ["ConnectionLimits", "ServerSettings", "SessionLimits"]
 
 _MEBIBYTE = 1024 * 1024
+
+_Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
+"""One address, or several (10.0.0.0/8)."""
 
 
 @validated(frozen=True)
@@ -62,13 +66,16 @@ class ServerSettings:
 
     Attributes:
         queue_size: questions that may wait, besides those that the model works on; second looks may be that
-            many more, and fill all places.
-        max_body_bytes: size of a request's body, counted while it arrives.
+            many more, and fill all places. Of one client, fewer: see `secondlook.engine.serve.places`.
+        max_body_bytes: size of a request's body, counted while it arrives; less where the model's pictures
+            are small.
         max_bodies_bytes: size of all bodies that are arriving, or waiting for their answer, but room for two
             of the largest; of one client's at most half.
         max_new_tokens: the most that a request may ask for.
         max_original_pixels: the largest original picture that a client may declare. The server never sees it.
         decoding_threads: images decoded at one time.
+        forwarded_allow_ips: proxies, by address or network, that are believed when they say whom they ask for
+            (X-Forwarded-For).
         sessions: see `SessionLimits`.
         connections: see `ConnectionLimits`.
         grace_seconds: how long a server that was told to stop waits for answers and second looks.
@@ -81,6 +88,7 @@ class ServerSettings:
     max_new_tokens: PositiveInt = 512
     max_original_pixels: PositiveInt = 1_000_000_000
     decoding_threads: PositiveInt = 4
+    forwarded_allow_ips: tuple[_Network, ...] = ()
     sessions: SessionLimits = SessionLimits()
     connections: ConnectionLimits = ConnectionLimits()
     grace_seconds: PositiveFloat = 30.0

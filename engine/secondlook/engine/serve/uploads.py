@@ -15,7 +15,7 @@ from secondlook.edge.errors import ProtocolError
 from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, check_protocol
 from secondlook.engine.serve.errors import BodyTooLargeError, TooManyBodiesError, UnsupportedContentError
 
-__all__ = ["Bodies", "UploadRoute", "VersionedRoute", "read_jpeg_part"]
+__all__ = ["Bodies", "UploadRoute", "VersionedRoute", "client_of", "read_jpeg_part"]
 
 Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -70,14 +70,15 @@ class UploadRoute(VersionedRoute):
     async def handled(self, request: Request, handle: Handler) -> Response:
         service = request.app.state.service
         _check_content_type("the request", request.headers.get("content-type"), "multipart/form-data")
-        max_bytes = service.settings.max_body_bytes
+        max_bytes = service.max_body_bytes
         # A length that is no number is left to the counting.
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > max_bytes:
             raise BodyTooLargeError(max_bytes)
-        service.check_room(second="session_id" in request.path_params)
+        client = client_of(request)
+        service.check_room(client, second="session_id" in request.path_params)
         bodies: Bodies = request.app.state.bodies
-        with bodies.one_more(request.client.host if request.client is not None else "") as body:
+        with bodies.one_more(client) as body:
             body.check(int(declared) if declared.isdecimal() else 0)
             return await handle(Request(request.scope, _counted(request.receive, max_bytes, body)))
 
@@ -138,6 +139,11 @@ class Body:
         """See Bodies.take."""
         self._bodies.take(self._client, more)
         self.nbytes += more
+
+
+def client_of(request: Request) -> str:
+    """Who asks: the address, as far as the server knows it (`ServerSettings.forwarded_allow_ips`)."""
+    return request.client.host if request.client is not None else ""
 
 
 async def read_jpeg_part(part: UploadFile) -> bytes:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from secondlook.edge.errors import SecondLookError
-from secondlook.engine.errors import EngineFailedError, ModelNotReadyError, QueueFullError, ShuttingDownError
+from secondlook.engine.errors import EngineFailedError, ModelNotReadyError, ShuttingDownError
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.requests import request_id
 
@@ -30,12 +30,6 @@ __all__ = ["InferenceThread", "Submitted"]
 ResultT = TypeVar("ResultT")
 
 _log = logging.getLogger(__name__)
-
-_FIRST_GUESS_SECONDS = 1.0
-"""What a look is taken to last before the first one was measured; only Retry-After depends on it."""
-
-_NEW_DURATION_WEIGHT = 0.2
-"""Weight of the latest look in the moving average of durations."""
 
 
 @dataclass(eq=False)
@@ -59,29 +53,22 @@ class Submitted(Generic[ResultT]):
 
 
 class InferenceThread:
-    """Loads an engine, then computes looks on it, many at once.
+    """Loads an engine, then computes looks on it, many at once; how many, its caller bounds.
 
     Args:
         load: makes the engine; called once, on the thread.
-        queue_size: how many looks may wait, besides those that the engine computes; second looks may wait
-            in that many places more.
         clock: seconds that never run backwards.
     """
 
     def __init__(
-        self,
-        load: Callable[[], TwoLookEngine],
-        queue_size: int,
-        clock: Callable[[], float] = time.perf_counter,
+        self, load: Callable[[], TwoLookEngine], clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self._load = load
-        self._queue_size = queue_size
         self._clock = clock
         self._inbox: deque[Callable[[TwoLookEngine], None]] = deque()
         self._changed = threading.Condition()
         self._accepted: set[Submitted[Any]] = set()
         self._closing = False
-        self._mean_seconds = _FIRST_GUESS_SECONDS
         self._loaded: Future[TwoLookEngine] = Future()
         # A daemon, so that a process may end while a large model is still being read from disk.
         self._thread = threading.Thread(target=self._run, name="secondlook-inference", daemon=True)
@@ -90,13 +77,6 @@ class InferenceThread:
     def loaded(self) -> Future[TwoLookEngine]:
         """Resolved when the engine can be used, or with what prevented its loading."""
         return self._loaded
-
-    @property
-    def waiting(self) -> int:
-        """Looks accepted, without those that the engine computes."""
-        slots = self._loaded.result().slots if self._loaded.done() else 0
-        with self._changed:
-            return max(0, len(self._accepted) - slots)
 
     def start(self) -> None:
         """Begin loading. Once."""
@@ -111,38 +91,19 @@ class InferenceThread:
         if self._loaded.exception() is not None:
             raise ModelNotReadyError("the model could not be loaded; the server's log says why")
 
-    def check_room(self, *, second: bool = False) -> None:
-        """Raise what `submit` would raise now: a caller may save itself the work before it."""
-        self.check_ready()
-        slots = self._loaded.result().slots
-        with self._changed:
-            accepted = len(self._accepted)
-        # First looks may not take the places of the second looks that follow them.
-        places = self._queue_size * (2 if second else 1)
-        if accepted >= slots + places:
-            waiting = accepted - slots
-            # By Little's law one of them is done every mean / accepted seconds.
-            raise QueueFullError(
-                f"{waiting} questions are waiting already; try again later",
-                retry_after=max(1.0, self._mean_seconds * (accepted - slots - places + 1) / accepted),
-            )
-
-    def submit(
-        self, start: Callable[[TwoLookEngine], Request[ResultT]], *, second: bool = False
-    ) -> Submitted[ResultT]:
-        """Hand a look in; `start` begins it, on the inference thread. Second looks have more places.
+    def submit(self, start: Callable[[TwoLookEngine], Request[ResultT]]) -> Submitted[ResultT]:
+        """Hand a look in; `start` begins it, on the inference thread.
 
         Its future raises what the look raises when that is a SecondLookError, and EngineFailedError for
         anything else.
 
         Raises:
-            QueueFullError: too many looks wait; carries an estimate of when there is room.
             ModelNotReadyError: the engine is still being loaded, or could not be.
             ShuttingDownError: `close` was called.
         """
         submitted = Submitted(start, self._clock())
         with self._changed:
-            self.check_room(second=second)
+            self.check_ready()
             self._accepted.add(submitted)
             self._tell(partial(self._begin, submitted))
         # The set of those accepted holds it until then; its own future must not.
@@ -214,9 +175,6 @@ class InferenceThread:
             self._accepted.discard(submitted)
             if future.cancelled():
                 self._tell(partial(_cancel, submitted))
-            else:
-                seconds = self._clock() - submitted.submitted_at - submitted.waited
-                self._mean_seconds += _NEW_DURATION_WEIGHT * (seconds - self._mean_seconds)
 
     def _fail_all(self, engine: TwoLookEngine, error: Exception) -> None:
         with self._changed:
