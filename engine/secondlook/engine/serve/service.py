@@ -138,8 +138,8 @@ class TwoLookService:
     @property
     def max_body_bytes(self) -> int:
         """What a request may have: the settings' limit, or less where no picture of the model's views has so
-        much. Raises like `check_ready`."""
-        self.check_ready()
+        much. Raises ModelNotReadyError, and ShuttingDownError once not even second looks are taken."""
+        self._inference.check_ready()
         engine = self.loaded.result()
         card = engine.card
         picture = _most_bytes(max(most_pixels(view) for view in (card.global_view, card.local_view)))
