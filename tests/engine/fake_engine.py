@@ -11,16 +11,25 @@ from typing import Any
 import torch
 from PIL import Image
 
-from secondlook.edge.geometry import Region, Size, place, target
+from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import KeptPrefix
-from secondlook.engine.decode.scheduler import Flow, Request
-from secondlook.engine.errors import OutOfMemoryError, PictureMismatchError, QuestionTooLongError
+from secondlook.engine.decode.scheduler import Flow, Request, Stages
+from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
 from secondlook.engine.models.base import Prompt
-from secondlook.engine.models.pictures import Picture, fitted
-from secondlook.engine.results import AttentionMaps, FinalAnswer, FirstLook, Look, Pending, Question
+from secondlook.engine.models.pictures import Picture, check_sent, fitted
+from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, QuestionTokens, check_question
+from secondlook.engine.results import (
+    AttentionMaps,
+    FinalAnswer,
+    FirstLook,
+    LocalImage,
+    Look,
+    Pending,
+    Question,
+)
 
 SIDE, CELL = 32, 16
 GLOBAL_VIEW = View(size=Fixed(width=SIDE, height=SIDE))
@@ -36,10 +45,14 @@ def look(text: str, doubt: float) -> Look:
 
 
 def _picture(image: Image.Image, view: View, shown: Size) -> Picture:
-    most = place(shown, target(view, shown), view.fit)
-    if image.width > most.width or image.height > most.height:
-        raise PictureMismatchError(f"{image.width}x{image.height} pixels, where {most.size} are seen")
+    check_sent(image, view, shown, "image")
     return fitted(image, view, shown, (CELL, CELL))
+
+
+def _prompt(*pictures: Picture) -> Prompt:
+    spans = tuple((1 + 4 * at, 5 + 4 * at) for at in range(len(pictures)))
+    rows, grids = 5 + 4 * len(pictures), tuple(picture.grid for picture in pictures)
+    return Prompt((1,) * rows, spans, grids, 5, torch.arange(rows).unsqueeze(0), rows)
 
 
 def _flow() -> Flow[Any]:
@@ -53,6 +66,8 @@ class FakeEngine:
     long, "long" tells its region before it is complete, which takes until `rest` is set; anything else is
     unsure. `gate`, when cleared, holds every look; `entered` is released by each look that begins.
     """
+
+    max_question_characters = DEFAULT_MAX_CHARACTERS
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -88,15 +103,17 @@ class FakeEngine:
         client: str = "",
     ) -> Question:
         options = AnswerOptions() if options is None else options
+        check_question(question, self.max_question_characters)
         if question == "endless":
             raise QuestionTooLongError("the question does not fit the context")
         picture = _picture(global_image, GLOBAL_VIEW, original)
-        prompt = Prompt((1,) * 9, ((1, 5),), (picture.grid,), 5, torch.arange(9).unsqueeze(0), 9)
+        prompt, tokens = _prompt(picture), QuestionTokens(question, (1,) * 6, (1,) * 7)
         policy = Policy(0.5).with_options(options)
-        return Question(question, picture, prompt, options, policy, 20, client)
+        return Question(tokens, picture, prompt, prompt, options, policy, 20, client)
 
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
-        return _picture(local_image, LOCAL_VIEW, pending.region.size)
+    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
+        picture = _picture(local_image, LOCAL_VIEW, pending.region.size)
+        return LocalImage(picture, _prompt(pending.question.picture, picture))
 
     def start_first_look(
         self, question: Question, *, on_region: Callable[[FirstLook], None]
@@ -105,9 +122,9 @@ class FakeEngine:
         return self._start(lambda: self._first_look(question, on_region))
 
     def start_second_look(
-        self, pending: Pending, local_image: Picture, *, after: Request[FirstLook] | None, sent_bytes: int
+        self, pending: Pending, local_image: LocalImage, *, after: Request[FirstLook] | None, sent_bytes: int
     ) -> Request[FinalAnswer]:
-        assert local_image.shown == pending.region.size
+        assert local_image.picture.shown == pending.region.size
         self.local_bytes.append(sent_bytes)
         return self._start(lambda: self._second_look(pending, after))
 
@@ -142,7 +159,7 @@ class FakeEngine:
         self._jobs = deque((known, job) for known, job in self._jobs if known is not task)
 
     def _start(self, job: Callable[[], Any]) -> Request[Any]:
-        task: Request[Any] = Request(_flow(), False, {})
+        task: Request[Any] = Request(_flow(), False, Stages())
         self._jobs.append((task, job))
         return task
 
@@ -157,10 +174,11 @@ class FakeEngine:
         first = look(f"first to {question}", 0.1 if sure else 0.9)
         seconds = LookSeconds(encode=0.25)
         maps = MAPS if options.relevance or not sure else None
+        relevance = MAPS.relevance() if options.relevance else None
         if sure:
-            return FirstLook(first, "sure", None, None, maps, seconds)
+            return FirstLook(first, "sure", None, None, maps, seconds, relevance)
         pending = Pending(asked, KeptPrefix(5), first, REGION)
-        found = FirstLook(first, "unsure", REGION, pending, maps, seconds)
+        found = FirstLook(first, "unsure", REGION, pending, maps, seconds, relevance)
         if question != "long":
             return found
         on_region(found)

@@ -83,7 +83,9 @@ class Expected:
         images = [picture(seed)] if local is None else [picture(seed), picture(*local)]
         view = self.adapter.global_view
         pictures = [self.adapter.picture(image, view, Size(*image.size)) for image in images]
-        ids = torch.tensor([self.adapter.prompt(question, [one.grid for one in pictures]).ids])
+        ids = torch.tensor(
+            [self.adapter.prompt(self.adapter.tokens(question), [one.grid for one in pictures]).ids]
+        )
         found = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),

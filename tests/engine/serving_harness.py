@@ -14,11 +14,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
-from secondlook.edge.wire import AnswerReply, ErrorReply
+from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, AnswerReply, ErrorReply
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.settings import ServerSettings
 
 SECONDS = 60
+SPOKEN = {PROTOCOL_HEADER: PROTOCOL}
 Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
@@ -27,7 +28,7 @@ async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://server", timeout=SECONDS
+            transport=transport, base_url="http://server", timeout=SECONDS, headers=SPOKEN
         ) as client:
             yield client
 

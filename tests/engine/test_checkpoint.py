@@ -76,7 +76,8 @@ def test_a_template_in_the_tokenizers_file_is_found(folder: Path) -> None:
     template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
     (folder / "chat_template.json").unlink()
     edit_json(folder / "tokenizer_config.json", chat_template=template)
-    assert load_model(str(folder)).prompt("What?", [(1, 1)]).shared
+    model = load_model(str(folder))
+    assert model.prompt(model.tokens("What?"), [(1, 1)]).shared
 
 
 def test_the_preprocessor_within_the_processors_file_is_found(folder: Path) -> None:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from engine.calibrated import a_policy_file
 from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
+from engine.serving_harness import SPOKEN
 from secondlook.edge.cli import app as edge_app
 from secondlook.edge.errors import GeometryError
 from secondlook.engine import cli, plugins
@@ -321,7 +322,7 @@ cli.run(cli.command_line(), ["serve", "--port", "0"])
         url = line.split()[3]
         form = {"question": "sure", "width": "400", "height": "300"}
         files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
-        reply = httpx.post(f"{url}/v1/answers", data=form, files=files, timeout=SECONDS)
+        reply = httpx.post(f"{url}/v1/answers", data=form, files=files, headers=SPOKEN, timeout=SECONDS)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=SECONDS)
     assert reply.json()["answer"]["text"] == "first to sure"
@@ -350,7 +351,9 @@ cli.run(cli.command_line(), ["serve", "--port", "0"])
     with python(code) as process, ThreadPoolExecutor() as pool:
         assert process.stdout is not None
         url = process.stdout.readline().split()[3]
-        asked = pool.submit(httpx.post, f"{url}/v1/answers", data=form, files=files, timeout=SECONDS)
+        asked = pool.submit(
+            httpx.post, f"{url}/v1/answers", data=form, files=files, headers=SPOKEN, timeout=SECONDS
+        )
         assert process.stdout.readline() == "working\n"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate("go on\n", timeout=SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from PIL import Image
 from edge.support import square
 from engine.checkpoints import IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.edge.geometry import Region, Size
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.wire import AnswerOptions, View
+from secondlook.edge.wire import Budget as Budgeted
 from secondlook.engine.engine import Engine
 from secondlook.engine.method.budget import Budget, BudgetSettings
 from secondlook.engine.method.decision import Decider
@@ -28,7 +30,7 @@ VIEW = square(168)
 
 def decided(deciding: Decider, uncertainty: float, original: Size = LARGE, **options: Any) -> str:
     asked = AnswerOptions(**options)
-    return deciding.settle(uncertainty, original, deciding.policy.with_options(asked), asked, None)
+    return deciding.decide(uncertainty, original, deciding.policy.with_options(asked), asked, None)
 
 
 def budgeted(rate: float = 0.5) -> tuple[Decider, Budget]:
@@ -85,15 +87,28 @@ def test_where_no_detail_is_to_be_gained_no_look_is_counted() -> None:
     assert (budget.questions, budget.looks) == (3, 0)
 
 
-def test_deciding_counts_nothing_until_it_is_settled_once() -> None:
+def test_seeking_counts_nothing_and_deciding_counts_once() -> None:
     deciding, budget = budgeted()
     options = AnswerOptions()
     for _ in range(3):
-        assert deciding.decide(9.0, LARGE, POLICY, options) == "unsure"
+        assert deciding.seeks(9.0, LARGE, POLICY, options)
+        assert not deciding.seeks(0.1, LARGE, POLICY, options)
+        assert not deciding.seeks(9.0, SMALL, POLICY, options)
     assert budget.questions == 0
     whole = Region(0, 0, LARGE.width, LARGE.height)
-    assert deciding.settle(9.0, LARGE, POLICY, options, whole) == "no_detail_to_gain"
-    assert deciding.settle(9.0, LARGE, POLICY, options, Region(0, 0, 9, 9)) == "unsure"
+    assert deciding.decide(9.0, LARGE, POLICY, options, whole) == "no_detail_to_gain"
+    assert deciding.decide(9.0, LARGE, POLICY, options, Region(0, 0, 9, 9)) == "unsure"
+    assert (budget.questions, budget.looks) == (2, 1)
+
+
+def test_a_region_too_slender_to_be_looked_at_has_no_detail_to_gain() -> None:
+    deciding, budget = budgeted()
+    deciding = replace(
+        deciding, local_view=View(size=Budgeted(multiple=28, least_pixels=784, most_pixels=78400))
+    )
+    for width, decision in ((800, "unsure"), (804, "no_detail_to_gain")):
+        region = Region(0, 0, width, 4)
+        assert deciding.decide(9.0, Size(9000, 4), POLICY, AnswerOptions(), region) == decision
     assert (budget.questions, budget.looks) == (2, 1)
 
 

@@ -84,7 +84,7 @@ def shown(adapter: Llava, ask: Ask) -> list[Picture]:
 
 
 def prompt_of(adapter: Llava, ask: Ask) -> Prompt:
-    return adapter.prompt(ask.question, [(GRID, GRID)] * len(ask.pictures))
+    return adapter.prompt(adapter.tokens(ask.question), [(GRID, GRID)] * len(ask.pictures))
 
 
 def picture(seed: int) -> Image.Image:
@@ -211,7 +211,7 @@ def generic(adapter: Llava, slot: int, start: int) -> Prompted:
 
 
 def generic_prompt(adapter: Llava) -> Prompt:
-    return adapter.prompt(GENERIC_QUESTION, [(GRID, GRID)])
+    return adapter.prompt(adapter.tokens(GENERIC_QUESTION), [(GRID, GRID)])
 
 
 def test_attention_rows_run_no_layer_behind_the_probe(adapter: Llava) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import GENERIC_QUESTION
-from secondlook.engine.results import FirstLook, Pending
+from secondlook.engine.results import AttentionMaps, FirstLook, Pending
 
 CROPS = RegionSettings(IMAGE_SIZE)
 
@@ -157,7 +159,10 @@ def test_relevance_is_there_when_asked_for(engine: Engine, options: dict[str, An
     assert (look.decision, look.look) == (plain.decision, plain.look)
     assert (plain.maps is None) == (plain.decision != "unsure")
     assert look.maps is not None
-    relative, told = look.maps.relative(), look.maps.relevance()
+    assert plain.relevance is None
+    assert look.relevance == look.maps.relevance()
+    relative, told = look.maps.relative(), look.relevance
+    assert told is not None
     assert (told.height, told.width) == relative.shape
     expected = np.rint(relative / relative.max() * 255)
     assert np.abs(np.array(told.rows()) - expected).max() <= 1
@@ -220,6 +225,37 @@ def test_every_stage_is_timed(engine: Engine) -> None:
         assert min(seconds.encode, seconds.prefill, seconds.decode) > 0
         assert seconds.queue >= 0
         assert seconds.decode_image == 0
+
+
+def test_the_stages_add_up_to_the_look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed between two passes belongs to one of them, and the clock misses nothing."""
+    engine, late = Engine(load_model(str(folder))), 0.05
+    slow = {"condition": "encode", "rows": "prefill", "attention_map": "prefill", "text": "decode"}
+    for name in slow:
+        monkeypatch.setattr(engine.model, name, _slowly(getattr(engine.model, name), late))
+    monkeypatch.setattr(AttentionMaps, "relevance", _slowly(AttentionMaps.relevance, late))
+    asked = engine.prepare(picture(1), QUESTION, LARGE, AnswerOptions(second_look="always", relevance=True))
+    before = time.perf_counter()
+    look = engine._scheduler.run(engine.start_first_look(asked))
+    between = time.perf_counter()
+    assert look.pending is not None
+    local = engine.prepare_local(look.pending, picture(2))
+    begun = time.perf_counter()
+    final = engine._scheduler.run(engine.start_second_look(look.pending, local))
+    ended = time.perf_counter()
+    for seconds, whole in ((look.seconds, between - before), (final.seconds, ended - begun)):
+        assert sum(seconds.model_dump().values()) == pytest.approx(whole, abs=0.02)
+        assert min(seconds.encode, seconds.prefill, seconds.decode) > late
+        assert seconds.queue < late
+    assert look.seconds.prefill > 5 * late  # two prompts' rows, two maps, and the map that travels
+
+
+def _slowly(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def slow(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return function(*arguments)
+
+    return slow
 
 
 @pytest.mark.parametrize(("answer", "decide_after"), [(8, 3), (8, 1), (4, 3)])

@@ -90,7 +90,7 @@ def picture(seed: int) -> Image.Image:
 
 def prompted(adapter: Llava, images: list[Image.Image], limit: int, question: str = QUESTION) -> Prompted:
     """A whole prompt for slot 0."""
-    prompt = adapter.prompt(question, [(GRID, GRID)] * len(images))
+    prompt = adapter.prompt(adapter.tokens(question), [(GRID, GRID)] * len(images))
     rows = adapter.rows(prompt, 0, adapter.encode([shown(adapter, image) for image in images]))
     return Prompted(0, 0, rows, prompt.spans[0], prompt.delta, limit)
 
@@ -109,7 +109,7 @@ def answer(adapter: Llava, images: list[Image.Image], limit: int = NEW_TOKENS) -
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_prompts_equal_the_processors(pair: Pair, images: int) -> None:
-    prompt = pair.adapter.prompt(QUESTION, [(GRID, GRID)] * images)
+    prompt = pair.adapter.prompt(pair.adapter.tokens(QUESTION), [(GRID, GRID)] * images)
     inputs = pair.inputs(QUESTION, [picture(n) for n in range(images)])
     assert list(prompt.ids) == inputs["input_ids"][0].tolist()
     assert [stop - start for start, stop in prompt.spans] == [GRID * GRID] * images
@@ -140,7 +140,7 @@ def test_the_map_equals_eager_attention(pair: Pair, question: str) -> None:
     with torch.inference_mode():
         output = pair.reference("eager")(**inputs, output_attentions=True)
     layer = pair.adapter.localisation.layer
-    start, stop = pair.adapter.prompt(question, [(GRID, GRID)]).spans[0]
+    start, stop = pair.adapter.prompt(pair.adapter.tokens(question), [(GRID, GRID)]).spans[0]
     expected = output.attentions[layer][0, :, -1, start:stop].mean(0)
 
     decoder = Decoder(pair.adapter, slots=1, capacity=128, most_new_tokens=1, probe=Probe(layer))
@@ -187,7 +187,10 @@ def test_several_pictures_are_encoded_as_each_alone(pair: Pair) -> None:
 
 
 def test_features_fill_their_spans_and_nothing_else(pair: Pair) -> None:
-    prompt, features = pair.adapter.prompt(QUESTION, [(1, 2), (3, 1)]), torch.full((3, 64), 3.0)
+    prompt, features = (
+        pair.adapter.prompt(pair.adapter.tokens(QUESTION), [(1, 2), (3, 1)]),
+        torch.full((3, 64), 3.0),
+    )
     plain = pair.adapter.embed(torch.tensor(prompt.ids))
     (_, stop), (first, last) = prompt.spans
     assert (prompt.shared, last - first, prompt.visual_tokens) == (stop, 3, 5)

@@ -59,7 +59,8 @@ def test_bad_questions_are_refused(engine: Engine, question: str, kind: type[Exc
 
 
 def test_a_question_must_leave_room_for_the_second_look(engine: Engine) -> None:
-    one, both = (len(engine.model.prompt("?" * 10, [(GRID, GRID)] * images).ids) for images in (1, 2))
+    tokens = engine.model.tokens("?" * 10)
+    one, both = (len(engine.model.prompt(tokens, [(GRID, GRID)] * images).ids) for images in (1, 2))
     for second_look, rows in (("never", one), ("auto", both)):
         for more in (0, 1):
             options = AnswerOptions(second_look=second_look, max_new_tokens=512 - rows + more)  # type: ignore[arg-type]
@@ -107,7 +108,15 @@ def test_a_local_image_may_be_as_large_as_the_view_or_smaller(engine: Engine, si
 @pytest.mark.parametrize("size", [(85, 84), (84, 85), (400, 200)])
 def test_a_larger_local_image_is_refused(engine: Engine, size: tuple[int, int]) -> None:
     pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 210, 110))
-    with pytest.raises(PictureMismatchError, match="200x100"):
+    with pytest.raises(PictureMismatchError, match="of 200x100 pixels at most 84x84"):
+        engine.second_look(pending, picture(2, size))
+
+
+@pytest.mark.parametrize("size", [(31, 20), (30, 21), (84, 84)])
+def test_a_local_image_larger_than_its_region_is_refused(engine: Engine, size: tuple[int, int]) -> None:
+    pending = replace(pending_look(engine, max_new_tokens=1), region=Region(10, 10, 40, 30))
+    assert engine.second_look(pending, picture(2, (30, 20))).second.tokens
+    with pytest.raises(PictureMismatchError, match="of 30x20 pixels at most 30x20 are taken"):
         engine.second_look(pending, picture(2, size))
 
 
@@ -116,23 +125,30 @@ def test_questions_are_prepared_on_any_thread_and_tokenised_once(
 ) -> None:
     model: Any = engine.model
     tokenised: list[tuple[str, str]] = []
-    tokenise = model.prompts._tokenise
+    tokenise = model.prompts._tokenizer.apply_chat_template
 
-    def noting(question: str, images: int) -> Any:
-        tokenised.append((threading.current_thread().name.split("_")[0], question))
-        return tokenise(question, images)
+    def noting(messages: Any, **options: Any) -> Any:
+        tokenised.append((threading.current_thread().name.split("_")[0], messages[0]["content"][-1]["text"]))
+        return tokenise(messages, **options)
 
-    monkeypatch.setattr(model.prompts, "_tokenise", noting)
-    questions = [f"{QUESTION} {number}" * (1 + number % 5) for number in range(100)]
+    questions = [f"{QUESTION} {number}" * (1 + number % 5) for number in range(1500)]
+    expected = [model.prompt(model.tokens(one), [(GRID, GRID)]).ids for one in questions]
+    monkeypatch.setattr(model.prompts._tokenizer, "apply_chat_template", noting)
     with ThreadPoolExecutor(8, thread_name_prefix="preparing") as pool:
         always = AnswerOptions(second_look="always", max_new_tokens=2)
         prepared = list(pool.map(lambda one: engine.prepare(picture(1), one, LARGE, always), questions))
     assert sorted(tokenised) == sorted(("preparing", one) for one in questions for _ in range(2))
-    for question, one in zip(questions, prepared, strict=True):
-        assert one.prompt.ids == model.prompt(question, [(GRID, GRID)]).ids
+    assert [one.prompt.ids for one in prepared] == expected
     tokenised.clear()
     first = engine._scheduler.run(engine.start_first_look(prepared[7]))
     assert first.pending is not None
     local = engine.prepare_local(first.pending, picture(2))
     engine._scheduler.run(engine.start_second_look(first.pending, local))
-    assert questions[7] not in [question for _, question in tokenised]
+    assert tokenised == []  # of none of them more, however many there were since: nor of the generic one
+
+
+def test_a_local_image_must_leave_room_for_question_and_answer(engine: Engine) -> None:
+    pending = pending_look(engine, max_new_tokens=1)
+    greedy = replace(pending, question=replace(pending.question, max_new_tokens=1000))
+    with pytest.raises(QuestionTooLongError, match="there is room for 512"):
+        engine.prepare_local(greedy, picture(2))

@@ -39,6 +39,12 @@ def prompts(
     return ChatPrompts(tokenizer, chat_template=template, placeholder=image, question_suffix=suffix)
 
 
+def ids(
+    made: ChatPrompts, question: str, lengths: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    return made.ids(made.tokens(question), lengths)
+
+
 @pytest.mark.parametrize("template", [PUBLISHED_TEMPLATE, IMAGE_FIRST_TEMPLATE])
 @pytest.mark.parametrize("lengths", [(TOKENS,), (TOKENS, TOKENS), (3, 7)])
 def test_every_prompt_begins_alike_through_the_global_image(
@@ -46,18 +52,18 @@ def test_every_prompt_begins_alike_through_the_global_image(
 ) -> None:
     made = prompts(tokenizer, template)
     image = tokenizer.convert_tokens_to_ids("<image>")
-    ids, spans = made.ids("What is on the sign?", lengths)
-    generic, (span,) = made.ids(GENERIC_QUESTION, lengths[:1])
+    both, spans = ids(made, "What is on the sign?", lengths)
+    generic, (span,) = ids(made, GENERIC_QUESTION, lengths[:1])
     assert spans[0] == span
-    assert ids[: span[1]] == generic[: span[1]]
+    assert both[: span[1]] == generic[: span[1]]
     assert tuple(stop - start for start, stop in spans) == lengths
-    assert ids.count(image) == sum(lengths)
-    assert ids.count(tokenizer.bos_token_id) == 1
+    assert both.count(image) == sum(lengths)
+    assert both.count(tokenizer.bos_token_id) == 1
     for start, stop in spans:
-        assert set(ids[start:stop]) == {image}
+        assert set(both[start:stop]) == {image}
 
 
-def test_a_question_is_tokenised_once(
+def test_a_question_is_tokenised_once_for_pictures_of_any_size(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, rendered = prompts(tokenizer), list[int]()
@@ -65,14 +71,16 @@ def test_a_question_is_tokenised_once(
     monkeypatch.setattr(
         tokenizer, "apply_chat_template", lambda *a, **k: (rendered.append(1), render(*a, **k))[1]
     )
+    question = made.tokens("What is on the sign?")
     for lengths in ((4,), (9,), (4, 2), (9, 5), (4,)):
-        made.ids("What is on the sign?", lengths)
+        spans = made.ids(question, lengths)[1]
+        assert tuple(stop - start for start, stop in spans) == lengths
     assert len(rendered) == 2  # with one image and with two
 
 
 def test_the_published_text(tokenizer: PreTrainedTokenizerBase) -> None:
-    ids, _ = prompts(tokenizer).ids("What is on the sign?", (TOKENS, TOKENS))
-    text = tokenizer.decode([i for i in ids if i != tokenizer.bos_token_id])
+    both, _ = ids(prompts(tokenizer), "What is on the sign?", (TOKENS, TOKENS))
+    text = tokenizer.decode([i for i in both if i != tokenizer.bos_token_id])
     images = "<image>" * TOKENS
     assert text.split() == f"USER: {images}\n{images}\nWhat is on the sign? ASSISTANT:".split()
 
@@ -80,7 +88,7 @@ def test_the_published_text(tokenizer: PreTrainedTokenizerBase) -> None:
 def test_the_suffix_follows_every_question(tokenizer: PreTrainedTokenizerBase) -> None:
     made = prompts(tokenizer, suffix="Write a number.")
     for question in (GENERIC_QUESTION, "What is on the sign?"):
-        assert tokenizer.decode(list(made.ids(question, (1,))[0])).endswith("Write a number. ASSISTANT:")
+        assert tokenizer.decode(list(ids(made, question, (1,))[0])).endswith("Write a number. ASSISTANT:")
 
 
 @pytest.mark.parametrize(
@@ -89,32 +97,32 @@ def test_the_suffix_follows_every_question(tokenizer: PreTrainedTokenizerBase) -
 )
 def test_text_of_special_tokens_is_refused(tokenizer: PreTrainedTokenizerBase, question: str) -> None:
     with pytest.raises(ReservedTextError, match="which the model reserves"):
-        prompts(tokenizer).ids(question, (TOKENS,))
+        prompts(tokenizer).tokens(question)
 
 
 def test_a_reserved_token_completed_by_the_template_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     template = PUBLISHED_TEMPLATE.replace("content['text'] + ' '", "content['text'] + '>'", 1)
     with pytest.raises(ReservedTextError, match="completes"):
-        prompts(tokenizer, template).ids("What is </s", (TOKENS,))
+        prompts(tokenizer, template).tokens("What is </s")
 
 
 @pytest.mark.parametrize(
     "question", ["<Image>", "< image >", "1 < 2 > 0", "{{ 7 * 7 }} {% raw %}", "ÄÖ 你好 🙂"]
 )
 def test_other_text_is_only_text(tokenizer: PreTrainedTokenizerBase, question: str) -> None:
-    ids = prompts(tokenizer).ids(question, (TOKENS,))[0]
-    assert question in tokenizer.decode(list(ids))
+    for tokens in (prompts(tokenizer).tokens(question).one, prompts(tokenizer).tokens(question).two):
+        assert question in tokenizer.decode(list(tokens))
 
 
 @given(st.text(st.sampled_from("<>/ simageunkpd|{}%\n"), min_size=1, max_size=30))
 def test_no_question_adds_an_image(tokenizer: PreTrainedTokenizerBase, question: str) -> None:
     image = tokenizer.convert_tokens_to_ids("<image>")
     try:
-        ids = prompts(tokenizer).ids(question, (TOKENS, TOKENS))[0]
+        both = prompts(tokenizer).tokens(question).two
     except ReservedTextError:
         assert any(token in question for token in ("<image>", "<s>", "</s>", "<pad>"))
     else:
-        assert ids.count(image) == 2 * TOKENS
+        assert both.count(image) == 2
 
 
 @pytest.mark.parametrize("question", ["", " ", "\n\t "])

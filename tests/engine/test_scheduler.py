@@ -32,6 +32,7 @@ from secondlook.engine.decode.scheduler import (
     Prefill,
     Request,
     Slot,
+    Stages,
     Wait,
 )
 
@@ -184,10 +185,10 @@ def test_flows_wait_for_each_other(expected: Expected) -> None:
         return (yield Wait(other)) + 100
 
     engine = engine_of(expected.adapter, 1)
-    scheduler, spent = engine._scheduler, dict[str, float]()
-    other = scheduler.start(giving(), {})
-    task = scheduler.start(waiting(other), spent)
+    scheduler, stages = engine._scheduler, Stages()
+    other = scheduler.start(giving(), Stages())
+    task = scheduler.start(waiting(other), stages)
     assert not task.future.done()
     assert scheduler.run(task) == 100
-    assert list(spent) == ["queue"]
-    assert scheduler.run(scheduler.start(waiting(other), {})) == 100  # done long ago
+    assert list(stages.seconds) == ["queue"]
+    assert scheduler.run(scheduler.start(waiting(other), Stages())) == 100  # done long ago

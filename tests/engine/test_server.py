@@ -12,6 +12,7 @@ import pytest
 from engine.fake_engine import REGION, SIDE, FakeEngine, jpeg
 from engine.serving_harness import (
     SECONDS,
+    SPOKEN,
     assert_error,
     first_look,
     image_part,
@@ -104,6 +105,23 @@ def test_a_client_of_another_version_is_told_so_in_one_line(spoken: str) -> None
     served(scenario)
 
 
+def test_a_client_that_says_no_version_is_told_which_header_to_send() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        del client.headers["secondlook-protocol"]
+        told = f"send the header secondlook-protocol: {PROTOCOL}"
+        for reply in (
+            await client.get("/v1/model"),
+            await first_look(client),
+            await client.post("/v1/answers", content=b"not read"),
+            await second_look(client, "any"),
+            await client.delete("/v1/answers/any"),
+        ):
+            assert_error(reply, 400, "incompatible_protocol", told)
+        assert (await client.get("/readyz")).status_code == 200
+
+    served(scenario)
+
+
 def test_relevance_travels_with_the_first_look_when_asked_for() -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         plain = AnswerReply.model_validate_json((await first_look(client, "sure")).content)
@@ -144,6 +162,15 @@ def test_the_model_card_the_probes_and_the_documentation() -> None:
         for status, described in documented.items():
             wanted = "AnswerReply" if status == "200" else "ErrorReply"
             assert described["content"]["application/json"]["schema"]["$ref"].endswith(wanted)
+        model = schema["paths"]["/v1/model"]["get"]
+        assert set(model["responses"]) == {"200", "400", "503"}
+        giving_up = schema["paths"]["/v1/answers/{session_id}"]["delete"]
+        assert set(giving_up["responses"]) == {"200", "400", "404", "409", "422", "500", "503"}
+        for operation in (model, giving_up):
+            assert operation["parameters"][-1]["name"] == "secondlook-protocol"
+            assert operation["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].endswith(
+                "ErrorReply"
+            )
         for example in documented["200"]["content"]["application/json"]["examples"].values():
             AnswerReply.model_validate(example["value"])
 
@@ -192,7 +219,7 @@ def test_a_decompression_bomb_is_refused() -> None:
         (
             {"files": image_part(jpeg(SIDE, SIDE + 1))},
             "picture_mismatch",
-            "32x33 pixels, where 32x32 are seen",
+            "32x33 pixels, but of 400x300 pixels at most 32x32",
         ),
         ({"options": "{"}, "invalid_field", "options"),
         ({"options": '{"threshold": -1}'}, "invalid_field", "options.threshold"),
@@ -284,7 +311,7 @@ def test_a_large_body_over_a_real_connection_is_refused_and_the_connection_survi
             yield bytes(4096)
 
     app = create_app(FakeEngine(), ServerSettings(max_body_bytes=10_000))
-    with listening(app) as url, httpx.Client(base_url=url, timeout=SECONDS) as client:
+    with listening(app) as url, httpx.Client(base_url=url, timeout=SECONDS, headers=SPOKEN) as client:
         headers = {"content-type": "multipart/form-data; boundary=x"}
         assert_error(client.post("/v1/answers", content=body(), headers=headers), 413, "body_too_large")
         assert client.get("/healthz").status_code == 200
@@ -295,10 +322,11 @@ def test_a_connection_lost_in_the_middle_of_a_body_harms_nobody() -> None:
         address = httpx.URL(url)
         with socket.create_connection((address.host, address.port or 0), timeout=SECONDS) as connection:
             connection.sendall(
-                b"POST /v1/answers HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+                b"POST /v1/answers HTTP/1.1\r\nHost: x\r\nsecondlook-protocol: 2.0\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n"
                 b"Content-Length: 5000\r\n\r\n--x\r\n"
             )
-        with httpx.Client(base_url=url, timeout=SECONDS) as client:
+        with httpx.Client(base_url=url, timeout=SECONDS, headers=SPOKEN) as client:
             form = {"question": "sure", "width": "400", "height": "300", "options": json.dumps({})}
             response = client.post("/v1/answers", data=form, files=image_part())
             assert response.json()["status"] == "final"

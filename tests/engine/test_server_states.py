@@ -85,6 +85,20 @@ def test_the_oldest_session_goes_when_there_are_too_many() -> None:
     served(scenario, settings=ServerSettings(sessions=SessionLimits(max_waiting=2)))
 
 
+def test_the_oldest_sessions_go_when_they_keep_too_much() -> None:
+    kept = 32 * 32 * 3 + 2 * 9 * (8 + 8) + 2 * 4 * 4  # a picture, two prompts and two maps
+    limits = SessionLimits(max_bytes=2 * kept)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        names = [await session(client) for _ in range(3)]
+        assert_error(await second_look(client, names[0]), 410, "expired_session", "too many open sessions")
+        assert (await client.delete(f"/v1/answers/{names[0]}")).json()["answer"]["text"] == "first to unsure"
+        for name in names[1:]:
+            assert (await second_look(client, name)).status_code == 200
+
+    served(scenario, settings=ServerSettings(sessions=limits))
+
+
 def test_an_expired_session_is_gone() -> None:
     now = 0.0
 

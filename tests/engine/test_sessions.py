@@ -17,8 +17,8 @@ class Clock:
 
 
 def store(clock: Clock | None = None, **limits: float) -> SessionStore[str, str]:
-    """Sessions that keep a text, and leave it in capitals."""
-    return SessionStore(SessionLimits(**limits), str.upper, clock or Clock())  # type: ignore[arg-type]
+    """Sessions that keep a text, a byte a letter, and leave it in capitals."""
+    return SessionStore(SessionLimits(**limits), str.upper, len, clock or Clock())  # type: ignore[arg-type]
 
 
 def opened(sessions: SessionStore[str, str], question: str) -> str:
@@ -127,6 +127,27 @@ def test_one_session_too_many_gives_the_oldest_waiting_one_up() -> None:
     sessions.finish(first, "A")
 
 
+def test_one_byte_too_many_gives_the_oldest_waiting_ones_up() -> None:
+    sessions = store(max_bytes=10)
+    claimed, first, second, third = (
+        opened(sessions, q * n) for q, n in (("c", 1), ("a", 2), ("b", 3), ("d", 4))
+    )
+    sessions.claim(claimed)
+    assert sessions.look(first) == "aa"  # nothing was too much so far
+    fourth = opened(sessions, "eee")  # 2 + 3 + 4 + 3: the oldest must go, and what is claimed does not count
+    with pytest.raises(ExpiredSessionError, match="too many open sessions"):
+        sessions.look(first)
+    assert [sessions.look(name) for name in (second, third, fourth)] == ["bbb", "dddd", "eee"]
+    large = opened(sessions, "f" * 11)  # alone it is too large, and waits all the same
+    assert len(sessions) == 2
+    assert sessions.look(large) == "f" * 11
+    assert sessions.give_up(third) == "DDDD"  # its first answer stands
+    last = opened(sessions, "g")
+    assert sessions.look(last) == "g"
+    with pytest.raises(ExpiredSessionError):
+        sessions.look(large)
+
+
 def test_a_session_given_up_is_gone() -> None:
     sessions = store()
     name = opened(sessions, "q")
@@ -153,6 +174,7 @@ def test_only_the_latest_ends_are_remembered() -> None:
     "limits",
     [
         {"max_waiting": 0},
+        {"max_bytes": 0},
         {"max_remembered": -1},
         {"seconds": 0},
         {"seconds": float("nan")},

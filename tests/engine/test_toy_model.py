@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
 from engine.serving_harness import listening
-from engine.toy_model import ToyModel
+from engine.toy_model import CELL, ToyModel
+from secondlook.edge.cli import app
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.imaging import decode_jpeg, open_picture
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.wire import AnswerOptions, Fixed, View
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.method.region import find_region
@@ -51,8 +54,9 @@ class Plain:
         self.model = model
 
     def rows(self, question: str, pictures: list[Picture]) -> Any:
-        prompt = self.model.prompt(question, [picture.grid for picture in pictures])
-        seen = [self.model.condition(one, question)[0] for one in self.model.encode(pictures)]
+        tokens = self.model.tokens(question)
+        prompt = self.model.prompt(tokens, [picture.grid for picture in pictures])
+        seen = [self.model.condition(one, tokens)[0] for one in self.model.encode(pictures)]
         return prompt, self.model.rows(prompt, 0, seen)
 
     def answer(self, question: str, pictures: list[Picture]) -> str:
@@ -115,6 +119,50 @@ def test_both_looks_through_server_and_edge_equal_the_plain_loop(size: tuple[int
     assert answer.visual_tokens == (
         1 + rows * columns,
         2 + rows * columns + local.grid[0] * local.grid[1],
+    )
+
+
+def test_a_look_encodes_its_picture_once_though_the_generic_question_conditions_it_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, encoded = ToyModel(), list[int]()
+    encode = model.encode
+
+    def counted(pictures: Any) -> Any:
+        encoded.append(len(pictures))
+        return encode(pictures)
+
+    monkeypatch.setattr(model, "encode", counted)
+    engine, image = Engine(model), drawn((400, 300), 3)
+    sent = open_picture(image).shrunk(model.global_view)
+    look = engine.first_look(sent, "What is there?", Size(400, 300), ALWAYS)
+    assert look.region is not None
+    assert encoded == [1]
+
+
+class Strips(ToyModel):
+    """Sees every whole picture in one size, but of regions takes none that is too slender."""
+
+    global_view = View(size=Fixed(width=5 * CELL, height=3 * CELL))
+
+
+@pytest.mark.parametrize(("width", "decision"), [(900, "took_second"), (9000, "no_detail_to_gain")])
+def test_a_strip_is_looked_at_where_its_region_has_a_size(width: int, decision: str) -> None:
+    engine = Engine(Strips())
+    with listening(create_app(engine)) as url, EdgeClient(url) as client:
+        answer = client.ask(drawn((width, 3), 3), "What is there?", ALWAYS)
+    assert (answer.decision, answer.second_look_failed) == (decision, None)
+
+
+def test_a_picture_too_slender_for_the_model_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "strip.png"
+    drawn((2011, 10), 3).save(path)
+    with listening(create_app(Engine(ToyModel()))) as url:
+        command = CliRunner().invoke(app, ["ask", str(path), "What is there?", "--server", url])
+    assert (command.exit_code, command.stdout) == (2, "")
+    [line] = command.stderr.splitlines()
+    assert line.startswith(
+        "error: a picture of 2011x10 pixels is too slender for this model: one side may be"
     )
 
 

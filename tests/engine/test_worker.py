@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from secondlook.engine.decode.scheduler import Flow, Request
+from secondlook.engine.decode.scheduler import Flow, Request, Stages
 from secondlook.engine.errors import (
     EmptyQuestionError,
     EngineFailedError,
@@ -36,7 +36,7 @@ class Engine:
         self.fail: Exception | None = None
 
     def begin(self, job: Callable[[], object]) -> Request[Any]:
-        task: Request[Any] = Request(_flow(), False, {})
+        task: Request[Any] = Request(_flow(), False, Stages())
         self.jobs.append((task, job))
         return task
 

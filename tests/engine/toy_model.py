@@ -17,7 +17,7 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.wire import Budget, View
 from secondlook.engine.decode.cache import DecoderShape
 from secondlook.engine.decode.plans import AttentionPlan, Rows
-from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
+from secondlook.engine.models.base import Features, Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing, fitted
 from secondlook.engine.models.settings import Localisation, LookSettings
 
@@ -46,12 +46,16 @@ class ToyModel(VisionLanguageModel):
         cells = [self.see(one.pixels.permute(2, 0, 1)[None] / 255.0)[0].flatten(1).T for one in pictures]
         return [Features(cell @ self.colours) for cell in cells]
 
-    def condition(self, features: Features, question: str) -> tuple[Features, Tensor]:
-        told = self.table[sum(question.encode()) % WORDS][None]
+    def condition(self, features: Features, question: QuestionTokens) -> tuple[Features, Tensor]:
+        told = self.table[sum(question.text.encode()) % WORDS][None]
         rows, cells = len(features.tokens) + 1, len(features.tokens)
         return Features(torch.cat((told, features.tokens))), torch.eye(rows)[:, rows - cells :]
 
-    def prompt(self, question: str, grids: Sequence[Grid]) -> Prompt:
+    def tokens(self, question: str) -> QuestionTokens:
+        letters = tuple(2 + byte % (WORDS - 2) for byte in question.encode())
+        return QuestionTokens(question, (1, *letters), (1, 1, *letters))
+
+    def prompt(self, question: QuestionTokens, grids: Sequence[Grid]) -> Prompt:
         ids, spans, positions, at = [], [], [], 0
         for rows, columns in grids:
             spans.append((len(ids), len(ids) + 1 + rows * columns))
@@ -59,13 +63,13 @@ class ToyModel(VisionLanguageModel):
             cells = [(at, at + row, at + column) for row in range(rows) for column in range(columns)]
             positions += [(at, at, at), *cells]
             at += max(rows, columns)
-        letters = [2 + byte % (WORDS - 2) for byte in question.encode()]
+        letters = question.one[1:]
         positions += [(at + number,) * 3 for number in range(len(letters))]
         ids, at = [*ids, *letters], at + len(letters)
         return Prompt(tuple(ids), tuple(spans), tuple(grids), spans[0][1], torch.tensor(positions).T, at)
 
-    def prefix_key(self, picture: Picture, question: str) -> Hashable:
-        return picture.digest, question
+    def prefix_key(self, picture: Picture, question: QuestionTokens) -> Hashable:
+        return picture.digest, question.text
 
     def rows(self, prompt: Prompt, start: int, features: Sequence[Features]) -> Rows:
         embeddings = self.embed(torch.tensor(prompt.ids))

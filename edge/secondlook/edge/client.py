@@ -100,6 +100,7 @@ class EdgeClient(_Client):
 
         Raises:
             PictureError: the picture cannot be used.
+            GeometryError: it is too slender for the model; nothing of it was sent.
             ClientError: the first look failed for good. A failed second look does not raise: the first answer
                 stands, and `second_look_failed` says why.
         """

@@ -11,7 +11,7 @@ SecondLookError
 │   ├── ServerBusyError         429 or 503, after all retries
 │   ├── RequestRefusedError     any other status the server answered; carries status and reason
 │   └── UnexpectedReplyError    an answer that is not of this protocol: another server
-│       └── ProtocolError           another version of this protocol
+│       └── ProtocolError           another version of this protocol; a server raises it of a client, too
 └── (the engine's own branches are drawn in secondlook.engine.errors)
 """
 
@@ -91,4 +91,4 @@ class UnexpectedReplyError(ClientError):
 
 
 class ProtocolError(UnexpectedReplyError):
-    """The other side speaks another version of the protocol."""
+    """The other side, server or client, speaks another major version of the protocol."""

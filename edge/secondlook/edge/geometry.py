@@ -17,7 +17,17 @@ from .errors import GeometryError
 from .validation import validated
 from .wire import Budget, Fit, Fixed, View
 
-__all__ = ["GridMap", "Placement", "Rectangle", "Region", "Size", "place", "sent_size", "target"]
+__all__ = [
+    "GridMap",
+    "Placement",
+    "Rectangle",
+    "Region",
+    "Size",
+    "place",
+    "sent_size",
+    "target",
+    "too_slender",
+]
 
 _MOST_SLENDER = 200
 """Longer sides over shorter ones above this have no size under a budget, as in the models' own processors."""
@@ -115,20 +125,28 @@ def target(view: View, original: Size) -> Size:
     `smart_resize` of its published processor for every size.
 
     Raises:
-        GeometryError: under a budget, one side is more than 200 times the other.
+        GeometryError: it is too slender for the view.
     """
     rule = view.size
     if isinstance(rule, Fixed):
         return Size(rule.width, rule.height)
+    if too_slender(view, original):
+        raise GeometryError(
+            f"a picture of {original} pixels is too slender for this model: one side may be at most "
+            f"{_MOST_SLENDER} times the other; crop it"
+        )
     return _within_budget(rule, original)
+
+
+def too_slender(view: View, original: Size) -> bool:
+    """Whether an original (or region) of this size has no target: under a budget, where one side is more than
+    200 times the other."""
+    shape = original.longer / min(original.width, original.height)
+    return isinstance(view.size, Budget) and shape > _MOST_SLENDER
 
 
 def _within_budget(rule: Budget, original: Size) -> Size:
     width, height, multiple = original.width, original.height, rule.multiple
-    if max(width, height) / min(width, height) > _MOST_SLENDER:
-        raise GeometryError(
-            f"a picture of {original} pixels is too slender: one side may be {_MOST_SLENDER} times the other"
-        )
     across, down = round(width / multiple) * multiple, round(height / multiple) * multiple
     if across * down > rule.most_pixels:
         shrink = math.sqrt(height * width / rule.most_pixels)

@@ -14,8 +14,8 @@ How large a picture is sent follows from the card's views and the size of what i
 its region, never from the picture that came.
 
 Both sides say which version they speak (`PROTOCOL`): the server in its card, a client in the header
-`secondlook-protocol`. Versions of one major number understand each other: what a newer server adds to a reply
-is passed over by an older client.
+`secondlook-protocol` of every request; one without it is of version 1, and refused. Versions of one major
+number understand each other: what a newer server adds to a reply is passed over by an older client.
 """
 
 from __future__ import annotations
@@ -230,13 +230,16 @@ class Answer(WireModel):
 
 
 class LookSeconds(WireModel):
-    """Where the server's time went, in seconds."""
+    """Where the server's time went, in seconds: all of it, from the request's body on.
 
-    queue: float = 0.0
-    decode_image: float = 0.0
-    encode: float = 0.0
-    prefill: float = 0.0
-    decode: float = 0.0
+    The stages include what was computed for others in the same passes.
+    """
+
+    queue: float = Field(default=0.0, description="Waiting for the model, or for another look.")
+    decode_image: float = Field(default=0.0, description="The JPEG and the question, made ready for it.")
+    encode: float = Field(default=0.0, description="The picture, and what of it depends on the question.")
+    prefill: float = Field(default=0.0, description="Prompts, their attention maps, and the region.")
+    decode: float = Field(default=0.0, description="The answer's tokens.")
 
 
 class PendingSession(WireModel):

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from secondlook.edge.geometry import Region, Size, place, target
-from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard, View
+from secondlook.edge.geometry import Region, Size, target
+from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, SlotPool
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import Probe
@@ -35,19 +35,28 @@ from secondlook.engine.decode.scheduler import (
     Request,
     Scheduler,
     Slot,
+    Stages,
     Wait,
 )
-from secondlook.engine.errors import NonFiniteError, PictureMismatchError, QuestionTooLongError
+from secondlook.engine.errors import NonFiniteError
 from secondlook.engine.method.budget import Budget
 from secondlook.engine.method.decision import Decider, FinalDecision
 from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
-from secondlook.engine.models.pictures import Picture
-from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, GENERIC_QUESTION, check_question
-from secondlook.engine.results import AttentionMaps, FinalAnswer, FirstLook, Look, Pending, Question
+from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
+from secondlook.engine.preparing import Preparer
+from secondlook.engine.results import (
+    AttentionMaps,
+    FinalAnswer,
+    FirstLook,
+    LocalImage,
+    Look,
+    Pending,
+    Question,
+)
 
-__all__ = ["Engine", "check_room"]
+__all__ = ["Engine"]
 
 _MOST_ROWS: Final = {"cpu": 1024, "cuda": 4096}
 """Rows of prompts, or tokens of pictures, in one pass: enough to keep the device busy, and no more, because
@@ -62,7 +71,7 @@ class Engine:
         policy: defaults for what a request leaves out; by default the checkpoint's threshold.
         region: windows tried; by default the checkpoint's.
         cache: memory for keys and values.
-        max_question_characters: longest question taken.
+        max_question_characters: longest question taken, also by a server of this engine.
         budget: moves the threshold; see `secondlook.engine.method.decision`.
 
     Raises:
@@ -84,12 +93,13 @@ class Engine:
         self.policy = Policy(threshold=model.settings.threshold) if policy is None else policy
         self.region = model.localisation.region if region is None else region
         self.budget = budget
-        self._decider = Decider(self.policy, model.global_view, budget)
-        self._max_question_characters = max_question_characters
-        self._capacity = min(model.context, sum(model.most_visual_tokens) + cache.text_tokens)
-        slot_bytes = model.decoder.slot_bytes(self._capacity, model.dtype)
+        self._decider = Decider(self.policy, model.global_view, budget, local_view=model.local_view)
+        capacity = min(model.context, sum(model.most_visual_tokens) + cache.text_tokens)
+        self.max_question_characters = max_question_characters
+        self._preparer = Preparer(model, self.policy, capacity, max_question_characters)
+        slot_bytes = model.decoder.slot_bytes(capacity, model.dtype)
         self._pool = SlotPool(cache.slots(slot_bytes, model.device))
-        self._decoder = Decoder(model, self._pool.count, self._capacity, self._capacity, _probe(model))
+        self._decoder = Decoder(model, self._pool.count, capacity, capacity, _probe(model))
         self._scheduler = Scheduler(
             self._decoder,
             self._pool,
@@ -140,32 +150,23 @@ class Engine:
         Raises:
             QuestionError: the question is empty, too long, or contains reserved text.
             SettingsError: the options contradict the policy.
-            PictureMismatchError: the image is larger than the model takes of such an original.
+            PictureMismatchError: the image is larger than an edge sends of such an original.
             GeometryError: the original has no size under the model's view.
         """
         options = AnswerOptions() if options is None else options
-        model = self.model
-        check_question(question, self._max_question_characters)
-        policy = self.policy.with_options(options)
-        limit = options.max_new_tokens or model.settings.max_new_tokens
-        picture = self._picture(global_image, model.global_view, original, "global image")
-        prompt = model.prompt(question, (picture.grid,))
-        rows = len(prompt.ids)
-        if options.second_look != "never":  # then with the largest local image that there may be
-            both = model.prompt(question, (picture.grid, picture.grid))
-            start, stop = both.spans[1]
-            rows = len(both.ids) - (stop - start) + model.most_visual_tokens[1]
-        check_room(rows, limit, self._capacity)
-        return Question(question, picture, prompt, options, policy, limit, client)
+        return self._preparer.question(global_image, question, original, options, client)
 
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
-        """Bring a region's picture to the size that the model takes. May be called on any thread.
+    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
+        """Bring a region's picture to the size that the model takes, and put the question's prompt around it.
+
+        May be called on any thread.
 
         Raises:
-            PictureMismatchError: the image is larger than the model takes of such a region.
+            PictureMismatchError: the image is larger than an edge sends of such a region.
+            QuestionTooLongError: it has so many tokens that question and answer have no room beside it.
             GeometryError: the region has no size under the model's view.
         """
-        return self._picture(local_image, self.model.local_view, pending.region.size, "local image")
+        return self._preparer.local(pending, local_image)
 
     def first_look(
         self,
@@ -190,8 +191,8 @@ class Engine:
         Raises:
             NonFiniteError: the model computed NaN or infinity.
         """
-        picture = self.prepare_local(pending, local_image)
-        return self._scheduler.run(self.start_second_look(pending, picture))
+        prepared = self.prepare_local(pending, local_image)
+        return self._scheduler.run(self.start_second_look(pending, prepared))
 
     def start_first_look(
         self, question: Question, *, on_region: Callable[[FirstLook], None] | None = None
@@ -201,13 +202,13 @@ class Engine:
         Args:
             on_region: called with what is known so far if the region is known before the answer is complete.
         """
-        spent = dict[str, float]()
-        return self._scheduler.start(self._first(question, on_region, spent), spent)
+        stages = Stages()
+        return self._scheduler.start(self._first(question, on_region, stages), stages)
 
     def start_second_look(
         self,
         pending: Pending,
-        local_image: Picture,
+        local_image: LocalImage,
         *,
         after: Request[FirstLook] | None = None,
         sent_bytes: int = 0,
@@ -221,8 +222,8 @@ class Engine:
         """
         if self.budget is not None and pending.counted and sent_bytes:
             self.budget.received(sent_bytes)
-        spent = dict[str, float]()
-        return self._scheduler.start(self._second(pending, local_image, after, spent), spent, urgent=True)
+        stages = Stages()
+        return self._scheduler.start(self._second(pending, local_image, after, stages), stages, urgent=True)
 
     def round(self) -> bool:
         """Compute a little of every look in progress; False when there is none."""
@@ -233,39 +234,42 @@ class Engine:
         self._scheduler.cancel(request)
 
     def _first(
-        self, asked: Question, on_region: Callable[[FirstLook], None] | None, spent: dict[str, float]
+        self, asked: Question, on_region: Callable[[FirstLook], None] | None, stages: Stages
     ) -> Flow[FirstLook]:
         limit, policy, options = asked.max_new_tokens, asked.policy, asked.options
-        key = self.model.prefix_key(asked.picture, asked.text)
+        key = self.model.prefix_key(asked.picture, asked.tokens)
         find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
         try:
             self.prefixes.count(hit=prefix is not None)
             read = options.second_look != "never" or options.relevance
-            row, projection = yield from self._ask(slot, asked, limit, prefix, probe=read)
+            row, projection, encoded = yield from self._ask(slot, asked, limit, prefix, stages, probe=read)
+            if self._shares(asked):
+                encoded = None  # nobody needs it any more, and a long answer would hold it
             kept = self._pool.hold(slot, asked.prompt.shared, find())
             kept.projection = projection
             self.prefixes.remember(kept, asked.client, key)
             early = yield Decode(slot, min(limit, policy.decide_after))
             look = self._look(early, asked.prompt, policy)
             seen = (look.uncertainty, asked.original, policy, options)
-            region, pending, maps = None, None, None
-            decision = self._decider.decide(*seen)
-            unsure = decision == "unsure"
-            if not unsure:
-                decision = self._decider.settle(*seen, None)
-            if row is not None and (unsure or options.relevance):
-                seen_by_question = self.model.attention_map(row, projection, asked.prompt)
-                maps = AttentionMaps(seen_by_question, (yield from self._generic(slot, asked, kept)))
+            region, pending, maps, relevance = None, None, None, None
+            if row is not None and (options.relevance or self._decider.seeks(*seen)):
+                stages.enter("prefill")
+                by_question = self.model.attention_map(row, projection, asked.prompt)
+                by_generic = yield from self._generic(slot, asked, kept, encoded, stages)
+                maps = AttentionMaps(by_question, by_generic)
                 region = self._region(maps, asked.original)
-            if unsure:  # as things are by now, for others were decided on while its region was sought
-                decision = self._decider.settle(*seen, region)
+                relevance = maps.relevance() if options.relevance else None
+            # As things are by now, for others were decided on while its region was sought.
+            decision = self._decider.decide(*seen, region)
             if decision == "unsure":
-                assert region is not None, "only what is unsure at first is so in the end"
+                assert region is not None, (
+                    "it was sought, for nothing happens between seeking none and deciding"
+                )
                 claim = kept.claim()
                 self._pool.hold(slot, kept.length, kept)  # another slot may have had it, and given it up
                 pending = Pending(asked, kept, look, region, self._decider.counts(policy, options), claim)
-            found = FirstLook(look, decision, region, pending, maps, _seconds(spent))
+            found = FirstLook(look, decision, region, pending, maps, LookSeconds(**stages.seconds), relevance)
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
                 if pending is not None and on_region is not None:
                     on_region(found)
@@ -273,12 +277,12 @@ class Engine:
             pending = None if pending is None else replace(pending, first=look)
             if kept.claimed:
                 self._pool.hold(slot, kept.length, kept)  # again: where it was, it may have been given up
-            return replace(found, look=look, pending=pending, seconds=_seconds(spent))
+            return replace(found, look=look, pending=pending, seconds=LookSeconds(**stages.seconds))
         finally:
             self._pool.give_back(slot)
 
     def _second(
-        self, pending: Pending, picture: Picture, after: Request[FirstLook] | None, spent: dict[str, float]
+        self, pending: Pending, local: LocalImage, after: Request[FirstLook] | None, stages: Stages
     ) -> Flow[FinalAnswer]:
         asked = pending.question
         limit, policy = asked.max_new_tokens, asked.policy
@@ -288,11 +292,12 @@ class Engine:
         try:
             if prefix is None:
                 # It was given up: the first look's pass, alone, gives the same keys and values.
-                yield from self._ask(slot, asked, 1, None, probe=False)
+                yield from self._ask(slot, asked, 1, None, stages, probe=False)
                 self._pool.hold(slot, pending.prefix.length, pending.prefix)
-            prompt = self.model.prompt(asked.text, (asked.picture.grid, picture.grid))
-            check_room(len(prompt.ids), limit, self._capacity)
-            features, _ = yield from self._features(picture, asked.text)
+            prompt = local.prompt
+            encoded = yield Encode(local.picture, local.picture.tokens)
+            features, _ = self.model.condition(encoded, asked.tokens)
+            stages.enter("prefill")
             yield Prefill(self._prompted(slot, prompt, prompt.shared, [features], limit))
             second = self._look((yield Decode(slot, limit)), prompt, policy)
         finally:
@@ -300,40 +305,56 @@ class Engine:
         known = pending.first if after is None else (yield Wait(after)).look
         better = keep_second(known.uncertainty, second.uncertainty, policy)
         decision: FinalDecision = "took_second" if better else "kept_first"
-        return FinalAnswer(known, second, decision, pending.region, _seconds(spent))
+        return FinalAnswer(known, second, decision, pending.region, LookSeconds(**stages.seconds))
 
     def _ask(
-        self, slot: int, asked: Question, limit: int, prefix: KeptPrefix | None, *, probe: bool
-    ) -> Flow[tuple[Tensor | None, Tensor | None]]:
+        self,
+        slot: int,
+        asked: Question,
+        limit: int,
+        prefix: KeptPrefix | None,
+        stages: Stages,
+        *,
+        probe: bool,
+    ) -> Flow[tuple[Tensor | None, Tensor | None, Features | None]]:
         """[global image | question], or the question alone where the slot holds a prefix; with `probe`, the
-        attention row to the picture's rows, and how it is projected to cells."""
+        attention row to the picture's rows; how that is projected to cells; what was encoded for it."""
+        encoded, conditioned = None, list[Features]()
         if prefix is None:
-            features, projection = yield from self._features(asked.picture, asked.text)
-            prompted = self._prompted(slot, asked.prompt, 0, [features], limit)
+            encoded = yield Encode(asked.picture, asked.picture.tokens)
+            one, projection = self.model.condition(encoded, asked.tokens)
+            start, conditioned = 0, [one]
         else:
-            projection = prefix.projection
-            prompted = self._prompted(slot, asked.prompt, asked.prompt.shared, [], limit)
-        row: Tensor | None = yield Prefill(prompted, probe)
-        return row, projection
+            start, projection = asked.prompt.shared, prefix.projection
+        stages.enter("prefill")
+        row = yield Prefill(self._prompted(slot, asked.prompt, start, conditioned, limit), probe)
+        return row, projection, encoded
 
-    def _generic(self, slot: int, asked: Question, kept: KeptPrefix) -> Flow[Tensor]:
+    def _generic(
+        self, slot: int, asked: Question, kept: KeptPrefix, encoded: Features | None, stages: Stages
+    ) -> Flow[Tensor]:
         """The map that the question's is divided by; remembered with the prefix."""
         model, picture = self.model, asked.picture
         if not model.localisation.generic:
             return torch.ones(picture.grid, device=model.device)
         if kept.generic is None:
-            prompt = model.prompt(GENERIC_QUESTION, (picture.grid,))
-            start, features, projection = prompt.shared, list[Features](), kept.projection
-            if model.prefix_key(picture, GENERIC_QUESTION) != model.prefix_key(picture, asked.text):
-                conditioned, projection = yield from self._features(picture, GENERIC_QUESTION)
-                start, features = 0, [conditioned]
-            row = yield AttentionRow(self._prompted(slot, prompt, start, features))
+            prompt, tokens = asked.generic, self._preparer.generic
+            start, conditioned, projection = prompt.shared, list[Features](), kept.projection
+            if not self._shares(asked):
+                stages.enter("encode")
+                if encoded is None:
+                    encoded = yield Encode(picture, picture.tokens)
+                one, projection = model.condition(encoded, tokens)
+                start, conditioned = 0, [one]
+                stages.enter("prefill")
+            row = yield AttentionRow(self._prompted(slot, prompt, start, conditioned))
             kept.generic = model.attention_map(row, projection, prompt)
         return kept.generic
 
-    def _features(self, picture: Picture, question: str) -> Flow[tuple[Features, Tensor | None]]:
-        features = yield Encode(picture, picture.tokens)
-        return self.model.condition(features, question)
+    def _shares(self, asked: Question) -> bool:
+        """Whether the generic question's prompt begins as the asked one's."""
+        key, picture = self.model.prefix_key, asked.picture
+        return key(picture, self._preparer.generic) == key(picture, asked.tokens)
 
     def _prompted(
         self, slot: int, prompt: Prompt, start: int, features: list[Features], limit: int = 1
@@ -363,24 +384,6 @@ class Engine:
             prompt.visual_tokens,
         )
 
-    def _picture(self, image: Image.Image, view: View, shown: Size, what: str) -> Picture:
-        most = place(shown, target(view, shown), view.fit)
-        if image.width > most.width or image.height > most.height:
-            raise PictureMismatchError(
-                f"the {what} has {image.width}x{image.height} pixels, but of {shown} pixels the model sees "
-                f"{most.size}: shrink it to that, without padding"
-            )
-        return self.model.picture(image, view, shown)
-
-
-def check_room(rows: int, limit: int, room: int) -> None:
-    """Raise QuestionTooLongError where rows of a prompt and `limit` tokens of an answer have no room."""
-    if rows + limit > room:
-        raise QuestionTooLongError(
-            f"the prompt has {rows} tokens and the answer may have {limit}, but there is room for {room}; "
-            "ask a shorter question, or for fewer tokens (max_new_tokens)"
-        )
-
 
 def _probe(model: VisionLanguageModel) -> Probe:
     """The attention that the model's localisation reads."""
@@ -391,7 +394,3 @@ def _probe(model: VisionLanguageModel) -> Probe:
     for head, weight in heads.items():
         weights[head] = weight
     return Probe(model.localisation.layer, weights.to(model.device))
-
-
-def _seconds(spent: dict[str, float]) -> LookSeconds:
-    return LookSeconds(**spent)

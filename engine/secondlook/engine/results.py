@@ -15,11 +15,11 @@ from secondlook.engine.decode.cache import KeptPrefix, PrefixClaim
 from secondlook.engine.method.decision import FinalDecision, FirstDecision
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.models.base import Prompt
+from secondlook.engine.models.base import Prompt, QuestionTokens
 from secondlook.engine.models.pictures import Picture
 from secondlook.kernels import relative_attention
 
-__all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "Look", "Pending", "Question"]
+__all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "LocalImage", "Look", "Pending", "Question"]
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,27 @@ class Question:
     """A question about one picture, checked and tokenised; made by `Engine.prepare`.
 
     Attributes:
+        tokens: of the question, for both looks.
         picture: the global image.
         prompt: of the first look.
+        generic: the generic question's, about the same picture.
         policy: the engine's, with the options put over it.
         max_new_tokens: of each answer.
         client: whose picture it is: what was computed for one client's picture is never another's.
     """
 
-    text: str
+    tokens: QuestionTokens
     picture: Picture
     prompt: Prompt
+    generic: Prompt
     options: AnswerOptions
     policy: Policy
     max_new_tokens: int
     client: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.tokens.text
 
     @property
     def original(self) -> Size:
@@ -121,6 +128,18 @@ class Pending:
 
 
 @dataclass(frozen=True)
+class LocalImage:
+    """A region's picture as the second look takes it; made by `Engine.prepare_local`.
+
+    Attributes:
+        prompt: of both images and the question.
+    """
+
+    picture: Picture
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
 class FirstLook:
     """What the first look came to.
 
@@ -131,6 +150,7 @@ class FirstLook:
         pending: continues with `Engine.second_look`; None when the answer is final.
         maps: what a region is found in; None unless one was sought, or `relevance` was asked for.
         seconds: time per stage.
+        relevance: the maps as they travel; None unless asked for.
     """
 
     look: Look
@@ -139,6 +159,19 @@ class FirstLook:
     pending: Pending | None
     maps: AttentionMaps | None
     seconds: LookSeconds
+    relevance: Relevance | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What the picture, the prompts and the maps take in memory: what is kept for a second look.
+
+        Keys and values are not among it: they are given up where there is no room.
+        """
+        asked = None if self.pending is None else self.pending.question
+        kept = (
+            0 if asked is None else sum(x.nbytes for x in (asked.picture.pixels, asked.prompt, asked.generic))
+        )
+        return kept + (0 if self.maps is None else self.maps.question.nbytes + self.maps.generic.nbytes)
 
     @property
     def text(self) -> str:

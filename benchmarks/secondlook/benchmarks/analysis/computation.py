@@ -73,7 +73,7 @@ class ModelSizes:
     def of(cls, model: VisionLanguageModel) -> ModelSizes:
         config: Any = model.module.config
         text, vision = config.text_config, config.vision_config
-        generic = model.prompt(GENERIC_QUESTION, ((model.most_visual_tokens[0], 1),))
+        generic = model.prompt(model.tokens(GENERIC_QUESTION), ((model.most_visual_tokens[0], 1),))
         named: dict[str, int] = {name: getattr(text, key) for name, key in _TEXT.items()}
         named |= {name: getattr(vision, key) for name, key in _VISION.items()}
         return cls(

@@ -35,11 +35,12 @@ from secondlook.edge.imaging import (
 )
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings
-from secondlook.engine.engine import Engine, check_room
+from secondlook.engine.engine import Engine
 from secondlook.engine.errors import QuestionError
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
+from secondlook.engine.preparing import check_room
 from secondlook.engine.results import Look
 
 _SHORT: Final = 400
@@ -102,7 +103,7 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
                 with _named(picture, question):
-                    prompt = model.prompt(text, ((1, 1), (1, 1)))
+                    prompt = model.prompt(model.tokens(text), ((1, 1), (1, 1)))
                 needed = len(prompt.ids) - prompt.visual_tokens
                 with _named(picture, question):
                     check_room(needed + sum(model.most_visual_tokens), limit, model.context)

@@ -40,7 +40,8 @@ class Ways:
         image = Image.new("RGB", (640, 480), (90, 120, 150))
         picture = model.picture(image, model.global_view, Size(640, 480))
         question, generic = (
-            model.prompt(asked, (picture.grid,)) for asked in (TYPICAL_QUESTION, GENERIC_QUESTION)
+            model.prompt(model.tokens(asked), (picture.grid,))
+            for asked in (TYPICAL_QUESTION, GENERIC_QUESTION)
         )
         self._start, self._span, self._model = question.shared, question.spans[0], model
         self._probe = Probe(model.localisation.layer)

@@ -77,7 +77,7 @@ class Preset:
 
     def prompt(self, question: str, images: int) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Tokens, and each image's [start, stop)."""
-        return self.prompts.ids(question, [self.image_tokens] * images)
+        return self.prompts.ids(self.prompts.tokens(question), [self.image_tokens] * images)
 
 
 def preset(name: str) -> Preset:

@@ -65,6 +65,12 @@ def serve(
         int,
         typer.Option(min=1, help="Sessions that may wait for their local image.", rich_help_panel=LIMITS),
     ] = 1024,
+    max_pending_mb: Annotated[
+        int,
+        typer.Option(
+            min=1, help="MiB that these keep in memory, without keys and values.", rich_help_panel=LIMITS
+        ),
+    ] = 1024,
     session_ttl: Annotated[
         float, typer.Option(help="Seconds that a session waits.", rich_help_panel=LIMITS)
     ] = 60.0,
@@ -105,7 +111,7 @@ def serve(
         kv_cache_gb,
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
     )
-    sessions = SessionLimits(max_waiting=max_pending, seconds=session_ttl)
+    sessions = SessionLimits(max_waiting=max_pending, max_bytes=max_pending_mb * 2**20, seconds=session_ttl)
     settings = ServerSettings(queue_size=queue_size, max_body_bytes=max_body_mb * 2**20, sessions=sessions)
     with listen(host, port) as listener:
         url = address_url(listener)

@@ -25,7 +25,18 @@ from secondlook.engine.decode.record import Decoded
 from secondlook.engine.devices import on_device
 from secondlook.engine.errors import OutOfMemoryError
 
-__all__ = ["AttentionRow", "Decode", "Encode", "Flow", "Prefill", "Request", "Scheduler", "Slot", "Wait"]
+__all__ = [
+    "AttentionRow",
+    "Decode",
+    "Encode",
+    "Flow",
+    "Prefill",
+    "Request",
+    "Scheduler",
+    "Slot",
+    "Stages",
+    "Wait",
+]
 
 ResultT = TypeVar("ResultT")
 WantT = TypeVar("WantT")
@@ -102,6 +113,31 @@ _STAGES: Final[dict[type, str]] = {
 }
 
 
+class Stages:
+    """Where a request's time goes: at every moment it is in one stage, so that they add up to all of it.
+
+    A stage begins when a flow wants something of it, or says so, and lasts until the next begins: what was
+    computed for others meanwhile is included. The first is "queue".
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._stage, self._since = "queue", clock()
+        self._seconds: dict[str, float] = {}
+
+    def enter(self, stage: str) -> None:
+        """From now on it is in that stage."""
+        now = self._clock()
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of each stage until now."""
+        self.enter(self._stage)
+        return dict(self._seconds)
+
+
 @dataclass(eq=False)
 class Request(Generic[ResultT]):
     """A request in progress.
@@ -109,16 +145,15 @@ class Request(Generic[ResultT]):
     Attributes:
         flow: what it does.
         urgent: whether it gets a slot before those that are not.
-        spent: seconds it waited for each stage, what was computed for others included; kept by the scheduler.
+        stages: where its time goes.
         future: its result, or what it raised.
     """
 
     flow: Flow[ResultT]
     urgent: bool
-    spent: dict[str, float]
+    stages: Stages
     future: Future[ResultT] = field(default_factory=Future)
     want: Want | None = None
-    since: float = 0.0
 
 
 class Scheduler:
@@ -155,11 +190,9 @@ class Scheduler:
         """Those of them that wait for a slot."""
         return sum(isinstance(request.want, Slot) for request in self._requests)
 
-    def start(
-        self, flow: Flow[ResultT], spent: dict[str, float], *, urgent: bool = False
-    ) -> Request[ResultT]:
+    def start(self, flow: Flow[ResultT], stages: Stages, *, urgent: bool = False) -> Request[ResultT]:
         """Take a request in; nothing is computed before the next round."""
-        request = Request(flow, urgent, spent)
+        request = Request(flow, urgent, stages)
         self._requests.append(request)
         self._resume(request, partial(next, flow))
         return request
@@ -268,14 +301,10 @@ class Scheduler:
 
     def _resume(self, request: Request[Any], go_on: Callable[[], Want]) -> None:
         """Let a flow go on to its next want, or its end."""
-        now = time.perf_counter()
-        if request.want is not None:
-            stage = _STAGES[type(request.want)]
-            request.spent[stage] = request.spent.get(stage, 0.0) + now - request.since
         request.want = None
         try:
             request.want = go_on()
-            request.since = time.perf_counter()
+            request.stages.enter(_STAGES[type(request.want)])
             return
         except StopIteration as end:
             request.future.set_result(end.value)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from secondlook.edge.geometry import Region, Size, target
+from secondlook.edge.geometry import Region, Size, target, too_slender
 from secondlook.edge.wire import AnswerOptions, View
 from secondlook.engine.method.budget import Budget
 from secondlook.engine.method.policy import Policy
@@ -62,12 +62,14 @@ class Decider:
         budget: decides instead of the policy's threshold, for questions that leave all of it to the server:
             the threshold, how doubt is measured, and whether to look twice. The others are not counted.
         clock: for the budget; seconds that never run backwards.
+        local_view: of regions; one that is too slender for it is not looked at.
     """
 
     policy: Policy
     view: View
     budget: Budget | None = None
     clock: Callable[[], float] = time.monotonic
+    local_view: View | None = None
 
     @property
     def threshold(self) -> float:
@@ -80,25 +82,11 @@ class Decider:
         left = options.threshold is None and options.second_look == "auto"
         return self.budget is not None and own and left
 
+    def seeks(self, uncertainty: float, original: Size, policy: Policy, options: AnswerOptions) -> bool:
+        """Whether a region is to be sought: as things are now, only it could spare the second look."""
+        return self._decided(uncertainty, original, policy, options, None) == "unsure"
+
     def decide(
-        self,
-        uncertainty: float,
-        original: Size,
-        policy: Policy,
-        options: AnswerOptions,
-        region: Region | None = None,
-    ) -> FirstDecision:
-        """What comes of a first answer as things are now; nothing is counted.
-
-        Args:
-            region: where it would be looked, if that is known yet.
-        """
-        budget = self.budget if self.counts(policy, options) else None
-        threshold = policy.threshold if budget is None else budget.threshold
-        detail = not no_detail_to_gain(self.view, original, region)
-        return decide(uncertainty, threshold, options.second_look, detail=detail)
-
-    def settle(
         self,
         uncertainty: float,
         original: Size,
@@ -106,18 +94,39 @@ class Decider:
         options: AnswerOptions,
         region: Region | None,
     ) -> FirstDecision:
-        """The decision that stands, counted by the budget. Once a question, when all that it depends on is
-        known."""
-        decision = self.decide(uncertainty, original, policy, options, region)
+        """The decision, counted by the budget: once a question, when all that it depends on is known.
+
+        Args:
+            region: where it would be looked; None where none was sought.
+        """
+        decision = self._decided(uncertainty, original, policy, options, region)
         if self.budget is not None and self.counts(policy, options):
             # Doubt that no second look can follow has no say in which of the others are the most doubtful.
-            possible = not no_detail_to_gain(self.view, original, region)
+            possible = self._detail(original, region)
             self.budget.record(
                 uncertainty if possible else 0.0, looked=decision == "unsure", now=self.clock()
             )
             if self.budget.questions % _TOLD_EVERY == 0:
                 _tell(self.budget)
         return decision
+
+    def _decided(
+        self,
+        uncertainty: float,
+        original: Size,
+        policy: Policy,
+        options: AnswerOptions,
+        region: Region | None,
+    ) -> FirstDecision:
+        budget = self.budget if self.counts(policy, options) else None
+        threshold = policy.threshold if budget is None else budget.threshold
+        detail = self._detail(original, region)
+        return decide(uncertainty, threshold, options.second_look, detail=detail)
+
+    def _detail(self, original: Size, region: Region | None) -> bool:
+        if region is not None and self.local_view is not None and too_slender(self.local_view, region.size):
+            return False
+        return not no_detail_to_gain(self.view, original, region)
 
 
 def _tell(budget: Budget) -> None:

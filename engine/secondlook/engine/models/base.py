@@ -22,9 +22,10 @@ from secondlook.engine.decode.decoder import DecoderModel
 from secondlook.engine.decode.plans import Rows
 from secondlook.engine.errors import EncoderError
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
+from secondlook.engine.models.prompts import QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
 
-__all__ = ["Features", "Grid", "Picture", "Prompt", "VisionEncoder", "VisionLanguageModel"]
+__all__ = ["Features", "Grid", "Picture", "Prompt", "QuestionTokens", "VisionEncoder", "VisionLanguageModel"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Prompt:
         return self.next_position - len(self.ids)
 
     @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        return 8 * len(self.ids) + self.positions.nbytes
+
+    @property
     def visual_tokens(self) -> int:
         """Rows of all pictures."""
         return sum(stop - start for start, stop in self.spans)
@@ -81,7 +87,7 @@ class VisionEncoder(Protocol):
 
 
 class VisionLanguageModel(DecoderModel, Protocol):
-    """One loaded model. `picture` and `prompt` may be called on any thread, all others on one alone.
+    """One loaded model. `picture`, `tokens` and `prompt` may be called on any thread, all others on one.
 
     What has a body here is what most architectures do.
 
@@ -120,7 +126,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """What the vision encoder makes of pictures, in one pass."""
         ...
 
-    def condition(self, features: Features, question: str) -> tuple[Features, Tensor | None]:
+    def condition(self, features: Features, question: QuestionTokens) -> tuple[Features, Tensor | None]:
         """A picture's rows for a question, and how its map follows from attention to them.
 
         Returns:
@@ -130,8 +136,8 @@ class VisionLanguageModel(DecoderModel, Protocol):
         del question
         return features, None
 
-    def prompt(self, question: str, grids: Sequence[Grid]) -> Prompt:
-        """The prompt [global image][local image, if there are two][question].
+    def tokens(self, question: str) -> QuestionTokens:
+        """A question tokenised: all that depends on its text alone.
 
         Raises:
             ReservedTextError: the question has text that the tokenizer reads as one of its special tokens, by
@@ -139,7 +145,11 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """
         ...
 
-    def prefix_key(self, picture: Picture, question: str) -> Hashable:
+    def prompt(self, question: QuestionTokens, grids: Sequence[Grid]) -> Prompt:
+        """The prompt [global image][local image, if there are two][question]."""
+        ...
+
+    def prefix_key(self, picture: Picture, question: QuestionTokens) -> Hashable:
         """Equal for prompts whose shared rows are the same: here for every question about the picture."""
         del question
         return picture.digest

@@ -27,7 +27,7 @@ from secondlook.engine.models.base import Features, Prompt, VisionEncoder, Visio
 from secondlook.engine.models.checkpoint import Checkpoint, digest, state
 from secondlook.engine.models.clip import ClipVision
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing, fitted
-from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
 
 __all__ = ["SUPPORTED", "Llava", "default_localisation", "load", "made"]
@@ -117,7 +117,10 @@ class Llava(VisionLanguageModel):
         pixels = self.preprocessing.pixel_values(pictures, self.device)
         return [Features(tokens) for tokens in self._encoder(pixels.to(self.dtype))]
 
-    def prompt(self, question: str, grids: Sequence[Grid]) -> Prompt:
+    def tokens(self, question: str) -> QuestionTokens:
+        return self.prompts.tokens(question)
+
+    def prompt(self, question: QuestionTokens, grids: Sequence[Grid]) -> Prompt:
         ids, spans = self.prompts.ids(question, [rows * columns for rows, columns in grids])
         positions = torch.arange(len(ids)).unsqueeze(0)
         return Prompt(ids, spans, tuple(grids), spans[0][1], positions, len(ids))

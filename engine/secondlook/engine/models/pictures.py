@@ -13,13 +13,14 @@ from PIL import Image
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from secondlook.edge.geometry import Size
+from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.imaging import fit_to_view
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import View
 from secondlook.engine.devices import to_device
+from secondlook.engine.errors import PictureMismatchError
 
-__all__ = ["Grid", "Picture", "Preprocessing", "fitted"]
+__all__ = ["Grid", "Picture", "Preprocessing", "check_sent", "fitted"]
 
 Grid: TypeAlias = tuple[int, int]
 """Rows and columns of a picture's map."""
@@ -42,6 +43,24 @@ class Picture:
     grid: Grid
     tokens: int
     digest: bytes
+
+
+def check_sent(image: Image.Image, view: View, shown: Size, what: str) -> None:
+    """Refuse an image larger than an edge sends of an original (or region) of this size.
+
+    Args:
+        what: the image is, for the message.
+
+    Raises:
+        PictureMismatchError: it is larger.
+        GeometryError: see `secondlook.edge.geometry.target`.
+    """
+    most = sent_size(view, shown)
+    if image.width > most.width or image.height > most.height:
+        raise PictureMismatchError(
+            f"the {what} has {image.width}x{image.height} pixels, but of {shown} pixels at most {most} are "
+            "taken: shrink it to that, without padding, and never enlarge it"
+        )
 
 
 def fitted(image: Image.Image, view: View, original: Size, cell: tuple[int, int]) -> Picture:

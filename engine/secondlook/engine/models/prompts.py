@@ -8,8 +8,8 @@ it is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from secondlook.engine.errors import (
     EmptyQuestionError,
@@ -22,15 +22,30 @@ from secondlook.engine.errors import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["DEFAULT_MAX_CHARACTERS", "GENERIC_QUESTION", "ChatPrompts", "check_question"]
+__all__ = ["DEFAULT_MAX_CHARACTERS", "GENERIC_QUESTION", "ChatPrompts", "QuestionTokens", "check_question"]
 
 GENERIC_QUESTION = "Write a general description of the image."
 """The question whose attention a real question's is divided by (Zhang et al., arXiv 2502.17422)."""
 
 DEFAULT_MAX_CHARACTERS = 2000
 
-_REMEMBERED: Final = 1024
-"""Prompts whose tokens are kept, two a question; a question that was forgotten is tokenised again."""
+
+@dataclass(frozen=True)
+class QuestionTokens:
+    """A question tokenised, once, for pictures of any size.
+
+    Attributes:
+        text: as it was asked.
+        one, two: tokens of the prompt with one image and of that with two, a single placeholder each image.
+    """
+
+    text: str
+    one: tuple[int, ...]
+    two: tuple[int, ...]
+
+    def of(self, images: int) -> tuple[int, ...]:
+        """Those of the prompt with so many images."""
+        return self.one if images == 1 else self.two
 
 
 def check_question(question: str, max_characters: int = DEFAULT_MAX_CHARACTERS) -> None:
@@ -56,8 +71,7 @@ def check_question(question: str, max_characters: int = DEFAULT_MAX_CHARACTERS) 
 class ChatPrompts:
     """One checkpoint's prompts: its tokenizer and chat template, where each image is one placeholder token.
 
-    May be used on any thread. What was tokenised is remembered for a while: a question is tokenised once, and
-    its prompts are put together again for every size of image.
+    May be used on any thread.
     """
 
     def __init__(
@@ -86,25 +100,41 @@ class ChatPrompts:
         } | set(tokenizer.all_special_ids)
         # The unknown token poses as nothing, and in a vocabulary without bytes any odd character becomes it.
         self._reserved.discard(tokenizer.unk_token_id)
-        self._remembered = lru_cache(_REMEMBERED)(self._checked)
-        generic = {images: self._tokenise(GENERIC_QUESTION, images) for images in (1, 2)}
-        self._beginning = generic[1][: generic[1].index(placeholder) + 1]
-        self._reserved_counts = {images: self._count_reserved(ids) for images, ids in generic.items()}
-        for ids in (generic[2], self._tokenise("Why?", 1)):
+        generic = self._tokenise(GENERIC_QUESTION)
+        self._beginning = generic[0][: generic[0].index(placeholder) + 1]
+        self._reserved_counts = [self._count_reserved(ids) for ids in generic]
+        for ids in (generic[1], self._tokenise("Why?")[0]):
             self._check_beginning(ids)
 
-    def ids(
-        self, question: str, lengths: Sequence[int]
-    ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-        """The prompt's tokens, each image's placeholder repeated to its length, and the images' spans.
+    def tokens(self, question: str) -> QuestionTokens:
+        """A question's tokens, checked.
 
         Raises:
             ReservedTextError: the question contains text that the tokenizer reads as one of its special
                 tokens, by which it could pose as an image or end the prompt.
         """
+        own = self._tokenizer(question, add_special_tokens=False)["input_ids"]
+        if reserved := [index for index in own if index in self._reserved]:
+            texts = [str(self._tokenizer.convert_ids_to_tokens(index)) for index in dict.fromkeys(reserved)]
+            raise ReservedTextError(
+                f"the question contains {', '.join(map(repr, texts))}, which the model reserves; take it out"
+            )
+        both = self._tokenise(question)
+        # Question and template could only spell a reserved token together; none of the parts has one too
+        # many.
+        if [self._count_reserved(ids) for ids in both] != self._reserved_counts:
+            raise ReservedTextError("the question completes text that the model reserves; rephrase it")
+        for ids in both:
+            self._check_beginning(ids)
+        return QuestionTokens(question, *both)
+
+    def ids(
+        self, question: QuestionTokens, lengths: Sequence[int]
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """The prompt's tokens, each image's placeholder repeated to its length, and the images' spans."""
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
-        for token in self._remembered(question, len(lengths)):
+        for token in question.of(len(lengths)):
             if token == self._placeholder:
                 length = lengths[len(spans)]
                 spans.append((len(ids), len(ids) + length))
@@ -120,23 +150,22 @@ class ChatPrompts:
         )
         return text.strip()
 
-    def _checked(self, question: str, images: int) -> tuple[int, ...]:
-        """The tokens, a placeholder each image."""
-        own = self._tokenizer(question, add_special_tokens=False)["input_ids"]
-        if reserved := [index for index in own if index in self._reserved]:
-            texts = [str(self._tokenizer.convert_ids_to_tokens(index)) for index in dict.fromkeys(reserved)]
-            raise ReservedTextError(
-                f"the question contains {', '.join(map(repr, texts))}, which the model reserves; take it out"
-            )
-        ids = self._tokenise(question, images)
-        # Question and template could only spell a reserved token together; none of the parts has one too
-        # many.
-        if self._count_reserved(ids) != self._reserved_counts[images]:
-            raise ReservedTextError("the question completes text that the model reserves; rephrase it")
-        self._check_beginning(ids)
-        return ids
+    def _tokenise(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the prompts with one image and with two."""
+        texts = [self._text(question, images) for images in (1, 2)]
+        # A template that writes the first token itself must not get a second one from the tokenizer.
+        bos = self._tokenizer.bos_token
+        has_bos = bos is not None and texts[0].startswith(bos)
+        one, two = map(tuple, self._tokenizer(texts, add_special_tokens=not has_bos)["input_ids"])
+        for images, ids in ((1, one), (2, two)):
+            if ids.count(self._placeholder) != images:
+                raise UnsupportedModelError(
+                    f"the chat template should place {images} image token(s), but the prompt has "
+                    f"{ids.count(self._placeholder)}"
+                )
+        return one, two
 
-    def _tokenise(self, question: str, images: int) -> tuple[int, ...]:
+    def _text(self, question: str, images: int) -> str:
         content = [{"type": "image"} for _ in range(images)]
         content.append({"type": "text", "text": f"{question} {self._suffix}" if self._suffix else question})
         text: str = self._tokenizer.apply_chat_template(
@@ -145,16 +174,7 @@ class ChatPrompts:
             tokenize=False,
             add_generation_prompt=True,
         )
-        # A template that writes the first token itself must not get a second one from the tokenizer.
-        bos = self._tokenizer.bos_token
-        has_bos = bos is not None and text.startswith(bos)
-        ids = tuple(self._tokenizer(text, add_special_tokens=not has_bos)["input_ids"])
-        if ids.count(self._placeholder) != images:
-            raise UnsupportedModelError(
-                f"the chat template should place {images} image token(s), but the prompt has "
-                f"{ids.count(self._placeholder)}"
-            )
-        return ids
+        return text
 
     def _check_beginning(self, ids: tuple[int, ...]) -> None:
         if ids[: len(self._beginning)] != self._beginning:

@@ -79,7 +79,7 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
 _FRAMEWORK_NAMES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 _DESCRIPTIONS = {
-    400: "The body is not well-formed multipart, or the client speaks another version of the protocol.",
+    400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
     404: "No such session.",
     409: "The session is answered already, or being answered.",
     410: "The session expired or was given up: the first answer stands.",

@@ -12,8 +12,7 @@ from secondlook.edge.wire import AnswerOptions, ModelCard
 
 if TYPE_CHECKING:
     from secondlook.engine.decode.scheduler import Request
-    from secondlook.engine.models.pictures import Picture
-    from secondlook.engine.results import FinalAnswer, FirstLook, Pending, Question
+    from secondlook.engine.results import FinalAnswer, FirstLook, LocalImage, Pending, Question
 
 __all__ = ["TwoLookEngine"]
 
@@ -21,7 +20,7 @@ __all__ = ["TwoLookEngine"]
 class TwoLookEngine(Protocol):
     """What the server needs of an engine; `secondlook.engine.engine.Engine` is one, and says more.
 
-    One thread calls it; `card`, `slots`, `prepare` and `prepare_local` may be used on any.
+    One thread calls it; the properties, `prepare` and `prepare_local` may be used on any.
     """
 
     @property
@@ -34,13 +33,18 @@ class TwoLookEngine(Protocol):
         """Looks that are computed at once; more of them wait."""
         ...
 
+    @property
+    def max_question_characters(self) -> int:
+        """Longest question taken."""
+        ...
+
     def prepare(
         self, global_image: Image.Image, question: str, original: Size, options: AnswerOptions, *, client: str
     ) -> Question:
         """A question as the first look takes it, checked and tokenised."""
         ...
 
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> Picture:
+    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
         """A region's picture as the second look takes it."""
         ...
 
@@ -51,7 +55,7 @@ class TwoLookEngine(Protocol):
     def start_second_look(
         self,
         pending: Pending,
-        local_image: Picture,
+        local_image: LocalImage,
         *,
         after: Request[FirstLook] | None,
         sent_bytes: int,

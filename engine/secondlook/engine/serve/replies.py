@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from secondlook.edge.geometry import Region
-from secondlook.edge.wire import AnswerReply, Box, LookSeconds, PendingSession, Relevance
+from secondlook.edge.wire import AnswerReply, Box, LookSeconds, PendingSession
 
 if TYPE_CHECKING:
     from secondlook.engine.results import FinalAnswer, FirstLook
@@ -16,7 +16,6 @@ __all__ = ["final_reply", "first_reply"]
 def first_reply(
     first: FirstLook,
     session: PendingSession | None,
-    relevance: Relevance | None = None,
     *,
     complete: bool = True,
     queue_seconds: float = 0.0,
@@ -37,7 +36,7 @@ def first_reply(
         first=answer,
         region=None if first.pending is None else _box(first.pending.region),
         session=session,
-        relevance=relevance,
+        relevance=first.relevance,
         seconds=_with_waiting(first.seconds, queue_seconds, decode_seconds),
     )
 

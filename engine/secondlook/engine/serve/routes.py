@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Header, Path, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Path, Request, UploadFile
 from pydantic import BaseModel, ValidationError
 
 from secondlook.edge.geometry import Size
-from secondlook.edge.wire import PROTOCOL_HEADER, AnswerOptions, AnswerReply, ModelCard, check_protocol
+from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard
 from secondlook.engine.serve.disconnects import while_connected
 from secondlook.engine.serve.errors import InvalidFieldError, describe
 from secondlook.engine.serve.service import TwoLookService
-from secondlook.engine.serve.uploads import UploadRoute, read_jpeg_part
+from secondlook.engine.serve.uploads import UploadRoute, VersionedRoute, read_jpeg_part
 
 __all__ = ["Health", "answers", "watching"]
 
@@ -71,17 +71,12 @@ Service = Annotated[TwoLookService, Depends(_service)]
 SessionId = Annotated[str, Path(description="The session's id, from the first look's reply.", max_length=200)]
 
 
-def _check_client(version: Annotated[str | None, Header(alias=PROTOCOL_HEADER)] = None) -> None:
-    if version is not None:
-        check_protocol(version, "the client")
-
-
-answers = APIRouter(prefix="/v1", tags=["answers"], dependencies=[Depends(_check_client)])
+answers = APIRouter(prefix="/v1", tags=["answers"], route_class=VersionedRoute)
 uploads = APIRouter(route_class=UploadRoute)
 watching = APIRouter(tags=["health"])
 
 
-@answers.get("/model", summary="What an edge must know to prepare pictures", responses=describe(503))
+@answers.get("/model", summary="What an edge must know to prepare pictures", responses=describe(400, 503))
 async def model(service: Service) -> ModelCard:
     """The sizes of global and local images, the default threshold, and the server's limits."""
     return service.card
@@ -156,7 +151,7 @@ answers.include_router(uploads)
 @answers.delete(
     "/answers/{session_id}",
     summary="Give a session up",
-    responses=_examples(unsure=_GIVEN_UP) | describe(404, 409, 500, 503),
+    responses=_examples(unsure=_GIVEN_UP) | describe(400, 404, 409, 422, 500, 503),
 )
 async def give_up(service: Service, session_id: SessionId) -> AnswerReply:
     """The edge will not send the local image: the first answer, complete by now, stands.

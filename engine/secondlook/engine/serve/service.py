@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.geometry import Size, place, target
+from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError
-from secondlook.engine.models.prompts import check_question
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.replies import final_reply, first_reply
 from secondlook.engine.serve.sessions import SessionStore
@@ -61,11 +60,13 @@ class _FirstLook:
 
     Attributes:
         stands: the reply without a second look.
+        nbytes: see `FirstLook.nbytes`.
     """
 
     pending: Pending
     submitted: Submitted[FirstLook]
     stands: Future[AnswerReply]
+    nbytes: int
 
 
 class TwoLookService:
@@ -85,7 +86,7 @@ class TwoLookService:
     ) -> None:
         self.settings = settings
         self._sessions: SessionStore[_FirstLook, Future[AnswerReply]] = SessionStore(
-            settings.sessions, lambda kept: kept.stands, clock
+            settings.sessions, lambda kept: kept.stands, lambda kept: kept.nbytes, clock
         )
         self._inference = InferenceThread(load, settings.queue_size)
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
@@ -100,14 +101,14 @@ class TwoLookService:
         """The model's card, with the server's limits; raises ModelNotReadyError or ShuttingDownError like
         `check_ready`."""
         self.check_ready()
-        settings = self.settings
+        settings, engine = self.settings, self.loaded.result()
         limits = Limits(
             max_body_bytes=settings.max_body_bytes,
-            max_question_characters=settings.max_question_characters,
+            max_question_characters=engine.max_question_characters,
             max_new_tokens=settings.max_new_tokens,
             max_original_pixels=settings.max_original_pixels,
         )
-        return self.loaded.result().card.model_copy(update={"version": _VERSION, "limits": limits})
+        return engine.card.model_copy(update={"version": _VERSION, "limits": limits})
 
     @property
     def waiting(self) -> int:
@@ -155,20 +156,19 @@ class TwoLookService:
             client: who asks; pictures asked about again are known by client.
 
         Raises:
-            EmptyQuestionError, QuestionTooLongError, and other QuestionErrors of the engine.
+            QuestionError: the engine cannot take the question.
             SettingsError: options that the server does not allow.
             NotAPictureError, PictureTooLargeError: not one whole JPEG of about the encoder's size.
             PictureMismatchError, GeometryError: not a global image, or an impossible original.
             QueueFullError, ShuttingDownError, ModelNotReadyError, EngineFailedError: see InferenceThread.
         """
         view = self.card.global_view
-        check_question(question, self.settings.max_question_characters)
         self._check_options(options)
         self._check_original(original)
         engine = self.loaded.result()
         prepared, decode_seconds = await self._decode(
             jpeg,
-            place(original, target(view, original), view.fit).size,
+            sent_size(view, original),
             lambda image: engine.prepare(image, question, original, options, client=client),
         )
         loop = asyncio.get_running_loop()
@@ -188,19 +188,15 @@ class TwoLookService:
             complete.cancel()
             raise
         found = complete.result() if complete.done() else region.result()
-        relevance = None
-        if options.relevance and found.maps is not None:  # before a session waits: whoever asks may leave now
-            relevance = await asyncio.to_thread(found.maps.relevance)  # it waits for the device
         session = None
         if found.pending is not None:
             stands = Future[AnswerReply]()
             submitted.future.add_done_callback(partial(_without_second, stands))
-            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands))
+            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands, found.nbytes))
             session = PendingSession(id=name, expires_in=seconds)
         return first_reply(
             found,
             session,
-            relevance,
             complete=complete.done(),
             queue_seconds=submitted.waited,
             decode_seconds=decode_seconds,
@@ -218,10 +214,9 @@ class TwoLookService:
         """
         view = self.card.local_view
         pending, engine = self._sessions.look(session_id).pending, self.loaded.result()
-        size = pending.region.size
         picture, decode_seconds = await self._decode(
             jpeg,
-            place(size, target(view, size), view.fit).size,
+            sent_size(view, pending.region.size),
             lambda image: engine.prepare_local(pending, image),
         )
         async with self._claimed(session_id) as (kept, stands):
@@ -299,10 +294,10 @@ def _heard(future: asyncio.Future[Any]) -> None:
 
 
 def _without_second(stands: Future[AnswerReply], first: Future[FirstLook]) -> None:
-    """Of the first look only its reply stays: no picture, no prefix."""
+    """Of the first look only its reply stays: no picture, no prefix, no map."""
     if first.cancelled():
         stands.cancel()
     elif (error := first.exception()) is not None:
         stands.set_exception(copy.copy(error))  # without its traceback, which holds the look's frames
     else:
-        stands.set_result(first_reply(replace(first.result(), pending=None), None))
+        stands.set_result(first_reply(replace(first.result(), pending=None, relevance=None), None))

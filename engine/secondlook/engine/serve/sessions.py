@@ -1,11 +1,12 @@
 """Sessions: first answers that wait for their local image.
 
 A session is *waiting*, then *claimed* while its second look runs, and then ends: answered, expired, or given
-up. Two bounds hold what is kept:
+up. Three bounds hold what is kept:
 
 * time: a waiting session expires; its first answer stands;
-* number: when one more session would be too many, the oldest waiting one is given up, and its first answer
-  stands. A claimed session has a place in the server's bounded queue, and does not count.
+* number and bytes: when one more session would be too many, or would keep too much in memory, the oldest
+  waiting ones are given up, and their first answers stand. A claimed session has a place in the server's
+  bounded queue, and does not count.
 
 Keys and values are not a session's: it holds on to what can be computed again without them.
 
@@ -42,6 +43,7 @@ _ID_BYTES = 24
 @dataclass
 class _Session(Generic[KeptT]):
     kept: KeptT
+    nbytes: int
     expires_at: float
     claimed: bool = False
 
@@ -55,6 +57,7 @@ class SessionStore(Generic[KeptT, LeftT]):
     Args:
         limits: the bounds.
         leaves: what a session leaves that ends without a second look.
+        nbytes: what it keeps takes in memory.
         clock: seconds that never run backwards.
     """
 
@@ -62,10 +65,12 @@ class SessionStore(Generic[KeptT, LeftT]):
         self,
         limits: SessionLimits,
         leaves: Callable[[KeptT], LeftT],
+        nbytes: Callable[[KeptT], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._leaves = leaves
+        self._nbytes = nbytes
         self._clock = clock
         # In the order of opening, which is also the order of expiry: all sessions live equally long.
         self._sessions: OrderedDict[str, _Session[KeptT]] = OrderedDict()
@@ -78,12 +83,16 @@ class SessionStore(Generic[KeptT, LeftT]):
     def open(self, kept: KeptT) -> tuple[str, float]:
         """Keep what a second look needs; returns the session's id and its seconds to live."""
         self.purge()
-        waiting = [name for name, session in self._sessions.items() if not session.claimed]
-        for name in waiting[: max(0, len(waiting) + 1 - self._limits.max_waiting)]:
+        opened = _Session(kept, self._nbytes(kept), self._clock() + self._limits.seconds)
+        waiting = [(name, session) for name, session in self._sessions.items() if not session.claimed]
+        number, nbytes = len(waiting) + 1, opened.nbytes + sum(session.nbytes for _, session in waiting)
+        for name, session in waiting:
+            if number <= self._limits.max_waiting and nbytes <= self._limits.max_bytes:
+                break
             self._expire(name, "the server had too many open sessions")
+            number, nbytes = number - 1, nbytes - session.nbytes
         name = secrets.token_urlsafe(_ID_BYTES)
-        expires_at = self._clock() + self._limits.seconds
-        self._sessions[name] = _Session(kept, expires_at)
+        self._sessions[name] = opened
         return name, self._limits.seconds
 
     def look(self, name: str) -> KeptT:
