@@ -110,8 +110,8 @@ def random_preset(name: str, vision: dict[str, Any], decoder: dict[str, Any]) ->
     folder = find_folder(DEMO)
     make_tokenizer: Any = AutoTokenizer  # untyped
     tokenizer = make_tokenizer.from_pretrained(folder, local_files_only=True)
-    template = chat_template(folder)
-    assert template is not None, "the embedded model has one"
+    found = chat_template(folder)
+    assert found is not None, "the embedded model has one"
     config: Any = AutoConfig.for_model(
         "llava",
         vision_config={"model_type": "clip_vision_model", **vision},
@@ -122,7 +122,7 @@ def random_preset(name: str, vision: dict[str, Any], decoder: dict[str, Any]) ->
         vision_feature_select_strategy="default",
     )
     side = config.vision_config.image_size
-    prompts = ChatPrompts(tokenizer, chat_template=template, placeholder=config.image_token_id)
+    prompts = ChatPrompts(tokenizer, chat_template=found[0], placeholder=config.image_token_id)
     preprocessing = Preprocessing(side, _CLIP_MEAN, _CLIP_STD)
     where = architecture(config.model_type, name).default_localisation(config)
     return Preset(name, config, prompts, preprocessing, LookSettings(), where)
