@@ -95,17 +95,28 @@ def test_the_demo_is_a_folder_in_the_package(written: Path, monkeypatch: pytest.
 
 
 def test_a_hub_name_is_downloaded_without_other_formats(
-    written: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[tuple[str, list[str]]] = []
+    asked: list[tuple[str, str | None, list[str]]] = []
+    commit = "0123456789" * 4
+    snapshot_folder = shutil.copytree(written, tmp_path / "snapshots" / commit)
 
     def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, allow_patterns))
-        return str(written)
+        asked.append((name, revision, allow_patterns))
+        return str(snapshot_folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert load_model("llava-hf/llava-1.5-7b-hf").name == "llava-hf/llava-1.5-7b-hf"
-    assert asked == [("llava-hf/llava-1.5-7b-hf", ["*.json", "*.jinja", "*.safetensors"])]
+    with caplog.at_level("INFO", logger="secondlook"):
+        model = load_model("llava-hf/llava-1.5-7b-hf", revision="main")
+    assert (model.name, model.revision) == ("llava-hf/llava-1.5-7b-hf", commit)
+    assert caplog.messages == [f"llava-hf/llava-1.5-7b-hf is of commit {commit}"]
+    assert asked == [("llava-hf/llava-1.5-7b-hf", "main", ["*.json", "*.jinja", "*.safetensors"])]
+
+
+def test_a_folder_has_no_revision(written: Path) -> None:
+    assert load_model(str(written)).revision is None
+    with pytest.raises(SettingsError, match="revision 'main' is for models of the hub"):
+        load_model(str(written), revision="main")
 
 
 def test_what_the_hub_does_not_have_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:

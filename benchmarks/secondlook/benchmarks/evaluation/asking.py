@@ -76,7 +76,7 @@ class Asking:
     """Which model is asked, and how its edge compresses.
 
     Attributes:
-        model, dtype, device, kv_cache_gb: as for `secondlook serve`.
+        model, dtype, device, kv_cache_gb, revision: as for `secondlook serve`.
     """
 
     model: str = "demo"
@@ -85,12 +85,19 @@ class Asking:
     kv_cache_gb: float | None = None
     global_jpeg: JpegSettings = GLOBAL_JPEG
     local_jpeg: JpegSettings = LOCAL_JPEG
+    revision: str | None = None
 
 
 def load_run_model(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
     """The model that is asked."""
     dtype, device = asking.dtype, asking.device
-    return load_model(asking.model, dtype=dtype, device=device, progress=progress)  # type: ignore[arg-type]  # it refuses what is no dtype
+    return load_model(
+        asking.model,
+        revision=asking.revision,
+        dtype=dtype,  # type: ignore[arg-type]  # it refuses what is no dtype
+        device=device,
+        progress=progress,
+    )
 
 
 def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) -> Room:

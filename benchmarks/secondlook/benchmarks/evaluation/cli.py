@@ -19,6 +19,7 @@ from secondlook.engine.cli.options import (
     DeviceOption,
     DTypeOption,
     ModelOption,
+    RevisionOption,
     ThresholdOption,
     VerboseOption,
 )
@@ -56,6 +57,7 @@ class RunOptions:
         int | None, typer.Option(min=1, help="Default: one for each core, or one on a GPU.")
     ] = None
     model: ModelOption = "demo"
+    revision: RevisionOption = None
     dtype: DTypeOption = "auto"
     device: DeviceOption = "auto"
     kv_cache_gb: CacheOption = None
@@ -71,7 +73,9 @@ class RunOptions:
 
         global_jpeg = replace(GLOBAL_JPEG, quality=self.global_quality)
         local_jpeg = replace(LOCAL_JPEG, quality=self.local_quality)
-        return Asking(self.model, self.dtype, self.device, self.kv_cache_gb, global_jpeg, local_jpeg)
+        return Asking(
+            self.model, self.dtype, self.device, self.kv_cache_gb, global_jpeg, local_jpeg, self.revision
+        )
 
 
 def register(evaluations: typer.Typer) -> None:
