@@ -17,6 +17,7 @@ from secondlook.engine.errors import DeviceError, InvalidModelError, ModelError
 __all__ = ["reading", "reason"]
 
 _LONGEST = 400
+_PUZZLING = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
 
 
 def reason(error: BaseException) -> str:
@@ -29,7 +30,7 @@ def reason(error: BaseException) -> str:
         text = text[:_LONGEST].rstrip() + " ..."
     if not text:
         return type(error).__name__
-    return f"{type(error).__name__}: {text}" if isinstance(error, LookupError | ArithmeticError) else text
+    return f"{type(error).__name__}: {text}" if isinstance(error, _PUZZLING) else text
 
 
 @contextmanager
