@@ -149,16 +149,17 @@ class Checkpoint:
         template, file = found
         tokenizer, vocabulary = self._tokenizer(), config.get_text_config().vocab_size
         self._check_placeholder(tokenizer, config.image_token_id, vocabulary)
-        try:
-            return ChatPrompts(
-                tokenizer,
-                chat_template=template,
-                placeholder=config.image_token_id,
-                vocabulary=vocabulary,
-                question_suffix=question_suffix,
-            )
-        except ModelError as error:
-            raise type(error)(f"{file}: {error}") from error
+        with reading(self.folder / "tokenizer_config.json"):
+            try:
+                return ChatPrompts(
+                    tokenizer,
+                    chat_template=template,
+                    placeholder=config.image_token_id,
+                    vocabulary=vocabulary,
+                    question_suffix=question_suffix,
+                )
+            except ModelError as error:
+                raise type(error)(f"{file}: {error}") from error
 
     def weights(self, kind: Any, config: Any) -> Any:
         """A model of transformers with the folder's weights, its decoder attending by plans.

@@ -27,6 +27,7 @@ _SIZE = re.compile(
     r"|(hidden|intermediate|image|patch|vocab)_size"
 )
 """The names of what no model can have none of."""
+_MOST_LABELS = 100_000
 _ROPE_NUMBER = re.compile(r"((high|low)_freq_)?factor|rope_theta|original_max_position_embeddings")
 
 # Generation settings that change greedy decoding, and the values with which they do not.
@@ -87,6 +88,8 @@ def _check_value(where: str, key: str, value: Any) -> None:
         _check(value in _DTYPES, where, value, f"one of {', '.join(_DTYPES)}")
     if _SIZE.fullmatch(key) and isinstance(value, int):
         _check(value >= 1, where, value, "at least 1")
+    if key == "num_labels" and isinstance(value, int):  # of no use here, but transformers names each
+        _check(value <= _MOST_LABELS, where, value, f"at most {_MOST_LABELS}")
     if key == "transformers_weights":
         raise UnsupportedModelError(f"{where} {value!r} is not supported: weights must have their usual name")
 

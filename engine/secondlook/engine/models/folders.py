@@ -136,9 +136,13 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / _WEIGHTS_INDEX
     if _has(folder, _WEIGHTS) or not index.is_file():
         return [folder / _WEIGHTS]
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise InvalidModelError(f"{index} has no weight_map")
+    values = read_json(index)
+    for key in ("metadata", "weight_map"):
+        if not isinstance(values.get(key), dict):
+            raise InvalidModelError(f"{index} has no {key}")
+    shards = values["weight_map"]
+    if not shards:
+        raise InvalidModelError(f"{index}: weight_map is empty")
     for tensor, name in shards.items():
         if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
             raise InvalidModelError(

@@ -104,7 +104,7 @@ def _rendered(template: str, variables: Mapping[str, str]) -> list[str]:
     if done.returncode in (-getattr(signal, "SIGXCPU", 0), -getattr(signal, "SIGKILL", 0)):
         raise UnsupportedModelError(f"the chat template took more than {_SECONDS} seconds")
     try:
-        result: dict[str, Any] = json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(done.stdout.rpartition(b"\n")[2])  # behind what else was printed
     except ValueError as error:
         told = done.stderr.decode(errors="replace").strip().splitlines() or [f"status {done.returncode}"]
         raise UnsupportedModelError(f"the chat template could not be run: {told[-1]}") from error

@@ -106,8 +106,8 @@ def check_loaded(folder: Path, model: nn.Module, info: Mapping[str, Collection[A
     left_out = [name for name in extra if _belongs(name, model)]
     if left_out:
         raise InvalidModelError(
-            f"{folder / CONFIG_FILE} leaves out weights that the files have, of more layers (num_hidden_layers) or parts than it "
-            f"says: {_some(left_out)}"
+            f"{folder / CONFIG_FILE} leaves out weights that the files have, of more layers "
+            f"(num_hidden_layers) or parts than it says: {_some(left_out)}"
         )
     if extra:
         _log.warning("%s: weights that the model has no place for are ignored: %s", folder, _some(extra))
