@@ -23,6 +23,7 @@ __all__ = [
     "PolicyOption",
     "ProviderOption",
     "RebuildOption",
+    "RevisionOption",
     "ThresholdOption",
     "TrustOption",
     "VerboseOption",
@@ -40,6 +41,14 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model", help="demo (the embedded model), a folder, or a hub name.", rich_help_panel=MODEL
+    ),
+]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        help="Branch, tag or commit of a hub model; by default its main branch.",
+        rich_help_panel=MODEL,
     ),
 ]
 DTypeOption = Annotated[

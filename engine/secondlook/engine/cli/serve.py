@@ -18,6 +18,7 @@ from secondlook.engine.cli.options import (
     PolicyOption,
     ProviderOption,
     RebuildOption,
+    RevisionOption,
     ThresholdOption,
     TrustOption,
     VerboseOption,
@@ -34,6 +35,7 @@ __all__ = ["serve"]
 
 def serve(
     model: ModelOption = "demo",
+    revision: RevisionOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     vision: VisionOption = "torch",
@@ -159,6 +161,7 @@ def serve(
         budget,
         kv_cache_gb,
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
+        revision,
     )
     sessions = SessionLimits(max_waiting=max_pending, max_bytes=max_pending_mb * 2**20, seconds=session_ttl)
     settings = ServerSettings(
