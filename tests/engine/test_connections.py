@@ -94,6 +94,23 @@ def test_half_a_request_is_given_up(sent: bytes, chosen: dict[str, float], text:
         assert ask(url).json()["status"] == "final"
 
 
+def test_a_request_for_the_head_only_is_given_up_without_a_body() -> None:
+    half = HALF_BODY.replace(b"POST", b"HEAD")
+    app = create_app(FakeEngine())
+    engaged = limits(body_seconds=0.2)
+    with listening(app, engaged) as url, connected(url, half) as connection:
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+        assert (head.split()[1], body) in ((b"405", b""), (b"408", b""))
+
+
+@pytest.mark.parametrize("method", [b"CONNECT x:1", b"OPTIONS *", b"BREW /v1/answers"])
+def test_a_method_that_nothing_has_is_an_error_reply(method: bytes) -> None:
+    with listening(create_app(FakeEngine())) as url:
+        with connected(url, method + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as connection:
+            received = until_closed(connection)
+        assert ErrorReply.model_validate_json(received.partition(b"\r\n\r\n")[2])
+
+
 def test_dripping_does_not_move_a_deadline() -> None:
     for sent, chosen in ((HEAD, {"header_seconds": 0.5}), (HALF_BODY, {"body_seconds": 0.5})):
         with (

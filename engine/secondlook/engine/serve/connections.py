@@ -247,7 +247,9 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, name: str, message: str) -> None:
         """Close the connection, with an error if a request has begun and its reply has not."""
+        head_only = False
         if self.cycle is not None and not self.cycle.response_complete:
+            head_only = self.cycle.scope["method"] == "HEAD"
             self.cycle.disconnected = True  # whoever handles it may stop
             self.cycle.message_event.set()
         unused = self._owed is _Owed.NEXT_REQUEST or self.cycle is None
@@ -263,7 +265,7 @@ class Connection(H11Protocol):
             if status == 503:
                 headers.append((b"retry-after", b"2"))
             head = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            for event in (head, h11.Data(data=b"" if head_only else body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
         self._update()
@@ -297,12 +299,13 @@ class _Notices:
     def tell(self, message: str) -> None:
         """Log it, or count it; only on a loop's thread."""
         if self._told == 0:
-            asyncio.get_running_loop().call_later(self._seconds, self._begin_anew)
+            asyncio.get_running_loop().call_later(self._seconds, self.tell_rest)
         self._told += 1
         if self._told <= self._most:
             _log.warning("%s", message)
 
-    def _begin_anew(self) -> None:
+    def tell_rest(self) -> None:
+        """Say how many were counted only."""
         left_out, self._told = self._told - self._most, 0
         if left_out > 0:
             _log.warning("%d more connections were given up or dropped in %g s", left_out, self._seconds)
