@@ -182,6 +182,7 @@ def test_silent_connections_do_not_lock_others_out() -> None:
             assert ask(url).json()["status"] == "final"
         told = [until_closed(connection) for connection in silent[:30]]
         assert {error_of(one, 503).error for one in told if one} <= {"too_many_connections"}
+        assert not any(told[::3])  # who asked nothing is told nothing
 
 
 def test_an_answer_in_progress_is_not_dropped_for_room() -> None:
@@ -194,7 +195,7 @@ def test_an_answer_in_progress_is_not_dropped_for_room() -> None:
     with listening(create_app(engine), limits(most=1)) as url, connected(url, whole) as asking:
         assert engine.entered.acquire(timeout=SECONDS)
         with connected(url) as another:
-            until_closed(another)
+            assert error_of(until_closed(another), 503).error == "too_many_connections"
         engine.gate.set()
         assert asking.recv(65536).startswith(b"HTTP/1.1 200 ")
 
