@@ -94,6 +94,23 @@ def test_half_a_request_is_given_up(sent: bytes, chosen: dict[str, float], text:
         assert ask(url).json()["status"] == "final"
 
 
+def test_a_request_for_the_head_only_is_given_up_without_a_body() -> None:
+    half = HALF_BODY.replace(b"POST", b"HEAD")
+    app = create_app(FakeEngine())
+    engaged = limits(body_seconds=0.2)
+    with listening(app, engaged) as url, connected(url, half) as connection:
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+        assert (head.split()[1], body) in ((b"405", b""), (b"408", b""))
+
+
+@pytest.mark.parametrize("method", [b"CONNECT x:1", b"OPTIONS *", b"BREW /v1/answers"])
+def test_a_method_that_nothing_has_is_an_error_reply(method: bytes) -> None:
+    with listening(create_app(FakeEngine())) as url:
+        with connected(url, method + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as connection:
+            received = until_closed(connection)
+        assert ErrorReply.model_validate_json(received.partition(b"\r\n\r\n")[2])
+
+
 def test_dripping_does_not_move_a_deadline() -> None:
     for sent, chosen in ((HEAD, {"header_seconds": 0.5}), (HALF_BODY, {"body_seconds": 0.5})):
         with (
@@ -165,6 +182,7 @@ def test_silent_connections_do_not_lock_others_out() -> None:
             assert ask(url).json()["status"] == "final"
         told = [until_closed(connection) for connection in silent[:30]]
         assert {error_of(one, 503).error for one in told if one} <= {"too_many_connections"}
+        assert not any(told[::3])  # who asked nothing is told nothing
 
 
 def test_an_answer_in_progress_is_not_dropped_for_room() -> None:
@@ -177,7 +195,7 @@ def test_an_answer_in_progress_is_not_dropped_for_room() -> None:
     with listening(create_app(engine), limits(most=1)) as url, connected(url, whole) as asking:
         assert engine.entered.acquire(timeout=SECONDS)
         with connected(url) as another:
-            until_closed(another)
+            assert error_of(until_closed(another), 503).error == "too_many_connections"
         engine.gate.set()
         assert asking.recv(65536).startswith(b"HTTP/1.1 200 ")
 

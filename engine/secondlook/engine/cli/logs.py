@@ -25,8 +25,9 @@ def configure_logging(verbose: int, log_format: LogFormat = "text") -> None:
     logging.basicConfig(level=level, handlers=[_handler(verbose, log_format)], force=True)
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, *_arguments, **_more: str(message)  # not where it was raised
-    # It warns of each body that is malformed, as often as a client sends one; the client is told.
+    # The one warns of every malformed body that a client sends; the other tells URLs with sessions' ids.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     # That operators are being built is always said: it happens once, and takes a while.
     logging.getLogger("secondlook.kernels").setLevel(min(level, logging.INFO))
 

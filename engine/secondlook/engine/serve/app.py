@@ -175,6 +175,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: ConnectionConfig, service: TwoLookService) -> None:
         super().__init__(config)
+        self._notices = config.notices
         self._service = service
         self._stop_by: float | None = None
         self._told = False
@@ -204,6 +205,10 @@ class _Server(uvicorn.Server):
         if self._stop_by is not None and (time.monotonic() >= self._stop_by or not self._promised):
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._notices.tell_rest()
 
     @property
     def _promised(self) -> bool:

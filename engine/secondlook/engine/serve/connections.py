@@ -206,9 +206,8 @@ class Connection(H11Protocol):
             self._window_bytes = 0
             self._set_timer(min(left, self._limits.window_seconds))
             return
-        if self._owed is _Owed.NEXT_REQUEST:
-            self.transport.close()
-            self._update()
+        if self._silent:
+            self._close()
             return
         self._notices.tell(f"gave a connection up from {self._address} that owed {self._owed.value}")
         if self._owed is _Owed.READING:
@@ -230,9 +229,18 @@ class Connection(H11Protocol):
         dropped = max(silent, key=lambda one: (crowds[one._address], -one._unasked_since), default=self)
         self._notices.tell(f"dropped a connection from {dropped._address}: there were more than {self._most}")
         self.connections.discard(dropped)
-        dropped._refuse(503, "too_many_connections", "the server has too many connections; try again later")
+        if dropped._silent and dropped is not self:
+            dropped._close()
+        else:
+            dropped._refuse(503, "too_many_connections", "the server has too many connections; try later")
         if dropped.transport.get_write_buffer_size() > 0:
             dropped.transport.abort()
+
+    @property
+    def _silent(self) -> bool:
+        """Whether nothing came since it was opened, or since the last reply: there is nothing to answer."""
+        unused = self._owed is _Owed.NEXT_REQUEST or self.cycle is None
+        return unused and self._window_bytes == 0
 
     @property
     def _address(self) -> str:
@@ -247,13 +255,13 @@ class Connection(H11Protocol):
         self._refuse(status, name, f"the request is not well-formed HTTP/1.1: {error}")
 
     def _refuse(self, status: int, name: str, message: str) -> None:
-        """Close the connection, with an error if a request has begun and its reply has not."""
+        """Close the connection, with an error unless a reply has begun."""
+        head_only = False
         if self.cycle is not None and not self.cycle.response_complete:
+            head_only = self.cycle.scope["method"] == "HEAD"
             self.cycle.disconnected = True  # whoever handles it may stop
             self.cycle.message_event.set()
-        unused = self._owed is _Owed.NEXT_REQUEST or self.cycle is None
-        silent = unused and self._window_bytes == 0
-        if not silent and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if not self.transport.is_closing() and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = ErrorReply(error=name, message=message).model_dump_json().encode()
             headers = [
                 *self.server_state.default_headers,
@@ -264,8 +272,11 @@ class Connection(H11Protocol):
             if status == 503:
                 headers.append((b"retry-after", b"2"))
             head = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            for event in (head, h11.Data(data=b"" if head_only else body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
+        self._close()
+
+    def _close(self) -> None:
         self.transport.close()
         self._update()
 
@@ -298,12 +309,13 @@ class _Notices:
     def tell(self, message: str) -> None:
         """Log it, or count it; only on a loop's thread."""
         if self._told == 0:
-            asyncio.get_running_loop().call_later(self._seconds, self._begin_anew)
+            asyncio.get_running_loop().call_later(self._seconds, self.tell_rest)
         self._told += 1
         if self._told <= self._most:
             _log.warning("%s", message)
 
-    def _begin_anew(self) -> None:
+    def tell_rest(self) -> None:
+        """Say how many were counted only."""
         left_out, self._told = self._told - self._most, 0
         if left_out > 0:
             _log.warning("%d more connections were given up or dropped in %g s", left_out, self._seconds)
