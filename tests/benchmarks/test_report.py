@@ -202,7 +202,7 @@ def test_what_cannot_be_done_is_one_line(
         output.write_text("in the way", encoding="utf-8")
     assert report(log, "--output", output) == 1
     out, err = capsys.readouterr()
-    expected = {"missing": "cannot read the log", "damaged": "is not a log", "folder": "cannot write in"}
+    expected = {"missing": "cannot read the log", "damaged": "is not a log", "folder": "cannot write"}
     assert out == ""
     assert expected[what] in err
     assert err.startswith("error: ")
