@@ -68,7 +68,7 @@ def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) ->
     """
     from secondlook.benchmarks.analysis.runs import read_family
     from secondlook.benchmarks.report.content import describe
-    from secondlook.benchmarks.report.document import Table, part_lines
+    from secondlook.benchmarks.report.document import Table, escaped, part_lines
     from secondlook.benchmarks.report.plots import standalone
 
     report = describe(read_family(logs), examples=0)
@@ -78,7 +78,7 @@ def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) ->
     if plots is not None:
         write_files({plots / f"{plot.name}.svg": standalone(plot.svg) for plot in chosen})
     links = Path(os.path.relpath(PLOTS, document.parent)).as_posix()
-    return "\n\n".join([report.lead, *part_lines([*firsts, *chosen], links)]) + "\n"
+    return "\n\n".join([escaped(report.lead), *part_lines([*firsts, *chosen], links)]) + "\n"
 
 
 _SIGNS: Final = "signs-test-4242.json"
