@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from secondlook.benchmarks import gpu_check
+import gpu_check
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Everything that needs a GPU, in one go: tests, times, compute-sanitizer. For `make gpu-check`.
 
-    python -m secondlook.benchmarks.gpu_check --out FOLDER
+    python tests/gpu_check.py --out FOLDER
 
 Runs in the repository's root. The folder gets each step's output (`STEP.log`), `gpu-check.json` (what it ran
 on, and how each step ended) and the reports `kernels.json`, `latency.json`, `prefill.json` and `load.json`
