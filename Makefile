@@ -39,7 +39,7 @@ figures: $(READY)
 	$(BIN)/python -m secondlook.benchmarks.report.figures
 
 gpu-check: $(READY)
-	$(BIN)/python -m secondlook.benchmarks.gpu_check --out $(OUT)
+	$(BIN)/python tests/gpu_check.py --out $(OUT)
 
 clean:
 	rm -rf build dist out *.egg-info edge/build edge/dist edge/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -72,7 +72,7 @@ def test_commands_exist(page: Path) -> None:
         ("secondlook-edge tell", "No such command"),
         ("secondlook serve --colour red", "No such option"),
         ("secondlook eval signs --colour red", "No such option"),
-        ("python -m secondlook.benchmarks.gpu_check --colour red", "no option"),
+        ("python -m training.publish --colour red", "no option"),
         ("python kitchen.py", "there is no"),
         ("rm -rf x", "cannot be checked"),
     ],

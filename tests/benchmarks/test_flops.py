@@ -119,7 +119,7 @@ def test_every_pass_is_what_torch_counts(name: str) -> None:
     model = tiny_preset() if name == "tiny" else preset(name)
     passes, lengths = passes_of(model), Lengths.of(model, TYPICAL_QUESTION, 4)
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
-    layer = model.localisation.layer
+    layer = model.localisation.deepest
     assert prefill(passes, 0, n, layer) == passes.decoder(n, n) + passes.row(n)
     assert prefill(passes, prefix, g, layer, row=True) == passes.probe(g - prefix, g)
     assert prefill(passes, prefix, two) == passes.decoder(two - prefix, two)

@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(
     for output, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "k.json", "File exists")):
         status, out, err = ended(capsys, "--device", "cpu", "--output", str(output))
         assert (status, out) == (1, "")
-        assert err == f"error: cannot write {output}: {reason}; choose another file\n"
+        assert err == f"error: cannot write {output}: {reason}; make room, or choose another place\n"
     assert (tmp_path / "file").read_text(encoding="utf-8") == "kept"
 
 

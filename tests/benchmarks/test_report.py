@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from benchmarks.logs import header, random_records, write_run
@@ -17,9 +18,11 @@ from benchmarks.samples import a_look, a_record, drawn_scene, smallest
 from secondlook.benchmarks import cli
 from secondlook.benchmarks.analysis.curves import Line, envelope
 from secondlook.benchmarks.analysis.replay import Replay
+from secondlook.benchmarks.analysis.runs import read_family
 from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation
 from secondlook.benchmarks.report.claims import arbitration, first_tokens, jpeg, nearly_full, ranking
-from secondlook.benchmarks.report.document import parted, percent
+from secondlook.benchmarks.report.content import describe
+from secondlook.benchmarks.report.document import Example, Section, as_markdown, parted, percent
 from secondlook.benchmarks.run_log import Record
 from secondlook.engine.cli import command_line, run
 from secondlook.engine.method.policy import Policy
@@ -202,7 +205,7 @@ def test_what_cannot_be_done_is_one_line(
         output.write_text("in the way", encoding="utf-8")
     assert report(log, "--output", output) == 1
     out, err = capsys.readouterr()
-    expected = {"missing": "cannot read the log", "damaged": "is not a log", "folder": "cannot write in"}
+    expected = {"missing": "cannot read the log", "damaged": "is not a log", "folder": "cannot write"}
     assert out == ""
     assert expected[what] in err
     assert err.startswith("error: ")
@@ -297,3 +300,49 @@ def test_an_operating_point_that_beats_one_good_image() -> None:
     )
     assert jpeg(best, pairs, (100.0, 0.6)).holds is False
     assert jpeg(best, pairs, None).holds is None
+
+
+HOSTILE = [
+    "[here](javascript:alert%281%29)",
+    "![seen](https://tracker.example/pixel.png)",
+    "<javascript:alert(1)> <img src=https://tracker.example/a.png>",
+    "&lt;script&gt; [&#106;avascript](&#106;avascript:x)",
+    "[a]: https://tracker.example/b.png\r\n\r\n![a]\r# Title\u2028| cell | $x$ ~~gone~~",
+    "\\[here](javascript:alert(1)) `code`",
+]
+
+
+def test_what_people_and_models_say_is_text_in_the_summary(tmp_path: Path) -> None:
+    records = [
+        replace(
+            record,
+            question=f"q {HOSTILE[record.index % 6]}",
+            type=f"t {HOSTILE[record.index % 2]}",
+            truth=HOSTILE[(record.index + 1) % 6],
+            first=replace(record.first, text=HOSTILE[(record.index + 2) % 6]),
+        )
+        for record in random_records(12)
+    ]
+    data = {"name": "signs", "split": f"s {HOSTILE[1]}", "seed": 3}
+    log = write_run(tmp_path / "run.jsonl", records, header(data=data))
+    document = describe(read_family([log]), examples=0, resamples=50)
+    example = Example("An example", HOSTILE[4], tuple(("said", text) for text in HOSTILE), ())
+    sections = (*document.sections, Section("Hostile", tuple(HOSTILE), (example,)))
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(
+        as_markdown(replace(document, sections=sections), "plots")
+    )
+    inner = [part for token in tokens for part in token.children or ()]
+    assert {token.type for token in tokens} & {"html_block", "code_block", "fence"} == set()
+    assert {part.type for part in inner} <= {
+        "text",
+        "strong_open",
+        "strong_close",
+        "em_open",
+        "em_close",
+        "image",
+    }
+    links = [part.attrs["src"] for part in inner if part.type == "image"]
+    assert all(re.fullmatch(r"plots/[\w-]+\.svg", str(link)) for link in links)
+    texts = "".join(part.content for part in inner if part.type == "text")
+    for text in HOSTILE:
+        assert " ".join(text.splitlines()) in texts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import json
 from contextlib import closing
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.samples import a_look, a_record
+from limits import files_of_at_most
 from secondlook.benchmarks.run_log import (
     LogError,
     Record,
@@ -27,7 +27,7 @@ from secondlook.benchmarks.run_log import (
     to_line,
     write_log,
 )
-from secondlook.edge.errors import SettingsError
+from secondlook.edge.errors import SettingsError, WriteError
 
 SETTINGS: dict[str, Any] = {"data": {"name": "signs", "seed": 1}, "model": {"weights": "c0ffee"}}
 HEADER = RunHeader(SETTINGS, {"device": "a processor"}, Shard(1, 1))
@@ -136,22 +136,19 @@ def test_a_log_written_at_once_is_the_one_written_bit_by_bit(tmp_path: Path) -> 
     write(tmp_path / "bits.jsonl", LOGGED)
     write_log(tmp_path / "new" / "once.jsonl", HEADER, LOGGED)
     assert (tmp_path / "new" / "once.jsonl").read_bytes() == (tmp_path / "bits.jsonl").read_bytes()
-    with pytest.raises(LogError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         write_log(tmp_path / "new", HEADER, LOGGED)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["once.jsonl"]
 
 
-def test_an_old_log_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_path: Path, _content: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
+def test_an_old_log_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     write_log(log, HEADER, LOGGED)
     whole = log.read_bytes()
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(LogError, match="No space left"):
+    with files_of_at_most(100), pytest.raises(WriteError, match=r"cannot write .*log\.jsonl: File too large"):
         write_log(log, HEADER, LOGGED[:1])
     assert log.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [log]
 
 
 def test_a_log_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -202,7 +199,6 @@ FIRST = HEADER.to_json().encode()
         b"\n",
         b"notes about a holiday\n",
         b"\xff\xfe\x00\n",
-        FIRST,
         FIRST + b"\n[{]\n",
         FIRST.replace(b'"format":2', b'"format":3') + b"\n",
         FIRST.replace(b'"shard":"1/1"', b'"shard":1') + b"\n",
@@ -252,16 +248,47 @@ def test_a_whole_log_is_compressed_if_its_name_says_so(tmp_path: Path) -> None:
     assert read_log(packed) == read_log(path)
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_log: RunLog, _line: str) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with closing(RunLog(tmp_path / "run.jsonl", HEADER)) as log:
-        log.append(LOGGED[0])
-        monkeypatch.setattr(RunLog, "_write", full)
-        with pytest.raises(LogError, match=r"run\.jsonl: No space left on device; make room"):
+def test_a_full_disk_is_told_and_leaves_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    log = RunLog(path, HEADER)
+    log.append(LOGGED[0])
+    whole = path.read_bytes()
+    with files_of_at_most(len(whole) + 20):
+        with pytest.raises(LogError, match=r"run\.jsonl: File too large; make room"):
             log.append(LOGGED[1])
-        assert log.records == LOGGED[0]
+        log.close()  # says nothing of its own
+    assert log.records == LOGGED[0]
+    assert path.read_bytes() == whole
+    with closing(RunLog(path, HEADER)) as again:
+        again.append(LOGGED[1])
+    assert read(path) == LOGGED[0] + LOGGED[1]
+
+
+@pytest.mark.parametrize("end", [b"", b"\0" * 4096])
+def test_a_log_cut_in_its_first_line_is_begun_anew_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, end: bytes
+) -> None:
+    path = tmp_path / "run.jsonl"
+    for cut in range(1, len(FIRST) + 1, 13):
+        caplog.clear()
+        path.write_bytes(FIRST[:cut] + end)
+        with pytest.raises(LogError, match="was cut short in its first line, with no record"):
+            read_log(path)
+        write(path, LOGGED)
+        assert [one.message for one in caplog.records] == [
+            f"{path} was cut short in its first line, and is begun anew"
+        ]
+        assert read(path) == [one for records in LOGGED for one in records]
+
+
+def test_another_runs_log_cut_in_its_first_line_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    content = FIRST.replace(b'"seed":1', b'"seed":2')[:-9]
+    assert content != FIRST[:-9]
+    path.write_bytes(content)
+    with pytest.raises(LogError, match="not a log of an evaluation run, or was cut short"):
+        RunLog(path, HEADER)
+    assert path.read_bytes() == content
 
 
 @given(

@@ -197,10 +197,8 @@ def test_without_a_second_look_no_crop_is_saved(address: str, picture: Path, tmp
     assert not crop.exists()
 
 
-def test_an_answer_is_not_lost_when_its_crop_cannot_be_saved(
-    address: str, picture: Path, tmp_path: Path
-) -> None:
-    result = run(picture, QUESTION, "--server", address, "--save-crop", tmp_path / "missing" / "crop.jpg")
+def test_an_answer_is_not_lost_when_its_crop_cannot_be_saved(address: str, picture: Path) -> None:
+    result = run(picture, QUESTION, "--server", address, "--save-crop", picture / "crop.jpg")
     assert (result.exit_code, result.stdout) == (2, "71\n")
     assert result.stderr.startswith("error: cannot write")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -16,7 +16,8 @@ from fastapi import FastAPI
 from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
 from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, AnswerReply, ErrorReply
 from secondlook.engine.serve.app import create_app
-from secondlook.engine.serve.settings import ServerSettings
+from secondlook.engine.serve.connections import ConnectionConfig
+from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings
 
 SECONDS = 60
 SPOKEN = {PROTOCOL_HEADER: PROTOCOL}
@@ -87,7 +88,9 @@ async def queued(app: FastAPI, questions: int) -> None:
 
 
 @contextmanager
-def listening(app: FastAPI, **options: Any) -> Iterator[str]:
+def listening(
+    app: FastAPI, limits: ConnectionLimits | None = None, forwarded_allow_ips: Sequence[str] = ()
+) -> Iterator[str]:
     started = threading.Event()
 
     class Server(uvicorn.Server):
@@ -98,7 +101,7 @@ def listening(app: FastAPI, **options: Any) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = Server(uvicorn.Config(app, log_config=None, **options))
+        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), forwarded_allow_ips))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)

@@ -27,7 +27,7 @@ from secondlook.edge.errors import GeometryError
 from secondlook.engine import cli, plugins
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.method.policy_file import write_policy
-from secondlook.engine.serve.settings import ServerSettings, SessionLimits
+from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings, SessionLimits
 
 SECONDS = 60
 CAMERA = (ORIGINAL.width, ORIGINAL.height)
@@ -55,7 +55,7 @@ def loads(monkeypatch: pytest.MonkeyPatch, load: Callable[..., FakeEngine]) -> N
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     for command in (ask, kernels, serve):  # the root logger belongs to pytest here
-        monkeypatch.setattr(command, "configure_logging", lambda _verbose: None)
+        monkeypatch.setattr(command, "configure_logging", lambda *_options: None)
 
 
 @pytest.fixture
@@ -171,12 +171,22 @@ def test_serve_hands_its_limits_on(monkeypatch: pytest.MonkeyPatch) -> None:
         "secondlook.engine.serve.app.serve", lambda _load, settings, *_: served.append(settings)
     )
     limits = ["--max-pending", "3", "--max-pending-mb", "5", "--session-ttl", "7", "--queue-size", "2"]
+    limits += ["--root-path", "/eyes", "--max-bodies-mb", "4", "--max-connections", "9"]
+    limits += ["--header-seconds", "1", "--body-seconds", "2", "--grace-seconds", "3"]
     limits += ["--max-body-mb", "1", "--forwarded-allow-ips", "10.0.0.1, fd00::/8"]
     assert exit_status("serve", "--port", "0", *limits) == 0
     sessions = SessionLimits(max_waiting=3, max_bytes=5 * 2**20, seconds=7.0)
-    proxies = ("10.0.0.1/32", "fd00::/8")
     assert served == [
-        ServerSettings(queue_size=2, max_body_bytes=2**20, forwarded_allow_ips=proxies, sessions=sessions)
+        ServerSettings(
+            queue_size=2,
+            max_body_bytes=2**20,
+            max_bodies_bytes=4 * 2**20,
+            forwarded_allow_ips=("10.0.0.1/32", "fd00::/8"),
+            sessions=sessions,
+            connections=ConnectionLimits(most=9, header_seconds=1.0, body_seconds=2.0),
+            grace_seconds=3.0,
+            root_path="/eyes",
+        )
     ]
 
 

@@ -62,6 +62,19 @@ def test_it_is_read_as_it_was_written(manifest: EncoderManifest, tmp_path: Path)
     assert manifest.side == IMAGE_SIZE
 
 
+@pytest.mark.parametrize("name", ["../x", "/dev/zero", "sub/x", "..", ""])
+def test_files_are_plain_names(manifest: EncoderManifest, name: str) -> None:
+    with pytest.raises(SettingsError, match=f"plain names in the manifest's folder, not '{name}'"):
+        replace(manifest, files={**manifest.files, name: "0"})
+
+
+def test_files_are_regular(manifest: EncoderManifest, tmp_path: Path) -> None:
+    (tmp_path / WEIGHTS_FILE).unlink()
+    (tmp_path / WEIGHTS_FILE).symlink_to("/dev/zero")
+    with pytest.raises(InvalidEncoderError, match=f"{WEIGHTS_FILE} is no regular file"):
+        manifest.check_files(tmp_path)
+
+
 def test_a_folder_without_one_is_no_export(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InvalidEncoderError, match=r"is no exported encoder: it has no manifest\.json"):

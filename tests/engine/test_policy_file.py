@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.calibrated import a_policy_file
+from secondlook.edge.errors import WriteError
 from secondlook.engine.errors import PolicyFileError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.policy_file import read_policy, write_policy
@@ -82,7 +83,7 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     with pytest.raises(PolicyFileError, match="No such file"):
         read_policy(tmp_path / "none.json")
     (tmp_path / "file").touch()
-    with pytest.raises(PolicyFileError, match="choose another file"):
+    with pytest.raises(WriteError, match="File exists; make room, or choose another place"):
         write_policy(a_policy_file(), tmp_path / "file" / "policy.json")
 
 

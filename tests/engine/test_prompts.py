@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,12 +19,14 @@ from engine.checkpoints import (
 )
 from secondlook.engine.errors import (
     EmptyQuestionError,
+    InvalidModelError,
     QuestionError,
     QuestionTooLongError,
     ReservedTextError,
     UnsupportedModelError,
 )
 from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts, check_question
+from secondlook.engine.models.rendering import Frame, frame
 
 TOKENS = GRID * GRID
 
@@ -67,10 +71,8 @@ def test_a_question_is_tokenised_once_for_pictures_of_any_size(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, rendered = prompts(tokenizer), list[int]()
-    render = tokenizer.apply_chat_template
-    monkeypatch.setattr(
-        tokenizer, "apply_chat_template", lambda *a, **k: (rendered.append(1), render(*a, **k))[1]
-    )
+    text = Frame.text
+    monkeypatch.setattr(Frame, "text", lambda *asked: (rendered.append(1), text(*asked))[1])
     question = made.tokens("What is on the sign?")
     for lengths in ((4,), (9,), (4, 2), (9, 5), (4,)):
         spans = made.ids(question, lengths)[1]
@@ -89,6 +91,57 @@ def test_the_suffix_follows_every_question(tokenizer: PreTrainedTokenizerBase) -
     made = prompts(tokenizer, suffix="Write a number.")
     for question in (GENERIC_QUESTION, "What is on the sign?"):
         assert tokenizer.decode(list(ids(made, question, (1,))[0])).endswith("Write a number. ASSISTANT:")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [PUBLISHED_TEMPLATE, IMAGE_FIRST_TEMPLATE, PUBLISHED_TEMPLATE.replace("'] + ' '", "'] | trim")],
+)
+@pytest.mark.parametrize("question", ["Why?", "  {{ 1 }}\n\"<é>\" & 'so' \n"])
+def test_a_prompt_is_what_the_template_writes(
+    tokenizer: PreTrainedTokenizerBase, template: str, question: str
+) -> None:
+    found = frame(template, {"bos_token": "<s>"})
+    for images in (1, 2):
+        content: list[Any] = [*[{"type": "image"}] * images, {"type": "text", "text": question}]
+        expected: Any = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        assert found.text(question, images) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{{ m['role'", "TemplateSyntaxError: unexpected end of template"),
+        ("{{ 'USER: ' + messages[0]['content'] }}", "TypeError: can only concatenate str"),
+        ("{{ raise_exception('text only, please') }}", "text only, please"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{% include '/etc/hostname' %}", "no loader"),
+        ("{{ messages[0]['content'][-1]['text'] | upper }}", "write the question once, as it is"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "took more than 2",
+        ),
+        ("{{ 'x' * 10 ** 12 }}", "too much memory"),
+        ("{{ 'x' * 10 ** 6 }}", "more than 100000 characters"),
+    ],
+)
+def test_templates_run_within_bounds(template: str, message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="the chat template") as caught:
+        frame(template, {})
+    assert message in str(caught.value)
+
+
+def test_tokens_beyond_the_embedding_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    # What is beyond is padding, which no prompt has.
+    ChatPrompts(tokenizer, chat_template=PUBLISHED_TEMPLATE, placeholder=image, vocabulary=image + 1)
+    with pytest.raises(InvalidModelError, match=f"token {image} .'<image>'., but the embedding has only"):
+        ChatPrompts(tokenizer, chat_template=PUBLISHED_TEMPLATE, placeholder=image, vocabulary=image)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -21,8 +22,10 @@ from engine.serving_harness import (
     served,
     session,
 )
+from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import PROTOCOL, AnswerReply, Limits, ModelCard
-from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.app import AddressError, create_app, listen
+from secondlook.engine.serve.requests import shown_address
 from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
 
@@ -157,11 +160,19 @@ def test_the_model_card_the_probes_and_the_documentation() -> None:
             "/readyz",
         }
         documented = schema["paths"]["/v1/answers/{session_id}/local"]["post"]["responses"]
-        errors = {"400", "404", "409", "410", "413", "415", "422", "429", "500", "503"}
+        errors = {"400", "404", "408", "409", "410", "413", "415", "422", "429", "500", "503"}
         assert set(documented) == errors | {"200"}
         for status, described in documented.items():
             wanted = "AnswerReply" if status == "200" else "ErrorReply"
             assert described["content"]["application/json"]["schema"]["$ref"].endswith(wanted)
+        for name in ("first_look_v1_answers_post", "second_look_v1_answers__session_id__local_post"):
+            fields = schema["components"]["schemas"][f"Body_{name}"]
+            image = fields["properties"]["image"]
+            assert "image" in fields["required"]
+            assert (image["contentMediaType"], image["minLength"]) == ("image/jpeg", 1)
+            assert fields["properties"].get("question", {"minLength": 1})["minLength"] == 1
+        content = schema["paths"]["/v1/answers"]["post"]["requestBody"]["content"]["multipart/form-data"]
+        assert content["encoding"]["image"]["contentType"] == "image/jpeg"
         model = schema["paths"]["/v1/model"]["get"]
         assert set(model["responses"]) == {"200", "400", "503"}
         giving_up = schema["paths"]["/v1/answers/{session_id}"]["delete"]
@@ -175,6 +186,40 @@ def test_the_model_card_the_probes_and_the_documentation() -> None:
             AnswerReply.model_validate(example["value"])
 
     served(scenario)
+
+
+@pytest.mark.parametrize("root", ["", "/eyes"])
+def test_the_documentation_needs_no_internet(root: str) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        page = (await client.get(f"{root}/docs")).text
+        links = re.findall(r"(?:src|href|url)[=:] ?[\"']([^\"']+)[\"']", page)
+        assert len(links) == 4
+        for link in links:
+            assert link.startswith(f"{root}/")
+            response = await client.get(link)
+            assert (response.status_code, len(response.content) > 1000) == (200, True)
+
+    served(scenario, settings=ServerSettings(root_path=root))
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_may_ask_for_the_head_only(path: str) -> None:
+    with listening(create_app(FakeEngine())) as url:
+        response = httpx.head(url + path, timeout=SECONDS)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("root", ["eyes", "/eyes/", "/a?b"])
+def test_an_impossible_root_path_is_refused(root: str) -> None:
+    with pytest.raises(SettingsError, match="root_path"):
+        ServerSettings(root_path=root)
+
+
+def test_addresses_are_shown_with_brackets_where_they_have_colons() -> None:
+    assert shown_address("::", 8001) == "[::]:8001"
+    assert shown_address("127.0.0.1", 80) == "127.0.0.1:80"
+    with pytest.raises(AddressError, match=r"cannot listen on \[2001:db8::1\]:80:"):
+        listen("2001:db8::1", 80)
 
 
 # Bad input
@@ -258,6 +303,19 @@ def test_an_image_of_another_content_type_is_refused() -> None:
         response = await first_look(client, files=image_part(kind="image/png"))
         assert_error(response, 415, "unsupported_content_type", "'image/png'; send image/jpeg")
         assert (await first_look(client, files=image_part(kind="Image/JPEG; q=1"))).status_code == 200
+
+    served(scenario)
+
+
+def test_an_image_part_without_a_file_name_is_told_so() -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg\r\n\r\n'
+    part += b"abc\r\n--x--"
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        response = await client.post("/v1/answers/x/local", content=part, headers=headers)
+        assert_error(response, 422, "invalid_field", "image: this part has no filename")
+        assert "class" not in response.text
 
     served(scenario)
 

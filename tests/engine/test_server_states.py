@@ -245,15 +245,16 @@ def test_a_shutdown_finishes_what_was_accepted_and_refuses_the_rest() -> None:
             app.state.service.begin_shutdown()
             for response in (
                 await first_look(client),
-                await second_look(client, name),
                 await client.get("/v1/model"),
                 await client.get("/readyz"),
             ):
                 assert_error(response, 503, "shutting_down")
                 assert int(response.headers["retry-after"]) >= 1
             assert (await client.get("/healthz")).status_code == 200
+            promised = asyncio.create_task(second_look(client, name))
             engine.gate.set()
             assert (await accepted).status_code == 200
+            assert (await promised).json()["decision"] == "took_second"
 
     asyncio.run(scenario())
 

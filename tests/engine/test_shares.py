@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from PIL import Image
 
 from engine.fake_engine import SIDE, FakeEngine, jpeg
@@ -31,7 +30,7 @@ from engine.serving_harness import (
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.results import Question
-from secondlook.engine.serve.app import create_app, listen, serve
+from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.settings import ServerSettings
 
 CONNECTIONS, QUESTIONS = 120, 4
@@ -202,18 +201,10 @@ def test_a_body_may_have_what_a_picture_of_the_models_size_has_and_no_more() -> 
     ("trusted", "address"), [((), "127.0.0.1"), (("10.0.0.9",), "127.0.0.1"), (("127.0.0.0/8",), "10.1.2.3")]
 )
 def test_whom_a_proxy_asks_for_is_believed_of_those_that_are_named(
-    trusted: tuple[str, ...], address: str, monkeypatch: pytest.MonkeyPatch
+    trusted: tuple[str, ...], address: str
 ) -> None:
-    configs: list[uvicorn.Config] = []
-    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: configs.append(server.config))
-    engine, settings = FakeEngine(), ServerSettings(forwarded_allow_ips=trusted)
-    with listen("127.0.0.1", 0) as listener:
-        serve(FakeEngine, settings, listener, lambda _: None)
-    monkeypatch.undo()
-    options: dict[str, Any] = {
-        name: getattr(configs[0], name) for name in ("proxy_headers", "forwarded_allow_ips")
-    }
-    with listening(create_app(engine), **options) as url:
+    engine = FakeEngine()
+    with listening(create_app(engine), forwarded_allow_ips=trusted) as url:
         headers = SPOKEN | {"X-Forwarded-For": "10.1.2.3"}
         form = {"question": "sure", "width": "400", "height": "300"}
         response = httpx.post(f"{url}/v1/answers", data=form, files=image_part(), headers=headers)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from secondlook.benchmarks.commands import make_room, show, with_options, write_report
+from secondlook.benchmarks.commands import show, with_options, write_report
 from secondlook.benchmarks.options import (
     BudgetRun,
     EdgeRun,
@@ -21,6 +21,7 @@ from secondlook.benchmarks.options import (
     ReplayRun,
     VisionRun,
 )
+from secondlook.edge.files import check_writable
 from secondlook.engine.cli.options import VerboseOption, configure_logging
 
 OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object here too.")]
@@ -48,7 +49,8 @@ def register(benches: typer.Typer) -> None:
 def _bench(name: str, function: str) -> Any:
     def bench(run: Any, output: OutputOption = None, verbose: VerboseOption = 0) -> None:
         configure_logging(verbose)
-        make_room(output)
+        if output is not None:
+            check_writable(output)
         module, _, called = function.partition(":")
         measure = getattr(import_module(f"secondlook.benchmarks.{module}"), called)
         if not hasattr(run, "preset"):

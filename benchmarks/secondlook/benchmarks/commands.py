@@ -16,6 +16,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from secondlook.edge.errors import SecondLookError
+from secondlook.edge.files import write_files
 
 Item = TypeVar("Item")
 
@@ -31,10 +32,6 @@ _ESTIMATE_SECONDS: Final = 600.0
 
 class MeasurementError(SecondLookError):
     """What was to be measured is not there, or failed."""
-
-
-class ReportError(SecondLookError):
-    """What was made cannot be written where it was to be kept."""
 
 
 def with_options(function: Callable[..., None], options: type[Any]) -> Callable[..., None]:
@@ -61,30 +58,9 @@ def with_options(function: Callable[..., None], options: type[Any]) -> Callable[
     return command
 
 
-def make_room(path: Path | None) -> None:
-    """Make sure, before the long work, that a report can be written; what is there stays as it is."""
-    if path is None:
-        return
-    new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a", encoding="utf-8").close()
-        if new:
-            path.unlink()
-    except OSError as error:
-        raise _error(path, error) from error
-
-
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Keep a report."""
-    try:
-        path.write_text(json.dumps(report, indent=4) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise _error(path, error) from error
-
-
-def _error(path: Path, error: OSError) -> ReportError:
-    return ReportError(f"cannot write {path}: {error.strerror}; choose another file")
+    write_files({path: json.dumps(report, indent=4) + "\n"})
 
 
 def complete_rounds(

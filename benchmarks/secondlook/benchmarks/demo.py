@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from secondlook.benchmarks.commands import ReportError, show
+from secondlook.benchmarks.commands import show
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.benchmarks.report.document import escaped, markdown_table
 from secondlook.benchmarks.report.drawing import draw_looks
@@ -19,10 +20,12 @@ from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_picture
 from secondlook.benchmarks.signs.questions import Question, is_correct
 from secondlook.edge.answer import EdgeAnswer
 from secondlook.edge.client import EdgeClient
+from secondlook.edge.files import check_writable, write_files
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
+_NAME = "{:02d}-{}"
 _DECISIONS = {
     "sure": "sure",
     "no_detail_to_gain": "no detail to gain",
@@ -47,10 +50,7 @@ class _Asked:
 
 def run_demo(out: Path, seed: int, count: int, model: str) -> None:
     """Ask `count` test pictures of this seed; print the table and totals, and save pictures in `out`."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReportError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    check_writable(out / _NAME.format(1, "original.jpg"))
     with loading_status(model):
         engine = load_engine(EngineOptions(model))
     asked = []
@@ -64,8 +64,10 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
             picture = open_picture(test.jpeg)
             answer = client.ask(picture, question.text, AnswerOptions(relevance=True))
             asked.append(_Asked(question, answer, len(test.jpeg)))
-            (out / f"{index + 1:02d}-original.jpg").write_bytes(test.jpeg)
-            _draw(engine.card, picture, question, answer).save(out / f"{index + 1:02d}-looks.png")
+            looks = BytesIO()
+            _draw(engine.card, picture, question, answer).save(looks, "PNG")
+            kept = {"original.jpg": test.jpeg, "looks.png": looks.getvalue()}
+            write_files({out / _NAME.format(index + 1, what): content for what, content in kept.items()})
     show(_table(asked))
     typer.echo("\n".join(_totals(asked, out)))
 

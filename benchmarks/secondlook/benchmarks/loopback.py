@@ -11,6 +11,7 @@ import uvicorn
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.engine.serve.app import address_url, create_app, listen
+from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.settings import ServerSettings
 
@@ -25,7 +26,8 @@ class LoopbackError(SecondLookError):
 def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = None) -> Iterator[str]:
     """Serve `engine` on a free port of 127.0.0.1 while the block runs; yields the URL."""
     with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(engine, settings), log_config=None))
+        settings = settings or ServerSettings()
+        server = uvicorn.Server(ConnectionConfig(create_app(engine, settings), settings.connections))
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listener]}, name="secondlook-loopback", daemon=True
         )

@@ -11,24 +11,28 @@ finished may be kept compressed, as `.jsonl.gz`.
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TextIO, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BeforeValidator, PlainSerializer, PositiveInt, TypeAdapter, ValidationError
 
 from secondlook.edge.errors import SecondLookError, SettingsError
+from secondlook.edge.files import write_files
 from secondlook.edge.validation import from_json, told, validated
 from secondlook.edge.wire import Relevance
 from secondlook.engine.method.uncertainty import TokenStatistics
 
 _COMPRESSED: Final = ".gz"
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -184,8 +188,8 @@ class RunLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as opened:
                 opened.enter_context(FileLock(path.with_name(f".{path.name}.lock"), timeout=0))
-                self._file: TextIO = opened.enter_context(path.open("a", encoding="utf-8"))
-                if self._file.tell():
+                self._file: FileIO = opened.enter_context(path.open("ab", buffering=0))
+                if self._file.tell() and not self._begun_anew():
                     self._continue()
                 else:
                     self._write(header.to_json())
@@ -206,6 +210,7 @@ class RunLog:
         self.records += records
 
     def close(self) -> None:
+        """Let others have the log. Nothing waits to be written, so that no earlier error is hidden."""
         self._opened.close()
 
     def done(self) -> set[int]:
@@ -213,8 +218,25 @@ class RunLog:
         return {record.index for record in self.records}
 
     def _write(self, line: str) -> None:
-        self._file.write(line + "\n")
-        self._file.flush()
+        """All of a line or, where there is no room, nothing."""
+        rest, before = memoryview(f"{line}\n".encode()), self._file.seek(0, os.SEEK_END)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(before)
+            raise
+
+    def _begun_anew(self) -> bool:
+        """Whether all there was is the beginning of this run's own first line, which was cut short."""
+        found, whole = self.path.read_bytes().rstrip(b"\0"), self.header.to_json().encode()
+        own = whole[: whole.index(b',"made":')]
+        if b"\n" in found or not (found.startswith(own) or own.startswith(found)):
+            return False
+        _log.warning("%s was cut short in its first line, and is begun anew", self.path)
+        self._file.truncate(0)
+        return True
 
     def _continue(self) -> None:
         found = read_log(self.path)
@@ -245,6 +267,11 @@ def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHe
         reason = getattr(error, "strerror", None) or error  # gzip's own errors have none
         raise LogError(f"cannot read the log {path}: {reason}") from error
     whole = content[: content.rfind(b"\n") + 1]
+    if content and not whole:
+        raise LogError(
+            f"{path} is not a log of an evaluation run, or was cut short in its first line, with no record; "
+            "begin it anew with the command that began it, move it, or choose another file"
+        )
     with refusing(path):
         first, *lines = whole.decode("utf-8").split("\n")[:-1] or [""]
         header = from_json(RunHeader, first)
@@ -265,18 +292,8 @@ def refusing(path: Path) -> Iterator[None]:
 
 def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -> None:
     """A whole log at once, compressed if the name says so; what is there is replaced when all is written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{line}\n" for line in (header.to_json(), *map(to_line, pictures)))
-        content = text.encode("utf-8")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == _COMPRESSED else content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise LogError(f"cannot write {path}: {error.strerror}; choose another file") from error
+    content = "".join(f"{line}\n" for line in (header.to_json(), *map(to_line, pictures))).encode()
+    write_files({path: gzip.compress(content, mtime=0) if path.suffix == _COMPRESSED else content})
 
 
 def check_same_run(headers: Mapping[Path, RunHeader]) -> None:

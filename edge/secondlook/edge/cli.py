@@ -34,7 +34,9 @@ from .errors import (
     ServerBusyError,
     SettingsError,
     UnexpectedReplyError,
+    WriteError,
 )
+from .files import write_files
 from .imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, PictureLimits
 from .retry import ClientSettings
 from .wire import AnswerOptions
@@ -194,9 +196,9 @@ def _save(path: Path, answer: EdgeAnswer, notes: Console) -> None:
         _note(notes, f"note: there was no second look, so nothing was saved to {path}")
         return
     try:
-        path.write_bytes(answer.local_image.jpeg)
-    except OSError as error:
-        raise _fail(notes, f"cannot write {path}: {error.strerror or error}", 2) from error
+        write_files({path: answer.local_image.jpeg})
+    except WriteError as error:
+        raise _fail(notes, str(error), 2) from error
 
 
 def _account(answer: EdgeAnswer) -> Table:

@@ -6,6 +6,7 @@ SecondLookError
 │   └── PictureTooLargeError    more pixels than the limit, or a decompression bomb
 ├── GeometryError           sizes, regions or grids that contradict each other
 ├── SettingsError           a setting out of its range
+├── WriteError              a file cannot be written; what was there before is there still
 ├── ClientError             the edge's side of a conversation failed
 │   ├── ConnectionFailedError   the server could not be reached, after all retries
 │   ├── ServerBusyError         429 or 503, after all retries
@@ -30,6 +31,7 @@ __all__ = [
     "ServerBusyError",
     "SettingsError",
     "UnexpectedReplyError",
+    "WriteError",
 ]
 
 
@@ -55,6 +57,10 @@ class GeometryError(SecondLookError):
 
 class SettingsError(SecondLookError):
     """A setting is out of its range; the message names it, its value and what is possible."""
+
+
+class WriteError(SecondLookError):
+    """A file cannot be written; what was there before is there still."""
 
 
 class ClientError(SecondLookError):

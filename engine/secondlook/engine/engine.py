@@ -382,9 +382,10 @@ class Engine:
     def _look(self, decoded: Decoded, prompt: Prompt, policy: Policy) -> Look:
         statistics = decoded.statistics
         if not all(math.isfinite(token.min_entropy) for token in statistics):
+            dtype = str(self.model.dtype).removeprefix("torch.")
             raise NonFiniteError(
-                f"the model {self.model.name!r} computed NaN or infinity in {self.model.dtype}; try dtype "
-                "float32"
+                f"the model {self.model.name!r} computed NaN or infinity in {dtype}; "
+                + ("its weights or its settings are damaged" if dtype == "float32" else "try dtype float32")
             )
         return Look(
             self.model.text(decoded.token_ids),

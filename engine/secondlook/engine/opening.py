@@ -25,7 +25,7 @@ class EngineOptions:
     """What an engine is made of.
 
     Attributes:
-        model, dtype, device: see `secondlook.engine.models.checkpoint.load_model`.
+        model, dtype, device, revision: see `secondlook.engine.models.checkpoint.load_model`.
         threshold: of the policy; None takes the model's own.
         calibrated: a policy from a file, for this model; instead of a threshold.
         budget: what moves the threshold; None keeps it.
@@ -41,6 +41,7 @@ class EngineOptions:
     budget: BudgetSettings | None = None
     kv_cache_gb: float | None = None
     encoder: EncoderChoice | None = None
+    revision: str | None = None
 
 
 def load_engine(options: EngineOptions) -> Engine:
@@ -60,7 +61,13 @@ def load_engine(options: EngineOptions) -> Engine:
     from secondlook.engine.models.checkpoint import load_model
 
     dtype: DType = options.dtype  # type: ignore[assignment]  # load_model refuses others, naming the choices
-    model = load_model(options.model, dtype=dtype, device=options.device, progress=draws_bars(options.model))
+    model = load_model(
+        options.model,
+        revision=options.revision,
+        dtype=dtype,
+        device=options.device,
+        progress=draws_bars(options.model),
+    )
     policy = None if options.threshold is None else Policy(options.threshold)
     if options.calibrated is not None:
         dtype_name = str(model.dtype).removeprefix("torch.")

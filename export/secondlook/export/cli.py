@@ -16,6 +16,7 @@ from secondlook.engine.cli.options import (
     ModelOption,
     ProviderOption,
     RebuildOption,
+    RevisionOption,
     TrustOption,
     VerboseOption,
     configure_logging,
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
 def export(
     output: Annotated[Path, typer.Option(help="The new folder.")],
     model: ModelOption = "demo",
+    revision: RevisionOption = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16", "int8"],
         typer.Option(help="That the graph computes in."),
@@ -64,7 +66,7 @@ def export(
 
     settings = ExportSettings(dtype, opset, overwrite, GateSettings(questions=questions))
     check_output(output, overwrite=overwrite)
-    asked, loaded = _asked(), _load(model, "cpu")
+    asked, loaded = _asked(), _load(model, revision, "cpu")
     with Console(stderr=True).status("exporting ...") as status:
         manifest = export_encoder(
             loaded, output, settings, asked, lambda stage: status.update(f"{stage} ...")
@@ -98,8 +100,11 @@ def verify(
     from secondlook.export.inspecting import parity_text
 
     choice = EncoderChoice(runtime, None if runtime == "torch" else folder, provider, trust_plan, rebuild)
-    named = model or exported_manifest(folder, runtime).model
-    asked, loaded = _asked(), _load(named, device)
+    revision = None
+    if model is None:
+        exported = exported_manifest(folder, runtime)
+        model, revision = exported.model, exported.revision
+    asked, loaded = _asked(), _load(model, revision, device)
     with Console(stderr=True).status("comparing it with torch ..."):
         parity = verify_encoder(loaded, choice, folder, GateSettings(questions=questions), asked)
     typer.echo(json.dumps(asdict(parity)) if as_json else f"passed: {parity_text(parity)}")
@@ -209,8 +214,10 @@ def _asked() -> Iterator[GatePicture]:
     return pictures
 
 
-def _load(model: str, device: str) -> VisionLanguageModel:
+def _load(model: str, revision: str | None, device: str) -> VisionLanguageModel:
     from secondlook.engine.models.checkpoint import load_model
 
     with loading_status(model):
-        return load_model(model, dtype="float32", device=device, progress=draws_bars(model))
+        return load_model(
+            model, revision=revision, dtype="float32", device=device, progress=draws_bars(model)
+        )

@@ -180,4 +180,5 @@ def _manifest(model: VisionLanguageModel, written: WrittenGraph, parity: Parity)
         tools=tools,
         parity=parity,
         files={name: file_digest(written.folder / name) for name in (GRAPH_FILE, WEIGHTS_FILE)},
+        revision=model.revision,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from secondlook.edge.files import to_disk
 from secondlook.engine.encoders.manifest import MANIFEST_FILE
 from secondlook.export.errors import OutputError
 
@@ -86,10 +87,10 @@ def replacing(output: Path, check: Callable[[], None] = lambda: None) -> Iterato
     partial.mkdir()
     try:
         yield partial
-        _to_disk(*partial.iterdir(), partial)
+        to_disk(*partial.iterdir(), partial)
         check()
         _replace(partial, output, old)
-        _to_disk(parent)
+        to_disk(parent)
     finally:
         _clear_up(partial, output, old)
 
@@ -105,16 +106,6 @@ def _replace(new: Path, output: Path, old: Path) -> None:
     if output.exists():
         output.rename(old)
     new.rename(output)
-
-
-def _to_disk(*paths: Path) -> None:
-    """Wait until files, and the names in folders, are on the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _clear_up(partial: Path, output: Path, old: Path) -> None:

@@ -20,6 +20,7 @@ from secondlook.benchmarks.datasets.question import (
     ONE_LETTER,
     SHORT_ANSWER,
     DataSet,
+    MalformedDataError,
     MissingDataError,
     Question,
     lettered,
@@ -33,6 +34,8 @@ from secondlook.benchmarks.datasets.reading import (
     PictureFolder,
     TenTexts,
     Text,
+    is_unicode,
+    joined,
     read_data_file,
     rectangle,
 )
@@ -107,24 +110,28 @@ def load_textvqa(
     source = "https://dl.fbaipublicfiles.com/textvqa"
     name, ocr_name = "TextVQA_0.5.1_val.json", "TextVQA_Rosetta_OCR_v0.2_val.json"
     questions = read_data_file(folder, name, f"{source}/data/{name}")
-    files, tokens, places = [questions], dict[str, tuple[str, ...]](), dict[str, Rectangle]()
+    files, tokens, places = [questions], dict[str, _OcrTokens](), dict[str, _TextVqaBox]()
     if ocr:
         files.append(read_data_file(folder, ocr_name, f"{source}/data/{ocr_name}"))
-        tokens = {one.image_id: one.ocr_tokens for one in files[-1].records(_OcrTokens, "data")}
+        tokens = joined(files[-1].records(_OcrTokens, "data"), "image_id")
     if boxes is not None:
         table = "https://huggingface.co/datasets/jrzhang/TextVQA_GT_bbox"
         files.append(read_data_file(boxes.parent, boxes.name, table))
-        places = {one.dataset_id: rectangle(one.bbox) for one in files[-1].lines(_TextVqaBox)}
+        places = joined(files[-1].lines(_TextVqaBox), "dataset_id")
     pictures = PictureFolder(images or folder / "train_images", f"{source}/images/train_val_images.zip")
+    fitting = 0
     for entry in questions.records(_TextVqaQuestion, "data"):
         text = entry.question
         if ocr:
             if entry.image_id not in tokens:
                 entry.fault("image_id", f"should be a picture of {ocr_name}")
-            text = f"{text}\nReference OCR token: {', '.join(tokens[entry.image_id])}"
-        found = (places[entry.question_id],) if entry.question_id in places else ()
+            text = f"{text}\nReference OCR token: {', '.join(tokens[entry.image_id].ocr_tokens)}"
+        found = (rectangle(places[entry.question_id].bbox),) if entry.question_id in places else ()
+        fitting += len(found)
         question = _asked(entry.question_id, "text", text, entry.answers, textvqa_score, found)
         pictures.add(f"{entry.image_id}.jpg", question, entry)
+    if places and not fitting:
+        next(iter(places.values())).fault("dataset_id", f"should be a question of {name}, as no other one is")
     return pictures.data_set("textvqa", files, ocr=ocr)
 
 
@@ -225,6 +232,7 @@ class _Vqav2Answer(Entry):
 
 class _Vqav2Annotation(Entry):
     question_id: Name
+    image_id: StrictInt
     answer_type: Text
     answers: Annotated[tuple[_Vqav2Answer, ...], Field(min_length=10, max_length=10)]
 
@@ -237,12 +245,16 @@ def load_vqav2(folder: Path, images: Path | None = None) -> DataSet:
     """
     names = ("v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
     files = [read_data_file(folder, name, "https://visualqa.org/download.html") for name in names]
-    answered = {one.question_id: one for one in files[1].records(_Vqav2Annotation, "annotations")}
+    answered = joined(files[1].records(_Vqav2Annotation, "annotations"), "question_id")
     pictures = PictureFolder(images or folder / "val2014", f"{_COCO}/val2014.zip")
     for entry in files[0].records(_Vqav2Question, "questions"):
         if entry.question_id not in answered:
             entry.fault("question_id", f"should be a question of {names[1]}")
         annotation = answered[entry.question_id]
+        if annotation.image_id != entry.image_id:
+            annotation.fault(
+                "image_id", f"should be {entry.image_id}, as question {entry.question_id} has it"
+            )
         answers = tuple(one.answer for one in annotation.answers)
         question = _asked(entry.question_id, annotation.answer_type, entry.question, answers, vqav2_score)
         pictures.add(f"COCO_val2014_{entry.image_id:012}.jpg", question, entry)
@@ -277,11 +289,12 @@ def load_vstar(folder: Path, images: Path | None = None) -> DataSet:
     for kind in ("direct_attributes", "relative_position"):
         if not (folder / kind).is_dir():
             raise MissingDataError(f"there is no folder {kind} in {folder}; get it from {source}")
-        endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-        found = {
-            path.stem: path for path in sorted((images / kind).glob("*")) if path.suffix.lower() in endings
-        }
-        described = sorted((folder / kind).glob("*.json"))
+        found = dict[str, Path]()
+        for path in _visible(images / kind, ".jpg", ".jpeg", ".png", ".webp", ".bmp"):
+            if path.stem in found:
+                raise MalformedDataError(f"{found[path.stem]} and {path} are pictures of one question")
+            found[path.stem] = path
+        described = _visible(folder / kind, ".json")
         alone = sorted(set(found) - {path.stem for path in described})
         if alone:
             raise MissingDataError(f"there is no {alone[0]}.json in {folder / kind}; get it from {source}")
@@ -296,6 +309,15 @@ def load_vstar(folder: Path, images: Path | None = None) -> DataSet:
             picture = found[path.stem].name if path.stem in found else f"{path.stem}.jpg"
             pictures.add(f"{kind}/{picture}", question, entry)
     return pictures.data_set("vstar", {"*.json": total.hexdigest()[:16]}, options_seed=seed)
+
+
+def _visible(folder: Path, *endings: str) -> list[Path]:
+    """The files with these endings, in order, without hidden ones, such as macOS puts beside others (._*)."""
+    found = [path for path in sorted(folder.glob("[!.]*")) if path.suffix.lower() in endings]
+    for path in found:
+        if not is_unicode(path.name):
+            raise MalformedDataError(f"the name {path.name!r} in {folder} should be Unicode text")
+    return found
 
 
 LOADERS: Final[dict[str, Callable[..., DataSet]]] = {

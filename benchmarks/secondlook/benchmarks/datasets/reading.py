@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
-    PositiveFloat,
+    FiniteFloat,
     PrivateAttr,
     Strict,
-    StrictFloat,
     ValidationError,
+    field_validator,
 )
 
 from secondlook.benchmarks.datasets.question import (
@@ -39,13 +41,23 @@ def _name(value: object) -> str:
     return str(value)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether it can be written: JSON can escape half a character, a lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 Text = Annotated[str, Field(pattern=r"\S")]
 """With something in it."""
 Name = Annotated[str, BeforeValidator(_name)]
 """A number or a text that names something, as text."""
 TenTexts = Annotated[tuple[str, ...], Field(min_length=10, max_length=10)]
-_Length = Annotated[PositiveFloat, Strict()]
-Box = tuple[StrictFloat, StrictFloat, _Length, _Length]
+_Place = Annotated[FiniteFloat, Strict()]
+_Length = Annotated[_Place, Field(gt=0)]
+Box = tuple[_Place, _Place, _Length, _Length]
 """[x, y, width, height] in pixels."""
 
 
@@ -53,6 +65,14 @@ class Entry(BaseModel):
     """A JSON object of an official file; what is not asked for may be anything."""
 
     _where: str = PrivateAttr("")
+
+    @field_validator("*")
+    @classmethod
+    def _is_unicode(cls, value: object) -> object:
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not is_unicode(text):
+                raise ValueError("should be Unicode text, without half a character")
+        return value
 
     @property
     def where(self) -> str:
@@ -81,6 +101,16 @@ class Entry(BaseModel):
 
 
 E = TypeVar("E", bound=Entry)
+
+
+def joined(entries: Iterable[E], name: str) -> dict[str, E]:
+    """Entries by a field, in which no two may be equal."""
+    found: dict[str, E] = {}
+    for entry in entries:
+        first = found.setdefault(getattr(entry, name), entry)
+        if first is not entry:
+            entry.fault(name, f"should be another one than that of {first.where.rpartition(', ')[2]}")
+    return found
 
 
 def rectangle(box: Box) -> Rectangle:
@@ -123,6 +153,9 @@ class DataFile:
     def named(self, form: type[E]) -> dict[str, E]:
         """A JSON object of objects, by their names."""
         value = self._object(self._parsed(self.content))
+        for number, name in enumerate(value, 1):
+            if not is_unicode(name):
+                raise MalformedDataError(f"{self.path}, record {number}: {name!r} should be Unicode text")
         places = ((f"record {number} ({name})", one) for number, (name, one) in enumerate(value.items(), 1))
         return dict(zip(value, self._entries(form, places), strict=True))
 
@@ -136,9 +169,17 @@ class DataFile:
 
     def _parsed(self, content: bytes, place: str = "") -> object:
         try:
-            return json.loads(content)
-        except ValueError as error:
+            return json.loads(content, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
             raise MalformedDataError(f"{self.path}{place} is not JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"an object has {twice!r} twice")
+    return found
 
 
 def read_data_file(folder: Path, name: str, source: str) -> DataFile:
@@ -183,7 +224,7 @@ class PictureFolder:
         """
         if not self._questions:
             raise MalformedDataError("the data set's files hold no question")
-        missing = [name for name in self._questions if not (self._folder / name).is_file()]
+        missing = [name for name in self._questions if not os.path.isfile(self._folder / name)]
         if missing:
             raise MissingDataError(
                 f"{len(missing)} of {len(self._questions)} pictures are missing, such as {missing[0]} in "

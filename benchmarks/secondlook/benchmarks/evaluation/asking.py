@@ -73,7 +73,13 @@ class Room:
 def load_run_model(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
     """The model that is asked."""
     dtype, device = asking.dtype, asking.device
-    return load_model(asking.model, dtype=dtype, device=device, progress=progress)  # type: ignore[arg-type]  # it refuses what is no dtype
+    return load_model(
+        asking.model,
+        revision=asking.revision,
+        dtype=dtype,  # type: ignore[arg-type]  # it refuses what is no dtype
+        device=device,
+        progress=progress,
+    )
 
 
 def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) -> Room:

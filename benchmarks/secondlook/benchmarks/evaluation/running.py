@@ -91,6 +91,7 @@ def _described(model: VisionLanguageModel) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(model.settings).items() if name != "threshold"}
     return {
         "model": model.name,
+        "revision": {} if model.revision is None else {"revision": model.revision},
         "weights": model.digest(),
         "settings": {
             **settings,
@@ -106,7 +107,7 @@ def _header(
     data: DataSet, asking: Asking, described: dict[str, Any], threshold: float, shard: Shard
 ) -> RunHeader:
     made = {"model": described["model"], "threshold": threshold}
-    made |= described["environment"]
+    made |= described["environment"] | described["revision"]
     versions = {name: made.pop(name) for name in PACKAGES}
     model = {"weights": described["weights"], "dtype": made.pop("dtype"), **described["settings"]}
     return RunHeader(

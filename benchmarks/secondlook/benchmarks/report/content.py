@@ -13,7 +13,7 @@ from PIL import Image
 
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.analysis.runs import Family, Run, read_family
-from secondlook.benchmarks.commands import ReportError
+from secondlook.benchmarks.datasets.question import MissingDataError
 from secondlook.benchmarks.report import claims, costs, doubt
 from secondlook.benchmarks.report.document import (
     Document,
@@ -28,6 +28,7 @@ from secondlook.benchmarks.report.plots import standalone
 from secondlook.benchmarks.report.study import Qualities, Study
 from secondlook.benchmarks.signs.evaluation import DrawnPicture
 from secondlook.edge.errors import PictureError
+from secondlook.edge.files import check_writable, write_files
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import JpegSettings, Picture, open_picture
 
@@ -46,19 +47,13 @@ def write_report_of(
 
     For the other arguments see `describe`.
     """
-    try:
-        (output / _PLOTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReportError(f"cannot write in {output}: {error.strerror}; choose another folder") from error
+    check_writable(output / "index.html")
     document = describe(read_family(logs), threshold, examples, images, resamples)
     files = {"index.html": as_page(document), "summary.md": as_markdown(document, _PLOTS)}
     files |= {f"{_PLOTS}/{plot.name}.svg": standalone(plot.svg) for plot in document.plots}
-    try:
-        for name, content in files.items():
-            (output / name).write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise ReportError(f"cannot write {error.filename}: {error.strerror}") from error
-    return [output / name for name in files]
+    written = {output / name: content for name, content in files.items()}
+    write_files(written)
+    return list(written)
 
 
 def describe(
@@ -190,9 +185,9 @@ def _original(run: Run, row: int, images: Path | None) -> Picture:
     try:
         picture = open_picture(_file(data, columns.file[row], int(columns.picture[row]), images))
     except (OSError, PictureError) as error:
-        raise ReportError(f"cannot show the picture {columns.file[row]}: {error}") from error
+        raise MissingDataError(f"cannot show the picture {columns.file[row]}: {error}") from error
     if picture.size.pixels != columns.original_pixels[row]:
-        raise ReportError(
+        raise MissingDataError(
             f"the picture {columns.file[row] or columns.picture[row]} has {picture.size.pixels} pixels, and "
             f"{columns.original_pixels[row]:.0f} in the log {run.path}: it is another one; check --images"
         )
@@ -206,7 +201,7 @@ def _file(data: dict[str, Any], name: str, index: int, images: Path | None) -> b
     beside = images / name
     found = beside if beside.is_file() else next(images.rglob(name), None)
     if found is None:
-        raise ReportError(
+        raise MissingDataError(
             f"the folder {images} has no picture {name}; name the folder of the data set's with --images"
         )
     return found.read_bytes()

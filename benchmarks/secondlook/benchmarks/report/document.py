@@ -140,8 +140,8 @@ def digits(value: float) -> str:
 
 
 def escaped(text: str) -> str:
-    """As Markdown shows it."""
-    return re.sub(r"([\\|*_<`])", r"\\\1", text).replace("\n", " ")
+    """As Markdown shows it, in one line: no link, picture, entity or formula comes of it."""
+    return re.sub(r"([\\|*_<>`\[\]&~$])", r"\\\1", " ".join(text.splitlines()))
 
 
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
@@ -155,8 +155,9 @@ def part_lines(parts: Sequence[Table | Plot | Example], plots: str) -> list[str]
     lines: list[str] = []
     for part in parts:
         if isinstance(part, Plot):
-            lines.append(f"![{part.title}]({plots}/{part.name}.svg)")
-            lines.append(f"*{part.title}.* {part.caption}".strip())
+            title = escaped(part.title)
+            lines.append(f"![{title}]({plots}/{part.name}.svg)")
+            lines.append(f"*{title}.* {escaped(part.caption)}".strip())
         elif isinstance(part, Table):
             lines.append(
                 markdown_table([*map(escaped, part.columns)], ([*map(escaped, row)] for row in part.rows))
@@ -164,7 +165,7 @@ def part_lines(parts: Sequence[Table | Plot | Example], plots: str) -> list[str]
             lines += [escaped(part.note)] if part.note else []
         else:
             told = "; ".join(f"{what} {text}" for what, text in part.answers)
-            lines.append(f"* **{part.title}**: {escaped(part.question)} {escaped(told)}".replace("\n", " "))
+            lines.append(f"* **{part.title}**: {escaped(part.question)} {escaped(told)}")
     return lines
 
 
@@ -191,7 +192,7 @@ def _data_uri(jpeg: bytes) -> str:
 
 def as_markdown(document: Document, plots: str) -> str:
     """A whole document as Markdown."""
-    lines = [f"# {escaped(document.title)}", document.lead]
+    lines = [f"# {escaped(document.title)}", escaped(document.lead)]
     for section in document.sections:
         lines += [f"## {section.title}", *map(escaped, section.text), *part_lines(section.parts, plots)]
     return "\n\n".join(lines) + "\n"

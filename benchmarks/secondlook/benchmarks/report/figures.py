@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from secondlook.benchmarks.report import tables
+from secondlook.edge.files import write_files
 
 RESULTS: Final = Path("benchmarks/results")
 PLOTS: Final = Path("docs/plots")
@@ -67,7 +68,7 @@ def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) ->
     """
     from secondlook.benchmarks.analysis.runs import read_family
     from secondlook.benchmarks.report.content import describe
-    from secondlook.benchmarks.report.document import Table, part_lines
+    from secondlook.benchmarks.report.document import Table, escaped, part_lines
     from secondlook.benchmarks.report.plots import standalone
 
     report = describe(read_family(logs), examples=0)
@@ -75,11 +76,9 @@ def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) ->
     drawn = {plot.name: plot for plot in report.plots}
     chosen = [drawn[name] for name in _SHOWN_PLOTS]
     if plots is not None:
-        plots.mkdir(parents=True, exist_ok=True)
-        for plot in chosen:
-            (plots / f"{plot.name}.svg").write_text(standalone(plot.svg), encoding="utf-8")
+        write_files({plots / f"{plot.name}.svg": standalone(plot.svg) for plot in chosen})
     links = Path(os.path.relpath(PLOTS, document.parent)).as_posix()
-    return "\n\n".join([report.lead, *part_lines([*firsts, *chosen], links)]) + "\n"
+    return "\n\n".join([escaped(report.lead), *part_lines([*firsts, *chosen], links)]) + "\n"
 
 
 _SIGNS: Final = "signs-test-4242.json"
@@ -108,7 +107,7 @@ def write_figures(root: Path) -> None:
         written = partial(evidence, plots=root / PLOTS) if part.written is evidence else part.written
         path = root / part.document
         text = filled(path.read_text(encoding="utf-8"), part.name, written(part.files(root), part.document))
-        path.write_text(text, encoding="utf-8")
+        write_files({path: text})
 
 
 def filled(document: str, name: str, text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from secondlook.benchmarks.report.document import NONE, digits, share
+from secondlook.benchmarks.report.document import NONE, digits, escaped, share
 from secondlook.engine.method.policy_file import PolicyFile
 
 Report = dict[str, Any]
@@ -86,7 +86,7 @@ def evaluation(report: Report) -> str:
     rows = [
         [label, *(_cell(values.get(key)) for values in groups.values())] for key, label in _MEASURES.items()
     ]
-    return _written("evaluation", report, list(groups), rows)
+    return _written("evaluation", report, list(map(escaped, groups)), rows)
 
 
 def calibration(policy: PolicyFile) -> str:

@@ -19,6 +19,7 @@ from secondlook.engine.cli.options import (
     PolicyOption,
     ProviderOption,
     RebuildOption,
+    RevisionOption,
     ThresholdOption,
     TrustOption,
     VerboseOption,
@@ -35,6 +36,7 @@ def ask(
     picture: Annotated[Path, typer.Argument(help="The picture's file.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     model: ModelOption = "demo",
+    revision: RevisionOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
@@ -71,6 +73,7 @@ def ask(
         None,
         kv_cache_gb,
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
+        revision,
     )
     opened = open_picture(picture)
     with loading_status(model):

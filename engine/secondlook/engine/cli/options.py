@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
+
+from secondlook.engine.cli.logs import configure_logging
 
 if TYPE_CHECKING:
     from secondlook.engine.method.policy_file import PolicyFile
@@ -25,6 +23,7 @@ __all__ = [
     "PolicyOption",
     "ProviderOption",
     "RebuildOption",
+    "RevisionOption",
     "ThresholdOption",
     "TrustOption",
     "VerboseOption",
@@ -42,6 +41,14 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model", help="demo (the embedded model), a folder, or a hub name.", rich_help_panel=MODEL
+    ),
+]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        help="Branch, tag or commit of a hub model; by default its main branch.",
+        rich_help_panel=MODEL,
     ),
 ]
 DTypeOption = Annotated[
@@ -123,19 +130,6 @@ VerboseOption = Annotated[
         "--verbose", "-v", count=True, help="Say more on stderr; -vv for debugging.", show_default=False
     ),
 ]
-
-
-def configure_logging(verbose: int) -> None:
-    """Log warnings to stderr, information too with one -v, everything with two. For commands, once each."""
-    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    handler = RichHandler(console=Console(stderr=True), show_path=verbose > 1)
-    logging.basicConfig(
-        level=level, format="%(name)s: %(message)s", datefmt="[%X]", handlers=[handler], force=True
-    )
-    logging.captureWarnings(True)
-    warnings.formatwarning = lambda message, *_arguments, **_more: str(message)  # not where it was raised
-    # That operators are being built is always said: it happens once, and takes a while.
-    logging.getLogger("secondlook.kernels").setLevel(min(level, logging.INFO))
 
 
 def chosen_policy(policy: Path | None, threshold: float | None) -> PolicyFile | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secondlook.engine.cli.logs import LogFormat, configure_logging
 from secondlook.engine.cli.options import (
     LIMITS,
     POLICY,
@@ -17,12 +18,12 @@ from secondlook.engine.cli.options import (
     PolicyOption,
     ProviderOption,
     RebuildOption,
+    RevisionOption,
     ThresholdOption,
     TrustOption,
     VerboseOption,
     VisionOption,
     chosen_policy,
-    configure_logging,
 )
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
@@ -34,6 +35,7 @@ __all__ = ["serve"]
 
 def serve(
     model: ModelOption = "demo",
+    revision: RevisionOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     vision: VisionOption = "torch",
@@ -77,6 +79,35 @@ def serve(
     max_body_mb: Annotated[
         int, typer.Option(min=1, help="MiB that a request may have.", rich_help_panel=LIMITS)
     ] = 8,
+    max_bodies_mb: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="MiB of all requests that arrive or are being answered; half of it for one address.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 64,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Connections; by default 1000, or as many as `ulimit -n` allows.",
+            show_default=False,
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    header_seconds: Annotated[
+        float, typer.Option(help="Seconds for a request's headers to arrive.", rich_help_panel=LIMITS)
+    ] = 10.0,
+    body_seconds: Annotated[
+        float, typer.Option(help="Seconds for a request's body to arrive.", rich_help_panel=LIMITS)
+    ] = 30.0,
+    grace_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Seconds for answers and second looks after a signal to stop.", rich_help_panel=LIMITS
+        ),
+    ] = 30.0,
     host: Annotated[
         str,
         typer.Option(help="Address to listen on; 0.0.0.0 for every network.", rich_help_panel="Network"),
@@ -96,16 +127,27 @@ def serve(
             rich_help_panel="Network",
         ),
     ] = "",
+    root_path: Annotated[
+        str,
+        typer.Option(
+            help="Path under which a proxy serves this, such as /eyes.",
+            show_default=False,
+            rich_help_panel="Network",
+        ),
+    ] = "",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="text, or json: one object a line, for programs.")
+    ] = "text",
     verbose: VerboseOption = 0,
 ) -> None:
     """Answer edges' questions over HTTP until Ctrl-C."""
-    configure_logging(verbose)
+    configure_logging(verbose, log_format)
     calibrated = chosen_policy(policy, threshold)
     from secondlook.engine.encoders import EncoderChoice
     from secondlook.engine.method.budget import BudgetSettings
     from secondlook.engine.serve.app import address_url, listen
     from secondlook.engine.serve.app import serve as run_server
-    from secondlook.engine.serve.settings import ServerSettings, SessionLimits
+    from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings, SessionLimits
 
     budget = None
     if (retransmission_rate, bytes_per_second) != (None, None):
@@ -119,13 +161,20 @@ def serve(
         budget,
         kv_cache_gb,
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
+        revision,
     )
     sessions = SessionLimits(max_waiting=max_pending, max_bytes=max_pending_mb * 2**20, seconds=session_ttl)
     settings = ServerSettings(
         queue_size=queue_size,
         max_body_bytes=max_body_mb * 2**20,
+        max_bodies_bytes=max_bodies_mb * 2**20,
         forwarded_allow_ips=tuple(filter(None, map(str.strip, forwarded_allow_ips.split(",")))),
         sessions=sessions,
+        connections=ConnectionLimits(
+            most=max_connections, header_seconds=header_seconds, body_seconds=body_seconds
+        ),
+        grace_seconds=grace_seconds,
+        root_path=root_path,
     )
     with listen(host, port) as listener:
         url = address_url(listener)

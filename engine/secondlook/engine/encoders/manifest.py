@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -32,6 +33,7 @@ __all__ = [
     "GraphDType",
     "Parity",
     "TensorType",
+    "check_names",
     "file_digest",
     "read_json",
     "read_manifest",
@@ -99,6 +101,7 @@ class EncoderManifest:
 
     Attributes:
         model: what the model was asked for as.
+        revision: commit of a hub model.
         weights: digests of the vision tower's and projector's weights, in the three dtypes that a model can
             be loaded in (`VisionLanguageModel.encoder_digest`).
         dtype: that the graph computes in.
@@ -126,9 +129,11 @@ class EncoderManifest:
     tools: dict[str, str]
     parity: Parity
     files: dict[str, str]
+    revision: str | None = None
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        check_names(self.files)
         if lacking := {GRAPH_FILE, WEIGHTS_FILE} - self.files.keys():
             raise SettingsError(f"the manifest has no digest of {', '.join(sorted(lacking))}")
 
@@ -153,8 +158,12 @@ class EncoderManifest:
         """
         wrong = []
         for name, expected in self.files.items():
+            path = folder / name
+            if path.exists() and not path.is_file():  # a device may be endless
+                wrong.append(f"{name} is no regular file")
+                continue
             try:
-                found = file_digest(folder / name)
+                found = file_digest(path)
             except OSError as error:
                 wrong.append(f"{name} cannot be read ({error.strerror})")
                 continue
@@ -189,6 +198,17 @@ class EncoderManifest:
                 f"the encoder in {folder} was exported from {self.model!r} and does not fit the model "
                 f"{model.name!r}: it has {'; '.join(different)}; export {model.name!r}"
             )
+
+
+def check_names(files: Iterable[str]) -> None:
+    """Refuse names of what is outside a manifest's folder.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    for name in files:
+        if name in ("", "..") or "\0" in name or Path(name).name != name:
+            raise SettingsError(f"files should be plain names in the manifest's folder, not {name!r}")
 
 
 def read_manifest(folder: Path) -> EncoderManifest:

@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
-from secondlook.engine.encoders.manifest import EncoderManifest, read_json, write_json
+from secondlook.engine.encoders.manifest import EncoderManifest, check_names, read_json, write_json
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.errors import InvalidEncoderError
 
@@ -116,6 +116,7 @@ class PlanManifest:
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        check_names(self.files)
         if PLAN_FILE not in self.files:
             raise SettingsError(f"a plan's manifest must have the digest of {PLAN_FILE}")
 
@@ -134,6 +135,8 @@ class PlanManifest:
             InvalidEncoderError: the file is missing, cannot be read, or is another.
         """
         path = folder / PLAN_FILE
+        if path.exists() and not path.is_file():  # a device may be endless
+            raise InvalidEncoderError(f"{path} is no regular file; build the plan again")
         try:
             plan = path.read_bytes()
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.files import write_files
 from secondlook.edge.validation import from_json
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.errors import PolicyFileError
@@ -172,7 +173,8 @@ def read_policy(path: Path) -> PolicyFile:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PolicyFileError(f"cannot read the policy {path}: {_why(error)}") from error
+        why = getattr(error, "strerror", None) or error
+        raise PolicyFileError(f"cannot read the policy {path}: {why}") from error
     try:
         found = from_json(PolicyFile, text)
         found.policy  # noqa: B018 -- checks the values that pydantic does not know the ranges of
@@ -187,14 +189,6 @@ def write_policy(found: PolicyFile, path: Path) -> None:
     """Write it, in place of what is there.
 
     Raises:
-        PolicyFileError: it cannot be written.
+        WriteError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(found.model_dump_json(indent=4) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PolicyFileError(f"cannot write {path}: {_why(error)}; choose another file") from error
-
-
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    return str((isinstance(error, OSError) and error.strerror) or error)
+    write_files({path: found.model_dump_json(indent=4) + "\n"})

@@ -124,6 +124,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
 
     Attributes:
         name: what the model was asked for as.
+        revision: commit of a hub model, as far as its folder tells.
         module: of transformers, with its `config`; nobody but its owner changes it.
         context: the most rows of a sequence, generated ones included.
         most_visual_tokens: rows that a global image has at most, whatever its original, and a local one.
@@ -133,6 +134,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
     """
 
     name: str
+    revision: str | None = None
     module: Any
     context: int
     most_visual_tokens: tuple[int, int]

@@ -10,33 +10,36 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from secondlook import kernels
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.devices import chosen_device
-from secondlook.engine.errors import IncompleteModelError, InvalidModelError, UnsupportedModelError
+from secondlook.engine.errors import InvalidModelError, ModelError
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.models.configuration import check_config, check_generation, check_layers
+from secondlook.engine.models.faults import reading
 from secondlook.engine.models.folders import (
+    CONFIG_FILE,
     DEMO,
     chat_template,
     check_complete,
+    commit_of,
     find_folder,
     image_processor,
     read_json,
 )
 from secondlook.engine.models.packed_linear import pack_linear_layers
-from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts
 from secondlook.engine.models.registry import architecture
 from secondlook.engine.models.settings import (
     LOCALISATION_FILE,
@@ -45,6 +48,7 @@ from secondlook.engine.models.settings import (
     LookSettings,
     read_file,
 )
+from secondlook.engine.models.weights import check_finite, check_loaded, check_size, stored_tensors
 
 __all__ = ["Checkpoint", "DType", "digest", "load_model", "state"]
 
@@ -52,50 +56,24 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 """Weights' and activations' type. "auto": float32 on the CPU, elsewhere what the checkpoint was published
 in."""
 
-# What transformers, torch and safetensors raise for values that they do not check, or files they cannot read.
-_UNLOADABLE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Generation settings that change greedy decoding, and the values with which they do not.
-_GREEDY_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "bad_words_ids": (),
-    "begin_suppress_tokens": (),
-    "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1.0,),
-    "exponential_decay_length_penalty": (),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "guidance_scale": (1.0,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "no_repeat_ngram_size": (0,),
-    "num_beams": (1,),
-    "penalty_alpha": (0.0,),
-    "repetition_penalty": (1.0,),
-    "sequence_bias": (),
-    "stop_strings": (),
-    "suppress_tokens": (),
-    "watermarking_config": (),
-}
+_log = getLogger(__name__)
 
 
 def load_model(
-    name_or_path: str = DEMO, *, dtype: DType = "auto", device: str = "auto", progress: bool = False
+    name_or_path: str = DEMO,
+    *,
+    revision: str | None = None,
+    dtype: DType = "auto",
+    device: str = "auto",
+    progress: bool = False,
 ) -> VisionLanguageModel:
     """Load a model, ready to answer; the first time, its operators are built too (`secondlook.kernels`).
 
     Args:
         name_or_path: "demo", a folder, or a hub name.
+        revision: branch, tag or commit of a hub model; None: its main branch.
         dtype: see `DType`.
         device: "cpu", "cuda", "cuda:N", or "auto" (a CUDA GPU if there is one).
         progress: let transformers and the hub draw progress bars and log while they work.
@@ -103,19 +81,26 @@ def load_model(
     Raises:
         ModelNotFoundError, IncompleteModelError, InvalidModelError, UnsupportedModelError: see there.
         DeviceError: no such device here.
-        SettingsError: an unknown dtype, or an unknown mode in the variable SECONDLOOK_KERNELS.
+        SettingsError: an unknown dtype, a revision of what is no hub model, or an unknown mode in the
+            variable SECONDLOOK_KERNELS.
     """
     if dtype not in get_args(DType):
         raise SettingsError(f"dtype must be one of {', '.join(get_args(DType))}, not {dtype!r}")
     place = chosen_device(device)
     _prepare_operators(place)
     with _quiet(not progress):
-        folder = find_folder(name_or_path)
+        folder = find_folder(name_or_path, revision)
         check_complete(folder)
-        checkpoint = Checkpoint(name_or_path, folder, read_json(folder / "config.json"), dtype, place)
+        checkpoint = Checkpoint(name_or_path, folder, read_json(folder / CONFIG_FILE), dtype, place)
         module = architecture(checkpoint.values.get("model_type"), folder)
-        model: VisionLanguageModel = module.load(checkpoint)
+        check_config(folder, checkpoint.values)
+        with reading(folder):
+            model: VisionLanguageModel = module.load(checkpoint)
     _check_localisation(folder, model)
+    _check_context(folder, model)
+    model.revision = commit_of(folder)
+    if model.revision is not None:
+        _log.info("%s is of commit %s", name_or_path, model.revision)
     return model
 
 
@@ -139,10 +124,8 @@ class Checkpoint:
 
     def config(self) -> Any:
         """Transformers' configuration; Any, for nested ones are declared as dict or None as well."""
-        try:
-            return AutoConfig.from_pretrained(self.folder, local_files_only=True)
-        except _UNLOADABLE as error:
-            raise InvalidModelError(f"{self.folder / 'config.json'}: {first_line(error)}") from error
+        with reading(self.folder / CONFIG_FILE):
+            return AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
 
     def image_processor(self) -> Mapping[str, Any]:
         """The preprocessor's settings."""
@@ -156,15 +139,27 @@ class Checkpoint:
     def localisation(self, default: Localisation) -> Localisation:
         return read_file(self.folder / LOCALISATION_FILE, default)
 
-    def prompts(self, placeholder: int, question_suffix: str) -> ChatPrompts:
-        template = chat_template(self.folder)
-        assert template is not None  # check_complete saw it
-        return ChatPrompts(
-            self._tokenizer(),
-            chat_template=template,
-            placeholder=placeholder,
-            question_suffix=question_suffix,
-        )
+    def prompts(self, config: Any, question_suffix: str) -> ChatPrompts:
+        """
+        Args:
+            config: transformers' own, with the `image_token_id`.
+        """
+        found = chat_template(self.folder)
+        assert found is not None  # check_complete saw it
+        template, file = found
+        tokenizer, vocabulary = self._tokenizer(), config.get_text_config().vocab_size
+        self._check_placeholder(tokenizer, config.image_token_id, vocabulary)
+        with reading(self.folder / "tokenizer_config.json"):
+            try:
+                return ChatPrompts(
+                    tokenizer,
+                    chat_template=template,
+                    placeholder=config.image_token_id,
+                    vocabulary=vocabulary,
+                    question_suffix=question_suffix,
+                )
+            except ModelError as error:
+                raise type(error)(f"{file}: {error}") from error
 
     def weights(self, kind: Any, config: Any) -> Any:
         """A model of transformers with the folder's weights, its decoder attending by plans.
@@ -172,7 +167,10 @@ class Checkpoint:
         Args:
             kind: the model's class.
         """
-        try:
+        stored = stored_tensors(self.folder)
+        check_layers(self.folder, self.values, len(stored))
+        check_size(self.folder, self.values, kind, config, stored)
+        with reading(f"{self.folder}: the model cannot be loaded"):
             model, info = kind.from_pretrained(
                 self.folder,
                 config=config,
@@ -183,19 +181,10 @@ class Checkpoint:
                 ignore_mismatched_sizes=True,  # reported below, as one error
                 output_loading_info=True,
             )
-        except _UNLOADABLE as error:
-            raise InvalidModelError(
-                f"{self.folder}: the model cannot be loaded: {first_line(error)}"
-            ) from error
-        if info["missing_keys"]:
-            raise IncompleteModelError(f"{self.folder} lacks weights: {_some(info['missing_keys'])}")
-        if info["mismatched_keys"]:
-            names = [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
-            raise InvalidModelError(
-                f"{self.folder}: weights of another shape than config.json says: {_some(names)}"
-            )
-        _check_greedy(self.folder, model.generation_config)
-        model = model.eval().requires_grad_(False).to(self.device)
+            check_loaded(self.folder, model, info)
+            check_generation(self.folder, model.generation_config, config.get_text_config().vocab_size)
+            model = model.eval().requires_grad_(False).to(self.device)
+            check_finite(self.folder, model)
         pack_linear_layers(model)
         return model
 
@@ -209,19 +198,24 @@ class Checkpoint:
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         path = self.folder / "tokenizer.json"
-        try:
+        with reading(f"{path} cannot be read"):
             Tokenizer.from_file(str(path))
-        except Exception as error:  # the only type tokenizers raises
-            raise InvalidModelError(f"{path} cannot be read: {first_line(error)}") from error
-        try:
+        with reading(f"{self.folder / 'tokenizer_config.json'}: the tokenizer cannot be loaded"):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                self.folder, local_files_only=True
+                self.folder, local_files_only=True, trust_remote_code=False
             )
-        except (KeyError, OSError, TypeError, ValueError) as error:
-            raise InvalidModelError(
-                f"{self.folder}: the tokenizer cannot be loaded: {first_line(error)}"
-            ) from error
         return tokenizer
+
+    def _check_placeholder(self, tokenizer: Any, token: Any, vocabulary: int) -> None:
+        names = ("image_token_index", "image_token_id")
+        given = next((name for name in names if name in self.values), None)
+        what = f"{given} {token!r}" if given else f"{' or '.join(names)} is missing; its default {token!r}"
+        known = type(token) is int and 0 <= token < 2**31 and tokenizer.convert_ids_to_tokens(token)
+        if not known or token >= vocabulary:
+            raise InvalidModelError(
+                f"{self.folder / CONFIG_FILE}: {what} is "
+                + (f"beyond the embedding's {vocabulary} rows" if known else "no token of tokenizer.json")
+            )
 
 
 def state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -260,25 +254,15 @@ def _check_localisation(folder: Path, model: VisionLanguageModel) -> None:
                 raise InvalidModelError(f"{path}: {key}: the decoder's last {what} is {count - 1}")
 
 
-def _check_greedy(folder: Path, generation: GenerationConfig | None) -> None:
-    """Refuse generation settings that plain greedy decoding would silently ignore."""
-    for name, neutral in _GREEDY_NEUTRAL.items():
-        value = getattr(generation, name, None)
-        if value is not None and value not in neutral:
-            raise UnsupportedModelError(
-                f"{folder}: generation_config.json sets {name}={value!r}; only plain greedy decoding is done"
-            )
-
-
-def _some(names: Any) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
-    return ", ".join(ordered[:3]) + more
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _check_context(folder: Path, model: VisionLanguageModel) -> None:
+    """Refuse a model that no question about two pictures fits in: none could be answered."""
+    pictures, answer = sum(model.most_visual_tokens), model.settings.max_new_tokens
+    text = len(model.tokens(GENERIC_QUESTION).two)
+    if pictures + text + answer > model.context:
+        raise InvalidModelError(
+            f"{folder / CONFIG_FILE}: max_position_embeddings is {model.context}, too small for two "
+            f"pictures of {pictures} tokens, a question of {text} and an answer of {answer}"
+        )
 
 
 @contextmanager

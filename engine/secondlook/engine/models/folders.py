@@ -6,42 +6,68 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from secondlook.engine.errors import IncompleteModelError, InvalidModelError, ModelNotFoundError
+from secondlook.edge.errors import SettingsError
+from secondlook.engine.errors import (
+    IncompleteModelError,
+    InvalidModelError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from secondlook.engine.models.faults import reading, reason
 
-__all__ = ["DEMO", "chat_template", "check_complete", "find_folder", "image_processor", "read_json"]
+__all__ = [
+    "CONFIG_FILE",
+    "DEMO",
+    "chat_template",
+    "check_complete",
+    "commit_of",
+    "find_folder",
+    "image_processor",
+    "read_json",
+    "weight_files",
+]
 
-DEMO = "demo"
+DEMO: Final = "demo"
 """The name of the model that comes with the package."""
+CONFIG_FILE: Final = "config.json"
 
 _DEMO_FOLDER = Path(__file__).parents[1] / "checkpoint"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
+_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.safetensors")
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LONGEST_POINTER = 1024
 
 
-def find_folder(name_or_path: str) -> Path:
+def find_folder(name_or_path: str, revision: str | None = None) -> Path:
     """The folder of "demo", of a local path, or of a hub name such as `llava-hf/llava-1.5-7b-hf`.
 
     A folder that exists is taken before a hub name. A hub model is downloaded, or found in the local cache.
 
+    Args:
+        revision: branch, tag or commit of a hub model; None: its main branch.
+
     Raises:
         ModelNotFoundError: none of the three.
+        SettingsError: there is a revision of what is no hub model.
     """
-    if name_or_path == DEMO:
-        if not _DEMO_FOLDER.is_dir():
-            raise ModelNotFoundError(
-                f"the embedded model is missing here: no {_DEMO_FOLDER}; install secondlook again"
-            )
-        return _DEMO_FOLDER
-    folder = Path(name_or_path).expanduser()
+    folder = _DEMO_FOLDER if name_or_path == DEMO else Path(name_or_path).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise SettingsError(
+                f"revision {revision!r} is for models of the hub, but {name_or_path!r} is a folder"
+            )
         return folder
+    if name_or_path == DEMO:
+        raise ModelNotFoundError(f"the embedded model is missing here: no {folder}; install secondlook again")
     if folder.exists():
         raise ModelNotFoundError(f"{name_or_path} is a file; a model is a folder in the Hugging Face layout")
     if not _HUB_NAME.fullmatch(name_or_path):
@@ -49,32 +75,81 @@ def find_folder(name_or_path: str) -> Path:
             f"there is no model {name_or_path!r}; give 'demo', a folder, or a hub name like owner/model"
         )
     try:
-        return Path(huggingface_hub.snapshot_download(name_or_path, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return Path(
+            huggingface_hub.snapshot_download(name_or_path, revision=revision, allow_patterns=_HUB_FILES)
+        )
+    except Exception as error:  # of the hub, its HTTP client, or the proxy that the environment names
+        asked = "a model of that name" if revision is None else f"revision {revision!r} of such a model"
         raise ModelNotFoundError(
-            f"there is no folder {name_or_path!r}, and the hub did not give a model of that name: {reason[0]}"
+            f"there is no folder {name_or_path!r}, and the hub did not give {asked}: {reason(error)}"
         ) from error
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit of a hub model's folder, which the hub's cache names by it; None for other folders."""
+    path = folder.resolve()
+    return path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
+
+
 def check_complete(folder: Path) -> None:
-    """Raise IncompleteModelError, naming every missing file, unless the folder has what loading needs."""
+    """Refuse a folder that lacks what loading needs, before anything of it is loaded.
+
+    Raises:
+        IncompleteModelError: files are missing; the message names all.
+        InvalidModelError: a file is a pointer of Git LFS, or the index names what is no shard of the folder.
+        UnsupportedModelError: there is an adapter beside the weights.
+    """
+    _check_pointers(folder)
+    adapter = next((name for name in _ADAPTERS if (folder / name).exists()), None)
+    shards = [path.name for path in weight_files(folder)]
     missing = [
-        name for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if not _has(folder, name)
+        name for name in (CONFIG_FILE, "tokenizer.json", "tokenizer_config.json") if not _has(folder, name)
     ]
-    if _has(folder, _WEIGHTS_INDEX):
-        shards = read_json(folder / _WEIGHTS_INDEX).get("weight_map")
-        if not isinstance(shards, dict):
-            raise InvalidModelError(f"{folder / _WEIGHTS_INDEX} has no weight_map")
-        missing += [name for name in sorted(set(map(str, shards.values()))) if not _has(folder, name)]
-    elif not _has(folder, _WEIGHTS):
-        missing.append(_WEIGHTS)
+    missing += [name for name in shards if not _has(folder, name)]
+    if adapter and missing:
+        raise IncompleteModelError(
+            f"the model folder {folder} is incomplete: it holds an adapter ({adapter}) but no "
+            f"{', '.join(missing)}; merge the adapter into its base model{_base(folder)}, and save the whole"
+        )
+    if adapter:
+        raise UnsupportedModelError(
+            f"{folder / adapter} is an adapter beside whole weights, and would not be used: merge it into "
+            "them, or take it out of the folder"
+        )
     if image_processor(folder) is None:
         missing.append("preprocessor_config.json")
     if chat_template(folder) is None:
         missing.append("chat_template.jinja")
     if missing:
-        raise IncompleteModelError(f"the model folder {folder} is incomplete: no {', '.join(missing)}")
+        raise IncompleteModelError(
+            f"the model folder {folder} is incomplete: no {', '.join(missing)}"
+            + (_other_weights(folder) if _WEIGHTS in missing else "")
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of the weights, there or not: one, or the shards that the index names.
+
+    Raises:
+        InvalidModelError: the index cannot be read, or names what is no plain name of a safetensors file.
+    """
+    index = folder / _WEIGHTS_INDEX
+    if _has(folder, _WEIGHTS) or not index.is_file():
+        return [folder / _WEIGHTS]
+    values = read_json(index)
+    for key in ("metadata", "weight_map"):
+        if not isinstance(values.get(key), dict):
+            raise InvalidModelError(f"{index} has no {key}")
+    shards = values["weight_map"]
+    if not shards:
+        raise InvalidModelError(f"{index}: weight_map is empty")
+    for tensor, name in shards.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
+            raise InvalidModelError(
+                f"{index}: weight_map: {tensor} is said to be in {name!r}, which is no plain name of a "
+                "safetensors file in the folder"
+            )
+    return [folder / name for name in sorted(set(shards.values()))]
 
 
 def image_processor(folder: Path) -> Mapping[str, Any] | None:
@@ -85,21 +160,27 @@ def image_processor(folder: Path) -> Mapping[str, Any] | None:
     return nested if isinstance(nested, dict) else None
 
 
-def chat_template(folder: Path) -> str | None:
-    """The chat template, wherever the checkpoint's age put it; the processor's goes before the
-    tokenizer's."""
+def chat_template(folder: Path) -> tuple[str, Path] | None:
+    """The chat template and the file that has it, wherever the checkpoint's age put it; the processor's goes
+    before the tokenizer's."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except ValueError as error:
-            raise InvalidModelError(f"{path} is not UTF-8 text: {error}") from error
+        with reading(path):
+            return path.read_text(encoding="utf-8"), path
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        found = _optional_json(folder / name).get("chat_template")
+        path = folder / name
+        found = _optional_json(path).get("chat_template")
+        if isinstance(found, list):  # of named ones
+            named = [one for one in found if isinstance(one, dict)]
+            found = {one.get("name"): one.get("template") for one in named}
         if isinstance(found, dict):
-            found = found.get("default")
+            if not isinstance(found.get("default"), str):
+                raise InvalidModelError(f"{path}: chat_template has no template named 'default'")
+            found = found["default"]
         if isinstance(found, str):
-            return found
+            return found, path
+        if found is not None:
+            raise InvalidModelError(f"{path}: chat_template is {found!r:.40}, no template")
     return None
 
 
@@ -107,11 +188,46 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; InvalidModelError when it is not one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise InvalidModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise InvalidModelError(f"{path} must hold a JSON object, not {type(values).__name__}")
     return values
+
+
+def _check_pointers(folder: Path) -> None:
+    """Refuse what `git clone` leaves without Git LFS: small texts in place of the large files."""
+    pointers = []
+    for path in sorted(path for pattern in _HUB_FILES for path in folder.glob(pattern)):
+        with reading(path):
+            if path.is_file() and path.stat().st_size <= _LONGEST_POINTER:
+                pointers += [path.name] * path.read_bytes().startswith(_POINTER)
+    if pointers:
+        raise InvalidModelError(
+            f"{folder}: {', '.join(pointers)}: only a pointer of Git LFS, not the file itself; run git lfs "
+            "pull in the folder"
+        )
+
+
+def _base(folder: Path) -> str:
+    base = _optional_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    return f" {base}" if isinstance(base, str) and base else ""
+
+
+def _other_weights(folder: Path) -> str:
+    """What there is in place of the weights, and what to do."""
+    found = [
+        path.name for pattern in _OTHER_WEIGHTS for path in sorted(folder.glob(pattern)) if path.is_file()
+    ]
+    if not found:
+        return ""
+    if all(name.endswith(".safetensors") for name in found):
+        return f"; {_few(found)}: more than one file of weights needs {_WEIGHTS_INDEX}"
+    return f"; {_few(found)}: such weights are not read: save the model again as safetensors"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

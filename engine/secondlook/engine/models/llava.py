@@ -37,7 +37,7 @@ def load(checkpoint: Checkpoint) -> Llava:
     config = _config(checkpoint)
     settings = checkpoint.settings()
     preprocessing = _preprocessing(checkpoint, config)
-    prompts = checkpoint.prompts(config.image_token_id, settings.question_suffix)
+    prompts = checkpoint.prompts(config, settings.question_suffix)
     localisation = checkpoint.localisation(default_localisation(config))
     module = checkpoint.weights(LlavaForConditionalGeneration, config)
     return Llava(checkpoint.name, module, prompts, preprocessing, settings, localisation)
@@ -142,9 +142,9 @@ def _preprocessing(checkpoint: Checkpoint, config: Any) -> Preprocessing:
     try:
         return Preprocessing(
             side=side,
-            mean=tuple(values.get("image_mean", _CLIP_MEAN)) if normalise else (0.0, 0.0, 0.0),
-            std=tuple(values.get("image_std", _CLIP_STD)) if normalise else (1.0, 1.0, 1.0),
-            scale=float(values.get("rescale_factor", 1 / 255)) if rescale else 1.0,
+            mean=tuple(values.get("image_mean") or _CLIP_MEAN) if normalise else (0.0, 0.0, 0.0),
+            std=tuple(values.get("image_std") or _CLIP_STD) if normalise else (1.0, 1.0, 1.0),
+            scale=float(values.get("rescale_factor") or 1 / 255) if rescale else 1.0,
         )
     except (SettingsError, TypeError, ValueError) as error:
         raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error

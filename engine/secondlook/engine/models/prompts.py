@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from secondlook.engine.errors import (
     EmptyQuestionError,
+    InvalidModelError,
     QuestionError,
     QuestionTooLongError,
     ReservedTextError,
     UnsupportedModelError,
 )
+from secondlook.engine.models.rendering import frame
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,19 +82,23 @@ class ChatPrompts:
         *,
         chat_template: str,
         placeholder: int,
+        vocabulary: int | None = None,
         question_suffix: str = "",
     ) -> None:
         """
         Args:
             placeholder: the token of an image.
+            vocabulary: rows of the embedding; None: not compared.
             question_suffix: put behind every question, the generic one too.
 
         Raises:
-            UnsupportedModelError: the template cannot place one and two images, or puts something of the
-                question before the global image.
+            UnsupportedModelError: the template cannot place one and two images, puts something of the
+                question before the global image, or is refused by `rendering.frame`.
+            InvalidModelError: the tokenizer makes tokens that the embedding has no row of.
         """
         self._tokenizer: Any = tokenizer  # declared by transformers as returning nearly anything
-        self._template = chat_template
+        named = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        self._frame = frame(chat_template, named)
         self._placeholder = placeholder
         self._suffix = question_suffix
         self._reserved = {
@@ -105,6 +111,8 @@ class ChatPrompts:
         self._reserved_counts = [self._count_reserved(ids) for ids in generic]
         for ids in (generic[1], self._tokenise("Why?")[0]):
             self._check_beginning(ids)
+        if vocabulary is not None:
+            self._check_vocabulary(vocabulary, generic[1])
 
     def tokens(self, question: str) -> QuestionTokens:
         """A question's tokens, checked.
@@ -159,22 +167,25 @@ class ChatPrompts:
         one, two = map(tuple, self._tokenizer(texts, add_special_tokens=not has_bos)["input_ids"])
         for images, ids in ((1, one), (2, two)):
             if ids.count(self._placeholder) != images:
+                token = self._tokenizer.convert_ids_to_tokens(self._placeholder)
                 raise UnsupportedModelError(
                     f"the chat template should place {images} image token(s), but the prompt has "
-                    f"{ids.count(self._placeholder)}"
+                    f"{ids.count(self._placeholder)} of {token!r} (token {self._placeholder})"
                 )
         return one, two
 
     def _text(self, question: str, images: int) -> str:
-        content = [{"type": "image"} for _ in range(images)]
-        content.append({"type": "text", "text": f"{question} {self._suffix}" if self._suffix else question})
-        text: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self._template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return text
+        return self._frame.text(f"{question} {self._suffix}" if self._suffix else question, images)
+
+    def _check_vocabulary(self, vocabulary: int, prompt: tuple[int, ...]) -> None:
+        # Special tokens that no prompt has may lie beyond: some checkpoints have padding there.
+        used = {index: text for text, index in self._tokenizer.get_vocab().items()}
+        for index in sorted((used.keys() - self._reserved) | set(prompt), reverse=True)[:1]:
+            if index >= vocabulary:
+                raise InvalidModelError(
+                    f"the tokenizer has token {index} ({used.get(index)!r}), but the embedding has only "
+                    f"{vocabulary} rows"
+                )
 
     def _check_beginning(self, ids: tuple[int, ...]) -> None:
         if ids[: len(self._beginning)] != self._beginning:

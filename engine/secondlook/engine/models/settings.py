@@ -49,7 +49,7 @@ class LookSettings:
     threshold: NonNegativeFloat = 0.5
     fit: Fit = "squash"
     max_new_tokens: PositiveInt = 20
-    question_suffix: str = ""
+    question_suffix: Annotated[str, Field(max_length=2000)] = ""
 
 
 @validated(frozen=True)
@@ -92,11 +92,11 @@ def read_file(path: Path, defaults: FileT) -> FileT:
         return defaults
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise InvalidModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise InvalidModelError(f"{path} must hold a JSON object, not {type(values).__name__}")
     try:
         return from_json(type(defaults), json.dumps(asdict(defaults) | values))
     except SettingsError as error:
-        raise InvalidModelError(f"{path}: {error}") from error
+        raise InvalidModelError(f"{path}: {error!s:.400}") from error

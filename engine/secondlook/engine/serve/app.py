@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -11,20 +13,29 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
+from secondlook.engine.serve.connections import Connection, ConnectionConfig
 from secondlook.engine.serve.errors import add_error_handlers
 from secondlook.engine.serve.protocol import TwoLookEngine
-from secondlook.engine.serve.routes import answers, watching
+from secondlook.engine.serve.requests import EveryRequest, shown_address
+from secondlook.engine.serve.routes import answers, documentation, watching
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.settings import ServerSettings
+from secondlook.engine.serve.uploads import Bodies
 
 __all__ = ["AddressError", "address_url", "create_app", "create_loading_app", "listen", "serve"]
 
 
-_GRACE_SECONDS = 30
-"""How long questions in progress may keep a server that was told to stop."""
+_BACKLOG = 128
+"""Connections that the system keeps until they are accepted."""
+
+_LAST_SECONDS = 1
+"""How long requests may take to end that were told so."""
+
+_log = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Ask about a picture by sending little of it. The first look takes the whole picture at the model's own small
@@ -52,7 +63,8 @@ def create_loading_app(load: Callable[[], TwoLookEngine], settings: ServerSettin
 
 
 def _create(load: Callable[[], TwoLookEngine], settings: ServerSettings | None, wait: bool) -> FastAPI:
-    service = TwoLookService(load, settings or ServerSettings())
+    settings = settings or ServerSettings()
+    service = TwoLookService(load, settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -72,10 +84,16 @@ def _create(load: Callable[[], TwoLookEngine], settings: ServerSettings | None, 
         description=_DESCRIPTION,
         version=PROTOCOL,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
+    app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * settings.max_body_bytes))
     app.include_router(answers)
     app.include_router(watching)
+    app.include_router(documentation)
+    app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
+    app.add_middleware(EveryRequest, root_path=settings.root_path)
     add_error_handlers(app)
     return app
 
@@ -97,23 +115,24 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except (OSError, OverflowError) as error:
-        raise AddressError(f"cannot listen on {host}:{port}: {error}") from error
+        raise AddressError(f"cannot listen on {shown_address(host, port)}: {error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         # Now, not when the loop runs: a second server on this port must fail before it loads its model.
-        listener.listen(128)
+        listener.listen(_BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise AddressError(f"cannot listen on {host}:{port}: {why}; choose another host or port") from error
+        raise AddressError(
+            f"cannot listen on {shown_address(host, port)}: {why}; choose another host or port"
+        ) from error
     return listener
 
 
 def address_url(listener: socket.socket) -> str:
     """The URL of a listening socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{shown_address(*listener.getsockname()[:2])}"
 
 
 def serve(
@@ -122,24 +141,21 @@ def serve(
     listener: socket.socket,
     on_ready: Callable[[TwoLookService], None],
 ) -> None:
-    """Answer on `listener` until SIGINT or SIGTERM; questions in progress are finished first.
+    """Answer on `listener` until SIGINT or SIGTERM.
+
+    Then new questions are refused, and those in progress finished; and while sessions are open, their second
+    looks are answered, until `settings.grace_seconds` are over. A second signal ends all of it.
 
     `on_ready` is called, on another thread, when the model is loaded. Call this on the main thread.
 
     Raises:
+        SettingsError: more connections than this process may open.
         KeyboardInterrupt: after SIGINT, once everything has ended.
         SecondLookError: whatever `load` raised.
     """
     app = create_loading_app(load, settings)
     service: TwoLookService = app.state.service
-    # Logging is the caller's: no configuration of uvicorn's own.
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-        proxy_headers=bool(settings.forwarded_allow_ips),  # uvicorn would believe whoever is on this machine
-        forwarded_allow_ips=list(settings.forwarded_allow_ips),
-    )
+    config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips)
     server = _Server(config, service)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
@@ -155,12 +171,46 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Refuses new questions from the moment of the signal, also on connections that are still open."""
+    """Stays, after the first signal, for what was promised: answers in progress, and open sessions."""
 
-    def __init__(self, config: uvicorn.Config, service: TwoLookService) -> None:
+    def __init__(self, config: ConnectionConfig, service: TwoLookService) -> None:
         super().__init__(config)
+        self._notices = config.notices
         self._service = service
+        self._stop_by: float | None = None
+        self._told = False
+        config.timeout_graceful_shutdown = _LAST_SECONDS
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_BACKLOG)  # uvicorn's is also how many are accepted at once, which are few
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        second = self._stop_by is not None
         self._service.begin_shutdown()
         super().handle_exit(sig, frame)
+        self.should_exit = self.force_exit = second
+        if not second:
+            self._stop_by = time.monotonic() + self._service.settings.grace_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop_by is not None and not self._told and self._service.open_sessions > 0:
+            self._told = True
+            _log.warning(
+                "%d sessions may still have their second look, for up to %g s; a second signal ends this",
+                self._service.open_sessions,
+                self._service.settings.grace_seconds,
+            )
+        if self._stop_by is not None and (time.monotonic() >= self._stop_by or not self._promised):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._notices.tell_rest()
+
+    @property
+    def _promised(self) -> bool:
+        answering = any(one.answering for one in self.server_state.connections if isinstance(one, Connection))
+        return answering or self._service.open_sessions > 0

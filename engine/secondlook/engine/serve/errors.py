@@ -21,10 +21,12 @@ from secondlook.edge.errors import (
 )
 from secondlook.edge.wire import ErrorReply
 from secondlook.engine import errors
+from secondlook.engine.serve.requests import REQUEST_ID_HEADER, request_id
 
 __all__ = [
     "BodyTooLargeError",
     "InvalidFieldError",
+    "TooManyBodiesError",
     "UnsupportedContentError",
     "add_error_handlers",
     "describe",
@@ -42,6 +44,14 @@ class BodyTooLargeError(HTTPException):
     def __init__(self, max_body_bytes: int) -> None:
         limit = f"the body is larger than the limit of {max_body_bytes} bytes"
         super().__init__(413, f"{limit}; send a smaller picture, or one of lower quality")
+
+
+class TooManyBodiesError(HTTPException):
+    """The bodies that the server holds leave no room for this one. An HTTPException for the same reason."""
+
+    def __init__(self, whose: str, limit: int) -> None:
+        told = f"the requests {whose} hold {limit} bytes already, which is the limit; try again later"
+        super().__init__(429, told, {"Retry-After": "1"})
 
 
 class UnsupportedContentError(SecondLookError):
@@ -76,17 +86,25 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
 }
 """An exception has the entry of its nearest class."""
 
-_FRAMEWORK_NAMES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_FRAMEWORK_NAMES = {
+    400: "malformed_body",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    429: "queue_full",
+}
 
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
     404: "No such session.",
+    408: "The body did not arrive in time.",
     409: "The session is answered already, or being answered.",
     410: "The session expired or was given up: the first answer stands.",
     413: "The body is too large.",
     415: "The body is not multipart/form-data, or the image not image/jpeg.",
     422: "A field is missing or impossible, the image is not a whole JPEG, or the sizes contradict it.",
-    429: "The queue is full, or a client's share of it; Retry-After says when to come back.",
+    429: "The queue is full, or a client's share of it, or the memory for bodies; Retry-After says when to "
+    "come back.",
     500: "The model failed on this question; the server goes on.",
     503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
 }
@@ -124,8 +142,18 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
     problems = error.errors()
     if any(problem["loc"] == ("body", "question") and problem["type"] == "missing" for problem in problems):
         return _reply(422, "empty_question", "the form field `question` is missing or empty; send a question")
-    told = "; ".join(f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}" for problem in problems)
-    return _reply(422, "invalid_field", told)
+    return _reply(422, "invalid_field", "; ".join(map(_told, problems)))
+
+
+def _told(problem: dict[str, Any]) -> str:
+    field = ".".join(map(str, problem["loc"][1:]))
+    if "UploadFile" in problem["msg"]:
+        # To the parser a part without a file name is a form field, and pydantic says so in Python's words.
+        return (
+            f"{field}: this part has no filename, so it is no file: send it with `filename=` in its "
+            "Content-Disposition, and Content-Type: image/jpeg"
+        )
+    return f"{field}: {problem['msg']}"
 
 
 async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
@@ -136,7 +164,9 @@ async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
 
 async def _on_unforeseen_error(_request: Request, _error: Exception) -> JSONResponse:
     # Not logged here: the framework raises the exception again, and the ASGI server logs it.
-    return _reply(500, "server_error", "the server failed on this request; its log says why")
+    # The middleware that adds the request's id to replies is not around this one.
+    headers = {REQUEST_ID_HEADER: request_id.get()}
+    return _reply(500, "server_error", "the server failed on this request; its log says why", headers)
 
 
 def _reply(status: int, name: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

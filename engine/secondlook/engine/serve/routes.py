@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Path, Request, UploadFile
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ValidationError
 
 from secondlook.edge.geometry import Size
@@ -15,7 +17,7 @@ from secondlook.engine.serve.errors import InvalidFieldError, describe
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.uploads import UploadRoute, VersionedRoute, client_of, read_jpeg_part
 
-__all__ = ["Health", "answers", "watching"]
+__all__ = ["Health", "answers", "documentation", "watching"]
 
 ResultT = TypeVar("ResultT")
 
@@ -55,6 +57,9 @@ _REFINED: dict[str, Any] = {
     "seconds": {"queue": 0.001, "decode_image": 0.002, "encode": 0.03, "prefill": 0.02, "decode": 0.01},
 }
 
+_JPEG: dict[str, Any] = {"contentMediaType": "image/jpeg", "minLength": 1}
+"""What OpenAPI says of an image."""
+
 
 def _examples(**replies: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     named = {name: {"value": value} for name, value in replies.items()}
@@ -80,6 +85,7 @@ SessionId = Annotated[str, Path(description="The session's id, from the first lo
 answers = APIRouter(prefix="/v1", tags=["answers"], route_class=VersionedRoute)
 uploads = APIRouter(route_class=UploadRoute)
 watching = APIRouter(tags=["health"])
+documentation = APIRouter(include_in_schema=False)
 
 
 @answers.get("/model", summary="What an edge must know to prepare pictures", responses=describe(400, 503))
@@ -91,16 +97,22 @@ async def model(service: Service) -> ModelCard:
 @uploads.post(
     "/answers",
     summary="First look: ask about a global image",
-    responses=_examples(sure=_SURE, unsure=_UNSURE) | describe(400, 413, 415, 422, 429, 500, 503),
+    responses=_examples(sure=_SURE, unsure=_UNSURE) | describe(400, 408, 413, 415, 422, 429, 500, 503),
 )
 async def first_look(
     request: Request,
     service: Service,
     image: Annotated[
         UploadFile,
-        File(description="The global image: a JPEG (`image/jpeg`) of the card's global view, or smaller."),
+        File(
+            description="The global image: a JPEG (`image/jpeg`) of the card's global view, or smaller.",
+            json_schema_extra=_JPEG,
+        ),
     ],
-    question: Annotated[str, Form(description="The question.", examples=["What number is on the red sign?"])],
+    question: Annotated[
+        str,
+        Form(min_length=1, description="The question.", examples=["What number is on the red sign?"]),
+    ],
     width: Annotated[
         int, Form(ge=1, description="Width of the original picture in pixels.", examples=[4000])
     ],
@@ -131,7 +143,7 @@ async def first_look(
 @uploads.post(
     "/answers/{session_id}/local",
     summary="Second look: send the local image",
-    responses=_examples(refined=_REFINED) | describe(400, 404, 409, 410, 413, 415, 422, 429, 500, 503),
+    responses=_examples(refined=_REFINED) | describe(400, 404, 408, 409, 410, 413, 415, 422, 429, 500, 503),
 )
 async def second_look(
     request: Request,
@@ -140,7 +152,8 @@ async def second_look(
     image: Annotated[
         UploadFile,
         File(
-            description="The original's region: a JPEG (`image/jpeg`) of the card's local view, or smaller."
+            description="The original's region: a JPEG (`image/jpeg`) of the card's local view, or smaller.",
+            json_schema_extra=_JPEG,
         ),
     ],
 ) -> AnswerReply:
@@ -159,25 +172,40 @@ answers.include_router(uploads)
     summary="Give a session up",
     responses=_examples(unsure=_GIVEN_UP) | describe(400, 404, 409, 422, 500, 503),
 )
-async def give_up(service: Service, session_id: SessionId) -> AnswerReply:
+async def give_up(request: Request, service: Service, session_id: SessionId) -> AnswerReply:
     """The edge will not send the local image: the first answer, complete by now, stands.
 
     Of a session that has ended this tells again what stands.
     """
-    return await service.give_up(session_id)
+    return await _while_connected(request, service.give_up(session_id))
 
 
+@watching.head("/healthz", include_in_schema=False)
 @watching.get("/healthz", summary="Is the server alive?")
 async def healthz() -> Health:
     """Answers as long as the process does."""
     return Health(status="alive")
 
 
+@watching.head("/readyz", include_in_schema=False)
 @watching.get("/readyz", summary="Does the server take questions?", responses=describe(503))
 async def readyz(service: Service) -> Health:
     """503 while the model is being loaded, and during the shutdown. A full queue is still ready."""
     service.check_ready()
     return Health(status="ready")
+
+
+@documentation.get("/docs")
+async def docs(request: Request) -> HTMLResponse:
+    """The interface to try out. Its script and style are served from here: many networks have no internet."""
+    root = request.scope.get("root_path", "").rstrip("/")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}{request.app.openapi_url}",
+        title=request.app.title,
+        swagger_js_url=f"{root}/docs/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}/docs/swagger-ui.css",
+        swagger_favicon_url=f"{root}/docs/favicon.png",
+    )
 
 
 def _read_options(text: str | None) -> AnswerOptions:

@@ -24,7 +24,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size, most_pixels, sent_size
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
-from secondlook.engine.errors import PictureMismatchError
+from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
 from secondlook.engine.replies import final_reply, first_reply
 from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
@@ -113,6 +113,7 @@ class TwoLookService:
         self._places = Places(
             lambda: self.loaded.result().slots, settings.queue_size, settings.decoding_threads
         )
+        self._stopping = False
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
 
     @property
@@ -137,8 +138,8 @@ class TwoLookService:
     @property
     def max_body_bytes(self) -> int:
         """What a request may have: the settings' limit, or less where no picture of the model's views has so
-        much. Raises like `check_ready`."""
-        self.check_ready()
+        much. Raises ModelNotReadyError, and ShuttingDownError once not even second looks are taken."""
+        self._inference.check_ready()
         engine = self.loaded.result()
         card = engine.card
         picture = _most_bytes(max(most_pixels(view) for view in (card.global_view, card.local_view)))
@@ -154,13 +155,20 @@ class TwoLookService:
         """Begin to load the engine."""
         self._inference.start()
 
+    @property
+    def open_sessions(self) -> int:
+        """Sessions that wait for their second look, or have it computed."""
+        return len(self._sessions)
+
     def begin_shutdown(self) -> None:
-        """Refuse what comes from now on (ShuttingDownError); what was accepted is still answered."""
-        self._inference.close()
+        """Refuse new questions from now on (ShuttingDownError); what was accepted is still answered, and so
+        are the second looks of open sessions until `stop`."""
+        self._stopping = True
 
     async def stop(self) -> None:
         """Begin the shutdown, if that was not done, and wait for what was accepted."""
         self.begin_shutdown()
+        self._inference.close()
         # A model that is still being read cannot be interrupted, and need not be waited for.
         if self.loaded.done():
             await asyncio.to_thread(self._inference.join)
@@ -174,11 +182,19 @@ class TwoLookService:
 
     def check_ready(self) -> None:
         """Raise ModelNotReadyError or ShuttingDownError unless questions are taken; the queue may be full."""
+        if self._stopping:
+            raise ShuttingDownError("the server is shutting down; ask another one, or later")
         self._inference.check_ready()
 
     def check_room(self, client: str, *, second: bool) -> None:
-        """Like `check_ready`; also raise QueueFullError when a client's look would find no place."""
-        self.check_ready()
+        """Raise what `check_ready` does, and QueueFullError when a client's look would find no place.
+
+        While the service stops, there is still room for second looks.
+        """
+        if second:
+            self._inference.check_ready()
+        else:
+            self.check_ready()
         self._places.check(client, second=second)
 
     async def first_look(
@@ -250,13 +266,13 @@ class TwoLookService:
             region. QueueFullError: see Places. ShuttingDownError, ModelNotReadyError, EngineFailedError: see
             InferenceThread.
         """
-        view = self.card.local_view
+        self._inference.check_ready()
         pending, engine = self._sessions.look(session_id).pending, self.loaded.result()
         with self._places.taken(pending.question.client, second=True) as place:
             made = await self._decode(
                 place,
                 jpeg,
-                sent_size(view, pending.region.size),
+                sent_size(engine.card.local_view, pending.region.size),
                 lambda image: engine.prepare_local(pending, image),
             )
             async with self._claimed(session_id) as (kept, stands):

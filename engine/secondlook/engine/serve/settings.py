@@ -5,11 +5,11 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from secondlook.edge.validation import validated
 
-__all__ = ["ServerSettings", "SessionLimits"]
+__all__ = ["ConnectionLimits", "ServerSettings", "SessionLimits"]
 
 _MEBIBYTE = 1024 * 1024
 
@@ -37,26 +37,59 @@ class SessionLimits:
 
 
 @validated(frozen=True)
+class ConnectionLimits:
+    """How many connections are kept, and how long one may owe what comes next.
+
+    Attributes:
+        most: connections; for one more, one that waits for no answer is dropped. By default 1000, or as many
+            as the process may open.
+        header_seconds: from connecting, or from a further request's first byte, until its headers are whole.
+        body_seconds: until the body is whole.
+        window_seconds, window_bytes: a body that brings less in such a time is given up before.
+        idle_seconds: until a further request begins; more than clients keep idle connections (httpx: 5 s),
+            or they ask on one that is being closed.
+        reading_seconds: how long a reply, or 64 KiB of it, may take to be read.
+    """
+
+    most: PositiveInt | None = None
+    header_seconds: PositiveFloat = 10.0
+    body_seconds: PositiveFloat = 30.0
+    window_seconds: PositiveFloat = 10.0
+    window_bytes: NonNegativeInt = 1024
+    idle_seconds: PositiveFloat = 20.0
+    reading_seconds: PositiveFloat = 30.0
+
+
+@validated(frozen=True)
 class ServerSettings:
-    """The HTTP server's bounds; every one of them protects the server from a client.
+    """The HTTP server's bounds, which protect it from its clients, and where it is mounted.
 
     Attributes:
         queue_size: questions that may wait, besides those that the model works on; second looks may be that
             many more, and fill all places. Of one client, fewer: see `secondlook.engine.serve.places`.
         max_body_bytes: size of a request's body, counted while it arrives; less where the model's pictures
             are small.
+        max_bodies_bytes: size of all bodies that are arriving, or waiting for their answer, but room for two
+            of the largest; of one client's at most half.
         max_new_tokens: the most that a request may ask for.
         max_original_pixels: the largest original picture that a client may declare. The server never sees it.
         decoding_threads: images decoded at one time.
         forwarded_allow_ips: proxies, by address or network, that are believed when they say whom they ask for
             (X-Forwarded-For).
         sessions: see `SessionLimits`.
+        connections: see `ConnectionLimits`.
+        grace_seconds: how long a server that was told to stop waits for answers and second looks.
+        root_path: the path under which a proxy serves this, such as "/eyes"; for the links in `/docs`.
     """
 
     queue_size: PositiveInt = 32
     max_body_bytes: PositiveInt = 8 * _MEBIBYTE
+    max_bodies_bytes: PositiveInt = 64 * _MEBIBYTE
     max_new_tokens: PositiveInt = 512
     max_original_pixels: PositiveInt = 1_000_000_000
     decoding_threads: PositiveInt = 4
     forwarded_allow_ips: tuple[_Network, ...] = ()
     sessions: SessionLimits = SessionLimits()
+    connections: ConnectionLimits = ConnectionLimits()
+    grace_seconds: PositiveFloat = 30.0
+    root_path: Annotated[str, Field(pattern="^(/[^/?#]+)*$")] = ""

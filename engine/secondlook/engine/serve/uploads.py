@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeAlias
 
 from fastapi import Request, Response, UploadFile
 from fastapi.routing import APIRoute
@@ -11,9 +13,9 @@ from starlette.types import Message, Receive
 
 from secondlook.edge.errors import ProtocolError
 from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, check_protocol
-from secondlook.engine.serve.errors import BodyTooLargeError, UnsupportedContentError
+from secondlook.engine.serve.errors import BodyTooLargeError, TooManyBodiesError, UnsupportedContentError
 
-__all__ = ["UploadRoute", "VersionedRoute", "client_of", "read_jpeg_part"]
+__all__ = ["Bodies", "UploadRoute", "VersionedRoute", "client_of", "read_jpeg_part"]
 
 Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -26,11 +28,20 @@ _HEADER: dict[str, Any] = {
 }
 
 
+_IMAGE_ENCODING = {"content": {"multipart/form-data": {"encoding": {"image": {"contentType": "image/jpeg"}}}}}
+
+
 class VersionedRoute(APIRoute):
-    """A route for clients of this protocol's major version; others are refused before anything is read."""
+    """A route for clients of this protocol's major version; others are refused before anything is read.
+
+    Attributes:
+        described: what OpenAPI says of such a route besides.
+    """
+
+    described: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        options["openapi_extra"] = {"parameters": [_HEADER]}
+        options["openapi_extra"] = {"parameters": [_HEADER]} | self.described
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Handler:
@@ -51,8 +62,10 @@ class UploadRoute(VersionedRoute):
     """A route that takes a multipart body no larger than the server's settings allow.
 
     The declared length is only a first check: bytes are counted while they arrive, and reading stops at the
-    limit. A server without room for the question says so before it reads the body.
+    limit. A server without room for the question, or for its bytes, says so before it reads the body.
     """
+
+    described: ClassVar[dict[str, Any]] = {"requestBody": _IMAGE_ENCODING}
 
     async def handled(self, request: Request, handle: Handler) -> Response:
         service = request.app.state.service
@@ -62,8 +75,70 @@ class UploadRoute(VersionedRoute):
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > max_bytes:
             raise BodyTooLargeError(max_bytes)
-        service.check_room(client_of(request), second="session_id" in request.path_params)
-        return await handle(Request(request.scope, _counted(request.receive, max_bytes)))
+        client = client_of(request)
+        service.check_room(client, second="session_id" in request.path_params)
+        bodies: Bodies = request.app.state.bodies
+        with bodies.one_more(client) as body:
+            body.check(int(declared) if declared.isdecimal() else 0)
+            return await handle(Request(request.scope, _counted(request.receive, max_bytes, body)))
+
+
+class Bodies:
+    """The bytes of all bodies that are arriving, or whose requests are being answered.
+
+    Only what has arrived counts: a length that was declared takes no room from others.
+
+    Args:
+        most: bytes of all; of one client at most half.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def one_more(self, client: str) -> Iterator[Body]:
+        """A body, which no longer counts in the end."""
+        body = Body(self, client)
+        try:
+            yield body
+        finally:
+            self._held[client] -= body.nbytes
+            if not self._held[client]:
+                del self._held[client]
+
+    def check(self, client: str, more: int) -> None:
+        """
+        Raises:
+            TooManyBodiesError: so many bytes more would be too many.
+        """
+        if self._held[client] + more > self._most // 2:
+            raise TooManyBodiesError("of this client", self._most // 2)
+        if self._held.total() + more > self._most:
+            raise TooManyBodiesError("of all clients", self._most)
+
+    def take(self, client: str, more: int) -> None:
+        """Count them, if `check` does not raise."""
+        self.check(client, more)
+        self._held[client] += more
+
+
+class Body:
+    """One of them; `nbytes` have arrived."""
+
+    def __init__(self, bodies: Bodies, client: str) -> None:
+        self._bodies = bodies
+        self._client = client
+        self.nbytes = 0
+
+    def check(self, more: int) -> None:
+        """See Bodies.check."""
+        self._bodies.check(self._client, more)
+
+    def take(self, more: int) -> None:
+        """See Bodies.take."""
+        self._bodies.take(self._client, more)
+        self.nbytes += more
 
 
 def client_of(request: Request) -> str:
@@ -101,15 +176,13 @@ def _check_content_type(what: str, found: str | None, wanted: str) -> None:
         raise UnsupportedContentError(f"{what} {described}; send {wanted}")
 
 
-def _counted(receive: Receive, max_bytes: int) -> Receive:
-    received = 0
-
+def _counted(receive: Receive, max_bytes: int, body: Body) -> Receive:
     async def receive_counted() -> Message:
-        nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
-        if received > max_bytes:
+        more = len(message.get("body", b""))
+        if body.nbytes + more > max_bytes:
             raise BodyTooLargeError(max_bytes)
+        body.take(more)
         return message
 
     return receive_counted

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from secondlook.edge.errors import SecondLookError
 from secondlook.engine.errors import EngineFailedError, ModelNotReadyError, ShuttingDownError
 from secondlook.engine.serve.protocol import TwoLookEngine
+from secondlook.engine.serve.requests import request_id
 
 if TYPE_CHECKING:
     from secondlook.engine.decode.scheduler import Request
@@ -40,6 +41,7 @@ class Submitted(Generic[ResultT]):
         start: begins it; None from then on.
         request: the look itself, once the engine has taken it in. Only for the inference thread.
         waited: seconds until then.
+        named: the HTTP request's id, for the log.
     """
 
     start: Callable[[TwoLookEngine], Request[ResultT]] | None
@@ -47,6 +49,7 @@ class Submitted(Generic[ResultT]):
     future: Future[ResultT] = field(default_factory=Future)
     request: Request[ResultT] | None = None
     waited: float = 0.0
+    named: str = field(default_factory=request_id.get)
 
 
 class InferenceThread:
@@ -159,10 +162,10 @@ class InferenceThread:
         try:
             request = start(engine)
         except Exception as error:  # noqa: BLE001 -- the boundary between one question's failure and the server
-            _fail(submitted.future, error)
+            _fail(submitted.future, error, submitted.named)
             return
         submitted.request = request
-        request.future.add_done_callback(partial(_pass_on, submitted.future))
+        request.future.add_done_callback(partial(_pass_on, submitted.future, submitted.named))
 
     def _settled(self, look: weakref.ref[Submitted[Any]], future: Future[Any]) -> None:
         """On whatever thread: a look has its result, or was cancelled."""
@@ -177,7 +180,7 @@ class InferenceThread:
         with self._changed:
             lost = [submitted for submitted in self._accepted if submitted.request is not None]
         for submitted in lost:
-            _fail(submitted.future, error)
+            _fail(submitted.future, error, submitted.named)
             _cancel(submitted, engine)
 
 
@@ -186,24 +189,24 @@ def _cancel(submitted: Submitted[Any], engine: TwoLookEngine) -> None:
         engine.cancel(submitted.request)
 
 
-def _pass_on(to: Future[Any], done: Future[Any]) -> None:
+def _pass_on(to: Future[Any], named: str, done: Future[Any]) -> None:
     if done.cancelled():
         return
     error = done.exception()
     if isinstance(error, Exception):
-        _fail(to, error)
+        _fail(to, error, named)
     elif to.set_running_or_notify_cancel():
         to.set_result(done.result())
 
 
-def _fail(future: Future[Any], error: Exception) -> None:
+def _fail(future: Future[Any], error: Exception, named: str) -> None:
     """Raise an error of ours from a future as it is; of any other only the log tells."""
     if not future.set_running_or_notify_cancel():
         return
     if isinstance(error, SecondLookError):
         future.set_exception(error)
         return
-    _log.error("the engine failed on a question", exc_info=error)
+    _log.error("the engine failed on a question", exc_info=error, extra={"request_id": named})
     failure = EngineFailedError("the model failed on this question; the server's log says why")
     failure.__cause__ = error
     future.set_exception(failure)

@@ -1,6 +1,6 @@
 """Everything that needs a GPU, in one go: tests, times, compute-sanitizer. For `make gpu-check`.
 
-    python -m secondlook.benchmarks.gpu_check --out FOLDER
+    python tests/gpu_check.py --out FOLDER
 
 Runs in the repository's root. The folder gets each step's output (`STEP.log`), `gpu-check.json` (what it ran
 on, and how each step ended) and the reports `kernels.json`, `latency.json`, `prefill.json` and `load.json`
@@ -26,8 +26,10 @@ from typing import Any, Final, NoReturn
 import torch
 import typer
 
-from secondlook.benchmarks.commands import ReportError, make_room, write_report
+from secondlook.benchmarks.commands import write_report
 from secondlook.benchmarks.environment import environment
+from secondlook.edge.errors import WriteError
+from secondlook.edge.files import check_writable
 
 _SECONDLOOK: Final = (sys.executable, "-c", "from secondlook.engine.cli import main; main()")
 _LIBRARY: Final = (
@@ -126,7 +128,7 @@ def _check(out: Path, minutes: float) -> int:
 
     A step may take half of the time that is left, the last one all of it, so that one that hangs leaves some.
     """
-    make_room(out / _OUTCOME)
+    check_writable(out / _OUTCOME)
     for name in _REPORTS:
         (out / f"{name}.json").unlink(missing_ok=True)  # one of an earlier check
     report: dict[str, Any] = {"environment": environment("cuda", "various"), "steps": {}}
@@ -155,7 +157,7 @@ def main() -> NoReturn:
         sys.exit(f"error: torch {torch.__version__} sees no CUDA GPU, and everything here needs one")
     try:
         sys.exit(_check(arguments.out, arguments.minutes))
-    except ReportError as error:
+    except WriteError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,321 @@
+"""Connections: what a client may owe, and for how long.
+
+uvicorn has no deadline for a request's headers, its body, or the reading of the reply, and no bound on
+connections that would keep silent ones from locking the others out. A `Connection` is uvicorn's with these:
+
+* whatever a client owes (the next request, its headers, the rest of its body, the reading of the reply), it
+  owes until a deadline;
+* there are at most so many connections. For one more, one of those goes that do not wait for an answer: of
+  the address that has most of them, the oldest;
+* what cannot be parsed is answered with an `ErrorReply`, and logged in one line, and in not too many lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, cast
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.server import ServerState
+
+from secondlook.edge.errors import SettingsError
+from secondlook.edge.wire import ErrorReply
+from secondlook.engine.serve.settings import ConnectionLimits
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["Connection", "ConnectionConfig", "connections_allowed"]
+
+_log = logging.getLogger(__name__)
+
+_MOST_BY_DEFAULT = 1000
+
+_PARSER_ERRORS = {431: "headers_too_large", 501: "not_implemented"}
+
+
+class ConnectionConfig(uvicorn.Config):
+    """uvicorn's configuration for an application on `Connection`s within `limits`.
+
+    Raises:
+        SettingsError: this process may not open so many files.
+    """
+
+    def __init__(self, app: Any, limits: ConnectionLimits, forwarded_allow_ips: Sequence[str] = ()) -> None:
+        self.limits = limits
+        self.most, at_once = connections_allowed(limits.most)
+        self.notices = _Notices()
+        super().__init__(
+            app,
+            http=Connection,
+            ws="none",
+            backlog=at_once,
+            # Logging is the caller's, and every request is logged by EveryRequest.
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=86_400,  # NEXT_REQUEST has a deadline of ours
+            # uvicorn's default believes 127.0.0.1, which is anybody on this machine.
+            proxy_headers=bool(forwarded_allow_ips),
+            forwarded_allow_ips=list(forwarded_allow_ips),
+        )
+
+
+def connections_allowed(wanted: int | None) -> tuple[int, int]:
+    """How many connections to keep, and how many to accept before looking at them.
+
+    Some files of the process are left to everything else: models, bodies on disk, and the connections that
+    are accepted while others are closed for them. So `accept` never fails for want of a file.
+
+    Raises:
+        SettingsError: more are wanted than the process may have.
+    """
+    if resource is None:
+        return wanted or _MOST_BY_DEFAULT, 32
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return wanted or _MOST_BY_DEFAULT, 32
+    reserve = min(256, files // 4)
+    free = max(1, files - reserve - len(os.listdir("/dev/fd")))
+    if (wanted or 0) > free:
+        raise SettingsError(
+            f"{wanted} connections are too many for a process that may open {files} files: "
+            f"allow more with `ulimit -n`, or at most {free} connections"
+        )
+    # An eighth, as it takes up to four turns of the loop until a connection that was dropped is closed.
+    return wanted or min(free, _MOST_BY_DEFAULT), max(1, reserve // 8)
+
+
+class _Owed(Enum):
+    """What a client must do next."""
+
+    NEXT_REQUEST = "its next request"
+    HEADERS = "the rest of its request's headers"
+    BODY = "the rest of its request's body"
+    READING = "reading the reply"
+    NOTHING = "nothing; it waits for the answer"
+
+
+_UNASKED = (_Owed.NEXT_REQUEST, _Owed.HEADERS, _Owed.BODY)
+
+
+class Connection(H11Protocol):
+    """A client's connection."""
+
+    def __init__(
+        self,
+        config: ConnectionConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn = _Parser(self._malformed)
+        self._limits, self._most, self._notices = config.limits, config.most, config.notices
+        self._owed, self._of = _Owed.NOTHING, self.cycle
+        self._since, self._unasked_since = 0.0, 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._window_bytes = 0
+
+    @property
+    def answering(self) -> bool:
+        """Whether it waits for an answer to a whole request, or reads it."""
+        return self._owed not in _UNASKED and not self.transport.is_closing()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._update()
+        if len(self.connections) > self._most:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._set_timer(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._window_bytes += len(data)
+        super().data_received(data)
+        self._update()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._update()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._update()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._update()
+
+    def shutdown(self) -> None:
+        """End this: at once, unless an answer is being sent."""
+        if self._owed in (_Owed.BODY, _Owed.NOTHING):
+            self._refuse(503, "shutting_down", "the server is shutting down; ask another one, or later")
+        else:
+            super().shutdown()
+            self._update()
+
+    def _should_upgrade(self) -> bool:
+        return False  # nothing here speaks WebSocket; the request may do without
+
+    def _update(self) -> None:
+        """Note what is owed now; its deadline begins when that is something new."""
+        owed = self._owed_now()
+        if (owed, self.cycle) == (self._owed, self._of):
+            return
+        if owed in _UNASKED and self._owed not in _UNASKED:
+            self._unasked_since = self.loop.time()
+        self._owed, self._of, self._since, self._window_bytes = owed, self.cycle, self.loop.time(), 0
+        limits = self._limits
+        seconds = {
+            _Owed.NEXT_REQUEST: limits.idle_seconds,
+            _Owed.HEADERS: limits.header_seconds,
+            _Owed.BODY: min(limits.body_seconds, limits.window_seconds),
+            _Owed.READING: limits.reading_seconds,
+        }
+        self._set_timer(seconds.get(owed))
+
+    def _owed_now(self) -> _Owed:
+        closing = self.transport.is_closing()
+        if self.flow.write_paused or (closing and self.transport.get_write_buffer_size() > 0):
+            return _Owed.READING
+        if closing or self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            return _Owed.NOTHING
+        if self.conn.their_state is h11.SEND_BODY:
+            return _Owed.BODY
+        begun = self.cycle is None or self._owed is _Owed.HEADERS or self.conn.trailing_data[0]
+        return _Owed.HEADERS if begun else _Owed.NEXT_REQUEST
+
+    def _set_timer(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._overdue)
+
+    def _overdue(self) -> None:
+        if self._owed is _Owed.BODY and (left := self._body_seconds_left()) > 0:
+            self._window_bytes = 0
+            self._set_timer(min(left, self._limits.window_seconds))
+            return
+        if self._silent:
+            self._close()
+            return
+        self._notices.tell(f"gave a connection up from {self._address} that owed {self._owed.value}")
+        if self._owed is _Owed.READING:
+            self.transport.abort()
+        else:
+            self._refuse(408, "request_timeout", f"the server waited too long for {self._owed.value}")
+
+    def _body_seconds_left(self) -> float:
+        """0 for one that comes too slowly, unless it is the server that does not read."""
+        if self._window_bytes < self._limits.window_bytes and not self.flow.read_paused:
+            return 0.0
+        return self._since + self._limits.body_seconds - self.loop.time()
+
+    def _make_room(self) -> None:
+        """Drop a connection that waits for no answer, this one if there is no other."""
+        others = [cast(Connection, one) for one in self.connections if one is not self]
+        silent = [one for one in others if one._owed in _UNASKED]
+        crowds = Counter(one._address for one in silent)
+        dropped = max(silent, key=lambda one: (crowds[one._address], -one._unasked_since), default=self)
+        self._notices.tell(f"dropped a connection from {dropped._address}: there were more than {self._most}")
+        self.connections.discard(dropped)
+        if dropped._silent and dropped is not self:
+            dropped._close()
+        else:
+            dropped._refuse(503, "too_many_connections", "the server has too many connections; try later")
+        if dropped.transport.get_write_buffer_size() > 0:
+            dropped.transport.abort()
+
+    @property
+    def _silent(self) -> bool:
+        """Whether nothing came since it was opened, or since the last reply: there is nothing to answer."""
+        unused = self._owed is _Owed.NEXT_REQUEST or self.cycle is None
+        return unused and self._window_bytes == 0
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else "an unnamed address"
+
+    def _malformed(self, error: h11.RemoteProtocolError) -> None:
+        if self.transport.is_closing():
+            return
+        self._notices.tell(f"dropped a connection from {self._address} that is not HTTP: {error}")
+        status = error.error_status_hint
+        name = _PARSER_ERRORS.get(status, "malformed_request")
+        self._refuse(status, name, f"the request is not well-formed HTTP/1.1: {error}")
+
+    def _refuse(self, status: int, name: str, message: str) -> None:
+        """Close the connection, with an error unless a reply has begun."""
+        head_only = False
+        if self.cycle is not None and not self.cycle.response_complete:
+            head_only = self.cycle.scope["method"] == "HEAD"
+            self.cycle.disconnected = True  # whoever handles it may stop
+            self.cycle.message_event.set()
+        if not self.transport.is_closing() and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = ErrorReply(error=name, message=message).model_dump_json().encode()
+            headers = [
+                *self.server_state.default_headers,
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            if status == 503:
+                headers.append((b"retry-after", b"2"))
+            head = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
+            for event in (head, h11.Data(data=b"" if head_only else body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self._close()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._update()
+
+
+class _Parser(h11.Connection):
+    """h11's, which tells what is malformed to `on_error`, and nothing after it.
+
+    uvicorn would log a line for each, and answer in plain text, twice where an answer was under way.
+    """
+
+    def __init__(self, on_error: Callable[[h11.RemoteProtocolError], None]) -> None:
+        super().__init__(h11.SERVER)
+        self._on_error = on_error
+
+    def next_event(self) -> Any:
+        try:
+            return super().next_event()
+        except h11.RemoteProtocolError as error:
+            self._on_error(error)
+            return h11.NEED_DATA
+
+
+class _Notices:
+    """Warnings that clients cause: a few in each minute, then how many more there were."""
+
+    def __init__(self, most: int = 10, seconds: float = 60.0) -> None:
+        self._most, self._seconds = most, seconds
+        self._told = 0
+
+    def tell(self, message: str) -> None:
+        """Log it, or count it; only on a loop's thread."""
+        if self._told == 0:
+            asyncio.get_running_loop().call_later(self._seconds, self.tell_rest)
+        self._told += 1
+        if self._told <= self._most:
+            _log.warning("%s", message)
+
+    def tell_rest(self) -> None:
+        """Say how many were counted only."""
+        left_out, self._told = self._told - self._most, 0
+        if left_out > 0:
+            _log.warning("%d more connections were given up or dropped in %g s", left_out, self._seconds)
