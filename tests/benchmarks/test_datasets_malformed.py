@@ -13,6 +13,7 @@ from benchmarks.official_files import (
     WRITERS,
     write_json,
     write_lines,
+    write_pictures,
     write_pope,
     write_textvqa,
     write_vstar,
@@ -321,6 +322,47 @@ def test_half_a_character_where_nothing_is_asked_for_is_no_fault(tmp_path: Path)
     values = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, having(HALF, "data", 0, "set_name")(values))
     assert load_textvqa(tmp_path).settings["questions"] == 3
+
+
+def test_an_annotation_of_another_picture_is_named(tmp_path: Path) -> None:
+    path = WRITERS["vqav2"](tmp_path) / FILES["vqav2"]
+    values = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, having(99, "annotations", 1, "image_id")(values))
+    with pytest.raises(MalformedDataError) as caught:
+        LOADERS["vqav2"](tmp_path)
+    assert str(caught.value) == (
+        f"{path}, record 2: 'image_id' should be 262148, as question 262148001 has it, not 99"
+    )
+
+
+def test_what_is_joined_is_there_once(tmp_path: Path) -> None:
+    path = WRITERS["vqav2"](tmp_path / "vqav2") / FILES["vqav2"]
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["annotations"].append({**values["annotations"][1], "answer_type": "other"})
+    write_json(path, values)
+    with pytest.raises(MalformedDataError, match=r"record 4: 'question_id' .* than that of record 2, not"):
+        LOADERS["vqav2"](tmp_path / "vqav2")
+    folder = write_textvqa(tmp_path / "textvqa")
+    tokens = {"image_id": "003a8ae2ef43b901", "ocr_tokens": []}
+    write_json(folder / "TextVQA_Rosetta_OCR_v0.2_val.json", {"data": [tokens, tokens]})
+    with pytest.raises(MalformedDataError, match=r"record 2: 'image_id' .* than that of record 1, not"):
+        load_textvqa(folder, ocr=True)
+    box = {"dataset_id": 34602, "bbox": [20, 10, 60, 30]}
+    write_lines(folder / "boxes.jsonl", [box, {**box, "dataset_id": "34602"}])
+    with pytest.raises(MalformedDataError, match=r"line 2: 'dataset_id' .* than that of line 1, not"):
+        load_textvqa(folder, boxes=folder / "boxes.jsonl")
+    write_pictures(write_vstar(tmp_path / "vstar"), ["direct_attributes/sa_4690.PNG"])
+    with pytest.raises(
+        MalformedDataError, match=r"sa_4690.PNG and .*sa_4690.jpg are pictures of one question"
+    ):
+        LOADERS["vstar"](tmp_path / "vstar")
+
+
+def test_boxes_of_other_questions_are_refused(tmp_path: Path) -> None:
+    path = write_textvqa(tmp_path) / "boxes.jsonl"
+    write_lines(path, [{"dataset_id": 1, "bbox": [20, 10, 60, 30]}])
+    with pytest.raises(MalformedDataError, match=r"line 1: 'dataset_id' should be a question of TextVQA"):
+        load_textvqa(tmp_path, boxes=path)
 
 
 def test_a_name_that_is_there_twice_is_no_json(tmp_path: Path) -> None:
