@@ -22,7 +22,7 @@ from typing import Final
 
 __all__ = ["configure_threads", "usable_cores"]
 
-_SPIN: Final = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
+_SPIN: Final = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
 """GNU's OpenMP counts turns of its loop, LLVM's and Intel's milliseconds."""
 
 _KERNELS: Final = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
