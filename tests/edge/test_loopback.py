@@ -221,6 +221,8 @@ def test_a_failed_second_look_is_noted(address: str, handler: type[Handler], pic
         (["{picture}", QUESTION, "--timeout", "-1"], 2, "timeout should be greater than 0, not -1.0"),
         (["{picture}", QUESTION, "--threshold", "inf"], 2, "threshold must be a finite number, not inf"),
         (["{picture}", QUESTION, "--server", "server:8000"], 2, "must look like http://host:port"),
+        (["{picture}", QUESTION, "--server", "http://server?x=1"], 2, "must look like http://host:port"),
+        (["{picture}", QUESTION, "--server", "http://server:99999"], 2, "port that is none"),
         (
             ["{picture}", QUESTION, "--server", "{closed}", "--retries", "0"],
             3,

@@ -103,6 +103,8 @@ def test_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://[::1]:8000", "::1/128"),
         ("http://[::1]:8000", "[::1]"),
         ("http://[::1]:8000", "::1"),
+        ("http://[::1]:8000", "[::1]:8000"),
+        ("http://127.0.0.1:8000", "127.0.0.1:8000"),
         ("http://[fe80::7]", "fe80::/10"),
     ],
 )
@@ -117,7 +119,7 @@ def test_servers_that_no_proxy_names_are_asked_directly(
 
 @pytest.mark.parametrize(
     "excepted",
-    ["", "other", "server.org", "myserver", "server:81", "10.0.0.0/8", "[::1", "::1/999", "a:b:c", ",,"],
+    ["", "other", "server.org", "myserver", "server:81", "10.0.0.0/8", "[::1", "::1/999", "a:b:c", ",,", "[::2]:81"],
 )
 def test_others_are_asked_through_the_proxy(excepted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "proxy.example:3128")

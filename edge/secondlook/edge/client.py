@@ -49,10 +49,12 @@ class _Client:
         key = {} if settings.api_key is None else {"authorization": f"Bearer {settings.api_key}"}
         # Replies are small; without compression, their length is what travels.
         ours = {"accept": "application/json", "accept-encoding": "identity", PROTOCOL_HEADER: PROTOCOL}
+        headers = httpx.Headers(ours | key)
+        headers.update(settings.headers)  # whatever the case of their names
         return {
             **self._route.options(),
             "timeout": httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
-            "headers": {**ours, **key, **settings.headers},
+            "headers": headers,
         }
 
 

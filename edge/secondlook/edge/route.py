@@ -128,8 +128,10 @@ def _checked_url(server_url: str) -> httpx.URL:
         raise SettingsError(
             f"the server's address {shown!r} is not a URL: {_reason(error, shown)}"
         ) from error
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise SettingsError(f"the server's address must look like http://host:port, not {shown!r}")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise SettingsError(f"the server's address {shown!r} has a port that is none; they are 1 to 65535")
     return url
 
 
@@ -163,15 +165,17 @@ def _is_excepted(url: httpx.URL, no_proxy: str) -> bool:
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     for entry in no_proxy.replace(",", " ").lower().split():
         entry = entry.rpartition("://")[2]
-        network = _network(entry)
+        whole = _network(entry) if "]:" not in entry else None  # an IPv6 address has colons of its own
+        split = whole is None and re.search(r":[0-9]+$", entry)
+        name, _, digits = entry.rpartition(":") if split else (entry, "", "")
+        if digits and int(digits) != port:
+            continue
+        network = whole or _network(name)
         if network is not None:
             if _network(host) is not None and ipaddress.ip_address(host) in network:
                 return True
             continue
-        name, _, digits = entry.rpartition(":") if re.search(r":[0-9]+$", entry) else (entry, "", "")
         name = name.strip("[]").removeprefix("*").removeprefix(".").rstrip(".")
-        if digits and int(digits) != port:
-            continue
         if entry == "*" or (name and (host == name or host.endswith(f".{name}"))):
             return True
     return False

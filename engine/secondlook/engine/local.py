@@ -44,6 +44,7 @@ class LocalAnswer:
             "second": None if reply.second is None else reply.second.model_dump(),
             "region": None if reply.region is None else reply.region.model_dump(),
             "bytes_up": list(self.bytes_up),
+            "relevance": None if reply.relevance is None else reply.relevance.model_dump(),
             "server_seconds": [seconds.model_dump() for seconds in self.seconds],
         }
 
@@ -95,4 +96,5 @@ def ask_locally(
     if first.pending is None:
         return LocalAnswer(first_reply(first, None), edge.bytes_up, (first.seconds,))
     final = engine.second_look(first.pending, edge.local_image(first.pending.region))
-    return LocalAnswer(final_reply(final), edge.bytes_up, (first.seconds, final.seconds))
+    reply = final_reply(final).model_copy(update={"relevance": first.relevance})
+    return LocalAnswer(reply, edge.bytes_up, (first.seconds, final.seconds))

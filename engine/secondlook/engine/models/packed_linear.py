@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -55,6 +54,7 @@ _HARDLY: Final = 1.05
 Shape: TypeAlias = tuple[int, int, torch.dtype]
 Clock: TypeAlias = Callable[[], float]
 _ops: Any = torch.ops.mkldnn  # private to PyTorch
+_known: dict[tuple[Shape, int], Choice] = {}  # as long as the process lives: by shape and number of threads
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,15 @@ def _shape(layer: nn.Module) -> Shape | None:
     return layer.in_features, outputs, layer.weight.dtype
 
 
-@cache
-def _measured(shapes: frozenset[Shape], _threads: int) -> dict[Shape, Choice]:
+def _measured(shapes: frozenset[Shape], threads: int) -> dict[Shape, Choice]:
+    """What is chosen for each shape. What was measured is remembered; what there was no time for is not."""
     limit = time.perf_counter() + _LIMIT
-    return {
-        shape: choose(measure(shape, limit=limit)) if time.perf_counter() < limit else PLAIN
-        for shape in sorted(shapes, key=str)
-    }
+    for shape in sorted(shapes, key=str):
+        if (shape, threads) not in _known and time.perf_counter() < limit:
+            found = measure(shape, limit=limit)
+            if found:
+                _known[shape, threads] = choose(found)
+    return {shape: _known.get((shape, threads), PLAIN) for shape in shapes}
 
 
 @torch.inference_mode()
