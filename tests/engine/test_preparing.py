@@ -125,19 +125,19 @@ def test_questions_are_prepared_on_any_thread_and_tokenised_once(
 ) -> None:
     model: Any = engine.model
     tokenised: list[tuple[str, str]] = []
-    tokenise = model.prompts._tokenizer.apply_chat_template
+    tokenise = model.prompts._tokenise
 
-    def noting(messages: Any, **options: Any) -> Any:
-        tokenised.append((threading.current_thread().name.split("_")[0], messages[0]["content"][-1]["text"]))
-        return tokenise(messages, **options)
+    def noting(question: str) -> Any:
+        tokenised.append((threading.current_thread().name.split("_")[0], question))
+        return tokenise(question)
 
     questions = [f"{QUESTION} {number}" * (1 + number % 5) for number in range(1500)]
     expected = [model.prompt(model.tokens(one), [(GRID, GRID)]).ids for one in questions]
-    monkeypatch.setattr(model.prompts._tokenizer, "apply_chat_template", noting)
+    monkeypatch.setattr(model.prompts, "_tokenise", noting)
     with ThreadPoolExecutor(8, thread_name_prefix="preparing") as pool:
         always = AnswerOptions(second_look="always", max_new_tokens=2)
         prepared = list(pool.map(lambda one: engine.prepare(picture(1), one, LARGE, always), questions))
-    assert sorted(tokenised) == sorted(("preparing", one) for one in questions for _ in range(2))
+    assert sorted(tokenised) == sorted(("preparing", one) for one in questions)
     assert [one.prompt.ids for one in prepared] == expected
     tokenised.clear()
     first = engine._scheduler.run(engine.start_first_look(prepared[7]))
