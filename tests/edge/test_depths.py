@@ -116,3 +116,13 @@ def test_colours_that_cannot_be_read_are_not_called_damaged(letter: str) -> None
     pixels = struct.pack(f"<3{letter}", 0.5, 0.5, 0.5)
     with pytest.raises(NotAPictureError, match="is a TIFF picture that cannot be read: unknown"):
         open_picture(tiff(Directory((1, 1), pixels, (bits,) * 3, tags={339: (3, 3, 3)})))
+
+
+@pytest.mark.parametrize("bits", [(16, 16, 16), (16,), (16,) * 4])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_deep_colours_in_planes_are_not_mistaken(bits: tuple[int, ...], order: str) -> None:
+    samples = max(3, len(bits))
+    planes = struct.pack(f"{order}{2 * samples}H", *range(0, 60000, 60000 // (2 * samples)))
+    file = Directory((2, 1), planes, bits, tags={277: (samples,), 284: (2,)})
+    with pytest.raises(NotAPictureError, match=r"each colour apart, which is not read: save"):
+        open_picture(tiff(file, order=order))
