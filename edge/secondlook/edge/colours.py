@@ -42,9 +42,10 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        *colours, alpha = rgba.split()
-        if not _extrema(alpha)[1] and any(low != high for low, high in map(_extrema, colours)):
-            return rgba.convert("RGB")
+        if not _extrema(rgba.getchannel("A"))[1]:
+            colours = rgba.convert("RGB")
+            if any(low != high for low, high in map(_extrema, colours.split())):
+                return colours
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
