@@ -21,6 +21,7 @@ from secondlook.edge import (
     PictureTooLargeError,
     Region,
     SettingsError,
+    Size,
     decode_jpeg,
     open_picture,
 )
@@ -214,3 +215,23 @@ def test_damage_gives_a_picture_or_a_picture_error(
         for read in (use, decode_jpeg):
             # Any other exception than a picture error ends the test.
             assert "\n" not in complaint(read, bytes(damaged[:end]))
+
+
+@pytest.mark.parametrize(
+    "head", [b"P1 2000 1001\n", b"P2 2000 1001 255\n", b"P3 2000 1001 255\n", b"P6 2000 1001 100\n"]
+)
+def test_ppm_that_is_read_slowly_is_limited(head: bytes) -> None:
+    with pytest.raises(PictureTooLargeError, match="PPM picture as text or of an odd range"):
+        open_picture(head + b"1 " * 100)
+
+
+def test_ppm_of_many_comments_is_refused() -> None:
+    with pytest.raises(PictureTooLargeError, match="1000 comments"):
+        open_picture(b"P3 2 2 255\n" + b"#\n" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "data", [b"P3 1 1 255 9 8 7\n", b"P6 1 1 255 \t\x08\x07", b"P6 1 1 65535 " + bytes((9, 99, 8, 0, 255, 1))]
+)
+def test_small_or_binary_ppm_is_read(data: bytes) -> None:
+    assert open_picture(data).size == Size(1, 1)

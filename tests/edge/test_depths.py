@@ -30,7 +30,7 @@ def grey_tiff(letter: str, values: Sequence[float], order: str = "<", photometri
     return tiff(Directory((len(values), 1), pixels, bits, photometric, {339: (kinds[letter],)}), order=order)
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("bits", range(8, 17))
 @pytest.mark.parametrize("letter", ["H", "I"])
 def test_whole_numbers_have_the_bits_they_need(bits: int, letter: str) -> None:
     values = [round(part * (2**bits - 1)) for part in RAMP]
@@ -48,8 +48,10 @@ def test_floating_point_numbers_reach_to_a_usual_white(white: float) -> None:
 def test_where_zero_is_white_dark_is_not_light() -> None:
     values = [65535 - round(part * 65535) for part in RAMP]
     assert greys(grey_tiff("H", values, photometric=0)) == GREY
-    light = [65535 - value for value in (65535, 65000, 64000, 61440)]
-    assert min(greys(grey_tiff("H", light, photometric=0))) >= 239  # not stretched
+    light = [65535 - value for value in (65535, 65000, 64000, 30000)]
+    assert greys(grey_tiff("H", light, photometric=0))[2] == 249  # not stretched
+    with pytest.raises(NotAPictureError, match=r"not clear; save it with 8 bits"):
+        open_picture(grey_tiff("H", [0, 1000, 4095], photometric=0))
 
 
 @pytest.mark.parametrize(
@@ -98,16 +100,17 @@ def colour_ppm(values: Sequence[int]) -> bytes:
     return b"P6 %d 1 65535\n" % len(values) + b"".join(struct.pack(">3H", *[value] * 3) for value in values)
 
 
+@pytest.mark.parametrize("bits", [12, 13, 14, 15])
 @pytest.mark.parametrize("kind", ["PNG", "PNG with alpha", "TIFF", "PPM"])
-def test_twelve_bits_in_sixteen_of_each_colour_are_not_black(kind: str) -> None:
+def test_fewer_bits_in_sixteen_of_each_colour_are_not_dark(kind: str, bits: int) -> None:
     def file(values: Sequence[int]) -> bytes:
         if kind == "PPM":
             return colour_ppm(values)
         return colour_tiff(values) if kind == "TIFF" else colour_png(values, "alpha" in kind)
 
     assert greys(file([0, 0x4000, 0xFFFF])) == [0, 64, 255]
-    with pytest.raises(NotAPictureError, match=r"no value that needs more than 12: .* save it with 8"):
-        open_picture(file([0, 1000, 4095]))
+    with pytest.raises(NotAPictureError, match=r"no value that needs more than 15: .* save it with 8"):
+        open_picture(file([0, 1000, 2**bits - 1]))
 
 
 @pytest.mark.parametrize("letter", ["e", "f"])
@@ -116,3 +119,45 @@ def test_colours_that_cannot_be_read_are_not_called_damaged(letter: str) -> None
     pixels = struct.pack(f"<3{letter}", 0.5, 0.5, 0.5)
     with pytest.raises(NotAPictureError, match="is a TIFF picture that cannot be read: unknown"):
         open_picture(tiff(Directory((1, 1), pixels, (bits,) * 3, tags={339: (3, 3, 3)})))
+
+
+@pytest.mark.parametrize("bits", [(16, 16, 16), (16,), (16,) * 4])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_deep_colours_in_planes_are_not_mistaken(bits: tuple[int, ...], order: str) -> None:
+    samples = max(3, len(bits))
+    planes = struct.pack(f"{order}{2 * samples}H", *range(0, 60000, 60000 // (2 * samples)))
+    file = Directory((2, 1), planes, bits, tags={277: (samples,), 284: (2,)})
+    with pytest.raises(NotAPictureError, match=r"each colour apart, which is not read: save"):
+        open_picture(tiff(file, order=order))
+
+
+@pytest.mark.parametrize("bits", [12, 15])
+@pytest.mark.parametrize("kind", ["LA", "CMYK"])
+def test_fewer_bits_in_sixteen_of_grey_and_ink_are_not_mistaken(kind: str, bits: int) -> None:
+    def file(most: int) -> bytes:
+        if kind == "LA":
+            return png(2, 1, 16, 4, b"\0" + struct.pack(">4H", 0, 65535, most, 65535))
+        return tiff(Directory((2, 1), struct.pack("<8H", *[0] * 7, most), (16,) * 4, 5))
+
+    open_picture(file(65535))
+    with pytest.raises(NotAPictureError, match="too dark or too pale"):
+        open_picture(file(2**bits - 1))
+
+
+@pytest.mark.parametrize(
+    ("letter", "most", "hot"),
+    [("H", 4095, 65535), ("H", 255, 1023), ("f", 1.0, 255.0), ("f", 255.0, 65535.0)],
+)
+def test_one_hot_pixel_does_not_make_all_others_dark(letter: str, most: float, hot: float) -> None:
+    values = [most * (x % 64) / 63 for x in range(2000)]
+    values = [int(value) for value in values] if letter == "H" else values
+    assert max(greys(grey_tiff(letter, values))) == 255
+    with pytest.raises(NotAPictureError, match="not clear; save it"):
+        open_picture(grey_tiff(letter, [*values, hot]))
+    many = greys(grey_tiff(letter, [*values, *[hot] * 20]))
+    assert many[-1] == 255
+
+
+def test_one_hot_pixel_of_colour_does_not_make_all_others_dark() -> None:
+    with pytest.raises(NotAPictureError, match="too dark or too pale"):
+        open_picture(colour_png([4095] * 2000 + [65535], False))

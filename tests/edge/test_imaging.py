@@ -138,6 +138,26 @@ def test_transparency_is_laid_over_white() -> None:
     assert open_picture(data).original().getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_what_is_all_transparent_is_not_all_white(mode: str) -> None:
+    image = gradient(40, 30).convert(mode)
+    image.putalpha(0)
+    opaque = image.convert("RGBA").convert("RGB")
+    assert open_picture(encoded(image, "PNG")).original().tobytes() == opaque.tobytes()
+    empty = Image.new(mode, (4, 3))
+    assert open_picture(encoded(empty, "PNG")).original().getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0damaged", b"Exif\0\0II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x01"]
+)
+def test_damaged_exif_data_leave_the_picture_as_it_is(kind: str, exif: bytes) -> None:
+    image = gradient(40, 30)
+    picture = open_picture(encoded(image, kind, exif=exif, lossless=True))
+    assert picture.original().tobytes() == image.tobytes()
+
+
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     deep = Image.new("I;16", (3, 1))
     for x, value in enumerate((0, 257 * 100, 65535)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from edge.support import encoded, square
-from secondlook.edge import JpegSettings, NotAPictureError, Region, decode_jpeg, open_picture
+from secondlook.edge import (
+    JpegSettings,
+    NotAPictureError,
+    PictureTooLargeError,
+    Region,
+    decode_jpeg,
+    open_picture,
+)
 from secondlook.edge.jpeg import Jpeg, read_jpeg
 from secondlook.edge.limits import PictureLimits
 
@@ -123,6 +132,16 @@ def test_fill_bytes_before_markers_change_nothing(progressive: bool) -> None:
     filled = jpeg[:at] + re.sub(rb"\xff(?=[\xc4\xd0-\xda])", b"\xff\xff\xff", jpeg[at:])
     assert len(filled) > len(jpeg)
     assert decode_jpeg(filled).tobytes() == decode_jpeg(jpeg).tobytes()
+
+
+@pytest.mark.parametrize(("side", "refused"), [(40, True), (2000, False)])
+def test_millions_of_fill_bytes_cost_little(side: int, refused: bool) -> None:
+    jpeg = encoded(noise(16, 16).resize((side, side)))
+    filled = jpeg[:-2] + b"\xff\xff\x00" * 5_000_000 + jpeg[-2:]
+    start = time.process_time()
+    with pytest.raises(PictureTooLargeError, match="more than") if refused else nullcontext():
+        read(filled)
+    assert time.process_time() - start < 1.5
 
 
 @pytest.mark.parametrize("rows", [500, 484, 1000])

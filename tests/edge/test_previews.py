@@ -42,7 +42,7 @@ def test_the_first_of_several_pages_is_taken() -> None:
     larger = of_image(gradient(42, 30))
     assert open_picture(tiff(small(), larger)).size == Size(40, 30)
     for page in (small(_254=2), small(_297=0)):
-        assert open_picture(tiff(page, of_image(WHOLE))).size == Size(40, 30)
+        assert open_picture(tiff(page, larger)).size == Size(40, 30)
     pages = encoded(SMALL, "TIFF", save_all=True, append_images=[gradient(40, 30)])
     assert open_picture(pages).original().tobytes() == SMALL.tobytes()
 
@@ -50,11 +50,28 @@ def test_the_first_of_several_pages_is_taken() -> None:
 @pytest.mark.parametrize(
     "file",
     [
+        tiff(small(_254=1, _297=0), of_image(WHOLE)),
+        tiff(small(_254=3), of_image(WHOLE)),
+        tiff(small(_254=3), of_image(WHOLE, tags={254: (2,)})),
+        tiff(PREVIEW, of_image(WHOLE, tags={254: (1,)})),
+        tiff(of_image(WHOLE, tags={254: (1,)}), PREVIEW),
+    ],
+    ids=["numbered", "page", "pages", "all", "first"],
+)
+def test_a_preview_is_not_the_first_page(file: bytes) -> None:
+    assert open_picture(file).original().tobytes() == WHOLE.tobytes()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
         tiff(small(), of_image(WHOLE)),
+        tiff(small(_254=2), of_image(WHOLE)),
+        tiff(small(_297=0), of_image(WHOLE, tags={297: (1,)})),
         tiff(replace(small(), below=[of_image(WHOLE)])),
         tiff(PREVIEW, of_image(WHOLE), of_image(gradient(300, 240))),
     ],
-    ids=["behind", "below", "two"],
+    ids=["behind", "page", "numbered", "below", "two"],
 )
 def test_a_file_that_does_not_say_which_is_the_whole_is_refused(file: bytes) -> None:
     with pytest.raises(NotAPictureError, match=r"has 2 pictures .*320x240.* does not say which is"):

@@ -11,12 +11,15 @@ from .errors import NotAPictureError
 __all__ = ["check_depth", "is_deep", "to_rgb"]
 
 # How many bits whole numbers are taken to have: the fewest of these that hold the largest.
-_DEPTHS = (8, 10, 12, 14, 16)
+_DEPTHS = range(8, 17)
 # What is white in floating-point numbers; without a value above a sixteenth of it all would be nearly black.
 _WHITES = (1.0, 255.0, 65535.0)
 _DARK = 1 / 16
-# Of 16 bits a colour, Pillow keeps the upper 8 or rounds to them: of 12 bits in them, no more is left.
-_LEFT_OF_TWELVE = 16
+# Of 16 bits a colour, Pillow keeps the upper 8: of 15 bits in them, no more than this is left.
+_HALF = 127
+# Less than a thousandth of all pixels may be hot, or glints. Where they alone have more than a quarter of the
+# range, it is not clear whether it is that of the others, which would be dark in it.
+_FEW, _FAR = 1000, 4
 
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -24,8 +27,9 @@ _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """Any Pillow mode → 8-bit RGB; transparency is laid over white. May return `image` itself.
 
-    Deep modes do not say their range. Whole numbers are taken to have 8, 10, 12, 14 or 16 bits, the fewest
-    that hold the largest; floating-point numbers to reach to 1, 255 or 65535.
+    Deep modes do not say their range. Whole numbers are taken to have 8 to 16 bits, the fewest that hold the
+    largest; floating-point numbers to reach to 1, 255 or 65535. Where all is transparent, and the colours are
+    not all the same, the transparency is dropped.
 
     Raises:
         NotAPictureError: there are values beyond any range, below 0 or not finite, or the range is not clear.
@@ -38,6 +42,10 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        if not _extrema(rgba.getchannel("A"))[1]:
+            colours = rgba.convert("RGB")
+            if any(low != high for low, high in map(_extrema, colours.split())):
+                return colours
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
@@ -45,7 +53,7 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
 
 def is_deep(image: Image.Image) -> bool:
     """Whether an encoded picture, not decoded yet, has 16 bits a colour, of which Pillow keeps 8."""
-    if image.mode not in ("RGB", "RGBA", "RGBX", "LA"):
+    if image.mode not in ("RGB", "RGBA", "RGBX", "LA", "CMYK"):
         return False
     # How Pillow's decoders are told: the raw mode; of PPM the mode and the largest value.
     coded = [str(tile[3]) for tile in getattr(image, "tile", ())]
@@ -53,12 +61,17 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def check_depth(image: Image.Image, name: str) -> None:
-    """Refuse a decoded `is_deep` picture whose values lie in the dropped bits: it would be black."""
-    colours = image.split()[: 1 if image.mode == "LA" else 3]
-    if max(_extrema(band)[1] for band in colours) <= _LEFT_OF_TWELVE:
+    """Refuse a decoded `is_deep` picture whose values may lie in the dropped bits: dark, or pale."""
+    bands = image.split()
+    alpha = {"LA": 1, "RGBA": 3, "RGBX": 3}.get(image.mode, len(bands))
+    highest = max(_extrema(band)[1] for band in bands[:alpha])
+    few = all(_few_above(band, 255 // _FAR) for band in bands[:alpha])
+    # Colours multiplied by an alpha of fewer bits are right again, but the alpha is not.
+    thin = any(0 < _extrema(band)[1] <= _HALF for band in bands[alpha:])
+    if highest <= _HALF or few or thin:
         raise NotAPictureError(
-            f"{name} has 16 bits a colour, but no value that needs more than 12: it would be black; save it "
-            "with 8 bits"
+            f"{name} has 16 bits a colour, but (nearly) no value that needs more than 15: with fewer bits it "
+            "would be too dark or too pale; save it with 8 bits"
         )
 
 
@@ -69,16 +82,35 @@ def _deep_to_grey(image: Image.Image, name: str) -> Image.Image:
     values = image.convert("I") if image.mode.startswith("I;16") else image
     lowest, highest = _extrema(values)
     white = _white_of_floats(values, highest) if image.mode == "F" else _white_of_integers(highest)
-    if white is None or lowest < 0:
+    if inverted and white is not None and image.mode != "F":  # what is black is not seen in what is light
+        full = 2.0 ** tags[_BITS][0] - 1
+        white = full if 2 * highest > full else None
+    if white is None or lowest < 0 or _glints_alone_reach(values, white):
         odd = "" if _all_finite(values) else ", some of them not finite"
         raise NotAPictureError(
             f"{name} has grey values from {lowest:g} to {highest:g}{odd}: which is black and which is white "
             "is not clear; save it with 8 bits"
         )
     if inverted:
-        white = 2.0 ** tags[_BITS][0] - 1 if image.mode != "F" else white
         return values.point(lambda value: value * (-255 / white) + 255.5).convert("L")
     return values.point(lambda value: value * (255 / white) + 0.5).convert("L")
+
+
+def _glints_alone_reach(values: Image.Image, white: float) -> bool:
+    """Whether nearly all values, of mode I or F, have another range than the largest."""
+    if values.mode == "F":
+        return any(_few_above(values, lower) for lower in _WHITES if lower < white)
+    return white > 2 ** _DEPTHS[0] and _few_above(values, int(white) // _FAR)
+
+
+def _few_above(band: Image.Image, threshold: float) -> bool:
+    """Whether less than a thousandth of the pixels have a larger value."""
+    if band.mode == "L":
+        counts = band.histogram()[: int(threshold) + 1]
+    else:
+        counts = band.histogram(extrema=(0, threshold))
+    above = band.width * band.height - sum(counts)
+    return above < band.width * band.height / _FEW
 
 
 def _extrema(band: Image.Image) -> tuple[float, float]:

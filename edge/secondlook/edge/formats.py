@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .colours import check_depth, is_deep, to_rgb
 from .errors import NotAPictureError, PictureTooLargeError
@@ -70,6 +70,11 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Pillow reads numbers in text, and binary ones of odd ranges, one by one in Python: so many in seconds. Each
+# comment costs it a copy of what follows.
+_MOST_SLOW_PIXELS = 2_000_000
+_MOST_COMMENTS = 1000
+
 # What Pillow's readers raise on damaged files.
 _DAMAGED = (
     OSError,
@@ -107,7 +112,23 @@ def open_encoded(data: bytes, limits: PictureLimits, name: str) -> Jpeg | Image.
         return read_jpeg(data, limits, name)
     image = _opened(data, name)
     limits.check_pixels(image.width, image.height, name)
+    if isinstance(image, ImageFile.ImageFile) and image.format == "PPM":
+        _spare_slow_readers(image, data, name)
     return image
+
+
+def _spare_slow_readers(image: ImageFile.ImageFile, data: bytes, name: str) -> None:
+    """Have 16 bits a colour of a PPM file read as those of other formats; refuse much that is read slowly."""
+    (tile,) = image.tile
+    if tile.codec_name == "ppm" and tile.args == ("RGB", 65535):
+        image.tile = [tile._replace(codec_name="raw", args="RGB;16B")]
+    elif tile.codec_name != "raw":
+        slow = image.width * image.height > _MOST_SLOW_PIXELS
+        if slow or (tile.codec_name == "ppm_plain" and data.count(b"#") > _MOST_COMMENTS):
+            raise PictureTooLargeError(
+                f"{name} is a PPM picture as text or of an odd range, with more than {_MOST_SLOW_PIXELS} "
+                f"pixels or {_MOST_COMMENTS} comments: save it in binary with 8 bits, or as PNG"
+            )
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
@@ -157,9 +178,12 @@ def decode_jpeg(data: bytes, limits: PictureLimits | None = None) -> Image.Image
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it is none of these."""
-    value = image.getexif().get(ORIENTATION_TAG, 1)
-    return value if value in TRANSPOSITIONS else 1
+    """The EXIF orientation, 1 to 8; 1 where there is none, it is none of these, or the data are damaged."""
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+        return value if value in TRANSPOSITIONS else 1
+    except (*_DAMAGED, UserWarning):  # of the latter only where warnings are made errors
+        return 1
 
 
 def stored_box(region: Region, size: Size, turn: int) -> tuple[int, int, int, int]:

@@ -15,12 +15,13 @@ __all__ = ["exif_orientation", "whole_picture"]
 
 # Tags (TIFF 6.0; TIFF/EP for SubIFDs and the two kinds of raw sensor data).
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 254, 256, 257, 258, 262
-_ORIENTATION, _PAGE, _SUB_DIRECTORIES, _SAMPLES = 274, 297, 330, 339
+_COMPRESSION, _ORIENTATION, _COLOURS, _PLANES, _SUB_DIRECTORIES, _SAMPLES = 259, 274, 277, 284, 330, 339
 _RAW = (32803, 34892)
-# Of the tag SampleFormat.
+# Of the tags SampleFormat, Compression and PlanarConfiguration.
 _SIGNED = 2
+_UNCOMPRESSED, _APART = 1, 2
 # Bits of the tag NewSubfileType.
-_REDUCED, _ONE_OF_PAGES, _MASK = 1, 2, 4
+_REDUCED, _MASK = 1, 4
 
 # The types: how many bytes each takes; of integers, struct's letter.
 _BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -76,12 +77,19 @@ class _Directory:
         return self.first(_WIDTH) * self.first(_HEIGHT)
 
     @property
-    def is_whole(self) -> bool:
-        return not self.first(_SUBFILE) & (_REDUCED | _MASK) and self.pixels > 0
+    def is_picture(self) -> bool:
+        return not self.first(_SUBFILE) & _MASK and self.pixels > 0
 
     @property
-    def is_page(self) -> bool:
-        return bool(self.first(_SUBFILE) & _ONE_OF_PAGES) or _PAGE in self.tags
+    def is_whole(self) -> bool:
+        return self.is_picture and not self.first(_SUBFILE) & _REDUCED
+
+    @property
+    def is_deep_in_planes(self) -> bool:
+        """Whether each colour of more than 8 bits lies apart: Pillow takes them as lying side by side."""
+        bits = self.tags.get(_BITS, ())
+        apart = (self.first(_PLANES), self.first(_COMPRESSION, _UNCOMPRESSED)) == (_APART, _UNCOMPRESSED)
+        return apart and max(len(bits), self.first(_COLOURS)) > 1 and max(bits, default=1) > 8
 
 
 def exif_orientation(exif: bytes) -> int | None:
@@ -99,8 +107,8 @@ def whole_picture(data: bytes, name: str) -> tuple[io.BytesIO, int]:
     Cameras and scanners put a preview first, and the whole picture behind it or below it.
 
     Raises:
-        NotAPictureError: it is raw sensor data or has signed bytes, which would be taken for others, or the
-            file does not say which of several is the whole.
+        NotAPictureError: it is raw sensor data, or has signed bytes or deep colours in planes, which would be
+            taken for others, or the file does not say which of several is the whole.
     """
     file = io.BytesIO(data)
     try:
@@ -120,6 +128,11 @@ def whole_picture(data: bytes, name: str) -> tuple[io.BytesIO, int]:
         raise NotAPictureError(
             f"{name} has signed values: what is black is not clear; save it with unsigned ones"
         )
+    if chosen.is_deep_in_planes:
+        raise NotAPictureError(
+            f"{name} has more than 8 bits a colour, uncompressed, and each colour apart, which is not read: "
+            "save it with 8 bits or with its colours side by side (PlanarConfiguration 1)"
+        )
     if chosen is not first:
         file.seek(8 if layout.big else 4)
         file.write(struct.pack(layout.order + layout.offset, chosen.at))
@@ -128,13 +141,16 @@ def whole_picture(data: bytes, name: str) -> tuple[io.BytesIO, int]:
 
 
 def _chosen(first: _Directory, others: list[_Directory], name: str) -> _Directory:
-    wholes = [directory for directory in (first, *others) if directory.is_whole]
-    if not wholes or first.is_page:
+    """The first, unless it is said to be a preview, or looks like one beside a much larger picture."""
+    pictures = [directory for directory in (first, *others) if directory.is_picture]
+    if not pictures:
         return first
+    # Where all are said to be reduced, the largest is the least so.
+    wholes = [directory for directory in pictures if directory.is_whole] or pictures
     largest = max(wholes, key=lambda directory: directory.pixels)
-    if first.is_whole and largest.pixels <= _PREVIEW * first.pixels:
-        return first
     rivals = [directory for directory in wholes if _PREVIEW * directory.pixels >= largest.pixels]
+    if first in rivals:
+        return first
     if first.is_whole or len(rivals) > 1:
         sizes = ", ".join(str(directory.size) for directory in wholes[:4])
         raise NotAPictureError(
