@@ -129,6 +129,27 @@ def test_what_the_hub_does_not_have_is_not_found(monkeypatch: pytest.MonkeyPatch
     assert message.endswith("no snapshot here and offline")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("HTTPS_PROXY", "gopher://127.0.0.1:1", "the proxy HTTPS_PROXY=gopher://127.0.0.1:1 cannot be used"),
+        ("HF_ENDPOINT", "garbage", "HF_ENDPOINT=garbage: the server's address must look like"),
+        ("SSL_CERT_FILE", "/", "the certificates of SSL_CERT_FILE=/ cannot be read"),
+    ],
+)
+def test_the_variable_that_keeps_the_hub_away_is_named(
+    variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        raise ValueError("odd")
+
+    for other in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert message in refusal(ModelNotFoundError, "owner/model")
+
+
 def test_a_missing_folder_and_a_file_are_not_found(written: Path) -> None:
     assert "/no/such/folder" in refusal(ModelNotFoundError, "/no/such/folder")
     assert "'demoo'" in refusal(ModelNotFoundError, "demoo")

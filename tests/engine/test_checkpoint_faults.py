@@ -25,6 +25,7 @@ from secondlook.engine.models.checkpoint import load_model
 
 Change = Callable[[Path], object]
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = "model-00002-of-00003.safetensors"
 FIRST = "language_model.model.layers.0."
@@ -192,6 +193,12 @@ def test_what_is_not_supported(written: Path, tmp_path: Path, change: Change, me
             "hold NaN, in model.multi_modal",
         ),
         (tensors(multi_modal_projector__linear_1__bias=zeros(64) + torch.inf), "holds infinity in float32"),
+        (edited(PREPROCESSOR, rescale_factor=0), f"{PREPROCESSOR}: rescale_factor must be a number above 0"),
+        (edited(PREPROCESSOR, resample=9), f"{PREPROCESSOR}: resample must be a filter's number, 0 to 5"),
+        (edited(PREPROCESSOR, size="big"), f"{PREPROCESSOR}: size must be a whole number above 0, not 'big'"),
+        (edited(PREPROCESSOR, size={"shortest_edge": 0}), "size.shortest_edge must be a whole number above"),
+        (edited(PREPROCESSOR, crop_size=7), "the preprocessor crops to 7x7"),
+        (file(PREPROCESSOR), f"{PREPROCESSOR} holds no setting"),
         (file("secondlook.json", json.dumps({"question_suffix": "x" * 10**6})), "at most 2000 characters"),
     ],
 )

@@ -196,6 +196,25 @@ def test_a_cxx_that_no_shell_could_split_is_named(fresh: Path, monkeypatch: pyte
         build.build_parameters("cpu")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("#!/bin/sh\n", r"wrote no file, though it did not fail: is .*/odd \(CXX=.*/odd\) a compiler"),
+        ("echo 1.0\n", r"the compiler .*/odd \(CXX=.*/odd\) cannot be run: Exec format error"),
+    ],
+)
+def test_a_cxx_that_is_no_compiler_is_named(
+    content: str, message: str, fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "odd"
+    script.write_text(content)
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    with pytest.raises(KernelError, match=message) as caught:
+        library.build_library(build.build_parameters("cpu"))
+    assert "SECONDLOOK_CACHE" not in str(caught.value)
+
+
 def test_the_references_can_be_asked_for(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library.set_mode("reference")
     assert library.uses_reference(CPU)

@@ -2,6 +2,7 @@
 
 Exit codes:
     0    answered
+    1    the answer could not be written
     2    the picture or an option cannot be used
     3    the server could not be reached, or stayed busy
     4    the server refused, or is no secondlook server
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from contextlib import suppress
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
@@ -36,7 +38,7 @@ from .errors import (
     UnexpectedReplyError,
     WriteError,
 )
-from .files import write_files
+from .files import to_standard_output, write_files
 from .imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, PictureLimits
 from .retry import ClientSettings
 from .wire import AnswerOptions
@@ -188,7 +190,12 @@ def ask(
 
 def main() -> None:
     """The entry point of `secondlook-edge`."""
-    app()
+    try:
+        with to_standard_output():
+            app()
+    except WriteError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
 
 
 def _save(path: Path, answer: EdgeAnswer, notes: Console) -> None:

@@ -21,7 +21,7 @@ import httpx
 from .errors import SettingsError
 from .exchange import LostError
 
-__all__ = ["Route"]
+__all__ = ["Route", "without_password"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _checked_url(server_url: str) -> httpx.URL:
-    shown = _without_password(server_url)
+    shown = without_password(server_url)
     try:
         url = httpx.URL(server_url)
         url.host.encode("idna")  # as the resolver will
@@ -151,7 +151,7 @@ def _proxy_for(url: httpx.URL) -> _Proxy | None:
         proxy.url.host.encode("idna")
         httpx.HTTPTransport(proxy=proxy, verify=False, trust_env=False).close()
     except (httpx.InvalidURL, ImportError, ValueError, TypeError, OSError) as error:
-        shown = _without_password(value)
+        shown = without_password(value)
         raise SettingsError(
             f"the proxy {variable}={shown} cannot be used: {_reason(error, shown)}; unset it, or add "
             f"{url.host} to NO_PROXY"
@@ -214,7 +214,8 @@ def _address(url: httpx.URL) -> httpx.URL:
     return url.copy_with(path="/", query=None, userinfo=b"")
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
     return re.sub(r"^([a-z0-9+.-]*://)?.*@", r"\1…@", url, flags=re.IGNORECASE)
 
 

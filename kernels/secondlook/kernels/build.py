@@ -156,6 +156,11 @@ def compile_library(parameters: BuildParameters, output: Path) -> str:
         said = (done.stdout + done.stderr).strip()
         if done.returncode != 0:
             raise BuildError(f"{shlex.join(command)}\nfailed ({done.returncode}):\n{said}")
+        if not partial.exists():
+            raise BuildError(
+                f"{shlex.join(command)}\nwrote no file, though it did not fail: is {_named(command[0])} a "
+                f"compiler?\n{said}"
+            )
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
@@ -237,7 +242,21 @@ def _check_cuda(nvcc: str, version_text: str) -> None:
 
 def _run(command: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
     """What a compiler said to `text`; in whatever encoding, for what is not the locale's is replaced."""
-    return subprocess.run(command, input=text, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:  # such as a text without #!
+        raise CompilerMissingError(
+            f"the compiler {_named(command[0])} cannot be run: {error.strerror or error}"
+        ) from error
+
+
+def _named(program: str) -> str:
+    """A compiler, and the variable that names it, if one does."""
+    variable = "CUDA_HOME" if Path(program).name == "nvcc" else "CXX"
+    asked = os.environ.get(variable)
+    return f"{program} ({variable}={asked})" if asked else program
 
 
 @lru_cache

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from secondlook.edge.errors import SecondLookError
+from secondlook.edge.files import to_standard_output
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.cli.options import configure_logging
 from secondlook.engine.plugins import COMMANDS, plugins
@@ -50,7 +51,8 @@ def run(application: typer.Typer, arguments: list[str] | None = None) -> NoRetur
     The status is 0, 1 after an error of ours (one line on stderr), 2 for wrong usage, and 130 after Ctrl-C.
     """
     try:
-        application(arguments)
+        with to_standard_output():
+            application(arguments)
     except SecondLookError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

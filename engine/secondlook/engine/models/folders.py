@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 import huggingface_hub
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.route import Route, without_password
 from secondlook.engine.errors import (
     IncompleteModelError,
     InvalidModelError,
@@ -27,6 +29,7 @@ __all__ = [
     "commit_of",
     "find_folder",
     "image_processor",
+    "image_processor_file",
     "read_json",
     "weight_files",
 ]
@@ -37,6 +40,7 @@ CONFIG_FILE: Final = "config.json"
 
 _DEMO_FOLDER = Path(__file__).parents[1] / "checkpoint"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB = "https://huggingface.co"
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = "model.safetensors"
@@ -81,8 +85,21 @@ def find_folder(name_or_path: str, revision: str | None = None) -> Path:
     except Exception as error:  # of the hub, its HTTP client, or the proxy that the environment names
         asked = "a model of that name" if revision is None else f"revision {revision!r} of such a model"
         raise ModelNotFoundError(
-            f"there is no folder {name_or_path!r}, and the hub did not give {asked}: {reason(error)}"
+            f"there is no folder {name_or_path!r}, and the hub did not give {asked}: {_hub_reason(error)}"
         ) from error
+
+
+def _hub_reason(error: Exception) -> str:
+    """Why the hub could not be asked: the variable of the environment that is at fault, if one is."""
+    endpoint = os.environ.get("HF_ENDPOINT")
+    named = f"HF_ENDPOINT={without_password(endpoint)}: " if endpoint else ""
+    try:
+        route = Route.to(endpoint or _HUB)
+    except SettingsError as fault:
+        at_fault = "" if str(fault).startswith(("the proxy", "the certificates", "SSLKEYLOGFILE")) else named
+        return f"{at_fault}{fault}"
+    by = f" (by {route.proxy})" if route.proxy is not None else ""
+    return f"{named}{reason(error)}{by}"
 
 
 def commit_of(folder: Path) -> str | None:
@@ -154,10 +171,17 @@ def weight_files(folder: Path) -> list[Path]:
 
 def image_processor(folder: Path) -> Mapping[str, Any] | None:
     """The preprocessor's settings: from preprocessor_config.json, or from within processor_config.json."""
-    if _has(folder, "preprocessor_config.json"):
-        return read_json(folder / "preprocessor_config.json")
-    nested = _optional_json(folder / "processor_config.json").get("image_processor")
+    file = image_processor_file(folder)
+    if file.name == "preprocessor_config.json":
+        return read_json(file)
+    nested = _optional_json(file).get("image_processor")
     return nested if isinstance(nested, dict) else None
+
+
+def image_processor_file(folder: Path) -> Path:
+    """The file that `image_processor` reads."""
+    own = _has(folder, "preprocessor_config.json")
+    return folder / ("preprocessor_config.json" if own else "processor_config.json")
 
 
 def chat_template(folder: Path) -> tuple[str, Path] | None:
