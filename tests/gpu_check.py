@@ -19,9 +19,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import torch
 import typer
@@ -53,14 +52,12 @@ _TIMED_OUT: Final = 124
 _NOT_FOUND: Final = 127
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     command: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """How a step ended: 124 after its time, 127 without its program, -N by signal N, else its own status."""
 
     status: int
@@ -86,8 +83,8 @@ def _steps(out: Path) -> dict[str, _Step]:
 
 
 def _sanitized(tool: str, *options: str) -> _Step:
-    usual = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "compute-sanitizer"
-    sanitizer = shutil.which("compute-sanitizer") or str(usual)
+    usual = os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin/compute-sanitizer"
+    sanitizer = shutil.which("compute-sanitizer") or usual
     checked = ("--tool", tool, *options, "--error-exitcode", "9", "--target-processes", "all")
     # In torch's cached blocks an access beside a tensor would be one of valid memory.
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -110,17 +107,12 @@ def _run(step: _Step, log_path: Path, limit: float) -> _Outcome:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = _TIMED_OUT
-        finally:
-            _end(process)
-        if status == _TIMED_OUT:
             log.write(f"\nended after {limit:.0f} seconds\n")
+        finally:
+            if process.poll() is None:  # it leads a group of its own: compute-sanitizer has children
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     return _Outcome(status, round(time.perf_counter() - began, 1))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own: compute-sanitizer has children
-        process.wait()
 
 
 def _check(out: Path, minutes: float) -> int:
@@ -140,7 +132,7 @@ def _check(out: Path, minutes: float) -> int:
         left = max(0.0, deadline - time.monotonic())
         typer.echo(f"{name}: output in {out / name}.log")
         outcome = _run(step, out / f"{name}.log", left if index == len(steps) - 1 else left / 2)
-        report["steps"][name] = asdict(outcome)
+        report["steps"][name] = outcome._asdict()
         write_report(report, out / _OUTCOME)
         failures += outcome.status != 0
         ended = "passed" if outcome.status == 0 else f"FAILED ({outcome.status})"

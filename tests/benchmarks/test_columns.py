@@ -71,7 +71,7 @@ def test_an_answer_that_is_nothing_but_its_end_has_its_ends_doubt() -> None:
 
 def test_a_log_gives_the_columns_of_its_records(tmp_path: Path) -> None:
     records = random_records(12)
-    head, columns = read_columns(write_run(tmp_path / "run.jsonl", records))
+    head, columns, _ = read_columns(write_run(tmp_path / "run.jsonl", records))
     assert head == header()
     assert same(columns, Columns.of(records))
     assert same(columns.take(np.ones(len(records), np.bool_)), columns)
@@ -127,7 +127,7 @@ def test_a_log_of_an_earlier_version_is_read(tmp_path: Path) -> None:
             del values["boxes"], values["file"], values["relevance"], values["first"]["flops"]
         lines[line] = json.dumps(records)
     path.write_text("\n".join([first, *lines, ""]), encoding="utf-8")
-    _, columns = read_columns(path)
+    _, columns, _ = read_columns(path)
     assert np.isnan(columns.first.flops).all()
     assert np.isnan(columns.box_pixels).all()
 

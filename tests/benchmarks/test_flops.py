@@ -104,7 +104,7 @@ def prefill(passes: PassFlops, start: int, stop: int, layer: int | None = None, 
     model = passes.model
     cache = KVCache(model.decoder, 1, stop, torch.float32, META)
     segments = [Segment(0, start, stop - start, (0, 1), kept=not row)]
-    plan = PrefillPlan(cache, segments, None if layer is None else Probe(layer), rows_only=row)
+    plan = PrefillPlan(cache, segments, None if layer is None else Probe({layer: None}), rows_only=row)
     embeddings = torch.empty(stop - start, model.decoder.width, device=META)
 
     def run() -> None:

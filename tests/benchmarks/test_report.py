@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separ
 from secondlook.benchmarks.report.claims import arbitration, first_tokens, jpeg, nearly_full, ranking
 from secondlook.benchmarks.report.content import describe
 from secondlook.benchmarks.report.document import Example, Section, as_markdown, parted, percent
-from secondlook.benchmarks.run_log import Record
+from secondlook.benchmarks.run_log import Record, Skipped, write_log
 from secondlook.engine.cli import command_line, run
 from secondlook.engine.method.policy import Policy
 
@@ -302,6 +303,19 @@ def test_an_operating_point_that_beats_one_good_image() -> None:
     assert jpeg(best, pairs, None).holds is None
 
 
+def test_pictures_left_out_are_counted_and_named(tmp_path: Path) -> None:
+    records = [replace(record, relevance=None) for record in random_records(6)]
+    pictures = [list(group) for _, group in groupby(records, key=lambda record: record.index)]
+    log = tmp_path / "run.jsonl"
+    write_log(log, header(), [*pictures, Skipped(6, "night_1.jpg", "it stops too early")])
+    assert report(log, "--output", tmp_path / "out") == 0
+    summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert "| log | qualities | questions | pictures left out |" in summary
+    assert "| run.jsonl | 90 and 90 | 12 | 1 |" in summary
+    assert r"Left out: night\_1.jpg: it stops too early." in summary
+    assert "night_1.jpg: it stops too early" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
 HOSTILE = [
     "[here](javascript:alert%281%29)",
     "![seen](https://tracker.example/pixel.png)",
@@ -317,7 +331,7 @@ def test_what_people_and_models_say_is_text_in_the_summary(tmp_path: Path) -> No
         replace(
             record,
             question=f"q {HOSTILE[record.index % 6]}",
-            type=f"t {HOSTILE[record.index % 2]}",
+            type=f"t {HOSTILE[record.index % 2]} $x_$",
             truth=HOSTILE[(record.index + 1) % 6],
             first=replace(record.first, text=HOSTILE[(record.index + 2) % 6]),
         )

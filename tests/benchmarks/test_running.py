@@ -158,11 +158,9 @@ written = []
 def write(self, line):
     written.append(line)
     if len(written) == 4:  # the header and two pictures are whole; the third is cut
-        self._file.write(line[: len(line) // 2])
-        self._file.flush()
+        self._file.write(line[: len(line) // 2].encode())
         os.kill(os.getpid(), signal.SIGKILL)
-    self._file.write(line + "\\n")
-    self._file.flush()
+    self._file.write(line.encode() + b"\\n")
 
 RunLog._write = write
 torch.set_num_threads(1)
@@ -299,6 +297,50 @@ def test_a_damaged_picture_is_named_and_what_was_done_is_kept(asking: Asking, tm
     with pytest.raises(MalformedDataError, match=PICTURES[1]):
         run(data, asking, tmp_path / "log.jsonl", processes=1)
     assert {record.index for record in read_log(tmp_path / "log.jsonl").records} == {0}
+
+
+def broken(folder: Path, *names: str) -> DataSet:
+    data = load_pope(write_pope(folder, PICTURES))
+    for name in names:
+        picture = folder / "val2014" / name
+        picture.write_bytes(picture.read_bytes()[:400])
+    return data
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_damaged_pictures_are_left_out_where_that_is_asked_for(
+    asking: Asking, pope: DataSet, whole: Path, tmp_path: Path, processes: int
+) -> None:
+    data, log = broken(tmp_path, PICTURES[1], PICTURES[3]), tmp_path / "log.jsonl"
+    with pytest.raises(MalformedDataError, match="leave it out with --skip-damaged"):
+        run(data, asking, log, processes=processes)
+    lenient = replace(asking, skip_damaged=True)  # what was asked before is not lost
+    done = run(data, lenient, log, processes=processes)
+    assert [one.file for one in done.skipped] == [PICTURES[1], PICTURES[3]]
+    assert {record.index for record in done.records} == {0, 2, 4}
+    content = log.read_bytes()
+    assert run(data, lenient, log, processes=1).skipped == done.skipped
+    assert log.read_bytes() == content
+    found = read_log(log)
+    assert (found.records, found.skipped) == (done.records, done.skipped)
+    mended = run(pope, asking, log, processes=1)  # the pictures were fetched again
+    assert mended.skipped == read_log(log).skipped == []
+    assert sorted(read_log(log).records, key=lambda one: one.index) == read_log(whole).records
+
+
+def test_shards_say_what_they_left_out(asking: Asking, tmp_path: Path) -> None:
+    data = broken(tmp_path, PICTURES[0], PICTURES[3])
+    logs = shards(replace(asking, skip_damaged=True), data, tmp_path, 2)
+    merge_logs(logs, tmp_path / "merged.jsonl")
+    found = read_log(tmp_path / "merged.jsonl")
+    assert [one.index for one in found.skipped] == [0, 3]
+    assert {record.index for record in found.records} == {1, 2, 4}
+
+
+def test_a_run_needs_a_picture_that_can_be_read(asking: Asking, tmp_path: Path) -> None:
+    data = broken(tmp_path, *PICTURES)
+    with pytest.raises(MalformedDataError, match="none of 5 pictures can be read: "):
+        run(data, replace(asking, skip_damaged=True), tmp_path / "log.jsonl", processes=1)
 
 
 def test_a_question_too_long_is_named_before_anything_is_asked(asking: Asking, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import ErrorReply
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.connections import connections_allowed
+from secondlook.engine.serve.errors import TooManyBodiesError
 from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings
+from secondlook.engine.serve.uploads import Bodies
 
 HEAD = (
     b"POST /v1/answers HTTP/1.1\r\nHost: x\r\nsecondlook-protocol: 2.0\r\n"
@@ -228,6 +230,21 @@ def test_bodies_have_a_bound_of_all_of_them() -> None:
                 if response.status_code == 400:
                     break
             assert response.status_code == 400
+
+
+def test_all_clients_together_have_a_bound_and_each_has_half_of_it() -> None:
+    bodies = Bodies(100)
+    with bodies.one_more("a") as first, bodies.one_more("b") as second:
+        first.take(50)
+        with pytest.raises(TooManyBodiesError, match="of this client would hold more than 50 bytes"):
+            first.check(1)
+        second.take(40)
+        with bodies.one_more("c") as third, pytest.raises(TooManyBodiesError, match="of all clients"):
+            third.take(11)
+        with bodies.one_more("c") as third:
+            third.take(10)
+    with bodies.one_more("a") as again:
+        again.take(50)
 
 
 # What is no HTTP

@@ -1,4 +1,4 @@
-"""How many threads compute, and how long they spin: set in time, from quotas, and never against the user."""
+"""How many threads compute, how long they spin, and what is kept: in time, and never against the user."""
 
 from __future__ import annotations
 
@@ -23,14 +23,22 @@ def test_spinning_is_bounded_and_threads_are_counted() -> None:
     environment: dict[str, str] = {}
     assert configure_threads(environment)
     assert environment == {
-        "GOMP_SPINCOUNT": "20000",
+        "GOMP_SPINCOUNT": "2000",
         "KMP_BLOCKTIME": "1",
         "OMP_NUM_THREADS": str(usable_cores()),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+        "LRU_CACHE_CAPACITY": "128",
     }
 
 
 @pytest.mark.parametrize(
-    "chosen", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"OMP_NUM_THREADS": "3"}]
+    "chosen",
+    [
+        {"OMP_WAIT_POLICY": "active"},
+        {"GOMP_SPINCOUNT": "7"},
+        {"OMP_NUM_THREADS": "3"},
+        {"LRU_CACHE_CAPACITY": "2"},
+    ],
 )
 def test_what_the_user_chose_stays(chosen: dict[str, str]) -> None:
     environment = dict(chosen)
@@ -87,4 +95,41 @@ except SystemExit:
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "GOMP"))}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "20000 False", done.stderr
+    assert done.stdout.splitlines()[-1] == "2000 False", done.stderr
+
+
+MEGABYTES = 100
+ROWS = """
+import sys
+from secondlook.engine.threads import configure_threads
+configure_threads()
+import torch
+from secondlook.engine.models.packed_linear import PackedLinear, _shape
+layer = torch.nn.Linear(256, 256, bias=False)
+if _shape(layer) is None:
+    sys.exit("no oneDNN for this processor")
+torch.set_num_threads(1)
+layer, pages = PackedLinear(layer), []
+with torch.inference_mode():
+    for rows in range(1, 601):
+        layer(torch.ones(rows, 256))
+        pages.append(int(open("/proc/self/statm").read().split()[1]))
+print(pages[199], pages[-1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_kernels_for_ever_new_numbers_of_rows_do_not_pile_up() -> None:
+    environment = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", ROWS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "no oneDNN" in done.stderr:
+        pytest.skip("no oneDNN for this processor")
+    before, after = map(int, done.stdout.split())
+    assert (after - before) * os.sysconf("SC_PAGESIZE") < MEGABYTES * 2**20

@@ -50,16 +50,8 @@ def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
 
 def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
     """The result of every phase: in each round one for each number of edges."""
-    phase = Phase(
-        url=url,
-        edges=1,
-        warmup_seconds=run.warmup_seconds,
-        seconds=run.seconds,
-        retransmission_rate=run.retransmission_rate,
-        delay_seconds=run.delay_ms / 1000,
-        new_tokens=run.new_tokens,
-        seed=(),
-    )
+    times, rate, delay = (run.warmup_seconds, run.seconds), run.retransmission_rate, run.delay_ms / 1000
+    phase = Phase(url, 1, *times, rate, delay, run.new_tokens, seed=())
     # A process of their own: edges are not to take the server's interpreter from it.
     spawned = multiprocessing.get_context("spawn")
     with (

@@ -180,6 +180,9 @@ class Asking:
     kv_cache_gb: CacheOption = None
     global_quality: QualityOption = GLOBAL_JPEG.quality
     local_quality: QualityOption = LOCAL_JPEG.quality
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
+    ] = False
 
     @property
     def global_jpeg(self) -> JpegSettings:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
@@ -97,15 +97,27 @@ class Record:
     relevance: Relevance | None = None
 
 
-_PICTURE: Final = TypeAdapter(list[Record])
+@validated(frozen=True)
+class Skipped:
+    """A picture that could not be read and was left out: its place in its data set, its file, and why."""
+
+    index: int
+    file: str
+    why: str
 
 
-def to_line(records: Sequence[Record]) -> str:
+LoggedPicture = list[Record] | Skipped
+"""What a line of a log is of."""
+
+_PICTURE: Final[TypeAdapter[LoggedPicture]] = TypeAdapter(LoggedPicture)
+
+
+def to_line(picture: LoggedPicture) -> str:
     """One picture's records as a line of a log."""
-    return _PICTURE.dump_json(list(records)).decode()
+    return _PICTURE.dump_json(picture).decode()
 
 
-def from_line(line: str) -> list[Record]:
+def from_line(line: str) -> LoggedPicture:
     """What `to_line` wrote."""
     return _PICTURE.validate_json(line)
 
@@ -164,6 +176,7 @@ class LoggedRun:
 
     header: RunHeader
     records: list[Record]
+    skipped: list[Skipped]
     whole_bytes: int
 
 
@@ -180,6 +193,7 @@ class RunLog:
         self.path = path
         self.header = header
         self.records: list[Record] = []
+        self.skipped: list[Skipped] = []
         if path.suffix == _COMPRESSED:
             raise LogError(
                 f"cannot log to {path}: a log is compressed when it is finished; leave {_COMPRESSED} out"
@@ -199,15 +213,21 @@ class RunLog:
         except OSError as error:
             raise LogError(f"cannot keep a log in {path}: {error.strerror}; choose another file") from error
 
-    def append(self, records: list[Record]) -> None:
-        """Write one picture's records, at once and together."""
+    def append(self, picture: LoggedPicture) -> None:
+        """Write one picture's records, at once and together, or that it was left out."""
+        if picture in self.skipped:
+            return  # tried again, in vain
         try:
-            self._write(to_line(records))
+            self._write(to_line(picture))
         except OSError as error:
             raise LogError(
                 f"cannot go on with the log {self.path}: {error.strerror}; make room, and start the run again"
             ) from error
-        self.records += records
+        if isinstance(picture, Skipped):
+            self.skipped.append(picture)
+        else:
+            self.records += picture
+            self.skipped = [one for one in self.skipped if one.index not in {one.index for one in picture}]
 
     def close(self) -> None:
         """Let others have the log. Nothing waits to be written, so that no earlier error is hidden."""
@@ -246,7 +266,7 @@ class RunLog:
             other.insert(0, f"shard is {found.header.shard}, not {wanted.shard}")
         if other:
             raise LogError(f"{self.path} logs another run: {'; '.join(other)}; choose another file")
-        self.header, self.records = found.header, found.records
+        self.header, self.records, self.skipped = found.header, found.records, found.skipped
         self._file.truncate(found.whole_bytes)
 
 
@@ -255,9 +275,9 @@ def read_log(path: Path) -> LoggedRun:
     return LoggedRun(*scan_log(path, list))
 
 
-def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHeader, T, int]:
-    """A log's header, what is made of its records as they are read one by one, and its length in bytes
-    without a line cut short.
+def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHeader, T, list[Skipped], int]:
+    """A log's header, what is made of its records as they are read one by one, the pictures that were left
+    out, and its length in bytes without a line cut short.
     """
     try:
         content = path.read_bytes()
@@ -275,7 +295,18 @@ def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHe
     with refusing(path):
         first, *lines = whole.decode("utf-8").split("\n")[:-1] or [""]
         header = from_json(RunHeader, first)
-        return header, gather(record for line in lines for record in from_line(line)), len(whole)
+        skipped = dict[int, Skipped]()
+        return header, gather(_records(lines, skipped)), list(skipped.values()), len(whole)
+
+
+def _records(lines: Iterable[str], skipped: dict[int, Skipped]) -> Iterator[Record]:
+    for picture in map(from_line, lines):
+        if isinstance(picture, Skipped):
+            skipped[picture.index] = picture
+            continue
+        for record in picture:
+            skipped.pop(record.index, None)  # it was mended
+            yield record
 
 
 @contextmanager
@@ -290,7 +321,7 @@ def refusing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_log(path: Path, header: RunHeader, pictures: Iterable[list[Record]]) -> None:
+def write_log(path: Path, header: RunHeader, pictures: Iterable[LoggedPicture]) -> None:
     """A whole log at once, compressed if the name says so; what is there is replaced when all is written."""
     content = "".join(f"{line}\n" for line in (header.to_json(), *map(to_line, pictures))).encode()
     write_files({path: gzip.compress(content, mtime=0) if path.suffix == _COMPRESSED else content})

@@ -41,13 +41,10 @@ def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
     with console.status(f"making {preset.name} ..."):
         model = _encoder_only(preset, run.seed)
     with _encoders(model, run.graph or _GRAPHS, console) as encoders:
-        rows = [
-            row
-            for batch in _BATCHES
-            for row in _rows(
-                batch, _measured(encoders, _pixels(model, batch, run), console, f"batches of {batch}")
-            )
-        ]
+        rows = list[dict[str, Any]]()
+        for batch in _BATCHES:
+            pictures = _pixels(model, batch, run)
+            rows += _rows(batch, _measured(encoders, pictures, console, f"batches of {batch}"))
     float32 = [row["speedup"] for row in rows if row["encoder"] == "onnx float32"]
     return {
         **({"speedup_onnx_float32": min(float32)} if float32 else {}),

@@ -1,8 +1,13 @@
-"""How many threads compute on a CPU, and how long they spin before they sleep: set before torch is loaded.
+"""What must be set before torch is loaded: how many threads compute on a CPU, how long they spin before they
+sleep, and how many kernels are kept.
 
 OpenMP's threads wait for each other by spinning. That is fast while each has a core of its own; where other
 processes want the cores, too, each spins its time slice away, and an answer takes many times as long. A short
 spin followed by sleep costs nothing on an idle machine (docs/performance.md has measurements).
+
+oneDNN makes a kernel for every shape of a product that it meets: one for every number of rows that looks
+happen to have together. It keeps the latest 1024, and PyTorch's layer above it as many again. Each takes some
+hundred kB, so that a server grows by a gigabyte; to make one again takes about a millisecond.
 
 The libraries read these variables once, when torch is loaded, so that only what is set before matters.
 """
@@ -17,18 +22,23 @@ from typing import Final
 
 __all__ = ["configure_threads", "usable_cores"]
 
-_SPIN: Final = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
+_SPIN: Final = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
 """GNU's OpenMP counts turns of its loop, LLVM's and Intel's milliseconds."""
+
+_KERNELS: Final = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+"""oneDNN's cache, and that of ideep, by which PyTorch calls it."""
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _OWN: Final = Path("/proc/self/cgroup")
 
 
 def configure_threads(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Have OpenMP's threads spin for a short time only, and be no more than the cores that may be used.
+    """Have OpenMP's threads spin for a short time only, and be no more than the cores that may be used; and
+    oneDNN keep few kernels.
 
     The commands do this; who imports the engine calls it before anything loads torch. What the environment
-    says already (OMP_NUM_THREADS, OMP_WAIT_POLICY, GOMP_SPINCOUNT, KMP_BLOCKTIME) stays.
+    says already (OMP_NUM_THREADS, OMP_WAIT_POLICY, GOMP_SPINCOUNT, KMP_BLOCKTIME,
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY, LRU_CACHE_CAPACITY) stays.
 
     Returns:
         whether it was in time: False, and nothing is set, once torch is loaded.
@@ -38,6 +48,8 @@ def configure_threads(environment: MutableMapping[str, str] = os.environ) -> boo
     if "OMP_WAIT_POLICY" not in environment:
         for name, value in _SPIN.items():
             environment.setdefault(name, value)
+    for name, value in _KERNELS.items():
+        environment.setdefault(name, value)
     environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     return True
 

@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 import numpy as np
 import numpy.typing as npt
 
-from secondlook.benchmarks.run_log import LogError, LoggedLook, Record, RunHeader, scan_log
+from secondlook.benchmarks.run_log import LogError, LoggedLook, Record, RunHeader, Skipped, scan_log
 from secondlook.edge.wire import Measure, Relevance
 from secondlook.engine.method.policy import Policy
 
@@ -147,12 +147,12 @@ class Columns:
         return Columns(**_taken(self, rows, looks))
 
 
-def read_columns(path: Path) -> tuple[RunHeader, Columns]:
-    """A log's header and columns, without a last line that was cut short."""
-    header, columns, _ = scan_log(path, Columns.of)
+def read_columns(path: Path) -> tuple[RunHeader, Columns, list[Skipped]]:
+    """A log's header, columns and pictures left out, without a last line that was cut short."""
+    header, columns, skipped, _ = scan_log(path, Columns.of)
     if not len(columns):
         raise LogError(f"{path} has no record yet; finish the run that began it")
-    return header, columns
+    return header, columns, skipped
 
 
 class _Looks:

@@ -164,7 +164,7 @@ def bench_replay(run: ReplayRun) -> dict[str, Any]:
         write_log(path, found.header, _repeated(found.records, run.rows))
         size = path.stat().st_size
         begun = time.perf_counter()
-        _, columns = read_columns(path)
+        _, columns, _ = read_columns(path)
         read = time.perf_counter()
         curves = sum(len(_curves(Replay(columns, policy))) for policy in _policies())
         replayed = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from secondlook.benchmarks.analysis.columns import Columns, read_columns
-from secondlook.benchmarks.run_log import LogError, RunHeader, differences, refusing
+from secondlook.benchmarks.run_log import LogError, RunHeader, Skipped, differences, refusing
 from secondlook.edge.wire import View
 
 
@@ -23,6 +23,7 @@ class Run:
     path: Path
     header: RunHeader
     columns: Columns
+    skipped: list[Skipped]
 
     @property
     def made(self) -> dict[str, Any]:
@@ -107,14 +108,14 @@ def read_family(paths: Sequence[Path]) -> Family:
 
 def read_run(path: Path) -> Run:
     """A log of all of a run, with second looks."""
-    header, columns = read_columns(path)
+    header, columns, skipped = read_columns(path)
     if header.shard.count > 1:
         raise LogError(f"{path} is shard {header.shard} alone; join them all first: secondlook eval merge")
     if not columns.possible.any():
         raise LogError(
             f"{path} has no second look: no picture had detail to gain, and there is nothing to weigh"
         )
-    run = Run(path, header, columns)
+    run = Run(path, header, columns, skipped)
     with refusing(path):
         run.check()
     return run

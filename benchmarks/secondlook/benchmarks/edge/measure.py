@@ -119,11 +119,7 @@ def command_rows(run: EdgeRun, folder: Path) -> Iterator[dict[str, Any]]:
         ("baseline, region in the middle", region_at(size, run.image_size, 0.5, 0.5), {}),
         ("baseline, region at the bottom", bottom, {}),
         # Its left edge is what is stored at the bottom.
-        (
-            "portrait by EXIF, region at the left",
-            at_left,
-            {"exif": turned},
-        ),
+        ("portrait by EXIF, region at the left", at_left, {"exif": turned}),
         ("progressive, region at the bottom", bottom, {"progressive": True}),
     ]
     file = folder / "picture.jpg"
@@ -223,11 +219,7 @@ def command_cost(picture: Path, wanted: Wanted) -> ProcessCost:
 def _asking_server(wanted: Wanted) -> Iterator[str]:
     """A server on the loopback interface that wants to see the same region of every picture."""
     card = ModelCard(
-        name="none",
-        global_view=wanted.view,
-        local_view=wanted.view,
-        crop_size=wanted.side,
-        threshold=0.5,
+        name="none", global_view=wanted.view, local_view=wanted.view, crop_size=wanted.side, threshold=0.5
     )
     first = AnswerReply(
         status="region",

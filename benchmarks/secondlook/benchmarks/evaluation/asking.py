@@ -19,19 +19,19 @@ from typing import Final
 
 import torch
 
-from secondlook.benchmarks.datasets.question import AskedPicture, MalformedDataError, Question
+from secondlook.benchmarks.datasets.question import (
+    AskedPicture,
+    MalformedDataError,
+    MissingDataError,
+    Question,
+)
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.work import look_flops
 from secondlook.benchmarks.options import Asking
-from secondlook.benchmarks.run_log import LoggedLook, Record
+from secondlook.benchmarks.run_log import LoggedLook, LoggedPicture, Record, Skipped
 from secondlook.edge.errors import PictureError, SecondLookError
 from secondlook.edge.geometry import Region
-from secondlook.edge.imaging import (
-    EncodedPicture,
-    Picture,
-    decode_jpeg,
-    open_picture,
-)
+from secondlook.edge.imaging import EncodedPicture, Picture, decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
@@ -93,8 +93,7 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
             if len(text.encode()) > _SHORT:
                 with _named(picture, question):
                     prompt = model.prompt(model.tokens(text), ((1, 1), (1, 1)))
-                needed = len(prompt.ids) - prompt.visual_tokens
-                with _named(picture, question):
+                    needed = len(prompt.ids) - prompt.visual_tokens
                     check_room(needed + sum(model.most_visual_tokens), limit, model.context)
                 tokens = max(tokens, needed + limit)
     return Room(tokens, characters)
@@ -106,7 +105,7 @@ def ask_all(
     processes: int,
     room: Room | None = None,
     model: VisionLanguageModel | None = None,
-) -> Iterator[list[Record]]:
+) -> Iterator[LoggedPicture]:
     """Records of each picture, in the order of `pictures`.
 
     Args:
@@ -118,7 +117,7 @@ def ask_all(
         yield from map(_asker(asking, room, model).ask, pictures)
         return
     workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
-    waiting = deque[Future[list[Record]]]()
+    waiting = deque[Future[LoggedPicture]]()
     try:
         for picture in pictures:
             waiting.append(workers.submit(_ask_in_worker, asking, room, picture))
@@ -140,7 +139,7 @@ def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
 
 
-def _ask_in_worker(asking: Asking, room: Room, picture: AskedPicture) -> list[Record]:
+def _ask_in_worker(asking: Asking, room: Room, picture: AskedPicture) -> LoggedPicture:
     return _kept_asker(asking, room).ask(picture)
 
 
@@ -165,16 +164,20 @@ class _Asker:
     engine: Engine
     passes: PassFlops | None
 
-    def ask(self, asked: AskedPicture) -> list[Record]:
-        original = asked.source.read()
+    def ask(self, asked: AskedPicture) -> LoggedPicture:
         try:
+            original = asked.source.read()
             picture = open_picture(original)
             sent = picture.global_image(self.engine.model.global_view, self.asking.global_jpeg)
             return [
                 self._record(asked, question, picture, sent, len(original)) for question in asked.questions
             ]
-        except PictureError as error:
-            raise MalformedDataError(f"{asked.source}: {error}") from error
+        except (MissingDataError, PictureError) as error:
+            if self.asking.skip_damaged:
+                return Skipped(asked.index, asked.source.name, str(error))
+            if isinstance(error, MissingDataError):
+                raise
+            raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error
 
     def _record(
         self,

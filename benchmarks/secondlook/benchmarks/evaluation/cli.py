@@ -133,6 +133,7 @@ def _evaluate(data: DataSet, log: Path, options: RunOptions) -> None:
     done = run(data, options, log, shard=Shard.parse(options.shard), processes=options.processes)
     threshold = done.threshold if options.threshold is None else options.threshold
     report = {**summarise(data, done.records, threshold), **done.described}
+    report["skipped"] = {one.file: one.why for one in done.skipped}
     show(evaluation(report))
     if options.json:
         typer.echo(json.dumps(report))

@@ -17,17 +17,19 @@ from typing import Any
 from rich.console import Console
 
 from secondlook.benchmarks.commands import progress
-from secondlook.benchmarks.datasets.question import DataSet
+from secondlook.benchmarks.datasets.question import DataSet, MalformedDataError
 from secondlook.benchmarks.environment import PACKAGES, environment
 from secondlook.benchmarks.evaluation.asking import ask_all, load_run_model, needed_room
 from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import (
     LogError,
+    LoggedPicture,
     LoggedRun,
     Record,
     RunHeader,
     RunLog,
     Shard,
+    Skipped,
     check_same_run,
     read_log,
     write_log,
@@ -42,12 +44,14 @@ class FinishedRun:
     """A run's records, and what is worth saying of it.
 
     Attributes:
+        skipped: pictures that could not be read.
         threshold: the model's own.
         described: model, weights, settings and shapes, and the environment of this run, for JSON.
     """
 
     header: RunHeader
     records: list[Record]
+    skipped: list[Skipped]
     threshold: float
     described: dict[str, Any]
 
@@ -79,11 +83,14 @@ def run(
         known = len(mine) - len(missing)
         with progress(Console(stderr=True), "pictures", len(mine), known) as go_on:
             pictures = (data.pictures[index] for index in missing)
-            for records in ask_all(asking, pictures, workers, room, shared):
-                run_log.append(records)
+            for picture in ask_all(asking, pictures, workers, room, shared):
+                run_log.append(picture)
                 go_on()
         records = [record for record in run_log.records if record.index < len(data.pictures)]
-        return FinishedRun(run_log.header, records, threshold, described)
+        skipped = [one for one in run_log.skipped if one.index < len(data.pictures)]
+        if not records:
+            raise MalformedDataError(f"none of {len(skipped)} pictures can be read: {skipped[0].why}")
+        return FinishedRun(run_log.header, records, skipped, threshold, described)
 
 
 def _described(model: VisionLanguageModel) -> dict[str, Any]:
@@ -158,8 +165,8 @@ def _check_shards(runs: dict[Path, LoggedRun]) -> None:
         raise LogError(f"the logs of some shards are missing: {', '.join(absent)}")
 
 
-def _pictures(runs: dict[Path, LoggedRun]) -> list[list[Record]]:
-    found: dict[int, list[Record]] = {}
+def _pictures(runs: dict[Path, LoggedRun]) -> list[LoggedPicture]:
+    found: dict[int, LoggedPicture] = {one.index: one for run in runs.values() for one in run.skipped}
     for path, run in runs.items():
         for index, records in groupby(run.records, key=lambda record: record.index):
             if index in found or not run.header.shard.has(index):

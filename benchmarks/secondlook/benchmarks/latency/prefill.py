@@ -56,10 +56,7 @@ class Ways:
         """The question's next-token logits [1, V], and both rows [2, N]: the generic question's rows go
         along, see the prefix, and are kept nowhere."""
         model, length, more = self._model, len(self._question), len(self._generic)
-        segments = [
-            Segment(0, 0, length, self._span),
-            Segment(0, self._start, more, self._span, kept=False),
-        ]
+        segments = [Segment(0, 0, length, self._span), Segment(0, self._start, more, self._span, kept=False)]
         plan = PrefillPlan(self._decoder.cache, segments, self._probe)
         hidden = model.hidden(Rows.packed([self._question, self._generic]), plan)
         return model.logits(hidden[length - 1 : length]), torch.stack(plan.read)

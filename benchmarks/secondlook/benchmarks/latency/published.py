@@ -110,11 +110,7 @@ class ReferenceFlow:
     def _inputs(self, question: str, pictures: Tensor) -> dict[str, Any]:
         tokens, _ = self._preset.prompt(question, len(pictures))
         ids = torch.tensor([tokens], device=self._device)
-        return {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            **self._image_inputs(pictures),
-        }
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **self._image_inputs(pictures)}
 
     def _image_inputs(self, pictures: Tensor) -> dict[str, Any]:
         """How the model is given what `_pictures` made."""
@@ -131,13 +127,7 @@ class ReferenceFlow:
         settings = self._preset.localisation
         sizes = torch.tensor([[request.size.width, request.size.height]], device=self._device)
         boxes = find_region(
-            question[None],
-            generic[None],
-            side,
-            side,
-            sizes,
-            settings.crop_size,
-            min_cells=settings.min_cells,
+            question[None], generic[None], side, side, sizes, settings.crop_size, min_cells=settings.min_cells
         )
         return Region(*boxes[0].tolist())
 

@@ -167,9 +167,11 @@ def settings(study: Study) -> Section:
     run = study.run
     rows = [(name, value) for name, value in leaves({**run.header.settings, "made": run.header.made})]
     logs = tuple(
-        (each.path.name, f"{each.qualities[0]} and {each.qualities[1]}", str(len(each.columns)))
+        (each.path.name, "{} and {}".format(*each.qualities), str(len(each.columns)), str(len(each.skipped)))
         for each in study.family.runs
     )
-    tables = (Table(("log", "qualities", "questions"), logs), Table(("setting", "value"), tuple(rows)))
+    told = "; ".join(f"{one.file}: {one.why}" for one in run.skipped)
+    columns, note = ("log", "qualities", "questions", "pictures left out"), told and f"Left out: {told}."
+    tables = (Table(columns, logs, note), Table(("setting", "value"), tuple(rows)))
     text = "Settings are those of the first log; what it was made by and on is below “made”."
     return Section("Settings and environment", (text,), tables)

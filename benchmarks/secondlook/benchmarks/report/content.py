@@ -15,14 +15,7 @@ from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.analysis.runs import Family, Run, read_family
 from secondlook.benchmarks.datasets.question import MissingDataError
 from secondlook.benchmarks.report import claims, costs, doubt
-from secondlook.benchmarks.report.document import (
-    Document,
-    Example,
-    Panel,
-    Section,
-    as_markdown,
-    as_page,
-)
+from secondlook.benchmarks.report.document import Document, Example, Panel, Section, as_markdown, as_page
 from secondlook.benchmarks.report.drawing import marked_original
 from secondlook.benchmarks.report.plots import standalone
 from secondlook.benchmarks.report.study import Qualities, Study

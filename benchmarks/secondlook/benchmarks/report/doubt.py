@@ -17,11 +17,7 @@ from secondlook.benchmarks.analysis.groups import (
 from secondlook.benchmarks.analysis.statistics import BINS, Separation, histograms
 from secondlook.benchmarks.report.costs import series_of
 from secondlook.benchmarks.report.document import Plot, Section, Table, number, percent, points, share
-from secondlook.benchmarks.report.plots import (
-    draw_groups,
-    draw_histograms,
-    draw_lines,
-)
+from secondlook.benchmarks.report.plots import draw_groups, draw_histograms, draw_lines
 from secondlook.benchmarks.report.study import MEASURES, Study
 from secondlook.edge.wire import Aggregation
 

@@ -150,7 +150,7 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
         estimates: list[Estimate] = [getattr(group, name) for group in groups]
         values, around = _values(estimates)
         axes.errorbar(values, places + shift, xerr=around, fmt=marker, label=label, **_marker(number, 5))
-    axes.set_yticks(places, [f"{group.name}\n({group.count})" for group in groups])
+    axes.set_yticks(places, [f"{group.name}\n({group.count})".replace("$", r"\$") for group in groups])
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlim(-0.02, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

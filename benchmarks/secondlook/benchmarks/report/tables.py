@@ -135,6 +135,6 @@ def _latency_rows(report: Report) -> list[list[str]]:
 def _written(macro: str, *values: object) -> str:
     loader = PackageLoader("secondlook.benchmarks.report")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"as": format, "digits": digits, "share": share}
+    environment.filters |= {"as": format, "digits": digits, "share": share, "escaped": escaped}
     written: str = getattr(environment.get_template("tables.md").module, macro)(*values)
     return written

@@ -87,13 +87,5 @@ def signs_data_set(split: Split, seed: int, count: int) -> DataSet:
 
 
 def _asked(question: Question) -> AskedQuestion:
-    return AskedQuestion(
-        id="",
-        kind=question.type,
-        text=question.text,
-        instruction="",
-        answers=(question.answer,),
-        truth=question.answer,
-        scorer=gqa_score,
-        boxes=() if question.sign is None else (question.sign.plate,),
-    )
+    boxes, right = () if question.sign is None else (question.sign.plate,), question.answer
+    return AskedQuestion("", question.type, question.text, "", (right,), right, gqa_score, boxes=boxes)

@@ -198,7 +198,8 @@ class _Server(uvicorn.Server):
         if self._stop_by is not None and not self._told and self._service.open_sessions > 0:
             self._told = True
             _log.warning(
-                "%d sessions may still have their second look, for up to %g s; a second signal ends this",
+                "stopping; sessions open: %d; their second looks are answered for up to %g s, or until a "
+                "second signal",
                 self._service.open_sessions,
                 self._service.settings.grace_seconds,
             )

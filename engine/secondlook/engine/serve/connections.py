@@ -5,8 +5,8 @@ connections that would keep silent ones from locking the others out. A `Connecti
 
 * whatever a client owes (the next request, its headers, the rest of its body, the reading of the reply), it
   owes until a deadline;
-* there are at most so many connections. For one more, one of those goes that do not wait for an answer: of
-  the address that has most of them, the oldest;
+* there are at most so many connections. For one more, the oldest go of those that do not wait for an answer,
+  of the address that has most of them;
 * what cannot be parsed is answered with an `ErrorReply`, and logged in one line, and in not too many lines.
 """
 
@@ -222,19 +222,28 @@ class Connection(H11Protocol):
         return self._since + self._limits.body_seconds - self.loop.time()
 
     def _make_room(self) -> None:
-        """Drop a connection that waits for no answer, this one if there is no other."""
+        """Drop connections that wait for no answer, or this one if there are none.
+
+        A few at a time, as looking for them is the work.
+        """
         others = [cast(Connection, one) for one in self.connections if one is not self]
-        silent = [one for one in others if one._owed in _UNASKED]
-        crowds = Counter(one._address for one in silent)
-        dropped = max(silent, key=lambda one: (crowds[one._address], -one._unasked_since), default=self)
-        self._notices.tell(f"dropped a connection from {dropped._address}: there were more than {self._most}")
-        self.connections.discard(dropped)
-        if dropped._silent and dropped is not self:
-            dropped._close()
-        else:
-            dropped._refuse(503, "too_many_connections", "the server has too many connections; try later")
-        if dropped.transport.get_write_buffer_size() > 0:
-            dropped.transport.abort()
+        unasked = [one for one in others if one._owed in _UNASKED]
+        if not unasked:
+            self._drop()
+            return
+        crowd, number = Counter(one._address for one in unasked).most_common(1)[0]
+        oldest = sorted((one for one in unasked if one._address == crowd), key=lambda one: one._unasked_since)
+        for one in oldest[: 1 + number // 32]:
+            if one._silent:
+                one._close()
+            one._drop()
+
+    def _drop(self) -> None:
+        self._notices.tell(f"dropped a connection from {self._address}: there were more than {self._most}")
+        self.connections.discard(self)
+        self._refuse(503, "too_many_connections", "the server has too many connections; try again later")
+        if self.transport.get_write_buffer_size() > 0:
+            self.transport.abort()
 
     @property
     def _silent(self) -> bool:
@@ -249,7 +258,8 @@ class Connection(H11Protocol):
     def _malformed(self, error: h11.RemoteProtocolError) -> None:
         if self.transport.is_closing():
             return
-        self._notices.tell(f"dropped a connection from {self._address} that is not HTTP: {error}")
+        kind = str(error).partition(":")[0]  # what follows may be a part of the body
+        self._notices.tell(f"dropped a connection from {self._address} that is not HTTP: {kind}")
         status = error.error_status_hint
         name = _PARSER_ERRORS.get(status, "malformed_request")
         self._refuse(status, name, f"the request is not well-formed HTTP/1.1: {error}")

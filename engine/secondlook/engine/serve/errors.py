@@ -50,7 +50,7 @@ class TooManyBodiesError(HTTPException):
     """The bodies that the server holds leave no room for this one. An HTTPException for the same reason."""
 
     def __init__(self, whose: str, limit: int) -> None:
-        told = f"the requests {whose} hold {limit} bytes already, which is the limit; try again later"
+        told = f"with this body the requests {whose} would hold more than {limit} bytes; try again later"
         super().__init__(429, told, {"Retry-After": "1"})
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt
 
+from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
 
 __all__ = ["ConnectionLimits", "ServerSettings", "SessionLimits"]
@@ -92,4 +94,10 @@ class ServerSettings:
     sessions: SessionLimits = SessionLimits()
     connections: ConnectionLimits = ConnectionLimits()
     grace_seconds: PositiveFloat = 30.0
-    root_path: Annotated[str, Field(pattern="^(/[^/?#]+)*$")] = ""
+    root_path: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"(/[^/?#\s]+)*", self.root_path):
+            raise SettingsError(
+                f"root_path should begin with a slash and not end with one, as /eyes, not {self.root_path!r}"
+            )
