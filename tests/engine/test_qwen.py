@@ -19,6 +19,7 @@ from PIL import Image
 from engine.qwen import (
     CELL,
     FAMILIES,
+    MOST,
     TEMPLATE_3,
     Reference,
     cases,
@@ -44,7 +45,6 @@ from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.models.qwen import Qwen
 from waiting import NoWaiting
 
-MOST = 10
 ALWAYS = AnswerOptions(second_look="always", arbitration=False, max_new_tokens=MOST)
 SIZES = st.tuples(st.integers(20, 900), st.floats(1, 16), st.booleans()).map(
     lambda drawn: (drawn[0], max(1, round(drawn[0] / drawn[1])))[:: 1 if drawn[2] else -1]
@@ -250,7 +250,7 @@ def test_looks_that_join_and_give_way_equal_generate(
     seconds = []
     for (original, prepared, request), (_, question, rounds) in zip(firsts, asked, strict=True):
         look, ids = request.future.result(), ids_of(model, question, [prepared.picture.grid])
-        assert list(look.look.token_ids) == pair.plain.tokens(ids, [prepared.picture], MOST)
+        pair.plain.check(look.look.token_ids, ids, [prepared.picture])
         if look.pending is None:
             continue
         local = engine.prepare_local(
@@ -264,7 +264,7 @@ def test_looks_that_join_and_give_way_equal_generate(
     for question, prepared, local, final in seconds:
         pictures = [prepared.picture, local.picture]
         ids = ids_of(model, question, [one.grid for one in pictures])
-        assert list(final.future.result().second.token_ids) == pair.plain.tokens(ids, pictures, MOST)
+        pair.plain.check(final.future.result().second.token_ids, ids, pictures)
 
 
 def test_the_views_are_the_folders_and_at_most_256_cells(pair: Pair, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_the_public_layout_loads_and_says_what_it_ignores(
     assert text == [*system, 6, 7, 90, 91, 40, 50, 30, 31]
     looks = Looks(model)  # type: ignore[arg-type]
     answer = looks.answer(looks.prompted(question, [picture.grid], 0, [picture]))
-    assert answer == Reference(folder).tokens(ids, [picture], MOST)
+    Reference(folder).check(answer, ids, [picture])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
