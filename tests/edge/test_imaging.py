@@ -113,6 +113,12 @@ def test_the_views_filter_is_used() -> None:
     assert shrunk["bicubic"] == nearest.tobytes()
 
 
+def test_a_picture_many_times_larger_is_fitted_with_the_filter_alone() -> None:
+    source = photograph(1200, 900, 1.0, seed=3)
+    fitted = fit_to_view(source, View(size=Fixed(width=50, height=40), filter="bicubic"))
+    assert fitted.tobytes() == source.resize((50, 40), Image.Resampling.BICUBIC).tobytes()
+
+
 @pytest.mark.parametrize("mode", ["squash", "pad"])
 def test_what_has_the_encoders_size_already_is_not_changed(mode: Any) -> None:
     source = gradient(64, 64)

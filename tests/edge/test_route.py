@@ -119,7 +119,19 @@ def test_servers_that_no_proxy_names_are_asked_directly(
 
 @pytest.mark.parametrize(
     "excepted",
-    ["", "other", "server.org", "myserver", "server:81", "10.0.0.0/8", "[::1", "::1/999", "a:b:c", ",,", "[::2]:81"],
+    [
+        "",
+        "other",
+        "server.org",
+        "myserver",
+        "server:81",
+        "10.0.0.0/8",
+        "[::1",
+        "::1/999",
+        "a:b:c",
+        ",,",
+        "[::2]:81",
+    ],
 )
 def test_others_are_asked_through_the_proxy(excepted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "proxy.example:3128")

@@ -254,7 +254,11 @@ def test_what_was_measured_is_remembered(monkeypatch: pytest.MonkeyPatch) -> Non
             pack_linear_layers(model)
             assert names(model) == {"head"}
         counts = {shape[:2]: measured.count(shape) for shape in measured}
-        assert counts == {(24, 40): 2, (40, 24): 2, (40, 90): 1}  # again where there was no time the first time
+        assert counts == {
+            (24, 40): 2,
+            (40, 24): 2,
+            (40, 90): 1,
+        }  # again where there was no time the first time
         wide = nn.Sequential(nn.Linear(2**12, 2**10), nn.Linear(2**12, 2**9)).requires_grad_(False)
         pack_linear_layers(wide)
         assert measured[5:] == [(2**12, 2**9, torch.float32)]  # of many outputs, some are enough

@@ -105,6 +105,7 @@ def fit_to_view(image: Image.Image, view: View, original: Size | None = None) ->
 
     `squash` stretches the picture to it; `pad` centres it, its shape kept, on the view's colour
     (`secondlook.edge.geometry.place` says where). An RGB picture of that size already comes back unchanged.
+    Resampled as models' own processors do it: with the view's filter alone, however much smaller it becomes.
 
     Args:
         original: the size of what the image shows, if that was shrunk; by default its own.
@@ -115,7 +116,7 @@ def fit_to_view(image: Image.Image, view: View, original: Size | None = None) ->
     shown = Size(*image.size) if original is None else original
     wanted = target(view, shown)
     placed = place(shown, wanted, view.fit)
-    resized = _resized(to_rgb(image), placed.size, view)
+    resized = _resized(to_rgb(image), placed.size, view, gap=None)
     if placed.size == wanted:
         return resized
     canvas = Image.new("RGB", (wanted.width, wanted.height), view.pad_colour)
@@ -124,12 +125,20 @@ def fit_to_view(image: Image.Image, view: View, original: Size | None = None) ->
 
 
 def _resized(
-    image: Image.Image, size: Size, view: View, box: tuple[float, float, float, float] | None = None
+    image: Image.Image,
+    size: Size,
+    view: View,
+    box: tuple[float, float, float, float] | None = None,
+    gap: float | None = 3.0,
 ) -> Image.Image:
-    """An image, or the box of it, in another size."""
+    """An image, or the box of it, in another size.
+
+    Args:
+        gap: how many times larger than wanted a fast box filter may leave it before; None: without that.
+    """
     if box is None and image.size == (size.width, size.height):
         return image.copy()
-    return image.resize((size.width, size.height), _RESAMPLING[view.filter], box=box, reducing_gap=3.0)
+    return image.resize((size.width, size.height), _RESAMPLING[view.filter], box=box, reducing_gap=gap)
 
 
 class Picture:

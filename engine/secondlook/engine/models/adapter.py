@@ -109,11 +109,16 @@ class Adapter(VisionLanguageModel):
     def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
         # Of positions in one dimension transformers' decoders take [1, R], of three [3, 1, R].
         positions = rows.positions if len(rows.positions) == 1 else rows.positions.unsqueeze(1)
+        deep = dict[str, Any]()
+        if rows.deep:  # for all rows, so the mask is an index: of a mask the host waits to read the places
+            whole = torch.zeros(1, dtype=torch.int64, device=self.device)
+            deep = {"visual_pos_masks": whole, "deepstack_visual_embeds": rows.deep}
         output = self.module.get_decoder()(
             inputs_embeds=rows.embeddings.unsqueeze(0),
             position_ids=positions,
             use_cache=False,
             attention_plan=plan,
+            **deep,
         )
         states: Tensor = output.last_hidden_state[0]
         return states

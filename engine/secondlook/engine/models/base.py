@@ -221,7 +221,10 @@ class VisionLanguageModel(DecoderModel, Protocol):
         Raises:
             EncoderError: it is not; such a module cannot be exported, and nothing can take its place.
         """
-        raise EncoderError(f"{self.name!r} encodes pictures with its own modules alone; leave --vision out")
+        raise EncoderError(
+            f"{self.name!r} encodes pictures with its own modules alone: these are not exported, and nothing "
+            "can take their place; leave --vision out"
+        )
 
     def shapes(self) -> VisionLanguageModel | None:
         """The same model on the meta device, without weights: what passes compute is counted there.

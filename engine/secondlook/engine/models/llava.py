@@ -21,7 +21,7 @@ from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.clip import ClipVision
 from secondlook.engine.models.folders import image_processor_file
-from secondlook.engine.models.pictures import Preprocessing
+from secondlook.engine.models.pictures import Preprocessing, numbers
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.models.square import SquareAdapter
@@ -30,8 +30,6 @@ __all__ = ["SUPPORTED", "Llava", "default_localisation", "load", "made"]
 
 SUPPORTED = "LLaVA-1.5 (model_type llava) with a clip_vision_model tower and a llama decoder"
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _VISION_SETTINGS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
 
 
@@ -163,13 +161,7 @@ def _preprocessing(checkpoint: Checkpoint, config: Any) -> Preprocessing:
             f"{folder}: the preprocessor crops to {crop.get('width')}x{crop.get('height')}, "
             f"but the vision tower takes {side}x{side}"
         )
-    normalise, rescale = values.get("do_normalize", True), values.get("do_rescale", True)
     try:
-        return Preprocessing(
-            side=side,
-            mean=tuple(values.get("image_mean") or _CLIP_MEAN) if normalise else (0.0, 0.0, 0.0),
-            std=tuple(values.get("image_std") or _CLIP_STD) if normalise else (1.0, 1.0, 1.0),
-            scale=float(values.get("rescale_factor", 1 / 255)) if rescale else 1.0,
-        )
+        return Preprocessing(side=side, **numbers(values))
     except (SettingsError, TypeError, ValueError) as error:
         raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error

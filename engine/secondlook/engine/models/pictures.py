@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,10 +20,27 @@ from secondlook.edge.wire import Fixed, View
 from secondlook.engine.devices import to_device
 from secondlook.engine.errors import PictureMismatchError
 
-__all__ = ["Grid", "Picture", "Preprocessing", "check_sent", "fitted", "largest_grid"]
+__all__ = [
+    "Colour",
+    "Grid",
+    "Picture",
+    "Preprocessing",
+    "Spread",
+    "check_sent",
+    "fitted",
+    "largest_grid",
+    "normalised",
+    "numbers",
+]
 
 Grid: TypeAlias = tuple[int, int]
 """Rows and columns of a picture's map."""
+
+Colour: TypeAlias = tuple[float, float, float]
+Spread: TypeAlias = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +99,23 @@ def largest_grid(view: View, cell: tuple[int, int]) -> Grid:
     return 1, most_pixels(view) // (cell[0] * cell[1])
 
 
+def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`mean`, `std` and `scale` of an image processor's settings, unchecked; by default CLIP's."""
+    normalise, rescale = values.get("do_normalize", True), values.get("do_rescale", True)
+    return {
+        "mean": tuple(values.get("image_mean") or _CLIP_MEAN) if normalise else (0.0, 0.0, 0.0),
+        "std": tuple(values.get("image_std") or _CLIP_STD) if normalise else (1.0, 1.0, 1.0),
+        "scale": float(values.get("rescale_factor") or 1 / 255) if rescale else 1.0,
+    }
+
+
+def normalised(pixels: Tensor, mean: Colour, std: Spread, scale: float) -> Tensor:
+    """Values [..., 3, H, W] float32 of pixels [..., H, W, 3] uint8."""
+    values = pixels.movedim(-1, -3).float() * scale
+    middle, spread = (to_device(torch.tensor(three).view(3, 1, 1), pixels.device) for three in (mean, std))
+    return (values - middle) / spread
+
+
 @validated(frozen=True)
 class Preprocessing:
     """The numbers that an encoder takes of pictures that were fitted to one square.
@@ -93,13 +127,11 @@ class Preprocessing:
     """
 
     side: PositiveInt
-    mean: tuple[float, float, float]
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    mean: Colour
+    std: Spread
     scale: PositiveFloat = 1 / 255
 
     def pixel_values(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
         """Normalised values [n, 3, side, side] float32 on a device."""
         pixels = to_device(torch.stack([picture.pixels for picture in pictures]), device)
-        values = pixels.permute(0, 3, 1, 2).float() * self.scale
-        mean, std = (to_device(torch.tensor(three).view(3, 1, 1), device) for three in (self.mean, self.std))
-        return ((values - mean) / std).contiguous()
+        return normalised(pixels, self.mean, self.std, self.scale).contiguous()

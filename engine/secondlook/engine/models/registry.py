@@ -12,7 +12,11 @@ from secondlook.engine.errors import UnsupportedModelError
 
 __all__ = ["ARCHITECTURES", "architecture"]
 
-ARCHITECTURES = {"llava": "secondlook.engine.models.llava"}
+ARCHITECTURES = {
+    "llava": "secondlook.engine.models.llava",
+    "qwen2_5_vl": "secondlook.engine.models.qwen2_5_vl",
+    "qwen3_vl": "secondlook.engine.models.qwen3_vl",
+}
 
 
 def architecture(model_type: object, folder: object) -> ModuleType:

@@ -1,0 +1,162 @@
+"""What Qwen's models share: pictures of their own shapes, rotary positions in three dimensions (M-RoPE).
+
+Wang et al., arXiv 2409.12191. A picture keeps its shape, in cells of two by two patches, one row of the
+decoder each. Its rows take no more positions than its longer side has cells, so that text behind it is nearer
+to it than places in the cache tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import PositiveFloat, PositiveInt, ValidationError
+from torch import Tensor, nn
+
+from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import told, validated
+from secondlook.edge.wire import Budget, Filter, View
+from secondlook.engine.devices import to_device
+from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
+from secondlook.engine.models.adapter import Adapter
+from secondlook.engine.models.base import Features
+from secondlook.engine.models.checkpoint import Checkpoint
+from secondlook.engine.models.pictures import Colour, Grid, Picture, Spread, normalised, numbers
+from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.qwen_vision import QwenVision
+from secondlook.engine.models.settings import Localisation, LookSettings
+
+__all__ = ["CROP_SIZE", "MOST_CELLS", "Patching", "Qwen", "loaded"]
+
+CROP_SIZE = 224
+"""Side of the smallest region, in original pixels (Zhang et al., arXiv 2502.17422)."""
+
+MOST_CELLS = 256
+"""Of one picture, global or local, as in their experiments; a folder's settings may say fewer."""
+
+_FILTERS: dict[int, Filter] = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}  # Pillow's numbers
+_LEAST, _MOST = 56 * 56, 28 * 28 * 1280  # pixels, where a folder says nothing
+
+
+@validated(frozen=True)
+class Patching:
+    """How pictures become patches.
+
+    Attributes:
+        mean, std, scale: see `secondlook.engine.models.pictures.normalised`.
+        patch: side of a patch, in pixels.
+        merge: side of a cell, in patches.
+        frames: that a patch spans; those of a picture are alike.
+        view: of every picture, global or local.
+    """
+
+    mean: Colour
+    std: Spread
+    scale: PositiveFloat
+    patch: PositiveInt
+    merge: PositiveInt
+    frames: PositiveInt
+    view: View
+
+    @property
+    def cell(self) -> int:
+        """Side of a cell, in pixels."""
+        return self.patch * self.merge
+
+    def patches(self, picture: Picture, device: torch.device) -> Tensor:
+        """[R, 3 · frames · patch²] float32 on a device, cell by cell, as transformers' processor has them."""
+        values = normalised(to_device(picture.pixels, device), self.mean, self.std, self.scale)
+        (rows, columns), merge, patch = picture.grid, self.merge, self.patch
+        parts = values.reshape(3, rows, merge, patch, columns, merge, patch).permute(1, 4, 2, 5, 0, 3, 6)
+        frames = parts.unsqueeze(5).expand(-1, -1, -1, -1, -1, self.frames, -1, -1)
+        return frames.reshape(rows * columns * merge**2, -1)
+
+
+def loaded(checkpoint: Checkpoint, kind: Any, config: Any, default: Localisation) -> Qwen:
+    """The model of a folder; raises as `Checkpoint` does.
+
+    Args:
+        kind: transformers' class.
+        default: where the model is asked to look closer, unless the folder says.
+    """
+    settings = checkpoint.settings()
+    patching = _patching(checkpoint, config.vision_config)
+    prompts = checkpoint.prompts(config, settings.question_suffix)
+    localisation = checkpoint.localisation(default)
+    module = checkpoint.weights(kind, config)
+    return Qwen(checkpoint.name, module, prompts, patching, settings, localisation)
+
+
+class Qwen(Adapter):
+    """A `VisionLanguageModel`, see there."""
+
+    def __init__(
+        self,
+        name: str,
+        module: Any,
+        prompts: ChatPrompts,
+        patching: Patching,
+        settings: LookSettings,
+        localisation: Localisation,
+    ) -> None:
+        """`module` must have been loaded with the `secondlook` attention for its language model."""
+        views, cell = (patching.view, patching.view), (patching.cell, patching.cell)
+        super().__init__(name, module, prompts, settings, localisation, views, cell)
+        self.patching = patching
+        self._vision = QwenVision(module.model.visual)
+        self.vision_settings = self._vision.settings
+
+    def layout(self, grid: Grid) -> Tensor:
+        """Time, row and column of each cell [3, N]."""
+        cells = torch.cartesian_prod(*map(torch.arange, grid)).T
+        return torch.cat((torch.zeros_like(cells[:1]), cells))
+
+    @torch.inference_mode()
+    def encode(self, pictures: Sequence[Picture]) -> list[Features]:
+        patches = torch.cat([self.patching.patches(picture, self.device) for picture in pictures])
+        places = self._vision.places([picture.grid for picture in pictures], self.device)
+        counts = [picture.tokens for picture in pictures]
+        layers = [layer.split(counts) for layer in self._vision(patches, places)]
+        return [Features(tokens, tuple(deep)) for tokens, *deep in zip(*layers, strict=True)]
+
+    def vision_module(self) -> nn.Module:
+        return self._vision
+
+
+def _patching(checkpoint: Checkpoint, vision: Any) -> Patching:
+    folder, values = checkpoint.folder, checkpoint.image_processor()
+    kind, resample = (
+        str(values.get("image_processor_type", "Qwen2VLImageProcessor")),
+        values.get("resample", 3),
+    )
+    if not kind.startswith("Qwen2VLImageProcessor") or resample not in _FILTERS:
+        raise UnsupportedModelError(
+            f"{folder}: image processor {kind}, resample {resample}; supported is Qwen2VLImageProcessor "
+            f"with a resample of {', '.join(map(str, _FILTERS))}"
+        )
+    for name, there, default in (
+        ("patch_size", vision.patch_size, 14),
+        ("merge_size", vision.spatial_merge_size, 2),
+        ("temporal_patch_size", vision.temporal_patch_size, 2),
+    ):
+        if values.get(name, default) != there:
+            raise InvalidModelError(
+                f"{folder}: the preprocessor's {name} is {values.get(name, default)}, but the vision tower "
+                f"has {there}"
+            )
+    cell, size = vision.patch_size * vision.spatial_merge_size, values.get("size") or {}
+    try:
+        most = min(values.get("max_pixels") or size.get("longest_edge", _MOST), MOST_CELLS * cell**2)
+        least = min(values.get("min_pixels") or size.get("shortest_edge", _LEAST), most)
+        rule = Budget(multiple=cell, least_pixels=least, most_pixels=most)
+        return Patching(
+            **numbers(values),
+            patch=vision.patch_size,
+            merge=vision.spatial_merge_size,
+            frames=vision.temporal_patch_size,
+            view=View(size=rule, filter=_FILTERS[resample]),
+        )
+    except (AttributeError, SettingsError, TypeError, ValueError) as error:
+        what = told(error, ()) if isinstance(error, ValidationError) else error
+        raise InvalidModelError(f"{folder}: the preprocessor's settings: {what}") from error
