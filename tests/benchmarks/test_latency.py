@@ -172,7 +172,9 @@ def test_latency_ends_with_one_json_object(tmp_path: Path) -> None:
     for row in report["rows"]:
         assert set(row) == ROW
         assert row["count"] == 2
-        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
+        assert row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
+        # Of two looks the longer may be faster on a machine that does other things, too.
+        assert row["metric"] == "per_token" or row["p50_ms"] > 0
         assert row["ceiling_ms"] > 0
     finals = {
         row["flow"]: row["p50_ms"]

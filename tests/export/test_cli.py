@@ -21,7 +21,7 @@ PICTURE = Path(__file__).parents[2] / "docs" / "two-looks.jpg"
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ask, serve, export_cli):  # the root logger belongs to pytest here
-        monkeypatch.setattr(module, "configure_logging", lambda _verbose: None)
+        monkeypatch.setattr(module, "configure_logging", lambda *_settings: None)
 
 
 def exit_status(*arguments: str) -> int:
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model's encoder, after all of the gate's questions: a minute."""
     output = tmp_path_factory.mktemp("exported") / "encoder"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_cli, "configure_logging", lambda _verbose: None)
+        patch.setattr(export_cli, "configure_logging", lambda *_settings: None)
         assert exit_status("export", "--output", str(output)) == 0
     return output
 
