@@ -56,7 +56,7 @@ class DecoderModel(Protocol):
 
     def step_positions(self, lengths: Tensor, deltas: Tensor) -> Tensor:
         """Rotary positions [P, B] of the next token of sequences, from their lengths [B] and deltas [B]."""
-        return (lengths + deltas).unsqueeze(0)
+        ...
 
     def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
         """The decoder's final hidden states [R, D]. Every layer attends as the plan says."""

@@ -65,8 +65,9 @@ class Adapter(VisionLanguageModel):
         self.localisation = localisation
         self.global_view, self.local_view = views
         self.cell = cell
-        most = [self.layout(largest_grid(view, cell)).shape[1] for view in views]
-        self.most_visual_tokens = (most[0], most[1])
+        largest = [self.layout(largest_grid(view, cell)) for view in views]
+        self.most_visual_tokens = (largest[0].shape[1], largest[1].shape[1])
+        self._axes = len(largest[0])
 
     def picture(self, image: Image.Image, view: View, original: Size) -> Picture:
         return fitted(image, view, original, self.cell)
@@ -103,7 +104,7 @@ class Adapter(VisionLanguageModel):
         return embeddings
 
     def step_positions(self, lengths: Tensor, deltas: Tensor) -> Tensor:
-        return (lengths + deltas).expand(len(self.layout((1, 1))), -1)
+        return (lengths + deltas).expand(self._axes, -1)
 
     @torch.inference_mode()
     def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
