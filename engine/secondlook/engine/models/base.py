@@ -221,10 +221,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         Raises:
             EncoderError: it is not; such a module cannot be exported, and nothing can take its place.
         """
-        raise EncoderError(
-            f"{self.name!r} encodes pictures with its own modules alone: these are not exported, and nothing "
-            "can take their place; leave --vision out"
-        )
+        raise _own_encoder(self.name)
 
     def shapes(self) -> VisionLanguageModel | None:
         """The same model on the meta device, without weights: what passes compute is counted there.
@@ -240,8 +237,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
             EncoderError: see `preprocessing`.
         """
         del encoder
-        _ = self.preprocessing
-        raise NotImplementedError
+        raise _own_encoder(self.name)
 
     def digest(self) -> str:
         """SHA-256 of all weights with their names and types, its first 16 hexadecimal digits."""
@@ -255,3 +251,10 @@ class VisionLanguageModel(DecoderModel, Protocol):
                 would be in all others, for loading rounds them the same way.
         """
         ...
+
+
+def _own_encoder(name: str) -> EncoderError:
+    return EncoderError(
+        f"{name!r} encodes pictures with its own modules alone: these are not exported, and nothing can take "
+        "their place; leave --vision out"
+    )
