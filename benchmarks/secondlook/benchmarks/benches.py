@@ -22,7 +22,8 @@ from secondlook.benchmarks.options import (
     VisionRun,
 )
 from secondlook.edge.files import check_writable
-from secondlook.engine.cli.options import VerboseOption, configure_logging
+from secondlook.engine.cli.logs import configure_logging
+from secondlook.engine.cli.options import VerboseOption
 
 OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object here too.")]
 

@@ -13,7 +13,8 @@ from secondlook.benchmarks.commands import SeedOption, show
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
 from secondlook.edge.validation import from_json
 from secondlook.edge.wire import Aggregation, Measure
-from secondlook.engine.cli.options import ModelOption, VerboseOption, configure_logging
+from secondlook.engine.cli.logs import configure_logging
+from secondlook.engine.cli.options import ModelOption, VerboseOption
 
 if TYPE_CHECKING:
     from secondlook.engine.method.policy_file import Target

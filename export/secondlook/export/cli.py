@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
     DeviceOption,
     ModelOption,
@@ -19,7 +20,6 @@ from secondlook.engine.cli.options import (
     RevisionOption,
     TrustOption,
     VerboseOption,
-    configure_logging,
 )
 from secondlook.engine.opening import draws_bars, loading_status
 from secondlook.engine.plugins import GATE_PICTURES, plugins

@@ -13,7 +13,7 @@ import typer
 from secondlook.benchmarks.commands import show, with_options
 from secondlook.benchmarks.options import Asking
 from secondlook.edge.validation import validated
-from secondlook.engine.cli import configure_logging
+from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import ThresholdOption, VerboseOption
 
 if TYPE_CHECKING:

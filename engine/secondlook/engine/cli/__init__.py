@@ -14,11 +14,10 @@ import typer
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.files import to_standard_output
 from secondlook.engine.cli import ask, kernels, serve
-from secondlook.engine.cli.options import configure_logging
 from secondlook.engine.plugins import COMMANDS, plugins
 from secondlook.engine.threads import configure_threads
 
-__all__ = ["command_line", "configure_logging", "main", "run"]
+__all__ = ["command_line", "main", "run"]
 
 
 def main() -> NoReturn:

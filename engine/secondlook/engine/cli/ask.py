@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from secondlook.edge.wire import AnswerReply
+from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
     CacheOption,
     DeviceOption,
@@ -25,7 +26,6 @@ from secondlook.engine.cli.options import (
     VerboseOption,
     VisionOption,
     chosen_policy,
-    configure_logging,
 )
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from secondlook.engine.cli.options import VerboseOption, configure_logging
+from secondlook.engine.cli.logs import configure_logging
+from secondlook.engine.cli.options import VerboseOption
 
 __all__ = ["kernels"]
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from secondlook.engine.cli.logs import configure_logging
-
 if TYPE_CHECKING:
     from secondlook.engine.method.policy_file import PolicyFile
 
@@ -29,7 +27,6 @@ __all__ = [
     "VerboseOption",
     "VisionOption",
     "chosen_policy",
-    "configure_logging",
 ]
 
 MODEL: Final = "Model"
