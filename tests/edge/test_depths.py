@@ -100,7 +100,7 @@ def colour_ppm(values: Sequence[int]) -> bytes:
     return b"P6 %d 1 65535\n" % len(values) + b"".join(struct.pack(">3H", *[value] * 3) for value in values)
 
 
-@pytest.mark.parametrize("bits", [12, 13, 14, 15])
+@pytest.mark.parametrize("bits", [10, 12, 13, 14])
 @pytest.mark.parametrize("kind", ["PNG", "PNG with alpha", "TIFF", "PPM"])
 def test_fewer_bits_in_sixteen_of_each_colour_are_not_dark(kind: str, bits: int) -> None:
     def file(values: Sequence[int]) -> bytes:
@@ -109,7 +109,7 @@ def test_fewer_bits_in_sixteen_of_each_colour_are_not_dark(kind: str, bits: int)
         return colour_tiff(values) if kind == "TIFF" else colour_png(values, "alpha" in kind)
 
     assert greys(file([0, 0x4000, 0xFFFF])) == [0, 64, 255]
-    with pytest.raises(NotAPictureError, match=r"no value that needs more than 15: .* save it with 8"):
+    with pytest.raises(NotAPictureError, match=r"no value that needs more than 14: .* save it with 8"):
         open_picture(file([0, 1000, 2**bits - 1]))
 
 
@@ -131,7 +131,7 @@ def test_deep_colours_in_planes_are_not_mistaken(bits: tuple[int, ...], order: s
         open_picture(tiff(file, order=order))
 
 
-@pytest.mark.parametrize("bits", [12, 15])
+@pytest.mark.parametrize("bits", [12, 14])
 @pytest.mark.parametrize("kind", ["LA", "CMYK"])
 def test_fewer_bits_in_sixteen_of_grey_and_ink_are_not_mistaken(kind: str, bits: int) -> None:
     def file(most: int) -> bytes:
@@ -161,3 +161,21 @@ def test_one_hot_pixel_does_not_make_all_others_dark(letter: str, most: float, h
 def test_one_hot_pixel_of_colour_does_not_make_all_others_dark() -> None:
     with pytest.raises(NotAPictureError, match="too dark or too pale"):
         open_picture(colour_png([4095] * 2000 + [65535], False))
+
+
+def test_dark_pictures_black_ones_and_thin_colours_are_no_fewer_bits() -> None:
+    assert greys(colour_png([0, 9000, 110 * 257], False)) == [0, 35, 110]
+    assert greys(colour_png([0, 0, 0], False)) == [0, 0, 0]
+    row = struct.pack(">8H", 0, 0, 0, 65535, 0, 0, 0, 0)  # black beside nothing
+    assert greys(png(2, 1, 16, 6, b"\0" + row)) == [0, 255]
+    half = struct.pack(">8H", 0, 0, 0, 32767, 65535, 65535, 65535, 32767)
+    assert greys(png(2, 1, 16, 6, b"\0" + half)) == [128, 255]
+
+
+def test_sixteen_bits_a_pixel_are_not_sixteen_a_colour() -> None:
+    masks = struct.pack("<3I", 0xF800, 0x07E0, 0x001F)
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 2835, 2835, 0, 0)
+    pixels = struct.pack("<2H", 0x1082, 0x2104)
+    offset = 14 + len(header) + len(masks)
+    file = struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset) + header + masks + pixels
+    assert greys(file) == [16, 32]

@@ -39,10 +39,9 @@ def test_previews_and_masks_behind_or_below_the_whole_picture_are_left_alone() -
 
 
 def test_the_first_of_several_pages_is_taken() -> None:
-    larger = of_image(gradient(42, 30))
-    assert open_picture(tiff(small(), larger)).size == Size(40, 30)
-    for page in (small(_254=2), small(_297=0)):
-        assert open_picture(tiff(page, larger)).size == Size(40, 30)
+    for larger in map(of_image, (gradient(42, 30), gradient(57, 43), gradient(81, 61))):  # A4, A3, A2
+        for page in (small(), small(_254=2), small(_297=0)):
+            assert open_picture(tiff(page, larger)).size == Size(40, 30)
     pages = encoded(SMALL, "TIFF", save_all=True, append_images=[gradient(40, 30)])
     assert open_picture(pages).original().tobytes() == SMALL.tobytes()
 

@@ -341,6 +341,8 @@ def test_default_localisation_is_the_published() -> None:
     [
         ("preprocessor_config.json", {"patch_size": 15}, InvalidModelError, "patch_size is 15"),
         ("preprocessor_config.json", {"resample": 0}, UnsupportedModelError, "resample 0"),
+        ("preprocessor_config.json", {"resample": True}, InvalidModelError, "resample must be a filter"),
+        ("preprocessor_config.json", {"rescale_factor": 0}, InvalidModelError, "rescale_factor must be a"),
         ("preprocessor_config.json", {"image_mean": [1]}, InvalidModelError, "preprocessor's settings"),
         ("preprocessor_config.json", {"size": {"longest_edge": 9}}, InvalidModelError, "holds no picture"),
         ("preprocessor_config.json", {"size": 9}, InvalidModelError, "preprocessor's settings"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from PIL import Image
 
@@ -15,8 +16,9 @@ _DEPTHS = range(8, 17)
 # What is white in floating-point numbers; without a value above a sixteenth of it all would be nearly black.
 _WHITES = (1.0, 255.0, 65535.0)
 _DARK = 1 / 16
-# Of 16 bits a colour, Pillow keeps the upper 8: of 15 bits in them, no more than this is left.
-_HALF = 127
+# Of 16 bits a colour, Pillow keeps the upper 8: of 14 bits in them and of 12, no more than this is left.
+# Cameras have so many; 15 cannot be told from a dark picture.
+_OF_14, _OF_12 = 63, 15
 # Less than a thousandth of all pixels may be hot, or glints. Where they alone have more than a quarter of the
 # range, it is not clear whether it is that of the others, which would be dark in it.
 _FEW, _FAR = 1000, 4
@@ -55,22 +57,24 @@ def is_deep(image: Image.Image) -> bool:
     """Whether an encoded picture, not decoded yet, has 16 bits a colour, of which Pillow keeps 8."""
     if image.mode not in ("RGB", "RGBA", "RGBX", "LA", "CMYK"):
         return False
-    # How Pillow's decoders are told: the raw mode; of PPM the mode and the largest value.
+    # How Pillow's decoders are told: the raw mode (`BGR;16` has 16 bits a pixel); of PPM the
+    # mode and the largest value.
     coded = [str(tile[3]) for tile in getattr(image, "tile", ())]
-    return any(";16" in how or (image.format == "PPM" and "65535" in how) for how in coded)
+    return any(re.search(";16[BLN]", how) or (image.format == "PPM" and "65535" in how) for how in coded)
 
 
 def check_depth(image: Image.Image, name: str) -> None:
-    """Refuse a decoded `is_deep` picture whose values may lie in the dropped bits: dark, or pale."""
+    """Refuse a decoded `is_deep` picture whose values may lie in the dropped bits: dark, or pale. Where there
+    is none but 0, it is the same with any number of bits."""
     bands = image.split()
     alpha = {"LA": 1, "RGBA": 3, "RGBX": 3}.get(image.mode, len(bands))
     highest = max(_extrema(band)[1] for band in bands[:alpha])
-    few = all(_few_above(band, 255 // _FAR) for band in bands[:alpha])
+    few = all(_few_above(band, _OF_12) for band in bands[:alpha])
     # Colours multiplied by an alpha of fewer bits are right again, but the alpha is not.
-    thin = any(0 < _extrema(band)[1] <= _HALF for band in bands[alpha:])
-    if highest <= _HALF or few or thin:
+    thin = any(0 < _extrema(band)[1] <= _OF_12 for band in bands[alpha:])
+    if (highest > 0 and (highest <= _OF_14 or few)) or thin:
         raise NotAPictureError(
-            f"{name} has 16 bits a colour, but (nearly) no value that needs more than 15: with fewer bits it "
+            f"{name} has 16 bits a colour, but (nearly) no value that needs more than 14: with fewer bits it "
             "would be too dark or too pale; save it with 8 bits"
         )
 

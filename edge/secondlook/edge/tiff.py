@@ -33,8 +33,9 @@ _MOST_ENTRIES = 1000
 _MOST_VALUES = 256
 _FEW_BYTES = 65536
 
-# A later page with more than this many times the first's pixels may be what the first is a preview of.
-_PREVIEW = 2
+# A later page with more than this many times the first's pixels may be what the first is a preview of. Pages
+# of one document differ less: A2 has four times the pixels of A4, and a few more by rounding.
+_PREVIEW = 5
 
 _Tags: TypeAlias = dict[int, tuple[int, ...]]
 

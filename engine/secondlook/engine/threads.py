@@ -3,7 +3,7 @@ sleep, and how many kernels are kept.
 
 OpenMP's threads wait for each other by spinning. That is fast while each has a core of its own; where other
 processes want the cores, too, each spins its time slice away, and an answer takes many times as long. A short
-spin followed by sleep costs nothing on an idle machine (docs/performance.md has measurements).
+spin followed by sleep costs little on an idle machine (docs/performance.md says how to see it).
 
 oneDNN makes a kernel for every shape of a product that it meets: one for every number of rows that looks
 happen to have together. It keeps the latest 1024, and PyTorch's layer above it as many again. Each takes some

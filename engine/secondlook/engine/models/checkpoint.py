@@ -26,7 +26,12 @@ from secondlook.engine.devices import chosen_device
 from secondlook.engine.errors import InvalidModelError, ModelError
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
-from secondlook.engine.models.configuration import check_config, check_generation, check_layers
+from secondlook.engine.models.configuration import (
+    check_config,
+    check_generation,
+    check_image_processor,
+    check_layers,
+)
 from secondlook.engine.models.faults import reading
 from secondlook.engine.models.folders import (
     CONFIG_FILE,
@@ -36,6 +41,7 @@ from secondlook.engine.models.folders import (
     commit_of,
     find_folder,
     image_processor,
+    image_processor_file,
     read_json,
 )
 from secondlook.engine.models.packed_linear import pack_linear_layers
@@ -128,9 +134,10 @@ class Checkpoint:
             return AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
 
     def image_processor(self) -> Mapping[str, Any]:
-        """The preprocessor's settings."""
+        """The preprocessor's settings; what means nothing in them is refused."""
         values = image_processor(self.folder)
         assert values is not None  # check_complete saw it
+        check_image_processor(image_processor_file(self.folder), values)
         return values
 
     def settings(self) -> LookSettings:

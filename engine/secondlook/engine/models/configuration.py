@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from transformers import GenerationConfig
 
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.faults import reading
 from secondlook.engine.models.folders import CONFIG_FILE, read_json
 
-__all__ = ["check_config", "check_generation", "check_layers", "walk"]
+__all__ = ["check_config", "check_generation", "check_image_processor", "check_layers", "walk"]
 
 _GENERATION_FILE = "generation_config.json"
 _QUANTIZED = ("quantization_config", "compression_config")
@@ -152,3 +154,29 @@ def walk(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str
         yield f"{inside}{key}", key, value
         if isinstance(value, dict):
             yield from walk(value, f"{inside}{key}.")
+
+
+def check_image_processor(file: Path, values: Mapping[str, Any]) -> None:
+    """Refuse settings of an image processor that mean nothing, those too that are not used.
+
+    Args:
+        file: where they are, for the message.
+
+    Raises:
+        InvalidModelError: with file and key.
+    """
+    if not values:
+        raise InvalidModelError(f"{file} holds no setting of the image processor")
+    factor = values.get("rescale_factor", 1 / 255)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        raise InvalidModelError(f"{file}: rescale_factor must be a number above 0, not {factor!r:.40}")
+    resample = values.get("resample")
+    if resample is not None and (isinstance(resample, bool) or resample not in tuple(Image.Resampling)):
+        raise InvalidModelError(f"{file}: resample must be a filter's number, 0 to 5, not {resample!r:.40}")
+    for key in ("size", "crop_size"):
+        size = values.get(key)
+        sides = size if isinstance(size, dict) else {} if size is None else {"": size}
+        for name, side in sides.items():
+            if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+                place = f"{key}.{name}" if name else key
+                raise InvalidModelError(f"{file}: {place} must be a whole number above 0, not {side!r:.40}")

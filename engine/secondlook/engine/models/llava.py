@@ -7,20 +7,17 @@ question's prompt shares with every other about the same picture ends with the g
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.clip import ClipVision
-from secondlook.engine.models.folders import image_processor_file
 from secondlook.engine.models.pictures import Preprocessing, numbers
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
@@ -127,28 +124,8 @@ def _nested_type(values: Mapping[str, Any], name: str, default: str) -> object:
     )
 
 
-def _check_preprocessor(file: Path, values: Mapping[str, Any]) -> None:
-    """Refuse settings that mean nothing, those too that are not used here."""
-    if not values:
-        raise InvalidModelError(f"{file} holds no setting of the image processor")
-    factor = values.get("rescale_factor", 1 / 255)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
-        raise InvalidModelError(f"{file}: rescale_factor must be a number above 0, not {factor!r:.40}")
-    resample = values.get("resample")
-    if resample is not None and (isinstance(resample, bool) or resample not in tuple(Image.Resampling)):
-        raise InvalidModelError(f"{file}: resample must be a filter's number, 0 to 5, not {resample!r:.40}")
-    for key in ("size", "crop_size"):
-        size = values.get(key)
-        sides = size if isinstance(size, dict) else {} if size is None else {"": size}
-        for name, side in sides.items():
-            if isinstance(side, bool) or not isinstance(side, int) or side < 1:
-                place = f"{key}.{name}" if name else key
-                raise InvalidModelError(f"{file}: {place} must be a whole number above 0, not {side!r:.40}")
-
-
 def _preprocessing(checkpoint: Checkpoint, config: Any) -> Preprocessing:
     folder, values = checkpoint.folder, checkpoint.image_processor()
-    _check_preprocessor(image_processor_file(folder), values)
     kind = str(values.get("image_processor_type", "CLIPImageProcessor"))
     if not kind.startswith("CLIPImageProcessor"):
         raise UnsupportedModelError(f"{folder}: image processor {kind}; supported is CLIPImageProcessor")

@@ -100,12 +100,12 @@ def largest_grid(view: View, cell: tuple[int, int]) -> Grid:
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`mean`, `std` and `scale` of an image processor's settings, unchecked; by default CLIP's."""
+    """`mean`, `std` and `scale` of an image processor's checked settings; by default CLIP's."""
     normalise, rescale = values.get("do_normalize", True), values.get("do_rescale", True)
     return {
         "mean": tuple(values.get("image_mean") or _CLIP_MEAN) if normalise else (0.0, 0.0, 0.0),
         "std": tuple(values.get("image_std") or _CLIP_STD) if normalise else (1.0, 1.0, 1.0),
-        "scale": float(values.get("rescale_factor") or 1 / 255) if rescale else 1.0,
+        "scale": float(values.get("rescale_factor", 1 / 255)) if rescale else 1.0,
     }
 
 
