@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -45,6 +46,20 @@ def _need(what: str, there: bool, demanding: str) -> None:
         if os.environ.get(demanding) == "1":
             pytest.fail(f"this test needs {what}, and {demanding}=1 demands it")
         pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a command sets for its process."""
+    root, library = logging.getLogger(), logging.getLogger("httpx")
+    exchange = logging.getLogger("secondlook.edge.exchange")
+    before = root.handlers[:], root.level, library.level
+    yield
+    exchange.setLevel(logging.NOTSET)
+    logging.captureWarnings(False)
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    library.setLevel(before[2])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -60,20 +59,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
         """Stay silent."""
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Undo what the command sets for its process."""
-    root, library = logging.getLogger(), logging.getLogger("httpx")
-    exchange = logging.getLogger("secondlook.edge.exchange")
-    before = root.handlers[:], root.level, library.level
-    yield
-    exchange.setLevel(logging.NOTSET)
-    logging.captureWarnings(False)
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    library.setLevel(before[2])
 
 
 @pytest.fixture
