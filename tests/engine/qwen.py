@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -44,6 +45,9 @@ WRITTEN = {
 VOCABULARY = 100
 MOST = 10
 TIE = 1e-3
+SIZES = st.tuples(st.integers(20, 900), st.floats(1, 16), st.booleans()).map(
+    lambda drawn: (drawn[0], max(1, round(drawn[0] / drawn[1])))[:: 1 if drawn[2] else -1]
+)
 
 TEMPLATE = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
@@ -237,3 +241,9 @@ def drawn(size: tuple[int, int], seed: int) -> Image.Image:
 
 def ids_of(model: VisionLanguageModel, question: str, grids: Sequence[tuple[int, int]]) -> list[int]:
     return list(model.prompt(model.tokens(question), grids).ids)
+
+
+def through_end(tokens: Sequence[int]) -> list[int]:
+    """The golden files' answers go on behind the end token."""
+    tokens = [int(token) for token in tokens]
+    return tokens[: tokens.index(2) + 1] if 2 in tokens else tokens

@@ -178,7 +178,6 @@ def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
         "tokenizer.json",
         "model.safetensors",
         "preprocessor_config",
-        "chat_template",
     ):
         assert name in message
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,14 @@ from engine.qwen import (
     CELL,
     FAMILIES,
     MOST,
+    SIZES,
     TEMPLATE_3,
     Reference,
     cases,
     drawn,
     ids_of,
     publish,
+    through_end,
     words,
     write_folder,
 )
@@ -46,9 +47,6 @@ from secondlook.engine.models.qwen import Qwen
 from waiting import NoWaiting
 
 ALWAYS = AnswerOptions(second_look="always", arbitration=False, max_new_tokens=MOST)
-SIZES = st.tuples(st.integers(20, 900), st.floats(1, 16), st.booleans()).map(
-    lambda drawn: (drawn[0], max(1, round(drawn[0] / drawn[1])))[:: 1 if drawn[2] else -1]
-)
 QUESTIONS = st.lists(st.integers(32, 89), min_size=1, max_size=6).map(words)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,12 +82,6 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def case_names(golden: dict[str, Any]) -> list[str]:
     return sorted({name.split("_")[0] for name in golden if name[0].isdigit()})
-
-
-def through_end(tokens: Sequence[int]) -> list[int]:
-    """The golden files' answers go on behind the end token."""
-    tokens = [int(token) for token in tokens]
-    return tokens[: tokens.index(2) + 1] if 2 in tokens else tokens
 
 
 class Looks:

@@ -56,7 +56,8 @@ class Adapter(VisionLanguageModel):
         text, eos = module.config.get_text_config(), module.generation_config.eos_token_id
         self.name = name
         self.module = module
-        self.device, self.dtype = module.device, module.dtype
+        embeddings = module.get_input_embeddings().weight  # other parts may stay float32
+        self.device, self.dtype = embeddings.device, embeddings.dtype
         self.decoder = DecoderShape.of(text)
         self.context: int = text.max_position_embeddings
         self.eos_ids: frozenset[int] = frozenset([eos] if isinstance(eos, int) else eos or ())

@@ -23,7 +23,7 @@ from transformers.utils import logging
 from secondlook import kernels
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.devices import chosen_device
-from secondlook.engine.errors import InvalidModelError, ModelError
+from secondlook.engine.errors import IncompleteModelError, InvalidModelError, ModelError
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.configuration import (
@@ -47,6 +47,7 @@ from secondlook.engine.models.folders import (
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts
 from secondlook.engine.models.registry import architecture
+from secondlook.engine.models.rendering import Frame
 from secondlook.engine.models.settings import (
     LOCALISATION_FILE,
     SETTINGS_FILE,
@@ -146,15 +147,14 @@ class Checkpoint:
     def localisation(self, default: Localisation) -> Localisation:
         return read_file(self.folder / LOCALISATION_FILE, default)
 
-    def prompts(self, config: Any, question_suffix: str) -> ChatPrompts:
+    def prompts(self, config: Any, question_suffix: str, written: Frame | None = None) -> ChatPrompts:
         """
         Args:
             config: transformers' own, with the `image_token_id`.
+            written: around a question, where an architecture has no chat template.
         """
-        found = chat_template(self.folder)
-        assert found is not None  # check_complete saw it
-        template, file = found
-        tokenizer, vocabulary = self._tokenizer(), config.get_text_config().vocab_size
+        template, file = (written, self.folder) if written is not None else self._template()
+        tokenizer, vocabulary = self.tokenizer(), config.get_text_config().vocab_size
         self._check_placeholder(tokenizer, config.image_token_id, vocabulary)
         with reading(self.folder / "tokenizer_config.json"):
             try:
@@ -168,11 +168,12 @@ class Checkpoint:
             except ModelError as error:
                 raise type(error)(f"{file}: {error}") from error
 
-    def weights(self, kind: Any, config: Any) -> Any:
+    def weights(self, kind: Any, config: Any, attention: Mapping[str, str] | None = None) -> Any:
         """A model of transformers with the folder's weights, its decoder attending by plans.
 
         Args:
             kind: the model's class.
+            attention: of other parts than decoder and vision tower, by the names of their configurations.
         """
         stored = stored_tensors(self.folder)
         check_layers(self.folder, self.values, len(stored))
@@ -182,7 +183,7 @@ class Checkpoint:
                 self.folder,
                 config=config,
                 dtype=self._torch_dtype(config),
-                attn_implementation={"text_config": ATTENTION, "vision_config": "sdpa"},
+                attn_implementation={"text_config": ATTENTION, "vision_config": "sdpa", **(attention or {})},
                 local_files_only=True,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # reported below, as one error
@@ -203,15 +204,25 @@ class Checkpoint:
         published = config.dtype or config.get_text_config().dtype
         return published if isinstance(published, torch.dtype) else torch.float16
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        path = self.folder / "tokenizer.json"
+    def tokenizer(self, inside: str = "") -> PreTrainedTokenizerBase:
+        """The decoder's, or another that lies in a folder inside."""
+        folder = self.folder / inside
+        path = folder / "tokenizer.json"
         with reading(f"{path} cannot be read"):
             Tokenizer.from_file(str(path))
-        with reading(f"{self.folder / 'tokenizer_config.json'}: the tokenizer cannot be loaded"):
+        with reading(f"{folder / 'tokenizer_config.json'}: the tokenizer cannot be loaded"):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                self.folder, local_files_only=True, trust_remote_code=False
+                folder, local_files_only=True, trust_remote_code=False
             )
         return tokenizer
+
+    def _template(self) -> tuple[str, Path]:
+        found = chat_template(self.folder)
+        if found is None:
+            raise IncompleteModelError(
+                f"the model folder {self.folder} is incomplete: no chat_template.jinja"
+            )
+        return found
 
     def _check_placeholder(self, tokenizer: Any, token: Any, vocabulary: int) -> None:
         names = ("image_token_index", "image_token_id")

@@ -135,8 +135,6 @@ def check_complete(folder: Path) -> None:
         )
     if image_processor(folder) is None:
         missing.append("preprocessor_config.json")
-    if chat_template(folder) is None:
-        missing.append("chat_template.jinja")
     if missing:
         raise IncompleteModelError(
             f"the model folder {folder} is incomplete: no {', '.join(missing)}"

@@ -1,4 +1,4 @@
-"""From a question to token ids, by a checkpoint's own chat template, with the images' places known.
+"""From a question to token ids, as a checkpoint's chat template writes it, with the images' places known.
 
 The layout is the one that makes looking twice cheap: everything up to the end of the global image is the same
 for every question, so its keys and values are computed once. `ChatPrompts` verifies that of a template when
@@ -19,7 +19,7 @@ from secondlook.engine.errors import (
     ReservedTextError,
     UnsupportedModelError,
 )
-from secondlook.engine.models.rendering import frame
+from secondlook.engine.models.rendering import Frame, frame
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,11 +39,13 @@ class QuestionTokens:
     Attributes:
         text: as it was asked.
         one, two: tokens of the prompt with one image and of that with two, a single placeholder each image.
+        instruction: tokens of the question for an encoder that reads it, in that encoder's own vocabulary.
     """
 
     text: str
     one: tuple[int, ...]
     two: tuple[int, ...]
+    instruction: tuple[int, ...] = ()
 
     def of(self, images: int) -> tuple[int, ...]:
         """Those of the prompt with so many images."""
@@ -80,13 +82,14 @@ class ChatPrompts:
         self,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        chat_template: str,
+        chat_template: str | Frame,
         placeholder: int,
         vocabulary: int | None = None,
         question_suffix: str = "",
     ) -> None:
         """
         Args:
+            chat_template: the checkpoint's, or what is written around a question where there is none.
             placeholder: the token of an image.
             vocabulary: rows of the embedding; None: not compared.
             question_suffix: put behind every question, the generic one too.
@@ -98,7 +101,7 @@ class ChatPrompts:
         """
         self._tokenizer: Any = tokenizer  # declared by transformers as returning nearly anything
         named = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
-        self._frame = frame(chat_template, named)
+        self._frame = chat_template if isinstance(chat_template, Frame) else frame(chat_template, named)
         self._placeholder = placeholder
         self._suffix = question_suffix
         self._reserved = {
@@ -151,6 +154,10 @@ class ChatPrompts:
                 ids.append(token)
         return tuple(ids), tuple(spans)
 
+    def written(self, question: str, images: int = 1) -> str:
+        """The prompt's text."""
+        return self._frame.text(f"{question} {self._suffix}" if self._suffix else question, images)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated tokens, without special tokens and surrounding white space."""
         text: str = self._tokenizer.decode(
@@ -160,11 +167,13 @@ class ChatPrompts:
 
     def _tokenise(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of the prompts with one image and with two."""
-        texts = [self._text(question, images) for images in (1, 2)]
+        texts = [self.written(question, images) for images in (1, 2)]
         # A template that writes the first token itself must not get a second one from the tokenizer.
         bos = self._tokenizer.bos_token
         has_bos = bos is not None and texts[0].startswith(bos)
         one, two = map(tuple, self._tokenizer(texts, add_special_tokens=not has_bos)["input_ids"])
+        if self._frame.ahead:
+            one, two = (self._placeholder, *one), (self._placeholder, self._placeholder, *two)
         for images, ids in ((1, one), (2, two)):
             if ids.count(self._placeholder) != images:
                 token = self._tokenizer.convert_ids_to_tokens(self._placeholder)
@@ -173,9 +182,6 @@ class ChatPrompts:
                     f"{ids.count(self._placeholder)} of {token!r} (token {self._placeholder})"
                 )
         return one, two
-
-    def _text(self, question: str, images: int) -> str:
-        return self._frame.text(f"{question} {self._suffix}" if self._suffix else question, images)
 
     def _check_vocabulary(self, vocabulary: int, prompt: tuple[int, ...]) -> None:
         # Special tokens that no prompt has may lie beyond: some checkpoints have padding there.

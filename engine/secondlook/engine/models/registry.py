@@ -16,6 +16,7 @@ ARCHITECTURES = {
     "llava": "secondlook.engine.models.llava",
     "qwen2_5_vl": "secondlook.engine.models.qwen2_5_vl",
     "qwen3_vl": "secondlook.engine.models.qwen3_vl",
+    "instructblip": "secondlook.engine.models.instructblip",
 }
 
 

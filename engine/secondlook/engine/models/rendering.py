@@ -40,10 +40,13 @@ class Frame:
     Attributes:
         around: before and behind the question, with one picture and with two.
         trims: whether white space around the question is left out.
+        ahead: whether pictures stand before all that a tokenizer makes of the text, which has no place of
+            theirs then.
     """
 
     around: tuple[tuple[str, str], ...]
     trims: bool
+    ahead: bool = False
 
     def text(self, question: str, images: int) -> str:
         before, behind = self.around[IMAGES.index(images)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secondlook.edge.wire import Fixed, View
+from secondlook.edge.wire import Filter, Fixed, View
 from secondlook.engine.models.adapter import Adapter
 from secondlook.engine.models.base import Features, VisionEncoder
 from secondlook.engine.models.pictures import Picture, Preprocessing
@@ -35,14 +35,16 @@ class SquareAdapter(Adapter):
         localisation: Localisation,
         vision: nn.Module,
         cell: int,
+        filter: Filter = "lanczos",  # noqa: A002 -- the view's name for it
     ) -> None:
         """
         Args:
             vision: pixels [n, 3, side, side] in the module's dtype to features [n, N, D].
             cell: side of a cell, in pixels.
+            filter: by which pictures are brought to the square.
         """
         side = preprocessing.side
-        view = View(size=Fixed(width=side, height=side), fit=settings.fit)
+        view = View(size=Fixed(width=side, height=side), fit=settings.fit, filter=filter)
         super().__init__(name, module, prompts, settings, localisation, (view, view), (cell, cell))
         self._preprocessing = preprocessing
         self._vision = vision

@@ -1,0 +1,193 @@
+"""InstructBLIP (Dai et al., arXiv 2305.06500) with Vicuna: a vision tower, a Q-Former, a Llama decoder.
+
+The tower sees a picture once, whatever is asked. The Q-Former reads the question beside what it saw, and
+makes a few rows of it: so a prefix belongs to one question, and what a row looked at is told by the
+Q-Former's own attention to the tower's cells (Zhang et al., arXiv 2502.17422).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import InstructBlipForConditionalGeneration, PreTrainedTokenizerBase
+
+from secondlook.edge.errors import SettingsError
+from secondlook.engine.devices import to_device
+from secondlook.engine.errors import (
+    IncompleteModelError,
+    InvalidModelError,
+    QuestionTooLongError,
+    UnsupportedModelError,
+)
+from secondlook.engine.models.base import Features
+from secondlook.engine.models.checkpoint import Checkpoint
+from secondlook.engine.models.pictures import Grid, Picture, Preprocessing, numbers
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
+from secondlook.engine.models.rendering import Frame
+from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.square import SquareAdapter
+
+__all__ = ["SUPPORTED", "InstructBlip", "default_localisation", "load"]
+
+SUPPORTED = "InstructBLIP (model_type instructblip) with a llama decoder"
+
+WRITTEN: Final = Frame((("Question: ", " Short answer:"),) * 2, trims=True, ahead=True)
+"""What the model was shown with; pictures stand before the first token of the text."""
+
+_TOKENIZER = "qformer_tokenizer"
+_CROSS_BLOCK = 2
+"""Of the Q-Former's blocks with cross attention, the one whose cells are read."""
+
+
+def load(checkpoint: Checkpoint) -> InstructBlip:
+    """The model of a folder; raises as `Checkpoint` does."""
+    config = _config(checkpoint)
+    settings = checkpoint.settings()
+    preprocessing = _preprocessing(checkpoint, config)
+    prompts = checkpoint.prompts(config, settings.question_suffix, WRITTEN)
+    if not (checkpoint.folder / _TOKENIZER / "tokenizer.json").is_file():
+        raise IncompleteModelError(
+            f"the model folder {checkpoint.folder} is incomplete: no {_TOKENIZER}/tokenizer.json"
+        )
+    reader = checkpoint.tokenizer(_TOKENIZER)
+    if max(reader.get_vocab().values()) >= config.qformer_config.vocab_size:
+        raise InvalidModelError(
+            f"{checkpoint.folder / _TOKENIZER} has more tokens than the Q-Former's embedding has rows: "
+            f"{config.qformer_config.vocab_size}"
+        )
+    localisation = checkpoint.localisation(default_localisation(config))
+    eager = {"qformer_config": "eager"}  # it tells what it looked at
+    module = checkpoint.weights(InstructBlipForConditionalGeneration, config, eager)
+    return InstructBlip(checkpoint.name, module, prompts, preprocessing, settings, localisation, reader)
+
+
+def default_localisation(config: Any) -> Localisation:
+    """What InstructBLIP with Vicuna-7B has in Zhang et al., arXiv 2502.17422: layer 15 of 32, crops of the
+    encoder's side.
+
+    Other depths read the same relative depth.
+    """
+    layer = config.text_config.num_hidden_layers * 15 // 32
+    return Localisation({layer: None}, config.vision_config.image_size)
+
+
+class InstructBlip(SquareAdapter):
+    """A `VisionLanguageModel`, see there."""
+
+    def __init__(
+        self,
+        name: str,
+        module: InstructBlipForConditionalGeneration,
+        prompts: ChatPrompts,
+        preprocessing: Preprocessing,
+        settings: LookSettings,
+        localisation: Localisation,
+        reader: PreTrainedTokenizerBase,
+    ) -> None:
+        """
+        Args:
+            module: loaded with the `secondlook` attention for its language model, eager for its Q-Former.
+            reader: tokenizer of the Q-Former.
+        """
+        config: Any = module.config  # transformers declares its nested configurations as dict or None as well
+        self._queries: int = config.num_query_tokens
+        self._most_read: int = config.qformer_config.max_position_embeddings
+        self._reader: Any = reader
+        vision, patch = Tower(module.vision_model), config.vision_config.patch_size
+        parts = (prompts, preprocessing, settings, localisation)
+        super().__init__(name, module, *parts, vision, patch, "bicubic")
+        told = ("hidden_act", "layer_norm_eps", "num_attention_heads")
+        self.vision_settings = str([getattr(config.vision_config, one) for one in told])
+
+    def tokens(self, question: str) -> QuestionTokens:
+        """As everywhere, and
+
+        Raises:
+            QuestionTooLongError: the Q-Former has fewer positions.
+        """
+        tokens = super().tokens(question)
+        read = self._reader(self.prompts.written(question))["input_ids"]
+        if len(read) > self._most_read:
+            raise QuestionTooLongError(
+                f"the question has {len(read)} tokens, but the model's Q-Former reads at most "
+                f"{self._most_read}; ask a shorter question"
+            )
+        return replace(tokens, instruction=tuple(read))
+
+    def layout(self, grid: Grid) -> Tensor:
+        del grid
+        return torch.arange(self._queries).unsqueeze(0)
+
+    def prefix_key(self, picture: Picture, question: QuestionTokens) -> Hashable:
+        return picture.digest, question.instruction
+
+    @torch.inference_mode()
+    def condition(self, features: Features, question: QuestionTokens) -> tuple[Features, Tensor]:
+        """The Q-Former's rows [queries, D], and what each looked at of the tower's cells [queries, N]."""
+        module = self.module
+        seen = features.tokens.unsqueeze(0)
+        output = module.qformer(
+            input_ids=to_device(torch.tensor([question.instruction]), self.device),
+            query_embeds=module.query_tokens,
+            encoder_hidden_states=seen,
+            output_attentions=True,
+        )
+        rows = module.language_projection(output.last_hidden_state[0, : self._queries])
+        looked = output.cross_attentions[_CROSS_BLOCK][0].float().mean(0)  # over heads
+        return Features(rows), looked[:, 1:]  # without the class token
+
+
+class Tower(nn.Module):
+    """Features [n, 1 + N, D] of normalised pixels [n, 3, S, S], the class token first."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        seen: Tensor = self.tower(pixel_values).last_hidden_state
+        return seen
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    config, folder = checkpoint.config(), checkpoint.folder
+    if config.text_config.model_type != "llama":
+        raise UnsupportedModelError(
+            f"{folder} holds model_type instructblip, decoder {config.text_config.model_type}; supported is "
+            f"{SUPPORTED}"
+        )
+    reader = config.qformer_config
+    crossed = len(range(0, reader.num_hidden_layers, reader.cross_attention_frequency))
+    if crossed <= _CROSS_BLOCK:
+        raise UnsupportedModelError(
+            f"{folder}: the Q-Former has {crossed} blocks with cross attention, but block {_CROSS_BLOCK} is "
+            "read to find a region"
+        )
+    return config
+
+
+def _preprocessing(checkpoint: Checkpoint, config: Any) -> Preprocessing:
+    folder, values = checkpoint.folder, checkpoint.image_processor()
+    kind, side = (
+        str(values.get("image_processor_type", "BlipImageProcessor")),
+        config.vision_config.image_size,
+    )
+    size = values.get("size", {"height": 384, "width": 384})
+    if not kind.startswith("BlipImageProcessor") or values.get("resample", 3) != 3:
+        raise UnsupportedModelError(
+            f"{folder}: image processor {kind}, resample {values.get('resample')}; supported is "
+            "BlipImageProcessor with a resample of 3"
+        )
+    if size not in (side, {"height": side, "width": side}):
+        raise InvalidModelError(
+            f"{folder}: the preprocessor makes pictures of size {size}, but the vision tower takes "
+            f"{side}x{side}"
+        )
+    try:
+        return Preprocessing(side=side, **numbers(values))
+    except (SettingsError, TypeError, ValueError) as error:
+        raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error
