@@ -73,7 +73,9 @@ def test_records_are_on_disk_as_soon_as_they_are_appended(tmp_path: Path) -> Non
         assert read_log(path).records == [FULL]
 
 
-def test_an_interrupted_run_goes_on_wherever_it_was_cut(tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_wherever_it_was_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "run.jsonl"
     write(path, LOGGED)
     content = path.read_bytes()
@@ -81,7 +83,10 @@ def test_an_interrupted_run_goes_on_wherever_it_was_cut(tmp_path: Path) -> None:
     last = len(content) - len(lines[-1])
     for cut in range(last, len(content), 97):
         path.write_bytes(content[:cut])
+        caplog.clear()
         with closing(RunLog(path, HEADER)) as log:
+            cut_short = f"{path} was cut short in its last line; its picture is asked about again"
+            assert [one.message for one in caplog.records] == [cut_short] * (cut > last)
             # The picture cut short is forgotten as a whole, so that all of its questions are asked again.
             assert log.done() == {0, 1}
             log.append(LOGGED[2])
@@ -218,6 +223,43 @@ def test_a_damaged_log_is_refused_with_one_line_and_kept(tmp_path: Path, content
         RunLog(path, HEADER)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        to_line([FULL])[:-40].encode(),
+        b"",
+        b"\0" * 512,
+        to_line([FULL]).replace('"text"', '"texts"').encode(),
+        to_line([FULL]).replace("red", "\x00").encode() + b"\xff",
+    ],
+)
+def test_a_broken_line_is_named_by_its_number(tmp_path: Path, broken: bytes) -> None:
+    path = tmp_path / "run.jsonl"
+    write(path, LOGGED)
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = broken
+    path.write_bytes(b"\n".join(lines))
+    for opened in (read_log, read):
+        with pytest.raises(
+            LogError, match=r"run\.jsonl is not a log of an evaluation run \(line 3: "
+        ) as caught:
+            opened(path)
+        assert "line 1" not in str(caught.value)
+    assert path.read_bytes() == b"\n".join(lines)
+
+
+def test_an_empty_log_is_begun_anew_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "run.jsonl"
+    write(path, LOGGED)
+    assert caplog.messages == []
+    path.write_bytes(b"")
+    with pytest.raises(LogError, match=r"run\.jsonl is empty; begin it"):
+        read_log(path)
+    write(path, LOGGED)
+    assert caplog.messages == [f"{path} was empty, and is begun anew"]
+    assert read(path) == [one for records in LOGGED for one in records]
 
 
 def test_a_place_where_no_log_can_be_is_named(tmp_path: Path) -> None:

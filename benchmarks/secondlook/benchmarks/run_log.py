@@ -117,7 +117,7 @@ def to_line(picture: LoggedPicture) -> str:
     return _PICTURE.dump_json(picture).decode()
 
 
-def from_line(line: str) -> LoggedPicture:
+def from_line(line: str | bytes) -> LoggedPicture:
     """What `to_line` wrote."""
     return _PICTURE.validate_json(line)
 
@@ -202,6 +202,8 @@ class RunLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as opened:
                 opened.enter_context(FileLock(path.with_name(f".{path.name}.lock"), timeout=0))
+                if path.is_file() and not path.stat().st_size:
+                    _log.warning("%s was empty, and is begun anew", path)
                 self._file: FileIO = opened.enter_context(path.open("ab", buffering=0))
                 if self._file.tell() and not self._begun_anew():
                     self._continue()
@@ -267,7 +269,9 @@ class RunLog:
         if other:
             raise LogError(f"{self.path} logs another run: {'; '.join(other)}; choose another file")
         self.header, self.records, self.skipped = found.header, found.records, found.skipped
-        self._file.truncate(found.whole_bytes)
+        if self._file.tell() > found.whole_bytes:
+            _log.warning("%s was cut short in its last line; its picture is asked about again", self.path)
+            self._file.truncate(found.whole_bytes)
 
 
 def read_log(path: Path) -> LoggedRun:
@@ -286,21 +290,29 @@ def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHe
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error  # gzip's own errors have none
         raise LogError(f"cannot read the log {path}: {reason}") from error
+    if not content:
+        raise LogError(f"{path} is empty; begin it with the command that was to, or choose another file")
     whole = content[: content.rfind(b"\n") + 1]
-    if content and not whole:
+    if not whole:
         raise LogError(
             f"{path} is not a log of an evaluation run, or was cut short in its first line, with no record; "
             "begin it anew with the command that began it, move it, or choose another file"
         )
     with refusing(path):
-        first, *lines = whole.decode("utf-8").split("\n")[:-1] or [""]
+        first, *lines = whole.split(b"\n")[:-1]
         header = from_json(RunHeader, first)
         skipped = dict[int, Skipped]()
         return header, gather(_records(lines, skipped)), list(skipped.values()), len(whole)
 
 
-def _records(lines: Iterable[str], skipped: dict[int, Skipped]) -> Iterator[Record]:
-    for picture in map(from_line, lines):
+def _records(lines: Iterable[bytes], skipped: dict[int, Skipped]) -> Iterator[Record]:
+    for number, line in enumerate(lines, 2):
+        try:
+            picture = from_line(line)
+        except ValidationError as error:
+            raise ValueError(
+                f"line {number}: {told(error, ()).replace(' at line 1 column', ' at column')}"
+            ) from error
         if isinstance(picture, Skipped):
             skipped[picture.index] = picture
             continue
