@@ -65,6 +65,66 @@ def test_an_annotation_of_another_picture_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_an_annotation_without_a_question_is_named(tmp_path: Path) -> None:
+    path = WRITERS["vqav2"](tmp_path) / FILES["vqav2"]
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["annotations"].append({**values["annotations"][1], "question_id": 99})
+    write_json(path, values)
+    with pytest.raises(MalformedDataError) as caught:
+        LOADERS["vqav2"](tmp_path)
+    questions = "v2_OpenEnded_mscoco_val2014_questions.json"
+    assert (
+        str(caught.value) == f"{path}, record 4: 'question_id' should be a question of {questions}, not '99'"
+    )
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../secret", "a/../../secret", "//secret", ".."])
+def test_no_picture_is_outside_the_data_sets_folder(name: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["secret", "secret.jpg"])
+    pope = write_pope(tmp_path / "pope") / "coco_pope_random.json"
+    lines = [json.loads(line) for line in pope.read_text(encoding="utf-8").splitlines()]
+    write_lines(pope, having(name, 1, "image")(lines))
+    textvqa = write_textvqa(tmp_path / "textvqa") / FILES["textvqa"]
+    write_json(textvqa, having(name, "data", 1, "image_id")(json.loads(textvqa.read_text(encoding="utf-8"))))
+    gqa = WRITERS["gqa"](tmp_path / "gqa") / FILES["gqa"]
+    write_json(gqa, having(name, "201640614", "imageId")(json.loads(gqa.read_text(encoding="utf-8"))))
+    places = {"pope": f"{pope}, line 2", "textvqa": f"{textvqa}, record 2", "gqa": f"{gqa}, record 2 (20164"}
+    for data_set, place in places.items():
+        if name == ".." and data_set != "pope":
+            continue  # with its ending the name of a file
+        with pytest.raises(MalformedDataError, match=r"should be in .*: neither an absolute name") as caught:
+            LOADERS[data_set](tmp_path / data_set)
+        assert str(caught.value).startswith(place)
+
+
+def test_links_that_the_user_made_lead_anywhere(tmp_path: Path) -> None:
+    write_pope(tmp_path / "pope")
+    (tmp_path / "pope" / "val2014").rename(tmp_path / "elsewhere")
+    (tmp_path / "pope" / "val2014").symlink_to(tmp_path / "elsewhere")
+    assert LOADERS["pope"](tmp_path / "pope").pictures[0].source.read()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pointers_of_git_lfs_are_named(name: str, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    WRITERS[name](tmp_path)
+    pictures = LOADERS[name](tmp_path).pictures
+    picture = tmp_path / str(pictures[0].source)
+    picture.write_bytes(pointer)
+    with pytest.raises(MissingDataError) as missing:
+        LOADERS[name](tmp_path)
+    count = len(pictures)
+    assert str(missing.value).startswith(f"1 of {count} pictures are only pointers of Git LFS, such as ")
+    assert f"{picture.name} in {tmp_path}" in str(missing.value)
+    (tmp_path / FILES[name]).write_bytes(pointer)
+    with pytest.raises(MalformedDataError) as malformed:
+        LOADERS[name](tmp_path)
+    path = tmp_path / FILES[name]
+    assert str(malformed.value) == (
+        f"{path} is only a pointer of Git LFS, not the file itself; run git lfs pull in the folder"
+    )
+
+
 def test_what_is_joined_is_there_once(tmp_path: Path) -> None:
     path = WRITERS["vqav2"](tmp_path / "vqav2") / FILES["vqav2"]
     values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Writing files so that each is there whole, or as it was before."""
+"""Files as wholes: written so that each is there whole or as it was before, and told from mere pointers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from pathlib import Path
 
 from .errors import WriteError
 
-__all__ = ["check_writable", "to_disk", "to_standard_output", "write_files"]
+__all__ = ["check_writable", "is_lfs_pointer", "to_disk", "to_standard_output", "write_files"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LONGEST_POINTER = 1024
 
 
 def write_files(contents: Mapping[Path, bytes | str]) -> None:
@@ -84,6 +86,17 @@ def check_writable(path: Path) -> None:
             partial = _beside(_target(path))
             partial.touch(exist_ok=False)
             partial.unlink()
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what `git clone` leaves without Git LFS: a small text in place of the large file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.stat().st_size > _LONGEST_POINTER:
+        return False
+    return path.read_bytes().startswith(_POINTER)
 
 
 def to_disk(*paths: Path) -> None:

@@ -246,6 +246,7 @@ def load_vqav2(folder: Path, images: Path | None = None) -> DataSet:
     names = ("v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
     files = [read_data_file(folder, name, "https://visualqa.org/download.html") for name in names]
     answered = joined(files[1].records(_Vqav2Annotation, "annotations"), "question_id")
+    asked = set[str]()
     pictures = PictureFolder(images or folder / "val2014", f"{_COCO}/val2014.zip")
     for entry in files[0].records(_Vqav2Question, "questions"):
         if entry.question_id not in answered:
@@ -258,6 +259,10 @@ def load_vqav2(folder: Path, images: Path | None = None) -> DataSet:
         answers = tuple(one.answer for one in annotation.answers)
         question = _asked(entry.question_id, annotation.answer_type, entry.question, answers, vqav2_score)
         pictures.add(f"COCO_val2014_{entry.image_id:012}.jpg", question, entry)
+        asked.add(entry.question_id)
+    for name, annotation in answered.items():
+        if name not in asked:
+            annotation.fault("question_id", f"should be a question of {names[0]}")
     return pictures.data_set("vqav2", files)
 
 

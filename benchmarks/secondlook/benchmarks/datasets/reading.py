@@ -32,6 +32,7 @@ from secondlook.benchmarks.datasets.question import (
     MissingDataError,
     Question,
 )
+from secondlook.edge.files import is_lfs_pointer
 from secondlook.edge.geometry import Rectangle
 
 
@@ -101,6 +102,7 @@ class Entry(BaseModel):
 
 
 E = TypeVar("E", bound=Entry)
+_PULL = "run git lfs pull in the folder"
 
 
 def joined(entries: Iterable[E], name: str) -> dict[str, E]:
@@ -190,6 +192,8 @@ def read_data_file(folder: Path, name: str, source: str) -> DataFile:
     """
     path = folder / name
     try:
+        if is_lfs_pointer(path):
+            raise MalformedDataError(f"{path} is only a pointer of Git LFS, not the file itself; {_PULL}")
         return DataFile(path, path.read_bytes())
     except FileNotFoundError as error:
         raise MissingDataError(f"there is no {name} in {folder}; get it from {source}") from error
@@ -209,7 +213,14 @@ class PictureFolder:
         self._seen: set[str] = set()
 
     def add(self, name: str, question: Question, entry: Entry) -> None:
-        """A question about the file `name`, found in `entry`."""
+        """A question about the file `name`, found in `entry`. Links of the folder may lead out of it, but no
+        name does: who made the data set's files is not who made the folder.
+        """
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise MalformedDataError(
+                f"{entry.where}: the picture {reprlib.repr(name)} should be in {self._folder}: neither an "
+                "absolute name nor one with '..'"
+            )
         if question.id in self._seen:
             raise MalformedDataError(f"{entry.where}: there is another question {question.id} before")
         self._seen.add(question.id)
@@ -230,6 +241,15 @@ class PictureFolder:
                 f"{len(missing)} of {len(self._questions)} pictures are missing, such as {missing[0]} in "
                 f"{self._folder} (asked for by {self._first[missing[0]]}); get them from "
                 f"{self._source}, or name their folder with --images"
+            )
+        try:
+            pointers = [name for name in self._questions if is_lfs_pointer(self._folder / name)]
+        except OSError as error:
+            raise MissingDataError(f"cannot read the picture {error.filename}: {error.strerror}") from error
+        if pointers:
+            raise MissingDataError(
+                f"{len(pointers)} of {len(self._questions)} pictures are only pointers of Git LFS, such as "
+                f"{pointers[0]} in {self._folder}; {_PULL}"
             )
         pictures = tuple(
             AskedPicture(index, FilePicture(self._folder / picture), tuple(questions))

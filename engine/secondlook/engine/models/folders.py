@@ -12,6 +12,7 @@ from typing import Any, Final
 import huggingface_hub
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.files import is_lfs_pointer
 from secondlook.edge.route import Route, without_password
 from secondlook.engine.errors import (
     IncompleteModelError,
@@ -47,8 +48,6 @@ _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.safetensors")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-_POINTER = b"version https://git-lfs.github.com/spec/"
-_LONGEST_POINTER = 1024
 
 
 def find_folder(name_or_path: str, revision: str | None = None) -> Path:
@@ -218,12 +217,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_pointers(folder: Path) -> None:
-    """Refuse what `git clone` leaves without Git LFS: small texts in place of the large files."""
+    """Refuse pointers of Git LFS in place of files."""
     pointers = []
     for path in sorted(path for pattern in _HUB_FILES for path in folder.glob(pattern)):
         with reading(path):
-            if path.is_file() and path.stat().st_size <= _LONGEST_POINTER:
-                pointers += [path.name] * path.read_bytes().startswith(_POINTER)
+            if path.is_file() and is_lfs_pointer(path):
+                pointers.append(path.name)
     if pointers:
         raise InvalidModelError(
             f"{folder}: {', '.join(pointers)}: only a pointer of Git LFS, not the file itself; run git lfs "
