@@ -160,8 +160,12 @@ def test_an_unknown_host_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 def test_impossible_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("serve", "--session-ttl", "0") == 1
     assert "seconds should be greater than 0, not 0" in one_line(capsys)
-    assert exit_status("serve", "--forwarded-allow-ips", "proxy.example") == 1
-    assert "'proxy.example' does not appear to be an IPv4 or IPv6 network" in one_line(capsys)
+    for text in ("proxy.example", "foo/bar", "10.0.0.1/8", "*"):
+        assert exit_status("serve", "--forwarded-allow-ips", f"10.0.0.1,{text}") == 1
+        assert one_line(capsys) == (
+            f"error: --forwarded-allow-ips (forwarded_allow_ips) has {text!r}, which is neither an address, "
+            "such as 10.0.0.1, nor a network, such as 10.0.0.0/8\n"
+        )
 
 
 @pytest.mark.usefixtures("engine")

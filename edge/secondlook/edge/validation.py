@@ -82,7 +82,7 @@ def _told(one: Any, known: list[str], secret: Container[str]) -> str:
     first, *others = one["loc"] or ("",)
     if isinstance(first, int) and first < len(known):
         first = known[first]
-    name, message = ".".join(map(str, (first, *others))), one["msg"]
+    name, message = ".".join(map(str, (first, *others))), one["msg"].removeprefix("Value error, ")
     if "missing" in one["type"]:
         return f"{name} is missing"
     if one["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:

@@ -15,7 +15,18 @@ __all__ = ["ConnectionLimits", "ServerSettings", "SessionLimits"]
 
 _MEBIBYTE = 1024 * 1024
 
-_Network = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise SettingsError(
+            f"--forwarded-allow-ips (forwarded_allow_ips) has {text!r}, which is neither an address, such as "
+            "10.0.0.1, nor a network, such as 10.0.0.0/8"
+        ) from error
+
+
+_Network = Annotated[str, AfterValidator(_network)]
 """One address, or several (10.0.0.0/8)."""
 
 
