@@ -153,7 +153,7 @@ def _told(problem: dict[str, Any]) -> str:
             f"{field}: this part has no filename, so it is no file: send it with `filename=` in its "
             "Content-Disposition, and Content-Type: image/jpeg"
         )
-    return f"{field}: {problem['msg']}"
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:

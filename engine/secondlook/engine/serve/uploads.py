@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 from fastapi import Request, Response, UploadFile
 from fastapi.routing import APIRoute
-from starlette.types import Message, Receive
+from pydantic import BeforeValidator
+from starlette.types import Message, Receive, Scope
 
 from secondlook.edge.errors import ProtocolError
 from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, check_protocol
-from secondlook.engine.serve.errors import BodyTooLargeError, TooManyBodiesError, UnsupportedContentError
+from secondlook.engine.serve.errors import (
+    BodyTooLargeError,
+    InvalidFieldError,
+    TooManyBodiesError,
+    UnsupportedContentError,
+)
 
-__all__ = ["Bodies", "UploadRoute", "VersionedRoute", "client_of", "read_jpeg_part"]
+__all__ = [
+    "Bodies",
+    "FormText",
+    "UploadRoute",
+    "VersionedRoute",
+    "check_each_once",
+    "client_of",
+    "read_jpeg_part",
+]
 
 Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -80,7 +95,8 @@ class UploadRoute(VersionedRoute):
         bodies: Bodies = request.app.state.bodies
         with bodies.one_more(client) as body:
             body.check(int(declared) if declared.isdecimal() else 0)
-            return await handle(Request(request.scope, _counted(request.receive, max_bytes, body)))
+            receive = _counted(request.receive, max_bytes, body)
+            return await handle(Request(_undecoded(request.scope), receive))
 
 
 class Bodies:
@@ -144,6 +160,42 @@ class Body:
 def client_of(request: Request) -> str:
     """Who asks: the address, as far as the server knows it (`ServerSettings.forwarded_allow_ips`)."""
     return request.client.host if request.client is not None else ""
+
+
+def _from_utf8(text: str) -> str:
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8: send it so") from error
+
+
+FormText = Annotated[str, BeforeValidator(_from_utf8)]
+"""The text of a form's part, of an `UploadRoute`'s."""
+
+_CHARSET: Final = re.compile(rb";\s*charset\s*=\s*(\"[^\"]*\"|[^;]*)", re.IGNORECASE)
+
+
+def _undecoded(scope: Scope) -> Scope:
+    """The request with each byte of its texts as one character, for `FormText` to decode.
+
+    The framework would take for Latin-1, in silence, what is no UTF-8.
+    """
+    headers = [
+        (name, _CHARSET.sub(b"", value) + b"; charset=latin-1" if name == b"content-type" else value)
+        for name, value in scope["headers"]
+    ]
+    return {**scope, "headers": headers}
+
+
+async def check_each_once(request: Request) -> None:
+    """
+    Raises:
+        InvalidFieldError: two parts of the form have one name, so that it is not clear which is meant.
+    """
+    names = Counter(name for name, _ in (await request.form()).multi_items())
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise InvalidFieldError(f"there is more than one part {twice[0][:100]!r}; send it once")
 
 
 async def read_jpeg_part(part: UploadFile) -> bytes:
