@@ -15,7 +15,14 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard
 from secondlook.engine.serve.errors import InvalidFieldError, describe
 from secondlook.engine.serve.service import TwoLookService
-from secondlook.engine.serve.uploads import UploadRoute, VersionedRoute, client_of, read_jpeg_part
+from secondlook.engine.serve.uploads import (
+    FormText,
+    UploadRoute,
+    VersionedRoute,
+    check_each_once,
+    client_of,
+    read_jpeg_part,
+)
 
 __all__ = ["Health", "answers", "documentation", "watching"]
 
@@ -83,11 +90,12 @@ SessionId = Annotated[str, Path(description="The session's id, from the first lo
 
 
 answers = APIRouter(prefix="/v1", tags=["answers"], route_class=VersionedRoute)
-uploads = APIRouter(route_class=UploadRoute)
+uploads = APIRouter(route_class=UploadRoute, dependencies=[Depends(check_each_once)])
 watching = APIRouter(tags=["health"])
 documentation = APIRouter(include_in_schema=False)
 
 
+@answers.head("/model", include_in_schema=False)
 @answers.get("/model", summary="What an edge must know to prepare pictures", responses=describe(400, 503))
 async def model(service: Service) -> ModelCard:
     """The sizes of global and local images, the default threshold, and the server's limits."""
@@ -110,7 +118,7 @@ async def first_look(
         ),
     ],
     question: Annotated[
-        str,
+        FormText,
         Form(min_length=1, description="The question.", examples=["What number is on the red sign?"]),
     ],
     width: Annotated[
@@ -120,7 +128,7 @@ async def first_look(
         int, Form(ge=1, description="Height of the original picture in pixels.", examples=[3000])
     ],
     options: Annotated[
-        str | None,
+        FormText | None,
         Form(
             description="An AnswerOptions as JSON; absent: the defaults.",
             examples=['{"second_look": "auto"}'],
@@ -195,6 +203,7 @@ async def readyz(service: Service) -> Health:
     return Health(status="ready")
 
 
+@documentation.head("/docs")
 @documentation.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
     """The interface to try out. Its script and style are served from here: many networks have no internet."""
