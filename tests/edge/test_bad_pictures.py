@@ -92,12 +92,52 @@ def frame_changed(at: int, value: int) -> bytes:
 TEXT = b"Comment\0\0" + zlib.compress(b"something said" * 9)
 
 
+def brands(major: bytes, *others: bytes) -> bytes:
+    """The beginning of an ISO base media file."""
+    body = b"ftyp" + major + b"\0\0\0\0" + b"".join(others)
+    return (4 + len(body)).to_bytes(4, "big") + body + b"\0\0\0\x08meta"
+
+
+MEDIA: dict[str, list[tuple[bytes, ...]]] = {
+    "a HEIC picture, which is not read: save it as JPEG": [
+        *((brand,) for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")),
+        (b"mif1", b"mif1", b"heic"),
+        (b"msf1", b"hevc", b"mif1"),
+        (b"heif", b"heix"),
+        (b"mif2", b"miaf", b"MiHE", b"heic"),
+    ],
+    "a HEIF picture, which is not read: save it as JPEG": [
+        *((brand,) for brand in (b"heif", b"mif1", b"mif2", b"msf1", b"miaf")),
+        (b"mif1", b"vvic"),
+        (b"avci", b"mif1"),
+        (b"jpeg", b"mif1"),
+        (b"j2ki",),
+    ],
+    "an AVIF picture that cannot be read": [
+        (b"avif", b"mif1"),
+        (b"avis", b"msf1"),
+        (b"mif1", b"miaf", b"avif"),
+        (b"msf1", b"avis"),
+    ],
+    "an AVIF picture, which is not read: save it as JPEG": [(b"heif", b"avif"), (b"MA1B", b"avio")],
+    "a video, which is not read": [
+        *((brand,) for brand in (b"isom", b"mp42", b"qt  ", b"M4V ", b"3gp5", b"dash")),
+        (b"isom", b"iso2", b"avc1", b"hvc1", b"mp41"),
+    ],
+    "raw sensor data, which is not read: develop it": [(b"crx ", b"crx ", b"isom")],
+}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture, which is not read: save it as JPEG"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is a HEIC picture"),
-        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "is a AVIF picture that cannot be read"),
+        *[
+            (brands(major, *others), f"^the picture is {message}")
+            for message, named in MEDIA.items()
+            for major, *others in named
+        ],
         (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "is a video"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is raw sensor data, which is not read: develop it"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture"),

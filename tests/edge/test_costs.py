@@ -1,4 +1,4 @@
-"""JPEGs that cost more than they look: refused by their headers, or stripped of what costs.
+"""Pictures that cost more than they look: refused by their headers, or stripped of what costs.
 
 Times are CPU times of this process, with generous bounds.
 """
@@ -6,13 +6,16 @@ Times are CPU times of this process, with generous bounds.
 from __future__ import annotations
 
 import io
+import struct
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from edge.files import segment, with_scans, with_segments
 from edge.support import encoded, gradient, square
@@ -101,6 +104,45 @@ def test_nothing_is_decoded_of_what_is_refused(monkeypatch: pytest.MonkeyPatch) 
                 read(BOMBS[kind]())
     with pytest.raises(PictureTooLargeError, match=r"more than 33000 blocks of 8x8 pixels in all its scans"):
         decode_jpeg(claiming(250, 60), PictureLimits(max_pixels=64_000))
+
+
+def greedy(entries: int, nbytes: int, kind: int = 7, width: int = 1) -> bytes:
+    """EXIF data that turn the picture, and whose other entries all point at the same bytes."""
+    many = b"".join(struct.pack("<HHII", tag, kind, nbytes // width, 8) for tag in range(300, 300 + entries))
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", entries + 1) + turned + many + bytes(4 + nbytes)
+
+
+def with_exif(kind: str, exif: bytes) -> bytes:
+    image, text = gradient(16, 8), PngInfo()
+    if kind == "WEBP":
+        return encoded(image, kind, exif=exif)
+    if kind == "AVIF":  # Pillow reads what it writes
+        harmless = greedy(0, len(exif.removeprefix(b"Exif\0\0")) - len(greedy(0, 0)))
+        return encoded(image, kind, exif=harmless).replace(harmless, exif.removeprefix(b"Exif\0\0"))
+    if kind == "PNG":
+        return encoded(image, "PNG", exif=exif)
+    profile = f"\nexif\n{len(exif)}\n{exif.hex()}"
+    if kind == "zTXt":
+        text.add_text("Raw profile type exif", profile, zip=True)
+    else:
+        text.add_itxt("Raw profile type exif", profile, zip=True)
+    return encoded(image, "PNG", pnginfo=text)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "zTXt", "iTXt", "WEBP", "AVIF"])
+def test_exif_data_of_other_formats_are_read_within_bounds(kind: str) -> None:
+    for exif in (greedy(0, 0), b"Exif\0\0" + greedy(3, 100)):
+        assert open_picture(with_exif(kind, exif)).original().size == (8, 16)
+    most = 60_000 if "T" in kind else 400_000
+    for bomb in (greedy(20_000, most), greedy(900, most), greedy(1, most, 5, 8)):
+        data = with_exif(kind, bomb)
+        tracemalloc.start()
+        try:
+            assert seconds(show, data) < 0.3
+            assert tracemalloc.get_traced_memory()[1] < 32 * len(bomb)
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImagePalette
 
 from .colours import check_depth, is_deep, to_rgb
 from .errors import NotAPictureError, PictureTooLargeError
 from .geometry import Region, Size
 from .jpeg import START, Jpeg, read_jpeg
 from .limits import PictureLimits
-from .tiff import whole_picture
+from .tiff import exif_orientation, whole_picture
 
 __all__ = ["decode_jpeg", "open_encoded"]
 
@@ -41,13 +41,7 @@ FORMATS = {
 
 # What people take for pictures that can be read: a signature, its name, and what to do instead.
 _OTHERS = (
-    (
-        rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
-        "a HEIC picture",
-        "save it as JPEG, as a phone can by itself",
-    ),
-    (rb"....ftypcrx|FUJIFILMCCD-RAW|II\x1a\0\0\0HEAPCCDR|IIRO|IIU\0", "raw sensor data", "develop it first"),
-    (rb"....ftyp(?!avi[fs])", "a video", "save one of its frames as JPEG"),
+    (rb"FUJIFILMCCD-RAW|II\x1a\0\0\0HEAPCCDR|IIRO|IIU\0", "raw sensor data", "develop it first"),
     (rb"\x1aE\xdf\xa3|RIFF....AVI ", "a video", "save one of its frames as JPEG"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture", "save it as JPEG"),
     (rb"\xff\xd8|\xff\xff\xff\xd8", "a damaged JPEG", "save it anew"),
@@ -57,6 +51,25 @@ _OTHERS = (
     (rb"\s*(<\?xml|<svg|<!DOCTYPE svg)", "an XML file, perhaps SVG", "save it as PNG"),
     (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
 )
+
+# By the brands of an ISO base media file (ISO/IEC 14496-12): the first kind of which it has any. HEIF
+# (ISO/IEC 23008-12) is what HEIC and AVIF are kinds of.
+_PHONE = "save it as JPEG, as a phone can by itself"
+_MEDIA = (
+    (rb"avi[fos]", "an AVIF picture", "save it as JPEG"),
+    (rb"hei[cxms]|hev[cxms]", "a HEIC picture", _PHONE),
+    (rb"crx ", "raw sensor data", "develop it first"),
+    (rb"heif|mi[af][1-3f]|msf1|avc[is]|j2[ki][is]|jp(eg|gs)|vvi[cs]|evb[is]", "a HEIF picture", _PHONE),
+    (rb"", "a video", "save one of its frames as JPEG"),
+)
+_MOST_BRANDS = 64
+
+# An entry of an AVIF file's list of items (infe, of version 2 or 3) that names EXIF data. These have no say
+# in how an AVIF picture is turned, but Pillow reads all that they point at.
+_AVIF_EXIF = re.compile(rb"(infe(?:.{8}|.{10}))Exif", re.DOTALL)
+
+_COLOUR_MAP = 320  # of TIFF
+_EXIF_TEXT = "Raw profile type exif"  # of PNG: what ImageMagick calls a text chunk of EXIF data
 
 ORIENTATION_TAG = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
@@ -140,22 +153,52 @@ def _opened(data: bytes, name: str) -> Image.Image:
         if reader is None or (accepts is not None and accepts(data[:16]) is not True):
             continue
         file, turn = whole_picture(data, name) if kind == "TIFF" else (io.BytesIO(data), 1)
+        if kind == "AVIF":
+            file = io.BytesIO(_AVIF_EXIF.sub(rb"\1none", data))
         try:
             with reading(name):
                 image = reader(file, "")
+                _mend_palette(image)
                 if turn != 1 and ORIENTATION_TAG not in image.getexif():
                     image.getexif()[ORIENTATION_TAG] = turn
                 return image
         except NotAPictureError as error:
             if accepts is not None:
-                complaint = (
-                    complaint or f"is a {kind} picture that cannot be read: {_one_line(error.__cause__)}"
+                article = "an" if kind[0] in "AI" else "a"
+                complaint = complaint or (
+                    f"is {article} {kind} picture that cannot be read: {_one_line(error.__cause__)}"
                 )
+    if (media := _media(data)) is not None:
+        what, advice = media
+        if not (complaint and "AVIF" in what):
+            raise NotAPictureError(f"{name} is {what}, which is not read: {advice}")
     for signature, what, advice in _OTHERS:
         if re.match(signature, data[:64], re.DOTALL):
             raise NotAPictureError(f"{name} is {what}, which is not read: {advice}")
     known = ", ".join(("JPEG", *FORMATS))
     raise NotAPictureError(f"{name} {complaint or f'is not a picture in a known format ({known})'}")
+
+
+def _media(data: bytes) -> tuple[str, str] | None:
+    """What an ISO base media file is, and what to do instead; None for what is no such file."""
+    if data[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(data[:4], "big"), 8 + 4 * _MOST_BRANDS)
+    brands = [data[8:12], *(data[at : at + 4] for at in range(16, end, 4))]  # between them a version
+    return next(
+        (what, advice)
+        for pattern, what, advice in _MEDIA
+        if not pattern or any(re.fullmatch(pattern, brand) for brand in brands)
+    )
+
+
+def _mend_palette(image: Image.Image) -> None:
+    """Take a TIFF file's colours for 8-bit ones where all are below 256, as old writers have them, and as
+    libtiff does: of 16 bits, which they should have, they would all be black.
+    """
+    colours = getattr(image, "tag_v2", {}).get(_COLOUR_MAP, ())
+    if image.mode in ("P", "PA") and max(colours, default=256) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def decode_jpeg(data: bytes, limits: PictureLimits | None = None) -> Image.Image:
@@ -177,7 +220,23 @@ def decode_jpeg(data: bytes, limits: PictureLimits | None = None) -> Image.Image
     return to_rgb(image)
 
 
-def orientation(image: Image.Image) -> int:
+def _stored_orientation(image: Image.Image) -> int:
+    """The orientation of an image that was opened here, and is decoded.
+
+    EXIF data that lie apart are read here: Pillow reads all that their directory points at, however often.
+    """
+    exif, text = image.info.pop("exif", None), image.info.pop(_EXIF_TEXT, "")
+    if exif is None:
+        try:
+            exif = bytes.fromhex("".join(text.split("\n")[3:]))
+        except ValueError:
+            exif = b""
+    found = exif_orientation(exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0"))
+    # Otherwise a TIFF file's own, or that of XMP.
+    return found if found is not None and 1 <= found <= 8 else _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none, it is none of these, or the data are damaged."""
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
@@ -200,8 +259,11 @@ def stored_box(region: Region, size: Size, turn: int) -> tuple[int, int, int, in
     return left, top, right, bottom
 
 
-def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def upright_rgb(image: Image.Image, name: str, opened: bool) -> Image.Image:
     """The image decoded, in RGB, with the EXIF orientation applied. May return `image` itself.
+
+    Args:
+        opened: it was by `open_encoded`; otherwise by the caller, who may have changed its EXIF data.
 
     Raises:
         NotAPictureError: damaged or truncated, or of values whose range is not clear.
@@ -212,7 +274,7 @@ def upright_rgb(image: Image.Image, name: str) -> Image.Image:
         if deep:
             check_depth(image, name)
         # After loading: some formats are turned by Pillow itself, which then drops the tag.
-        turn = orientation(image)
+        turn = _stored_orientation(image) if opened else _orientation(image)
         rgb = to_rgb(image, name)
         return rgb.transpose(TRANSPOSITIONS[turn]) if turn in TRANSPOSITIONS else rgb
 

@@ -243,7 +243,7 @@ def open_picture(source: PictureSource, limits: PictureLimits | None = None) -> 
     if isinstance(source, Image.Image):
         name = "the image"
         limits.check_pixels(source.width, source.height, name)
-        decoded = upright_rgb(source, name)
+        decoded = upright_rgb(source, name, opened=False)
         if decoded is source:
             decoded = source.copy()
         return Picture(Size(*decoded.size), decoded, name)
@@ -254,7 +254,7 @@ def open_picture(source: PictureSource, limits: PictureLimits | None = None) -> 
     image = open_encoded(data, limits, name)
     if isinstance(image, Jpeg):
         return Picture(image.upright_size, image, name)
-    decoded = upright_rgb(image, name)
+    decoded = upright_rgb(image, name, opened=True)
     return Picture(Size(*decoded.size), decoded, name)
 
 
