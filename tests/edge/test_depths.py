@@ -48,7 +48,7 @@ def test_floating_point_numbers_reach_to_a_usual_white(white: float) -> None:
 def test_where_zero_is_white_dark_is_not_light() -> None:
     values = [65535 - round(part * 65535) for part in RAMP]
     assert greys(grey_tiff("H", values, photometric=0)) == GREY
-    light = [65535 - value for value in (65535, 65000, 64000, 30000)]
+    light = [65535 - value for value in (65535, 65000, 64000, 30000, 30000)]
     assert greys(grey_tiff("H", light, photometric=0))[2] == 249  # not stretched
     with pytest.raises(NotAPictureError, match=r"not clear; save it with 8 bits"):
         open_picture(grey_tiff("H", [0, 1000, 4095], photometric=0))
@@ -158,6 +158,24 @@ def test_one_hot_pixel_does_not_make_all_others_dark(letter: str, most: float, h
     assert many[-1] == 255
 
 
+@pytest.mark.parametrize("count", [3, 12, 400, 999])
+@pytest.mark.parametrize(
+    ("letter", "most", "hot"),
+    [("H", 4095, 65535), ("H", 40, 65535), ("I", 1000, 65535), ("f", 1.0, 255.0), ("f", 255.0, 65535.0)],
+)
+def test_one_hot_pixel_of_a_small_picture_does_not_either(
+    count: int, letter: str, most: float, hot: float
+) -> None:
+    values = [most * x / count for x in range(1, count)]
+    values = [int(value) for value in values] if letter != "f" else values
+    with pytest.raises(NotAPictureError, match="not clear; save it"):
+        open_picture(grey_tiff(letter, [hot, *values]))
+    if letter != "f" and most > 255:  # of smaller ones Pillow keeps nothing
+        with pytest.raises(NotAPictureError, match="too dark or too pale"):
+            open_picture(colour_png([*map(int, values), int(hot)], False))
+    assert greys(grey_tiff(letter, [0] * count + [hot])) == [0] * count + [255]  # in every range
+
+
 def test_one_hot_pixel_of_colour_does_not_make_all_others_dark() -> None:
     with pytest.raises(NotAPictureError, match="too dark or too pale"):
         open_picture(colour_png([4095] * 2000 + [65535], False))
@@ -170,6 +188,23 @@ def test_dark_pictures_black_ones_and_thin_colours_are_no_fewer_bits() -> None:
     assert greys(png(2, 1, 16, 6, b"\0" + row)) == [0, 255]
     half = struct.pack(">8H", 0, 0, 0, 32767, 65535, 65535, 65535, 32767)
     assert greys(png(2, 1, 16, 6, b"\0" + half)) == [128, 255]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_a_colour_map_of_eight_bits_in_sixteen_is_not_black(bits: int, order: str) -> None:
+    count = 2**bits
+    reds, greens, blues = ([(part + step) % 256 for step in range(count)] for part in (200, 90, 7))
+    indices = bytes([0b01_000000, 0]) if bits == 1 else bytes([0x10, 0x32]) if bits == 4 else bytes([1, 0])
+
+    def colours(scale: int) -> list[Any]:
+        map_ = tuple(value * scale for value in (*reds, *greens, *blues))
+        file = tiff(Directory((2, 1), indices[: 1 + (bits == 8)], (bits,), 3, {320: map_}), order=order)
+        image = open_picture(file).original()
+        return [image.getpixel((x, 0)) for x in range(2)]
+
+    wanted = [(200, 90, 7), (201, 91, 8)]
+    assert colours(1) == colours(257) == (wanted if bits != 8 else wanted[::-1])[:: -1 if bits == 4 else 1]
 
 
 def test_sixteen_bits_a_pixel_are_not_sixteen_a_colour() -> None:

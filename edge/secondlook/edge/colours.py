@@ -19,8 +19,8 @@ _DARK = 1 / 16
 # Of 16 bits a colour, Pillow keeps the upper 8: of 14 bits in them and of 12, no more than this is left.
 # Cameras have so many; 15 cannot be told from a dark picture.
 _OF_14, _OF_12 = 63, 15
-# Less than a thousandth of all pixels may be hot, or glints. Where they alone have more than a quarter of the
-# range, it is not clear whether it is that of the others, which would be dark in it.
+# One pixel, or less than a thousandth of them, may be hot, or a glint. Where they alone have more than a
+# quarter of the range, it is not clear whether it is that of the others: unless 0, they would be dark.
 _FEW, _FAR = 1000, 4
 
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
@@ -69,7 +69,10 @@ def check_depth(image: Image.Image, name: str) -> None:
     bands = image.split()
     alpha = {"LA": 1, "RGBA": 3, "RGBX": 3}.get(image.mode, len(bands))
     highest = max(_extrema(band)[1] for band in bands[:alpha])
-    few = all(_few_above(band, _OF_12) for band in bands[:alpha])
+    colours = bands[:alpha]
+    few = all(_few_above(band, _OF_12) for band in colours) and any(
+        _some_below(band, _OF_12) for band in colours
+    )
     # Colours multiplied by an alpha of fewer bits are right again, but the alpha is not.
     thin = any(0 < _extrema(band)[1] <= _OF_12 for band in bands[alpha:])
     if (highest > 0 and (highest <= _OF_14 or few)) or thin:
@@ -103,18 +106,30 @@ def _deep_to_grey(image: Image.Image, name: str) -> Image.Image:
 def _glints_alone_reach(values: Image.Image, white: float) -> bool:
     """Whether nearly all values, of mode I or F, have another range than the largest."""
     if values.mode == "F":
-        return any(_few_above(values, lower) for lower in _WHITES if lower < white)
-    return white > 2 ** _DEPTHS[0] and _few_above(values, int(white) // _FAR)
+        lower = [one for one in _WHITES if one < white]
+    else:
+        lower = [int(white) // _FAR] if white > 2 ** _DEPTHS[0] else []
+    return any(_few_above(values, one) and _some_below(values, one) for one in lower)
 
 
 def _few_above(band: Image.Image, threshold: float) -> bool:
-    """Whether less than a thousandth of the pixels have a larger value."""
+    """Whether only one pixel, of three or more, or less than a thousandth of all have a larger value."""
+    total = band.width * band.height
+    above = total - _count(band, threshold)
+    return above < total / _FEW or (above <= 1 and total > 2)
+
+
+def _some_below(band: Image.Image, threshold: float) -> bool:
+    """Whether there are values up to the threshold that are not black in every range."""
+    least = band.histogram() if band.mode == "L" else band.histogram(extrema=(0, 1))
+    return _count(band, threshold) > least[0]
+
+
+def _count(band: Image.Image, threshold: float) -> int:
+    """The pixels whose value is from 0 to the threshold."""
     if band.mode == "L":
-        counts = band.histogram()[: int(threshold) + 1]
-    else:
-        counts = band.histogram(extrema=(0, threshold))
-    above = band.width * band.height - sum(counts)
-    return above < band.width * band.height / _FEW
+        return sum(band.histogram()[: int(threshold) + 1])
+    return sum(band.histogram(extrema=(0, threshold)))
 
 
 def _extrema(band: Image.Image) -> tuple[float, float]:
