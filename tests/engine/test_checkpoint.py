@@ -145,9 +145,12 @@ def test_the_variable_that_keeps_the_hub_away_is_named(
 
     for other in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     monkeypatch.setenv(variable, value)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert message in refusal(ModelNotFoundError, "owner/model")
+    told = refusal(ModelNotFoundError, "owner/model")
+    assert message in told
+    assert ("HF_ENDPOINT" in told) == (variable == "HF_ENDPOINT")
 
 
 def test_a_missing_folder_and_a_file_are_not_found(written: Path) -> None:

@@ -21,7 +21,7 @@ import httpx
 from .errors import SettingsError
 from .exchange import LostError
 
-__all__ = ["Route", "without_password"]
+__all__ = ["Route", "checked_url", "without_password"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Route:
         Raises:
             SettingsError: the address, the environment or the file cannot be used.
         """
-        url = _checked_url(server_url)
+        url = checked_url(server_url)
         proxy = None if direct else _proxy_for(url)
         if "https" not in (url.scheme, proxy.url.scheme if proxy else ""):
             return cls(url, proxy)  # without TLS, certificates would be loaded for nothing
@@ -119,7 +119,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def _checked_url(server_url: str) -> httpx.URL:
+def checked_url(server_url: str) -> httpx.URL:
+    """
+    Raises:
+        SettingsError: it is no address of a server.
+    """
     shown = without_password(server_url)
     try:
         url = httpx.URL(server_url)

@@ -13,7 +13,7 @@ import huggingface_hub
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.files import is_lfs_pointer
-from secondlook.edge.route import Route, without_password
+from secondlook.edge.route import Route, checked_url, without_password
 from secondlook.engine.errors import (
     IncompleteModelError,
     InvalidModelError,
@@ -92,11 +92,15 @@ def _hub_reason(error: Exception) -> str:
     """Why the hub could not be asked: the variable of the environment that is at fault, if one is."""
     endpoint = os.environ.get("HF_ENDPOINT")
     named = f"HF_ENDPOINT={without_password(endpoint)}: " if endpoint else ""
+    address = endpoint or _HUB
     try:
-        route = Route.to(endpoint or _HUB)
+        checked_url(address)
     except SettingsError as fault:
-        at_fault = "" if str(fault).startswith(("the proxy", "the certificates", "SSLKEYLOGFILE")) else named
-        return f"{at_fault}{fault}"
+        return f"{named}{fault}"
+    try:
+        route = Route.to(address)
+    except SettingsError as fault:  # of another variable, which it names
+        return str(fault)
     by = f" (by {route.proxy})" if route.proxy is not None else ""
     return f"{named}{reason(error)}{by}"
 
