@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from secondlook.edge.versions import installed_version
 
 PACKAGES = ("torch", "transformers", "onnxruntime", "pillow", "numpy", "secondlook")
 """Whose versions a measurement depends on."""
@@ -30,16 +31,9 @@ def environment(device: str, dtype: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        **{name: _version(name) for name in PACKAGES},
+        **{name: installed_version(name) for name in PACKAGES},
         "commit": _commit(),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a source tree, which is not installed
-        return None
 
 
 def _processor() -> str:

@@ -15,9 +15,7 @@ import json
 import logging
 import math
 import sys
-from contextlib import suppress
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +39,7 @@ from .errors import (
 from .files import to_standard_output, write_files
 from .imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, PictureLimits
 from .retry import ClientSettings
+from .versions import installed_version
 from .wire import AnswerOptions
 
 __all__ = ["app", "main"]
@@ -86,11 +85,8 @@ DEFAULTS = ClientSettings()
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        for name in ("secondlook-edge", "secondlook"):  # alone, or with the server
-            with suppress(PackageNotFoundError):
-                typer.echo(f"secondlook-edge {version(name)}")
-                raise typer.Exit
-        typer.echo("secondlook-edge, not installed")
+        found = installed_version("secondlook-edge", "secondlook")  # alone, or with the server
+        typer.echo(f"secondlook-edge {found}" if found else "secondlook-edge, not installed")
         raise typer.Exit
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from secondlook.edge.validation import validated
+from secondlook.edge.versions import installed_version
 from secondlook.engine.encoders import EncoderChoice, Vision, with_vision
 from secondlook.engine.encoders.manifest import (
     GRAPH_FILE,
@@ -163,10 +162,6 @@ def _parity(
 
 def _manifest(model: VisionLanguageModel, written: WrittenGraph, parity: Parity) -> EncoderManifest:
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES}
-    tools = {}
-    for name in _TOOLS:
-        with suppress(PackageNotFoundError):  # secondlook itself, run from a source tree
-            tools[name] = version(name)
     return EncoderManifest(
         model=model.name,
         weights={name: model.encoder_digest(dtype) for name, dtype in dtypes.items()},
@@ -177,7 +172,7 @@ def _manifest(model: VisionLanguageModel, written: WrittenGraph, parity: Parity)
         tokens=model.most_visual_tokens[0],
         width=model.decoder.width,
         preprocessing=model.preprocessing,
-        tools=tools,
+        tools={name: found for name in _TOOLS if (found := installed_version(name))},
         parity=parity,
         files={name: file_digest(written.folder / name) for name in (GRAPH_FILE, WEIGHTS_FILE)},
         revision=model.revision,

@@ -6,13 +6,13 @@ Heavy imports wait until a command needs them.
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, NoReturn
 
 import typer
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.files import to_standard_output
+from secondlook.edge.versions import installed_version
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.plugins import COMMANDS, plugins
 from secondlook.engine.threads import configure_threads
@@ -69,10 +69,8 @@ def run(application: typer.Typer, arguments: list[str] | None = None) -> NoRetur
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        try:
-            typer.echo(f"secondlook {version('secondlook')}")
-        except PackageNotFoundError:
-            typer.echo("secondlook, not installed")
+        found = installed_version("secondlook")
+        typer.echo(f"secondlook {found}" if found else "secondlook, not installed")
         raise typer.Exit
 
 

@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PIL import Image
@@ -23,6 +22,7 @@ from PIL import Image
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size, most_pixels, sent_size
 from secondlook.edge.imaging import PictureLimits, decode_jpeg
+from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
 from secondlook.engine.replies import final_reply, first_reply
@@ -53,14 +53,7 @@ _BYTES_A_CHARACTER = 4
 """Of UTF-8, at most."""
 
 
-def _software_version() -> str:
-    try:
-        return version("secondlook")
-    except PackageNotFoundError:  # run from sources that nobody installed
-        return ""
-
-
-_VERSION = _software_version()
+_VERSION = installed_version("secondlook") or ""
 
 _PURGE_SECONDS = 1.0
 """How often sessions over time are looked for; what they keep is freed at most this much later."""
