@@ -89,7 +89,7 @@ class Expected:
         found = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=self.adapter.preprocessing.pixel_values(pictures, torch.device("cpu")),
+            pixel_values=self.adapter.preprocessing.on(torch.device("cpu"))(pictures),
             max_new_tokens=MOST,
             do_sample=False,
         )
@@ -166,7 +166,7 @@ class Session:
                 self.engine.round()
         used = self.engine._pool.used
         assert used <= self.engine.slots
-        assert used + self.engine.waiting <= self.engine._scheduler.requests
+        assert used <= self.engine._scheduler.requests
 
     def finish(self) -> None:
         """To the end, which must come; nothing is left."""

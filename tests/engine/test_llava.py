@@ -118,9 +118,23 @@ def test_prompts_equal_the_processors(pair: Pair, images: int) -> None:
 def test_pixel_values_equal_the_processors(pair: Pair) -> None:
     expected = pair.inputs(QUESTION, [picture(3)])["pixel_values"]
     pictures = [shown(pair.adapter, picture(3))]
-    values = pair.adapter.preprocessing.pixel_values(pictures, torch.device("cpu"))
+    values = pair.adapter.preprocessing.on(torch.device("cpu"))(pictures)
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, expected, atol=1e-6, rtol=0)
+
+
+def test_a_picture_alone_is_moved_to_the_device(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean and std are there: they were put there once, for the model."""
+    moved: list[int] = []
+
+    def counted(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        moved.append(values.numel())
+        return values.to(device)
+
+    monkeypatch.setattr("secondlook.engine.models.pictures.to_device", counted)
+    pictures = [shown(pair.adapter, picture(number)) for number in range(2)]
+    pair.adapter.encode(pictures)
+    assert moved == [sum(one.pixels.numel() for one in pictures)]
 
 
 @pytest.mark.parametrize("images", [1, 2])

@@ -146,8 +146,22 @@ def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
         expected = pair.plain.processor(images=[image], return_tensors="pt")
         picture = pair.picture(image)
         assert [1, *(2 * count for count in picture.grid)] == expected["image_grid_thw"][0].tolist()
-        patches = pair.model.patching.patches(picture, torch.device("cpu"))
+        patches = pair.model.patches(picture)
         torch.testing.assert_close(patches, expected["pixel_values"], atol=1e-6, rtol=0)
+
+
+def test_a_picture_alone_is_moved_to_the_device(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean and std are there: they were put there once, for the model."""
+    moved: list[int] = []
+
+    def counted(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        moved.append(values.numel())
+        return values.to(device)
+
+    monkeypatch.setattr("secondlook.engine.models.pictures.to_device", counted)
+    pictures = [pair.picture(drawn((300, 200), number)) for number in range(2)]
+    pair.model.encode(pictures)
+    assert moved == [one.pixels.numel() for one in pictures]
 
 
 @given(grids=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=2))
@@ -196,7 +210,7 @@ def test_no_pass_waits_for_the_device(pair: Pair) -> None:
     model, pictures = pair.model, [pair.picture(drawn(size, 1)) for size in ((300, 120), (90, 500))]
     grids = [picture.grid for picture in pictures]
     vision = model.vision_module()
-    patches = torch.cat([model.patching.patches(picture, model.device) for picture in pictures])
+    patches = torch.cat([model.patches(picture) for picture in pictures])
     places = vision.places(grids, model.device)
     looks = Looks(model)
     prompt = looks.prompted(words([40]), grids, 0, pictures)

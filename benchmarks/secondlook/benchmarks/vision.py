@@ -87,11 +87,12 @@ def _encoder_only(preset: Preset, seed: int) -> VisionLanguageModel:
 
 def _pixels(model: VisionLanguageModel, batch: int, run: VisionRun) -> Iterator[Tensor]:
     """New pictures [batch, 3, S, S] for the warm-ups and each repeat."""
+    normalise = model.preprocessing.on(model.device)
     requests = fresh_requests(model.global_view, 1, (_WARMUPS + run.repeats) * batch, run.seed)
     for _ in range(_WARMUPS + run.repeats):
         images = [next(requests).global_image for _ in range(batch)]
         pictures = [model.picture(image, model.global_view, Size(*image.size)) for image in images]
-        yield model.preprocessing.pixel_values(pictures, model.device)
+        yield normalise(pictures)
 
 
 def _measured(

@@ -49,6 +49,7 @@ class ReferenceFlow:
         self._served = subject.engine.model  # whose pictures are preprocessed as the reference's
         self._probed = twin(subject.model, self._probed_attention)
         self._device: torch.device = subject.model.device
+        self._normalise = subject.preset.preprocessing.on(self._device)
 
     @torch.inference_mode()
     def answer(self, request: Request) -> Outcome:
@@ -120,7 +121,7 @@ class ReferenceFlow:
         """What the passes are given of images: pixel values [n, 3, S, S]."""
         model = self._served
         pictures = [model.picture(image, model.global_view, Size(*image.size)) for image in images]
-        return self._preset.preprocessing.pixel_values(pictures, self._device).to(self._model.dtype)
+        return self._normalise(pictures).to(self._model.dtype)
 
     def _region(self, question: Tensor, generic: Tensor, request: Request) -> Region:
         side = round(question.numel() ** 0.5)

@@ -23,13 +23,13 @@ from secondlook.engine.errors import PictureMismatchError
 __all__ = [
     "Colour",
     "Grid",
+    "Normalisation",
     "Picture",
     "Preprocessing",
     "Spread",
     "check_sent",
     "fitted",
     "largest_grid",
-    "normalised",
     "numbers",
 ]
 
@@ -109,11 +109,23 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def normalised(pixels: Tensor, mean: Colour, std: Spread, scale: float) -> Tensor:
-    """Values [..., 3, H, W] float32 of pixels [..., H, W, 3] uint8."""
-    values = pixels.movedim(-1, -3).float() * scale
-    middle, spread = (to_device(torch.tensor(three).view(3, 1, 1), pixels.device) for three in (mean, std))
-    return (values - middle) / spread
+class Normalisation:
+    """Pixels to the values that an encoder takes, on a device, where mean and std lie once for all pictures.
+
+    Args:
+        mean, std: per channel, applied to values scaled by `scale`.
+        scale: multiplies the 8-bit values.
+    """
+
+    def __init__(self, mean: Colour, std: Spread, scale: float, device: torch.device) -> None:
+        self._device, self._scale = device, scale
+        self._mean, self._std = (torch.tensor(three, device=device).view(3, 1, 1) for three in (mean, std))
+
+    def __call__(self, pictures: Sequence[Picture]) -> Tensor:
+        """Values [n, 3, H, W] float32 of pictures of one size."""
+        pixels = to_device(torch.stack([picture.pixels for picture in pictures]), self._device)
+        values = pixels.movedim(-1, -3).float() * self._scale
+        return ((values - self._mean) / self._std).contiguous()
 
 
 @validated(frozen=True)
@@ -122,8 +134,7 @@ class Preprocessing:
 
     Attributes:
         side: of the square, in pixels.
-        mean, std: per channel, applied to values scaled by `scale`.
-        scale: multiplies the 8-bit values.
+        mean, std, scale: see `Normalisation`.
     """
 
     side: PositiveInt
@@ -131,7 +142,6 @@ class Preprocessing:
     std: Spread
     scale: PositiveFloat = 1 / 255
 
-    def pixel_values(self, pictures: Sequence[Picture], device: torch.device) -> Tensor:
-        """Normalised values [n, 3, side, side] float32 on a device."""
-        pixels = to_device(torch.stack([picture.pixels for picture in pictures]), device)
-        return normalised(pixels, self.mean, self.std, self.scale).contiguous()
+    def on(self, device: torch.device) -> Normalisation:
+        """From pictures to values [n, 3, side, side] float32 on a device."""
+        return Normalisation(self.mean, self.std, self.scale, device)

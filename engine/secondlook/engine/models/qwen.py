@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import told, validated
 from secondlook.edge.wire import Budget, Filter, View
-from secondlook.engine.devices import to_device
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
 from secondlook.engine.models.base import Features
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Colour, Grid, Picture, Spread, normalised, numbers
+from secondlook.engine.models.pictures import Colour, Grid, Normalisation, Picture, Spread, numbers
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.qwen_vision import QwenVision
 from secondlook.engine.models.settings import Localisation, LookSettings
@@ -44,7 +43,7 @@ class Patching:
     """How pictures become patches.
 
     Attributes:
-        mean, std, scale: see `secondlook.engine.models.pictures.normalised`.
+        mean, std, scale: see `secondlook.engine.models.pictures.Normalisation`.
         patch: side of a patch, in pixels.
         merge: side of a cell, in patches.
         frames: that a patch spans; those of a picture are alike.
@@ -63,14 +62,6 @@ class Patching:
     def cell(self) -> int:
         """Side of a cell, in pixels."""
         return self.patch * self.merge
-
-    def patches(self, picture: Picture, device: torch.device) -> Tensor:
-        """[R, 3 · frames · patch²] float32 on a device, cell by cell, as transformers' processor has them."""
-        values = normalised(to_device(picture.pixels, device), self.mean, self.std, self.scale)
-        (rows, columns), merge, patch = picture.grid, self.merge, self.patch
-        parts = values.reshape(3, rows, merge, patch, columns, merge, patch).permute(1, 4, 2, 5, 0, 3, 6)
-        frames = parts.unsqueeze(5).expand(-1, -1, -1, -1, -1, self.frames, -1, -1)
-        return frames.reshape(rows * columns * merge**2, -1)
 
 
 def loaded(checkpoint: Checkpoint, kind: Any, config: Any, default: Localisation) -> Qwen:
@@ -104,6 +95,7 @@ class Qwen(Adapter):
         views, cell = (patching.view, patching.view), (patching.cell, patching.cell)
         super().__init__(name, module, prompts, settings, localisation, views, cell)
         self.patching = patching
+        self._normalise = Normalisation(patching.mean, patching.std, patching.scale, self.device)
         self._vision = QwenVision(module.model.visual)
         self.vision_settings = self._vision.settings
 
@@ -114,11 +106,19 @@ class Qwen(Adapter):
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
-        patches = torch.cat([self.patching.patches(picture, self.device) for picture in pictures])
+        patches = torch.cat([self.patches(picture) for picture in pictures])
         places = self._vision.places([picture.grid for picture in pictures], self.device)
         counts = [picture.tokens for picture in pictures]
         layers = [layer.split(counts) for layer in self._vision(patches, places)]
         return [Features(tokens, tuple(deep)) for tokens, *deep in zip(*layers, strict=True)]
+
+    def patches(self, picture: Picture) -> Tensor:
+        """[R, 3 · frames · patch²] float32, cell by cell, as transformers' processor has them."""
+        (rows, columns), merge, patch = picture.grid, self.patching.merge, self.patching.patch
+        values = self._normalise([picture]).reshape(3, rows, merge, patch, columns, merge, patch)
+        frames = values.permute(1, 4, 2, 5, 0, 3, 6).unsqueeze(5)
+        frames = frames.expand(-1, -1, -1, -1, -1, self.patching.frames, -1, -1)
+        return frames.reshape(rows * columns * merge**2, -1)
 
     def vision_module(self) -> nn.Module:
         return self._vision

@@ -47,6 +47,7 @@ class SquareAdapter(Adapter):
         view = View(size=Fixed(width=side, height=side), fit=settings.fit, filter=filter)
         super().__init__(name, module, prompts, settings, localisation, (view, view), (cell, cell))
         self._preprocessing = preprocessing
+        self._normalise = preprocessing.on(self.device)
         self._vision = vision
         self._encoder: VisionEncoder = vision
 
@@ -56,8 +57,8 @@ class SquareAdapter(Adapter):
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
-        pixels = self.preprocessing.pixel_values(pictures, self.device)
-        return [Features(tokens) for tokens in self._encoder(pixels.to(self.dtype))]
+        pixels = self._normalise(pictures).to(self.dtype)
+        return [Features(tokens) for tokens in self._encoder(pixels)]
 
     def vision_module(self) -> nn.Module:
         return self._vision
