@@ -96,7 +96,6 @@ def test_the_same_picture_is_not_encoded_again(model: Llava, counts: Counts, slo
     assert same(ask(engine), before)
     other = ask(engine, question=OTHER_QUESTION)
     assert (counts.pictures, counts.generic) == (1, 1)
-    assert (engine.prefixes.hits, engine.prefixes.misses) == (2, 1)
     assert same(other, ask(engine_of(model, slots), question=OTHER_QUESTION))
 
 
@@ -105,11 +104,9 @@ def test_another_clients_picture_is_its_own(model: Llava, counts: Counts) -> Non
     before = ask(engine)
     assert same(ask(engine, client="another camera"), before)
     assert (counts.pictures, counts.generic) == (2, 2)
-    assert (engine.prefixes.hits, engine.prefixes.misses) == (0, 2)
     for client in ("camera", "another camera"):
         ask(engine, client=client)
     assert counts.pictures == 2
-    assert (engine.prefixes.hits, engine.prefixes.misses) == (2, 2)
 
 
 def test_another_picture_is_encoded(model: Llava, counts: Counts) -> None:
@@ -162,7 +159,6 @@ def test_a_picture_given_up_is_encoded_again(model: Llava, counts: Counts) -> No
     assert counts.pictures == 3
     ask(engine, 2)
     assert (counts.pictures, counts.generic) == (4, 3)  # the generic question's row is not given up
-    assert (engine.prefixes.hits, engine.prefixes.misses) == (2, 4)
 
 
 @pytest.mark.parametrize("asked_before", [False, True])
@@ -239,7 +235,6 @@ def test_questions_that_waited_for_a_slot_find_what_was_computed_meanwhile(
         pass
     assert all(task.future.done() for task in tasks)
     assert counts.pictures == 1
-    assert (engine.prefixes.hits, engine.prefixes.misses) == (1, 1)
 
 
 def test_a_missing_prefix_does_not_cost_the_others_theirs(model: Llava, counts: Counts) -> None:
@@ -282,16 +277,13 @@ def kept_in(slot: int | None) -> KeptPrefix:
     return prefix
 
 
-def test_the_index_finds_what_it_was_told_and_counts() -> None:
+def test_the_index_finds_what_it_was_told() -> None:
     index, prefix = PrefixIndex(2), kept_in(1)
     assert index.find("a", "x") is None
     index.remember(prefix, "a", "x")
     assert index.find("a", "x") is prefix
     assert index.find("b", "x") is None
     assert index.find("a", "y") is None
-    for hit in (True, False, True):
-        index.count(hit=hit)
-    assert (index.hits, index.misses) == (2, 1)
 
 
 def test_the_index_does_not_grow_with_pictures_seen() -> None:

@@ -152,7 +152,7 @@ def test_an_arriving_second_look_gets_the_next_slot(expected: Expected) -> None:
     for first in (THREE[1], THREE[2], THREE[0]):
         session.first(first).future.add_done_callback(lambda _, first=first: ended.append(str(first.picture)))
     session.engine.round()  # the first of them has the slot
-    assert session.engine.waiting == 2
+    assert session.engine._scheduler.requests - session.engine._pool.used == 2  # wait
     second = session.second(Second(0, 8))
     second.future.add_done_callback(lambda _: ended.append("second"))
     session.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -106,10 +107,12 @@ def test_both_looks_through_server_and_edge_equal_the_plain_loop(size: tuple[int
     plain, original = Plain(model, seed=1), open_picture(drawn(size, 3))
     engine = Engine(model, cache=CacheSettings(most_slots=slots))
     with listening(create_app(engine)) as url, EdgeClient(url) as client:
-        client.ask(original, "Something else?", ALWAYS)  # its prefix is of no use to another question
-        answer = client.ask(original, question, ALWAYS)
-        assert client.ask(original, question, ALWAYS).text == answer.text
-    assert engine.prefixes.hits >= 1
+        encoded = []
+        for asked in ("Something else?", question, question):
+            with patch.object(model, "encode", wraps=model.encode) as encode:
+                answer = client.ask(original, asked, ALWAYS)
+            encoded.append(sum(len(call.args[0]) for call in encode.call_args_list))
+    assert encoded[0] == encoded[1] > encoded[2]  # a prefix is of no use to another question
 
     sent = decode_jpeg(original.global_image(model.global_view).jpeg)
     picture = model.picture(sent, model.global_view, original.size)

@@ -256,13 +256,3 @@ class GridMap:
         x = (Fraction(column) * self.target.width / self.columns - left) * self.image.width / width
         y = (Fraction(row) * self.target.height / self.rows - top) * self.image.height / height
         return x, y
-
-    def cell_rectangle(self, row: int, column: int) -> Rectangle:
-        """The original pixels behind one cell; with `pad` it may lie partly or wholly outside the picture."""
-        if not (0 <= row < self.rows and 0 <= column < self.columns):
-            raise GeometryError(
-                f"cell ({row}, {column}) is outside a grid of {self.rows}x{self.columns} cells"
-            )
-        left, top = self.to_pixels(column, row)
-        right, bottom = self.to_pixels(column + 1, row + 1)
-        return Rectangle(float(left), float(top), float(right), float(bottom))

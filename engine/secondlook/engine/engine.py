@@ -128,11 +128,6 @@ class Engine:
         """Sequences that can be computed at once."""
         return self._pool.count
 
-    @property
-    def waiting(self) -> int:
-        """Looks that wait for a slot."""
-        return self._scheduler.waiting
-
     def prepare(
         self,
         global_image: Image.Image,
@@ -245,7 +240,6 @@ class Engine:
         find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
         try:
-            self.prefixes.count(hit=prefix is not None)
             read = options.second_look != "never" or options.relevance
             row, projection, encoded = yield from self._ask(slot, asked, limit, prefix, stages, probe=read)
             if self._shares(asked):

@@ -14,26 +14,15 @@ __all__ = ["PrefixIndex"]
 
 
 class PrefixIndex:
-    """Kept prefixes by client and key; not many more than there are in slots or claimed.
-
-    Attributes:
-        hits, misses: how often a prefix was there when it was asked for, and how often not.
-    """
+    """Kept prefixes by client and key; not many more than there are in slots or claimed."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._known: dict[tuple[str, Hashable], KeptPrefix] = {}
-        self.hits = 0
-        self.misses = 0
 
     def find(self, client: str, key: Hashable) -> KeptPrefix | None:
         """The prefix, which may be given up by now."""
         return self._known.get((client, key))
-
-    def count(self, *, hit: bool) -> None:
-        """A prefix was there, or not."""
-        self.hits += hit
-        self.misses += not hit
 
     def remember(self, prefix: KeptPrefix, client: str, key: Hashable) -> None:
         """Find the prefix there from now on."""

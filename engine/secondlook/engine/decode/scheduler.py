@@ -185,11 +185,6 @@ class Scheduler:
         """Requests in progress."""
         return len(self._requests)
 
-    @property
-    def waiting(self) -> int:
-        """Those of them that wait for a slot."""
-        return sum(isinstance(request.want, Slot) for request in self._requests)
-
     def start(self, flow: Flow[ResultT], stages: Stages, *, urgent: bool = False) -> Request[ResultT]:
         """Take a request in; nothing is computed before the next round."""
         request = Request(flow, urgent, stages)
