@@ -106,6 +106,12 @@ def test_directories_that_cost_more_than_a_picture_are_refused() -> None:
         open_picture(bytes(file))
 
 
+@pytest.mark.parametrize("tag", [258, 274, 277, 282, 700, 34675])
+def test_tags_of_far_too_many_values_are_refused(tag: int) -> None:
+    with pytest.raises(NotAPictureError, match=f"is damaged: its tag {tag} has 300000 values"):
+        open_picture(tiff(of_image(SMALL), Directory((4, 4), bytes(48), tags={tag: (7,) * 300_000})))
+
+
 def test_directories_that_lead_in_circles_come_to_an_end() -> None:
     file = bytearray(tiff(of_image(SMALL)))
     file[-4:] = file[4:8]  # the next one is the first

@@ -17,6 +17,9 @@ __all__ = ["exif_orientation", "whole_picture"]
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 254, 256, 257, 258, 262
 _COMPRESSION, _ORIENTATION, _COLOURS, _PLANES, _SUB_DIRECTORIES, _SAMPLES = 259, 274, 277, 284, 330, 339
 _RAW = (32803, 34892)
+# Tags of a few values, or of bytes, which readers take one by one: a million rationals cost seconds.
+_FEW_VALUES = frozenset((258, 259, 262, 266, 274, 277, 282, 283, 284, 296, 317, 338, 339, 530, 700, 34675))
+_OF_BYTES = (1, 2, 7)
 # Of the tags SampleFormat, Compression and PlanarConfiguration.
 _SIGNED = 2
 _UNCOMPRESSED, _APART = 1, 2
@@ -203,6 +206,8 @@ def _read(data: bytes, at: int, layout: _Layout) -> tuple[_Directory, int]:
         total += count * width
         if total > len(data) + _FEW_BYTES:
             raise OverflowError("its tags claim more bytes than it has")
+        if tag in _FEW_VALUES and kind not in _OF_BYTES and count > _MOST_VALUES:
+            raise OverflowError(f"its tag {tag} has {count} values")
         if letter and count <= _MOST_VALUES:
             place = at_entry + head
             if count * width > room:
