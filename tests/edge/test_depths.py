@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from edge.files import Directory, png, tiff
+from edge.support import encoded
 from secondlook.edge import NotAPictureError, open_picture
 from secondlook.edge.colours import to_rgb
 
@@ -111,6 +113,22 @@ def test_fewer_bits_in_sixteen_of_each_colour_are_not_dark(kind: str, bits: int)
     assert greys(file([0, 0x4000, 0xFFFF])) == [0, 64, 255]
     with pytest.raises(NotAPictureError, match=r"no value that needs more than 14: .* save it with 8"):
         open_picture(file([0, 1000, 2**bits - 1]))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_eight_bits_in_sixteen_of_each_colour_are_not_black(order: str) -> None:
+    values = [*range(0, 256, 5), 255]
+    row = b"".join(struct.pack(f"{order}3H", *[value] * 3) for value in values)
+    files = [tiff(Directory((len(values), 1), row, (16, 16, 16)), order=order)]
+    if order == ">":
+        files += [colour_png(values, False), colour_png(values, True), colour_ppm(values)]
+        files.append(encoded(Image.open(io.BytesIO(files[0])), "PNG"))
+        assert max(greys(files.pop())) == 0  # what Pillow makes of them
+    for file in files:
+        with pytest.raises(NotAPictureError, match="no value that needs more than 8: it would be black"):
+            open_picture(file)
+    for file in (colour_png([0, 0], True), colour_ppm([0, 0]), tiff(Directory((1, 1), bytes(6), (16,) * 3))):
+        assert max(greys(file)) == 0
 
 
 @pytest.mark.parametrize("letter", ["e", "f"])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from .errors import NotAPictureError
 
-__all__ = ["check_depth", "is_deep", "to_rgb"]
+__all__ = ["check_depth", "highest_colour", "is_deep", "to_rgb"]
 
 # How many bits whole numbers are taken to have: the fewest of these that hold the largest.
 _DEPTHS = range(8, 17)
@@ -63,18 +63,26 @@ def is_deep(image: Image.Image) -> bool:
     return any(re.search(";16[BLN]", how) or (image.format == "PPM" and "65535" in how) for how in coded)
 
 
+def _colours(image: Image.Image) -> tuple[Image.Image, ...]:
+    """The bands, without what is or may be alpha."""
+    bands = image.split()
+    return bands[: {"LA": 1, "RGBA": 3, "RGBX": 3}.get(image.mode, len(bands))]
+
+
+def highest_colour(image: Image.Image) -> float:
+    """The largest value of any colour, alpha aside."""
+    return max(_extrema(band)[1] for band in _colours(image))
+
+
 def check_depth(image: Image.Image, name: str) -> None:
     """Refuse a decoded `is_deep` picture whose values may lie in the dropped bits: dark, or pale. Where there
     is none but 0, it is the same with any number of bits."""
-    bands = image.split()
-    alpha = {"LA": 1, "RGBA": 3, "RGBX": 3}.get(image.mode, len(bands))
-    highest = max(_extrema(band)[1] for band in bands[:alpha])
-    colours = bands[:alpha]
+    colours, highest = _colours(image), highest_colour(image)
     few = all(_few_above(band, _OF_12) for band in colours) and any(
         _some_below(band, _OF_12) for band in colours
     )
     # Colours multiplied by an alpha of fewer bits are right again, but the alpha is not.
-    thin = any(0 < _extrema(band)[1] <= _OF_12 for band in bands[alpha:])
+    thin = any(0 < _extrema(band)[1] <= _OF_12 for band in image.split()[len(colours) :])
     if (highest > 0 and (highest <= _OF_14 or few)) or thin:
         raise NotAPictureError(
             f"{name} has 16 bits a colour, but (nearly) no value that needs more than 14: with fewer bits it "

@@ -8,14 +8,16 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from PIL import Image, ImageFile, ImagePalette
 
-from .colours import check_depth, is_deep, to_rgb
+from .colours import check_depth, highest_colour, is_deep, to_rgb
 from .errors import NotAPictureError, PictureTooLargeError
 from .geometry import Region, Size
 from .jpeg import START, Jpeg, read_jpeg
@@ -259,6 +261,35 @@ def stored_box(region: Region, size: Size, turn: int) -> tuple[int, int, int, in
     return left, top, right, bottom
 
 
+def _lower_bytes(image: Image.Image) -> Callable[[], Image.Image] | None:
+    """What decodes the lower bytes of a picture of 16 bits a colour, which Pillow drops: it reads them as the
+    upper ones of numbers in the other byte order. None for grey with alpha, for which it has no other.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or image.mode == "LA":
+        return None
+    file, kind = image.fp, type(image)
+    assert file is not None, "nothing is decoded yet"
+    tiles = [tile._replace(args=_swapped(tile.args)) for tile in image.tile]
+
+    def decoded() -> Image.Image:
+        file.seek(0)
+        again = kind(file, "")
+        again.tile = tiles
+        again.load()
+        return again
+
+    return decoded
+
+
+def _swapped(args: Any) -> Any:
+    """A decoder's arguments with the other byte order."""
+    if isinstance(args, tuple):
+        return tuple(_swapped(one) for one in args)
+    order = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    swap = re.fullmatch("(.*;16)([BLN])", args) if isinstance(args, str) else None
+    return swap[1] + order[swap[2]] if swap else args
+
+
 def upright_rgb(image: Image.Image, name: str, opened: bool) -> Image.Image:
     """The image decoded, in RGB, with the EXIF orientation applied. May return `image` itself.
 
@@ -269,10 +300,16 @@ def upright_rgb(image: Image.Image, name: str, opened: bool) -> Image.Image:
         NotAPictureError: damaged or truncated, or of values whose range is not clear.
     """
     deep = is_deep(image)
+    lower = _lower_bytes(image) if deep and opened else None
     with reading(name):
         image.load()
         if deep:
             check_depth(image, name)
+        if lower is not None and not highest_colour(image) and highest_colour(lower()):
+            raise NotAPictureError(
+                f"{name} has 16 bits a colour, but no value that needs more than 8: it would be black; save "
+                "it with 8 bits"
+            )
         # After loading: some formats are turned by Pillow itself, which then drops the tag.
         turn = _stored_orientation(image) if opened else _orientation(image)
         rgb = to_rgb(image, name)
