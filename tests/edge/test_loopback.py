@@ -323,3 +323,10 @@ print(sorted(heavy), sorted(name for name in others if not name.startswith("seco
 """
     result = python("-c", program)
     assert (result.stdout, result.stderr) == ("71\n[] []\n", "")
+
+
+def test_an_error_is_told_to_a_terminal_of_no_width(tmp_path: Path) -> None:
+    asked = ["ask", str(tmp_path), QUESTION, "--server", "http://127.0.0.1:9"]
+    result = CliRunner().invoke(app, asked, env={"COLUMNS": "0"})
+    assert result.exit_code == 2
+    assert result.stderr == f"error: cannot read the picture {tmp_path}: Is a directory\n"

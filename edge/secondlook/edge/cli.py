@@ -172,16 +172,16 @@ def ask(
                 picture, question, options, on_stage=lambda stage: status.update(f"{STAGES[stage]} …")
             )
     except SecondLookError as error:
-        raise _fail(notes, str(error), _exit_code(error)) from error
+        raise _fail(str(error), _exit_code(error)) from error
     except KeyboardInterrupt as interrupt:
-        raise _fail(notes, "interrupted", 130) from interrupt
+        raise _fail("interrupted", 130) from interrupt
     typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False) if as_json else answer.text)
     if verbose:
         notes.print(_account(answer))
     if answer.second_look_failed is not None:
-        _note(notes, f"note: the second look failed, the first answer stands: {answer.second_look_failed}")
+        _note(f"note: the second look failed, the first answer stands: {answer.second_look_failed}")
     if save_crop is not None:
-        _save(save_crop, answer, notes)
+        _save(save_crop, answer)
 
 
 def main() -> None:
@@ -194,14 +194,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _save(path: Path, answer: EdgeAnswer, notes: Console) -> None:
+def _save(path: Path, answer: EdgeAnswer) -> None:
     if answer.local_image is None:
-        _note(notes, f"note: there was no second look, so nothing was saved to {path}")
+        _note(f"note: there was no second look, so nothing was saved to {path}")
         return
     try:
         write_files({path: answer.local_image.jpeg})
     except WriteError as error:
-        raise _fail(notes, str(error), 2) from error
+        raise _fail(str(error), 2) from error
 
 
 def _account(answer: EdgeAnswer) -> Table:
@@ -232,7 +232,8 @@ class _NotesHandler(logging.Handler):
         self._notes = notes
 
     def emit(self, record: logging.LogRecord) -> None:
-        _note(self._notes, f"{record.levelname.lower()}: {record.getMessage()}")
+        text = " ".join(f"{record.levelname.lower()}: {record.getMessage()}".split())
+        self._notes.print(text, markup=False, soft_wrap=True)  # above the spinner
 
 
 def _configure_logging(notes: Console, verbose: bool) -> None:
@@ -264,11 +265,11 @@ def _exit_code(error: SecondLookError) -> int:
     return 4 if isinstance(error, RequestRefusedError | UnexpectedReplyError) else 2
 
 
-def _note(notes: Console, text: str) -> None:
-    """One line, neither wrapped nor read as markup."""
-    notes.print(" ".join(text.split()), markup=False, soft_wrap=True)
+def _note(text: str) -> None:
+    """One line, however wide the terminal says it is: rich prints nothing with COLUMNS=0."""
+    typer.echo(" ".join(text.split()), err=True)
 
 
-def _fail(notes: Console, text: str, code: int) -> typer.Exit:
-    _note(notes, f"error: {text}")
+def _fail(text: str, code: int) -> typer.Exit:
+    _note(f"error: {text}")
     return typer.Exit(code)
