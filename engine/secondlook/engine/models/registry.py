@@ -17,6 +17,9 @@ ARCHITECTURES = {
     "qwen2_5_vl": "secondlook.engine.models.qwen2_5_vl",
     "qwen3_vl": "secondlook.engine.models.qwen3_vl",
     "instructblip": "secondlook.engine.models.instructblip",
+    "smolvlm": "secondlook.engine.models.smolvlm",
+    "idefics3": "secondlook.engine.models.smolvlm",
+    "internvl": "secondlook.engine.models.internvl",
 }
 
 
@@ -27,6 +30,7 @@ def architecture(model_type: object, folder: object) -> ModuleType:
         UnsupportedModelError: there is none; the message says what is supported.
     """
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        supported = "; ".join(import_module(name).SUPPORTED for name in ARCHITECTURES.values())
+        modules = dict.fromkeys(ARCHITECTURES.values())
+        supported = "; ".join(import_module(name).SUPPORTED for name in modules)
         raise UnsupportedModelError(f"{folder} holds model_type {model_type}; supported is {supported}")
     return import_module(ARCHITECTURES[model_type])
