@@ -147,11 +147,18 @@ class Checkpoint:
     def localisation(self, default: Localisation) -> Localisation:
         return read_file(self.folder / LOCALISATION_FILE, default)
 
-    def prompts(self, config: Any, question_suffix: str, written: Frame | None = None) -> ChatPrompts:
+    def prompts(
+        self,
+        config: Any,
+        question_suffix: str,
+        written: Frame | None = None,
+        around_image: tuple[str, str] = ("", ""),
+    ) -> ChatPrompts:
         """
         Args:
             config: transformers' own, with the `image_token_id`.
             written: around a question, where an architecture has no chat template.
+            around_image: see `ChatPrompts`.
         """
         template, file = (written, self.folder) if written is not None else self._template()
         tokenizer, vocabulary = self.tokenizer(), config.get_text_config().vocab_size
@@ -164,6 +171,7 @@ class Checkpoint:
                     placeholder=config.image_token_id,
                     vocabulary=vocabulary,
                     question_suffix=question_suffix,
+                    around_image=around_image,
                 )
             except ModelError as error:
                 raise type(error)(f"{file}: {error}") from error

@@ -86,6 +86,7 @@ class ChatPrompts:
         placeholder: int,
         vocabulary: int | None = None,
         question_suffix: str = "",
+        around_image: tuple[str, str] = ("", ""),
     ) -> None:
         """
         Args:
@@ -93,11 +94,14 @@ class ChatPrompts:
             placeholder: the token of an image.
             vocabulary: rows of the embedding; None: not compared.
             question_suffix: put behind every question, the generic one too.
+            around_image: text that a processor writes before and behind the placeholder, and the chat
+                template does not; what is behind must be one special token.
 
         Raises:
             UnsupportedModelError: the template cannot place one and two images, puts something of the
                 question before the global image, or is refused by `rendering.frame`.
-            InvalidModelError: the tokenizer makes tokens that the embedding has no row of.
+            InvalidModelError: the tokenizer makes tokens that the embedding has no row of, or lacks what
+                stands behind an image.
         """
         self._tokenizer: Any = tokenizer  # declared by transformers as returning nearly anything
         named = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
@@ -109,6 +113,7 @@ class ChatPrompts:
         } | set(tokenizer.all_special_ids)
         # The unknown token poses as nothing, and in a vocabulary without bytes any odd character becomes it.
         self._reserved.discard(tokenizer.unk_token_id)
+        self._surround(*around_image)
         generic = self._tokenise(GENERIC_QUESTION)
         self._beginning = generic[0][: generic[0].index(placeholder) + 1]
         self._reserved_counts = [self._count_reserved(ids) for ids in generic]
@@ -182,6 +187,14 @@ class ChatPrompts:
                     f"{ids.count(self._placeholder)} of {token!r} (token {self._placeholder})"
                 )
         return one, two
+
+    def _surround(self, before: str, behind: str) -> None:
+        if behind and self._tokenizer.convert_tokens_to_ids(behind) not in self._reserved:
+            raise InvalidModelError(
+                f"the tokenizer has no special token {behind!r}, which must stand behind an image"
+            )
+        place = self._tokenizer.convert_ids_to_tokens(self._placeholder)
+        self._frame = self._frame.placing(place, before + place + behind)
 
     def _check_vocabulary(self, vocabulary: int, prompt: tuple[int, ...]) -> None:
         # Special tokens that no prompt has may lie beyond: some checkpoints have padding there.

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -51,6 +51,13 @@ class Frame:
     def text(self, question: str, images: int) -> str:
         before, behind = self.around[IMAGES.index(images)]
         return before + (question.strip() if self.trims else question) + behind
+
+    def placing(self, place: str, text: str) -> Frame:
+        """The same with another text for each picture's place."""
+        written = tuple(
+            (before.replace(place, text), behind.replace(place, text)) for before, behind in self.around
+        )
+        return replace(self, around=written)
 
 
 def frame(template: str, variables: Mapping[str, str]) -> Frame:
