@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, LlavaNextProcessor
+from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from engine.checkpoints import IMAGE_SIZE, PUBLISHED_TEMPLATE, Variant, edit_json, write_checkpoint
@@ -93,6 +94,13 @@ class Reference:
         )
         found: dict[str, Tensor] = self.processor(text=text, images=list(images), return_tensors="pt")
         return found
+
+    def sent(self, question: str, original: Image.Image, image: Image.Image) -> dict[str, Tensor]:
+        """The same of one picture, but with the pixels of what was sent of it."""
+        found, there = self.inputs(question, [original]), self.images.image_grid_pinpoints
+        sheet = list(select_best_resolution((original.height, original.width), there))
+        values = self.images([image], image_grid_pinpoints=[sheet], return_tensors="pt")
+        return {**found, "pixel_values": values["pixel_values"]}
 
     @torch.inference_mode()
     def base(self, ids: Sequence[int], images: Sequence[Image.Image]) -> dict[str, Tensor]:

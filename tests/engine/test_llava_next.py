@@ -154,13 +154,7 @@ def test_tiles_that_join_and_give_way_equal_generate(
     for image, shown, question, request in started:
         look = request.future.result()
         assert look.decision == "disabled"
-        inputs = pair.theirs.inputs(question, [image])
-        if shown.size != image.size:  # the same sheet, of what was sent
-            picture = tiled.picture(shown, tiled.global_view, Size(*image.size))
-            numbers = tiled.preprocessing
-            inputs["pixel_values"] = normalised(picture.pixels, numbers.mean, numbers.std, numbers.scale)[
-                None
-            ]
+        inputs = pair.theirs.sent(question, image, shown)
         assert look.look.visual_tokens == int(
             (inputs["input_ids"] == pair.theirs.model.config.image_token_id).sum()
         )
