@@ -3,14 +3,17 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+from transformers.image_utils import ChannelDimension
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from secondlook.edge import GeometryError, GridMap, Region, Size, place
-from secondlook.edge.geometry import most_pixels, sent_size, target
-from secondlook.edge.wire import Budget, Fixed, View
+from secondlook.edge.geometry import most_pixels, sent_size, sheet, target
+from secondlook.edge.wire import Budget, Fixed, Tiles, View
 
 lengths = st.integers(1, 20_000)
 sizes = st.builds(Size, lengths, lengths)
@@ -110,6 +113,20 @@ def test_a_budget_gives_the_size_of_the_published_processor(
             target(view, size)
     else:
         assert target(view, size) == Size(width, height)
+
+
+PUBLISHED_SHEETS = ((672, 336), (336, 672), (672, 672), (336, 1008), (1008, 336))
+
+
+@given(sizes, st.lists(st.sampled_from(PUBLISHED_SHEETS), min_size=1) | st.just(list(PUBLISHED_SHEETS)))
+def test_tiles_are_those_of_the_published_processor(size: Size, sheets: list[tuple[int, int]]) -> None:
+    rule, shape = Tiles(sheets=tuple(sheets)), (size.height, size.width)
+    height, width = select_best_resolution(shape, [(height, width) for width, height in sheets])
+    assert sheet(rule, size) == Size(width, height)
+    image = np.broadcast_to(np.uint8(0), (3, *shape))
+    height, width = get_patch_output_size(image, (height, width), ChannelDimension.FIRST)
+    assert target(View(size=rule), size) == Size(width, height)
+    assert width * height <= most_pixels(View(size=rule))
 
 
 @st.composite

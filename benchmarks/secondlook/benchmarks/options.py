@@ -180,6 +180,10 @@ class Asking:
     kv_cache_gb: CacheOption = None
     global_quality: QualityOption = GLOBAL_JPEG.quality
     local_quality: QualityOption = LOCAL_JPEG.quality
+    baseline: Annotated[
+        Literal["high-resolution"] | None,
+        typer.Option(help="Ask once more, with the whole picture in tiles, to compare (LLaVA-NeXT)."),
+    ] = None
     skip_damaged: Annotated[
         bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
     ] = False

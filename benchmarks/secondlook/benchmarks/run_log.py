@@ -79,6 +79,7 @@ class Record:
         boxes: where what is asked for is: left, top, right, bottom in original pixels; empty: not known.
         file: name of the original's file; empty: it has none.
         relevance: relative attention, as it travels to an edge; kept of the first pictures only.
+        baseline: one look at the whole picture in tiles; None: not asked for.
     """
 
     index: int
@@ -95,6 +96,7 @@ class Record:
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     file: str = ""
     relevance: Relevance | None = None
+    baseline: LoggedLook | None = None
 
 
 @validated(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 
 from .errors import GeometryError
 from .validation import validated
-from .wire import Budget, Fit, Fixed, View
+from .wire import Budget, Fit, Fixed, Tiles, View
 
 __all__ = [
     "GridMap",
@@ -26,6 +26,7 @@ __all__ = [
     "most_pixels",
     "place",
     "sent_size",
+    "sheet",
     "target",
     "too_slender",
 ]
@@ -123,7 +124,8 @@ def target(view: View, original: Size) -> Size:
 
     Under a budget both sides are the nearest multiples, and smaller or larger ones where the picture would
     have too many or too few pixels: the rule of Qwen2-VL (Wang et al., arXiv 2409.12191), equal to
-    `smart_resize` of its published processor for every size.
+    `smart_resize` of its published processor for every size. Under tiles the picture's own shape fills its
+    sheet in one direction, as in LLaVA-NeXT.
 
     Raises:
         GeometryError: it is too slender for the view.
@@ -131,6 +133,8 @@ def target(view: View, original: Size) -> Size:
     rule = view.size
     if isinstance(rule, Fixed):
         return Size(rule.width, rule.height)
+    if isinstance(rule, Tiles):
+        return _within_sheet(sheet(rule, original), original)
     if too_slender(view, original):
         raise GeometryError(
             f"a picture of {original} pixels is too slender for this model: one side may be at most "
@@ -160,12 +164,37 @@ def _within_budget(rule: Budget, original: Size) -> Size:
     return Size(across, down)
 
 
+def sheet(rule: Tiles, original: Size) -> Size:
+    """The sheet that shows most of an original's pixels; of several such, the one with the least padding.
+
+    Equal to `select_best_resolution` of transformers for every size: its order and its roundings.
+    """
+    width, height = original.width, original.height
+
+    def worth(choice: tuple[int, int]) -> tuple[int, int]:
+        scale = min(choice[0] / width, choice[1] / height)
+        seen = min(int(width * scale) * int(height * scale), original.pixels)
+        return seen, -choice[0] * choice[1]
+
+    return Size(*max(rule.sheets, key=worth))
+
+
+def _within_sheet(sheet: Size, original: Size) -> Size:
+    """As `get_patch_output_size` of transformers has it, its roundings included."""
+    across, down = sheet.width / original.width, sheet.height / original.height
+    if across < down:
+        return Size(sheet.width, min(math.ceil(original.height * across), sheet.height))
+    return Size(min(math.ceil(original.width * down), sheet.width), sheet.height)
+
+
 def most_pixels(view: View) -> int:
     """No target has more pixels, whatever the original. Under a budget these may be more than it says, where
     one side of a slender or a small picture is a single multiple."""
     rule = view.size
     if isinstance(rule, Fixed):
         return rule.width * rule.height
+    if isinstance(rule, Tiles):
+        return max(width * height for width, height in rule.sheets)
     cell = rule.multiple**2
     # Shrunk pictures have no more than the budget, or one cell across. Those that grow, up to the least, have
     # in each direction what that needs, rounded up; two across, say, and twice the rest and one down.

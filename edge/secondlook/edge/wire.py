@@ -24,7 +24,7 @@ import base64
 import json
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from .errors import ProtocolError, UnexpectedReplyError
 
@@ -47,6 +47,7 @@ __all__ = [
     "ModelCard",
     "PendingSession",
     "Relevance",
+    "Tiles",
     "View",
     "check_protocol",
 ]
@@ -136,10 +137,22 @@ class Budget(WireModel):
         return self
 
 
+class Tiles(WireModel):
+    """As large as fits a sheet of tiles, its shape kept: one of several sheets for each picture.
+
+    A model that sees so pads the picture to its sheet itself, and sees it once more in a single tile.
+    """
+
+    kind: Literal["tiles"] = "tiles"
+    sheets: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
+        min_length=1, description="Width and height of each, in pixels."
+    )
+
+
 class View(WireModel):
     """What a model sees of a picture: how large, and how the picture is brought to that size."""
 
-    size: Annotated[Fixed | Budget, Field(discriminator="kind")]
+    size: Annotated[Fixed | Budget | Tiles, Field(discriminator="kind")]
     fit: Fit = "squash"
     pad_colour: tuple[int, int, int] = Field(
         default=(122, 116, 104), description="RGB around a padded picture."

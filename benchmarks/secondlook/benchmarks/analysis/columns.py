@@ -89,6 +89,7 @@ class Columns:
     Attributes:
         picture: [questions], each picture's place in its data set.
         kind, question, truth, file, relevance: [questions]; `kind` is `Record.type`.
+        baseline: the one look in tiles, of runs that asked for it.
         possible: [questions], whether there was a second look.
         original_pixels, original_bytes: [questions].
         region: [questions, 4]; 0 where there was none.
@@ -106,6 +107,7 @@ class Columns:
     relevance: list[Relevance | None]
     first: LookColumns
     second: LookColumns
+    baseline: LookColumns
     possible: BoolArray
     original_pixels: FloatArray
     original_bytes: FloatArray
@@ -123,12 +125,13 @@ class Columns:
         """Of records, which are taken one by one and not kept."""
         picture, numbers = array("q"), array("d")  # ten numbers for each question
         texts: list[tuple[Any, ...]] = []
-        first, second = _Looks(), _Looks()
+        first, second, baseline = _Looks(), _Looks(), _Looks()
         for one in records:
             picture.append(one.index)
             texts.append((one.type, one.question, one.truth, one.file, one.relevance))
             first.add(one.first)
             second.add(one.second)
+            baseline.add(one.baseline)
             hit = np.nan if one.region_hit is None else float(one.region_hit)
             numbers.extend((one.original_pixels, one.original_bytes, *(one.region or (0, 0, 0, 0)), hit))
             numbers.extend(_boxes(one))
@@ -138,12 +141,12 @@ class Columns:
         looked = second.columns()
         return cls(
             np.array(picture, np.int64), kind, question, truth, file, relevance, first.columns(), looked,
-            looked.lengths > 0, table[:, 0], table[:, 1], table[:, 2:6], *table[:, 6:].T,
+            baseline.columns(), looked.lengths > 0, table[:, 0], table[:, 1], table[:, 2:6], *table[:, 6:].T,
         )  # fmt: skip
 
     def take(self, rows: BoolArray) -> Columns:
         """Of some questions only."""
-        looks = {"first": self.first.take(rows), "second": self.second.take(rows)}
+        looks = {name: getattr(self, name).take(rows) for name in ("first", "second", "baseline")}
         return Columns(**_taken(self, rows, looks))
 
 

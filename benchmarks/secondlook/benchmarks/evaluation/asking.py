@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -40,7 +40,7 @@ from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
 from secondlook.engine.preparing import check_room
-from secondlook.engine.results import Look
+from secondlook.engine.results import FirstLook, Look
 
 _SHORT: Final = 400
 """Bytes, and so tokens at most, of a question that need not be counted: there is room for it anyway."""
@@ -151,33 +151,76 @@ def _kept_asker(asking: Asking, room: Room) -> _Asker:
 def _asker(asking: Asking, room: Room, model: VisionLanguageModel | None) -> _Asker:
     cache = CacheSettings(asking.kv_cache_gb, most_slots=_SLOTS, text_tokens=room.tokens)
     model = load_run_model(asking) if model is None else model
+    tiled = None if asking.baseline is None else _made(asking, room, cache, model.high_resolution())
+    return _made(asking, room, cache, model, tiled)
+
+
+def _made(
+    asking: Asking, room: Room, cache: CacheSettings, model: VisionLanguageModel, tiled: _Asker | None = None
+) -> _Asker:
     shapes = model.shapes()
     passes = None if shapes is None else PassFlops(shapes)
-    return _Asker(asking, Engine(model, cache=cache, max_question_characters=room.characters), passes)
+    engine = Engine(model, cache=cache, max_question_characters=room.characters)
+    return _Asker(asking, engine, passes, tiled)
 
 
 @dataclass(frozen=True)
 class _Asker:
-    """Asks one engine; `passes` counts what it computes, where that can be counted."""
+    """Asks one engine.
+
+    Attributes:
+        passes: count what it computes, where that can be counted.
+        tiled: asks the same model with pictures in tiles, where that is the baseline.
+    """
 
     asking: Asking
     engine: Engine
     passes: PassFlops | None
+    tiled: _Asker | None = None
 
     def ask(self, asked: AskedPicture) -> LoggedPicture:
         try:
             original = asked.source.read()
             picture = open_picture(original)
-            sent = picture.global_image(self.engine.model.global_view, self.asking.global_jpeg)
-            return [
+            sent = self._sent(picture)
+            records = [
                 self._record(asked, question, picture, sent, len(original)) for question in asked.questions
             ]
+            if self.tiled is None:
+                return records
+            sent, look = self.tiled._sent(picture), self.tiled._only_look
+            looks = [look(asked, question, picture, sent) for question in asked.questions]
+            return [replace(one, baseline=look) for one, look in zip(records, looks, strict=True)]
         except (MissingDataError, PictureError) as error:
             if self.asking.skip_damaged:
                 return Skipped(asked.index, asked.source.name, str(error))
             if isinstance(error, MissingDataError):
                 raise
             raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error
+
+    def _sent(self, picture: Picture) -> EncodedPicture:
+        return picture.global_image(self.engine.model.global_view, self.asking.global_jpeg)
+
+    def _look(
+        self,
+        asked: AskedPicture,
+        question: Question,
+        picture: Picture,
+        sent: EncodedPicture,
+        options: AnswerOptions,
+    ) -> FirstLook:
+        text = question.asked(self.engine.model.settings.question_suffix)
+        with _named(asked, question):
+            return self.engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
+
+    def _only_look(
+        self, asked: AskedPicture, question: Question, picture: Picture, sent: EncodedPicture
+    ) -> LoggedLook:
+        first = self._look(asked, question, picture, sent, AnswerOptions(second_look="never"))
+        flops = (
+            None if self.passes is None else look_flops(self.passes, picture.size, first, None, only=True)[0]
+        )
+        return _logged(question, first.look, sent, first.look.visual_tokens, flops)
 
     def _record(
         self,
@@ -188,10 +231,7 @@ class _Asker:
         original_bytes: int,
     ) -> Record:
         engine = self.engine
-        text = question.asked(engine.model.settings.question_suffix)
-        with _named(asked, question):
-            options = AnswerOptions(second_look="always")
-            first = engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
+        first = self._look(asked, question, picture, sent, AnswerOptions(second_look="always"))
         region: Region | None = None
         final: Look | None = None
         crop: EncodedPicture | None = None
@@ -207,7 +247,7 @@ class _Asker:
         return Record(
             index=asked.index,
             type=question.kind,
-            question=text,
+            question=question.asked(engine.model.settings.question_suffix),
             truth=question.truth,
             first=_logged(question, first.look, sent, first.look.visual_tokens, flops[0]),
             second=second,

@@ -70,16 +70,17 @@ def run(
         raise SettingsError(f"shard {shard} has none of the {len(data.pictures)} pictures; divide them less")
     with loading_status(asking.model):
         model = load_run_model(asking, progress=draws_bars(asking.model))
-    described = _described(model)
+    described = _described(model, asking)
     threshold, on_gpu = model.settings.threshold, model.device.type == "cuda"
     header = _header(data, asking, described, threshold, shard)
     with contextlib.closing(RunLog(log, header)) as run_log:
         done = run_log.done()
         missing = [index for index in mine if index not in done]
-        room = needed_room(model, (data.pictures[index] for index in missing))
+        asked = [model] if asking.baseline is None else [model, model.high_resolution()]
+        room, *_ = [needed_room(one, (data.pictures[index] for index in missing)) for one in asked]
         workers = min(processes or (1 if on_gpu else os.cpu_count() or 1), max(1, len(missing)))
         shared = model if workers == 1 else None
-        del model  # the workers have their own, and there may not be memory for one more
+        del model, asked  # the workers have their own, and there may not be memory for one more
         known = len(mine) - len(missing)
         with progress(Console(stderr=True), "pictures", len(mine), known) as go_on:
             pictures = (data.pictures[index] for index in missing)
@@ -93,7 +94,10 @@ def run(
         return FinishedRun(run_log.header, records, skipped, threshold, described)
 
 
-def _described(model: VisionLanguageModel) -> dict[str, Any]:
+def _described(model: VisionLanguageModel, asking: Asking) -> dict[str, Any]:
+    views = {"global_view": model.global_view, "local_view": model.local_view}
+    if asking.baseline is not None:
+        views["baseline_view"] = model.high_resolution().global_view
     # Any threshold can be replayed from a log; whatever else a checkpoint sets changes what is logged.
     settings = {name: value for name, value in asdict(model.settings).items() if name != "threshold"}
     return {
@@ -103,8 +107,7 @@ def _described(model: VisionLanguageModel) -> dict[str, Any]:
         "settings": {
             **settings,
             "localisation": json.loads(json.dumps(asdict(model.localisation))),  # as it is read again
-            "global_view": model.global_view.model_dump(mode="json"),
-            "local_view": model.local_view.model_dump(mode="json"),
+            **{name: view.model_dump(mode="json") for name, view in views.items()},
         },
         "environment": environment(str(model.device), str(model.dtype).removeprefix("torch.")),
     }

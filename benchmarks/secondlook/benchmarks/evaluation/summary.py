@@ -71,6 +71,10 @@ def summarise(data: DataSet, records: Sequence[Record], threshold: float) -> dic
         "extra_communication": sent["two_looks"] / sent["global"] - 1,
         "by_type": by_type,
     }
+    if columns.baseline.lengths.all():
+        names = {"accuracy": "score"} | {name: name for name in ("bytes", "pixels", "visual_tokens", "flops")}
+        means = {name: float(getattr(columns.baseline, key).mean()) for name, key in names.items()}
+        report["baseline"] = {name: None if np.isnan(mean) else mean for name, mean in means.items()}
     if signs and report["split"] == "calibration":
         report["calibrated_threshold"] = choose_threshold(Replay(columns, policy))
     if data.name == "pope":

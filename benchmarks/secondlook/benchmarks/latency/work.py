@@ -136,14 +136,19 @@ def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> l
 
 
 def look_flops(
-    passes: PassFlops, original: Size, first: FirstLook, second: Look | None
+    passes: PassFlops, original: Size, first: FirstLook, second: Look | None, *, only: bool = False
 ) -> tuple[int, int | None]:
-    """FLOPs of the engine's work for a first look, and what a second look of the same question adds."""
+    """FLOPs of the engine's work for a first look, and what a second look of the same question adds.
+
+    Args:
+        only: no second look was to follow, so that no attention was read.
+    """
     model, look, pending = passes.model, first.look, first.pending
     new, image = len(look.tokens), passes.encode(model.global_view, original)
     decided = min(new, Policy.decide_after)
     lengths = Lengths(0, look.prompt_tokens, 0, 0, new, decided)
-    once = flow_work("ours", passes, lengths, 0, unsure=False)["final_answer"].flops
+    flow: FlowName = "reference" if only else "ours"
+    once = flow_work(flow, passes, lengths, 0, unsure=False)["final_answer"].flops
     if second is None or pending is None:
         return image + once, None
     prompt = pending.question.prompt

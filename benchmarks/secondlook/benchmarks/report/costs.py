@@ -23,6 +23,7 @@ from secondlook.benchmarks.report.document import (
 from secondlook.benchmarks.report.plots import Mark, Series, draw_lines
 from secondlook.benchmarks.report.study import HIGH_QUALITY, MEASURES, Qualities, Study, bytes_sent
 
+_BASELINE: Final = "one look at high resolution"
 _EACH: Final = "a pair of qualities"
 _SHOWN: Final = 6
 """Rows of the envelope's table."""
@@ -44,6 +45,11 @@ def overview(study: Study) -> Section:
         rate = percent(boot.mean(looked.astype(np.float64)))
         name = f"two looks at a threshold of {study.threshold:.4g} nats"
         rows.append((name, percent(accuracy), rate, number(byte, 2), number(pixel, 2), kilobytes(size)))
+    wide = [study.baseline(extra, "bytes"), study.baseline(pixels, "pixels"), study.baseline(sent, "bytes")]
+    if all(wide):
+        (byte, accuracy), (pixel, _), (size, _) = (each for each in wide if each is not None)
+        one = (percent(accuracy), "0 %", number(byte, 2), number(pixel, 2), kilobytes(size))
+        rows.append((_BASELINE, *one))
     rows += [("always two looks", *always), ("the same with arbitration", *arbitrated)]
     note = (
         f"The originals have {kilobytes(boot.mean(columns.original_bytes))} each. Intervals are "
@@ -65,7 +71,7 @@ def communication(study: Study) -> Section:
             "every threshold of one measure. Random: as many second looks at random questions, in "
             "expectation. Oracle: the best choice there is."
         )
-        drawn = draw_lines(curves, f"extra communication ({what})", marks=_marks(study, cost))
+        drawn = draw_lines(curves, f"extra communication ({what})", marks=_marks(study, cost, what))
         title = f"Accuracy against extra communication, {what}"
         plots.append(Plot(f"communication-{what}", title, caption, drawn))
     text = (
@@ -87,15 +93,21 @@ def computation(study: Study) -> Section:
         draw_lines(
             [*series_of(study, {"secondlook": study.plain}, cost), *_compared(study, cost)],
             "relative computation",
-            marks=_marks(study, cost),
+            marks=_marks(study, cost, "flops"),
         ),
     )
     at = study.at_threshold(cost)
-    row = (NONE if at is None else number(at[0], 2), number(study.always(cost), 2))
-    titles = ("", "at the threshold", "always two looks", "for 1 point below always")
-    rows = (("relative computation", *row, number(study.reaching(cost), 2)),)
+    told = {
+        "at the threshold": None if at is None else at[0],
+        "always two looks": study.always(cost),
+        "for 1 point below always": study.reaching(cost),
+    }
+    if (wide := study.baseline(cost, "flops")) is not None:
+        told[_BASELINE] = wide[0]
+    cells = (NONE if each is None else number(each, 2) for each in told.values())
     note = "Of FLOPs as they are counted when a question is asked; the published flow's are in bench flops."
-    return Section(title, (), (plot, Table(titles, rows, note)))
+    table = Table(("", *told), (("relative computation", *cells),), note)
+    return Section(title, (), (plot, table))
 
 
 def series_of(study: Study, replays: Mapping[str, Replay], cost: Cost) -> list[Series]:
@@ -117,9 +129,10 @@ def _compared(study: Study, cost: Cost) -> list[Series]:
     ]
 
 
-def _marks(study: Study, cost: Cost) -> list[Mark]:
-    found = study.at_threshold(cost)
-    return [] if found is None else [Mark("threshold", found[0].value, found[1].value)]
+def _marks(study: Study, cost: Cost, what: str) -> list[Mark]:
+    """The operating point, and the baseline."""
+    found = {"threshold": study.at_threshold(cost), "high resolution": study.baseline(cost, what)}
+    return [Mark(name, at[0].value, at[1].value) for name, at in found.items() if at is not None]
 
 
 def _at_rates(study: Study) -> Table:

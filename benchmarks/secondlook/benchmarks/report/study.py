@@ -132,6 +132,18 @@ class Study:
         stands = np.where(looked, self.plain.kept, self.plain.first)
         return self.boot.ratio(spent, cost.unit), self.boot.mean(stands)
 
+    def baseline(self, cost: Cost, what: str) -> tuple[Estimate, Estimate] | None:
+        """(cost, accuracy) of one look at high resolution; None if the run did not ask for it.
+
+        Args:
+            what: the cost is of: "pixels", "bytes" or "flops".
+        """
+        first, only = self.columns.first, self.columns.baseline
+        if not only.lengths.all():
+            return None
+        spent: FloatArray = cost.base + getattr(only, what) - getattr(first, what)
+        return self.boot.ratio(spent, cost.unit), self.boot.mean(only.score)
+
     @property
     def looked(self) -> BoolArray:
         """[questions], whether there is a second look at the operating point."""

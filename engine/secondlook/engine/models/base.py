@@ -20,7 +20,7 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.wire import View
 from secondlook.engine.decode.decoder import DecoderModel
 from secondlook.engine.decode.plans import Probe, Rows
-from secondlook.engine.errors import EncoderError
+from secondlook.engine.errors import EncoderError, UnsupportedModelError
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
@@ -238,6 +238,18 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """
         del encoder
         raise _own_encoder(self.name)
+
+    def high_resolution(self) -> VisionLanguageModel:
+        """The same model, on the same weights, seeing pictures in tiles: what two looks are compared with.
+
+        It is asked with one look alone, and has no rows for a local image.
+
+        Raises:
+            UnsupportedModelError: its architecture knows no tiles.
+        """
+        raise UnsupportedModelError(
+            f"{self.name!r} sees no picture in tiles, so it has no high-resolution baseline; a LLaVA-NeXT has"
+        )
 
     def digest(self) -> str:
         """SHA-256 of all weights with their names and types, its first 16 hexadecimal digits."""

@@ -285,8 +285,10 @@ def _check_context(folder: Path, model: VisionLanguageModel) -> None:
     pictures, answer = sum(model.most_visual_tokens), model.settings.max_new_tokens
     text = len(model.tokens(GENERIC_QUESTION).two)
     if pictures + text + answer > model.context:
+        positions = model.module.config.get_text_config().max_position_embeddings
+        name = "max_position_embeddings" if model.context == positions else "sliding_window"
         raise InvalidModelError(
-            f"{folder / CONFIG_FILE}: max_position_embeddings is {model.context}, too small for two "
+            f"{folder / CONFIG_FILE}: {name} is {model.context}, too small for two "
             f"pictures of {pictures} tokens, a question of {text} and an answer of {answer}"
         )
 

@@ -7,7 +7,7 @@ question's prompt shares with every other about the same picture ends with the g
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.wire import Filter
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.clip import ClipVision
@@ -23,7 +24,7 @@ from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.models.square import SquareAdapter
 
-__all__ = ["SUPPORTED", "Llava", "default_localisation", "load", "made"]
+__all__ = ["SUPPORTED", "Llava", "clip_config", "clip_preprocessing", "default_localisation", "load", "made"]
 
 SUPPORTED = "LLaVA-1.5 (model_type llava) with a clip_vision_model tower and a llama decoder"
 
@@ -32,9 +33,9 @@ _VISION_SETTINGS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
 
 def load(checkpoint: Checkpoint) -> Llava:
     """The model of a folder; raises as `Checkpoint` does."""
-    config = _config(checkpoint)
+    config = clip_config(checkpoint, SUPPORTED, ("llama",))
     settings = checkpoint.settings()
-    preprocessing = _preprocessing(checkpoint, config)
+    preprocessing = clip_preprocessing(checkpoint, config, "CLIPImageProcessor")
     prompts = checkpoint.prompts(config, settings.question_suffix)
     localisation = checkpoint.localisation(default_localisation(config))
     module = checkpoint.weights(LlavaForConditionalGeneration, config)
@@ -61,11 +62,12 @@ class Llava(SquareAdapter):
     def __init__(
         self,
         name: str,
-        module: LlavaForConditionalGeneration,
+        module: Any,
         prompts: ChatPrompts,
         preprocessing: Preprocessing,
         settings: LookSettings,
         localisation: Localisation,
+        filter: Filter = "lanczos",  # noqa: A002 -- the view's name for it
     ) -> None:
         """`module` must have been loaded with the `secondlook` attention for its language model."""
         config: Any = module.config  # transformers declares its nested configurations as dict or None as well
@@ -74,26 +76,29 @@ class Llava(SquareAdapter):
         blocks = layer if layer >= 0 else layers + 1 + layer  # layer 0 is what enters the first block
         vision = ClipVision(tower, module.model.multi_modal_projector, blocks)
         patch = config.vision_config.patch_size
-        super().__init__(name, module, prompts, preprocessing, settings, localisation, vision, patch)
+        super().__init__(name, module, prompts, preprocessing, settings, localisation, vision, patch, filter)
         told = [getattr(config.vision_config, name) for name in _VISION_SETTINGS]
         self.vision_settings = f"{told} {config.projector_hidden_act}"
 
     def shapes(self) -> Llava:
         with torch.device("meta"):
-            module: Any = LlavaForConditionalGeneration(copy.deepcopy(self.module.config))
+            module = type(self.module)(copy.deepcopy(self.module.config))
         parts = (self.prompts, self.preprocessing, self.settings, self.localisation)
-        return Llava(self.name, module.eval(), *parts)
+        return type(self)(self.name, module.eval(), *parts)
 
 
-def _config(checkpoint: Checkpoint) -> Any:
+def clip_config(checkpoint: Checkpoint, supported: str, decoders: Sequence[str]) -> Any:
+    """The configuration of a CLIP tower before one of some decoders; raises as `Checkpoint` does."""
     folder, values = checkpoint.folder, checkpoint.values
     found = {
         "vision tower": _nested_type(values, "vision_config", "clip_vision_model"),
         "decoder": _nested_type(values, "text_config", "llama"),
     }
-    if found != {"vision tower": "clip_vision_model", "decoder": "llama"}:
+    if found["vision tower"] != "clip_vision_model" or found["decoder"] not in decoders:
         kinds = ", ".join(f"{what} {kind}" for what, kind in found.items() if kind)
-        raise UnsupportedModelError(f"{folder} holds model_type llava, {kinds}; supported is {SUPPORTED}")
+        raise UnsupportedModelError(
+            f"{folder} holds model_type {values['model_type']}, {kinds}; supported is {supported}"
+        )
     strategy = values.get("vision_feature_select_strategy", "default")
     if strategy != "default":
         raise UnsupportedModelError(
@@ -124,11 +129,16 @@ def _nested_type(values: Mapping[str, Any], name: str, default: str) -> object:
     )
 
 
-def _preprocessing(checkpoint: Checkpoint, config: Any) -> Preprocessing:
+def clip_preprocessing(checkpoint: Checkpoint, config: Any, supported: str) -> Preprocessing:
+    """The preprocessor's numbers; raises as `Checkpoint` does.
+
+    Args:
+        supported: the image processor's name.
+    """
     folder, values = checkpoint.folder, checkpoint.image_processor()
-    kind = str(values.get("image_processor_type", "CLIPImageProcessor"))
-    if not kind.startswith("CLIPImageProcessor"):
-        raise UnsupportedModelError(f"{folder}: image processor {kind}; supported is CLIPImageProcessor")
+    kind = str(values.get("image_processor_type", supported))
+    if not kind.startswith(supported):
+        raise UnsupportedModelError(f"{folder}: image processor {kind}; supported is {supported}")
     side = config.vision_config.image_size
     crop = values.get("crop_size")
     if isinstance(crop, int):

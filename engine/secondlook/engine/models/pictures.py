@@ -49,7 +49,8 @@ class Picture:
 
     Attributes:
         shown: size of the original, or of its region, that the picture shows.
-        pixels: [H, W, 3] uint8, on the CPU, H and W as the view's target for that size.
+        pixels: [H, W, 3] uint8, on the CPU, H and W as the view's target for that size; of a picture in tiles
+            [1 + T, S, S, 3], the whole in one tile first.
         grid: of its map.
         tokens: of it for the vision encoder: what a pass with it costs.
         digest: of the pixels and the grid.

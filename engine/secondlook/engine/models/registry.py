@@ -16,6 +16,7 @@ ARCHITECTURES = {
     "llava": "secondlook.engine.models.llava",
     "qwen2_5_vl": "secondlook.engine.models.qwen2_5_vl",
     "qwen3_vl": "secondlook.engine.models.qwen3_vl",
+    "llava_next": "secondlook.engine.models.llava_next",
     "instructblip": "secondlook.engine.models.instructblip",
     "smolvlm": "secondlook.engine.models.smolvlm",
     "idefics3": "secondlook.engine.models.smolvlm",
