@@ -25,7 +25,6 @@ from secondlook.engine.engine import Engine
 from secondlook.engine.errors import InvalidModelError, ModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.llava_next import HighResolution, LlavaNext
-from secondlook.engine.models.pictures import normalised
 
 ALWAYS = AnswerOptions(second_look="always", arbitration=False, max_new_tokens=MOST)
 NEVER = AnswerOptions(second_look="never", max_new_tokens=MOST)
@@ -65,7 +64,7 @@ def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
         ours = numbers.pixel_values([base], torch.device("cpu"))
         torch.testing.assert_close(ours, expected[:1], atol=1e-6, rtol=0)
         tiled = pair.tiled.picture(image, pair.tiled.global_view, shown)
-        values = normalised(tiled.pixels, numbers.mean, numbers.std, numbers.scale)
+        values = numbers.on(torch.device("cpu")).values(tiled.pixels)
         torch.testing.assert_close(values, expected, atol=1e-6, rtol=0)
         assert tiled.tokens == len(expected) * GRID**2
 

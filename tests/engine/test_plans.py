@@ -191,3 +191,20 @@ def test_rows_alone_end_the_pass_and_write_nothing(planned: LlamaModel, eager: L
     close(plan.read[1], rows_expected(eager, torch.cat([FIRST[:6], other]), 1, 0, 6))
     for old, tensor in zip(before, (*cache.keys, *cache.values), strict=True):
         assert torch.equal(old.nan_to_num(7.0), tensor.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_several_rows_are_their_mean_and_several_maps_are_read_at_once(
+    planned: LlamaModel, eager: LlamaModel, count: int
+) -> None:
+    weights = torch.tensor([[0.0, 2.0, 0.0, 0.5], [0.25] * 4])
+    cache = empty_cache(planned)
+    hidden(planned, SECOND[:10], torch.arange(10), PrefillPlan(cache, [Segment(1, 0, 10)]))
+    rest = [Segment(1, 10, 7, (2, 9), kept=False, read=count)]
+    plan = PrefillPlan(cache, rest, Probe({1: weights, 2: weights}), rows_only=True)
+    with pytest.raises(ProbeReached):
+        hidden(planned, SECOND[10:], torch.arange(10, 17), plan)
+    with torch.inference_mode():
+        matrices = eager(input_ids=SECOND.unsqueeze(0), output_attentions=True).attentions
+    rows = sum(matrices[layer][0, :, -count:, 2:9].mean(1) for layer in (1, 2))
+    close(plan.read[0], weights @ rows)

@@ -19,7 +19,7 @@ from secondlook import kernels
 from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import Fit
-from secondlook.engine.method.region import RegionSettings, find_region
+from secondlook.engine.method.region import RegionSettings, find_region, without_sinks
 from secondlook.kernels import relative_attention
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -274,3 +274,66 @@ def test_zeros_in_the_generic_map_count_as_its_smallest_value() -> None:
 def test_float32_maps_are_divided_in_float64() -> None:
     question, generic = torch.tensor([[1.0]]), torch.tensor([[3.0]])
     assert float(relative_attention(question, generic)) == 1 / 3
+
+
+BOX = RegionSettings(crop_size=10, rule="box")
+
+
+def box_of(cells: dict[tuple[int, int], float], image: Size, settings: RegionSettings = BOX) -> Region:
+    """Of a map of 10 x 10 cells, 0 but for some (row, column)."""
+    grid = torch.zeros(10, 10, dtype=torch.float64)
+    for place, value in cells.items():
+        grid[place] = value
+    return find_region(grid, torch.ones_like(grid), image, settings)
+
+
+def test_a_box_is_around_the_smoothed_cells() -> None:
+    # Smoothed by [1, 2, 1] / 4 both ways, one cell becomes 4, 2 beside it and 1 at its corners: 0.25 of 4.
+    assert box_of({(4, 6): 3.0}, Size(1000, 500)) == Region(500, 150, 800, 300)
+    above = RegionSettings(10, rule="box", share=0.3)  # without the corners the box is the same
+    assert box_of({(4, 6): 3.0}, Size(1000, 500), above) == Region(500, 150, 800, 300)
+    alone = RegionSettings(10, rule="box", share=0.6)
+    assert box_of({(4, 6): 3.0}, Size(1000, 500), alone) == Region(600, 200, 700, 250)
+
+
+def test_a_box_is_no_square_and_leaves_out_what_is_weak() -> None:
+    line = {(4, column): 1.0 for column in range(2, 8)}
+    assert box_of({**line, (9, 0): 0.1}, Size(1000, 1000)) == Region(100, 300, 900, 600)
+
+
+def test_at_the_edges_the_kernel_is_what_of_it_is_inside() -> None:
+    # In the corner (4 of 9 weights are inside) one cell becomes 4/9, beside it 2/12, and diagonally 1/16.
+    assert box_of({(0, 0): 1.0}, Size(1000, 1000)) == Region(0, 0, 200, 200)
+
+
+@pytest.mark.parametrize(("crop", "cells"), [(600, 1), (10, 6)])
+def test_a_box_has_a_smallest_size_and_stays_inside(crop: int, cells: int) -> None:
+    settings = RegionSettings(crop, min_cells=cells, rule="box")
+    assert box_of({(4, 9): 1.0}, Size(1000, 1000), settings) == Region(400, 150, 1000, 750)
+    assert box_of({(4, 9): 1.0}, Size(300, 1000), RegionSettings(600, rule="box")).width == 300
+
+
+def test_an_even_or_empty_map_is_the_whole_picture() -> None:
+    for value in (0.0, 0.25, 1e300):
+        grid = torch.full((5, 7), value, dtype=torch.float64)
+        assert find_region(grid, torch.ones_like(grid), Size(640, 480), BOX) == Region(0, 0, 640, 480)
+
+
+def test_a_box_in_padding_is_clipped_to_the_picture() -> None:
+    grid = torch.zeros(10, 10, dtype=torch.float64)
+    grid[3:7, 4] = 1.0
+    found = find_region(grid, torch.ones_like(grid), Size(1000, 400), BOX, Size(50, 50), "pad")
+    assert found == Region(300, 0, 600, 400)
+
+
+def test_a_box_of_what_is_no_map_is_refused() -> None:
+    for bad in (math.nan, math.inf, -1.0):
+        with pytest.raises(GeometryError, match="finite and not negative"):
+            box_of({(1, 1): bad}, Size(100, 100))
+
+
+def test_sinks_are_left_out_unless_they_are_all() -> None:
+    attention, sinks = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.1, 0.2, 0.05]])
+    assert without_sinks(attention, sinks, 0.1).tolist() == [[0.0, 0.0, 3.0]]
+    assert without_sinks(attention, sinks, 0.05).tolist() == [[1.0, 2.0, 3.0]]
+    assert without_sinks(attention, sinks, 1.0).tolist() == [[1.0, 2.0, 3.0]]

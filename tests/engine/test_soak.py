@@ -88,7 +88,7 @@ def left(engine: Engine, service: TwoLookService) -> dict[str, float]:
     found = gc.get_objects()
     prefixes = [one for one in found if type(one) is KeptPrefix]
     assert len(prefixes) <= 3 * SLOTS, "kept for the same pictures, and bounded"
-    known = {id(one) for one in engine._generics.values()}
+    known = {id(one) for one in engine._localiser._generics.values()}
     tensors = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in found

@@ -12,7 +12,7 @@ import typer
 from secondlook.benchmarks.commands import SeedOption
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
 from secondlook.edge.validation import validated
-from secondlook.engine.cli.options import CacheOption, ModelOption, RevisionOption
+from secondlook.engine.cli.options import CacheOption, ModelOption, ProfileOption, RevisionOption
 from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
 from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
 
@@ -175,6 +175,7 @@ class Asking:
 
     model: ModelOption = "demo"
     revision: RevisionOption = None
+    profile: ProfileOption = None
     dtype: ServedDTypeOption = "auto"
     device: ServedDeviceOption = "auto"
     kv_cache_gb: CacheOption = None

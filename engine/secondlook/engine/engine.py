@@ -16,18 +16,16 @@ from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, SlotPool
-from secondlook.engine.decode.decoder import Decoder, Prompted
+from secondlook.engine.decode.decoder import Decoder
 from secondlook.engine.decode.prefixes import PrefixIndex
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.decode.scheduler import (
-    AttentionRow,
     Decode,
     Encode,
     Flow,
@@ -39,6 +37,7 @@ from secondlook.engine.decode.scheduler import (
     Wait,
 )
 from secondlook.engine.errors import NonFiniteError
+from secondlook.engine.localising import Localiser, Sought, prompted
 from secondlook.engine.method.budget import BudgetedThreshold
 from secondlook.engine.method.decision import Decider, FinalDecision
 from secondlook.engine.method.policy import Policy, keep_second
@@ -107,9 +106,9 @@ class Engine:
             _MOST_ROWS[model.device.type],
         )
         self.prefixes = PrefixIndex(self._pool.count)
-        # How a prefix's picture rows become cells, and its map for the generic question.
+        self._localiser = Localiser(model, self._preparer.generic)
+        # How a prefix's picture rows become cells.
         self._projections = WeakKeyDictionary[KeptPrefix, Tensor | None]()
-        self._generics = WeakKeyDictionary[KeptPrefix, Tensor]()
         self.slots_bytes = self._decoder.cache.nbytes  # keys and values, used or not, padding included
 
     @property
@@ -241,8 +240,11 @@ class Engine:
         slot, prefix = yield Slot(find)
         try:
             read = options.second_look != "never" or options.relevance
-            row, projection, encoded = yield from self._ask(slot, asked, limit, prefix, stages, probe=read)
-            if self._shares(asked):
+            of_prompt = read and not self.model.localisation.generated_rows
+            row, projection, encoded = yield from self._ask(
+                slot, asked, limit, prefix, stages, probe=of_prompt
+            )
+            if self._localiser.shares(asked):
                 encoded = None  # nobody needs it any more, and a long answer would hold it
             new = KeptPrefix(asked.prompt.shared, asked.prompt.shared_position)
             kept = self._pool.hold(slot, find() or new)
@@ -252,13 +254,10 @@ class Engine:
             look = self._look(early, asked.prompt, policy)
             seen = (look.uncertainty, asked.original, policy, options)
             region, pending, maps, relevance = None, None, None, None
-            if row is not None and (options.relevance or self._decider.seeks(*seen)):
+            if read and (options.relevance or self._decider.seeks(*seen)):
                 stages.enter("prefill")
-                by_question = self.model.attention_map(row, projection, asked.prompt)
-                by_generic = torch.ones_like(by_question)
-                if self.model.localisation.generic:
-                    by_generic = yield from self._generic(slot, asked, kept, encoded, stages)
-                maps = AttentionMaps(by_question, by_generic)
+                sought = Sought(slot, asked, kept, projection, row, early.token_ids, encoded)
+                maps = yield from self._localiser.maps(sought, stages)
                 region = self._region(maps, asked.original)
                 relevance = maps.relevance() if options.relevance else None
             # As things are by now, for others were decided on while its region was sought.
@@ -299,7 +298,7 @@ class Engine:
             features, _ = self.model.condition(encoded, asked.tokens)
             stages.enter("prefill")
             prompt = local.prompt
-            yield Prefill(self._prompted(slot, prompt, pending.prefix, [features], limit))
+            yield Prefill(prompted(self.model, slot, prompt, pending.prefix, [features], limit))
             second = self._look((yield Decode(slot, limit)), prompt, policy)
         finally:
             self._pool.give_back(slot)
@@ -328,44 +327,8 @@ class Engine:
         else:
             projection = self._projections[prefix]
         stages.enter("prefill")
-        row = yield Prefill(self._prompted(slot, asked.prompt, prefix, conditioned, limit), probe)
+        row = yield Prefill(prompted(self.model, slot, asked.prompt, prefix, conditioned, limit), probe)
         return row, projection, encoded
-
-    def _generic(
-        self, slot: int, asked: Question, kept: KeptPrefix, encoded: Features | None, stages: Stages
-    ) -> Flow[Tensor]:
-        """The map that the question's is divided by; remembered with the prefix."""
-        model, picture = self.model, asked.picture
-        if kept not in self._generics:
-            prompt, tokens = asked.generic, self._preparer.generic
-            prefix: KeptPrefix | None = kept
-            conditioned, projection = list[Features](), self._projections[kept]
-            if not self._shares(asked):
-                stages.enter("encode")
-                if encoded is None:
-                    encoded = yield Encode(picture, picture.tokens)
-                one, projection = model.condition(encoded, tokens)
-                prefix, conditioned = None, [one]
-                stages.enter("prefill")
-            row = yield AttentionRow(self._prompted(slot, prompt, prefix, conditioned))
-            self._generics[kept] = model.attention_map(row, projection, prompt)
-        return self._generics[kept]
-
-    def _shares(self, asked: Question) -> bool:
-        """Whether the generic question's prompt begins as the asked one's."""
-        key, picture = self.model.prefix_key, asked.picture
-        return key(picture, self._preparer.generic) == key(picture, asked.tokens)
-
-    def _prompted(
-        self, slot: int, prompt: Prompt, prefix: KeptPrefix | None, features: list[Features], limit: int = 1
-    ) -> Prompted:
-        """The prompt, or its rest behind the prefix that the slot holds."""
-        start = 0
-        if prefix is not None:
-            start, begins = prefix.length, (prompt.shared, prompt.shared_position)
-            assert begins == (start, prefix.next_position), "prompts of one prefix key begin alike"
-        rows = self.model.rows(prompt, start, features)
-        return Prompted(slot, start, rows, prompt.spans[0], prompt.delta, limit)
 
     def _region(self, maps: AttentionMaps, original: Size) -> Region:
         view = self.model.global_view

@@ -31,6 +31,7 @@ class EngineOptions:
         budget: what moves the threshold; None keeps it.
         kv_cache_gb: GiB of keys and values; None takes the default.
         encoder: what encodes pictures; None is the model's own modules in torch.
+        profile: where the model looks; None: as its folder says.
     """
 
     model: str = "demo"
@@ -42,6 +43,7 @@ class EngineOptions:
     kv_cache_gb: float | None = None
     encoder: EncoderChoice | None = None
     revision: str | None = None
+    profile: str | None = None
 
 
 def load_engine(options: EngineOptions) -> Engine:
@@ -67,6 +69,7 @@ def load_engine(options: EngineOptions) -> Engine:
         dtype=dtype,
         device=options.device,
         progress=draws_bars(options.model),
+        profile=options.profile,
     )
     policy = None if options.threshold is None else Policy(options.threshold)
     if options.calibrated is not None:

@@ -79,6 +79,7 @@ def load_run_model(asking: Asking, *, progress: bool = False) -> VisionLanguageM
         dtype=dtype,  # type: ignore[arg-type]  # it refuses what is no dtype
         device=device,
         progress=progress,
+        profile=asking.profile,
     )
 
 

@@ -55,6 +55,7 @@ class Lengths:
         new: of each answer.
         decided: of the first answer, when the engine decides whether to look again.
         again: of the second answer, if not as many as of the first.
+        rows: tokens of the first answer whose attention is read; 0: that of the prompt's last row is.
     """
 
     prefix: int
@@ -64,6 +65,7 @@ class Lengths:
     new: int
     decided: int
     again: int | None = None
+    rows: int = 0
 
     @classmethod
     def of(cls, preset: Preset, question: str, new_tokens: int) -> Lengths:
@@ -154,7 +156,9 @@ def look_flops(
     prompt = pending.question.prompt
     generic = len(pending.question.generic.ids) if model.localisation.generic else 0
     both, again = second.prompt_tokens, len(second.tokens)
-    lengths = Lengths(prompt.shared, look.prompt_tokens, generic, both, new, decided, again)
+    told = sum(not token.is_eos for token in look.tokens[:decided])
+    rows = min(model.localisation.generated_rows, max(1, told))
+    lengths = Lengths(prompt.shared, look.prompt_tokens, generic, both, new, decided, again, rows)
     twice = flow_work("ours", passes, lengths, 0, unsure=True)["final_answer"].flops
     return image + once, twice - once + passes.encode(model.local_view, pending.region.size)
 
@@ -206,6 +210,8 @@ def _engine(passes: PassFlops, lengths: Lengths, image: int, unsure: bool) -> di
     if not unsure:
         return {"first_token": first, "first_answer": answer, "final_answer": answer}
     probe = Work(passes.probe(g - prefix, g)) if g else Work()
+    if lengths.rows:
+        probe += Work(passes.probe(lengths.rows, n + lengths.rows))
     region, answer = first + _decoding(passes, n, lengths.decided) + probe, answer + probe
     second = Work(image + passes.decoder(two - prefix, two) + passes.logits())
     rest = Work(sequential=answer.sequential - region.sequential)

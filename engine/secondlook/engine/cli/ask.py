@@ -18,6 +18,7 @@ from secondlook.engine.cli.options import (
     EncoderOption,
     ModelOption,
     PolicyOption,
+    ProfileOption,
     ProviderOption,
     RebuildOption,
     RevisionOption,
@@ -37,6 +38,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     model: ModelOption = "demo",
     revision: RevisionOption = None,
+    profile: ProfileOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
@@ -74,6 +76,7 @@ def ask(
         kv_cache_gb,
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
         revision,
+        profile,
     )
     opened = open_picture(picture)
     with loading_status(model):

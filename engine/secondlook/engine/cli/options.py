@@ -19,6 +19,7 @@ __all__ = [
     "EncoderOption",
     "ModelOption",
     "PolicyOption",
+    "ProfileOption",
     "ProviderOption",
     "RebuildOption",
     "RevisionOption",
@@ -45,6 +46,16 @@ RevisionOption = Annotated[
     typer.Option(
         "--revision",
         help="Branch, tag or commit of a hub model; by default its main branch.",
+        rich_help_panel=MODEL,
+    ),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        help="Where the model looks: a file like localisation.json, or a name such as qwen3-vl-4b-text or "
+        "llava-1.5-7b (published heads, not tried here on real weights); by default as its folder says.",
+        show_default=False,
         rich_help_panel=MODEL,
     ),
 ]

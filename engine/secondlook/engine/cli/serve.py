@@ -16,6 +16,7 @@ from secondlook.engine.cli.options import (
     EncoderOption,
     ModelOption,
     PolicyOption,
+    ProfileOption,
     ProviderOption,
     RebuildOption,
     RevisionOption,
@@ -36,6 +37,7 @@ __all__ = ["serve"]
 def serve(
     model: ModelOption = "demo",
     revision: RevisionOption = None,
+    profile: ProfileOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
     vision: VisionOption = "torch",
@@ -162,6 +164,7 @@ def serve(
         kv_cache_gb,
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
         revision,
+        profile,
     )
     sessions = SessionLimits(max_waiting=max_pending, max_bytes=max_pending_mb * 2**20, seconds=session_ttl)
     settings = ServerSettings(

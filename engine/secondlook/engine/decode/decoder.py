@@ -78,6 +78,7 @@ class Prompted:
         span: [start, stop), the global image's places.
         delta: rotary position less place, behind the prompt.
         limit: the most tokens of the answer.
+        read: of how many of the last rows a probe reads the mean.
     """
 
     slot: int
@@ -86,6 +87,7 @@ class Prompted:
     span: tuple[int, int] = (0, 0)
     delta: int = 0
     limit: int = 1
+    read: int = 1
 
 
 class Decoder:
@@ -119,7 +121,7 @@ class Decoder:
         """Compute the rest of prompts, and the first token of their answers.
 
         Returns:
-            with `probe`, for each prompt [N] float32: the attention of its last row to its span.
+            with `probe`, for each prompt what `PrefillPlan.read` says of its span.
         """
         plan = self._plan(prompts, probe=probe)
         hidden = self.model.hidden(Rows.packed([prompt.rows for prompt in prompts]), plan)
@@ -137,7 +139,7 @@ class Decoder:
 
     @torch.inference_mode()
     def attention_rows(self, prompts: Sequence[Prompted]) -> list[Tensor]:
-        """For each prompt [N] float32, as of `prefill`, and nothing else: the slots stay as they are, and no
+        """For each prompt what `prefill` reads, and nothing else: the slots stay as they are, and no
         layer behind that of the probe is run."""
         plan = self._plan(prompts, probe=True, rows_only=True)
         try:
@@ -175,7 +177,7 @@ class Decoder:
 
     def _plan(self, prompts: Sequence[Prompted], *, probe: bool, rows_only: bool = False) -> PrefillPlan:
         segments = [
-            Segment(prompt.slot, prompt.start, len(prompt.rows), prompt.span, kept=not rows_only)
-            for prompt in prompts
+            Segment(one.slot, one.start, len(one.rows), one.span, kept=not rows_only, read=one.read)
+            for one in prompts
         ]
         return PrefillPlan(self.cache, segments, self.probe if probe else None, rows_only=rows_only)

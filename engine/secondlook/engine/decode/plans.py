@@ -68,6 +68,7 @@ class Segment:
         length: number of rows.
         span: [start, stop), the places whose attention is read with a probe: the global image's.
         kept: whether their keys and values are written to the slot.
+        read: of how many of the last rows a probe reads the mean.
     """
 
     slot: int
@@ -75,6 +76,7 @@ class Segment:
     length: int
     span: tuple[int, int] = (0, 0)
     kept: bool = True
+    read: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ class Probe:
 
     Attributes:
         layers: at least one, 0-based; of each [H] float32 weights of its heads, on the device, or None for
-            their mean.
+            their mean; or [M, H], the same M everywhere, for M maps.
     """
 
     layers: Mapping[int, Tensor | None]
@@ -107,8 +109,9 @@ class PrefillPlan:
         rows_only: end the pass, by ProbeReached, as soon as that is there.
 
     Attributes:
-        read: after the pass, for each segment [stop - start] float32: the attention of its last row to its
-            span, summed over the probe's layers and heads with their weights.
+        read: after the pass, for each segment [stop - start] float32, or [M, stop - start] of M maps: the
+            attention of its last row (the mean over `Segment.read` of them) to its span, summed over the
+            probe's layers and heads with their weights.
     """
 
     def __init__(
@@ -135,9 +138,7 @@ class PrefillPlan:
             keys = self._seen(self._cache.keys[layer], segment, key[0, :, own])
             values = self._seen(self._cache.values[layer], segment, value[0, :, own])
             if probe is not None:
-                length = torch.full((1,), keys.shape[2], device=keys.device)
-                last = query[:, :, own.stop - 1]
-                row = attention_row(last, keys, length, *segment.span, scale, probe.layers[layer])[0]
+                row = _read(query[0, :, own], keys, segment, scale, probe.layers[layer])
                 if number < len(self.read):
                     self.read[number] = self.read[number] + row
                 else:
@@ -178,6 +179,25 @@ class PrefillPlan:
             mask = torch.ones(shape, dtype=torch.bool, device=device).tril(segment.start)
             self._masks[number] = mask
         return mask
+
+
+def _read(
+    query: Tensor,  # [H, length, D]
+    keys: Tensor,  # [1, H_kv, start + length, D]
+    segment: Segment,
+    scale: float,
+    weights: Tensor | None,
+) -> Tensor:
+    """See `PrefillPlan.read`: what one layer adds to that."""
+    last, stop = query[:, -segment.read :].transpose(0, 1), keys.shape[2]
+    lengths = torch.arange(stop - len(last) + 1, stop + 1, device=keys.device)
+    seen = keys.expand(len(last), -1, -1, -1)
+    several = weights is not None and weights.dim() == 2
+    maps = [
+        attention_row(last, seen, lengths, *segment.span, scale, each).mean(dim=0)
+        for each in (weights if several and weights is not None else (weights,))
+    ]
+    return torch.stack(maps) if several else maps[0]
 
 
 class DecodePlan:

@@ -8,6 +8,7 @@ becomes a map. Nothing above knows a model's name, a square, or one grid for all
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -196,14 +197,20 @@ class VisionLanguageModel(DecoderModel, Protocol):
         return cells.reshape(prompt.grids[0])
 
     def probe(self) -> Probe:
-        """The attention that `localisation` names, for a decoder."""
+        """The attention that `localisation` names, for a decoder; with a sink, that is the second map."""
+        where, count = self.localisation, self.decoder.heads
+        asked = [where.layers] if where.sink is None else [where.layers, where.sink.layers]
         layers = dict[int, Tensor | None]()
-        for layer, heads in self.localisation.layers.items():
-            layers[layer] = None
-            if heads is not None:
-                weights = torch.zeros(self.decoder.heads)
-                weights[list(heads)] = torch.tensor(list(heads.values()))
-                layers[layer] = weights.to(self.device)
+        for layer in dict.fromkeys(itertools.chain(*asked)):
+            weights = torch.zeros(len(asked), count)
+            for number, each in enumerate(asked):
+                heads = each.get(layer, {})
+                if heads is None:
+                    weights[number] = 1 / count
+                elif heads:
+                    weights[number, list(heads)] = torch.tensor(list(heads.values()))
+            mean = where.sink is None and where.layers[layer] is None
+            layers[layer] = None if mean else weights.squeeze(0).to(self.device)
         return Probe(layers)
 
     def text(self, token_ids: Sequence[int]) -> str:

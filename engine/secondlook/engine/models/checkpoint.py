@@ -45,6 +45,7 @@ from secondlook.engine.models.folders import (
     read_json,
 )
 from secondlook.engine.models.packed_linear import pack_linear_layers
+from secondlook.engine.models.profiles import chosen_profile
 from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts
 from secondlook.engine.models.registry import architecture
 from secondlook.engine.models.rendering import Frame
@@ -75,6 +76,7 @@ def load_model(
     dtype: DType = "auto",
     device: str = "auto",
     progress: bool = False,
+    profile: str | None = None,
 ) -> VisionLanguageModel:
     """Load a model, ready to answer; the first time, its operators are built too (`secondlook.kernels`).
 
@@ -84,12 +86,13 @@ def load_model(
         dtype: see `DType`.
         device: "cpu", "cuda", "cuda:N", or "auto" (a CUDA GPU if there is one).
         progress: let transformers and the hub draw progress bars and log while they work.
+        profile: where it looks, see `secondlook.engine.models.profiles`; None: as its folder says.
 
     Raises:
         ModelNotFoundError, IncompleteModelError, InvalidModelError, UnsupportedModelError: see there.
         DeviceError: no such device here.
         SettingsError: an unknown dtype, a revision of what is no hub model, or an unknown mode in the
-            variable SECONDLOOK_KERNELS.
+            variable SECONDLOOK_KERNELS; or a profile that is not there or another model's.
     """
     if dtype not in get_args(DType):
         raise SettingsError(f"dtype must be one of {', '.join(get_args(DType))}, not {dtype!r}")
@@ -103,7 +106,13 @@ def load_model(
         check_config(folder, checkpoint.values)
         with reading(folder):
             model: VisionLanguageModel = module.load(checkpoint)
-    _check_localisation(folder, model)
+    if profile is not None:
+        there = model.decoder
+        shape = (there.layers, there.heads, there.width)
+        model.localisation = chosen_profile(
+            profile, model.localisation, model.module.config.model_type, shape
+        )
+    _check_localisation(folder / LOCALISATION_FILE if profile is None else Path(profile), model)
     _check_context(folder, model)
     model.revision = commit_of(folder)
     if model.revision is not None:
@@ -269,15 +278,19 @@ def _prepare_operators(place: torch.device) -> None:
         raise SettingsError(str(error)) from error
 
 
-def _check_localisation(folder: Path, model: VisionLanguageModel) -> None:
-    there, path = model.decoder, folder / LOCALISATION_FILE
-    for layer, heads in model.localisation.layers.items():
-        for key, what, index, count in (
-            (f"layers.{layer}", "layer", layer, there.layers),
-            *((f"layers.{layer}.{head}", "head", head, there.heads) for head in heads or ()),
-        ):
-            if index >= count:
-                raise InvalidModelError(f"{path}: {key}: the decoder's last {what} is {count - 1}")
+def _check_localisation(path: Path, model: VisionLanguageModel) -> None:
+    there, sink = model.decoder, model.localisation.sink
+    for key, layers in (
+        ("layers", model.localisation.layers),
+        ("sink.layers", {} if sink is None else sink.layers),
+    ):
+        for layer, heads in layers.items():
+            for where, what, index, count in (
+                (f"{key}.{layer}", "layer", layer, there.layers),
+                *((f"{key}.{layer}.{head}", "head", head, there.heads) for head in heads or ()),
+            ):
+                if index >= count:
+                    raise InvalidModelError(f"{path}: {where}: the decoder's last {what} is {count - 1}")
 
 
 def _check_context(folder: Path, model: VisionLanguageModel) -> None:

@@ -22,12 +22,11 @@ from transformers.models.llava_next.modeling_llava_next import unpad_image
 from secondlook.edge.geometry import Size, sheet
 from secondlook.edge.imaging import fit_to_view
 from secondlook.edge.wire import Fixed, Tiles, View
-from secondlook.engine.devices import to_device
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.base import Features, Prompt
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.llava import Llava, clip_config, clip_preprocessing, default_localisation
-from secondlook.engine.models.pictures import Grid, Picture, Preprocessing, normalised
+from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
 
@@ -121,9 +120,7 @@ class HighResolution(LlavaNext):
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
-        pixels = to_device(torch.cat([picture.pixels for picture in pictures]), self.device)
-        numbers, model = self.preprocessing, self.module.model
-        values = normalised(pixels, numbers.mean, numbers.std, numbers.scale).contiguous()
+        values, model = self._normalise.values(torch.cat([one.pixels for one in pictures])), self.module.model
         features = self._encoder(values.to(self.dtype))
         tiles = torch.split(features, [len(picture.pixels) for picture in pictures])
         sizes = [(picture.shown.height, picture.shown.width) for picture in pictures]

@@ -124,8 +124,11 @@ class Normalisation:
 
     def __call__(self, pictures: Sequence[Picture]) -> Tensor:
         """Values [n, 3, H, W] float32 of pictures of one size."""
-        pixels = to_device(torch.stack([picture.pixels for picture in pictures]), self._device)
-        values = pixels.movedim(-1, -3).float() * self._scale
+        return self.values(torch.stack([picture.pixels for picture in pictures]))
+
+    def values(self, pixels: Tensor) -> Tensor:
+        """Values [n, 3, H, W] float32 of pixels [n, H, W, 3] uint8 on any device."""
+        values = to_device(pixels, self._device).movedim(-1, -3).float() * self._scale
         return ((values - self._mean) / self._std).contiguous()
 
 

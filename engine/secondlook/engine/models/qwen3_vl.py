@@ -11,18 +11,13 @@ from typing import Any
 from transformers import Qwen3VLForConditionalGeneration
 
 from secondlook.engine.models.checkpoint import Checkpoint
+from secondlook.engine.models.profiles import PUBLISHED
 from secondlook.engine.models.qwen import CROP_SIZE, Qwen, loaded
 from secondlook.engine.models.settings import Localisation
 
 __all__ = ["SUPPORTED", "default_localisation", "load"]
 
 SUPPORTED = "Qwen3-VL (model_type qwen3_vl, not its mixtures of experts)"
-
-_PUBLISHED: dict[tuple[int, int, int], dict[int, tuple[int, ...]]] = {
-    (36, 32, 2560): {19: (24, 27), 24: (21, 23)},
-    (36, 32, 4096): {19: (24, 26, 27), 24: (21, 22, 23)},
-}
-"""Heads of the 4B and the 8B that look where a question about text asks; by layers, heads and width."""
 
 
 def load(checkpoint: Checkpoint) -> Qwen:
@@ -32,10 +27,11 @@ def load(checkpoint: Checkpoint) -> Qwen:
 
 
 def default_localisation(config: Any) -> Localisation:
-    """Of the 4B and the 8B the heads in the public code of Q-Zoom (arXiv 2604.06912), not tried here on real
-    weights; of others the mean of the heads at the relative depth of Qwen2.5-VL's layer."""
+    """Of the 4B and the 8B the published heads for questions about text, without the cells of their sinks,
+    where plain attention sits; of others the mean of the heads at the relative depth of Qwen2.5-VL's."""
     text = config.text_config
     shape = text.num_hidden_layers, text.num_attention_heads, text.hidden_size
-    if (heads := _PUBLISHED.get(shape)) is not None:
-        return Localisation({layer: dict.fromkeys(some, 1.0) for layer, some in heads.items()}, CROP_SIZE)
+    for known in (PUBLISHED["qwen3-vl-4b-text"], PUBLISHED["qwen3-vl-8b-text"]):
+        if known.shape == shape:
+            return Localisation(known.layers, CROP_SIZE, sink=known.sink)
     return Localisation({text.num_hidden_layers * 22 // 36: None}, CROP_SIZE)

@@ -12,15 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import from_json, validated
 from secondlook.edge.wire import Fit
 from secondlook.engine.errors import InvalidModelError
-from secondlook.engine.method.region import Ratios, RegionSettings
+from secondlook.engine.method.region import Ratios, RegionSettings, Rule, Share
 
-__all__ = ["LOCALISATION_FILE", "SETTINGS_FILE", "Localisation", "LookSettings", "read_file"]
+__all__ = ["LOCALISATION_FILE", "SETTINGS_FILE", "Localisation", "LookSettings", "Sink", "read_file"]
 
 SETTINGS_FILE = "secondlook.json"
 LOCALISATION_FILE = "localisation.json"
@@ -53,14 +53,31 @@ class LookSettings:
 
 
 @validated(frozen=True)
+class Sink:
+    """Where attention gathers whatever is asked: such cells are left out of the map.
+
+    Attributes:
+        layers: as in `Localisation`.
+        threshold: cells whose attention there is at least this are left out; all of them: none is.
+    """
+
+    layers: Layers
+    threshold: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@validated(frozen=True)
 class Localisation:
-    """Which attention of the prompt's last row is read, and how a region is found from it.
+    """Which attention is read, of which rows, and how a region is found from it.
 
     Attributes:
         layers: of the decoder, 0-based. Of each the heads, 0-based too, with their positive weights, or None:
             the mean of all. What is read is the sum over all of them.
         generic: whether the map is divided by that of a generic question (Zhang et al., arXiv 2502.17422).
-        crop_size, ratios, min_cells: see `secondlook.engine.method.region.RegionSettings`.
+        generated_rows: 0: the prompt's last row is read. Otherwise the mean over the rows of so many of the
+            answer's first tokens, as far as these are known when a region is sought; the end token, which
+            looks at nothing more, is not among them unless it is the only one.
+        sink: which cells are left out, if any; read in the same rows.
+        crop_size, ratios, min_cells, rule, share: see `secondlook.engine.method.region.RegionSettings`.
     """
 
     layers: Layers
@@ -68,6 +85,10 @@ class Localisation:
     generic: bool = True
     ratios: Ratios = RegionSettings.ratios
     min_cells: int = 1
+    rule: Rule = "squares"
+    share: Share = RegionSettings.share
+    generated_rows: NonNegativeInt = 0
+    sink: Sink | None = None
 
     def __post_init__(self) -> None:
         _ = self.region  # has rules of its own
@@ -75,11 +96,11 @@ class Localisation:
     @property
     def deepest(self) -> int:
         """The last layer that is read; no pass for attention alone goes beyond it."""
-        return max(self.layers)
+        return max([*self.layers, *([] if self.sink is None else self.sink.layers)])
 
     @property
     def region(self) -> RegionSettings:
-        return RegionSettings(self.crop_size, self.ratios, self.min_cells)
+        return RegionSettings(self.crop_size, self.ratios, self.min_cells, self.rule, self.share)
 
 
 def read_file(path: Path, defaults: FileT) -> FileT:

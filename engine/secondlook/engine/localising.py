@@ -1,0 +1,131 @@
+"""From a first look to the attention maps that a region is found in.
+
+What `localisation` of a model says is read here: the rows, whether they are compared with those of a generic
+question, and which cells are left out as sinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from secondlook.engine.decode.cache import KeptPrefix
+from secondlook.engine.decode.decoder import Prompted
+from secondlook.engine.decode.plans import Rows
+from secondlook.engine.decode.scheduler import AttentionRow, Encode, Flow, Stages
+from secondlook.engine.devices import to_device
+from secondlook.engine.method.region import without_sinks
+from secondlook.engine.models.base import Features, Prompt, QuestionTokens, VisionLanguageModel
+from secondlook.engine.results import AttentionMaps, Question
+
+__all__ = ["Localiser", "Sought", "prompted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sought:
+    """A first look whose region is sought.
+
+    Attributes:
+        slot: it holds the prompt's keys and values, and those of the answer so far.
+        prefix: what of the prompt others about the picture share.
+        projection: from the picture's rows to cells, see `VisionLanguageModel.condition`.
+        row: what was read of the prompt's last row; None where the answer's rows are read instead.
+        answer: its tokens so far, at least one.
+        encoded: the picture, where it may be needed again.
+    """
+
+    slot: int
+    asked: Question
+    prefix: KeptPrefix
+    projection: Tensor | None
+    row: Tensor | None
+    answer: tuple[int, ...]
+    encoded: Features | None
+
+
+class Localiser:
+    """Reads one model's maps.
+
+    Args:
+        generic: the generic question's tokens.
+    """
+
+    def __init__(self, model: VisionLanguageModel, generic: QuestionTokens) -> None:
+        self._model = model
+        self._generic = generic
+        self._generics = WeakKeyDictionary[KeptPrefix, Tensor]()  # maps that were read already
+
+    def maps(self, sought: Sought, stages: Stages) -> Flow[AttentionMaps]:
+        """The question's map, without sinks, and the generic one."""
+        where, prompt = self._model.localisation, sought.asked.prompt
+        row = sought.row
+        if row is None:
+            row = yield AttentionRow(self._answered(sought))
+        by_question = self._map(row, sought.projection, prompt)
+        if where.sink is not None:
+            sinks = self._model.attention_map(row[1], sought.projection, prompt)
+            by_question = without_sinks(by_question, sinks, where.sink.threshold)
+        by_generic = torch.ones_like(by_question)
+        if where.generic:
+            by_generic = yield from self._by_generic(sought, stages)
+        return AttentionMaps(by_question, by_generic)
+
+    def shares(self, asked: Question) -> bool:
+        """Whether the generic question's prompt begins as the asked one's."""
+        key, picture = self._model.prefix_key, asked.picture
+        return key(picture, self._generic) == key(picture, asked.tokens)
+
+    def _by_generic(self, sought: Sought, stages: Stages) -> Flow[Tensor]:
+        """The map that the question's is divided by; remembered with the prefix."""
+        model, asked = self._model, sought.asked
+        if sought.prefix not in self._generics:
+            prefix: KeptPrefix | None = sought.prefix
+            conditioned, projection = list[Features](), sought.projection
+            if not self.shares(asked):
+                stages.enter("encode")
+                encoded = sought.encoded
+                if encoded is None:
+                    encoded = yield Encode(asked.picture, asked.picture.tokens)
+                one, projection = model.condition(encoded, self._generic)
+                prefix, conditioned = None, [one]
+                stages.enter("prefill")
+            row = yield AttentionRow(prompted(model, sought.slot, asked.generic, prefix, conditioned))
+            self._generics[sought.prefix] = self._map(row, projection, asked.generic)
+        return self._generics[sought.prefix]
+
+    def _map(self, row: Tensor, projection: Tensor | None, prompt: Prompt) -> Tensor:
+        own = row if self._model.localisation.sink is None else row[0]
+        return self._model.attention_map(own, projection, prompt)
+
+    @torch.inference_mode()
+    def _answered(self, sought: Sought) -> Prompted:
+        """The answer's first tokens once more, behind the prompt; the slot stays as it is."""
+        model, prompt = self._model, sought.asked.prompt
+        first = sought.answer[: model.localisation.generated_rows]
+        ids = [token for token in first if token not in model.eos_ids] or first[:1]
+        start, delta = len(prompt.ids), prompt.delta
+        places = to_device(torch.arange(start, start + len(ids)), model.device)
+        positions = model.step_positions(places, torch.full_like(places, delta))
+        rows = Rows(model.embed(to_device(torch.tensor(ids), model.device)), positions)
+        return Prompted(sought.slot, start, rows, prompt.spans[0], delta, read=len(ids))
+
+
+def prompted(
+    model: VisionLanguageModel,
+    slot: int,
+    prompt: Prompt,
+    prefix: KeptPrefix | None,
+    features: Sequence[Features],
+    limit: int = 1,
+) -> Prompted:
+    """The prompt, or its rest behind the prefix that the slot holds."""
+    start = 0
+    if prefix is not None:
+        start, begins = prefix.length, (prompt.shared, prompt.shared_position)
+        assert begins == (start, prefix.next_position), "prompts of one prefix key begin alike"
+    rows = model.rows(prompt, start, features)
+    return Prompted(slot, start, rows, prompt.spans[0], prompt.delta, limit)
