@@ -61,7 +61,7 @@ def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
         expected = pair.theirs.images([image], return_tensors="pt")["pixel_values"][0]
         shown = Size(*image.size)
         base = pair.model.picture(image, pair.model.global_view, shown)
-        ours = numbers.pixel_values([base], torch.device("cpu"))
+        ours = numbers.on(torch.device("cpu"))([base])
         torch.testing.assert_close(ours, expected[:1], atol=1e-6, rtol=0)
         tiled = pair.tiled.picture(image, pair.tiled.global_view, shown)
         values = numbers.on(torch.device("cpu")).values(tiled.pixels)

@@ -106,7 +106,7 @@ def test_pictures_equal_those_of_the_processor_that_squashes_once(pair: Pair) ->
         image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
         options = pair.family.drawn
         expected = pair.theirs.images(images=[image], **options, return_tensors="pt")["pixel_values"]
-        ours = pair.model.preprocessing.pixel_values([pair.picture(image)], torch.device("cpu"))
+        ours = pair.model.preprocessing.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected.reshape(ours.shape), atol=1e-6, rtol=0)
 
 
