@@ -21,8 +21,10 @@ from secondlook.benchmarks.latency.subject import Preset, random_model, served
 from secondlook.benchmarks.options import Graph, VisionRun
 from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.geometry import Size
-from secondlook.engine.models.base import VisionEncoder, VisionLanguageModel
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.packed_linear import pack_linear_layers
+from secondlook.engine.models.pictures import Preprocessing
+from secondlook.engine.models.vision import VisionEncoder
 from secondlook.export.gate import TOLERANCES
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
@@ -43,7 +45,7 @@ def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
     with _encoders(model, run.graph or _GRAPHS, console) as encoders:
         rows = list[dict[str, Any]]()
         for batch in _BATCHES:
-            pictures = _pixels(model, batch, run)
+            pictures = _pixels(model, preset.preprocessing, batch, run)
             rows += _rows(batch, _measured(encoders, pictures, console, f"batches of {batch}"))
     float32 = [row["speedup"] for row in rows if row["encoder"] == "onnx float32"]
     return {
@@ -74,7 +76,7 @@ def _encoders(
             with console.status(f"exporting in {dtype} ..."):
                 place = Path(folder) / dtype
                 place.mkdir()
-                encoders[f"onnx {dtype}"] = write_encoder(model, dtype, DEFAULT_OPSET, place).open()
+                (encoders[f"onnx {dtype}"],) = write_encoder(model, dtype, DEFAULT_OPSET, place).open()
         yield encoders
 
 
@@ -85,13 +87,15 @@ def _encoder_only(preset: Preset, seed: int) -> VisionLanguageModel:
     return served(preset, random_model(config, torch.float32, torch.device("cpu"), seed))
 
 
-def _pixels(model: VisionLanguageModel, batch: int, run: VisionRun) -> Iterator[Tensor]:
+def _pixels(
+    model: VisionLanguageModel, preprocessing: Preprocessing, batch: int, run: VisionRun
+) -> Iterator[Tensor]:
     """New pictures [batch, 3, S, S] for the warm-ups and each repeat."""
     requests = fresh_requests(model.global_view, 1, (_WARMUPS + run.repeats) * batch, run.seed)
     for _ in range(_WARMUPS + run.repeats):
         images = [next(requests).global_image for _ in range(batch)]
         pictures = [model.picture(image, model.global_view, Size(*image.size)) for image in images]
-        yield model.preprocessing.pixel_values(pictures, model.device)
+        yield preprocessing.pixel_values(pictures, model.device)
 
 
 def _measured(

@@ -23,6 +23,7 @@ from secondlook.engine.errors import PictureMismatchError
 __all__ = [
     "Colour",
     "Grid",
+    "Normalisation",
     "Picture",
     "Preprocessing",
     "Spread",
@@ -114,6 +115,20 @@ def normalised(pixels: Tensor, mean: Colour, std: Spread, scale: float) -> Tenso
     values = pixels.movedim(-1, -3).float() * scale
     middle, spread = (to_device(torch.tensor(three).view(3, 1, 1), pixels.device) for three in (mean, std))
     return (values - middle) / spread
+
+
+@validated(frozen=True)
+class Normalisation:
+    """What `normalised` takes: a vision encoder's numbers.
+
+    Attributes:
+        mean, std: per channel, applied to values scaled by `scale`.
+        scale: multiplies the 8-bit values.
+    """
+
+    mean: Colour
+    std: Spread
+    scale: PositiveFloat = 1 / 255
 
 
 @validated(frozen=True)

@@ -7,7 +7,8 @@ to it than places in the cache tell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +23,19 @@ from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
 from secondlook.engine.models.base import Features
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Colour, Grid, Picture, Spread, normalised, numbers
+from secondlook.engine.models.pictures import (
+    Colour,
+    Grid,
+    Normalisation,
+    Picture,
+    Spread,
+    normalised,
+    numbers,
+)
 from secondlook.engine.models.prompts import ChatPrompts
-from secondlook.engine.models.qwen_vision import QwenVision
+from secondlook.engine.models.qwen_vision import QwenGraph, QwenVision
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.vision import VisionEncoder, VisionGraph
 
 __all__ = ["CROP_SIZE", "MOST_CELLS", "Patching", "Qwen", "loaded"]
 
@@ -105,7 +115,13 @@ class Qwen(Adapter):
         super().__init__(name, module, prompts, settings, localisation, views, cell)
         self.patching = patching
         self._vision = QwenVision(module.model.visual)
+        self._graph = QwenGraph(self._vision, max(self.most_visual_tokens), self.decoder.width)
+        self._encoder: VisionEncoder | None = None
         self.vision_settings = self._vision.settings
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return Normalisation(self.patching.mean, self.patching.std, self.patching.scale)
 
     def layout(self, grid: Grid) -> Tensor:
         """Time, row and column of each cell [3, N]."""
@@ -114,14 +130,32 @@ class Qwen(Adapter):
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
+        most = getattr(self._encoder, "most_pictures", len(pictures))
+        passes = [pictures[first : first + most] for first in range(0, len(pictures), most)]
+        return [features for some in passes for features in self._encoded(some)]
+
+    def _encoded(self, pictures: Sequence[Picture]) -> list[Features]:
         patches = torch.cat([self.patching.patches(picture, self.device) for picture in pictures])
         places = self._vision.places([picture.grid for picture in pictures], self.device)
         counts = [picture.tokens for picture in pictures]
-        layers = [layer.split(counts) for layer in self._vision(patches, places)]
+        if self._encoder is None:
+            found = self._vision(patches, places)
+        else:
+            given = self._encoder(*self._graph.inputs(patches, places))
+            found = [one.to(self.dtype) for one in ([given] if isinstance(given, Tensor) else given)]
+        layers = [layer.split(counts) for layer in found]
         return [Features(tokens, tuple(deep)) for tokens, *deep in zip(*layers, strict=True)]
 
     def vision_module(self) -> nn.Module:
         return self._vision
+
+    def vision_graphs(self) -> Mapping[str, VisionGraph]:
+        return {"encoder": VisionGraph(self._graph, self._graph.interface, self._graph.example)}
+
+    def with_encoder(self, *encoders: VisionEncoder) -> Qwen:
+        other = copy.copy(self)
+        (other._encoder,) = encoders
+        return other
 
 
 def _patching(checkpoint: Checkpoint, vision: Any) -> Patching:

@@ -6,7 +6,7 @@ Such an encoder can be exported, and another can take its place (`secondlook.eng
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,16 +14,22 @@ from torch import nn
 
 from secondlook.edge.wire import Filter, Fixed, View
 from secondlook.engine.models.adapter import Adapter
-from secondlook.engine.models.base import Features, VisionEncoder
-from secondlook.engine.models.pictures import Picture, Preprocessing
+from secondlook.engine.models.base import Features
+from secondlook.engine.models.pictures import Normalisation, Picture, Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.vision import Axis, Interface, TensorType, VisionEncoder, VisionGraph
 
 __all__ = ["SquareAdapter"]
 
 
 class SquareAdapter(Adapter):
-    """An `Adapter` with such an encoder."""
+    """An `Adapter` with such an encoder.
+
+    Attributes:
+        preprocessing: of the pictures.
+        features: rows and width of what the encoder makes of one.
+    """
 
     def __init__(
         self,
@@ -46,13 +52,15 @@ class SquareAdapter(Adapter):
         side = preprocessing.side
         view = View(size=Fixed(width=side, height=side), fit=settings.fit, filter=filter)
         super().__init__(name, module, prompts, settings, localisation, (view, view), (cell, cell))
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
+        self.features = self.most_visual_tokens[0], self.decoder.width
         self._vision = vision
         self._encoder: VisionEncoder = vision
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        return self._preprocessing
+    def normalisation(self) -> Normalisation:
+        numbers = self.preprocessing
+        return Normalisation(numbers.mean, numbers.std, numbers.scale)
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
@@ -62,8 +70,16 @@ class SquareAdapter(Adapter):
     def vision_module(self) -> nn.Module:
         return self._vision
 
-    def with_encoder(self, encoder: VisionEncoder) -> SquareAdapter:
-        """The same model, on the same weights, with its pictures encoded by another."""
+    def vision_graphs(self) -> Mapping[str, VisionGraph]:
+        picture = 3, self.preprocessing.side, self.preprocessing.side
+        interface = Interface(
+            (TensorType("pixel_values", ("batch", *picture)),),
+            (TensorType("features", ("batch", *self.features)),),
+            {"batch": Axis(1, 1)},
+        )
+        return {"encoder": VisionGraph(self._vision, interface, lambda: (torch.zeros(2, *picture),))}
+
+    def with_encoder(self, *encoders: VisionEncoder) -> SquareAdapter:
         other = copy.copy(self)
-        other._encoder = encoder
+        (other._encoder,) = encoders
         return other
