@@ -199,7 +199,9 @@ class _Asker:
             region = first.pending.region
             crop = picture.local_image(region, engine.model.local_view, self.asking.local_jpeg)
             final = engine.second_look(first.pending, decode_jpeg(crop.jpeg)).second
-        flops = (None, None) if self.passes is None else look_flops(self.passes, picture.size, first, final)
+        flops = (
+            (None, None) if self.passes is None else look_flops(self.passes, picture.size, text, first, final)
+        )
         second = None
         if final is not None and crop is not None:
             visual_tokens = final.visual_tokens - first.look.visual_tokens

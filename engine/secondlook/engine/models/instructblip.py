@@ -23,7 +23,7 @@ from secondlook.engine.errors import (
     QuestionTooLongError,
     UnsupportedModelError,
 )
-from secondlook.engine.models.base import Features
+from secondlook.engine.models.base import Features, Prompt
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing, numbers
 from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
@@ -118,6 +118,14 @@ class InstructBlip(SquareAdapter):
             )
         return replace(tokens, instruction=tuple(read))
 
+    def with_module(self, module: Any) -> InstructBlip:
+        parts = (self.prompts, self.preprocessing, self.settings, self.localisation, self._reader)
+        return InstructBlip(self.name, module, *parts)
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        read = to_device(torch.tensor([question.instruction] * len(prompt.spans)), self.device)
+        return {**super().text_inputs(prompt, question), "qformer_input_ids": read}
+
     def layout(self, grid: Grid) -> Tensor:
         del grid
         return torch.arange(self._queries).unsqueeze(0)
@@ -137,8 +145,16 @@ class InstructBlip(SquareAdapter):
             output_attentions=True,
         )
         rows = module.language_projection(output.last_hidden_state[0, : self._queries])
-        looked = output.cross_attentions[_CROSS_BLOCK][0].float().mean(0)  # over heads
-        return Features(rows), looked[:, 1:]  # without the class token
+        return Features(rows), _looked(output)
+
+    def projection(self, output: Any) -> Tensor:
+        return _looked(output.qformer_outputs)
+
+
+def _looked(output: Any) -> Tensor:
+    """What each query looked at of the tower's cells [queries, N], by an output of the Q-Former."""
+    weights: Tensor = output.cross_attentions[_CROSS_BLOCK][0]
+    return weights.float().mean(0)[:, 1:]  # over heads, without the class token
 
 
 class Tower(nn.Module):

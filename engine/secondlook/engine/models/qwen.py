@@ -20,10 +20,10 @@ from secondlook.edge.wire import Budget, Filter, View
 from secondlook.engine.devices import to_device
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
-from secondlook.engine.models.base import Features
+from secondlook.engine.models.base import Features, Prompt
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.pictures import Colour, Grid, Picture, Spread, normalised, numbers
-from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.qwen_vision import QwenVision
 from secondlook.engine.models.settings import Localisation, LookSettings
 
@@ -114,7 +114,7 @@ class Qwen(Adapter):
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
-        patches = torch.cat([self.patching.patches(picture, self.device) for picture in pictures])
+        patches = self.pixel_inputs(pictures)["pixel_values"]
         places = self._vision.places([picture.grid for picture in pictures], self.device)
         counts = [picture.tokens for picture in pictures]
         layers = [layer.split(counts) for layer in self._vision(patches, places)]
@@ -122,6 +122,21 @@ class Qwen(Adapter):
 
     def vision_module(self) -> nn.Module:
         return self._vision
+
+    def with_module(self, module: Any) -> Qwen:
+        parts = (self.prompts, self.patching, self.settings, self.localisation)
+        return Qwen(self.name, module, *parts)
+
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        patches = torch.cat([self.patching.patches(picture, self.device) for picture in pictures])
+        grids = torch.tensor([(1, *picture.grid) for picture in pictures])
+        grids[:, 1:] *= self.patching.merge
+        return {"pixel_values": patches, "image_grid_thw": to_device(grids, self.device)}
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        inputs = super().text_inputs(prompt, question)
+        kinds = (inputs["input_ids"] == self.module.config.image_token_id).int()
+        return {**inputs, "mm_token_type_ids": kinds}
 
 
 def _patching(checkpoint: Checkpoint, vision: Any) -> Patching:

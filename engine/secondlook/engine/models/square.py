@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secondlook.edge.wire import Filter, Fixed, View
 from secondlook.engine.models.adapter import Adapter
@@ -56,8 +56,11 @@ class SquareAdapter(Adapter):
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
+        return [Features(tokens) for tokens in self._encoder(**self.pixel_inputs(pictures))]
+
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
         pixels = self.preprocessing.pixel_values(pictures, self.device)
-        return [Features(tokens) for tokens in self._encoder(pixels.to(self.dtype))]
+        return {"pixel_values": pixels.to(self.dtype)}
 
     def vision_module(self) -> nn.Module:
         return self._vision
