@@ -207,3 +207,10 @@ def test_two_looks_of_ours_compute_less_than_the_published_way(name: str) -> Non
     assert flows == list(flows_of(preset(name)))
     assert report["flops_ratio"] < 0.6
     assert report["rows"][0]["ratio"] == 1
+
+
+def test_only_instructblips_prompt_asks_for_a_short_answer_itself() -> None:
+    models = {kind: tiny(kind).shapes for kind in TINY}
+    assert [kind for kind, model in models.items() if model.brief] == ["instructblip"]
+    tokens = models["instructblip"].tokens("What is it?").one
+    assert models["instructblip"].text(tokens).endswith("Short answer:")

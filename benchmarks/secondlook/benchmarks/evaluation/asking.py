@@ -88,7 +88,7 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
     tokens, characters = max(Room.tokens, _SHORT + _TEMPLATE + limit), Room.characters
     for picture in pictures:
         for question in picture.questions:
-            text = question.asked(model.settings.question_suffix)
+            text = question.asked(model.settings.question_suffix, brief=model.brief)
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
                 with _named(picture, question):
@@ -188,7 +188,7 @@ class _Asker:
         original_bytes: int,
     ) -> Record:
         engine = self.engine
-        text = question.asked(engine.model.settings.question_suffix)
+        text = question.asked(engine.model.settings.question_suffix, brief=engine.model.brief)
         with _named(asked, question):
             options = AnswerOptions(second_look="always")
             first = engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)

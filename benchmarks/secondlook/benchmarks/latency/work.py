@@ -140,7 +140,7 @@ def work_of(
         passes.encode(model.local_view, looked_at(model, region)),
         *(passes.condition(model.tokens(asked)) for asked in (question, GENERIC_QUESTION)),
     )
-    theirs = _theirs(preset, question, ours)
+    theirs = _theirs(preset, ours)
     pictures = {flow: ours if flow == "ours" else theirs for flow in flows_of(preset)}
     return {
         unsure: {
@@ -150,7 +150,7 @@ def work_of(
     }
 
 
-def _theirs(preset: Preset, question: str, ours: Pictures) -> Pictures:
+def _theirs(preset: Preset, ours: Pictures) -> Pictures:
     """What transformers' own encoder computes, blocks behind the features too.
 
     One for pictures of any shape reads their grids back from the device, one that reads the question its
@@ -162,7 +162,7 @@ def _theirs(preset: Preset, question: str, ours: Pictures) -> Pictures:
         _ = model.preprocessing
     except EncoderError:
         return ours
-    if model.tokens(question).instruction:
+    if ours.question:
         return ours
     inputs = model.pixel_inputs([blank(model, model.global_view, ORIGINAL)])
     encoder = random_model(preset.config, torch.float32, META).get_image_features

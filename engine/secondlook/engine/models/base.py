@@ -131,6 +131,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         global_view, local_view: what it sees of an original, and of a region.
         settings: threshold and length of answers.
         localisation: which attention is read, and how a region is found from it.
+        brief: whether its prompts ask for a short answer themselves.
     """
 
     name: str
@@ -142,6 +143,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
     local_view: View
     settings: LookSettings
     localisation: Localisation
+    brief: bool = False
 
     def picture(self, image: Image.Image, view: View, original: Size) -> Picture:
         """What the model takes of an image that shows an original (or a region) of that size.

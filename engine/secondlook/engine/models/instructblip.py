@@ -78,6 +78,8 @@ def default_localisation(config: Any) -> Localisation:
 class InstructBlip(SquareAdapter):
     """A `VisionLanguageModel`, see there."""
 
+    brief = True
+
     def __init__(
         self,
         name: str,
