@@ -129,7 +129,7 @@ class VisionRun:
     """The vision encoder in torch and in ONNX Runtime, one picture and two at a time, on the CPU."""
 
     preset: Annotated[
-        Literal[_Clip, _QFormer],
+        _Clip,
         typer.Option(help="Whose vision encoder, with random weights."),
     ] = "small"
     graph: Annotated[

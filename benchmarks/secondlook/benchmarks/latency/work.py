@@ -91,7 +91,7 @@ class Lengths:
             both=len(model.prompt(asked, [whole.grid, local.grid]).ids),
             new=new_tokens,
             decided=min(new_tokens, Policy.decide_after),
-            shared=_shared(model, whole, asked, generic, prompt),
+            shared=_shared(model, whole, asked, prompt),
         )
 
 
@@ -140,7 +140,7 @@ def work_of(
         passes.encode(model.local_view, looked_at(model, region)),
         *(passes.condition(model.tokens(asked)) for asked in (question, GENERIC_QUESTION)),
     )
-    theirs = _theirs(preset, ours)
+    theirs = ours if ours.question else _theirs(preset, ours)
     pictures = {flow: ours if flow == "ours" else theirs for flow in flows_of(preset)}
     return {
         unsure: {
@@ -162,23 +162,15 @@ def _theirs(preset: Preset, ours: Pictures) -> Pictures:
         _ = model.preprocessing
     except EncoderError:
         return ours
-    if ours.question:
-        return ours
     inputs = model.pixel_inputs([blank(model, model.global_view, ORIGINAL)])
     encoder = random_model(preset.config, torch.float32, META).get_image_features
     whole = counted(lambda: encoder(**inputs))
     return replace(ours, whole=whole, local=whole)
 
 
-def _shared(
-    model: VisionLanguageModel,
-    picture: Picture,
-    asked: QuestionTokens,
-    generic: QuestionTokens,
-    prompt: Prompt,
-) -> int:
-    key = model.prefix_key
-    return prompt.shared if key(picture, asked) == key(picture, generic) else 0
+def _shared(model: VisionLanguageModel, picture: Picture, asked: QuestionTokens, prompt: Prompt) -> int:
+    keys = {model.prefix_key(picture, one) for one in (asked, model.tokens(GENERIC_QUESTION))}
+    return prompt.shared if len(keys) == 1 else 0
 
 
 def bench_flops(preset: Preset, run: FlopsRun) -> dict[str, Any]:
@@ -241,7 +233,7 @@ def look_flops(
         new=new,
         decided=decided,
         again=len(second.tokens),
-        shared=_shared(model, pending.question.picture, asked, generic, prompt),
+        shared=_shared(model, pending.question.picture, asked, prompt),
     )
     local = passes.encode(model.local_view, pending.region.size)
     pictures = replace(pictures, local=local, generic=passes.condition(generic))
