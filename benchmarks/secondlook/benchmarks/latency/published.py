@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, Final
 
 import torch
@@ -21,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
-from secondlook.benchmarks.latency.subject import Subject, encoder_inputs, twin
+from secondlook.benchmarks.latency.subject import Subject, twin
 from secondlook.engine.method.region import find_region
 from secondlook.engine.models.base import Grid, Picture, Prompt
 from secondlook.engine.models.prompts import GENERIC_QUESTION
@@ -105,8 +106,9 @@ class ReferenceFlow:
         projection = None
         if self._served.tokens(question).instruction:
             # An encoder that reads it: a pass tells what it looked at only where it is handed that.
-            read = encoder_inputs(self._probed.get_image_features, inputs)
-            seen = self._probed.get_image_features(**read, output_attentions=True, return_dict=True)
+            encoder = self._probed.get_image_features
+            read = {name: inputs[name] for name in signature(encoder).parameters if name in inputs}
+            seen = encoder(**read, output_attentions=True, return_dict=True)
             projection = self._served.projection(seen)
             inputs |= {"pixel_values": None, "mm_encoder_outputs": {"image": seen}}
         (start, stop), row = prompt.spans[0], torch.zeros((), device=self._device)
@@ -216,9 +218,9 @@ class EncodingOnceFlow(StrongFlow):
     name = "encoding_once"
 
     def _picture(self, picture: Picture) -> _Shown:
-        shown, encoder = super()._picture(picture), self._model.get_image_features
-        output = encoder(**encoder_inputs(encoder, shown.inputs), return_dict=True)
-        return replace(shown, encoded=output)
+        shown = super()._picture(picture)
+        encoded = self._model.get_image_features(**shown.inputs, return_dict=True)
+        return replace(shown, encoded=encoded)
 
     def _image_inputs(self, pictures: Sequence[_Shown]) -> dict[str, Any]:
         encoded = [picture.encoded for picture in pictures]

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from inspect import signature
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,10 +78,7 @@ def random_preset(name: str, config: Mapping[str, Any]) -> Preset:
     """A preset of these sizes, for random weights, with what its family has beside them.
 
     It is loaded as a folder is, by its architecture's own module. Answers never end early, for no end token
-    counts.
-
-    Args:
-        config: of config.json.
+    counts. `config` is that of config.json.
     """
     with TemporaryDirectory() as folder:
         values = _write_folder(Path(folder), config)
@@ -209,11 +205,6 @@ def twin(model: PreTrainedModel, attention: str | dict[str, str]) -> Any:
     other = copy.deepcopy(model, shared)
     other.set_attn_implementation(attention)
     return other
-
-
-def encoder_inputs(encoder: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the keywords of a model's `forward` that its `get_image_features` takes."""
-    return {name: inputs[name] for name in signature(encoder).parameters if name in inputs}
 
 
 def _fill(name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:

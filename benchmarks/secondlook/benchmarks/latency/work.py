@@ -75,11 +75,7 @@ class Lengths:
     def of(
         cls, model: VisionLanguageModel, question: str, new_tokens: int, region: Size | None = None
     ) -> Lengths:
-        """The lengths that a question's prompts have with a model, about an original of `ORIGINAL` pixels.
-
-        Args:
-            region: see `looked_at`.
-        """
+        """Of a question's prompts about an original of `ORIGINAL` pixels; region: see `looked_at`."""
         asked, generic = model.tokens(question), model.tokens(GENERIC_QUESTION)
         whole = blank(model, model.global_view, ORIGINAL)
         local = blank(model, model.local_view, looked_at(model, region))
@@ -119,20 +115,16 @@ def looked_at(model: VisionLanguageModel, region: Size | None = None) -> Size:
 def flows_of(preset: Preset) -> tuple[FlowName, ...]:
     """The flows that there are for a preset: not all of transformers' models take what was encoded before."""
     kind = type(preset.shapes.module)
-    takes = "mm_encoder_outputs" in signature(kind.forward).parameters
-    takes = takes and kind.generate is GenerationMixin.generate
+    parameters = signature(kind.forward).parameters
+    takes = "mm_encoder_outputs" in parameters and kind.generate is GenerationMixin.generate
     return tuple(flow for flow in FLOWS if takes or flow != "encoding_once")
 
 
 def work_of(
     preset: Preset, question: str, new_tokens: int, *, region: Size | None = None, masked: bool = True
 ) -> dict[bool, dict[FlowName, dict[Metric, Work]]]:
-    """Of unsure requests (True) and sure ones, by flow, until each milestone.
-
-    Args:
-        region: see `looked_at`.
-        masked: as for `PassFlops`.
-    """
+    """Of unsure requests (True) and sure ones, by flow, until each milestone; `region` as for `looked_at`,
+    `masked` as for `PassFlops`."""
     model, passes = preset.shapes, PassFlops(preset.shapes, masked=masked)
     lengths = Lengths.of(model, question, new_tokens, region)
     ours = Pictures(
