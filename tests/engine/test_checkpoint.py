@@ -196,7 +196,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"model_type": "llava_next"}, "model_type llava_next"),
+        ({"model_type": "llava_onevision"}, "model_type llava_onevision"),
         ({"model_type": "bert"}, "model_type bert"),
         ({"model_type": ["llava"]}, "model_type ['llava']"),
         ({"model_type": "gemma3"}, "model_type gemma3, which is not served: its decoder lets the tokens"),
@@ -245,7 +245,11 @@ def test_broken_json_is_invalid(folder: Path, name: str, text: str) -> None:
     [
         ("config.json", {"vision_feature_layer": "last"}, "vision_feature_layer"),
         ("tokenizer.json", {"model": {"type": "BPE", "vocab": 3}}, "tokenizer.json cannot be read"),
-        ("preprocessor_config.json", {"crop_size": {"height": 336, "width": 336}}, "336x336"),
+        (
+            "preprocessor_config.json",
+            {"crop_size": {"height": 336, "width": 336}},
+            "crop_size is {'height': 336, 'width': 336}",
+        ),
         (
             "preprocessor_config.json",
             {"image_std": [1.0, 0.0, 1.0]},

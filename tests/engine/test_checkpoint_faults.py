@@ -197,7 +197,7 @@ def test_what_is_not_supported(written: Path, tmp_path: Path, change: Change, me
         (edited(PREPROCESSOR, resample=9), f"{PREPROCESSOR}: resample must be a filter's number, 0 to 5"),
         (edited(PREPROCESSOR, size="big"), f"{PREPROCESSOR}: size must be a whole number above 0, not 'big'"),
         (edited(PREPROCESSOR, size={"shortest_edge": 0}), "size.shortest_edge must be a whole number above"),
-        (edited(PREPROCESSOR, crop_size=7), "the preprocessor crops to 7x7"),
+        (edited(PREPROCESSOR, crop_size=7), "the preprocessor's crop_size is 7,"),
         (file(PREPROCESSOR), f"{PREPROCESSOR} holds no setting"),
         (file("secondlook.json", json.dumps({"question_suffix": "x" * 10**6})), "at most 2000 characters"),
     ],

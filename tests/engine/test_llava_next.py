@@ -266,7 +266,7 @@ def change_text(**changes: Any) -> Any:
         ),
         (change("preprocessor_config.json", resample=2), UnsupportedModelError, "resample 2"),
         (change("preprocessor_config.json", size={"shortest_edge": 336}), InvalidModelError, "takes 84x84"),
-        (change("preprocessor_config.json", crop_size=336), InvalidModelError, "crops to 336x336"),
+        (change("preprocessor_config.json", crop_size=336), InvalidModelError, "crop_size is 336,"),
         (change("preprocessor_config.json", image_processor_type="X"), UnsupportedModelError, "processor X"),
         (change("model.safetensors.index.json", weight_map={}), ModelError, "index"),
     ],

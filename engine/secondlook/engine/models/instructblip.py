@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import InstructBlipForConditionalGeneration, PreTrainedTokenizerBase
 
-from secondlook.edge.errors import SettingsError
 from secondlook.engine.devices import to_device
 from secondlook.engine.errors import (
     IncompleteModelError,
@@ -25,11 +24,11 @@ from secondlook.engine.errors import (
 )
 from secondlook.engine.models.base import Features
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Grid, Picture, Preprocessing, numbers
+from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.rendering import Frame
 from secondlook.engine.models.settings import Localisation, LookSettings
-from secondlook.engine.models.square import SquareAdapter
+from secondlook.engine.models.square import SquareAdapter, square_preprocessing
 
 __all__ = ["SUPPORTED", "InstructBlip", "default_localisation", "load"]
 
@@ -43,11 +42,17 @@ _CROSS_BLOCK = 2
 """Of the Q-Former's blocks with cross attention, the one whose cells are read."""
 
 
+_STANDARD = {"size": {"height": 384, "width": 384}}
+
+
 def load(checkpoint: Checkpoint) -> InstructBlip:
     """The model of a folder; raises as `Checkpoint` does."""
     config = _config(checkpoint)
     settings = checkpoint.settings()
-    preprocessing = _preprocessing(checkpoint, config)
+    side = config.vision_config.image_size
+    preprocessing = square_preprocessing(
+        checkpoint, side, ("BlipImageProcessor",), size="size", resample=3, defaults=_STANDARD
+    )
     prompts = checkpoint.prompts(config, settings.question_suffix, WRITTEN)
     if not (checkpoint.folder / _TOKENIZER / "tokenizer.json").is_file():
         raise IncompleteModelError(
@@ -168,26 +173,3 @@ def _config(checkpoint: Checkpoint) -> Any:
             "read to find a region"
         )
     return config
-
-
-def _preprocessing(checkpoint: Checkpoint, config: Any) -> Preprocessing:
-    folder, values = checkpoint.folder, checkpoint.image_processor()
-    kind, side = (
-        str(values.get("image_processor_type", "BlipImageProcessor")),
-        config.vision_config.image_size,
-    )
-    size = values.get("size", {"height": 384, "width": 384})
-    if not kind.startswith("BlipImageProcessor") or values.get("resample", 3) != 3:
-        raise UnsupportedModelError(
-            f"{folder}: image processor {kind}, resample {values.get('resample')}; supported is "
-            "BlipImageProcessor with a resample of 3"
-        )
-    if size not in (side, {"height": side, "width": side}):
-        raise InvalidModelError(
-            f"{folder}: the preprocessor makes pictures of size {size}, but the vision tower takes "
-            f"{side}x{side}"
-        )
-    try:
-        return Preprocessing(side=side, **numbers(values))
-    except (SettingsError, TypeError, ValueError) as error:
-        raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error

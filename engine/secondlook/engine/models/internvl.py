@@ -12,13 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, InternVLModel
 
-from secondlook.edge.errors import SettingsError
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Preprocessing, numbers
+from secondlook.engine.models.pictures import Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
-from secondlook.engine.models.square import SquareAdapter
+from secondlook.engine.models.square import SquareAdapter, square_preprocessing
 
 __all__ = ["SUPPORTED", "InternVl", "default_localisation", "load"]
 
@@ -29,11 +28,17 @@ _AROUND_IMAGE = ("<img>", "</img>")
 """What the processor writes around the tokens of a picture."""
 
 
+_STANDARD = {"size": {"height": 384, "width": 384}}
+
+
 def load(checkpoint: Checkpoint) -> InternVl:
     """The model of a folder; raises as `Checkpoint` does."""
     config = _config(checkpoint)
     settings = checkpoint.settings()
-    preprocessing = _preprocessing(checkpoint, config)
+    side = config.vision_config.image_size[0]
+    preprocessing = square_preprocessing(
+        checkpoint, side, ("GotOcr2ImageProcessor",), size="size", resample=3, defaults=_STANDARD
+    )
     prompts = checkpoint.prompts(config, settings.question_suffix, around_image=_AROUND_IMAGE)
     localisation = checkpoint.localisation(default_localisation(config))
     module = checkpoint.weights(InternVLForConditionalGeneration, config)
@@ -108,24 +113,3 @@ def _config(checkpoint: Checkpoint) -> Any:
             f"a downsample_ratio of {config.downsample_ratio} into squares"
         )
     return config
-
-
-def _preprocessing(checkpoint: Checkpoint, config: Any) -> Preprocessing:
-    folder, values = checkpoint.folder, checkpoint.image_processor()
-    kind, resample = str(values.get("image_processor_type", "GotOcr2ImageProcessor")), values.get("resample")
-    if not kind.startswith("GotOcr2ImageProcessor") or resample not in (None, 3):
-        raise UnsupportedModelError(
-            f"{folder}: image processor {kind}, resample {resample}; supported is GotOcr2ImageProcessor with "
-            "a resample of 3"
-        )
-    side = config.vision_config.image_size[0]
-    size = values.get("size", {"height": 384, "width": 384})
-    if size not in (side, {"height": side, "width": side}):
-        raise InvalidModelError(
-            f"{folder}: the preprocessor makes pictures of size {size}, but the vision tower takes "
-            f"{side}x{side}"
-        )
-    try:
-        return Preprocessing(side=side, **numbers(values))
-    except (SettingsError, TypeError, ValueError) as error:
-        raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error

@@ -14,17 +14,16 @@ from typing import Any
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import Filter
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.clip import ClipVision
-from secondlook.engine.models.pictures import Preprocessing, numbers
+from secondlook.engine.models.pictures import Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
-from secondlook.engine.models.square import SquareAdapter
+from secondlook.engine.models.square import SquareAdapter, square_preprocessing
 
-__all__ = ["SUPPORTED", "Llava", "clip_config", "clip_preprocessing", "default_localisation", "load", "made"]
+__all__ = ["SUPPORTED", "Llava", "clip_config", "default_localisation", "load", "made"]
 
 SUPPORTED = "LLaVA-1.5 (model_type llava) with a clip_vision_model tower and a llama decoder"
 
@@ -35,7 +34,8 @@ def load(checkpoint: Checkpoint) -> Llava:
     """The model of a folder; raises as `Checkpoint` does."""
     config = clip_config(checkpoint, SUPPORTED, ("llama",))
     settings = checkpoint.settings()
-    preprocessing = clip_preprocessing(checkpoint, config, "CLIPImageProcessor")
+    side = config.vision_config.image_size
+    preprocessing = square_preprocessing(checkpoint, side, ("CLIPImageProcessor",), size="crop_size")
     prompts = checkpoint.prompts(config, settings.question_suffix)
     localisation = checkpoint.localisation(default_localisation(config))
     module = checkpoint.weights(LlavaForConditionalGeneration, config)
@@ -127,28 +127,3 @@ def _nested_type(values: Mapping[str, Any], name: str, default: str) -> object:
     return (
         nested.get("model_type", default) if isinstance(nested, dict) else default if nested is None else None
     )
-
-
-def clip_preprocessing(checkpoint: Checkpoint, config: Any, supported: str) -> Preprocessing:
-    """The preprocessor's numbers; raises as `Checkpoint` does.
-
-    Args:
-        supported: the image processor's name.
-    """
-    folder, values = checkpoint.folder, checkpoint.image_processor()
-    kind = str(values.get("image_processor_type", supported))
-    if not kind.startswith(supported):
-        raise UnsupportedModelError(f"{folder}: image processor {kind}; supported is {supported}")
-    side = config.vision_config.image_size
-    crop = values.get("crop_size")
-    if isinstance(crop, int):
-        crop = {"height": crop, "width": crop}
-    if isinstance(crop, dict) and (crop.get("height"), crop.get("width")) != (side, side):
-        raise InvalidModelError(
-            f"{folder}: the preprocessor crops to {crop.get('width')}x{crop.get('height')}, "
-            f"but the vision tower takes {side}x{side}"
-        )
-    try:
-        return Preprocessing(side=side, **numbers(values))
-    except (SettingsError, TypeError, ValueError) as error:
-        raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error

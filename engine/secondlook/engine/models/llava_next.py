@@ -22,13 +22,14 @@ from transformers.models.llava_next.modeling_llava_next import unpad_image
 from secondlook.edge.geometry import Size, sheet
 from secondlook.edge.imaging import fit_to_view
 from secondlook.edge.wire import Fixed, Tiles, View
-from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
+from secondlook.engine.errors import InvalidModelError
 from secondlook.engine.models.base import Features, Prompt
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.llava import Llava, clip_config, clip_preprocessing, default_localisation
+from secondlook.engine.models.llava import Llava, clip_config, default_localisation
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.square import check_side, square_preprocessing
 
 __all__ = ["SUPPORTED", "HighResolution", "LlavaNext", "default_localisation", "load"]
 
@@ -42,7 +43,8 @@ def load(checkpoint: Checkpoint) -> LlavaNext:
     """The model of a folder; raises as `Checkpoint` does."""
     config = clip_config(checkpoint, SUPPORTED, ("llama", "mistral"))
     settings = checkpoint.settings()
-    preprocessing = clip_preprocessing(checkpoint, config, "LlavaNextImageProcessor")
+    side, kinds = config.vision_config.image_size, ("LlavaNextImageProcessor",)
+    preprocessing = square_preprocessing(checkpoint, side, kinds, size="crop_size", resample=3)
     _check_processor(checkpoint, config)
     prompts = checkpoint.prompts(config, settings.question_suffix)
     localisation = checkpoint.localisation(default_localisation(config))
@@ -135,16 +137,7 @@ class HighResolution(LlavaNext):
 
 def _check_processor(checkpoint: Checkpoint, config: Any) -> None:
     folder, values, side = checkpoint.folder, checkpoint.image_processor(), config.vision_config.image_size
-    if values.get("resample", 3) != 3:
-        raise UnsupportedModelError(
-            f"{folder}: image processor with resample {values['resample']}; supported is a resample of 3"
-        )
-    size = values.get("size")
-    if size not in (None, side, {"shortest_edge": side}, {"height": side, "width": side}):
-        raise InvalidModelError(
-            f"{folder}: the preprocessor makes pictures of size {size}, but the vision tower takes "
-            f"{side}x{side}"
-        )
+    check_side(folder, "size", values.get("size"), side)
     sheets, there = config.image_grid_pinpoints, values.get("image_grid_pinpoints") or _PINPOINTS
     if not sheets or not all(
         isinstance(one, list | tuple)

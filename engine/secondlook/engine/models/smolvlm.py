@@ -12,13 +12,12 @@ from typing import Any, Final
 from torch import Tensor, nn
 from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
 
-from secondlook.edge.errors import SettingsError
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Preprocessing, numbers
+from secondlook.engine.models.pictures import Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
-from secondlook.engine.models.square import SquareAdapter
+from secondlook.engine.models.square import SquareAdapter, square_preprocessing
 
 __all__ = ["SUPPORTED", "SmolVlm", "default_localisation", "load"]
 
@@ -31,14 +30,22 @@ _KINDS: Final[dict[str, Any]] = {
 _AROUND_IMAGE = ("<fake_token_around_image><global-img>", "<fake_token_around_image>")
 """What the processors write around the tokens of a whole picture."""
 
-_STANDARD = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+_PROCESSORS = ("SmolVLMImageProcessor", "Idefics3ImageProcessor")
+_STANDARD: Final[dict[str, Any]] = {
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+    "max_image_size": {"longest_edge": 364},
+}
 
 
 def load(checkpoint: Checkpoint) -> SmolVlm:
     """The model of a folder; raises as `Checkpoint` does."""
     config = _config(checkpoint)
     settings = checkpoint.settings()
-    preprocessing = _preprocessing(checkpoint, config)
+    side = config.vision_config.image_size
+    preprocessing = square_preprocessing(
+        checkpoint, side, _PROCESSORS, size="max_image_size", resample=1, defaults=_STANDARD
+    )
     prompts = checkpoint.prompts(config, settings.question_suffix, around_image=_AROUND_IMAGE)
     localisation = checkpoint.localisation(default_localisation(config))
     module = checkpoint.weights(_KINDS[config.model_type], config)
@@ -100,24 +107,3 @@ def _config(checkpoint: Checkpoint) -> Any:
             f"scale_factor {factor} patches"
         )
     return config
-
-
-def _preprocessing(checkpoint: Checkpoint, config: Any) -> Preprocessing:
-    folder, values = checkpoint.folder, checkpoint.image_processor()
-    kinds = tuple(f"{name}ImageProcessor" for name in ("SmolVLM", "Idefics3"))
-    kind, resample = str(values.get("image_processor_type", kinds[0])), values.get("resample")
-    if not kind.startswith(kinds) or resample not in (None, 1):
-        raise UnsupportedModelError(
-            f"{folder}: image processor {kind}, resample {resample}; supported is {' or '.join(kinds)} with "
-            "a resample of 1"
-        )
-    side, most = config.vision_config.image_size, values.get("max_image_size", {"longest_edge": 364})
-    if most != {"longest_edge": side}:
-        raise InvalidModelError(
-            f"{folder}: the preprocessor's max_image_size is {most}, but the vision tower takes {side}x{side}"
-        )
-    given = {name: value for name, value in values.items() if value is not None}
-    try:
-        return Preprocessing(side=side, **numbers(_STANDARD | given))
-    except (SettingsError, TypeError, ValueError) as error:
-        raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error

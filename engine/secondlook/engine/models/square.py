@@ -6,20 +6,25 @@ Such an encoder can be exported, and another can take its place (`secondlook.eng
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
+from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import Filter, Fixed, View
+from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
 from secondlook.engine.models.base import Features, VisionEncoder
-from secondlook.engine.models.pictures import Picture, Preprocessing
+from secondlook.engine.models.checkpoint import Checkpoint
+from secondlook.engine.models.pictures import Picture, Preprocessing, numbers
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
 
-__all__ = ["SquareAdapter"]
+__all__ = ["SquareAdapter", "check_side", "square_preprocessing"]
 
 
 class SquareAdapter(Adapter):
@@ -68,3 +73,52 @@ class SquareAdapter(Adapter):
         other = copy.copy(self)
         other._encoder = encoder
         return other
+
+
+def square_preprocessing(
+    checkpoint: Checkpoint,
+    side: int,
+    kinds: tuple[str, ...],
+    *,
+    size: str,
+    resample: int | None = None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Preprocessing:
+    """The numbers of a folder's image processor; raises as `Checkpoint` does.
+
+    Args:
+        side: of what the vision tower takes, in pixels.
+        kinds: names of image processors that are supported; a folder that names none has the first.
+        size: the setting that says what they bring pictures to.
+        resample: Pillow's number of the filter that they resize by; None: any.
+        defaults: of settings that a folder leaves out.
+    """
+    folder = checkpoint.folder
+    values = {
+        **defaults,
+        **{key: one for key, one in checkpoint.image_processor().items() if one is not None},
+    }
+    kind, filtered = str(values.get("image_processor_type", kinds[0])), values.get("resample", resample)
+    if not kind.startswith(kinds) or resample not in (None, filtered):
+        by = "" if resample is None else f" with a resample of {resample}"
+        raise UnsupportedModelError(
+            f"{folder}: image processor {kind}, resample {filtered}; supported is {' or '.join(kinds)}{by}"
+        )
+    check_side(folder, size, values.get(size), side)
+    try:
+        return Preprocessing(side=side, **numbers(values))
+    except (SettingsError, TypeError, ValueError) as error:
+        raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error
+
+
+def check_side(folder: Path, key: str, size: object, side: int) -> None:
+    """Refuse a size of a preprocessor's that is not the vision tower's; None is no size.
+
+    Raises:
+        InvalidModelError: with key and size.
+    """
+    one = [{name: side} for name in ("shortest_edge", "longest_edge")]
+    if size not in (None, side, {"height": side, "width": side}, *one):
+        raise InvalidModelError(
+            f"{folder}: the preprocessor's {key} is {size}, but the vision tower takes {side}x{side}"
+        )
