@@ -108,3 +108,22 @@ def test_malformed_multipart_is_refused(kind: str) -> None:
         assert_error(response, 400, "malformed_body")
 
     served(scenario)
+
+
+@pytest.mark.parametrize("name", ["question", "options"])
+def test_a_text_sent_as_a_file_is_refused(name: str) -> None:
+    parts = [(one, b'filename="a.txt"' if one == name else rest, text) for one, rest, text in fields()]
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert_error(await sent(client, form(*parts)), 422, "invalid_field", f"{name}: is a file")
+
+    served(scenario)
+
+
+def test_a_repeated_part_is_named_in_its_own_letters() -> None:
+    part = ("größe", b"", b"1")
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert_error(await sent(client, form(*fields(), part, part)), 422, "invalid_field", "'größe'")
+
+    served(scenario)

@@ -162,7 +162,9 @@ def client_of(request: Request) -> str:
     return request.client.host if request.client is not None else ""
 
 
-def _from_utf8(text: str) -> str:
+def _from_utf8(text: object) -> str:
+    if not isinstance(text, str):
+        raise ValueError("is a file, but should be text: send it without filename=")
     try:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError as error:
@@ -195,7 +197,8 @@ async def check_each_once(request: Request) -> None:
     names = Counter(name for name, _ in (await request.form()).multi_items())
     twice = [name for name, count in names.items() if count > 1]
     if twice:
-        raise InvalidFieldError(f"there is more than one part {twice[0][:100]!r}; send it once")
+        name = twice[0].encode("latin-1").decode("utf-8", "replace")  # see `_undecoded`
+        raise InvalidFieldError(f"there is more than one part {name[:100]!r}; send it once")
 
 
 async def read_jpeg_part(part: UploadFile) -> bytes:
