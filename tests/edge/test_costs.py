@@ -145,6 +145,41 @@ def test_exif_data_of_other_formats_are_read_within_bounds(kind: str) -> None:
             tracemalloc.stop()
 
 
+def test_exif_data_of_tiff_files_are_read_within_bounds() -> None:
+    plain = encoded(gradient(16, 8), "TIFF")
+    at = struct.unpack_from("<I", plain, 4)[0]
+    (entries,) = struct.unpack_from("<H", plain, at)
+    own, (following,) = (
+        plain[at + 2 : at + 2 + 12 * entries],
+        struct.unpack_from("<I", plain, at + 2 + 12 * entries),
+    )
+    for tag, values in ((34665, 1), (34665, 400_000), (34853, 400_000)):
+        directory = len(plain)
+        inner = directory + 2 + 12 * (entries + 1) + 4
+        pointer = struct.pack("<HHII", tag, 4, 1, inner)
+        inside = struct.pack("<HHHIII", 1, 300, 5, values, 8, 0)
+        data = plain[:4] + struct.pack("<I", directory) + plain[8:]
+        data += (
+            struct.pack("<H", entries + 1)
+            + own
+            + pointer
+            + struct.pack("<I", following)
+            + inside
+            + bytes(8 * values)
+        )
+        if values == 1:
+            assert open_picture(data).original().size == (16, 8)
+        else:
+            with pytest.raises(PictureError, match="its tag 300 has 400000 values"):
+                open_picture(data)
+
+
+def test_a_text_named_exif_is_no_exif() -> None:
+    text = PngInfo()
+    text.add_text("exif", "of no meaning", zip=True)
+    assert open_picture(encoded(gradient(16, 8), "PNG", pnginfo=text)).original().size == (16, 8)
+
+
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_plain_progressive_jpeg_of_the_largest_size_is_admitted(subsampling: str, mode: str) -> None:

@@ -233,6 +233,8 @@ def _stored_orientation(image: Image.Image) -> int:
             exif = bytes.fromhex("".join(text.split("\n")[3:]))
         except ValueError:
             exif = b""
+    if not isinstance(exif, bytes):
+        exif = b""  # a text of that name, in PNG
     found = exif_orientation(exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0"))
     # Otherwise a TIFF file's own, or that of XMP.
     return found if found is not None and 1 <= found <= 8 else _orientation(image)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,6 +21,7 @@ _RAW = (32803, 34892)
 # Tags of a few values, or of bytes, which readers take one by one: a million rationals cost seconds.
 _FEW_VALUES = frozenset((258, 259, 262, 266, 274, 277, 282, 283, 284, 296, 317, 338, 339, 530, 700, 34675))
 _OF_BYTES = (1, 2, 7)
+_EXIF_DIRECTORIES = (34665, 34853)  # EXIF's own, and that of places on the earth
 # Of the tags SampleFormat, Compression and PlanarConfiguration.
 _SIGNED = 2
 _UNCOMPRESSED, _APART = 1, 2
@@ -118,6 +120,7 @@ def whole_picture(data: bytes, name: str) -> tuple[io.BytesIO, int]:
     try:
         layout, at = _header(data)
         first, *others = _directories(data, at, layout)
+        _check_exif(data, (first, *others), layout)
     except (struct.error, LookupError, ValueError):
         return file, 1  # damaged: the reader says how
     except OverflowError as error:
@@ -187,8 +190,23 @@ def _directories(data: bytes, at: int, layout: _Layout) -> Iterator[_Directory]:
         waiting += [following, *reversed(directory.tags.get(_SUB_DIRECTORIES, ()))]
 
 
-def _read(data: bytes, at: int, layout: _Layout) -> tuple[_Directory, int]:
+def _check_exif(data: bytes, directories: Iterable[_Directory], layout: _Layout) -> None:
+    """Refuse EXIF data with more values than any picture's; Pillow reads all of them, one by one.
+
+    Raises:
+        OverflowError: there are.
+    """
+    for directory in directories:
+        for at in (at for tag in _EXIF_DIRECTORIES for at in directory.tags.get(tag, ())):
+            with suppress(struct.error):  # damaged: passed over by Pillow
+                _read(data, at, layout, few=True)
+
+
+def _read(data: bytes, at: int, layout: _Layout, few: bool = False) -> tuple[_Directory, int]:
     """A directory, and where the next of its chain is; 0 if it is the last.
+
+    Args:
+        few: whether no tag may have many values, but for bytes.
 
     Raises:
         OverflowError: it has more entries, or more bytes in them, than any picture's.
@@ -206,7 +224,7 @@ def _read(data: bytes, at: int, layout: _Layout) -> tuple[_Directory, int]:
         total += count * width
         if total > len(data) + _FEW_BYTES:
             raise OverflowError("its tags claim more bytes than it has")
-        if tag in _FEW_VALUES and kind not in _OF_BYTES and count > _MOST_VALUES:
+        if (few or tag in _FEW_VALUES) and kind not in _OF_BYTES and count > _MOST_VALUES:
             raise OverflowError(f"its tag {tag} has {count} values")
         if letter and count <= _MOST_VALUES:
             place = at_entry + head
