@@ -148,7 +148,9 @@ def look_flops(
     model, look, pending = passes.model, first.look, first.pending
     new, image = len(look.tokens), passes.encode(model.global_view, original)
     decided = min(new, Policy.decide_after)
-    lengths = Lengths(0, look.prompt_tokens, 0, 0, new, decided)
+    told = sum(not token.is_eos for token in look.tokens[:decided])
+    rows = min(model.localisation.generated_rows, max(1, told))
+    lengths = Lengths(0, look.prompt_tokens, 0, 0, new, decided, rows=rows)
     flow: FlowName = "reference" if only else "ours"
     once = flow_work(flow, passes, lengths, 0, unsure=False)["final_answer"].flops
     if second is None or pending is None:
@@ -156,8 +158,6 @@ def look_flops(
     prompt = pending.question.prompt
     generic = len(pending.question.generic.ids) if model.localisation.generic else 0
     both, again = second.prompt_tokens, len(second.tokens)
-    told = sum(not token.is_eos for token in look.tokens[:decided])
-    rows = min(model.localisation.generated_rows, max(1, told))
     lengths = Lengths(prompt.shared, look.prompt_tokens, generic, both, new, decided, again, rows)
     twice = flow_work("ours", passes, lengths, 0, unsure=True)["final_answer"].flops
     return image + once, twice - once + passes.encode(model.local_view, pending.region.size)
@@ -205,13 +205,14 @@ def _engine(passes: PassFlops, lengths: Lengths, image: int, unsure: bool) -> di
     layer; the second look after the kept prefix, the rest of the first answer in the same decode steps."""
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
     again = lengths.new if lengths.again is None else lengths.again
-    first = Work(image + passes.decoder(n, n) + passes.row(n) + passes.logits())
+    first = Work(image + passes.decoder(n, n) + passes.row(n) * (not lengths.rows) + passes.logits())
     answer = first + _decoding(passes, n, lengths.new)
     if not unsure:
         return {"first_token": first, "first_answer": answer, "final_answer": answer}
     probe = Work(passes.probe(g - prefix, g)) if g else Work()
     if lengths.rows:
-        probe += Work(passes.probe(lengths.rows, n + lengths.rows))
+        keys = n + lengths.rows
+        probe += Work(passes.probe(lengths.rows, keys) + passes.row(keys) * (lengths.rows - 1))
     region, answer = first + _decoding(passes, n, lengths.decided) + probe, answer + probe
     second = Work(image + passes.decoder(two - prefix, two) + passes.logits())
     rest = Work(sequential=answer.sequential - region.sequential)
