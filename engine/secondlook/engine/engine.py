@@ -68,7 +68,7 @@ class Engine:
     Args:
         model: the model.
         policy: defaults for what a request leaves out; by default the checkpoint's threshold.
-        region: windows tried; by default the checkpoint's.
+        region: how a region is sought; by default the checkpoint's.
         cache: memory for keys and values.
         max_question_characters: longest question taken, also by a server of this engine.
         budget: moves the threshold; see `secondlook.engine.method.decision`.

@@ -59,7 +59,9 @@ class Adapter(VisionLanguageModel):
         embeddings = module.get_input_embeddings().weight  # other parts may stay float32
         self.device, self.dtype = embeddings.device, embeddings.dtype
         self.decoder = DecoderShape.of(text)
-        self.context: int = text.max_position_embeddings
+        # No sequence is longer than a sliding window, so that the window hides nothing.
+        window = getattr(text, "sliding_window", None)
+        self.context: int = min(text.max_position_embeddings, window or text.max_position_embeddings)
         self.eos_ids: frozenset[int] = frozenset([eos] if isinstance(eos, int) else eos or ())
         self.prompts = prompts
         self.settings = settings

@@ -26,7 +26,16 @@ from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
 
-__all__ = ["Features", "Grid", "Picture", "Prompt", "QuestionTokens", "VisionEncoder", "VisionLanguageModel"]
+__all__ = [
+    "Features",
+    "Grid",
+    "Picture",
+    "Prompt",
+    "QuestionTokens",
+    "VisionEncoder",
+    "VisionLanguageModel",
+    "own_encoder",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +237,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         Raises:
             EncoderError: it is not; such a module cannot be exported, and nothing can take its place.
         """
-        raise _own_encoder(self.name)
+        raise own_encoder(self.name)
 
     def shapes(self) -> VisionLanguageModel | None:
         """The same model on the meta device, without weights: what passes compute is counted there.
@@ -244,7 +253,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
             EncoderError: see `preprocessing`.
         """
         del encoder
-        raise _own_encoder(self.name)
+        raise own_encoder(self.name)
 
     def high_resolution(self) -> VisionLanguageModel:
         """The same model, on the same weights, seeing pictures in tiles: what two looks are compared with.
@@ -272,7 +281,8 @@ class VisionLanguageModel(DecoderModel, Protocol):
         ...
 
 
-def _own_encoder(name: str) -> EncoderError:
+def own_encoder(name: str) -> EncoderError:
+    """The refusal of another encoder."""
     return EncoderError(
         f"{name!r} encodes pictures with its own modules alone: these are not exported, and nothing can take "
         "their place; leave --vision out"

@@ -147,6 +147,7 @@ class Checkpoint:
         """The preprocessor's settings; what means nothing in them is refused."""
         values = image_processor(self.folder)
         assert values is not None  # check_complete saw it
+        values = _without_nulls(values)
         check_image_processor(image_processor_file(self.folder), values)
         return values
 
@@ -268,6 +269,15 @@ def digest(tensors: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
     return total.hexdigest()[:16]
+
+
+def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, and those inside them, without what is said to be nothing: the default."""
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _prepare_operators(place: torch.device) -> None:

@@ -1,8 +1,8 @@
 """InstructBLIP (Dai et al., arXiv 2305.06500) with Vicuna: a vision tower, a Q-Former, a Llama decoder.
 
-The tower sees a picture once, whatever is asked. The Q-Former reads the question beside what it saw, and
-makes a few rows of it: so a prefix belongs to one question, and what a row looked at is told by the
-Q-Former's own attention to the tower's cells (Zhang et al., arXiv 2502.17422).
+What the tower sees is free of the question, but is not kept from one question to the next. The Q-Former
+reads the question beside it, and makes a few rows: so a prefix belongs to one question, and what a row looked
+at is told by the Q-Former's own attention to the tower's cells (Zhang et al., arXiv 2502.17422).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from secondlook.engine.errors import (
     QuestionTooLongError,
     UnsupportedModelError,
 )
-from secondlook.engine.models.base import Features
+from secondlook.engine.models.base import Features, VisionEncoder, own_encoder
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
@@ -122,6 +122,10 @@ class InstructBlip(SquareAdapter):
                 f"{self._most_read}; ask a shorter question"
             )
         return replace(tokens, instruction=tuple(read))
+
+    def with_encoder(self, encoder: VisionEncoder) -> SquareAdapter:
+        del encoder
+        raise own_encoder(self.name)
 
     def layout(self, grid: Grid) -> Tensor:
         del grid

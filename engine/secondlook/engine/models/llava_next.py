@@ -66,9 +66,6 @@ class LlavaNext(Llava):
     ) -> None:
         """`module` must have been loaded with the `secondlook` attention for its language model."""
         super().__init__(name, module, prompts, preprocessing, settings, localisation, "bicubic")
-        # No sequence is longer than a window of Mistral's, so that it hides nothing.
-        window = getattr(self.module.config.text_config, "sliding_window", None)
-        self.context = min(self.context, window or self.context)
 
     def high_resolution(self) -> HighResolution:
         parts = (self.prompts, self.preprocessing, self.settings, self.localisation)

@@ -8,6 +8,7 @@ sinks, and the box around what stands out.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -87,8 +88,9 @@ def chosen_profile(
     """
     known = PUBLISHED.get(profile)
     if known is None:
-        if Path(profile).is_file():
-            return read_file(Path(profile), default)
+        with suppress(OSError):  # of what can be no file's name
+            if Path(profile).is_file():
+                return read_file(Path(profile), default)
         raise SettingsError(
             f"--profile {profile}: no such file, and published profiles are {', '.join(PUBLISHED)}"
         )

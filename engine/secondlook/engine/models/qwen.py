@@ -127,7 +127,7 @@ class Qwen(Adapter):
 def _patching(checkpoint: Checkpoint, vision: Any) -> Patching:
     folder, values = checkpoint.folder, checkpoint.image_processor()
     kind = str(values.get("image_processor_type", "Qwen2VLImageProcessor"))
-    resample = 3 if values.get("resample") is None else values["resample"]
+    resample = values.get("resample", 3)
     if not kind.startswith("Qwen2VLImageProcessor") or resample not in _FILTERS:
         raise UnsupportedModelError(
             f"{folder}: image processor {kind}, resample {resample}; supported is Qwen2VLImageProcessor "

@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from secondlook.engine.errors import UnsupportedModelError
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.qwen import CROP_SIZE, Qwen, loaded
 from secondlook.engine.models.settings import Localisation
@@ -19,11 +18,6 @@ SUPPORTED = "Qwen2.5-VL (model_type qwen2_5_vl)"
 def load(checkpoint: Checkpoint) -> Qwen:
     """The model of a folder; raises as `Checkpoint` does."""
     config = checkpoint.config()
-    if set(config.text_config.layer_types) != {"full_attention"}:
-        raise UnsupportedModelError(
-            f"{checkpoint.folder} has a decoder that sees through sliding windows (use_sliding_window), "
-            "which is not supported"
-        )
     return loaded(checkpoint, Qwen2_5_VLForConditionalGeneration, config, default_localisation(config))
 
 

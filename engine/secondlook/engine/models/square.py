@@ -93,11 +93,7 @@ def square_preprocessing(
         resample: Pillow's number of the filter that they resize by; None: any.
         defaults: of settings that a folder leaves out.
     """
-    folder = checkpoint.folder
-    values = {
-        **defaults,
-        **{key: one for key, one in checkpoint.image_processor().items() if one is not None},
-    }
+    folder, values = checkpoint.folder, {**defaults, **checkpoint.image_processor()}
     kind, filtered = str(values.get("image_processor_type", kinds[0])), values.get("resample", resample)
     if not kind.startswith(kinds) or resample not in (None, filtered):
         by = "" if resample is None else f" with a resample of {resample}"
