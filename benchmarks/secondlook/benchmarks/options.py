@@ -183,7 +183,7 @@ class Asking:
     local_quality: QualityOption = LOCAL_JPEG.quality
     baseline: Annotated[
         Literal["high-resolution"] | None,
-        typer.Option(help="Ask once more, with the whole picture in tiles, to compare (LLaVA-NeXT)."),
+        typer.Option(help="Ask again with all tiles (LLaVA-NeXT); keys and values take twice the memory."),
     ] = None
     skip_damaged: Annotated[
         bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
