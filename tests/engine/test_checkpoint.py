@@ -84,7 +84,7 @@ def test_the_preprocessor_within_the_processors_file_is_found(folder: Path) -> N
     nested = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
     edit_json(folder / "processor_config.json", image_processor=nested)
-    assert load_model(str(folder)).preprocessing.mean[0] == pytest.approx(0.48145466)
+    assert load_model(str(folder)).normalisation.mean[0] == pytest.approx(0.48145466)
 
 
 def test_the_demo_is_a_folder_in_the_package(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:

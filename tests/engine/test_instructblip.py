@@ -198,7 +198,7 @@ def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
         sides = max(1, round(longer)), max(1, round(longer / ratio))
         image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
         expected = pair.theirs.images(images=[image], return_tensors="pt")["pixel_values"]
-        ours = pair.model.preprocessing.on(torch.device("cpu"))([pair.picture(image)])
+        ours = pair.model.normalisation.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
 
 

@@ -53,7 +53,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
-    random, numbers = np.random.default_rng(5), pair.model.preprocessing
+    random, numbers = np.random.default_rng(5), pair.model.normalisation
     for _ in range(200):
         longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((900, 30))))
         sides = max(1, round(longer)), max(1, round(longer / ratio))

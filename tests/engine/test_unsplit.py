@@ -106,7 +106,7 @@ def test_pictures_equal_those_of_the_processor_that_squashes_once(pair: Pair) ->
         image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
         options = pair.family.drawn
         expected = pair.theirs.images(images=[image], **options, return_tensors="pt")["pixel_values"]
-        ours = pair.model.preprocessing.on(torch.device("cpu"))([pair.picture(image)])
+        ours = pair.model.normalisation.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected.reshape(ours.shape), atol=1e-6, rtol=0)
 
 
@@ -252,4 +252,4 @@ def test_what_a_preprocessor_leaves_out_is_its_processors(tmp_path: Path) -> Non
     edit(PREPROCESSOR, image_mean=None, image_std=None, resample=None)(folder)
     model = load_model(str(folder))
     assert isinstance(model, SquareAdapter)
-    assert (model.preprocessing.mean, model.preprocessing.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert (model.normalisation.mean, model.normalisation.std) == ((0.5,) * 3, (0.5,) * 3)

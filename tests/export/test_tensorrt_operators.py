@@ -12,7 +12,7 @@ from typing import Final
 
 import onnx
 
-from secondlook.engine.encoders.manifest import GRAPH_FILE
+from export.support import GRAPH_FILE
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.export.graph import write_encoder
 

@@ -49,7 +49,7 @@ class ReferenceFlow:
         self._served = subject.engine.model  # whose pictures are preprocessed as the reference's
         self._probed = twin(subject.model, self._probed_attention)
         self._device: torch.device = subject.model.device
-        self._normalise = subject.preset.preprocessing.on(self._device)
+        self._normalise = self._served.normalisation.on(self._device)
 
     @torch.inference_mode()
     def answer(self, request: Request) -> Outcome:

@@ -7,6 +7,7 @@ pictures, and where their rows stand.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,12 +29,12 @@ __all__ = ["Adapter"]
 
 
 class Adapter(VisionLanguageModel):
-    """A `VisionLanguageModel` around a model of transformers', without `encode` and `vision_module`.
+    """A `VisionLanguageModel` around a model of transformers', without `encode` and what it runs.
 
     Attributes:
         prompts: from questions to tokens.
         cell: height and width in pixels of what is one cell of a picture's grid.
-        vision_settings: what no weight of the `vision_module` tells of what it computes.
+        vision_settings: what no weight of the `vision_graphs` tells of what they compute.
     """
 
     vision_settings = ""
@@ -139,5 +140,6 @@ class Adapter(VisionLanguageModel):
         return digest(state(self.module))
 
     def encoder_digest(self, dtype: torch.dtype | None = None) -> str:
-        tensors = ((name, tensor.to(dtype or tensor.dtype)) for name, tensor in state(self.vision_module()))
-        return digest(tensors, self.vision_settings)
+        modules = [graph.module for graph in self.vision_graphs().values()]
+        tensors = chain.from_iterable(map(state, modules))
+        return digest(((name, one.to(dtype or one.dtype)) for name, one in tensors), self.vision_settings)

@@ -9,7 +9,7 @@ becomes a map. Nothing above knows a model's name, a square, or one grid for all
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,9 +22,10 @@ from secondlook.edge.wire import View
 from secondlook.engine.decode.decoder import DecoderModel
 from secondlook.engine.decode.plans import Probe, Rows
 from secondlook.engine.errors import EncoderError, UnsupportedModelError
-from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
+from secondlook.engine.models.pictures import Grid, Normalisation, Picture
 from secondlook.engine.models.prompts import QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.vision import VisionEncoder, VisionGraph
 
 __all__ = [
     "Features",
@@ -116,15 +117,6 @@ class Prompt:
     def visual_tokens(self) -> int:
         """Rows of all pictures."""
         return sum(stop - start for start, stop in self.spans)
-
-
-class VisionEncoder(Protocol):
-    """A model's `vision_module` as one function, whatever computes it.
-
-    Takes what the module takes, in the dtype and on the device of the model; returns what it returns.
-    """
-
-    def __call__(self, pixel_values: Tensor) -> Tensor: ...
 
 
 class VisionLanguageModel(DecoderModel, Protocol):
@@ -227,15 +219,23 @@ class VisionLanguageModel(DecoderModel, Protocol):
         ...
 
     def vision_module(self) -> nn.Module:
-        """What `encode` runs on the pictures' pixels, as a module: for export, and for measurements."""
+        """What `encode` runs on the pictures' pixels, as a module: for measurements."""
         ...
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How pictures become what the `vision_module` takes, where that is one square for all of them.
+    def vision_graphs(self) -> Mapping[str, VisionGraph]:
+        """What `encode` runs, and `condition` where that encodes too, in this order: for export.
 
         Raises:
-            EncoderError: it is not; such a module cannot be exported, and nothing can take its place.
+            EncoderError: such modules cannot be exported, and nothing can take their place.
+        """
+        raise own_encoder(self.name)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the pictures that the `vision_graphs` take.
+
+        Raises:
+            EncoderError: see there.
         """
         raise own_encoder(self.name)
 
@@ -246,13 +246,16 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """
         return None
 
-    def with_encoder(self, encoder: VisionEncoder) -> VisionLanguageModel:
-        """The same model, on the same weights, with something else in place of its `vision_module`.
+    def with_encoder(self, *encoders: VisionEncoder) -> VisionLanguageModel:
+        """The same model, on the same weights, with something else in place of its `vision_graphs`.
+
+        Args:
+            encoders: one for each of them, in their order.
 
         Raises:
-            EncoderError: see `preprocessing`.
+            EncoderError: see there.
         """
-        del encoder
+        del encoders
         raise own_encoder(self.name)
 
     def high_resolution(self) -> VisionLanguageModel:
@@ -272,7 +275,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         ...
 
     def encoder_digest(self, dtype: torch.dtype | None = None) -> str:
-        """The same of the `vision_module`'s weights, and of those settings of it that no weight tells.
+        """The same of the weights of `vision_graphs`, and of those settings of them that no weight tells.
 
         Args:
             dtype: as if the model had been loaded in it; None: as it is. Weights in float32 tell what they

@@ -18,17 +18,23 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import Filter, Fixed, View
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
-from secondlook.engine.models.base import Features, VisionEncoder
+from secondlook.engine.models.base import Features
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Picture, Preprocessing, numbers
+from secondlook.engine.models.pictures import Normalisation, Picture, Preprocessing, normalisation_of
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.vision import Axis, Interface, TensorType, VisionEncoder, VisionGraph
 
 __all__ = ["SquareAdapter", "check_side", "square_preprocessing"]
 
 
 class SquareAdapter(Adapter):
-    """An `Adapter` with such an encoder."""
+    """An `Adapter` with such an encoder.
+
+    Attributes:
+        preprocessing: of the pictures.
+        features: rows and width of what the encoder makes of one.
+    """
 
     def __init__(
         self,
@@ -51,14 +57,15 @@ class SquareAdapter(Adapter):
         side = preprocessing.side
         view = View(size=Fixed(width=side, height=side), fit=settings.fit, filter=filter)
         super().__init__(name, module, prompts, settings, localisation, (view, view), (cell, cell))
-        self._preprocessing = preprocessing
-        self._normalise = preprocessing.on(self.device)
+        self.preprocessing = preprocessing
+        self._normalise = preprocessing.normalisation.on(self.device)
+        self.features = self.most_visual_tokens[0], self.decoder.width
         self._vision = vision
         self._encoder: VisionEncoder = vision
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        return self._preprocessing
+    def normalisation(self) -> Normalisation:
+        return self.preprocessing.normalisation
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
@@ -68,10 +75,18 @@ class SquareAdapter(Adapter):
     def vision_module(self) -> nn.Module:
         return self._vision
 
-    def with_encoder(self, encoder: VisionEncoder) -> SquareAdapter:
-        """The same model, on the same weights, with its pictures encoded by another."""
+    def vision_graphs(self) -> Mapping[str, VisionGraph]:
+        picture = 3, self.preprocessing.side, self.preprocessing.side
+        interface = Interface(
+            (TensorType("pixel_values", ("batch", *picture)),),
+            (TensorType("features", ("batch", *self.features)),),
+            {"batch": Axis(1, 1)},
+        )
+        return {"encoder": VisionGraph(self._vision, interface, lambda: (torch.zeros(2, *picture),))}
+
+    def with_encoder(self, *encoders: VisionEncoder) -> SquareAdapter:
         other = copy.copy(self)
-        other._encoder = encoder
+        (other._encoder,) = encoders
         return other
 
 
@@ -102,7 +117,7 @@ def square_preprocessing(
         )
     check_side(folder, size, values.get(size), side)
     try:
-        return Preprocessing(side=side, **numbers(values))
+        return Preprocessing(side, normalisation_of(values))
     except (SettingsError, TypeError, ValueError) as error:
         raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error
 
