@@ -10,7 +10,8 @@ import onnx
 import pytest
 import torch
 
-from engine import qwen, test_instructblip
+from engine import qwen, test_instructblip, unsplit
+from engine.llava_next import write_next
 from export.support import Exported, asked
 from export.test_tensorrt_operators import TAKEN
 from secondlook.edge.geometry import Size
@@ -29,6 +30,7 @@ SIZES: Final = ((300, 120), (90, 500), (40, 40), (640, 480))
 QUESTIONS: Final = {
     "instructblip": "What number is on red sign?",
     **dict.fromkeys(qwen.FAMILIES, qwen.words([40, 41])),
+    **dict.fromkeys(("smolvlm", "idefics3", "internvl", "llava_next"), "What is on the sign?"),
 }
 
 
@@ -37,6 +39,10 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     family, folder = request.param, tmp_path_factory.mktemp("exported")
     if family == "instructblip":
         test_instructblip.write_folder(folder / "model")
+    elif family in unsplit.FAMILIES:
+        unsplit.write_folder(folder / "model", unsplit.FAMILIES[family])
+    elif family == "llava_next":
+        write_next(folder / "model")
     else:
         qwen.write_folder(folder / "model", family)
     model = load_model(str(folder / "model"), dtype="float32", device="cpu")
@@ -80,12 +86,12 @@ def test_both_looks_through_onnx_runtime_have_torchs_tokens(exported: Exported) 
         for model in (exported.model, other):
             engine, original = Engine(model), qwen.drawn((size[0] * 2, size[1] * 2), seed)
             shown = original.copy()
-            shown.thumbnail((100, 100))  # an edge may send less than a view takes
+            shown.thumbnail((24, 24))  # an edge may send less than a view takes
             first = engine.first_look(shown, question(exported), Size(*original.size), options)
             assert first.pending is not None
             box = first.pending.region
             crop = original.crop((box.left, box.top, box.right, box.bottom))
-            crop.thumbnail((100, 100))
+            crop.thumbnail((24, 24))
             final = engine.second_look(first.pending, crop)
             answers.append((first.look.token_ids, box, final.second.token_ids))
         assert answers[0] == answers[1]

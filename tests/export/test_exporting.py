@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +198,8 @@ def test_inspect_tells_precision_and_what_became_of_attention(exported: Exported
 
 @pytest.mark.slow
 def test_clip_large_at_336_pixels_passes_the_gate(tmp_path: Path) -> None:
-    small = replace(preset("small"), localisation=Localisation({0: None}, crop_size=336))
+    small = preset("small")
+    small.shapes.localisation = Localisation({0: None}, crop_size=336)
     small.config.text_config.num_hidden_layers = 1  # the tower and the projector are what is looked at
     model = served(small, random_model(small.config, torch.float32, CPU))
     gate = GateSettings(pictures=1, questions=1)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
@@ -63,8 +63,9 @@ def _encoders(
 ) -> Iterator[dict[str, VisionEncoder]]:
     plain: Any = copy.deepcopy(model.vision_module())  # with torch's own linear layers
     narrow = copy.deepcopy(plain).to(torch.bfloat16)
-    for part in (narrow.blocks, narrow.projector):  # those that are packed when a model is loaded
-        pack_linear_layers(part)
+    for part in narrow.children():  # of which are what is packed when a model is loaded
+        if not isinstance(part, nn.Linear):
+            pack_linear_layers(part)
     encoders: dict[str, VisionEncoder] = {
         _BASELINE: plain,
         "engine float32": model.vision_module(),

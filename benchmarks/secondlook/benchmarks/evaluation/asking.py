@@ -89,7 +89,7 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
     tokens, characters = max(Room.tokens, _SHORT + _TEMPLATE + limit), Room.characters
     for picture in pictures:
         for question in picture.questions:
-            text = question.asked(model.settings.question_suffix)
+            text = _text(question, model)
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
                 with _named(picture, question):
@@ -210,18 +210,30 @@ class _Asker:
         sent: EncodedPicture,
         options: AnswerOptions,
     ) -> FirstLook:
-        text = question.asked(self.engine.model.settings.question_suffix)
         with _named(asked, question):
+            text = _text(question, self.engine.model)
             return self.engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
 
     def _only_look(
         self, asked: AskedPicture, question: Question, picture: Picture, sent: EncodedPicture
     ) -> LoggedLook:
         first = self._look(asked, question, picture, sent, AnswerOptions(second_look="never"))
-        flops = (
-            None if self.passes is None else look_flops(self.passes, picture.size, first, None, only=True)[0]
-        )
+        flops, _ = self._flops(question, picture, first, None, only=True)
         return _logged(question, first.look, sent, first.look.visual_tokens, flops)
+
+    def _flops(
+        self,
+        question: Question,
+        picture: Picture,
+        first: FirstLook,
+        second: Look | None,
+        *,
+        only: bool = False,
+    ) -> tuple[int | None, int | None]:
+        if self.passes is None:
+            return None, None
+        text = _text(question, self.engine.model)
+        return look_flops(self.passes, picture.size, text, first, second, only=only)
 
     def _record(
         self,
@@ -240,7 +252,7 @@ class _Asker:
             region = first.pending.region
             crop = picture.local_image(region, engine.model.local_view, self.asking.local_jpeg)
             final = engine.second_look(first.pending, decode_jpeg(crop.jpeg)).second
-        flops = (None, None) if self.passes is None else look_flops(self.passes, picture.size, first, final)
+        flops = self._flops(question, picture, first, final)
         second = None
         if final is not None and crop is not None:
             visual_tokens = final.visual_tokens - first.look.visual_tokens
@@ -248,7 +260,7 @@ class _Asker:
         return Record(
             index=asked.index,
             type=question.kind,
-            question=question.asked(engine.model.settings.question_suffix),
+            question=_text(question, engine.model),
             truth=question.truth,
             first=_logged(question, first.look, sent, first.look.visual_tokens, flops[0]),
             second=second,
@@ -261,6 +273,10 @@ class _Asker:
             file=asked.source.name,
             relevance=first.maps.relevance() if first.maps and asked.index < _MAPPED else None,
         )
+
+
+def _text(question: Question, model: VisionLanguageModel) -> str:
+    return question.asked(model.settings.question_suffix, brief=model.brief)
 
 
 def _logged(

@@ -6,6 +6,7 @@ pictures, and where their rows stand.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -29,7 +30,8 @@ __all__ = ["Adapter"]
 
 
 class Adapter(VisionLanguageModel):
-    """A `VisionLanguageModel` around a model of transformers', without `encode` and what it runs.
+    """A `VisionLanguageModel` around a model of transformers', without `encode` and what it runs, and without
+    what benchmarks ask: `with_module` and `pixel_inputs`.
 
     Attributes:
         prompts: from questions to tokens.
@@ -132,6 +134,16 @@ class Adapter(VisionLanguageModel):
     def logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.module.get_output_embeddings()(hidden)
         return logits
+
+    def shapes(self) -> VisionLanguageModel | None:
+        with torch.device("meta"):
+            module = type(self.module)(copy.deepcopy(self.module.config))
+        return self.with_module(module.eval())
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        del question
+        ids = to_device(torch.tensor([prompt.ids]), self.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def text(self, token_ids: Sequence[int]) -> str:
         return self.prompts.decode(token_ids)

@@ -133,6 +133,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         global_view, local_view: what it sees of an original, and of a region.
         settings: threshold and length of answers.
         localisation: which attention is read, and how a region is found from it.
+        brief: whether its prompts ask for a short answer themselves.
     """
 
     name: str
@@ -144,6 +145,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
     local_view: View
     settings: LookSettings
     localisation: Localisation
+    brief: bool = False
 
     def picture(self, image: Image.Image, view: View, original: Size) -> Picture:
         """What the model takes of an image that shows an original (or a region) of that size.
@@ -239,11 +241,41 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """
         raise own_encoder(self.name)
 
+    def with_module(self, module: Any) -> VisionLanguageModel | None:
+        """The same model around another module of transformers', of the same configuration.
+
+        None: nothing of this architecture is counted or measured.
+
+        Args:
+            module: each of its parts attends as that of `self.module`.
+        """
+        del module
+        return None
+
     def shapes(self) -> VisionLanguageModel | None:
         """The same model on the meta device, without weights: what passes compute is counted there.
 
-        None: nothing of this architecture is counted.
+        None: see `with_module`.
         """
+        return None
+
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        """How transformers' own model is given pictures: keywords of its `forward`, one picture after the
+        other along the first axis."""
+        ...
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        """How transformers' own model is given all else of a prompt: keywords of its `forward`."""
+        ...
+
+    def projection(self, output: Any) -> Tensor | None:
+        """What `condition` returns beside features, of the output of transformers' own encoder.
+
+        Args:
+            output: where `condition` is not the identity, of `get_image_features` for one picture, with
+                attentions.
+        """
+        del output
         return None
 
     def with_encoder(self, *encoders: VisionEncoder) -> VisionLanguageModel:

@@ -23,7 +23,7 @@ from secondlook.engine.errors import (
     QuestionTooLongError,
     UnsupportedModelError,
 )
-from secondlook.engine.models.base import Features
+from secondlook.engine.models.base import Features, Prompt
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
@@ -85,6 +85,8 @@ def default_localisation(config: Any) -> Localisation:
 class InstructBlip(SquareAdapter):
     """A `VisionLanguageModel`, see there."""
 
+    brief = True
+
     def __init__(
         self,
         name: str,
@@ -130,6 +132,13 @@ class InstructBlip(SquareAdapter):
             )
         return replace(tokens, instruction=tuple(read))
 
+    def with_module(self, module: Any) -> InstructBlip:
+        return InstructBlip(self.name, module, *self.parts, self._tokenizer)
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        read = to_device(torch.tensor([question.instruction] * len(prompt.spans)), self.device)
+        return {**super().text_inputs(prompt, question), "qformer_input_ids": read}
+
     def layout(self, grid: Grid) -> Tensor:
         del grid
         return torch.arange(self._queries).unsqueeze(0)
@@ -166,6 +175,9 @@ class InstructBlip(SquareAdapter):
         other._encoder, other._read = encoders
         return other
 
+    def projection(self, output: Any) -> Tensor:
+        return _looked(output.qformer_outputs)[0]
+
 
 class Tower(nn.Module):
     """Features [n, 1 + N, D] of normalised pixels [n, 3, S, S], the class token first."""
@@ -200,8 +212,13 @@ class Reader(nn.Module):
             output_attentions=True,
         )
         rows = self.projection(output.last_hidden_state[:, : self.queries.shape[1]])
-        looked = output.cross_attentions[_CROSS_BLOCK].float().mean(1)  # over heads
-        return rows, looked[:, :, 1:]  # without the class token
+        return rows, _looked(output)
+
+
+def _looked(output: Any) -> Tensor:
+    """What each row looked at of the tower's cells [1, queries, N], by an output of the Q-Former."""
+    weights: Tensor = output.cross_attentions[_CROSS_BLOCK]
+    return weights.float().mean(1)[:, :, 1:]  # over heads, without the class token
 
 
 def _config(checkpoint: Checkpoint) -> Any:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import told, validated
 from secondlook.edge.wire import Budget, Filter, View
+from secondlook.engine.devices import to_device
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
-from secondlook.engine.models.base import Features
+from secondlook.engine.models.base import Features, Prompt
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.pictures import Grid, Normalisation, Picture, normalisation_of
-from secondlook.engine.models.prompts import ChatPrompts
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.qwen_vision import QwenGraph, QwenVision
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.models.vision import VisionEncoder, VisionGraph
@@ -145,6 +146,21 @@ class Qwen(Adapter):
         other = copy.copy(self)
         (other._encoder,) = encoders
         return other
+
+    def with_module(self, module: Any) -> Qwen:
+        parts = (self.prompts, self.patching, self.settings, self.localisation)
+        return Qwen(self.name, module, *parts)
+
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        patches = torch.cat([self.patches(picture) for picture in pictures])
+        grids = torch.tensor([(1, *picture.grid) for picture in pictures])
+        grids[:, 1:] *= self.patching.merge
+        return {"pixel_values": patches, "image_grid_thw": to_device(grids, self.device)}
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        inputs = super().text_inputs(prompt, question)
+        kinds = (inputs["input_ids"] == self.module.config.image_token_id).int()
+        return {**inputs, "mm_token_type_ids": kinds}
 
 
 def _patching(checkpoint: Checkpoint, vision: Any) -> Patching:

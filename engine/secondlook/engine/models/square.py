@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import Filter, Fixed, View
@@ -29,7 +29,7 @@ __all__ = ["SquareAdapter", "check_side", "square_preprocessing"]
 
 
 class SquareAdapter(Adapter):
-    """An `Adapter` with such an encoder.
+    """An `Adapter` with such an encoder; each of its kinds is made of `name`, `module` and `parts`.
 
     Attributes:
         preprocessing: of the pictures.
@@ -57,6 +57,7 @@ class SquareAdapter(Adapter):
         side = preprocessing.side
         view = View(size=Fixed(width=side, height=side), fit=settings.fit, filter=filter)
         super().__init__(name, module, prompts, settings, localisation, (view, view), (cell, cell))
+        self._kind: Any = type(self)
         self.preprocessing = preprocessing
         self._normalise = preprocessing.normalisation.on(self.device)
         self.features = self.most_visual_tokens[0], self.decoder.width
@@ -64,13 +65,27 @@ class SquareAdapter(Adapter):
         self._encoder: VisionEncoder = vision
 
     @property
+    def parts(self) -> tuple[ChatPrompts, Preprocessing, LookSettings, Localisation]:
+        """What one is made of, beside a name and a module."""
+        return self.prompts, self.preprocessing, self.settings, self.localisation
+
+    @property
     def normalisation(self) -> Normalisation:
         return self.preprocessing.normalisation
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
-        pixels = self._normalise(pictures).to(self.dtype)
-        return [Features(tokens) for tokens in self._encoder(pixels)]
+        return [Features(tokens) for tokens in self._encoder(self._pixels(pictures))]
+
+    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        return self._normalise(pictures).to(self.dtype)
+
+    def with_module(self, module: Any) -> SquareAdapter:
+        made: SquareAdapter = self._kind(self.name, module, *self.parts)
+        return made
+
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        return {"pixel_values": self._pixels(pictures)}
 
     def vision_module(self) -> nn.Module:
         return self._vision
