@@ -1,6 +1,6 @@
 """InstructBLIP (Dai et al., arXiv 2305.06500) with Vicuna: a vision tower, a Q-Former, a Llama decoder.
 
-What the tower sees is free of the question, but is not kept from one question to the next. The Q-Former
+What the tower sees is free of the question, and is kept for the next question about a picture. The Q-Former
 reads the question beside it, and makes a few rows: so a prefix belongs to one question, and what a row looked
 at is told by the Q-Former's own attention to the tower's cells (Zhang et al., arXiv 2502.17422).
 """
