@@ -60,6 +60,19 @@ TINY: dict[str, dict[str, Any]] = {
         "vision_config": {**QWEN_TOWER, "deepstack_visual_indexes": [0, 2], "num_position_embeddings": 64},
         "tie_word_embeddings": True,
     },
+    "smolvlm": {
+        "text_config": {"model_type": "llama", **DECODER},
+        "vision_config": {
+            "model_type": "smolvlm_vision",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 512,
+            "patch_size": 32,
+        },
+        "tie_word_embeddings": False,
+    },
     "instructblip": {
         "text_config": {"model_type": "llama", **DECODER},
         "vision_config": {

@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import Idefics3Processor, InternVLProcessor
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
+from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from engine.qwen import MOST, SIZES, drawn
@@ -29,6 +31,7 @@ from secondlook.engine.engine import Engine
 from secondlook.engine.errors import InvalidModelError, ModelError, ReservedTextError, UnsupportedModelError
 from secondlook.engine.models.base import Picture
 from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.smolvlm import ShuffledVision
 from secondlook.engine.models.square import SquareAdapter
 
 ALWAYS = AnswerOptions(second_look="always", arbitration=False, max_new_tokens=MOST)
@@ -108,6 +111,21 @@ def test_pictures_equal_those_of_the_processor_that_squashes_once(pair: Pair) ->
         expected = pair.theirs.images(images=[image], **options, return_tensors="pt")["pixel_values"]
         ours = pair.model.normalisation.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected.reshape(ours.shape), atol=1e-6, rtol=0)
+
+
+def test_patches_lie_where_transformers_rounding_puts_them() -> None:
+    config = SmolVLMVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=100,
+        patch_size=4,
+    )  # of 25 patches to a side one is put beside its place
+    tower = SmolVLMVisionTransformer(config).eval()
+    vision = ShuffledVision(SimpleNamespace(vision_model=tower, connector=torch.nn.Identity()))
+    pixels = torch.rand(2, 3, 100, 100)
+    torch.testing.assert_close(vision(pixels), tower(pixels).last_hidden_state, atol=1e-6, rtol=0)
 
 
 def test_features_of_several_pictures_equal_transformers(pair: Pair) -> None:

@@ -22,7 +22,7 @@ _Qwen25: TypeAlias = Literal["small-qwen2.5-vl", "qwen2.5-vl-3b", "qwen2.5-vl-7b
 _Qwen3: TypeAlias = Literal["small-qwen3-vl", "qwen3-vl-2b", "qwen3-vl-4b"]
 _SIZES = "A model's sizes, with random weights; demo is the embedded model."
 PresetOption = Annotated[
-    Literal[_Clip, _Qwen25, _Qwen3, _QFormer, "demo"],
+    Literal[_Clip, _Qwen25, _Qwen3, _QFormer, "smolvlm2-500m", "demo"],
     typer.Option(help=_SIZES),
 ]
 DTypeOption = Annotated[

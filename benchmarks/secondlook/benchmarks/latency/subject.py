@@ -100,9 +100,11 @@ def _write_folder(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """A folder as one from the hub, without weights; what is in its config.json."""
     demo, family = find_folder(DEMO), PRESETS["families"][config["model_type"]]
     tokenizer = json.loads((demo / "tokenizer.json").read_text(encoding="utf-8"))
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-    words = enumerate(family.get("words", ()), len(tokenizer["model"]["vocab"]))
-    tokenizer["added_tokens"] += [{"id": number, "content": word, **plain} for number, word in words]
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"] += [
+        {"id": number, "content": word, **plain, "special": word.startswith("<")}
+        for number, word in enumerate(family.get("words", ()), len(tokenizer["model"]["vocab"]))
+    ]
     if not family["begins"]:
         tokenizer["post_processor"] = None
     side = config["vision_config"].get("image_size")

@@ -16,7 +16,6 @@ from secondlook.benchmarks.latency.flow import ORIGINAL, Metric
 from secondlook.benchmarks.latency.subject import Preset, random_model
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.geometry import Size
-from secondlook.edge.wire import Fixed
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.base import Picture, Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.models.prompts import GENERIC_QUESTION
@@ -134,7 +133,7 @@ def work_of(
         passes.encode(model.local_view, looked_at(model, region)),
         *(passes.condition(model.tokens(asked)) for asked in (question, GENERIC_QUESTION)),
     )
-    theirs = ours if ours.question else _theirs(preset, ours)
+    theirs = _theirs(preset, ours)
     pictures = {flow: ours if flow == "ours" else theirs for flow in flows_of(preset)}
     return {
         unsure: {
@@ -147,12 +146,11 @@ def work_of(
 def _theirs(preset: Preset, ours: Pictures) -> Pictures:
     """What transformers' own encoder computes, blocks behind the features too.
 
-    One for pictures of any shape reads their grids back from the device, one that reads the question its
-    mask: neither can be counted on shapes. Ours compute the same, but for the padding of windows at a
-    picture's edges.
+    Where none are behind, ours compute the same, but for the padding of windows at a picture's edges; such an
+    encoder need not be countable on shapes.
     """
     model = preset.shapes
-    if not isinstance(model.global_view.size, Fixed):
+    if not hasattr(preset.config, "vision_feature_layer"):
         return ours
     inputs = model.pixel_inputs([blank(model, model.global_view, ORIGINAL)])
     encoder = random_model(preset.config, torch.float32, META).get_image_features
