@@ -328,7 +328,7 @@ def test_settings_default_to_the_papers(written: Path) -> None:
         config.text_config.num_hidden_layers, config.vision_config.image_size = layers, 336
         assert default_localisation(config) == Localisation({expected: None}, crop_size=336)
     model = load_model(str(written))
-    assert model.settings == LookSettings(threshold=0.5, fit="squash", max_new_tokens=20)
+    assert model.settings == LookSettings(threshold=None, fit="squash", max_new_tokens=20)
     assert model.localisation == Localisation({0: None}, crop_size=IMAGE_SIZE, generic=True)
 
 

@@ -90,7 +90,7 @@ class Engine:
     ) -> None:
         cache = CacheSettings() if cache is None else cache
         self.model = model
-        self.policy = Policy(threshold=model.settings.threshold) if policy is None else policy
+        self.policy = Policy(threshold=model.settings.default_threshold) if policy is None else policy
         self.region = model.localisation.region if region is None else region
         self.budget = budget
         self._decider = Decider(self.policy, model.global_view, budget, local_view=model.local_view)

@@ -71,7 +71,7 @@ def run(
     with loading_status(asking.model):
         model = load_run_model(asking, progress=draws_bars(asking.model))
     described = _described(model, asking)
-    threshold, on_gpu = model.settings.threshold, model.device.type == "cuda"
+    threshold, on_gpu = model.settings.default_threshold, model.device.type == "cuda"
     header = _header(data, asking, described, threshold, shard)
     with contextlib.closing(RunLog(log, header)) as run_log:
         done = run_log.done()

@@ -39,17 +39,22 @@ class LookSettings:
     """How one checkpoint looks twice.
 
     Attributes:
-        threshold: default uncertainty threshold η, mean min-entropy in nats. 0.5 is a plain starting point:
-            calibrate it on your own pictures.
+        threshold: uncertainty threshold η, mean min-entropy in nats; None: nobody calibrated one.
         fit: how pictures are fitted to what the model takes, where its architecture leaves that open.
         max_new_tokens: longest answer, end token included.
         question_suffix: put behind every question, after a space.
     """
 
-    threshold: NonNegativeFloat = 0.5
+    threshold: NonNegativeFloat | None = None
     fit: Fit = "squash"
     max_new_tokens: PositiveInt = 20
     question_suffix: Annotated[str, Field(max_length=2000)] = ""
+
+    @property
+    def default_threshold(self) -> float:
+        """What is taken where a request and the server leave it open: a plain starting point, if it is not
+        calibrated."""
+        return 0.5 if self.threshold is None else self.threshold
 
 
 @validated(frozen=True)
