@@ -140,6 +140,20 @@ MEDIA: dict[str, list[tuple[bytes, ...]]] = {
         ],
         (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "is a video"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is raw sensor data, which is not read: develop it"),
+        *[
+            (start + bytes(400), "^the picture is a video, which is not read: save one of its frames")
+            for start in (
+                *(b"\0\1\2\3" + box for box in (b"moov", b"mdat", b"moof", b"wide", b"free", b"styp")),
+                b"\0\0\0\1mdat\0\0\0\1\0\0\0\0",  # of a size that follows
+                b"\0\0\1\xba\x44\0\4\0\4\1\0\0\x10\0\x10\0\x18",  # which could be a TGA's
+                (b"G@\0\x10" + bytes(184)) * 3,
+                (bytes(4) + b"G@\0\x10" + bytes(184)) * 3,
+                b"\0\0\0\1\x67\x42",
+                b"FLV\1\5",
+                b"0&\xb2u\x8ef\xcf\x11",
+                b"OggS\0\2",
+            )
+        ],
         (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture"),
         (b"%PDF-1.7\n", "is a PDF document"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an XML file, perhaps SVG"),

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from .answer import EdgeAnswer
 from .client import EdgeClient
+from .console import on_console
 from .conversation import Stage
 from .errors import (
     ConnectionFailedError,
@@ -36,7 +37,7 @@ from .errors import (
     UnexpectedReplyError,
     WriteError,
 )
-from .files import to_standard_output, write_files
+from .files import write_files
 from .imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, PictureLimits
 from .retry import ClientSettings
 from .versions import installed_version
@@ -187,7 +188,7 @@ def ask(
 def main() -> None:
     """The entry point of `secondlook-edge`."""
     try:
-        with to_standard_output():
+        with on_console():
             app()
     except WriteError as error:
         typer.echo(f"error: {error}", err=True)
@@ -266,7 +267,7 @@ def _exit_code(error: SecondLookError) -> int:
 
 
 def _note(text: str) -> None:
-    """One line, however wide the terminal says it is: rich prints nothing with COLUMNS=0."""
+    """One line, however wide the terminal is."""
     typer.echo(" ".join(text.split()), err=True)
 
 
