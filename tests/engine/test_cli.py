@@ -23,7 +23,6 @@ from engine.calibrated import a_policy_file
 from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
 from engine.serving_harness import SPOKEN
 from secondlook.edge.cli import app as edge_app
-from secondlook.edge.cli import main as edge_main
 from secondlook.edge.errors import GeometryError
 from secondlook.engine import cli, plugins
 from secondlook.engine.cli import ask, kernels, serve
@@ -316,22 +315,6 @@ except SystemExit as ended:
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("--version") == 0
     assert capsys.readouterr().out == f"secondlook {version('secondlook')}\n"
-
-
-@pytest.mark.parametrize("columns", ["0", "00", ""])
-def test_wrong_usage_is_readable_in_a_terminal_of_no_width(
-    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for wrong in (("serve", "--colour"), ("serve", "--port", "x"), ("dance",), ("ask",)):
-        monkeypatch.setenv("COLUMNS", columns)
-        assert exit_status(*wrong) == 2
-        ours = capsys.readouterr().err
-        monkeypatch.setenv("COLUMNS", columns)
-        monkeypatch.setattr(sys, "argv", ["secondlook-edge", *wrong])
-        with pytest.raises(SystemExit):
-            edge_main()
-        for told in (ours, capsys.readouterr().err):
-            assert re.search(r"No such (command|option)|not a valid int|Missing argument", told), told
 
 
 def test_the_edges_version_is_said() -> None:
