@@ -152,6 +152,8 @@ MEDIA: dict[str, list[tuple[bytes, ...]]] = {
                 b"FLV\1\5",
                 b"0&\xb2u\x8ef\xcf\x11",
                 b"OggS\0\2",
+                b"YUV4MPEG2 W2 H2 F25:1\nFRAME\n",
+                b"DKIF\0\0\x20\0VP80",
             )
         ],
         (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture"),
@@ -161,6 +163,7 @@ MEDIA: dict[str, list[tuple[bytes, ...]]] = {
         (b"GET / HTTP/1.1", r"known format \(JPEG, PNG, TIFF, WEBP, "),
         (png(1, 1, 8, 0, b"\0\0", png_chunk(b"tEXt", b"a\0b", check=0)), r"is a PNG picture .*b'tEXt'"),
         (png(1, 1, 8, 0, b"\0\0", png_chunk(b"zTXt", TEXT[:8] + b"\7")), "is a PNG picture .*compression"),
+        (png(2, 1, 8, 3, b"\0\0\1"), "is a PNG picture that cannot be read: it has no palette"),
         (frame_changed(3, 12), "is a JPEG of 12 bits a sample; only 8 are read"),
         (frame_changed(0, 0xC3), r"rare kind \(FFC3: lossless"),
         (frame_changed(0, 0xC9), r"rare kind \(FFC9: .*arithmetic"),

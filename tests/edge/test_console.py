@@ -22,7 +22,7 @@ def test_wrong_usage_is_readable_in_a_terminal_of_no_width(
 ) -> None:
     for wrong, message in (
         (("ask", "a.jpg", "what?", "--colour"), "No such option"),
-        (("ask", "a.jpg", "what?", "--threshold", "x"), "is not a valid float"),
+        (("ask", "a.jpg", "what?", "--threshold", "x"), "Invalid value for .--threshold"),
         (("ask",), "Missing argument"),
         (("dance",), "No such command"),
     ):

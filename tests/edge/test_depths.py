@@ -116,7 +116,9 @@ def test_fewer_bits_in_sixteen_of_each_colour_are_not_dark(kind: str, bits: int)
         return colour_tiff(values) if kind == "TIFF" else colour_png(values, "alpha" in kind)
 
     assert greys(file([0, 0x4000, 0xFFFF])) == [0, 64, 255]
-    with pytest.raises(NotAPictureError, match=r"no (value|alpha) that needs more than 14: .* save it with 8"):
+    with pytest.raises(
+        NotAPictureError, match=r"no (value|alpha) that needs more than 14: .* save it with 8"
+    ):
         open_picture(file([0, 1000, 2**bits - 1]))
 
 
@@ -133,7 +135,12 @@ def test_eight_bits_in_sixteen_of_each_colour_are_not_black(order: str) -> None:
     for file in files:
         with pytest.raises(NotAPictureError, match="no value that needs more than 8: it would be black"):
             open_picture(file)
-    for file in (colour_png([0, 0], True), grey_alpha_png([0, 0]), colour_ppm([0, 0]), tiff(Directory((1, 1), bytes(6), (16,) * 3))):
+    for file in (
+        colour_png([0, 0], True),
+        grey_alpha_png([0, 0]),
+        colour_ppm([0, 0]),
+        tiff(Directory((1, 1), bytes(6), (16,) * 3)),
+    ):
         assert max(greys(file)) == 0
 
 
@@ -201,7 +208,7 @@ def test_one_hot_pixel_of_a_small_picture_does_not_either(
 
 
 def test_one_hot_pixel_of_colour_does_not_make_all_others_dark() -> None:
-    with pytest.raises(NotAPictureError, match="nearly all values in the lowest 12 of them"):
+    with pytest.raises(NotAPictureError, match="nearly all values in the lowest 12:"):
         open_picture(colour_png([4095] * 2000 + [65535], False))
 
 
@@ -213,7 +220,7 @@ def test_one_light_among_eight_bits_spread_over_sixteen_is_one(count: int) -> No
     files = [grey_tiff("H", values), grey_tiff("H", values, ">"), colour_tiff(values), colour_ppm(values)]
     for file in [*files, colour_png(values, False), colour_png(values, True), grey_alpha_png(values)]:
         assert greys(file) == levels
-    with pytest.raises(NotAPictureError, match="from 514 to 65535, but nearly all of them up to 16383: .*lights"):
+    with pytest.raises(NotAPictureError, match=r"to 65535, but nearly all of them up to 16383: .*lights"):
         open_picture(grey_tiff("H", [values[0] + 1, *values[1:]]))
     for file in (colour_tiff([values[0] + 1, *values[1:]]), grey_alpha_png([values[0] + 1, *values[1:]])):
         with pytest.raises(NotAPictureError, match="lights or faults"):

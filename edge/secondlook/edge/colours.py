@@ -86,9 +86,9 @@ def check_depth(image: Image.Image, lower: Callable[[], Image.Image] | None, nam
     if lower is not None and all(_few_above(band, 0) for band in colours):
         dropped = _colours(lower())
         if any(_extrema(band)[1] if highest == 0 else not _few_above(band, 0) for band in dropped):
-            nearly = "nearly " if highest else ""
+            no = "nearly no" if highest else "no"
             raise NotAPictureError(
-                f"{name} has 16 bits a colour, but {nearly}no value that needs more than 8: it would be black; "
+                f"{name} has 16 bits a colour, but {no} value that needs more than 8: it would be black; "
                 "save it with 8 bits"
             )
     # Colours multiplied by an alpha of fewer bits are right again, but the alpha is not.
@@ -96,15 +96,15 @@ def check_depth(image: Image.Image, lower: Callable[[], Image.Image] | None, nam
     if 0 < highest <= _OF_14 or thin:
         what = "alpha" if thin else "value"
         raise NotAPictureError(
-            f"{name} has 16 bits a colour, but no {what} that needs more than 14: with fewer bits it would be "
-            "too dark or too pale; save it with 8 bits"
+            f"{name} has 16 bits a colour, but no {what} that needs more than 14: with fewer bits it would "
+            "be too dark or too pale; save it with 8 bits"
         )
     few = all(_few_above(band, _OF_12) for band in colours) and any(
         _some_below(band, _OF_12) for band in colours
     )
     if few and not (lower is not None and _all_alike(colours, _colours(lower()))):
         raise NotAPictureError(
-            f"{name} has 16 bits a colour, but nearly all values in the lowest 12 of them: {_LIGHTS_OR_FAULTS}"
+            f"{name} has 16 bits a colour, but nearly all values in the lowest 12: {_LIGHTS_OR_FAULTS}"
         )
 
 

@@ -41,11 +41,12 @@ FORMATS = {
     "TGA": "TgaImagePlugin",
 }
 
-# Matroska, AVI, QuickTime and fragments of MP4 without their type, MPEG streams of three kinds, bare H.264 and
-# H.265, Flash, Windows Media, Ogg.
+# Matroska, AVI, QuickTime and fragments of MP4 without their type, MPEG streams of three kinds, bare H.264
+# and H.265, Flash, Windows Media, Ogg, YUV4MPEG, IVF, MXF.
 _VIDEO = (
-    rb"\x1aE\xdf\xa3|RIFF....AVI |[\0-\x1f]...(moov|mdat|moof|wide|free|skip|pnot|styp|sidx)|\0\0\1[\xb3\xba]|"
-    rb"(....)?G(?!IF8).{187}(....)?G.{187}(....)?G|\0\0\0\1[\x09\x27\x40\x46\x67]|FLV\1|0&\xb2u\x8ef\xcf\x11|OggS"
+    rb"\x1aE\xdf\xa3|RIFF....AVI |[\0-\x1f]...(moov|mdat|moof|wide|free|skip|pnot|styp|sidx)|"
+    rb"\0\0\x01[\xb3\xba]|(....)?G(?!IF8).{187}(....)?G.{187}(....)?G|\0\0\0\x01[\x09\x27\x40\x46\x67]|FLV\x01|"
+    rb"0&\xb2u\x8ef\xcf\x11|OggS|YUV4MPEG2 |DKIF|\x06\x0e\x2b\x34"
 )
 
 # What people take for pictures that can be read: a signature, its name, and what to do instead.
@@ -206,8 +207,13 @@ def _media(data: bytes) -> tuple[str, str] | None:
 
 def _mend_palette(image: Image.Image) -> None:
     """Take a TIFF file's colours for 8-bit ones where all are below 256, as old writers have them, and as
-    libtiff does: of 16 bits, which they should have, they would all be black.
+    libtiff does: of 16 bits, which they should have, they would all be black. So would a PNG be without any.
+
+    Raises:
+        ValueError: it has none.
     """
+    if image.format == "PNG" and image.mode == "P" and image.palette is None:
+        raise ValueError("it has no palette")
     colours = getattr(image, "tag_v2", {}).get(_COLOUR_MAP, ())
     if image.mode in ("P", "PA") and max(colours, default=256) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
