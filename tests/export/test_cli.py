@@ -1,4 +1,4 @@
-"""The commands on the embedded model: export, verify, inspect, and asking through ONNX Runtime."""
+"""The commands: export, verify, inspect, and asking through ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.checkpoints import Variant, write_checkpoint
 from export.support import QUICK, asked
 from secondlook.benchmarks.signs.asked import asked_pictures
 from secondlook.engine import cli
@@ -41,13 +42,18 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model's encoder, after a few of the gate's questions."""
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_checkpoint(tmp_path_factory.mktemp("model"), Variant(seed=3)))
+
+
+@pytest.fixture(scope="module")
+def folder(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its encoder, after a few of the gate's questions."""
     output = tmp_path_factory.mktemp("exported") / "encoder"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_cli, "configure_logging", lambda *_settings: None)
         patch.setattr("secondlook.export.gate.GateSettings", lambda **_settings: QUICK)
-        assert exit_status("export", "--output", str(output)) == 0
+        assert exit_status("export", "--model", model, "--output", str(output)) == 0
     return output
 
 
@@ -67,12 +73,14 @@ def test_it_is_verified_and_inspected(folder: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["relative_error"] <= 1e-5
     assert exit_status("inspect", str(folder)) == 0
     told = capsys.readouterr().out
-    assert "input      pixel_values [batch, 3, 168, 168] float32" in told
-    assert "attention: 6 times" in told
+    assert "input      pixel_values [batch, 3, 84, 84] float32" in told
+    assert "attention: 2 times" in told
 
 
-def test_a_question_is_answered_through_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    question = ("ask", str(PICTURE), "What number is on the red sign?", "--json")
+def test_a_question_is_answered_through_it(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = ("ask", str(PICTURE), "What number is on the red sign?", "--json", "--model", model)
     assert exit_status(*question) == 0
     theirs = json.loads(capsys.readouterr().out)
     assert exit_status(*question, "--vision", "onnx", "--encoder", str(folder)) == 0
