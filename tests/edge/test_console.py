@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from secondlook.edge.cli import main as edge
+from secondlook.edge.console import one_line
+from secondlook.engine.cli import command_line, run
 from secondlook.engine.cli import main as engine
 
 
@@ -32,3 +34,11 @@ def test_wrong_usage_is_readable_in_a_terminal_of_no_width(
             main()
         assert ended.value.code == 2
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_an_error_is_one_line_whatever_is_named_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert one_line("a\nb\u2028c  \x1b[31m\0 ü\ud83d") == "a b c \\x1b[31m\\x00 ü\\ud83d"
+    with pytest.raises(SystemExit) as ended:
+        run(command_line(), ["verify", "no\nfolder\x1b"])
+    assert ended.value.code == 1
+    assert re.fullmatch(r"error: no folder\\x1b is no exported encoder.*\n", capsys.readouterr().err)

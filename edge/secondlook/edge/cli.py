@@ -26,7 +26,7 @@ from rich.text import Text
 
 from .answer import EdgeAnswer
 from .client import EdgeClient
-from .console import on_console
+from .console import on_console, one_line
 from .conversation import Stage
 from .errors import (
     ConnectionFailedError,
@@ -233,7 +233,7 @@ class _NotesHandler(logging.Handler):
         self._notes = notes
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(f"{record.levelname.lower()}: {record.getMessage()}".split())
+        text = one_line(f"{record.levelname.lower()}: {record.getMessage()}")
         self._notes.print(text, markup=False, soft_wrap=True)  # above the spinner
 
 
@@ -268,7 +268,7 @@ def _exit_code(error: SecondLookError) -> int:
 
 def _note(text: str) -> None:
     """One line, however wide the terminal is."""
-    typer.echo(" ".join(text.split()), err=True)
+    typer.echo(one_line(text), err=True)
 
 
 def _fail(text: str, code: int) -> typer.Exit:

@@ -10,9 +10,18 @@ from contextlib import contextmanager, suppress
 
 from .errors import WriteError
 
-__all__ = ["on_console"]
+__all__ = ["on_console", "one_line"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def one_line(text: str) -> str:
+    """A message on one line: names of files in it may have breaks and control codes."""
+    escaped = (
+        letter if letter.isprintable() or letter.isspace() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+    return " ".join("".join(escaped).split())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from secondlook.edge.console import on_console
+from secondlook.edge.console import on_console, one_line
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.versions import installed_version
 from secondlook.engine.cli import ask, kernels, serve
@@ -53,7 +53,7 @@ def run(application: typer.Typer, arguments: list[str] | None = None) -> NoRetur
         with on_console():
             application(arguments)
     except SecondLookError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(one_line(f"error: {error}"), err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("secondlook"):
