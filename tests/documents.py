@@ -12,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -161,25 +162,37 @@ def _project(folder: Path) -> dict[str, dict[str, str]]:
 def _check_help(program: str, main: object, words: list[str]) -> None:
     """Ask for the help that these words lead to: typer refuses unknown commands and options even so."""
     assert callable(main)
-    said = io.StringIO()
-    before, sys.argv = sys.argv, [program, *words, "--help"]
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            main()
-        code: object = 0
-    except SystemExit as end:
-        code = end.code or 0
-    finally:
-        sys.argv = before
-    assert code == 0, said.getvalue()
+    code, said = _run([program, *words, "--help"], main)
+    assert code == 0, said
 
 
 def _check_python(program: list[str], words: list[str]) -> None:
     """The same for a script with argparse, which shows its help before it looks at what follows."""
-    path = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    line = [sys.executable, *program, "--help"]
-    done = subprocess.run(line, capture_output=True, text=True, env=path, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
     given = {word.split("=")[0] for word in words if word.startswith("-")}
-    unknown = given - set(_OPTION.findall(done.stdout))
+    unknown = given - set(_OPTION.findall(_help_of(*program)))
     assert not unknown, f"{program[-1]} has no option {unknown}"
+
+
+@cache
+def _help_of(*program: str) -> str:
+    """What `python -m MODULE --help` or `python FILE --help` says."""
+    run = runpy.run_module if program[0] == "-m" else runpy.run_path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that another test has imported it
+        code, said = _run([*program[-1:], "--help"], lambda: run(program[-1], run_name="__main__"))
+    assert code == 0, said
+    return said
+
+
+def _run(line: list[str], main: Callable[[], object]) -> tuple[object, str]:
+    """Exit status and output of a program, run here."""
+    said = io.StringIO()
+    before, sys.argv = sys.argv, line
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            main()
+        return 0, said.getvalue()
+    except SystemExit as end:
+        return end.code or 0, said.getvalue()
+    finally:
+        sys.argv = before

@@ -107,7 +107,8 @@ def test_the_edge_alone_runs_with_what_it_requires_and_nothing_else(
     assert "No broken requirements found" in pip(python, "check")
 
 
-@pytest.mark.parametrize("first", ["secondlook-edge", "secondlook"])
+# The other order is slow: test_wheel shows that the two share no file.
+@pytest.mark.parametrize("first", ["secondlook-edge", pytest.param("secondlook", marks=pytest.mark.slow)])
 def test_the_rest_comes_and_goes_beside_the_edge(python: Path, wheels: dict[str, Path], first: str) -> None:
     (site,) = python.parents[1].glob("lib/python*/site-packages")
 

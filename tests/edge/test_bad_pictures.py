@@ -140,6 +140,22 @@ MEDIA: dict[str, list[tuple[bytes, ...]]] = {
         ],
         (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "is a video"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is raw sensor data, which is not read: develop it"),
+        *[
+            (start + bytes(400), "^the picture is a video, which is not read: save one of its frames")
+            for start in (
+                *(b"\0\1\2\3" + box for box in (b"moov", b"mdat", b"moof", b"wide", b"free", b"styp")),
+                b"\0\0\0\1mdat\0\0\0\1\0\0\0\0",  # of a size that follows
+                b"\0\0\1\xba\x44\0\4\0\4\1\0\0\x10\0\x10\0\x18",  # which could be a TGA's
+                (b"G@\0\x10" + bytes(184)) * 3,
+                (bytes(4) + b"G@\0\x10" + bytes(184)) * 3,
+                b"\0\0\0\1\x67\x42",
+                b"FLV\1\5",
+                b"0&\xb2u\x8ef\xcf\x11",
+                b"OggS\0\2",
+                b"YUV4MPEG2 W2 H2 F25:1\nFRAME\n",
+                b"DKIF\0\0\x20\0VP80",
+            )
+        ],
         (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture"),
         (b"%PDF-1.7\n", "is a PDF document"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an XML file, perhaps SVG"),
@@ -147,6 +163,7 @@ MEDIA: dict[str, list[tuple[bytes, ...]]] = {
         (b"GET / HTTP/1.1", r"known format \(JPEG, PNG, TIFF, WEBP, "),
         (png(1, 1, 8, 0, b"\0\0", png_chunk(b"tEXt", b"a\0b", check=0)), r"is a PNG picture .*b'tEXt'"),
         (png(1, 1, 8, 0, b"\0\0", png_chunk(b"zTXt", TEXT[:8] + b"\7")), "is a PNG picture .*compression"),
+        (png(2, 1, 8, 3, b"\0\0\1"), "is a PNG picture that cannot be read: it has no palette"),
         (frame_changed(3, 12), "is a JPEG of 12 bits a sample; only 8 are read"),
         (frame_changed(0, 0xC3), r"rare kind \(FFC3: lossless"),
         (frame_changed(0, 0xC9), r"rare kind \(FFC9: .*arithmetic"),

@@ -93,6 +93,11 @@ def colour_png(values: Sequence[int], alpha: bool) -> bytes:
     return png(len(values), 1, 16, 6 if alpha else 2, b"\0" + row)
 
 
+def grey_alpha_png(values: Sequence[int]) -> bytes:
+    row = b"".join(struct.pack(">2H", value, 65535) for value in values)
+    return png(len(values), 1, 16, 4, b"\0" + row)
+
+
 def colour_tiff(values: Sequence[int]) -> bytes:
     row = b"".join(struct.pack("<3H", *[value] * 3) for value in values)
     return tiff(Directory((len(values), 1), row, (16, 16, 16)))
@@ -111,7 +116,9 @@ def test_fewer_bits_in_sixteen_of_each_colour_are_not_dark(kind: str, bits: int)
         return colour_tiff(values) if kind == "TIFF" else colour_png(values, "alpha" in kind)
 
     assert greys(file([0, 0x4000, 0xFFFF])) == [0, 64, 255]
-    with pytest.raises(NotAPictureError, match=r"no value that needs more than 14: .* save it with 8"):
+    with pytest.raises(
+        NotAPictureError, match=r"no (value|alpha) that needs more than 14: .* save it with 8"
+    ):
         open_picture(file([0, 1000, 2**bits - 1]))
 
 
@@ -122,12 +129,18 @@ def test_eight_bits_in_sixteen_of_each_colour_are_not_black(order: str) -> None:
     files = [tiff(Directory((len(values), 1), row, (16, 16, 16)), order=order)]
     if order == ">":
         files += [colour_png(values, False), colour_png(values, True), colour_ppm(values)]
+        files.append(grey_alpha_png(values))
         files.append(encoded(Image.open(io.BytesIO(files[0])), "PNG"))
         assert max(greys(files.pop())) == 0  # what Pillow makes of them
     for file in files:
         with pytest.raises(NotAPictureError, match="no value that needs more than 8: it would be black"):
             open_picture(file)
-    for file in (colour_png([0, 0], True), colour_ppm([0, 0]), tiff(Directory((1, 1), bytes(6), (16,) * 3))):
+    for file in (
+        colour_png([0, 0], True),
+        grey_alpha_png([0, 0]),
+        colour_ppm([0, 0]),
+        tiff(Directory((1, 1), bytes(6), (16,) * 3)),
+    ):
         assert max(greys(file)) == 0
 
 
@@ -154,7 +167,7 @@ def test_deep_colours_in_planes_are_not_mistaken(bits: tuple[int, ...], order: s
 def test_fewer_bits_in_sixteen_of_grey_and_ink_are_not_mistaken(kind: str, bits: int) -> None:
     def file(most: int) -> bytes:
         if kind == "LA":
-            return png(2, 1, 16, 4, b"\0" + struct.pack(">4H", 0, 65535, most, 65535))
+            return grey_alpha_png([0, most])
         return tiff(Directory((2, 1), struct.pack("<8H", *[0] * 7, most), (16,) * 4, 5))
 
     open_picture(file(65535))
@@ -188,15 +201,30 @@ def test_one_hot_pixel_of_a_small_picture_does_not_either(
     values = [int(value) for value in values] if letter != "f" else values
     with pytest.raises(NotAPictureError, match="not clear; save it"):
         open_picture(grey_tiff(letter, [hot, *values]))
-    if letter != "f" and most > 255:  # of smaller ones Pillow keeps nothing
-        with pytest.raises(NotAPictureError, match="too dark or too pale"):
+    if letter != "f":  # of values below 256 Pillow keeps nothing
+        with pytest.raises(NotAPictureError, match="lights or faults" if most > 255 else "would be black"):
             open_picture(colour_png([*map(int, values), int(hot)], False))
     assert greys(grey_tiff(letter, [0] * count + [hot])) == [0] * count + [255]  # in every range
 
 
 def test_one_hot_pixel_of_colour_does_not_make_all_others_dark() -> None:
-    with pytest.raises(NotAPictureError, match="too dark or too pale"):
+    with pytest.raises(NotAPictureError, match="nearly all values in the lowest 12:"):
         open_picture(colour_png([4095] * 2000 + [65535], False))
+
+
+@pytest.mark.parametrize("count", [3, 2000])
+def test_one_light_among_eight_bits_spread_over_sixteen_is_one(count: int) -> None:
+    """Both bytes of each are alike: it is clear what is white, though nearly all are dark."""
+    levels = [*[2, 9, 15] * (count // 3), 255]
+    values = [257 * level for level in levels]
+    files = [grey_tiff("H", values), grey_tiff("H", values, ">"), colour_tiff(values), colour_ppm(values)]
+    for file in [*files, colour_png(values, False), colour_png(values, True), grey_alpha_png(values)]:
+        assert greys(file) == levels
+    with pytest.raises(NotAPictureError, match=r"to 65535, but nearly all of them up to 16383: .*lights"):
+        open_picture(grey_tiff("H", [values[0] + 1, *values[1:]]))
+    for file in (colour_tiff([values[0] + 1, *values[1:]]), grey_alpha_png([values[0] + 1, *values[1:]])):
+        with pytest.raises(NotAPictureError, match="lights or faults"):
+            open_picture(file)
 
 
 def test_dark_pictures_black_ones_and_thin_colours_are_no_fewer_bits() -> None:

@@ -16,17 +16,15 @@ from hypothesis import strategies as st
 
 from engine.checkpoints import GRID, edit_json, write_checkpoint
 from engine.llava_next import SHEETS, Reference, write_next
-from engine.qwen import MOST, SIZES, drawn
+from engine.looks import ALWAYS, MOST, Asked, answered, asked, drawn
 from secondlook.edge.geometry import Size
-from secondlook.edge.imaging import decode_jpeg, open_picture
+from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import InvalidModelError, ModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.llava_next import HighResolution, LlavaNext
 
-ALWAYS = AnswerOptions(second_look="always", arbitration=False, max_new_tokens=MOST)
 NEVER = AnswerOptions(second_look="never", max_new_tokens=MOST)
 QUESTIONS = st.sampled_from(["What is the number on the sign?", "Is it a sign?", "Where"])
 QUESTION = "What is on the sign?"
@@ -98,66 +96,21 @@ def test_prompts_equal_the_processors(pair: Pair) -> None:
 
 @pytest.mark.parametrize("slots", [1, 8])
 @settings(max_examples=6, deadline=None)
-@given(asked=st.lists(st.tuples(SIZES, QUESTIONS, st.integers(0, 6)), min_size=1, max_size=4))
-def test_looks_that_join_and_give_way_equal_generate(
-    pair: Pair, slots: int, asked: list[tuple[tuple[int, int], str, int]]
-) -> None:
-    model, engine = pair.model, Engine(pair.model, cache=CacheSettings(most_slots=slots))
-    firsts, seconds = [], []
-    for number, (size, question, rounds) in enumerate(asked):
-        original = open_picture(drawn(size, number % 2))
-        shrunk = original.shrunk(model.global_view)
-        prepared = engine.prepare(shrunk, question, original.size, ALWAYS)
-        firsts.append((original, shrunk, prepared, engine.start_first_look(prepared)))
-        for _ in range(rounds):
-            engine.round()
-    while engine.round():
-        pass
-    for original, shrunk, prepared, request in firsts:
-        look = request.future.result()
-        pair.theirs.check(look.look.token_ids, pair.theirs.base(prepared.prompt.ids, [shrunk]))
-        if look.pending is not None:
-            crop = decode_jpeg(original.local_image(look.pending.region, model.local_view).jpeg)
-            local = engine.prepare_local(look.pending, crop)
-            seconds.append((shrunk, crop, local, engine.start_second_look(look.pending, local)))
-    while engine.round():
-        pass
-    for shrunk, crop, local, final in seconds:
-        answer = final.future.result().second.token_ids
-        pair.theirs.check(answer, pair.theirs.base(local.prompt.ids, [shrunk, crop]))
+@given(asked=asked(QUESTIONS, most=4))
+def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
+    for one in answered(pair.model, slots, asked):
+        pair.theirs.check(one.look.token_ids, pair.theirs.base(one.ids, one.sent))
 
 
 @pytest.mark.parametrize("slots", [1, 8])
 @settings(max_examples=6, deadline=None)
-@given(asked=st.lists(st.tuples(SIZES, QUESTIONS, st.integers(0, 6)), min_size=1, max_size=4))
-def test_tiles_that_join_and_give_way_equal_generate(
-    pair: Pair, slots: int, asked: list[tuple[tuple[int, int], str, int]]
-) -> None:
-    tiled, engine = pair.tiled, Engine(pair.tiled, cache=CacheSettings(most_slots=slots))
-    started = []
-    for number, (size, question, rounds) in enumerate(asked):
-        image = drawn(size, number % 2)
-        shown = open_picture(image).shrunk(tiled.global_view)
-        started.append(
-            (
-                image,
-                shown,
-                question,
-                engine.start_first_look(engine.prepare(shown, question, Size(*size), NEVER)),
-            )
-        )
-        for _ in range(rounds):
-            engine.round()
-    while engine.round():
-        pass
-    for image, shown, question, request in started:
-        look = request.future.result()
-        assert look.decision == "disabled"
-        inputs = pair.theirs.sent(question, image, shown)
-        assert look.look.visual_tokens == int(
-            (inputs["input_ids"] == pair.theirs.model.config.image_token_id).sum()
-        )
-        pair.theirs.check(look.look.token_ids, inputs)
+@given(asked=asked(QUESTIONS, most=4))
+def test_tiles_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
+    for one in answered(pair.tiled, slots, asked, NEVER):
+        inputs = pair.theirs.sent(one.question, one.original, *one.sent)
+        there = inputs["input_ids"] == pair.theirs.model.config.image_token_id
+        assert one.look.visual_tokens == int(there.sum())
+        pair.theirs.check(one.look.token_ids, inputs)
 
 
 @torch.inference_mode()

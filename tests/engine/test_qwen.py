@@ -15,15 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from engine.looks import MOST, SIZES, Asked, answered, asked, drawn
 from engine.qwen import (
     CELL,
     FAMILIES,
-    MOST,
-    SIZES,
     TEMPLATE_3,
     Reference,
     cases,
-    drawn,
     ids_of,
     publish,
     through_end,
@@ -32,12 +30,9 @@ from engine.qwen import (
 )
 from engine.test_graphs import eager
 from secondlook.edge.geometry import Size
-from secondlook.edge.imaging import decode_jpeg, open_picture
-from secondlook.edge.wire import AnswerOptions, Budget
-from secondlook.engine.decode.cache import CacheSettings
+from secondlook.edge.wire import Budget
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.graphs import StepGraphs
-from secondlook.engine.engine import Engine
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models import qwen2_5_vl, qwen3_vl
 from secondlook.engine.models.base import Picture
@@ -46,7 +41,6 @@ from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.models.qwen import Qwen
 from waiting import NoWaiting
 
-ALWAYS = AnswerOptions(second_look="always", arbitration=False, max_new_tokens=MOST)
 QUESTIONS = st.lists(st.integers(32, 89), min_size=1, max_size=6).map(words)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -238,39 +232,11 @@ def test_steps_on_graphs_beside_padding_are_those_without(pair: Pair) -> None:
 
 @pytest.mark.parametrize("slots", [1, 8])
 @settings(max_examples=6, deadline=None)
-@given(asked=st.lists(st.tuples(SIZES, QUESTIONS, st.integers(0, 6)), min_size=1, max_size=5))
-def test_looks_that_join_and_give_way_equal_generate(
-    pair: Pair, slots: int, asked: list[tuple[tuple[int, int], str, int]]
-) -> None:
-    model, engine = pair.model, Engine(pair.model, cache=CacheSettings(most_slots=slots))
-    firsts = []
-    for number, (size, question, rounds) in enumerate(asked):
-        original = open_picture(drawn(size, number))
-        sent = original.shrunk(model.global_view)
-        prepared = engine.prepare(sent, question, original.size, ALWAYS)
-        firsts.append((original, prepared, engine.start_first_look(prepared)))
-        for _ in range(rounds):
-            engine.round()
-    while engine.round():
-        pass
-    seconds = []
-    for (original, prepared, request), (_, question, rounds) in zip(firsts, asked, strict=True):
-        look, ids = request.future.result(), ids_of(model, question, [prepared.picture.grid])
-        pair.plain.check(look.look.token_ids, ids, [prepared.picture])
-        if look.pending is None:
-            continue
-        local = engine.prepare_local(
-            look.pending, decode_jpeg(original.local_image(look.pending.region, model.local_view).jpeg)
-        )
-        seconds.append((question, prepared, local, engine.start_second_look(look.pending, local)))
-        for _ in range(rounds):
-            engine.round()
-    while engine.round():
-        pass
-    for question, prepared, local, final in seconds:
-        pictures = [prepared.picture, local.picture]
-        ids = ids_of(model, question, [one.grid for one in pictures])
-        pair.plain.check(final.future.result().second.token_ids, ids, pictures)
+@given(asked=asked(QUESTIONS))
+def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
+    for one in answered(pair.model, slots, asked):
+        ids = ids_of(pair.model, one.question, [picture.grid for picture in one.pictures])
+        pair.plain.check(one.look.token_ids, ids, one.pictures)
 
 
 def test_the_views_are_the_folders_and_at_most_256_cells(pair: Pair, tmp_path: Path) -> None:

@@ -21,12 +21,11 @@ from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfi
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from engine.qwen import MOST, SIZES, drawn
+from engine.looks import ALWAYS, SIZES, Asked, answered, asked, drawn
 from engine.unsplit import FAKE, FAMILIES, GLOBAL, SMOL, Family, Reference, write_folder
 from secondlook.edge.geometry import Size
-from secondlook.edge.imaging import decode_jpeg, open_picture
-from secondlook.edge.wire import AnswerOptions, Fixed
-from secondlook.engine.decode.cache import CacheSettings
+from secondlook.edge.imaging import open_picture
+from secondlook.edge.wire import Fixed
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import InvalidModelError, ModelError, ReservedTextError, UnsupportedModelError
 from secondlook.engine.models.base import Picture
@@ -34,7 +33,6 @@ from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.smolvlm import ShuffledVision
 from secondlook.engine.models.square import SquareAdapter
 
-ALWAYS = AnswerOptions(second_look="always", arbitration=False, max_new_tokens=MOST)
 QUESTIONS = st.text(st.characters(codec="utf-8", exclude_characters="<>"), min_size=1, max_size=8).filter(
     lambda text: bool(text.strip())
 )
@@ -153,32 +151,11 @@ def test_rows_equal_eager_attention(pair: Pair, size: tuple[int, int], question:
 
 @pytest.mark.parametrize("slots", [1, 8])
 @settings(max_examples=5, deadline=None)
-@given(asked=st.lists(st.tuples(SIZES, QUESTIONS, st.integers(0, 6)), min_size=1, max_size=5))
-def test_looks_that_join_and_give_way_equal_generate(
-    pair: Pair, slots: int, asked: list[tuple[tuple[int, int], str, int]]
-) -> None:
-    model, engine = pair.model, Engine(pair.model, cache=CacheSettings(most_slots=slots))
-    firsts, seconds = [], []
-    for number, (size, question, rounds) in enumerate(asked):
-        original = open_picture(drawn(size, number % 2))  # the same picture again, with another question
-        prepared = engine.prepare(original.shrunk(model.global_view), question, original.size, ALWAYS)
-        firsts.append((original, question, prepared, engine.start_first_look(prepared)))
-        for _ in range(rounds):
-            engine.round()
-    while engine.round():
-        pass
-    for original, question, prepared, request in firsts:
-        look = request.future.result()
-        pair.theirs.check(look.look.token_ids, pair.ids(question, 1), [prepared.picture])
-        if look.pending is not None:
-            crop = original.local_image(look.pending.region, model.local_view).jpeg
-            local = engine.prepare_local(look.pending, decode_jpeg(crop))
-            seconds.append((question, prepared, local, engine.start_second_look(look.pending, local)))
-    while engine.round():
-        pass
-    for question, prepared, local, final in seconds:
-        answer = final.future.result().second.token_ids
-        pair.theirs.check(answer, pair.ids(question, 2), [prepared.picture, local.picture])
+@given(asked=asked(QUESTIONS))
+def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
+    for one in answered(pair.model, slots, asked):
+        ids = pair.ids(one.question, len(one.pictures))
+        pair.theirs.check(one.look.token_ids, ids, one.pictures)
 
 
 def test_the_folder_says_its_square_and_what_is_ignored(

@@ -125,6 +125,7 @@ def test_only_float32_weights_are_exported(exported: Exported, tmp_path: Path) -
         export_small(narrow, tmp_path / "encoder")
 
 
+@pytest.mark.slow  # that a killed one leaves nothing, test_folder shows as well
 def test_a_killed_export_leaves_no_half_folder_and_had_written_the_same_bytes(
     exported: Exported, tmp_path: Path
 ) -> None:

@@ -281,7 +281,7 @@ def test_opcheck(
     torch.library.opcheck(torch.ops.secondlook.attention_row.default, arguments)
 
 
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_compiles_into_one_graph(device: torch.device, backend: str) -> None:
     def looked(query: Tensor, keys: Tensor, lengths: Tensor) -> Tensor:

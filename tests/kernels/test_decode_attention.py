@@ -296,7 +296,7 @@ def test_opcheck(device: torch.device, dtype: torch.dtype, shape: tuple[int, int
     torch.library.opcheck(torch.ops.secondlook.decode_attention.default, arguments)
 
 
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_compiles_into_one_graph(device: torch.device, backend: str) -> None:
     def attended(query: Tensor, *cache: Tensor) -> Tensor:

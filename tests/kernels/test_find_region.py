@@ -263,7 +263,7 @@ def test_opcheck(device: torch.device, sample: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own use
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_it_compiles_into_a_whole_graph(device: torch.device, backend: str) -> None:
     def crop(question: Tensor, generic: Tensor, sizes: Tensor) -> Tensor:
         return find_region(question * 2, generic, 24, 24, sizes, 336)[:, :2]

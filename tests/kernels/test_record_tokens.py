@@ -224,7 +224,7 @@ def test_opcheck(device: torch.device, rows: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # inductor's imports
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_as_one_graph(device: torch.device, backend: str) -> None:
     @torch.compile(fullgraph=True, backend=backend)
     def decode(logits: Tensor, state: dict[str, Tensor]) -> Tensor:

@@ -223,7 +223,7 @@ def test_opcheck(device: torch.device, dtype: torch.dtype, shape: tuple[int, int
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # inductor's imports
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_as_one_graph(device: torch.device, backend: str) -> None:
     @torch.compile(fullgraph=True, backend=backend)
     def doubled(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from .answer import EdgeAnswer
 from .client import EdgeClient
+from .console import on_console, one_line
 from .conversation import Stage
 from .errors import (
     ConnectionFailedError,
@@ -36,7 +37,7 @@ from .errors import (
     UnexpectedReplyError,
     WriteError,
 )
-from .files import to_standard_output, write_files
+from .files import write_files
 from .imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, PictureLimits
 from .retry import ClientSettings
 from .versions import installed_version
@@ -187,7 +188,7 @@ def ask(
 def main() -> None:
     """The entry point of `secondlook-edge`."""
     try:
-        with to_standard_output():
+        with on_console():
             app()
     except WriteError as error:
         typer.echo(f"error: {error}", err=True)
@@ -232,7 +233,7 @@ class _NotesHandler(logging.Handler):
         self._notes = notes
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(f"{record.levelname.lower()}: {record.getMessage()}".split())
+        text = one_line(f"{record.levelname.lower()}: {record.getMessage()}")
         self._notes.print(text, markup=False, soft_wrap=True)  # above the spinner
 
 
@@ -266,8 +267,8 @@ def _exit_code(error: SecondLookError) -> int:
 
 
 def _note(text: str) -> None:
-    """One line, however wide the terminal says it is: rich prints nothing with COLUMNS=0."""
-    typer.echo(" ".join(text.split()), err=True)
+    """One line, however wide the terminal is."""
+    typer.echo(one_line(text), err=True)
 
 
 def _fail(text: str, code: int) -> typer.Exit:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from .errors import NotAPictureError
 
-__all__ = ["check_depth", "highest_colour", "is_deep", "to_rgb"]
+__all__ = ["check_depth", "is_deep", "to_rgb"]
 
 # How many bits whole numbers are taken to have: the fewest of these that hold the largest.
 _DEPTHS = range(8, 17)
@@ -20,8 +21,12 @@ _DARK = 1 / 16
 # Cameras have so many; 15 cannot be told from a dark picture.
 _OF_14, _OF_12 = 63, 15
 # One pixel, or less than a thousandth of them, may be hot, or a glint. Where they alone have more than a
-# quarter of the range, it is not clear whether it is that of the others: unless 0, they would be dark.
+# quarter of the range, it is not clear whether it is that of the others: unless 0, they would be dark. Of
+# 8 bits that were spread over 16 it is.
 _FEW, _FAR = 1000, 4
+_LIGHTS_OR_FAULTS = (
+    "whether the few above are lights or faults, and so what is white, is not clear; save it with 8 bits"
+)
 
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -69,24 +74,37 @@ def _colours(image: Image.Image) -> tuple[Image.Image, ...]:
     return bands[: {"LA": 1, "RGBA": 3, "RGBX": 3}.get(image.mode, len(bands))]
 
 
-def highest_colour(image: Image.Image) -> float:
-    """The largest value of any colour, alpha aside."""
-    return max(_extrema(band)[1] for band in _colours(image))
-
-
-def check_depth(image: Image.Image, name: str) -> None:
+def check_depth(image: Image.Image, lower: Callable[[], Image.Image] | None, name: str) -> None:
     """Refuse a decoded `is_deep` picture whose values may lie in the dropped bits: dark, or pale. Where there
-    is none but 0, it is the same with any number of bits."""
-    colours, highest = _colours(image), highest_colour(image)
+    is none but 0, it is the same with any number of bits.
+
+    Args:
+        lower: decodes the lower bytes of its colours, band for band; None if they are not to be had.
+    """
+    colours = _colours(image)
+    highest = max(_extrema(band)[1] for band in colours)
+    if lower is not None and all(_few_above(band, 0) for band in colours):
+        dropped = _colours(lower())
+        if any(_extrema(band)[1] if highest == 0 else not _few_above(band, 0) for band in dropped):
+            no = "nearly no" if highest else "no"
+            raise NotAPictureError(
+                f"{name} has 16 bits a colour, but {no} value that needs more than 8: it would be black; "
+                "save it with 8 bits"
+            )
+    # Colours multiplied by an alpha of fewer bits are right again, but the alpha is not.
+    thin = any(0 < _extrema(band)[1] <= _OF_12 for band in image.split()[len(colours) :])
+    if 0 < highest <= _OF_14 or thin:
+        what = "alpha" if thin else "value"
+        raise NotAPictureError(
+            f"{name} has 16 bits a colour, but no {what} that needs more than 14: with fewer bits it would "
+            "be too dark or too pale; save it with 8 bits"
+        )
     few = all(_few_above(band, _OF_12) for band in colours) and any(
         _some_below(band, _OF_12) for band in colours
     )
-    # Colours multiplied by an alpha of fewer bits are right again, but the alpha is not.
-    thin = any(0 < _extrema(band)[1] <= _OF_12 for band in image.split()[len(colours) :])
-    if (highest > 0 and (highest <= _OF_14 or few)) or thin:
+    if few and not (lower is not None and _all_alike(colours, _colours(lower()))):
         raise NotAPictureError(
-            f"{name} has 16 bits a colour, but (nearly) no value that needs more than 14: with fewer bits it "
-            "would be too dark or too pale; save it with 8 bits"
+            f"{name} has 16 bits a colour, but nearly all values in the lowest 12: {_LIGHTS_OR_FAULTS}"
         )
 
 
@@ -100,24 +118,41 @@ def _deep_to_grey(image: Image.Image, name: str) -> Image.Image:
     if inverted and white is not None and image.mode != "F":  # what is black is not seen in what is light
         full = 2.0 ** tags[_BITS][0] - 1
         white = full if 2 * highest > full else None
-    if white is None or lowest < 0 or _glints_alone_reach(values, white):
+    if white is None or lowest < 0:
         odd = "" if _all_finite(values) else ", some of them not finite"
         raise NotAPictureError(
             f"{name} has grey values from {lowest:g} to {highest:g}{odd}: which is black and which is white "
             "is not clear; save it with 8 bits"
+        )
+    if (limit := _limit_of_most(values, white)) is not None:
+        raise NotAPictureError(
+            f"{name} has grey values from {lowest:g} to {highest:g}, but nearly all of them up to {limit:g}: "
+            f"{_LIGHTS_OR_FAULTS}"
         )
     if inverted:
         return values.point(lambda value: value * (-255 / white) + 255.5).convert("L")
     return values.point(lambda value: value * (255 / white) + 0.5).convert("L")
 
 
-def _glints_alone_reach(values: Image.Image, white: float) -> bool:
-    """Whether nearly all values, of mode I or F, have another range than the largest."""
+def _limit_of_most(values: Image.Image, white: float) -> float | None:
+    """What nearly all values, of mode I or F, are up to, if that is another range than the largest's."""
     if values.mode == "F":
         lower = [one for one in _WHITES if one < white]
     else:
         lower = [int(white) // _FAR] if white > 2 ** _DEPTHS[0] else []
-    return any(_few_above(values, one) and _some_below(values, one) for one in lower)
+    limit = next((one for one in lower if _few_above(values, one) and _some_below(values, one)), None)
+    return None if limit is None or (values.mode == "I" and _is_spread(values)) else limit
+
+
+def _is_spread(values: Image.Image) -> bool:
+    """Whether whole numbers of up to 16 bits, of mode I, are of 8 bits spread over 16: both bytes alike."""
+    both = Image.frombytes("LA", values.size, values.convert("I;16").tobytes())
+    return _all_alike(both.split()[:1], both.split()[1:])
+
+
+def _all_alike(bands: tuple[Image.Image, ...], others: tuple[Image.Image, ...]) -> bool:
+    """Whether bands of 8 bits are equal, one for one."""
+    return all(ImageChops.difference(*pair).getbbox() is None for pair in zip(bands, others, strict=True))
 
 
 def _few_above(band: Image.Image, threshold: float) -> bool:

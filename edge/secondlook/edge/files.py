@@ -6,16 +6,14 @@ import errno
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import WriteError
 
-__all__ = ["check_writable", "is_lfs_pointer", "to_disk", "to_standard_output", "write_files"]
+__all__ = ["check_writable", "is_lfs_pointer", "to_disk", "write_files"]
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _LONGEST_POINTER = 1024
 
@@ -54,25 +52,6 @@ def write_files(contents: Mapping[Path, bytes | str]) -> None:
         for partial, _ in written.values():
             with suppress(OSError):
                 partial.unlink()
-
-
-@contextmanager
-def to_standard_output() -> Iterator[None]:
-    """While the block runs, standard output that cannot be written, as on a full disk, is told as such.
-
-    Raises:
-        WriteError: it cannot. What waits to be written is dropped, so that the interpreter's end is quiet.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno not in _NO_ROOM:
-            raise
-        with suppress(OSError, ValueError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
-        raise WriteError(f"cannot write the answer: {error.strerror}") from error
 
 
 def check_writable(path: Path) -> None:

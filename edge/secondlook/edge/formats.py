@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImagePalette
 
-from .colours import check_depth, highest_colour, is_deep, to_rgb
+from .colours import check_depth, is_deep, to_rgb
 from .errors import NotAPictureError, PictureTooLargeError
 from .geometry import Region, Size
 from .jpeg import START, Jpeg, read_jpeg
@@ -41,10 +41,18 @@ FORMATS = {
     "TGA": "TgaImagePlugin",
 }
 
+# Matroska, AVI, QuickTime and fragments of MP4 without their type, MPEG streams of three kinds, bare H.264
+# and H.265, Flash, Windows Media, Ogg, YUV4MPEG, IVF, MXF.
+_VIDEO = (
+    rb"\x1aE\xdf\xa3|RIFF....AVI |[\0-\x1f]...(moov|mdat|moof|wide|free|skip|pnot|styp|sidx)|"
+    rb"\0\0\x01[\xb3\xba]|(....)?G(?!IF8).{187}(....)?G.{187}(....)?G|\0\0\0\x01[\x09\x27\x40\x46\x67]|FLV\x01|"
+    rb"0&\xb2u\x8ef\xcf\x11|OggS|YUV4MPEG2 |DKIF|\x06\x0e\x2b\x34"
+)
+
 # What people take for pictures that can be read: a signature, its name, and what to do instead.
 _OTHERS = (
     (rb"FUJIFILMCCD-RAW|II\x1a\0\0\0HEAPCCDR|IIRO|IIU\0", "raw sensor data", "develop it first"),
-    (rb"\x1aE\xdf\xa3|RIFF....AVI ", "a video", "save one of its frames as JPEG"),
+    (_VIDEO, "a video", "save one of its frames as JPEG"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture", "save it as JPEG"),
     (rb"\xff\xd8|\xff\xff\xff\xd8", "a damaged JPEG", "save it anew"),
     (rb"%PDF", "a PDF document", "save the page as JPEG"),
@@ -53,6 +61,8 @@ _OTHERS = (
     (rb"\s*(<\?xml|<svg|<!DOCTYPE svg)", "an XML file, perhaps SVG", "save it as PNG"),
     (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
 )
+
+_LONGEST_SIGNATURE = 400  # of MPEG's packets, three begin
 
 # By the brands of an ISO base media file (ISO/IEC 14496-12): the first kind of which it has any. HEIF
 # (ISO/IEC 23008-12) is what HEIC and AVIF are kinds of.
@@ -71,6 +81,7 @@ _MOST_BRANDS = 64
 _AVIF_EXIF = re.compile(rb"(infe(?:.{8}|.{10}))Exif", re.DOTALL)
 
 _COLOUR_MAP = 320  # of TIFF
+_GREY_WITH_ALPHA = "LA;16B"  # of PNG: how Pillow's decoder is told
 _EXIF_TEXT = "Raw profile type exif"  # of PNG: what ImageMagick calls a text chunk of EXIF data
 
 ORIENTATION_TAG = 0x0112
@@ -149,6 +160,9 @@ def _spare_slow_readers(image: ImageFile.ImageFile, data: bytes, name: str) -> N
 def _opened(data: bytes, name: str) -> Image.Image:
     """As `Image.open`, which has its own limit on pixels and takes damage for another format."""
     complaint = ""
+    for signature, what, advice in _OTHERS:  # first: TGA's reader takes some for its own
+        if re.match(signature, data[:_LONGEST_SIGNATURE], re.DOTALL):
+            raise NotAPictureError(f"{name} is {what}, which is not read: {advice}")
     for kind, module in FORMATS.items():
         import_module(f"PIL.{module}")
         reader, accepts = Image.OPEN.get(kind, (None, None))  # AVIF and WebP may not be built in
@@ -174,9 +188,6 @@ def _opened(data: bytes, name: str) -> Image.Image:
         what, advice = media
         if not (complaint and "AVIF" in what):
             raise NotAPictureError(f"{name} is {what}, which is not read: {advice}")
-    for signature, what, advice in _OTHERS:
-        if re.match(signature, data[:64], re.DOTALL):
-            raise NotAPictureError(f"{name} is {what}, which is not read: {advice}")
     known = ", ".join(("JPEG", *FORMATS))
     raise NotAPictureError(f"{name} {complaint or f'is not a picture in a known format ({known})'}")
 
@@ -196,8 +207,13 @@ def _media(data: bytes) -> tuple[str, str] | None:
 
 def _mend_palette(image: Image.Image) -> None:
     """Take a TIFF file's colours for 8-bit ones where all are below 256, as old writers have them, and as
-    libtiff does: of 16 bits, which they should have, they would all be black.
+    libtiff does: of 16 bits, which they should have, they would all be black. So would a PNG be without any.
+
+    Raises:
+        ValueError: it has none.
     """
+    if image.format == "PNG" and image.mode == "P" and image.palette is None:
+        raise ValueError("it has no palette")
     colours = getattr(image, "tag_v2", {}).get(_COLOUR_MAP, ())
     if image.mode in ("P", "PA") and max(colours, default=256) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
@@ -265,22 +281,36 @@ def stored_box(region: Region, size: Size, turn: int) -> tuple[int, int, int, in
 
 def _lower_bytes(image: Image.Image) -> Callable[[], Image.Image] | None:
     """What decodes the lower bytes of a picture of 16 bits a colour, which Pillow drops: it reads them as the
-    upper ones of numbers in the other byte order. None for grey with alpha, for which it has no other.
+    upper ones of numbers in the other byte order. None for an image that no file is behind.
     """
-    if not isinstance(image, ImageFile.ImageFile) or image.mode == "LA":
+    if not isinstance(image, ImageFile.ImageFile):
         return None
     file, kind = image.fp, type(image)
     assert file is not None, "nothing is decoded yet"
     tiles = [tile._replace(args=_swapped(tile.args)) for tile in image.tile]
+    grey_with_alpha = any(tile.args == _GREY_WITH_ALPHA for tile in image.tile)
 
     def decoded() -> Image.Image:
         file.seek(0)
+        if grey_with_alpha:
+            again = kind(io.BytesIO(_as_four_colours(file.read())), "")
+            return Image.merge("RGB", [again.getchannel("G")] * 3)
         again = kind(file, "")
         again.tile = tiles
         again.load()
         return again
 
     return decoded
+
+
+def _as_four_colours(png: bytes) -> bytes:
+    """A PNG of 16 bits of grey and alpha, as one of 8 bits of four colours: the upper and the lower byte of
+    each, for they lie in the file alike. Pillow has no other byte order for it.
+    """
+    at = png.index(b"IHDR")
+    header = png[at : at + 12] + bytes((8, 6)) + png[at + 14 : at + 17]
+    checked = header + struct.pack(">I", zlib.crc32(header))
+    return png[:at] + checked + png[at + len(checked) :]
 
 
 def _swapped(args: Any) -> Any:
@@ -306,12 +336,7 @@ def upright_rgb(image: Image.Image, name: str, opened: bool) -> Image.Image:
     with reading(name):
         image.load()
         if deep:
-            check_depth(image, name)
-        if lower is not None and not highest_colour(image) and highest_colour(lower()):
-            raise NotAPictureError(
-                f"{name} has 16 bits a colour, but no value that needs more than 8: it would be black; save "
-                "it with 8 bits"
-            )
+            check_depth(image, lower, name)
         # After loading: some formats are turned by Pillow itself, which then drops the tag.
         turn = _stored_orientation(image) if opened else _orientation(image)
         rgb = to_rgb(image, name)

@@ -10,8 +10,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from secondlook.edge.console import on_console, one_line
 from secondlook.edge.errors import SecondLookError
-from secondlook.edge.files import to_standard_output
 from secondlook.edge.versions import installed_version
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.plugins import COMMANDS, plugins
@@ -50,10 +50,10 @@ def run(application: typer.Typer, arguments: list[str] | None = None) -> NoRetur
     The status is 0, 1 after an error of ours (one line on stderr), 2 for wrong usage, and 130 after Ctrl-C.
     """
     try:
-        with to_standard_output():
+        with on_console():
             application(arguments)
     except SecondLookError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(one_line(f"error: {error}"), err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("secondlook"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -262,7 +263,8 @@ class Connection(H11Protocol):
         self._notices.tell(f"dropped a connection from {self._address} that is not HTTP: {kind}")
         status = error.error_status_hint
         name = _PARSER_ERRORS.get(status, "malformed_request")
-        self._refuse(status, name, f"the request is not well-formed HTTP/1.1: {error}")
+        said = re.sub(r"bytearray\(b(.*)\)", r"\1", str(error))
+        self._refuse(status, name, f"the request is not well-formed HTTP/1.1: {said}")
 
     def _refuse(self, status: int, name: str, message: str) -> None:
         """Close the connection, with an error unless a reply has begun."""
