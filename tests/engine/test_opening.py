@@ -14,6 +14,7 @@ from engine.calibrated import WEIGHTS, a_policy_file
 from secondlook.engine.errors import PolicyFileError
 from secondlook.engine.method.budget import BudgetSettings
 from secondlook.engine.method.policy import Policy
+from secondlook.engine.models.settings import Localisation
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
 
@@ -25,7 +26,7 @@ def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> 
         name="demo",
         dtype=torch.float32,
         local_view=square(100),
-        localisation=SimpleNamespace(crop_size=100),
+        localisation=Localisation({2: None}, crop_size=100),
         settings=SimpleNamespace(threshold=0.3),
         digest=lambda: WEIGHTS,
     )

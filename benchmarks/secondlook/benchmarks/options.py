@@ -170,14 +170,20 @@ QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality o
 
 
 @validated(frozen=True)
-class Asking:
-    """Which model an evaluation asks, as for `secondlook serve`, and how its edge compresses."""
+class Served:
+    """Which model is asked, as for `secondlook serve`."""
 
     model: ModelOption = "demo"
     revision: RevisionOption = None
     profile: ProfileOption = None
     dtype: ServedDTypeOption = "auto"
     device: ServedDeviceOption = "auto"
+
+
+@validated(frozen=True)
+class Asking(Served):
+    """How an evaluation asks it, and how its edge compresses."""
+
     kv_cache_gb: CacheOption = None
     global_quality: QualityOption = GLOBAL_JPEG.quality
     local_quality: QualityOption = LOCAL_JPEG.quality

@@ -27,7 +27,7 @@ from secondlook.benchmarks.datasets.question import (
 )
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.work import look_flops
-from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.options import Asking, Served
 from secondlook.benchmarks.run_log import LoggedLook, LoggedPicture, Record, Skipped
 from secondlook.edge.errors import PictureError, SecondLookError
 from secondlook.edge.geometry import Region
@@ -70,16 +70,15 @@ class Room:
     characters: int = DEFAULT_MAX_CHARACTERS
 
 
-def load_run_model(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
+def load_run_model(served: Served, *, progress: bool = False) -> VisionLanguageModel:
     """The model that is asked."""
-    dtype, device = asking.dtype, asking.device
     return load_model(
-        asking.model,
-        revision=asking.revision,
-        dtype=dtype,  # type: ignore[arg-type]  # it refuses what is no dtype
-        device=device,
+        served.model,
+        revision=served.revision,
+        dtype=served.dtype,  # type: ignore[arg-type]  # it refuses what is no dtype
+        device=served.device,
         progress=progress,
-        profile=asking.profile,
+        profile=served.profile,
     )
 
 
@@ -92,7 +91,7 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
             text = question.asked(model.settings.question_suffix)
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
-                with _named(picture, question):
+                with named(picture, question):
                     prompt = model.prompt(model.tokens(text), ((1, 1), (1, 1)))
                     needed = len(prompt.ids) - prompt.visual_tokens
                     check_room(needed + sum(model.most_visual_tokens), limit, model.context)
@@ -211,7 +210,7 @@ class _Asker:
         options: AnswerOptions,
     ) -> FirstLook:
         text = question.asked(self.engine.model.settings.question_suffix)
-        with _named(asked, question):
+        with named(asked, question):
             return self.engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
 
     def _only_look(
@@ -253,7 +252,7 @@ class _Asker:
             first=_logged(question, first.look, sent, first.look.visual_tokens, flops[0]),
             second=second,
             region=None if region is None else region.as_tuple(),
-            region_hit=None if region is None else _hit(region, question),
+            region_hit=region.holds(question.boxes) if region and question.boxes else None,
             original_pixels=picture.size.pixels,
             original_bytes=original_bytes,
             id=question.id,
@@ -278,17 +277,8 @@ def _logged(
     )
 
 
-def _hit(region: Region, question: Question) -> bool | None:
-    """Whether the region contains the centre of every box; None where no box is known."""
-    if not question.boxes:
-        return None
-    return all(
-        region.contains((box.left + box.right) / 2, (box.top + box.bottom) / 2) for box in question.boxes
-    )
-
-
 @contextmanager
-def _named(picture: AskedPicture, question: Question) -> Iterator[None]:
+def named(picture: AskedPicture, question: Question) -> Iterator[None]:
     """Say which question it is that a model cannot be asked."""
     try:
         yield
