@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from engine.checkpoints import Variant, write_checkpoint
 from engine.planted import PLANTED, PlantedModel, painted
 from engine.planted import QUESTION as WHERE_IS_RED
 from secondlook.benchmarks.calibration import heads as calibrating
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.datasets.question import AskedPicture, DataSet, MalformedDataError, Question
 from secondlook.benchmarks.options import Served
 from secondlook.edge.errors import SettingsError, WriteError
 from secondlook.engine.cli import command_line, run
-from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.settings import Localisation, read_file
+from secondlook.engine.models.settings import Layers, Localisation, read_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,15 +81,6 @@ def test_the_planted_head_is_chosen_verified_and_written(planted: PlantedModel, 
     assert report["better"]["low"] > 0.5
 
 
-def test_what_is_as_good_already_is_not_written(planted: PlantedModel, tmp_path: Path) -> None:
-    layer, head = PLANTED
-    planted.localisation = replace(planted.localisation, layers={layer: {head: 1.0}})
-    report = calibrating.calibrate_heads(pictures(20), Served(), tmp_path / "found.json")
-    assert not report["found"]
-    assert report["better"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert not list(tmp_path.iterdir())
-
-
 def test_what_was_read_until_ctrl_c_is_used(
     planted: PlantedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +99,7 @@ def test_what_was_read_until_ctrl_c_is_used(
 
     output = tmp_path / "found.json"
     monkeypatch.setattr(calibrating, "_read", interrupted(19))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(MeasurementError, match="only 19 pictures were read, but 20 are needed"):
         calibrating.calibrate_heads(pictures(40), Served(), output)
     assert not output.exists()
     monkeypatch.setattr(calibrating, "_read", interrupted(25))
@@ -142,30 +132,57 @@ def test_data_that_cannot_be_used_are_told(
     assert "\n" not in str(raised.value)
 
 
+def test_damaged_pictures_are_left_out_if_told(planted: PlantedModel, tmp_path: Path) -> None:
+    planted.localisation = replace(planted.localisation, layers={0: None})
+    data = pictures(25)
+    damaged = [replace(one, source=Broken(one.index)) if one.index == 7 else one for one in data.pictures]
+    report = calibrating.calibrate_heads(
+        replace(data, pictures=damaged), Served(skip_damaged=True), tmp_path / "found.json"
+    )
+    assert (report["pictures"], report["found"]) == (24, True)
+
+
 def test_a_profile_of_the_answers_rows_is_not_compared(planted: PlantedModel, tmp_path: Path) -> None:
     planted.localisation = replace(planted.localisation, generated_rows=3)
-    with pytest.raises(SettingsError, match="a.json reads 3 rows of the answer"):
+    with pytest.raises(SettingsError, match=r"a\.json reads 3 rows of the answer"):
         calibrating.calibrate_heads(pictures(20), Served(profile="a.json"), tmp_path / "found.json")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield str(write_checkpoint(tmp_path_factory.mktemp("model"), Variant(seed=5)))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_checkpoint(tmp_path_factory.mktemp("model"), Variant(seed=5)))
 
 
-def test_the_command_says_that_nothing_is_found(
-    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("own", "told", "table"),
+    [
+        ({0: None}, "wrote {}", "Found: it is better"),
+        (
+            {PLANTED[0]: {PLANTED[1]: 1.0}},
+            "none found: {} is not written",
+            "None found:",
+        ),
+    ],
+)
+def test_the_command_tells_what_is_found(
+    own: Layers,
+    told: str,
+    table: str,
+    planted: PlantedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A model of noise, which looks nowhere."""
+    planted.localisation = replace(planted.localisation, layers=own)
+    monkeypatch.setattr("secondlook.benchmarks.calibration.cli._boxed", lambda *_: pictures(20))
     output = tmp_path / "found.json"
-    assert status("calibrate", "heads", "--model", folder, "--count", 20, "--output", output) == 0
-    told = capsys.readouterr().out
-    assert f"none found: {output} is not written" in told
-    assert "None found: the best is better by" in told
-    report = json.loads(told.splitlines()[-1])
-    assert (report["pictures"], report["decoder"], report["found"]) == (20, {"layers": 4, "heads": 4}, False)
-    assert report["weights"] == load_model(folder).digest()
-    assert not output.exists()
+    assert status("calibrate", "heads", "--output", output) == 0
+    said = capsys.readouterr().out
+    assert told.format(output) in said
+    assert table in said
+    report = json.loads(said.splitlines()[-1])
+    assert (report["weights"], report["decoder"]) == (planted.digest(), {"layers": 2, "heads": 2})
+    assert report["found"] == output.exists() == told.startswith("wrote")
 
 
 @pytest.mark.parametrize(

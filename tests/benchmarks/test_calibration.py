@@ -89,7 +89,9 @@ def test_of_several_questions_about_a_picture_the_bound_counts_one(
     log = a_log(tmp_path / "log")
     counted = []
     for _ in range(2):
-        assert status("calibrate", "threshold", log, "--bytes", 120, "--output", tmp_path / "policy.json") == 0
+        assert (
+            status("calibrate", "threshold", log, "--bytes", 120, "--output", tmp_path / "policy.json") == 0
+        )
         text = log.read_text(encoding="utf-8")
         several = '"index":1,' not in text
         assert (", one question a picture," in capsys.readouterr().out) is several
@@ -102,7 +104,10 @@ def test_how_doubt_is_measured_is_kept(tmp_path: Path) -> None:
     output = tmp_path / "policy.json"
     options = ("--measure", "margin", "--aggregation", "first_k", "--first-k", 2, "--decide-after", 3)
     switches = ("--no-include-eos", "--no-arbitration", "--accuracy", 0.7, "--confidence", 0.9)
-    assert status("calibrate", "threshold", a_log(tmp_path / "log"), "--output", output, *options, *switches) == 0
+    assert (
+        status("calibrate", "threshold", a_log(tmp_path / "log"), "--output", output, *options, *switches)
+        == 0
+    )
     found = read_policy(output)
     assert found.policy == Policy(found.threshold, "margin", "first_k", 2, False, False, 3)
     assert (found.target.kind, found.confidence) == ("accuracy", 0.9)
@@ -131,7 +136,9 @@ def test_wrong_targets_are_told(
 def test_wrong_logs_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     headless = tmp_path / "headless"
     write_log(headless, RunHeader({"data": {}}), [[a_record(second=a_look())]])
-    assert status("calibrate", "threshold", headless, "--accuracy", 0, "--output", tmp_path / "policy.json") == 1
+    assert (
+        status("calibrate", "threshold", headless, "--accuracy", 0, "--output", tmp_path / "policy.json") == 1
+    )
     assert "headless is not a log of an evaluation run ('name')" in capsys.readouterr().err
 
 

@@ -17,7 +17,9 @@ from secondlook.engine.cli import command_line, run
 
 def looking(**localisation: Any) -> RunHeader:
     head = header()
-    return RunHeader({**head.settings, "model": {**head.settings["model"], "localisation": localisation}}, head.made)
+    return RunHeader(
+        {**head.settings, "model": {**head.settings["model"], "localisation": localisation}}, head.made
+    )
 
 
 def with_second(record: Record, score: float, sent: int) -> Record:
@@ -73,7 +75,10 @@ def test_the_command_tells_and_keeps_it(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"quality": 50}, "differ in more than where the model looks closer (jpeg.global.quality is 50, not 90;"),
+        (
+            {"quality": 50},
+            "differ in more than where the model looks closer (jpeg.global.quality is 50, not 90;",
+        ),
         ({}, "are logs of the same run"),
     ],
 )

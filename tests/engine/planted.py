@@ -1,5 +1,5 @@
-"""A toy model whose heads are known: asked a question, one of them looks at what is red, and all others at what
-is blue; told to write a description, at nothing more than at all else."""
+"""A toy model whose heads are known: asked a question, one of them looks at what is red, and all others at
+what is blue; told to write a description, at nothing more than at all else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUESTION = "Where is the red thing?"
 ROWS, COLUMNS, SCALE = 4, 6, 8
 ORIGINAL = Size(COLUMNS * CELL * SCALE, ROWS * CELL * SCALE)
 
-_STRENGTH = 6.0
+_STRENGTH = 4.0
 _SLOW, _OTHER = 7, 6
 """Of a head's 16 numbers those that rotary positions turn least."""
 
@@ -35,7 +35,10 @@ class PlantedModel(ToyModel):
         first, second = (layer.self_attn for layer in self.module.model.language_model.layers)
         for layer in self.module.model.language_model.layers:
             layer.input_layernorm.weight.data.fill_(1)
-            for part in (layer.self_attn.o_proj, layer.mlp.down_proj):  # what a layer attends to changes nothing
+            for part in (
+                layer.self_attn.o_proj,
+                layer.mlp.down_proj,
+            ):  # what a layer attends to changes nothing
                 part.weight.data.zero_()
             for part in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 part.weight.data.zero_()
@@ -44,7 +47,7 @@ class PlantedModel(ToyModel):
             (first, 0, _SLOW, blue),
             (first, 1, _SLOW, blue),
             (second, PLANTED[1], _SLOW, red),
-            (second, 1 - PLANTED[1], _OTHER, 2 * blue),
+            (second, 1 - PLANTED[1], _OTHER, 4 * blue),  # so that the two together look at what is blue
         ):
             attention.k_proj.weight.data[number] = _STRENGTH * seen
             attention.q_proj.weight.data[16 * head + number] = _STRENGTH * question

@@ -1,4 +1,4 @@
-"""What each head looks at, against transformers' own matrices; and which heads are found to be worth reading."""
+"""What each head looks at, against transformers' own matrices; and which heads are found to be best."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def test_the_region_is_the_engines(folder: Path, more: dict[str, Any]) -> None:
         assert Heads(model).region(each, model.localisation.layers) == look.region
 
 
-def test_a_picture_is_encoded_once_for_all_its_questions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_encoded_once_for_all_its_questions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, encoded = load_model(str(folder)), list[int]()
     encode, hidden = model.encode, list[int]()
     run = model.hidden

@@ -107,7 +107,11 @@ def test_another_dtype_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("before", "now", "told"),
     [
-        ({"layers": {"2": None}, "rule": "squares"}, {"layers": {"2": None}, "rule": "box"}, "by other rule;"),
+        (
+            {"layers": {"2": None}, "rule": "squares"},
+            {"layers": {"2": None}, "rule": "box"},
+            "by other rule;",
+        ),
         ({"layers": {"2": None}}, {"layers": {"2": {"1": 1.0}}, "rule": "box"}, "by other layers;"),
         ({"layers": {"2": None}}, {"layers": {"2": None}, "rule": "box"}, None),  # as logs were before
         (None, {"rule": "box"}, None),

@@ -171,13 +171,16 @@ QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality o
 
 @validated(frozen=True)
 class Served:
-    """Which model is asked, as for `secondlook serve`."""
+    """Which model is asked, as for `secondlook serve`, and what becomes of damaged pictures."""
 
     model: ModelOption = "demo"
     revision: RevisionOption = None
     profile: ProfileOption = None
     dtype: ServedDTypeOption = "auto"
     device: ServedDeviceOption = "auto"
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
+    ] = False
 
 
 @validated(frozen=True)
@@ -191,9 +194,6 @@ class Asking(Served):
         Literal["high-resolution"] | None,
         typer.Option(help="Ask again with all tiles (LLaVA-NeXT); keys and values take twice the memory."),
     ] = None
-    skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
-    ] = False
 
     @property
     def global_jpeg(self) -> JpegSettings:

@@ -151,8 +151,8 @@ class Heads:
     def best(self, seen: Sequence[Attended], ranked: Sequence[Ranked]) -> Ranked:
         """The best of what is ranked, or of its heads some together, if these hold more.
 
-        To the best head the one of the others is put with which most is held, as long as it becomes more. Their
-        weights are such that each attends to pictures as much as the others.
+        To the best head is put the one of the others with which most is held, as long as it becomes more.
+        Their weights are such that each attends to pictures as much as the first.
         """
         to_pictures = sum(one.question.sum(dim=(2, 3)) for one in seen)
         assert isinstance(to_pictures, Tensor), "there is a question"
@@ -184,12 +184,12 @@ class Heads:
         plan = EveryHead(prompt.spans[0])
         model.hidden(model.rows(prompt, 0, [conditioned]), plan)
         rows = torch.stack([plan.rows[layer] for layer in sorted(plan.rows)])
-        maps = [model.attention_map(row, projection, prompt) for row in rows.flatten(0, 1)]
-        return torch.stack(maps).unflatten(0, rows.shape[:2]).float().cpu()
+        maps = torch.stack([model.attention_map(row, projection, prompt) for row in rows.flatten(0, 1)])
+        return maps.reshape(*rows.shape[:2], *maps.shape[1:]).cpu()
 
 
 def _summed(maps: Tensor, layers: Layers) -> Tensor:
-    """What is read of maps [layers, heads, rows, columns]: the sum over layers and heads with their weights."""
+    """What is read of maps [layers, heads, rows, columns]: the sum over layers and heads, with weights."""
     parts = [
         maps[layer].mean(dim=0)
         if heads is None

@@ -1,4 +1,4 @@
-"""Two runs of the same questions that look closer in different places: what equal bytes give, and the regions."""
+"""Two runs of the same questions that look closer in different places: what equal bytes give, and regions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from secondlook.engine.method.policy import Policy
 
 _SHARES: Final = (0.1, 0.25, 0.5, 1.0)
 """Of the bytes that all local images of the first run take."""
+_QUALITY: Final = ("hit", "covered", "area")
 
 
 def compare(logs: Sequence[Path]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
         }
         for at in np.interp(_SHARES, (0, 1), ends).tolist()
     ]
-    quality = [region_quality(replay, boot) for replay in replays]
+    regions = [region_quality(replay, boot) for replay in replays]
     return {
         "data": family.data,
         "model": family.main.made.get("model"),
@@ -53,6 +54,6 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
         "at_bytes": rows,
         "always": [asdict(one) for one in boot.means(own.kept, other.kept, other.kept - own.kept)],
         "local_bytes": [float(one.columns.second.bytes[one.possible].mean()) for one in replays],
-        "regions": [None if each is None else asdict(each) for each in quality],
+        "regions": [{name: asdict(getattr(one, name)) for name in _QUALITY} for one in regions if one],
         "environment": family.main.made,
     }

@@ -16,8 +16,13 @@ import numpy as np
 from rich.console import Console
 
 from secondlook.benchmarks.analysis.statistics import Bootstrap
-from secondlook.benchmarks.commands import complete_rounds, progress
-from secondlook.benchmarks.datasets.question import AskedPicture, DataSet, MalformedDataError
+from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress
+from secondlook.benchmarks.datasets.question import (
+    AskedPicture,
+    DataSet,
+    MalformedDataError,
+    MissingDataError,
+)
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.evaluation.asking import load_run_model, named
 from secondlook.benchmarks.options import Served
@@ -38,12 +43,14 @@ def calibrate_heads(data: DataSet, served: Served, output: Path) -> dict[str, An
 
     Ctrl-C ends the reading of pictures; the rest is done with those that were read.
     """
-    with_boxes = [replace(one, questions=tuple(each for each in one.questions if each.boxes)) for one in data.pictures]
+    with_boxes = [
+        replace(one, questions=tuple(each for each in one.questions if each.boxes)) for one in data.pictures
+    ]
     pictures = [one for one in with_boxes if one.questions]
     if len(pictures) < _FEWEST:
         raise MalformedDataError(
-            f"{len(pictures)} of {len(with_boxes)} pictures of {data.name} have a box, but {_FEWEST} are needed; "
-            "raise --count, or name a file of --boxes"
+            f"{len(pictures)} of {len(with_boxes)} pictures of {data.name} have a box, but {_FEWEST} are "
+            "needed; raise --count, or name a file of --boxes"
         )
     check_writable(output)
     with loading_status(served.model):
@@ -51,14 +58,16 @@ def calibrate_heads(data: DataSet, served: Served, output: Path) -> dict[str, An
     on, where = environment(str(model.device), str(model.dtype).removeprefix("torch.")), model.localisation
     if where.generated_rows:
         raise SettingsError(
-            f"{served.profile or served.model} reads {where.generated_rows} rows of the answer, and heads are "
-            "compared by the prompt's last row; name a profile without generated_rows"
+            f"{served.profile or served.model} reads {where.generated_rows} rows of the answer, but heads "
+            "are compared by the prompt's last row; name a profile without generated_rows"
         )
     heads = Heads(model)
     with progress(Console(stderr=True), "pictures", len(pictures)) as go_on:
-        read, interrupted = complete_rounds((_read(heads, model, one) for one in pictures), 1, go_on)
+        each = (_read(heads, model, one, served.skip_damaged) for one in pictures)
+        read, interrupted = complete_rounds(each, 1, go_on)
+    read = [picture for picture in read if picture]
     if len(read) < _FEWEST:
-        raise KeyboardInterrupt
+        raise MeasurementError(f"only {len(read)} pictures were read, but {_FEWEST} are needed")
     choosing, verifying = (list(chain.from_iterable(read[half::2])) for half in (0, 1))
     ranked = heads.ranked(choosing)
     best, own = heads.best(choosing, ranked), heads.rank(choosing, where.layers)
@@ -87,11 +96,14 @@ def calibrate_heads(data: DataSet, served: Served, output: Path) -> dict[str, An
     }
 
 
-def _read(heads: Heads, model: VisionLanguageModel, asked: AskedPicture) -> list[Attended]:
+def _read(heads: Heads, model: VisionLanguageModel, asked: AskedPicture, skip: bool) -> list[Attended]:
+    """Of each question; none where the picture cannot be read and is skipped."""
     try:
         picture = open_picture(asked.source.read())
-    except PictureError as error:
-        raise MalformedDataError(f"{asked.source}: {error}") from error
+    except (MissingDataError, PictureError) as error:
+        if skip:
+            return []
+        raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error
     sent = decode_jpeg(picture.global_image(model.global_view).jpeg)
     suffix = model.settings.question_suffix
     with named(asked, asked.questions[0]):

@@ -25,7 +25,6 @@ from secondlook.benchmarks.datasets.question import (
     MissingDataError,
     Question,
 )
-from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.work import look_flops
 from secondlook.benchmarks.options import Asking, Served
 from secondlook.benchmarks.run_log import LoggedLook, LoggedPicture, Record, Skipped
@@ -36,6 +35,7 @@ from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import QuestionError
+from secondlook.engine.flops import PassFlops
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS

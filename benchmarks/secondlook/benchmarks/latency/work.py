@@ -9,11 +9,11 @@ import torch
 
 from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.latency.flops import META, PassFlops, counted
 from secondlook.benchmarks.latency.flow import Metric
 from secondlook.benchmarks.latency.subject import Preset, random_model, served
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.geometry import Size
+from secondlook.engine.flops import META, PassFlops, counted
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.results import FirstLook, Look

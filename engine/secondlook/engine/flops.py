@@ -22,6 +22,8 @@ from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.plans import PrefillPlan, Probe, ProbeReached, Rows, Segment
 from secondlook.engine.models.base import VisionLanguageModel
 
+__all__ = ["META", "PassFlops", "counted"]
+
 META: Final = torch.device("meta")
 
 
