@@ -16,7 +16,6 @@ from transformers import DynamicCache
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from engine.toy_model import ToyModel
-from secondlook.benchmarks.latency import flops
 from secondlook.benchmarks.latency.flow import Flow, Request, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
@@ -34,6 +33,7 @@ from secondlook.benchmarks.latency.work import (
 )
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.wire import AnswerOptions
+from secondlook.engine import flops
 from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.plans import PrefillPlan, Probe, ProbeReached, Rows, Segment
 from secondlook.engine.flops import META, PassFlops
