@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from engine import qwen
 from engine.checkpoints import GRID, Variant, write_checkpoint
 from engine.planted import ORIGINAL, PLANTED, PlantedModel, painted
 from engine.planted import QUESTION as WHERE_IS_RED
@@ -90,6 +91,20 @@ def test_the_region_is_the_engines(folder: Path, more: dict[str, Any]) -> None:
     for question, each in zip(asked, found, strict=True):
         look = engine.first_look(picture(1), question, LARGE, AnswerOptions(second_look="always"))
         assert Heads(model).region(each, model.localisation.layers) == look.region
+
+
+def test_so_it_is_where_positions_have_three_dimensions_and_features_are_deep(tmp_path: Path) -> None:
+    model, original = load_model(str(qwen.write_folder(tmp_path, "qwen3_vl"))), Size(900, 400)
+    model.localisation = replace(model.localisation, layers={0: {1: 1.0}, 1: None}, generic=True)
+    image = open_picture(qwen.drawn((900, 400), 2)).shrunk(model.global_view)
+    found = attended(model, image, original, qwen.words([20, 21, 22]))
+    look = Engine(model).first_look(
+        image, qwen.words([20, 21, 22]), original, AnswerOptions(second_look="always")
+    )
+    assert look.maps is not None
+    parts = found.question[0, 1] + found.question[1].mean(0)
+    torch.testing.assert_close(parts, look.maps.question, atol=1e-6, rtol=1e-4)
+    assert Heads(model).region(found, model.localisation.layers) == look.region
 
 
 def test_a_picture_is_encoded_once_for_all_its_questions(

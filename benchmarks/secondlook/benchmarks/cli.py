@@ -16,19 +16,14 @@ from secondlook.engine.cli.options import ModelOption, VerboseOption
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    benches = typer.Typer(help="Measure speed.", no_args_is_help=True)
-    evaluations = typer.Typer(
-        help="Measure accuracy, retransmission and region search.", no_args_is_help=True
-    )
-    calibrations = typer.Typer(
-        help="Choose when a model looks twice, and where it looks.", no_args_is_help=True
-    )
-    app.add_typer(benches, name="bench")
-    app.add_typer(evaluations, name="eval")
-    app.add_typer(calibrations, name="calibrate")
-    register_benches(benches)
-    register_evaluation(evaluations)
-    register_calibration(calibrations)
+    for name, added, text in (
+        ("bench", register_benches, "Measure speed."),
+        ("eval", register_evaluation, "Measure accuracy, retransmission and region search."),
+        ("calibrate", register_calibration, "Choose when a model looks twice, and where it looks."),
+    ):
+        group = typer.Typer(help=text, no_args_is_help=True)
+        app.add_typer(group, name=name)
+        added(group)
     app.command()(demo)
     app.command()(report)
 

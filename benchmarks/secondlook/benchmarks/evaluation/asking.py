@@ -39,7 +39,7 @@ from secondlook.engine.flops import PassFlops
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
-from secondlook.engine.preparing import check_room
+from secondlook.engine.preparing import text_rows
 from secondlook.engine.results import FirstLook, Look
 
 _SHORT: Final = 400
@@ -84,18 +84,15 @@ def load_run_model(served: Served, *, progress: bool = False) -> VisionLanguageM
 
 def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) -> Room:
     """Room for all questions."""
-    limit = model.settings.max_new_tokens
-    tokens, characters = max(Room.tokens, _SHORT + _TEMPLATE + limit), Room.characters
+    tokens = max(Room.tokens, _SHORT + _TEMPLATE + model.settings.max_new_tokens)
+    characters = Room.characters
     for picture in pictures:
         for question in picture.questions:
             text = question.asked(model.settings.question_suffix)
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
                 with named(picture, question):
-                    prompt = model.prompt(model.tokens(text), ((1, 1), (1, 1)))
-                    needed = len(prompt.ids) - prompt.visual_tokens
-                    check_room(needed + sum(model.most_visual_tokens), limit, model.context)
-                tokens = max(tokens, needed + limit)
+                    tokens = max(tokens, text_rows(model, text))
     return Room(tokens, characters)
 
 
