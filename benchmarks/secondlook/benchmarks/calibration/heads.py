@@ -1,6 +1,6 @@
-"""Which heads to read: chosen on every other picture, verified on those between.
+"""Which heads to read: chosen on one half of the pictures, drawn at random, and verified on the other.
 
-What was chosen looks better where it was chosen than it is. It is written only if on the other pictures its
+What was chosen looks better where it was chosen than it is. It is written only if on the other half its
 regions hold what is asked for more often than the model's own, beyond the interval of the difference.
 """
 
@@ -68,10 +68,11 @@ def calibrate_heads(data: DataSet, served: Served, output: Path) -> dict[str, An
     read = [picture for picture in read if picture]
     if len(read) < _FEWEST:
         raise MeasurementError(f"only {len(read)} pictures were read, but {_FEWEST} are needed")
-    choosing, verifying = (list(chain.from_iterable(read[half::2])) for half in (0, 1))
+    shuffled = [read[place] for place in np.random.default_rng(0).permutation(len(read))]
+    choosing, verifying = (list(chain.from_iterable(shuffled[half::2])) for half in (0, 1))
     ranked = heads.ranked(choosing)
     best, own = heads.best(choosing, ranked), heads.rank(choosing, where.layers)
-    boot = Bootstrap(np.repeat(np.arange(len(read[1::2])), [len(picture) for picture in read[1::2]]))
+    boot = Bootstrap(np.repeat(np.arange(len(read) // 2), [len(picture) for picture in shuffled[1::2]]))
     held = [np.array(heads.held(verifying, one.layers), np.float64) for one in (own, best)]
     verified = [asdict(one) for one in boot.means(*held, held[1] - held[0])]
     found = verified[2]["low"] > 0
