@@ -20,6 +20,7 @@ from secondlook.benchmarks.datasets.question import AskedPicture, DataSet, Malfo
 from secondlook.benchmarks.options import Served
 from secondlook.edge.errors import SettingsError, WriteError
 from secondlook.engine.cli import command_line, run
+from secondlook.engine.errors import EmptyQuestionError
 from secondlook.engine.models.settings import Layers, Localisation, read_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,9 +42,9 @@ class Broken(Painted):
         return b"no picture"
 
 
-def question(boxed: bool, seed: int) -> Question:
+def question(boxed: bool, seed: int, text: str = WHERE_IS_RED) -> Question:
     boxes = (painted(seed)[1],) if boxed else ()
-    return Question("", "read", WHERE_IS_RED, "", ("red",), "red", lambda *_: 1.0, boxes=boxes)
+    return Question("", "read", text, "", ("red",), "red", lambda *_: 1.0, boxes=boxes)
 
 
 def pictures(count: int) -> DataSet:
@@ -121,6 +122,13 @@ def test_what_was_read_until_ctrl_c_is_used(
             DataSet("painted", {}, [AskedPicture(n, Broken(n), (question(True, n),)) for n in range(30)]),
             MalformedDataError,
             "Broken",
+        ),
+        (
+            DataSet(
+                "painted", {}, [AskedPicture(n, Painted(n), (question(True, n, " "),)) for n in range(30)]
+            ),
+            EmptyQuestionError,
+            r"a question about Painted\(seed=0, name=''\): the question is empty",
         ),
     ],
 )

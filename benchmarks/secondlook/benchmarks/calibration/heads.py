@@ -24,11 +24,12 @@ from secondlook.benchmarks.datasets.question import (
     MissingDataError,
 )
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.evaluation.asking import load_run_model, named
+from secondlook.benchmarks.evaluation.asking import load_run_model
 from secondlook.benchmarks.options import Served
 from secondlook.edge.errors import PictureError, SettingsError
 from secondlook.edge.files import check_writable, write_files
 from secondlook.edge.imaging import decode_jpeg, open_picture
+from secondlook.engine.errors import QuestionError
 from secondlook.engine.heads import Attended, Heads
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.opening import draws_bars, loading_status
@@ -107,5 +108,7 @@ def _read(heads: Heads, model: VisionLanguageModel, asked: AskedPicture, skip: b
         raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error
     sent = decode_jpeg(picture.global_image(model.global_view).jpeg)
     suffix = model.settings.question_suffix
-    with named(asked, asked.questions[0]):
+    try:
         return heads.attended(sent, picture.size, [(one.asked(suffix), one.boxes) for one in asked.questions])
+    except QuestionError as error:
+        raise type(error)(f"a question about {asked.source}: {error}") from error

@@ -91,7 +91,7 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
             text = question.asked(model.settings.question_suffix)
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
-                with named(picture, question):
+                with _named(picture, question):
                     tokens = max(tokens, text_rows(model, text))
     return Room(tokens, characters)
 
@@ -207,7 +207,7 @@ class _Asker:
         options: AnswerOptions,
     ) -> FirstLook:
         text = question.asked(self.engine.model.settings.question_suffix)
-        with named(asked, question):
+        with _named(asked, question):
             return self.engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
 
     def _only_look(
@@ -275,7 +275,7 @@ def _logged(
 
 
 @contextmanager
-def named(picture: AskedPicture, question: Question) -> Iterator[None]:
+def _named(picture: AskedPicture, question: Question) -> Iterator[None]:
     """Say which question it is that a model cannot be asked."""
     try:
         yield
