@@ -19,7 +19,6 @@ from secondlook.engine.method.policy import Policy
 
 _SHARES: Final = (0.1, 0.25, 0.5, 1.0)
 """Of the bytes that all local images of the first run take."""
-_QUALITY: Final = ("hit", "covered", "area")
 
 
 def compare(logs: Sequence[Path]) -> dict[str, Any]:
@@ -33,7 +32,6 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
     own, other = replays = [Replay(run.columns, Policy(0.0)) for run in family.compared]
     boot = Bootstrap(own.columns.picture)
     lines = [replay.trade_off.line(replay.sent) for replay in replays]
-    ends = lines[0].cost[[0, -1]]
     where = [run.header.settings["model"]["localisation"] for run in family.runs]
     differing = [key for key in where[1] if where[0].get(key) != where[1][key]]
     rows = [
@@ -42,7 +40,7 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
             "accuracy": [float(line.at(at)) for line in lines],
             "better": asdict(advantage(other, own, attrgetter("sent"), at, boot)),
         }
-        for at in np.interp(_SHARES, (0, 1), ends).tolist()
+        for at in np.interp(_SHARES, (0, 1), lines[0].cost[[0, -1]]).tolist()
     ]
     regions = [region_quality(replay, boot) for replay in replays]
     return {
@@ -54,6 +52,10 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
         "at_bytes": rows,
         "always": [asdict(one) for one in boot.means(own.kept, other.kept, other.kept - own.kept)],
         "local_bytes": [float(one.columns.second.bytes[one.possible].mean()) for one in replays],
-        "regions": [{name: asdict(getattr(one, name)) for name in _QUALITY} for one in regions if one],
+        "regions": [
+            {name: asdict(getattr(one, name)) for name in ("hit", "covered", "area")}
+            for one in regions
+            if one
+        ],
         "environment": family.main.made,
     }
