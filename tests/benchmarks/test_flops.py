@@ -16,8 +16,6 @@ from transformers import DynamicCache
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from engine.toy_model import ToyModel
-from secondlook.benchmarks.latency import flops
-from secondlook.benchmarks.latency.flops import META, PassFlops
 from secondlook.benchmarks.latency.flow import Flow, Request, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
@@ -36,8 +34,10 @@ from secondlook.benchmarks.latency.work import (
 )
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.wire import AnswerOptions
+from secondlook.engine import flops
 from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.plans import PrefillPlan, Probe, ProbeReached, Rows, Segment
+from secondlook.engine.flops import META, PassFlops
 from secondlook.kernels import attention_row, decode_attention
 from secondlook.kernels.library import uses_reference
 

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from benchmarks.test_flops import counted, skip_with_references
-from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Flow, Request, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
@@ -33,6 +32,7 @@ from secondlook.benchmarks.latency.work import (
 from secondlook.benchmarks.options import FlopsRun, LatencyRun
 from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.wire import AnswerOptions, View
+from secondlook.engine.flops import PassFlops
 from secondlook.engine.models.settings import Localisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,7 @@ from engine.calibrated import WEIGHTS, a_policy_file
 from secondlook.engine.errors import PolicyFileError
 from secondlook.engine.method.budget import BudgetSettings
 from secondlook.engine.method.policy import Policy
-from secondlook.engine.models.settings import LookSettings
+from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
 
@@ -29,7 +29,7 @@ def test_what_was_chosen_reaches_the_engine(
         name="demo",
         dtype=torch.float32,
         local_view=square(100),
-        localisation=SimpleNamespace(crop_size=100),
+        localisation=Localisation({2: None}, crop_size=100),
         settings=LookSettings(threshold=0.3),
         digest=lambda: WEIGHTS,
     )

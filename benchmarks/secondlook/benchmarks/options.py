@@ -175,14 +175,23 @@ QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality o
 
 
 @validated(frozen=True)
-class Asking:
-    """Which model an evaluation asks, as for `secondlook serve`, and how its edge compresses."""
+class Served:
+    """Which model is asked, as for `secondlook serve`, and what becomes of damaged pictures."""
 
     model: ModelOption = "demo"
     revision: RevisionOption = None
     profile: ProfileOption = None
     dtype: ServedDTypeOption = "auto"
     device: ServedDeviceOption = "auto"
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
+    ] = False
+
+
+@validated(frozen=True)
+class Asking(Served):
+    """How an evaluation asks it, and how its edge compresses."""
+
     kv_cache_gb: CacheOption = None
     global_quality: QualityOption = GLOBAL_JPEG.quality
     local_quality: QualityOption = LOCAL_JPEG.quality
@@ -190,9 +199,6 @@ class Asking:
         Literal["high-resolution"] | None,
         typer.Option(help="Ask again with all tiles (LLaVA-NeXT); keys and values take twice the memory."),
     ] = None
-    skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
-    ] = False
 
     @property
     def global_jpeg(self) -> JpegSettings:

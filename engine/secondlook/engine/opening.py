@@ -77,7 +77,8 @@ def load_engine(options: EngineOptions) -> Engine:
     policy = None if options.threshold is None else Policy(options.threshold)
     if options.calibrated is not None:
         dtype_name = str(model.dtype).removeprefix("torch.")
-        options.calibrated.check_model(model.name, model.digest(), dtype_name)
+        where = model.localisation.to_json()
+        options.calibrated.check_model(model.name, model.digest(), dtype_name, where)
         policy = options.calibrated.policy
     if options.encoder is not None:  # after all that can be refused at once, for it may build a plan
         model = with_vision(model, options.encoder)

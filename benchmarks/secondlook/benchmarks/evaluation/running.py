@@ -6,7 +6,6 @@ The logs of a run's shards are joined to the log that the run would have had und
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -106,7 +105,7 @@ def _described(model: VisionLanguageModel, asking: Asking) -> dict[str, Any]:
         "weights": model.digest(),
         "settings": {
             **settings,
-            "localisation": json.loads(json.dumps(asdict(model.localisation))),  # as it is read again
+            "localisation": model.localisation.to_json(),
             **{name: view.model_dump(mode="json") for name, view in views.items()},
         },
         "environment": environment(str(model.device), str(model.dtype).removeprefix("torch.")),

@@ -20,7 +20,6 @@ from torch import Tensor
 from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import measure_rates
-from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, Lengths, Work
@@ -30,6 +29,7 @@ from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import PrefillPlan, Rows, Segment
 from secondlook.engine.devices import chosen_device
+from secondlook.engine.flops import PassFlops
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 

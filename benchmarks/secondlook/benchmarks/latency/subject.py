@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from secondlook.benchmarks.latency.flops import META
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
+from secondlook.engine.flops import META
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import Checkpoint, attending, load_model
 from secondlook.engine.models.folders import DEMO, find_folder

@@ -11,11 +11,11 @@ from transformers import GenerationMixin
 
 from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.latency.flops import META, PassFlops, blank, counted
 from secondlook.benchmarks.latency.flow import ORIGINAL, Metric
 from secondlook.benchmarks.latency.subject import Preset, random_model
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.geometry import Size
+from secondlook.engine.flops import META, PassFlops, blank, counted
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.base import Picture, Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.models.prompts import GENERIC_QUESTION

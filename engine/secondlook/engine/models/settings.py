@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -20,7 +20,15 @@ from secondlook.edge.wire import Fit
 from secondlook.engine.errors import InvalidModelError
 from secondlook.engine.method.region import Ratios, RegionSettings, Rule, Share
 
-__all__ = ["LOCALISATION_FILE", "SETTINGS_FILE", "Localisation", "LookSettings", "Sink", "read_file"]
+__all__ = [
+    "LOCALISATION_FILE",
+    "SETTINGS_FILE",
+    "Layers",
+    "Localisation",
+    "LookSettings",
+    "Sink",
+    "read_file",
+]
 
 SETTINGS_FILE = "secondlook.json"
 LOCALISATION_FILE = "localisation.json"
@@ -106,6 +114,11 @@ class Localisation:
     @property
     def region(self) -> RegionSettings:
         return RegionSettings(self.crop_size, self.ratios, self.min_cells, self.rule, self.share)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a file has it, with every key."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
 
 def read_file(path: Path, defaults: FileT) -> FileT:

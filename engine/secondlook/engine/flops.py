@@ -22,6 +22,8 @@ from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.plans import PrefillPlan, Probe, ProbeReached, Rows, Segment
 from secondlook.engine.models.base import Picture, QuestionTokens, VisionLanguageModel
 
+__all__ = ["META", "PassFlops", "blank", "counted"]
+
 META: Final = torch.device("meta")
 
 
