@@ -9,18 +9,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from secondlook.benchmarks import options
 from secondlook.benchmarks.commands import show, with_options, write_report
-from secondlook.benchmarks.options import (
-    BudgetRun,
-    EdgeRun,
-    FlopsRun,
-    KernelsRun,
-    LatencyRun,
-    LoadRun,
-    PrefillRun,
-    ReplayRun,
-    VisionRun,
-)
 from secondlook.edge.files import check_writable
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import VerboseOption
@@ -28,23 +18,23 @@ from secondlook.engine.cli.options import VerboseOption
 OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object here too.")]
 
 _BENCHES: Final[dict[str, tuple[str, type[Any]]]] = {
-    "latency": ("latency.latency:bench_latency", LatencyRun),
-    "flops": ("latency.work:bench_flops", FlopsRun),
-    "prefill": ("latency.prefill:bench_prefill", PrefillRun),
-    "load": ("load:bench_load", LoadRun),
-    "edge": ("edge.edge:bench_edge", EdgeRun),
-    "vision": ("vision:bench_vision", VisionRun),
-    "kernels": ("operators:bench_operators", KernelsRun),
-    "replay": ("analysis.replay:bench_replay", ReplayRun),
-    "budget": ("calibration.budget:bench_budget", BudgetRun),
+    "latency": ("latency.latency:bench_latency", options.LatencyRun),
+    "flops": ("latency.work:bench_flops", options.FlopsRun),
+    "prefill": ("latency.prefill:bench_prefill", options.PrefillRun),
+    "load": ("load:bench_load", options.LoadRun),
+    "edge": ("edge.edge:bench_edge", options.EdgeRun),
+    "vision": ("vision:bench_vision", options.VisionRun),
+    "kernels": ("operators:bench_operators", options.KernelsRun),
+    "replay": ("analysis.replay:bench_replay", options.ReplayRun),
+    "budget": ("calibration.budget:bench_budget", options.BudgetRun),
 }
 """Each command's function, which takes the options and, where they name one, the preset before them."""
 
 
 def register(benches: typer.Typer) -> None:
     """Add the commands to `secondlook bench`."""
-    for name, (function, options) in _BENCHES.items():
-        benches.command(name, help=options.__doc__)(with_options(_bench(name, function), options))
+    for name, (function, taken) in _BENCHES.items():
+        benches.command(name, help=taken.__doc__)(with_options(_bench(name, function), taken))
 
 
 def _bench(name: str, function: str) -> Any:

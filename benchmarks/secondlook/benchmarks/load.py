@@ -77,17 +77,14 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[dic
                 f"not one question of {count} edges was answered in {seconds:g} seconds; {why}"
             )
         rate = len(answered) / (seconds * len(phases))
-        p50, p90, p99 = milliseconds([each.seconds for each in answered], 50, 90, 99)
         kinds = [[each.seconds for each in answered if each.unsure == unsure] for unsure in (False, True)]
-        sure, unsure = (milliseconds(kind, 50)[0] if kind else None for kind in kinds)
+        sure, unsure = (milliseconds(kind, 50)["p50_ms"] if kind else None for kind in kinds)
         rows.append(
             {
                 "edges": count,
                 "answers_per_second": rate,
                 "speedup": rate / rows[0]["answers_per_second"] if rows else 1.0,
-                "p50_ms": p50,
-                "p90_ms": p90,
-                "p99_ms": p99,
+                **milliseconds([each.seconds for each in answered], 50, 90, 99),
                 "sure_p50_ms": sure,
                 "unsure_p50_ms": unsure,
                 "answers": len(answered),

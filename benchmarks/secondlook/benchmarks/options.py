@@ -21,10 +21,7 @@ _QFormer: TypeAlias = Literal["small-instructblip", "instructblip-7b"]
 _Qwen25: TypeAlias = Literal["small-qwen2.5-vl", "qwen2.5-vl-3b", "qwen2.5-vl-7b"]
 _Qwen3: TypeAlias = Literal["small-qwen3-vl", "qwen3-vl-2b", "qwen3-vl-4b"]
 _SIZES = "A model's sizes, with random weights; demo is the embedded model."
-PresetOption = Annotated[
-    Literal[_Clip, _Qwen25, _Qwen3, _QFormer, "demo"],
-    typer.Option(help=_SIZES),
-]
+PresetOption = Annotated[Literal[_Clip, _Qwen25, _Qwen3, _QFormer, "demo"], typer.Option(help=_SIZES)]
 DTypeOption = Annotated[
     Literal["float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
 ]
@@ -128,10 +125,7 @@ class Graph(Enum):
 class VisionRun:
     """The vision encoder in torch and in ONNX Runtime, one picture and two at a time, on the CPU."""
 
-    preset: Annotated[
-        _Clip,
-        typer.Option(help="Whose vision encoder, with random weights."),
-    ] = "small"
+    preset: Annotated[_Clip, typer.Option(help="Whose vision encoder, with random weights.")] = "small"
     graph: Annotated[
         list[Graph] | None,
         typer.Option(help="Precision of an exported graph; again for another. [default: float32 and int8]"),

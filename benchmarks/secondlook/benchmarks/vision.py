@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,18 +126,16 @@ def _rows(batch: int, samples: dict[str, list[tuple[float, float]]]) -> Iterator
     """Times, the speedup of medians over torch in float32, the largest error of all pictures against it, and
     whether that is within what the gate allows this precision."""
     tolerances = {str(dtype): tolerance for dtype, tolerance in TOLERANCES.items()}
-    (baseline,) = milliseconds([seconds for seconds, _ in samples[_BASELINE]], 50)
+    baseline = statistics.median(seconds for seconds, _ in samples[_BASELINE])
     for name, own in samples.items():
-        p50, p90, slowest = milliseconds([seconds for seconds, _ in own], 50, 90, 100)
-        error = max(error for _, error in own)
+        seconds, errors = zip(*own, strict=True)
         yield {
             "encoder": name,
             "batch": batch,
-            "p50_ms": p50,
-            "p90_ms": p90,
-            "max_ms": slowest,
-            "speedup": baseline / p50,
-            "relative_error": error,
-            "passes": error <= tolerances[name.split()[1]],
+            **milliseconds(seconds, 50, 90),
+            "max_ms": 1e3 * max(seconds),
+            "speedup": baseline / statistics.median(seconds),
+            "relative_error": max(errors),
+            "passes": max(errors) <= tolerances[name.split()[1]],
             "count": len(own),
         }

@@ -76,12 +76,8 @@ def _between(values: FloatArray, edges: tuple[float, ...], unit: str) -> Iterato
     for low, high in pairwise(bounds):
         inside = (values >= low) & (values < high)
         if inside.any():
-            name = f"{low:g} to {high:g}" if np.isfinite([low, high]).all() else _open(low, high)
-            yield f"{name} {unit}", inside
-
-
-def _open(low: float, high: float) -> str:
-    return f"below {high:g}" if np.isfinite(high) else f"{low:g} or more"
+            below = f"below {high:g}" if np.isneginf(low) else f"{low:g} to {high:g}"
+            yield f"{low:g} or more {unit}" if np.isposinf(high) else f"{below} {unit}", inside
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,6 @@
 
 The wordings are those of LLaVA-1.5's evaluation, which the compared papers take over
 (https://github.com/haotian-liu/LLaVA, docs/Evaluation.md): each instruction in a line of its own.
-
-SecondLookError (secondlook.edge.errors)
-└── DataSetError            a data set cannot be used
-    ├── MissingDataError        a file or a picture is not there; the message says where to get it
-    └── MalformedDataError      a file is not what it should be; the message names record and field
 """
 
 from __future__ import annotations
@@ -33,11 +28,11 @@ class DataSetError(SecondLookError):
 
 
 class MissingDataError(DataSetError):
-    """A file of the data set is not there, or cannot be read."""
+    """A file or a picture is not there, or cannot be read; the message says where to get it."""
 
 
 class MalformedDataError(DataSetError):
-    """A file of the data set is not in its official layout."""
+    """A file is not in its official layout; the message names record and field."""
 
 
 class PictureSource(Protocol):

@@ -14,15 +14,8 @@ from PIL import features
 from rich.console import Console
 
 from secondlook.benchmarks.commands import complete_rounds, progress, settings
-from secondlook.benchmarks.edge.measure import (
-    CAMERA_QUALITY,
-    Case,
-    ProcessCost,
-    Round,
-    command_rows,
-    rounds,
-    way_costs,
-)
+from secondlook.benchmarks.edge import measure
+from secondlook.benchmarks.edge.measure import CAMERA_QUALITY, Case, ProcessCost, Round
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.options import EdgeRun
 from secondlook.benchmarks.timing import milliseconds
@@ -35,10 +28,10 @@ def bench_edge(run: EdgeRun) -> dict[str, Any]:
     # Nothing turns or moves on the screen while something is measured: a thread would do that.
     console.print("measuring the memory of processes ...")
     with tempfile.TemporaryDirectory() as folder:
-        commands = list(command_rows(run, Path(folder)))
-        peaks = dict(way_costs(run, Path(folder)))
+        commands = list(measure.command_rows(run, Path(folder)))
+        peaks = dict(measure.way_costs(run, Path(folder)))
     with progress(console, "rounds", run.warmups + run.rounds) as go_on:
-        measured = rounds(run)
+        measured = measure.rounds(run)
         for _ in islice(measured, run.warmups):
             go_on()
         counted, interrupted = complete_rounds(measured, 1, go_on)
@@ -88,10 +81,8 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> float:
 def _cost(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost], case: Case) -> dict[str, float]:
     """Median CPU seconds, a process's peak in MB (10⁶ bytes), mean bytes sent."""
     samples = [each[case] for each in rounds]
-    p50, p90 = milliseconds([sample.seconds for sample in samples], 50, 90)
     return {
-        "p50_ms": p50,
-        "p90_ms": p90,
+        **milliseconds([sample.seconds for sample in samples], 50, 90),
         "cpu_seconds": statistics.median(sample.cpu_seconds for sample in samples),
         "peak_mb": peaks[case].peak_bytes / 1e6,
         "sent_bytes": statistics.fmean(sample.sent_bytes for sample in samples),

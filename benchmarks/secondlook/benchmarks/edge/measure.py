@@ -229,14 +229,8 @@ def _asking_server(wanted: Wanted) -> Iterator[str]:
         region=Box(**asdict(wanted.region)),
         session=PendingSession(id="only", expires_in=60.0),
     )
-    final = AnswerReply(
-        status="final",
-        decision="took_second",
-        answer=_ANSWER,
-        first=_ANSWER,
-        second=_ANSWER,
-        region=first.region,
-    )
+    last = {"status": "final", "decision": "took_second", "second": _ANSWER, "session": None}
+    final = first.model_copy(update=last)
 
     def application(asked: WSGIEnvironment, start: StartResponse) -> list[bytes]:
         asked["wsgi.input"].read(int(asked["CONTENT_LENGTH"] or 0))

@@ -49,7 +49,6 @@ class FinishedRun:
         described: model, weights, settings and shapes, and the environment of this run, for JSON.
     """
 
-    header: RunHeader
     records: list[Record]
     skipped: list[Skipped]
     threshold: float
@@ -91,7 +90,7 @@ def run(
         skipped = [one for one in run_log.skipped if one.index < len(data.pictures)]
         if not records:
             raise MalformedDataError(f"none of {len(skipped)} pictures can be read: {skipped[0].why}")
-        return FinishedRun(run_log.header, records, skipped, threshold, described)
+        return FinishedRun(records, skipped, threshold, described)
 
 
 def _described(model: VisionLanguageModel, asking: Asking) -> dict[str, Any]:

@@ -127,15 +127,13 @@ def latency_rows(
     for unsure, metric in product((True, False), METRICS):
         for flow, milestones in work[unsure].items():
             if seconds := _seconds(samples, flow, unsure, metric):
-                p50, p90, p99 = milliseconds(seconds, 50, 90, 99)
                 rows.append(
                     {
                         "request": "unsure" if unsure else "sure",
                         "metric": metric,
                         "flow": flow,
-                        "p50_ms": p50,
-                        "p90_ms": p90,
-                        "p99_ms": p99,  # of fewer than 100 requests no more than a guess
+                        # Of fewer than 100 requests the last is no more than a guess.
+                        **milliseconds(seconds, 50, 90, 99),
                         "max_ms": 1e3 * max(seconds),
                         "ceiling_ms": 1e3 * rates.ceiling(_work(milestones, metric), weight_bytes),
                         "count": len(seconds),

@@ -169,17 +169,18 @@ def part_lines(parts: Sequence[Table | Plot | Example], plots: str) -> list[str]
     return lines
 
 
+def templates(*, autoescape: bool = False) -> Environment:
+    """Those of reports and tables."""
+    loader = PackageLoader("secondlook.benchmarks.report")
+    return Environment(
+        trim_blocks=True, lstrip_blocks=True, autoescape=autoescape, loader=loader, undefined=StrictUndefined
+    )
+
+
 def as_page(document: Document) -> str:
     """A whole document as HTML."""
-    environment = Environment(
-        loader=PackageLoader("secondlook.benchmarks.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    kinds = {"a_plot": Plot, "a_table": Table, "an_example": Example}
-    for name, kind in kinds.items():
+    environment = templates(autoescape=True)
+    for name, kind in {"a_plot": Plot, "a_table": Table, "an_example": Example}.items():
         environment.tests[name] = lambda part, kind=kind: isinstance(part, kind)
     environment.filters |= {"figure": parted, "data_uri": _data_uri}
     light, dark = palettes()

@@ -46,6 +46,7 @@ STYLE: Final = str(files("secondlook.benchmarks.report") / "templates" / "report
 _IDS: Final = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 _FONT: Final = re.compile(r"'DejaVu Sans'(?:, [^;\"]*)?")
 _WIDTH: Final = 4.6
+_BARS: Final[dict[str, Any]] = {"markersize": 5, "linewidth": 1.2, "capsize": 2}
 _DASHES: Final = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 2)))
 
 
@@ -95,9 +96,8 @@ def draw_lines(
         )
         drawn.add(each.label)
         if each.band is not None:
-            axes.fill_between(
-                each.band.cost, each.band.low, each.band.high, color=colour, alpha=0.13, linewidth=0
-            )
+            band = (each.band.cost, each.band.low, each.band.high)
+            axes.fill_between(*band, color=colour, alpha=0.13, linewidth=0)
     for mark in marks:
         axes.plot(mark.x, mark.y, "o", color=INK, markersize=4.5, zorder=5)
         right, low = mark.x > np.mean(axes.get_xlim()), mark.y < np.mean(axes.get_ylim())
@@ -146,10 +146,12 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
     figure, axes = _figure(0.9 + 0.42 * len(groups))
     places = np.arange(len(groups))[::-1].astype(np.float64)
     looks = (("first look", "first", "o", 0.1), ("second look", "second", "s", -0.1))
-    for number, (label, name, marker, shift) in enumerate(looks):
-        estimates: list[Estimate] = [getattr(group, name) for group in groups]
-        values, around = _values(estimates)
-        axes.errorbar(values, places + shift, xerr=around, fmt=marker, label=label, **_marker(number, 5))
+    for colour, (label, name, marker, shift) in zip(SERIES, looks, strict=False):
+        found: list[Estimate] = [getattr(group, name) for group in groups]
+        values, low, high = np.array([(each.value, each.low, each.high) for each in found]).T
+        around = np.abs([values - low, high - values])
+        look = {"label": label, "color": colour, **_BARS}
+        axes.errorbar(values, places + shift, xerr=around, fmt=marker, **look)
     axes.set_yticks(places, [f"{group.name}\n({group.count})".replace("$", r"\$") for group in groups])
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlim(-0.02, 1.02)
@@ -157,16 +159,6 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
     axes.set_xlabel("accuracy")
     _legend(figure, axes)
     return figure
-
-
-def _marker(number: int, size: int) -> dict[str, Any]:
-    return {"color": SERIES[number % len(SERIES)], "markersize": size, "linewidth": 1.2, "capsize": 2}
-
-
-def _values(estimates: Sequence[Estimate]) -> tuple[FloatArray, FloatArray]:
-    """Values [estimates], and how far their intervals reach below and above, [2, estimates]."""
-    values, low, high = np.array([(each.value, each.low, each.high) for each in estimates]).T
-    return values, np.abs([values - low, high - values])
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
