@@ -190,7 +190,8 @@ def test_an_interruption_keeps_the_complete_rounds(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(measure, "rounds", interrupted)
     monkeypatch.setattr(measure, "command_rows", lambda *_: [{"progressive": False, "peak_mb": 99.0}])
-    monkeypatch.setattr(measure, "way_costs", lambda *_: dict.fromkeys(cases(1, 1), ProcessCost(1, 1.0)).items())
+    costs = dict.fromkeys(cases(1, 1), ProcessCost(1, 1.0)).items()
+    monkeypatch.setattr(measure, "way_costs", lambda *_: costs)
     report = edge.bench_edge(EdgeRun(warmups=1))
     assert (report["interrupted"], report["rounds"]) == (True, 2)
     assert report["rows"][0]["edge"]["p50_ms"] == pytest.approx(200)
