@@ -28,11 +28,11 @@ _BENCHES: Final[dict[str, tuple[str, type[Any]]]] = {
     "replay": ("analysis.replay:bench_replay", options.ReplayRun),
     "budget": ("calibration.budget:bench_budget", options.BudgetRun),
 }
-"""Each command's function, which takes the options and, where they name one, the preset before them."""
+"""Each command's function: it takes the options and, where they name one, the preset before them; tells how
+far it is on stderr; and returns the report, for JSON."""
 
 
 def register(benches: typer.Typer) -> None:
-    """Add the commands to `secondlook bench`."""
     for name, (function, taken) in _BENCHES.items():
         benches.command(name, help=taken.__doc__)(with_options(_bench(name, function), taken))
 

@@ -52,7 +52,6 @@ def with_options(function: Callable[..., None], options: type[Any]) -> Callable[
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
-    """Keep a report."""
     write_files({path: json.dumps(report, indent=4) + "\n"})
 
 

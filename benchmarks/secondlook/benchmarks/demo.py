@@ -36,8 +36,6 @@ _DECISIONS = {
 
 @dataclass(frozen=True)
 class _Asked:
-    """One question's way, as the table shows it."""
-
     question: Question
     answer: EdgeAnswer
     original_bytes: int

@@ -24,7 +24,6 @@ from secondlook.engine.devices import chosen_device
 
 
 def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
-    """Measure a preset, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
     on = environment(str(device), run.dtype)

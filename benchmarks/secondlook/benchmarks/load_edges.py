@@ -65,8 +65,6 @@ class PhaseResult:
 
 
 class _Window:
-    """When things count."""
-
     def __init__(self, phase: Phase) -> None:
         self._opens = time.perf_counter() + phase.warmup_seconds
         self.closes = self._opens + phase.seconds

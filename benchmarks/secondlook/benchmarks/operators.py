@@ -50,7 +50,6 @@ class _Case:
 
 
 def bench_operators(run: KernelsRun) -> dict[str, Any]:
-    """Measure every operator on a device: the report, for JSON."""
     device = chosen_device(run.device)
     console = Console(stderr=True)
     with console.status("looking for the operators' library ..."):

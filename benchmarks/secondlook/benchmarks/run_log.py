@@ -333,7 +333,7 @@ def write_log(path: Path, header: RunHeader, pictures: Iterable[LoggedPicture]) 
 
 
 def check_same_run(headers: Mapping[Path, RunHeader]) -> None:
-    """Refuse logs of several runs."""
+    """Raise a LogError of several runs."""
     first, *others = headers
     for path in others:
         found = differences(headers[path].settings, headers[first].settings)

@@ -1,4 +1,4 @@
-"""The vision encoder in torch and in ONNX Runtime, in turns, on the same weights and pictures."""
+"""The vision encoder in torch and in ONNX Runtime on the CPU, in turns, on the same weights and pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ _BATCHES: Final = (1, 2)
 
 
 def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
-    """Measure a preset's encoder on the CPU, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     on = environment("cpu", "float32")
     with console.status(f"making {preset.name} ..."):

@@ -51,13 +51,11 @@ def summed_up(name: str, replay: Replay, boot: Bootstrap, chosen: BoolArray | No
 
 
 def by_kind(replay: Replay, boot: Bootstrap) -> list[Group]:
-    """By type of question, within the data set."""
     kinds = np.array(replay.columns.kind)
     return [summed_up(str(kind), replay, boot, kinds == kind) for kind in np.unique(kinds)]
 
 
 def by_megapixels(replay: Replay, boot: Bootstrap) -> list[Group]:
-    """By size of the original."""
     size = replay.columns.original_pixels / 1e6
     return [summed_up(name, replay, boot, inside) for name, inside in _between(size, _MEGAPIXELS, "MP")]
 

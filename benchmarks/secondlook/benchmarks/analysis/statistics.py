@@ -85,7 +85,6 @@ class Bootstrap:
         return found
 
     def mean(self, values: FloatArray) -> Estimate:
-        """One such mean."""
         return self.means(values)[0]
 
     def ratio(self, above: FloatArray, below: FloatArray) -> Estimate:

@@ -51,8 +51,6 @@ class PictureSource(Protocol):
 
 @dataclass(frozen=True)
 class FilePicture:
-    """An original in a file."""
-
     path: Path
 
     @property

@@ -22,7 +22,6 @@ from secondlook.benchmarks.timing import milliseconds
 
 
 def bench_edge(run: EdgeRun) -> dict[str, Any]:
-    """Measure, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     on = environment("cpu", "uint8")
     # Nothing turns or moves on the screen while something is measured: a thread would do that.

@@ -38,7 +38,6 @@ _SLOTS: Final = 2
 
 
 def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
-    """Measure a preset, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
     on = environment(str(device), run.dtype)

@@ -11,7 +11,7 @@ from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwat
 from secondlook.benchmarks.latency.subject import Subject
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode import scheduler
-from secondlook.engine.results import FinalAnswer, FirstLook
+from secondlook.engine.results import FirstLook
 
 ResultT = TypeVar("ResultT")
 
@@ -51,28 +51,24 @@ class EngineFlow:
         while not early and not first.future.done():
             self._engine.round()
         found = early[0] if early else first.future.result()
+        region, second = None, None
         if found.pending is None:
             assert not request.look_twice, f"the engine decided: {found.decision}"
             seconds["final_answer"] = seconds["first_answer"]
-            return self._outcome(request, found, None, seconds)
-        assert request.look_twice, "no uncertainty reaches the threshold"
-        if not early:
-            seconds["region"] = seconds["first_answer"]
-        watch.pause()
-        local_image = request.local_image(found.pending.region)
-        watch.go_on()
-        picture = self._engine.prepare_local(found.pending, local_image)
-        second = self._engine.start_second_look(found.pending, picture, after=first)
-        second.future.add_done_callback(lambda _: note("final_answer"))
-        final = self._finished(second)
-        return self._outcome(request, self._finished(first), final, seconds)
-
-    def _outcome(
-        self, request: Request, first: FirstLook, final: FinalAnswer | None, seconds: dict[Metric, float]
-    ) -> Outcome:
-        region, second = (None, None) if final is None else (final.region, final.second.token_ids)
+        else:
+            assert request.look_twice, "no uncertainty reaches the threshold"
+            if not early:
+                seconds["region"] = seconds["first_answer"]
+            watch.pause()
+            region = found.pending.region
+            local_image = request.local_image(region)
+            watch.go_on()
+            picture = self._engine.prepare_local(found.pending, local_image)
+            looked = self._engine.start_second_look(found.pending, picture, after=first)
+            looked.future.add_done_callback(lambda _: note("final_answer"))
+            second, found = self._finished(looked).second.token_ids, self._finished(first)
         seconds |= self._token_seconds(request)
-        return Outcome(first.look.token_ids, region, second, first.uncertainty, seconds)
+        return Outcome(found.look.token_ids, region, second, found.uncertainty, seconds)
 
     def _start_first_look(
         self,

@@ -73,7 +73,6 @@ class Ways:
 
 
 def bench_prefill(preset: Preset, run: PrefillRun) -> dict[str, Any]:
-    """Measure both ways in turns, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
     on = environment(str(device), run.dtype)
@@ -121,7 +120,6 @@ def bench_prefill(preset: Preset, run: PrefillRun) -> dict[str, Any]:
 
 
 def _work(preset: Preset) -> dict[str, Work]:
-    """Of the engine's first pass, and of both."""
     lengths = Lengths.of(preset.shapes, TYPICAL_QUESTION, 1)
     passes = PassFlops(preset.shapes, masked=False)
     n, g, prefix = lengths.question, lengths.generic, lengths.shared

@@ -82,7 +82,6 @@ def communication(study: Study) -> Section:
 
 
 def computation(study: Study) -> Section:
-    """Accuracy against relative computation."""
     title, cost = "Accuracy against computation", study.computation
     if cost is None:
         return Section(title, ("The log does not tell what the looks of this model compute.",))
