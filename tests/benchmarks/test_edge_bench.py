@@ -49,7 +49,7 @@ def pixels(jpeg: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
 @pytest.mark.parametrize("mode", ["squash", "pad"])
 @pytest.mark.parametrize("source", [FRAME, JPEG])
 def test_both_ways_make_the_same_pictures(source: Any, mode: Any) -> None:
-    wanted = Wanted(96, mode, Region(100, 50, 300, 200))
+    wanted = Wanted(EdgeRun(image_size=96, resize_mode=mode).view, Region(100, 50, 300, 200))
     ours, plain = (make(way, "both", source, wanted) for way in WAYS)
     assert [decode_jpeg(each).size for each in ours] == [(96, 72) if mode == "pad" else (96, 96)] * 2
     for one, other in zip(ours, plain, strict=True):
@@ -106,7 +106,13 @@ def test_a_process_that_fails_is_not_measured() -> None:
 
 
 def test_a_task_survives_json() -> None:
-    task = Task("plain", "both", "a.rgb", None, Wanted(96, "pad", Region(1, 2, 3, 4)))
+    task = Task(
+        "plain",
+        "both",
+        "a.rgb",
+        None,
+        Wanted(EdgeRun(image_size=96, resize_mode="pad").view, Region(1, 2, 3, 4)),
+    )
     assert from_json(Task, task.to_json()) == task
 
 
@@ -119,7 +125,7 @@ def test_an_edge_stays_small_with_a_large_picture(tmp_path: Path) -> None:
     picture.write_bytes(camera_jpeg(draw(size, np.random.default_rng(0)), exif=exif))
     assert Image.open(io.BytesIO(picture.read_bytes())).size == (4000, 3000)
     region = region_at(Size(size.height, size.width), 336, 0, 0.5)
-    assert command_cost(picture, Wanted(336, "squash", region)).peak_bytes <= 120e6
+    assert command_cost(picture, Wanted(EdgeRun().view, region)).peak_bytes <= 120e6
 
 
 def cases(edge_seconds: float, plain_seconds: float, megapixels: float = 12.0) -> Round:

@@ -26,9 +26,7 @@ from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
 _NAME = "{:02d}-{}"
 _DECISIONS = {
-    "sure": "sure",
     "no_detail_to_gain": "no detail to gain",
-    "disabled": "one look asked for",
     "took_second": "second look",
     "kept_first": "kept the first",
 }

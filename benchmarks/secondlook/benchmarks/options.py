@@ -12,6 +12,7 @@ import typer
 from secondlook.benchmarks.commands import SeedOption
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
 from secondlook.edge.validation import validated
+from secondlook.edge.wire import Fixed, View
 from secondlook.engine.cli.options import CacheOption, ModelOption, ProfileOption, RevisionOption
 from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
 from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
@@ -111,6 +112,10 @@ class EdgeRun:
     @property
     def sizes(self) -> list[float]:
         return self.megapixels or [2.0, 8.0, 12.0]
+
+    @property
+    def view(self) -> View:
+        return View(size=Fixed(width=self.image_size, height=self.image_size), fit=self.resize_mode)
 
 
 class Graph(Enum):

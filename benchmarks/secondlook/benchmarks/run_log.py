@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
@@ -330,18 +330,6 @@ def write_log(path: Path, header: RunHeader, pictures: Iterable[LoggedPicture]) 
     lines = (header.to_json().encode(), *map(LINE.dump_json, pictures), b"")
     content = b"\n".join(lines)
     write_files({path: gzip.compress(content, mtime=0) if path.suffix == _COMPRESSED else content})
-
-
-def check_same_run(headers: Mapping[Path, RunHeader]) -> None:
-    """Raise a LogError of several runs."""
-    first, *others = headers
-    for path in others:
-        found = differences(headers[path].settings, headers[first].settings)
-        if found:
-            raise LogError(
-                f"{path} and {first} are logs of different runs, which are never mixed: in {path.name} "
-                f"{'; '.join(found)} as in {first.name}"
-            )
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ MissingDataError or MalformedDataError where a file or a picture is not there, o
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,6 @@ from secondlook.benchmarks.datasets.question import (
     MalformedDataError,
     MissingDataError,
     Question,
-    lettered,
-    most_given,
     shuffled,
 )
 from secondlook.benchmarks.datasets.reading import (
@@ -53,17 +52,18 @@ def _asked(
     scorer: Callable[[str, Sequence[str]], float],
     boxes: tuple[Rectangle, ...] = (),
 ) -> Question:
-    """A question for a short answer."""
-    return Question(name, kind, text, SHORT_ANSWER, answers, most_given(answers), scorer, boxes=boxes)
+    """A question for a short answer; its truth is the answer most people gave, of several the first."""
+    truth = Counter(answers).most_common(1)[0][0]
+    return Question(name, kind, text, SHORT_ANSWER, answers, truth, scorer, boxes=boxes)
 
 
 def _choice(
     name: str, kind: str, text: str, options: tuple[str, ...], right: int, boxes: tuple[Rectangle, ...] = ()
 ) -> Question:
-    """A question for the letter of one of the options."""
-    truth, text = f"{LETTERS[right]}. {options[right]}", lettered(text, options)
-    scorer = partial(scoring.choice_score, options=options)
-    return Question(name, kind, text, ONE_LETTER, (options[right],), truth, scorer, options, boxes)
+    """A question for the letter of one of the options, each of which is in a line of its own."""
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    scorer, text = partial(scoring.choice_score, options=options), "\n".join([text, *lines])
+    return Question(name, kind, text, ONE_LETTER, (options[right],), lines[right], scorer, options, boxes)
 
 
 class _TextVqaQuestion(Entry):

@@ -7,7 +7,6 @@ The wordings are those of LLaVA-1.5's evaluation, which the compared papers take
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,17 +129,6 @@ class DataSet:
     def first(self, count: int | None) -> DataSet:
         """With its first pictures only, or all of them for None."""
         return self if count is None else replace(self, pictures=self.pictures[:count])
-
-
-def most_given(answers: Sequence[str]) -> str:
-    """The answer most people gave; of several the first."""
-    return Counter(answers).most_common(1)[0][0]
-
-
-def lettered(question: str, options: Sequence[str]) -> str:
-    """The question, and each option behind its letter in a line of its own."""
-    lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    return "\n".join([question, *lines])
 
 
 def shuffled(count: int, seed: int, name: str) -> list[int]:

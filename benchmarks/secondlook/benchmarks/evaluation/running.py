@@ -30,7 +30,7 @@ from secondlook.benchmarks.run_log import (
     RunLog,
     Shard,
     Skipped,
-    check_same_run,
+    differences,
     read_log,
     write_log,
 )
@@ -141,7 +141,6 @@ def merge_logs(logs: Sequence[Path], output: Path) -> RunHeader:
     runs = {path: read_log(path) for path in dict.fromkeys(logs)}
     if not runs:
         raise LogError("there is nothing to merge: name the logs of all shards")
-    check_same_run({path: run.header for path, run in runs.items()})
     _check_shards(runs)
     pictures = _pictures(runs)
     in_order = sorted(runs.values(), key=lambda run: run.header.shard.number)
@@ -153,10 +152,16 @@ def merge_logs(logs: Sequence[Path], output: Path) -> RunHeader:
 
 
 def _check_shards(runs: dict[Path, LoggedRun]) -> None:
-    first, count = next(iter(runs)), next(iter(runs.values())).header.shard.count
+    (first, begun), *_ = runs.items()
+    settings, count = begun.header.settings, begun.header.shard.count
     seen: dict[int, Path] = {}
     for path, run in runs.items():
         shard = run.header.shard
+        if other := differences(run.header.settings, settings):
+            raise LogError(
+                f"{path} and {first} are logs of different runs, which are never mixed: in {path.name} "
+                f"{'; '.join(other)} as in {first.name}"
+            )
         if shard.count != count:
             raise LogError(f"{path} is shard {shard}, but {first} is one of {count}")
         if shard.number in seen:
