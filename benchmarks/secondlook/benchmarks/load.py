@@ -7,7 +7,6 @@ import multiprocessing
 import statistics
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,8 +48,6 @@ def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
 
 def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
     """The result of every phase: in each round one for each number of edges."""
-    times, rate, delay = (run.warmup_seconds, run.seconds), run.retransmission_rate, run.delay_ms / 1000
-    phase = Phase(url, 1, *times, rate, delay, run.new_tokens, seed=())
     # A process of their own: edges are not to take the server's interpreter from it.
     spawned = multiprocessing.get_context("spawn")
     with (
@@ -58,7 +55,7 @@ def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
         progress(console, "phases", run.rounds * len(run.counts)) as go_on,
     ):
         for number, count in itertools.product(range(run.rounds), run.counts):
-            phase = replace(phase, edges=count, seed=(run.seed, number, count))
+            phase = Phase(url, run, count, (run.seed, number, count))
             yield process.submit(run_phase, phase).result()
             go_on()
 

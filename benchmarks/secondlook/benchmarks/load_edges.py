@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from secondlook.benchmarks.options import LoadRun
 from secondlook.edge import AsyncEdgeClient
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import AnswerOptions
@@ -25,15 +26,11 @@ _NEVER = 1e9
 
 @dataclass(frozen=True)
 class Phase:
-    """A while of load; `delay_seconds` each way, `seed` any numbers: every question has a new picture."""
+    """A while of load by so many edges; `seed` is any numbers: every question has a new picture."""
 
     url: str
+    run: LoadRun
     edges: int
-    warmup_seconds: float
-    seconds: float
-    retransmission_rate: float
-    delay_seconds: float
-    new_tokens: int
     seed: tuple[int, ...]
 
 
@@ -65,9 +62,9 @@ class PhaseResult:
 
 
 class _Window:
-    def __init__(self, phase: Phase) -> None:
-        self._opens = time.perf_counter() + phase.warmup_seconds
-        self.closes = self._opens + phase.seconds
+    def __init__(self, run: LoadRun) -> None:
+        self._opens = time.perf_counter() + run.warmup_seconds
+        self.closes = self._opens + run.seconds
 
     @property
     def open(self) -> bool:
@@ -98,18 +95,18 @@ def run_phase(phase: Phase) -> PhaseResult:
 
 
 async def _run(phase: Phase) -> PhaseResult:
-    result, window = PhaseResult(), _Window(phase)
+    result, window = PhaseResult(), _Window(phase.run)
     await asyncio.gather(*(_edge(phase, number, window, result) for number in range(phase.edges)))
     return result
 
 
 async def _edge(phase: Phase, number: int, window: _Window, result: PhaseResult) -> None:
     generator = np.random.default_rng((*phase.seed, number))
-    unsure = unsure_pattern(phase.retransmission_rate, generator.random())
-    network = _Network(phase.delay_seconds, window, result.statuses)
+    unsure = unsure_pattern(phase.run.retransmission_rate, generator.random())
+    network = _Network(phase.run.delay_ms / 1000, window, result.statuses)
     async with AsyncEdgeClient(phase.url, transport=network) as client:
         while time.perf_counter() < window.closes:
-            asked = await _ask(client, _picture(generator), phase.new_tokens, next(unsure))
+            asked = await _ask(client, _picture(generator), phase.run.new_tokens, next(unsure))
             if window.open:
                 result.asked.append(asked)
 

@@ -12,7 +12,7 @@ import typer
 from secondlook.benchmarks.commands import SeedOption
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
 from secondlook.edge.validation import validated
-from secondlook.edge.wire import Fixed, View
+from secondlook.edge.wire import Fit, Fixed, View
 from secondlook.engine.cli.options import CacheOption, ModelOption, ProfileOption, RevisionOption
 from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
 from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
@@ -102,9 +102,7 @@ class EdgeRun:
     image_size: Annotated[
         int, typer.Option(min=16, max=4096, help="Side of the encoder's square, in pixels.")
     ] = 336
-    resize_mode: Annotated[Literal["squash", "pad"], typer.Option(help="How pictures are fitted to it.")] = (
-        "squash"
-    )
+    resize_mode: Annotated[Fit, typer.Option(help="How pictures are fitted to it.")] = "squash"
     rounds: Annotated[int, typer.Option(min=1, help="Of new pictures, that each way prepares.")] = 20
     warmups: Annotated[int, typer.Option(min=0, help="Rounds before them that do not count.")] = 2
     seed: SeedOption = 0

@@ -22,15 +22,11 @@ LETTERS: Final = ascii_uppercase
 """What options are called, in order."""
 
 
-class DataSetError(SecondLookError):
-    """A data set cannot be used."""
-
-
-class MissingDataError(DataSetError):
+class MissingDataError(SecondLookError):
     """A file or a picture is not there, or cannot be read; the message says where to get it."""
 
 
-class MalformedDataError(DataSetError):
+class MalformedDataError(SecondLookError):
     """A file is not in its official layout; the message names record and field."""
 
 

@@ -1,5 +1,4 @@
-"""The edge benchmark: what preparing pictures costs on a device, beside decoding, resizing and encoding them
-plainly. What is measured, one after the other, its report, and a table for people."""
+"""The edge benchmark's report: what preparing pictures costs on a device, beside doing it plainly."""
 
 from __future__ import annotations
 

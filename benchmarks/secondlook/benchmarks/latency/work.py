@@ -230,15 +230,12 @@ def look_flops(
     if second is None or pending is None:
         return once, None
     prompt = pending.question.prompt
-    lengths = Lengths(
+    lengths = replace(
+        lengths,
         prefix=prompt.shared,
-        question=look.prompt_tokens,
         generic=len(pending.question.generic.ids) if model.localisation.generic else 0,
         both=second.prompt_tokens,
-        new=new,
-        decided=decided,
         again=len(second.tokens),
-        rows=rows,
         shared=_shared(model, pending.question.picture, asked, prompt),
     )
     local = passes.encode(model.local_view, pending.region.size)
