@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from secondlook.benchmarks.options import LoadRun
+from secondlook.benchmarks.options import NEVER, LoadRun
 from secondlook.edge import AsyncEdgeClient
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import AnswerOptions
@@ -20,8 +20,6 @@ from secondlook.edge.wire import AnswerOptions
 _ORIGINAL = (800, 600)
 _PATCHES = (24, 32)
 _QUESTION = "What number is on the red sign?"
-_NEVER = 1e9
-"""A threshold in nats that no uncertainty reaches."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ async def _edge(phase: Phase, number: int, window: _Window, result: PhaseResult)
 
 
 async def _ask(client: AsyncEdgeClient, picture: Image.Image, new_tokens: int, unsure: bool) -> Asked:
-    options = AnswerOptions(threshold=0.0 if unsure else _NEVER, max_new_tokens=new_tokens)
+    options = AnswerOptions(threshold=0.0 if unsure else NEVER, max_new_tokens=new_tokens)
     began = time.perf_counter()
     try:
         answer = await client.ask(picture, _QUESTION, options)

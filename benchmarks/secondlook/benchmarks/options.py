@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
@@ -28,6 +28,8 @@ DTypeOption = Annotated[
 ]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to measure.")]
 NewTokensOption = Annotated[int, typer.Option(min=1, max=1024, help="Tokens of each answer.")]
+NEVER: Final = 1e9
+"""A threshold in nats that no uncertainty reaches."""
 RateOption = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of questions that are looked at twice.")
 ]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject
+from secondlook.benchmarks.options import NEVER
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode import scheduler
 from secondlook.engine.results import FirstLook
 
 ResultT = TypeVar("ResultT")
-
-_NEVER: Final = 1e9
-"""A threshold in nats that no uncertainty reaches."""
 
 
 class EngineFlow:
@@ -78,7 +76,7 @@ class EngineFlow:
         client: str = "",
         on_region: Callable[[FirstLook], None] | None = None,
     ) -> scheduler.Request[FirstLook]:
-        threshold = 0.0 if look_twice else _NEVER
+        threshold = 0.0 if look_twice else NEVER
         options = AnswerOptions(threshold=threshold, max_new_tokens=request.new_tokens)
         asked = self._engine.prepare(
             request.global_image, request.question, request.size, options, client=client

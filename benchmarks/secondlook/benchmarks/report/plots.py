@@ -78,7 +78,7 @@ def draw_lines(
     series: Sequence[Series], across: str, up: str = "accuracy", marks: Sequence[Mark] = ()
 ) -> Figure:
     """Curves over one axis, accuracies as percentages."""
-    figure, axes = _figure(3.5)
+    figure, (axes,) = _figure(3.5)
     looks = zip(cycle(SERIES), cycle(_DASHES))
     quiet = cycle(((0, (1, 2)), (0, (4, 2))))
     named = {each.label: next(quiet) for each in series if each.quiet}
@@ -120,15 +120,12 @@ def draw_lines(
 
 def draw_histograms(found: Mapping[str, Histograms], threshold: float | None) -> Figure:
     """For each measure the doubts of right and of wrong answers, and the threshold in the first."""
-    with rc_context(fname=STYLE):
-        figure = Figure(figsize=(_WIDTH, 1.7 * len(found) + 0.4))
-        rows: list[Axes] = list(figure.subplots(len(found), squeeze=False)[:, 0])
-    for row, (name, each) in enumerate(found.items()):
-        axes = rows[row]
+    figure, rows = _figure(1.7 * len(found) + 0.4, len(found))
+    for axes, (name, each) in zip(rows, found.items(), strict=True):
         for shares, label, colour in ((each.right, "right", SERIES[0]), (each.wrong, "wrong", SERIES[1])):
             axes.stairs(shares, each.edges, fill=True, color=colour, alpha=0.35, linewidth=0)
             axes.stairs(shares, each.edges, color=colour, label=f"first answer {label}", linewidth=1.2)
-        if row == 0 and threshold is not None and threshold <= each.edges[-1]:
+        if axes is rows[0] and threshold is not None and threshold <= each.edges[-1]:
             axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 2)), label="threshold")
         # Nearly all right answers are in the first bins: on a linear scale the rest could not be seen.
         axes.set_yscale("function", functions=(np.sqrt, np.square))
@@ -143,7 +140,7 @@ def draw_histograms(found: Mapping[str, Histograms], threshold: float | None) ->
 
 def draw_groups(groups: Sequence[Group]) -> Figure:
     """For each group the accuracy of the first look and of the second, with intervals."""
-    figure, axes = _figure(0.9 + 0.42 * len(groups))
+    figure, (axes,) = _figure(0.9 + 0.42 * len(groups))
     places = np.arange(len(groups))[::-1].astype(np.float64)
     looks = (("first look", "first", "o", 0.1), ("second look", "second", "s", -0.1))
     for colour, (label, name, marker, shift) in zip(SERIES, looks, strict=False):
@@ -161,10 +158,10 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def _figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
     with rc_context(fname=STYLE):
         figure = Figure(figsize=(_WIDTH, height))
-        return figure, figure.subplots()
+        return figure, list(figure.subplots(rows, squeeze=False)[:, 0])
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
