@@ -30,7 +30,6 @@ from secondlook.benchmarks.edge.measure import (
     picture_size,
     region_at,
     rounds,
-    sampled_region,
 )
 from secondlook.benchmarks.edge.ways import WAYS, Task, Wanted, make
 from secondlook.benchmarks.options import EdgeRun
@@ -65,7 +64,7 @@ def test_pictures_are_cameras_and_regions_lie_inside() -> None:
     assert region_at(Size(400, 300), 100, 1, 1) == Region(250, 150, 400, 300)
     assert region_at(Size(400, 100), 100, 0, 0.5) == Region(0, 0, 150, 100)
     generator = np.random.default_rng(0)
-    regions = {sampled_region(Size(4000, 3000), 336, generator) for _ in range(50)}
+    regions = {region_at(Size(4000, 3000), 336, *generator.random(2)) for _ in range(50)}
     assert len(regions) == 50
     assert all(each.within(Size(4000, 3000)) and each.size == Size(504, 504) for each in regions)
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks import benches, load, load_edges
-from secondlook.benchmarks.benches import tell
+from secondlook.benchmarks.benches import reported, tell
 from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.latency import subject
 from secondlook.benchmarks.load import load_rows
@@ -161,7 +161,7 @@ def test_an_interruption_keeps_the_complete_rounds(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(load, "_phases", phases)
-    report = load.bench_load(tiny_preset(), LoadRun(device="cpu", edges=[2]))
+    report = reported(LoadRun(device="cpu", edges=[2]), partial(load.bench_load, tiny_preset()))
     assert (report["interrupted"], report["rounds"]) == (True, 2)
     assert [row["answers"] for row in report["rows"]] == [2, 2]
     with pytest.raises(KeyboardInterrupt):

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress, settings
-from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.load_edges import Phase, PhaseResult, run_phase
 from secondlook.benchmarks.loopback import loopback_server
@@ -25,7 +24,6 @@ from secondlook.engine.devices import chosen_device
 def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
-    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         subject = build_subject(preset, dtype, device, seed=run.seed)
     with loopback_server(subject.engine) as url:
@@ -35,13 +33,10 @@ def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
     return {
         "speedup_sequential": rows[-1]["speedup"],
         "weights": "published" if preset.name == "demo" else "random",
-        **settings(run, "edges", "rounds"),
         "rounds": len(results) // len(run.counts),
         "interrupted": interrupted,
         "inputs": "every question has a new picture; edges are clients in one other process here",
         "slots": subject.engine.slots,
-        "environment": on,
-        "threads": torch.get_num_threads(),
         "rows": rows,
     }
 

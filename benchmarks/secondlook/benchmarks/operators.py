@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from secondlook.benchmarks import compositions
 from secondlook.benchmarks.commands import MeasurementError
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.options import KernelsRun
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.engine.devices import chosen_device
@@ -72,9 +71,7 @@ def bench_operators(run: KernelsRun) -> dict[str, Any]:
             }
         )
     return {
-        "environment": environment(str(device), "various"),
         "implementation": serving.source,
-        "threads": torch.get_num_threads(),
         "copy_gigabytes_per_second": bandwidth / 1e9,
         "rows": rows,
     }

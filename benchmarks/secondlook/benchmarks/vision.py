@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from secondlook.benchmarks.commands import settings
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.flow import Stopwatch, fresh_requests
 from secondlook.benchmarks.latency.subject import Preset, random_model, served
 from secondlook.benchmarks.options import Graph, VisionRun
@@ -38,7 +36,6 @@ _BATCHES: Final = (1, 2)
 
 def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
     console = Console(stderr=True)
-    on = environment("cpu", "float32")
     with console.status(f"making {preset.name} ..."):
         model = _encoder_only(preset, run.seed)
     with _encoders(model, run.graph or _GRAPHS, console) as encoders:
@@ -50,9 +47,6 @@ def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
     return {
         **({"speedup_onnx_float32": min(float32)} if float32 else {}),
         "weights": "random",
-        **settings(run, "graph"),
-        "environment": on,
-        "threads": torch.get_num_threads(),
         "rows": rows,
     }
 

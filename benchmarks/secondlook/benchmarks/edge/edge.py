@@ -12,17 +12,15 @@ from typing import Any
 from PIL import features
 from rich.console import Console
 
-from secondlook.benchmarks.commands import complete_rounds, progress, settings
+from secondlook.benchmarks.commands import complete_rounds, progress
 from secondlook.benchmarks.edge import measure
 from secondlook.benchmarks.edge.measure import CAMERA_QUALITY, Case, ProcessCost, Round
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.options import EdgeRun
 from secondlook.benchmarks.timing import milliseconds
 
 
 def bench_edge(run: EdgeRun) -> dict[str, Any]:
     console = Console(stderr=True)
-    on = environment("cpu", "uint8")
     # Nothing turns or moves on the screen while something is measured: a thread would do that.
     console.print("measuring the memory of processes ...")
     with tempfile.TemporaryDirectory() as folder:
@@ -37,12 +35,10 @@ def bench_edge(run: EdgeRun) -> dict[str, Any]:
     return {
         "speedup_global_jpeg": headline(rows),
         "command_peak_mb": max(row["peak_mb"] for row in commands if not row["progressive"]),
-        **settings(run, "megapixels"),
         "rounds": len(counted),
         "interrupted": interrupted,
         "inputs": "every round has new pictures: backgrounds of signs; JPEGs of quality "
         f"{CAMERA_QUALITY}, 4:2:0; regions of 1.5 encoder sides",
-        "environment": on,
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "commands": commands,
         "rows": rows,

@@ -74,7 +74,7 @@ def rounds(run: EdgeRun) -> Iterator[Round]:
             size = picture_size(megapixels)
             frame = draw(size, generator)
             jpeg = camera_jpeg(frame)
-            wanted = Wanted(run.view, sampled_region(size, run.image_size, generator))
+            wanted = Wanted(run.view, region_at(size, run.image_size, *generator.random(2)))
             for kind, sent, way in itertools.product(_KINDS, SENT, turns):
                 source: Source = jpeg if kind == "jpeg" else frame
                 original_bytes = len(jpeg) if kind == "jpeg" else 3 * size.pixels
@@ -159,13 +159,9 @@ def camera_jpeg(image: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def sampled_region(size: Size, side: int, generator: np.random.Generator) -> Region:
-    """A region somewhere in a picture of this size, for an encoder of this side."""
-    return region_at(size, side, *generator.random(2))
-
-
 def region_at(size: Size, side: int, across: float, down: float) -> Region:
-    """The same at a place: 0 is at the left or the top, 1 at the right or the bottom."""
+    """A region of a picture of this size, for an encoder of this side, at a place: 0 is at the left or the
+    top, 1 at the right or the bottom."""
     length = round(_REGION * side)
     width, height = min(length, size.width), min(length, size.height)
     left, top = round(across * (size.width - width)), round(down * (size.height - height))

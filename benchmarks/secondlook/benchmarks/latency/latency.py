@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import complete_rounds, progress, settings
-from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.commands import complete_rounds, progress
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates, measure_rates
 from secondlook.benchmarks.latency.flow import (
     METRICS,
@@ -40,7 +39,6 @@ _SLOTS: Final = 2
 def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
-    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         cache = CacheSettings(most_slots=_SLOTS)
         subject = build_subject(preset, dtype, device, seed=run.seed, cache=cache)
@@ -67,13 +65,10 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
     return {
         **{f"speedup_{flow}": speedup(samples, flow) for flow in offered if flow != "ours"},
         "weights": "published" if preset.name == "demo" else "random",
-        **settings(run),
         "interrupted": interrupted,
         "inputs": "every request has a new picture",
         "compiled": False,
         **_rows(preset, run, samples, rates, subject.weight_bytes),
-        "environment": on,
-        "threads": torch.get_num_threads(),
         "agreement": {flow: agreement(samples, flow) for flow in offered if flow != "reference"},
         "memory_measure": memory.measure,
         "memory": memory_rows,

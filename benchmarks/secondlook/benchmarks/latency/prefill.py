@@ -17,8 +17,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from secondlook.benchmarks.commands import settings
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import measure_rates
 from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.flow import Stopwatch
@@ -75,7 +73,6 @@ class Ways:
 def bench_prefill(preset: Preset, run: PrefillRun) -> dict[str, Any]:
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
-    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         # The engine's own slots are not used here.
         subject = build_subject(preset, dtype, device, seed=run.seed, cache=CacheSettings(most_slots=1))
@@ -111,9 +108,6 @@ def bench_prefill(preset: Preset, run: PrefillRun) -> dict[str, Any]:
     ]
     return {
         "two_passes": {row["request"]: row["speedup"] for row in rows},
-        **settings(run),
-        "environment": on,
-        "threads": torch.get_num_threads(),
         "rates": asdict(rates),
         "rows": rows,
     }

@@ -9,8 +9,6 @@ from typing import Any, Final, Literal, get_args
 import torch
 from transformers import GenerationMixin
 
-from secondlook.benchmarks.commands import settings
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.flops import META, PassFlops, blank, counted
 from secondlook.benchmarks.latency.flow import ORIGINAL, Metric
 from secondlook.benchmarks.latency.subject import Preset, random_model
@@ -172,9 +170,7 @@ def bench_flops(preset: Preset, run: FlopsRun) -> dict[str, Any]:
     return {
         "flops_ratio": ours["ratio"],
         "relative_computation": ours["relative_computation"],
-        **settings(run),
         "prompt_tokens": asdict(Lengths.of(preset.shapes, TYPICAL_QUESTION, run.new_tokens)),
-        "environment": environment("cpu", "none: shapes only"),
         "rows": rows,
     }
 
