@@ -17,7 +17,7 @@ from engine.looks import drawn
 from engine.planted import ORIGINAL, PLANTED, PlantedModel, painted
 from engine.planted import QUESTION as WHERE_IS_RED
 from engine.questions import LARGE, QUESTION, picture
-from engine.test_toy_model import Plain, drawn
+from engine.test_toy_model import Plain
 from engine.toy_model import ToyModel
 from secondlook.edge.geometry import Rectangle, Size
 from secondlook.edge.imaging import open_picture
@@ -52,7 +52,7 @@ def test_every_heads_map_equals_transformers(folder: Path) -> None:
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     asked = Engine(model).prepare(picture(1), QUESTION, LARGE)
-    pixels = model.preprocessing.on(torch.device("cpu"))([asked.picture])  # type: ignore[attr-defined]
+    pixels = model.normalisation.on(torch.device("cpu"))([asked.picture])
     for prompt, maps in ((asked.prompt, found.question), (asked.generic, found.generic)):
         with torch.inference_mode():
             ids = torch.tensor([prompt.ids])
