@@ -7,12 +7,16 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks.test_flops import counted, skip_with_references
-from secondlook.benchmarks.latency.flow import Flow, Request, synthetic_request
+from secondlook.benchmarks.latency.flow import Flow, Outcome, Request, sent_image, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
-from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
+from secondlook.benchmarks.latency.published import (
+    EncodingOnceFlow,
+    HighResolutionFlow,
+    ReferenceFlow,
+    StrongFlow,
+)
 from secondlook.benchmarks.latency.subject import (
     PRESETS,
     Preset,
@@ -30,8 +34,9 @@ from secondlook.benchmarks.latency.work import (
     work_of,
 )
 from secondlook.benchmarks.options import FlopsRun, LatencyRun
-from secondlook.edge.geometry import Size, sent_size
-from secondlook.edge.wire import AnswerOptions, View
+from secondlook.edge.geometry import Size
+from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.engine import Engine
 from secondlook.engine.flops import PassFlops
 from secondlook.engine.models.settings import Localisation
 
@@ -94,6 +99,21 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
+NEXT = {
+    "text_config": {"model_type": "llama", **DECODER, "max_position_embeddings": 4096},
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 336,
+        "patch_size": 28,
+        "projection_dim": 32,
+    },
+}
+
+
 def tiny(kind: str) -> Preset:
     return random_preset(f"tiny {kind}", {"model_type": kind, **TINY[kind]})
 
@@ -113,11 +133,6 @@ def flows_on(subject: Subject) -> list[Flow]:
 def request_of(subject: Subject, seed: int, *, look_twice: bool = True) -> Request:
     generator, view = np.random.default_rng(seed), subject.engine.model.global_view
     return synthetic_request(generator, view, look_twice=look_twice, new_tokens=NEW_TOKENS)
-
-
-def sent(image: Image.Image, view: View) -> Image.Image:
-    size = sent_size(view, Size(*image.size))
-    return image.resize((size.width, size.height))
 
 
 def test_the_flows_come_to_the_same(subject: Subject) -> None:
@@ -174,10 +189,10 @@ def test_the_looks_of_an_engine_are_counted_whatever_the_pictures_shape(subject:
     options, found = AnswerOptions(second_look="always", max_new_tokens=3), list[Any]()
 
     def first_look() -> None:
-        found.append(engine.first_look(sent(original, view), request.question, size, options))
+        found.append(engine.first_look(sent_image(original, view), request.question, size, options))
 
     def second_look() -> None:
-        local = sent(original.crop(found[0].pending.region.as_tuple()), engine.model.local_view)
+        local = sent_image(original.crop(found[0].pending.region.as_tuple()), engine.model.local_view)
         found.append(engine.second_look(found[0].pending, local))
 
     seen = [counted(first_look), counted(second_look)]
@@ -186,6 +201,27 @@ def test_the_looks_of_an_engine_are_counted_whatever_the_pictures_shape(subject:
     once, again = look_flops(PassFlops(shapes), size, request.question, found[0], found[1].second)
     assert again is not None
     assert once + again == pytest.approx(sum(seen), rel=1e-3)
+
+
+def test_beside_two_looks_at_one_square_stands_one_look_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_with_references()
+    monkeypatch.setattr("secondlook.benchmarks.latency.subject.pack_linear_layers", lambda _: None)
+    next_ = random_preset("tiny llava_next", {"model_type": "llava_next", **NEXT})
+    subject = build_subject(next_, torch.float32, torch.device("cpu"))
+    request, found = request_of(subject, 1), list[Outcome]()
+    flow = HighResolutionFlow(subject)
+    seen = counted(lambda: found.append(flow.answer(request)))
+    model = subject.engine.model.high_resolution()
+    image = sent_image(request.original, model.global_view)
+    only = AnswerOptions(second_look="never", max_new_tokens=NEW_TOKENS)
+    look = Engine(model).first_look(image, request.question, request.size, only).look
+    assert found[0].first == look.token_ids
+    works = work_of(next_, request.question, NEW_TOKENS)
+    assert works[True].keys() == {"high_resolution", "ours"}
+    counts = {name: work["final_answer"].flops for name, work in works[True].items()}
+    # Transformers' tower computes its last block, too, whose features are not read.
+    assert counts["high_resolution"] == pytest.approx(seen, rel=0.05)
+    assert counts["ours"] < counts["high_resolution"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -18,12 +18,13 @@ from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
 from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
 
 _Clip: TypeAlias = Literal["small", "llava-1.5-7b", "llava-1.5-13b"]
+_Tiles: TypeAlias = Literal["small-llava-next", "llava-next-7b"]
 _QFormer: TypeAlias = Literal["small-instructblip", "instructblip-7b"]
 _Qwen25: TypeAlias = Literal["small-qwen2.5-vl", "qwen2.5-vl-3b", "qwen2.5-vl-7b"]
 _Qwen3: TypeAlias = Literal["small-qwen3-vl", "qwen3-vl-2b", "qwen3-vl-4b"]
 _SIZES = "A model's sizes, with random weights; demo is the embedded model."
 PresetOption = Annotated[
-    Literal[_Clip, _Qwen25, _Qwen3, _QFormer, "smolvlm2-500m", "demo"],
+    Literal[_Clip, _Tiles, _Qwen25, _Qwen3, _QFormer, "smolvlm2-500m", "demo"],
     typer.Option(help=_SIZES),
 ]
 DTypeOption = Annotated[

@@ -59,10 +59,11 @@ class Request:
 
     def local_image(self, region: Region) -> Image.Image:
         """What an edge would cut out."""
-        return _sent(self.original.crop(region.as_tuple()), self.view)
+        return sent_image(self.original.crop(region.as_tuple()), self.view)
 
 
-def _sent(image: Image.Image, view: View) -> Image.Image:
+def sent_image(image: Image.Image, view: View) -> Image.Image:
+    """What an edge would send of an image, but for JPEG."""
     size = sent_size(view, Size(*image.size))
     return image.resize((size.width, size.height))
 
@@ -126,7 +127,7 @@ def synthetic_request(
     original = Image.fromarray(patches).resize(astuple(ORIGINAL), Image.Resampling.BICUBIC)
     question = _QUESTIONS[generator.integers(len(_QUESTIONS))]
     question = question.format(_WORDS[generator.integers(len(_WORDS))])
-    return Request(original, _sent(original, view), view, question, look_twice, new_tokens)
+    return Request(original, sent_image(original, view), view, question, look_twice, new_tokens)
 
 
 def fresh_requests(view: View, new_tokens: int, rounds: int, seed: int) -> Iterator[Request]:

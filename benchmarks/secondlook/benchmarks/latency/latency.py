@@ -23,7 +23,12 @@ from secondlook.benchmarks.latency.flow import (
     fresh_requests,
 )
 from secondlook.benchmarks.latency.ours import EngineFlow
-from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
+from secondlook.benchmarks.latency.published import (
+    EncodingOnceFlow,
+    HighResolutionFlow,
+    ReferenceFlow,
+    StrongFlow,
+)
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, FlowName, Lengths, Work, flows_of, work_of
 from secondlook.benchmarks.options import LatencyRun
@@ -31,7 +36,7 @@ from secondlook.benchmarks.timing import milliseconds
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.devices import chosen_device
 
-_KINDS: Final = (ReferenceFlow, StrongFlow, EncodingOnceFlow, EngineFlow)
+_KINDS: Final = (ReferenceFlow, StrongFlow, EncodingOnceFlow, HighResolutionFlow, EngineFlow)
 _SLOTS: Final = 2
 """Of the engine: one for each of a request's looks."""
 
@@ -69,7 +74,11 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
         "inputs": "every request has a new picture",
         "compiled": False,
         **_rows(preset, run, samples, rates, subject.weight_bytes),
-        "agreement": {flow: agreement(samples, flow) for flow in offered if flow != "reference"},
+        "agreement": {
+            flow: agreement(samples, flow)
+            for flow in offered
+            if "reference" in offered and flow != "reference"
+        },
         "memory_measure": memory.measure,
         "memory": memory_rows,
         "slots": subject.engine.slots,

@@ -15,13 +15,14 @@ from inspect import signature
 from typing import Any, Final
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, StaticCache
 from transformers.generation.streamers import BaseStreamer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
+from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch, sent_image
 from secondlook.benchmarks.latency.subject import Subject, twin
 from secondlook.engine.method.region import find_region
 from secondlook.engine.models.base import Grid, Picture, Prompt
@@ -56,17 +57,9 @@ class ReferenceFlow:
     def answer(self, request: Request) -> Outcome:
         """Answer a request; the threshold is 0 for one that is to be looked at twice, else infinite."""
         threshold = 0.0 if request.look_twice else float("inf")
-        view = self._served.global_view
         watch = Stopwatch(self._device)
-        pictures = [self._picture(self._served.picture(request.global_image, view, request.size))]
-        first = self._generate(request, pictures)
-        uncertainty = _uncertainty(first.logits)
-        seconds: dict[Metric, float] = {
-            "first_answer": watch.read(),
-            "first_token": watch.at(first.moments[0]),
-        }
-        if len(first.moments) > 1:
-            seconds["per_token"] = (first.moments[-1] - first.moments[0]) / (len(first.moments) - 1)
+        pictures, first = self._look(request, request.global_image)
+        uncertainty, seconds = _uncertainty(first.logits), first.seconds(watch)
         if uncertainty < threshold:
             return Outcome(first.tokens, None, None, uncertainty, {**seconds, "final_answer": watch.read()})
         maps = [self._map(question, pictures) for question in (request.question, GENERIC_QUESTION)]
@@ -79,6 +72,12 @@ class ReferenceFlow:
         _uncertainty(second.logits)  # what arbitration compares
         seconds["final_answer"] = watch.read()
         return Outcome(first.tokens, region, second.tokens, uncertainty, seconds)
+
+    def _look(self, request: Request, image: Image.Image) -> tuple[list[_Shown], _Generated]:
+        """The first answer, from what an edge sent of the original."""
+        picture = self._served.picture(image, self._served.global_view, request.size)
+        pictures = [self._picture(picture)]
+        return pictures, self._generate(request, pictures)
 
     def _generate(self, request: Request, pictures: Sequence[_Shown]) -> _Generated:
         """Greedy tokens for a prompt with these pictures."""
@@ -159,6 +158,16 @@ class _Generated:
     logits: Tensor
     moments: list[float]
 
+    def seconds(self, watch: Stopwatch) -> dict[Metric, float]:
+        """Of a first answer, read as soon as it is there."""
+        seconds: dict[Metric, float] = {
+            "first_answer": watch.read(),
+            "first_token": watch.at(self.moments[0]),
+        }
+        if len(self.moments) > 1:
+            seconds["per_token"] = (self.moments[-1] - self.moments[0]) / (len(self.moments) - 1)
+        return seconds
+
 
 class _TokenClock(BaseStreamer):
     """Notes when `generate` hands out each token; the first thing it hands out is the prompt."""
@@ -231,6 +240,26 @@ class EncodingOnceFlow(StrongFlow):
         inputs = super()._image_inputs(pictures)
         del inputs["pixel_values"]
         return {**inputs, "mm_encoder_outputs": {"image": whole}}
+
+
+class HighResolutionFlow(ReferenceFlow):
+    """One look with `generate` at a picture in tiles, whatever the doubt, as a LLaVA-NeXT's own processor
+    shows it: what is served instead where nobody looks twice."""
+
+    name = "high_resolution"
+
+    def __init__(self, subject: Subject) -> None:
+        self._served = subject.engine.model.high_resolution()
+        self._model = subject.model
+        self._device = subject.model.device
+
+    @torch.inference_mode()
+    def answer(self, request: Request) -> Outcome:
+        image = sent_image(request.original, self._served.global_view)
+        watch = Stopwatch(self._device)
+        _, first = self._look(request, image)
+        uncertainty, seconds = _uncertainty(first.logits), first.seconds(watch)
+        return Outcome(first.tokens, None, None, uncertainty, {**seconds, "final_answer": watch.read()})
 
 
 def _attend(

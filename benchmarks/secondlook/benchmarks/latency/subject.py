@@ -42,7 +42,7 @@ _IMAGE: Final = 4
 _READER: Final = "qformer_tokenizer"
 
 _LEARNED: Final = (
-    *("embed_tokens", "word_embeddings", "query_tokens", "class_embedding"),
+    *("embed_tokens", "word_embeddings", "query_tokens", "class_embedding", "image_newline"),
     *("position_embedding", "position_embeddings", "pos_embed"),
 )
 """What embeddings are called in transformers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from inspect import signature
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import torch
 from transformers import GenerationMixin
@@ -13,14 +13,14 @@ from secondlook.benchmarks.latency.flow import ORIGINAL, Metric
 from secondlook.benchmarks.latency.subject import Preset, random_model
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.geometry import Size
+from secondlook.engine.errors import UnsupportedModelError
 from secondlook.engine.flops import META, PassFlops, blank, counted
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.base import Picture, Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.results import FirstLook, Look
 
-FlowName = Literal["reference", "strong", "encoding_once", "ours"]
-FLOWS: Final[tuple[FlowName, ...]] = get_args(FlowName)
+FlowName = Literal["reference", "strong", "encoding_once", "high_resolution", "ours"]
 
 TYPICAL_QUESTION: Final = "What number is on the red sign?"
 """As long as those of the latency benchmark."""
@@ -111,12 +111,23 @@ def looked_at(model: VisionLanguageModel, region: Size | None = None) -> Size:
     return region or Size(min(side, ORIGINAL.width), min(side, ORIGINAL.height))
 
 
+def tiled(model: VisionLanguageModel) -> VisionLanguageModel | None:
+    """The model as it sees pictures in tiles; None: it has none."""
+    try:
+        return model.high_resolution()
+    except UnsupportedModelError:
+        return None
+
+
 def flows_of(preset: Preset) -> tuple[FlowName, ...]:
-    """The flows that there are for a preset: not all of transformers' models take what was encoded before."""
+    """The flows that there are for a preset: not all of transformers' models take what was encoded before,
+    and one that sees tiles takes no picture without."""
+    if tiled(preset.shapes) is not None:
+        return "high_resolution", "ours"
     kind = type(preset.shapes.module)
     parameters = signature(kind.forward).parameters
     takes = "mm_encoder_outputs" in parameters and kind.generate is GenerationMixin.generate
-    return tuple(flow for flow in FLOWS if takes or flow != "encoding_once")
+    return ("reference", "strong", "encoding_once", "ours") if takes else ("reference", "strong", "ours")
 
 
 def work_of(
@@ -131,6 +142,15 @@ def work_of(
         passes.encode(model.local_view, looked_at(model, region)),
         *(passes.condition(model.tokens(asked)) for asked in (question, GENERIC_QUESTION)),
     )
+    if (high := tiled(model)) is not None:
+        one = _one_look(PassFlops(high, masked=masked), question, new_tokens)
+        return {
+            unsure: {
+                "high_resolution": one,
+                "ours": flow_work("ours", passes, lengths, ours, unsure=unsure),
+            }
+            for unsure in (True, False)
+        }
     theirs = _theirs(preset, ours)
     pictures = {flow: ours if flow == "ours" else theirs for flow in flows_of(preset)}
     return {
@@ -139,6 +159,18 @@ def work_of(
         }
         for unsure in (True, False)
     }
+
+
+def _one_look(passes: PassFlops, question: str, new_tokens: int) -> dict[Metric, Work]:
+    """`generate` with the global image alone."""
+    model = passes.model
+    picture = blank(model, model.global_view, ORIGINAL)
+    length = len(model.prompt(model.tokens(question), [picture.grid]).ids)
+    first = Work(
+        passes.encode(model.global_view, ORIGINAL) + passes.decoder(length, length) + passes.logits()
+    )
+    answer = first + _decoding(passes, length, new_tokens)
+    return {"first_token": first, "first_answer": answer, "final_answer": answer}
 
 
 def _theirs(preset: Preset, ours: Pictures) -> Pictures:
@@ -176,11 +208,13 @@ def bench_flops(preset: Preset, run: FlopsRun) -> dict[str, Any]:
 def flow_rows(preset: Preset, new_tokens: int, retransmission_rate: float) -> list[dict[str, Any]]:
     """FLOPs of each flow, from the start of an unsure request to each milestone.
 
-    Relative computation is over one plain answer from the global image (Song & Kim, arXiv 2512.16349): of
-    sure requests, of unsure ones, and at the retransmission rate r, (1 - r) · sure + r · unsure.
+    Relative computation is over one plain answer of the first flow's, from one image (Song & Kim, arXiv
+    2512.16349): of sure requests, of unsure ones, and at the retransmission rate r, (1 - r) · sure + r ·
+    unsure.
     """
     work = work_of(preset, TYPICAL_QUESTION, new_tokens)
-    plain, published = (work[unsure]["reference"]["final_answer"].flops for unsure in (False, True))
+    baseline = flows_of(preset)[0]
+    plain, published = (work[unsure][baseline]["final_answer"].flops for unsure in (False, True))
     rows = []
     for flow, milestones in work[True].items():
         flops = {str(metric): done.flops for metric, done in milestones.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from secondlook.benchmarks.report.document import NONE, digits, escaped, share, templates
@@ -31,6 +31,7 @@ _FLOWS: Final = {
     "reference": "reference",
     "strong": "stronger",
     "encoding_once": "encoding once",
+    "high_resolution": "in tiles",
     "ours": "secondlook",
 }
 _MEASURES: Final = {
@@ -88,7 +89,9 @@ def measured(kind: str, report: Report) -> str:
     """What one of `secondlook bench`'s commands reports."""
     more: tuple[object, ...] = ()
     if kind == "latency":
-        more = (_latency_rows(report), _tail(report)[0])
+        there = {row["flow"] for row in report["rows"]}
+        flows = {flow: name for flow, name in _FLOWS.items() if flow in there}
+        more = (flows, _latency_rows(report, flows), _tail(report)[0])
     elif kind == "flops":
         more = (_FLOWS,)
     return _written(kind, report, report["environment"], *more)
@@ -107,21 +110,21 @@ def _tail(report: Report) -> tuple[str, str]:
     return ("slowest", "max_ms") if few else ("99 %", "p99_ms")
 
 
-def _latency_rows(report: Report) -> list[list[str]]:
+def _latency_rows(report: Report, flows: Mapping[str, str]) -> list[list[str]]:
     found = {(row["request"], row["metric"], row["flow"]): row for row in report["rows"]}
     memory = {(row["request"], row["flow"]): row["extra_bytes"] for row in report["memory"]}
     slow = _tail(report)[1]
     rows = []
     for request in ("unsure", "sure"):
         for metric, name in _METRICS.items():
-            each = {flow: found.get((request, metric, flow)) for flow in _FLOWS}
+            each = {flow: found.get((request, metric, flow)) for flow in flows}
             if not any(each.values()) or (request, metric) == ("sure", "final_answer"):
                 continue
             cells = [digits(row["p50_ms"]) if row else NONE for row in each.values()]
             ours = each["ours"]
             more = [digits(ours[key]) if ours else NONE for key in ("p90_ms", slow, "ceiling_ms")]
             rows.append([request, name, *cells, *more])
-    extra = [f"{memory['unsure', flow] / 2**20:.0f} MiB" for flow in _FLOWS]
+    extra = [f"{memory['unsure', flow] / 2**20:.0f} MiB" for flow in flows]
     return [*rows, ["unsure", "extra memory", *extra, "", "", ""]]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaNextForConditionalGeneration
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
@@ -124,6 +124,14 @@ class HighResolution(LlavaNext):
         sizes = [(picture.shown.height, picture.shown.width) for picture in pictures]
         packed, _ = model.pack_image_features(tiles, sizes, "default", model.image_newline)
         return [Features(tokens) for tokens in packed]
+
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        """As transformers' processor pads them: with tiles that nobody reads."""
+        most = max(len(picture.pixels) for picture in pictures)
+        values = [self._normalise.values(picture.pixels).to(self.dtype) for picture in pictures]
+        padded = [nn.functional.pad(one, (0, 0) * 3 + (0, most - len(one))) for one in values]
+        sizes = torch.tensor([(picture.shown.height, picture.shown.width) for picture in pictures])
+        return {"pixel_values": torch.stack(padded), "image_sizes": sizes.to(self.device)}
 
     def attention_map(self, row: Tensor, projection: Tensor | None, prompt: Prompt) -> Tensor:
         del projection
