@@ -121,7 +121,8 @@ def _latency_rows(report: Report) -> list[list[str]]:
             ours = each["ours"]
             more = [digits(ours[key]) if ours else NONE for key in ("p90_ms", slow, "ceiling_ms")]
             rows.append([request, name, *cells, *more])
-    extra = [f"{memory['unsure', flow] / 2**20:.0f} MiB" for flow in _FLOWS]
+    taken = [memory.get(("unsure", flow)) for flow in _FLOWS]  # not every model has every flow
+    extra = [NONE if one is None else f"{one / 2**20:.0f} MiB" for one in taken]
     return [*rows, ["unsure", "extra memory", *extra, "", "", ""]]
 
 
