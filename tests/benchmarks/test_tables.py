@@ -355,6 +355,16 @@ def test_a_report_is_a_caption_and_a_table(kind: str, report: dict[str, Any], sh
     assert tables.measured(kind, report) == shown
 
 
+def test_a_flow_that_a_model_does_not_have_is_left_out() -> None:
+    rows, memory = (
+        [one for one in LATENCY[part] if one["flow"] != "encoding_once"] for part in ("rows", "memory")
+    )
+    report = {name: value for name, value in LATENCY.items() if name != "speedup_encoding_once"}
+    shown = tables.measured("latency", {**report, "rows": rows, "memory": memory})
+    assert "2.00 times as by the stronger one. 100% of first answers" in shown
+    assert "| unsure | extra memory | 256 MiB | 512 MiB | 1024 MiB |  |  |  |" in shown.splitlines()
+
+
 def test_references_and_unknown_commits_are_named() -> None:
     shown = tables.measured("kernels", {**OPERATORS, "environment": ON, "implementation": "reference"})
     assert shown.startswith("Reference operators on ")

@@ -22,6 +22,7 @@ from secondlook.engine.errors import (
     UnsupportedModelError,
 )
 from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.faults import reading
 
 Change = Callable[[Path], object]
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -275,3 +276,10 @@ def test_what_published_checkpoints_have_is_loaded(
     with caplog.at_level(logging.WARNING, logger="secondlook"):
         load_model(str(tmp_path / "model"), device="cpu")
     assert [warning in message for message in caplog.messages] == [True] * bool(warning)
+
+
+def test_what_was_raised_is_logged_in_full_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="secondlook")
+    with pytest.raises(InvalidModelError, match=r"^it: KeyError: 'width'$"), reading("it"):
+        _ = {}["width"]
+    assert "Traceback" in caplog.text

@@ -25,7 +25,7 @@ from secondlook.edge.wire import AnswerOptions, Fixed, View
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.method.region import find_region
-from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.models.base import Features, VisionLanguageModel
 from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.results import AttentionMaps
@@ -202,6 +202,15 @@ def test_a_picture_too_slender_for_the_model_is_one_line(tmp_path: Path) -> None
     assert line.startswith(
         "error: a picture of 2011x10 pixels is too slender for this model: one side may be"
     )
+
+
+def test_features_of_fewer_rows_than_the_layout_has_are_not_spread_over_them() -> None:
+    model = ToyModel()
+    picture = model.picture(drawn((64, 64), 0), model.global_view, Size(64, 64))
+    prompt = model.prompt(model.tokens("Why?"), [picture.grid])
+    (features,) = model.encode([picture])
+    with pytest.raises(AssertionError, match=f"1 rows, where layout has {1 + picture.tokens}"):
+        model.rows(prompt, 0, [Features(features.tokens[:1])])
 
 
 def test_many_at_once_are_those_alone() -> None:

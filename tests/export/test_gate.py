@@ -15,6 +15,7 @@ from export.support import CPU, QUICK, Exported, asked
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import GraphDType, Parity
 from secondlook.engine.encoders.onnx_runtime import open_onnx
+from secondlook.engine.errors import EncoderError
 from secondlook.engine.method.uncertainty import TokenStatistics
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.results import Look
@@ -89,6 +90,16 @@ def test_what_was_found_before_is_told_too(exported: Exported) -> None:
     before = [Failure("graph", "it has a hole")]
     with pytest.raises(GateError, match="it has a hole"):
         pass_gate("it", exported.model, exported.model, "float32", asked(), QUICK, before)
+
+
+def test_a_graph_of_another_interface_is_not_run(exported: Exported) -> None:
+    def refusing(pixels: Tensor) -> Tensor:
+        raise EncoderError(f"no {len(pixels)} pictures")
+
+    before = [Failure("interface", "its input is [2, 3, 84, 84], not [batch, 3, 84, 84]")]
+    fixed = exported.model.with_encoder(refusing)
+    with pytest.raises(GateError, match=r"interface: its input is \[2, 3, 84, 84\]"):
+        pass_gate("it", exported.model, fixed, "float32", asked(), QUICK, before)
 
 
 def test_too_few_questions_are_no_gate(exported: Exported) -> None:

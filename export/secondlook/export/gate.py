@@ -137,13 +137,15 @@ def pass_gate(
         candidate: the same model with the encoder in question.
         dtype: that this one computes in: it decides the tolerance.
         asked: pictures and questions, as many as are needed.
-        found: what is known to be wrong already.
+        found: what is known to be wrong already; where that is the interface, nothing is run.
 
     Raises:
         GateError: everything that failed.
         ExportError: there are not enough questions.
     """
     assert model.dtype == torch.float32, "the gate compares with float32"
+    if any(failure.check == "interface" for failure in found):
+        raise GateError(what, found)  # a runtime would refuse what it is given, and tell less
     pictures = list(_enough(asked, settings))
     with _full_precision():
         compared = [(_picture(model, one), one.questions[0]) for one in pictures[: settings.pictures]]

@@ -17,6 +17,7 @@ from torch import Tensor
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import EncoderManifest, graph_file
 from secondlook.engine.errors import DeviceError, EncoderError, InvalidEncoderError, RuntimeMissingError
+from secondlook.engine.models.faults import reason
 from secondlook.engine.models.vision import Interface, sized
 
 __all__ = ["OnnxVisionEncoder", "Provider", "first_line", "open_onnx", "open_session"]
@@ -108,7 +109,7 @@ class OnnxVisionEncoder:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's have no common type
-            raise EncoderError(f"ONNX Runtime could not run: {first_line(error)}") from error
+            raise EncoderError(f"ONNX Runtime could not run: {reason(error)}") from error
         found = tuple(tensor.to(given[0].dtype) for tensor in made)
         return found[0] if len(found) == 1 else found
 

@@ -101,6 +101,7 @@ class Adapter(VisionLanguageModel):
         spans = [span for span in prompt.spans if span[0] >= start]
         for (first, stop), one in zip(spans, features, strict=True):
             for whole, part in zip((embeddings, *deep), (one.tokens, *one.deep), strict=True):
+                assert len(part) == stop - first, f"{len(part)} rows, where layout has {stop - first}"
                 whole[first - start : stop - start] = part
         return Rows(embeddings, to_device(prompt.positions[:, start:], self.device), deep)
 

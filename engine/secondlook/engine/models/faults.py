@@ -7,6 +7,7 @@ of it goes through `reading`, which says of which file.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ import torch
 from secondlook.engine.errors import DeviceError, InvalidModelError, ModelError
 
 __all__ = ["reading", "reason"]
+
+_log = logging.getLogger(__name__)
 
 _LONGEST = 400
 _PUZZLING = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
@@ -50,4 +53,5 @@ def reading(what: object) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # torch's, on a CPU
             raise DeviceError(f"{what}: there is no memory for it: {reason(error)}") from error
+        _log.debug("%s", what, exc_info=error)  # it may be the fault of an architecture's module
         raise InvalidModelError(f"{what}: {reason(error)}") from error
