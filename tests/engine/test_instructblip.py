@@ -28,6 +28,7 @@ from transformers import (
 
 from engine.looks import ALWAYS, Asked, answered, asked, check_greedy, drawn
 from engine.qwen import GOLDEN, through_end
+from properties import examples
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import open_picture
 from secondlook.engine.engine import Engine
@@ -189,7 +190,7 @@ def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(asked=asked(QUESTIONS))
 def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.model, slots, asked):

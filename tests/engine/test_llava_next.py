@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from engine.checkpoints import GRID, edit_json, write_checkpoint
 from engine.llava_next import SHEETS, Reference, write_next
 from engine.looks import ALWAYS, MOST, Asked, answered, asked, drawn
+from properties import examples
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import AnswerOptions
@@ -68,7 +69,7 @@ def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
 
 
 @given(size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_rows_of_tiles_are_those_of_the_processor(pair: Pair, size: tuple[int, int]) -> None:
     image = drawn((1, 1), 0)  # the size of what it shows is what counts
     picture = pair.tiled.picture(image, pair.tiled.global_view, Size(*size))
@@ -95,7 +96,7 @@ def test_prompts_equal_the_processors(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(asked=asked(QUESTIONS, most=4))
 def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.model, slots, asked):
@@ -103,7 +104,7 @@ def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, ask
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(asked=asked(QUESTIONS, most=4))
 def test_tiles_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.tiled, slots, asked, NEVER):

@@ -29,6 +29,7 @@ from engine.qwen import (
     write_folder,
 )
 from engine.test_graphs import eager
+from properties import examples
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import Budget
 from secondlook.engine.decode.decoder import Decoder, Prompted
@@ -172,7 +173,7 @@ def test_positions_equal_transformers(pair: Pair, grids: list[tuple[int, int]]) 
     assert prompt.shared_position == int(positions[:, 0, prompt.shared].max())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(sizes=st.lists(SIZES, min_size=1, max_size=4))
 def test_features_of_several_pictures_equal_transformers(pair: Pair, sizes: list[tuple[int, int]]) -> None:
     pictures = [pair.picture(drawn(size, number)) for number, size in enumerate(sizes)]
@@ -190,7 +191,7 @@ def test_features_of_several_pictures_equal_transformers(pair: Pair, sizes: list
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(size=SIZES, question=QUESTIONS)
 def test_rows_equal_eager_attention(pair: Pair, size: tuple[int, int], question: str) -> None:
     picture = pair.picture(drawn(size, 3))
@@ -231,7 +232,7 @@ def test_steps_on_graphs_beside_padding_are_those_without(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(asked=asked(QUESTIONS))
 def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.model, slots, asked):

@@ -21,6 +21,7 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 
 from engine.looks import ALWAYS, SIZES, Asked, answered, asked, drawn
 from engine.unsplit import FAKE, FAMILIES, GLOBAL, SMOL, Family, Reference, write_folder
+from properties import examples
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import Fixed
@@ -117,7 +118,7 @@ def test_features_of_several_pictures_equal_transformers(pair: Pair) -> None:
         torch.testing.assert_close(ours.tokens, one, atol=1e-5, rtol=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(size=SIZES, question=QUESTIONS)
 def test_rows_equal_eager_attention(pair: Pair, size: tuple[int, int], question: str) -> None:
     engine, original = Engine(pair.model), open_picture(drawn((size[0] + 200, size[1] + 200), 3))
@@ -132,7 +133,7 @@ def test_rows_equal_eager_attention(pair: Pair, size: tuple[int, int], question:
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(asked=asked(QUESTIONS))
 def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.model, slots, asked):
