@@ -26,7 +26,7 @@ from transformers import (
     InstructBlipProcessor,
 )
 
-from engine.looks import ALWAYS, Asked, answered, asked, check_greedy, drawn
+from engine.looks import ALWAYS, Asked, answered, any_pictures, asked, check_greedy, drawn
 from engine.qwen import GOLDEN, through_end
 from properties import examples
 from secondlook.edge.geometry import Region, Size
@@ -179,11 +179,7 @@ def test_prompts_equal_the_processors(pair: Pair) -> None:
 
 
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
-    random = np.random.default_rng(5)
-    for _ in range(200):
-        longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((1500, 16))))
-        sides = max(1, round(longer)), max(1, round(longer / ratio))
-        image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
+    for image in any_pictures(1500):
         expected = pair.theirs.images(images=[image], return_tensors="pt")["pixel_values"]
         ours = pair.model.preprocessing.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)

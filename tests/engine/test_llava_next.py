@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine.checkpoints import GRID, edit_json, write_checkpoint
 from engine.llava_next import SHEETS, Reference, write_next
-from engine.looks import ALWAYS, MOST, Asked, answered, asked, drawn
+from engine.looks import ALWAYS, MOST, Asked, answered, any_pictures, asked, drawn
 from properties import examples
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import open_picture
@@ -52,11 +51,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
-    random, numbers = np.random.default_rng(5), pair.model.preprocessing
-    for _ in range(200):
-        longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((900, 30))))
-        sides = max(1, round(longer)), max(1, round(longer / ratio))
-        image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
+    numbers = pair.model.preprocessing
+    for image in any_pictures(900, ratio=30):
         expected = pair.theirs.images([image], return_tensors="pt")["pixel_values"][0]
         shown = Size(*image.size)
         base = pair.model.picture(image, pair.model.global_view, shown)

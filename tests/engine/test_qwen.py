@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.looks import MOST, SIZES, Asked, answered, asked, drawn
+from engine.looks import MOST, SIZES, Asked, answered, any_pictures, asked, drawn
 from engine.qwen import (
     CELL,
     FAMILIES,
@@ -133,11 +133,7 @@ def test_golden_cases_are_exact(pair: Pair) -> None:
 
 
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
-    random = np.random.default_rng(5)
-    for _ in range(200):
-        longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((1500, 16))))
-        sides = max(1, round(longer)), max(1, round(longer / ratio))
-        image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
+    for image in any_pictures(1500):
         expected = pair.plain.processor(images=[image], return_tensors="pt")
         picture = pair.picture(image)
         assert [1, *(2 * count for count in picture.grid)] == expected["image_grid_thw"][0].tolist()

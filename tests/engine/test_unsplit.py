@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +18,7 @@ from PIL import Image
 from transformers import Idefics3Processor, InternVLProcessor
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from engine.looks import ALWAYS, SIZES, Asked, answered, asked, drawn
+from engine.looks import ALWAYS, SIZES, Asked, answered, any_pictures, asked, drawn
 from engine.unsplit import FAKE, FAMILIES, GLOBAL, SMOL, Family, Reference, write_folder
 from properties import examples
 from secondlook.edge.geometry import Size
@@ -98,11 +97,7 @@ def test_prompts_are_those_that_the_processor_expands(pair: Pair, images: int, q
 
 
 def test_pictures_equal_those_of_the_processor_that_squashes_once(pair: Pair) -> None:
-    random = np.random.default_rng(5)
-    for _ in range(200):
-        longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((900, 16))))
-        sides = max(2, round(longer)), max(2, round(longer / ratio))
-        image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
+    for image in any_pictures(900, least=2):
         options = pair.family.drawn
         expected = pair.theirs.images(images=[image], **options, return_tensors="pt")["pixel_values"]
         ours = pair.model.preprocessing.on(torch.device("cpu"))([pair.picture(image)])
