@@ -32,7 +32,11 @@ def tiny_preset() -> Preset:
         "num_key_value_heads": 2,
         "max_position_embeddings": 256,
     }
-    return random_preset("tiny", vision, decoder)
+    parts = {
+        "vision_config": {"model_type": "clip_vision_model", **vision},
+        "text_config": {"model_type": "llama", **decoder},
+    }
+    return random_preset("tiny", {"model_type": "llava", **parts})
 
 
 def tiny_subject(seed: int = 0) -> Subject:

@@ -35,7 +35,13 @@ from secondlook.engine.opening import EngineOptions, load_engine
 
 SETTINGS: dict[str, Any] = {
     "data": {"name": "made up"},
-    "model": {"weights": "aa", "dtype": "float32", "global_view": VIEW, "local_view": VIEW},
+    "model": {
+        "weights": "aa",
+        "dtype": "float32",
+        "localisation": {"rule": "box"},
+        "global_view": VIEW,
+        "local_view": VIEW,
+    },
     "jpeg": {"global": {"quality": 90}, "local": {"quality": 90}},
 }
 
@@ -60,7 +66,7 @@ def status(*arguments: object) -> int:
 
 def test_a_threshold_is_chosen_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, output = a_log(tmp_path / "log.jsonl"), tmp_path / "policy.json"
-    assert status("calibrate", log, "--retransmission-rate", 0.3, "--output", output) == 0
+    assert status("calibrate", "threshold", log, "--retransmission-rate", 0.3, "--output", output) == 0
     told = capsys.readouterr().out
     found = read_policy(output)
     assert found.policy == Policy(0.71)
@@ -71,6 +77,7 @@ def test_a_threshold_is_chosen_and_told(tmp_path: Path, capsys: pytest.CaptureFi
     on = found.calibrated_on
     assert (on.model, on.weights, on.dtype) == ("made up", "aa", "float32")
     assert (on.pictures, on.questions, on.data) == (100, 100, {"name": "made up"})
+    assert on.localisation == {"rule": "box"}
     assert "Calibrated on 100 questions about 100 pictures (made up), asked of made up in float32" in told
     assert "20 of 70 here" in told
     assert told.endswith(f"wrote {output}\n")
@@ -82,7 +89,9 @@ def test_of_several_questions_about_a_picture_the_bound_counts_one(
     log = a_log(tmp_path / "log")
     counted = []
     for _ in range(2):
-        assert status("calibrate", log, "--bytes", 120, "--output", tmp_path / "policy.json") == 0
+        assert (
+            status("calibrate", "threshold", log, "--bytes", 120, "--output", tmp_path / "policy.json") == 0
+        )
         text = log.read_text(encoding="utf-8")
         several = '"index":1,' not in text
         assert (", one question a picture," in capsys.readouterr().out) is several
@@ -95,7 +104,10 @@ def test_how_doubt_is_measured_is_kept(tmp_path: Path) -> None:
     output = tmp_path / "policy.json"
     options = ("--measure", "margin", "--aggregation", "first_k", "--first-k", 2, "--decide-after", 3)
     switches = ("--no-include-eos", "--no-arbitration", "--accuracy", 0.7, "--confidence", 0.9)
-    assert status("calibrate", a_log(tmp_path / "log"), "--output", output, *options, *switches) == 0
+    assert (
+        status("calibrate", "threshold", a_log(tmp_path / "log"), "--output", output, *options, *switches)
+        == 0
+    )
     found = read_policy(output)
     assert found.policy == Policy(found.threshold, "margin", "first_k", 2, False, False, 3)
     assert (found.target.kind, found.confidence) == ("accuracy", 0.9)
@@ -116,7 +128,7 @@ def test_wrong_targets_are_told(
     options: tuple[object, ...], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "policy.json"
-    assert status("calibrate", a_log(tmp_path / "log"), "--output", output, *options) == code
+    assert status("calibrate", "threshold", a_log(tmp_path / "log"), "--output", output, *options) == code
     assert said in capsys.readouterr().err
     assert not output.exists()
 
@@ -124,7 +136,9 @@ def test_wrong_targets_are_told(
 def test_wrong_logs_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     headless = tmp_path / "headless"
     write_log(headless, RunHeader({"data": {}}), [[a_record(second=a_look())]])
-    assert status("calibrate", headless, "--accuracy", 0, "--output", tmp_path / "policy.json") == 1
+    assert (
+        status("calibrate", "threshold", headless, "--accuracy", 0, "--output", tmp_path / "policy.json") == 1
+    )
     assert "headless is not a log of an evaluation run ('name')" in capsys.readouterr().err
 
 
@@ -142,16 +156,17 @@ def test_the_budget_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_policy_is_served_for_its_model_alone(tmp_path: Path) -> None:
+def test_a_policy_is_served_for_its_model_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mine, other = (
         str(write_checkpoint(tmp_path / name, Variant(seed=seed))) for name, seed in (("a", 1), ("b", 2))
     )
     log = a_log(tmp_path / "log", weights=load_model(mine).digest())
     output = tmp_path / "policy.json"
     options = ("--retransmission-rate", 0.3, "--output", output, "--aggregation", "first", "--no-arbitration")
-    assert status("calibrate", log, *options) == 0
+    assert status("calibrate", "threshold", log, *options) == 0
     engine = load_engine(EngineOptions(mine, "float32", "cpu", calibrated=read_policy(output)))
     assert engine.policy == Policy(0.71, aggregation="first", arbitration=False)
+    assert "with another profile: made up looked closer by other rule;" in caplog.text
     with pytest.raises(PolicyFileError, match="was calibrated on made up"):
         load_engine(EngineOptions(other, "float32", "cpu", calibrated=read_policy(output)))
 

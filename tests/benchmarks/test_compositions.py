@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from secondlook.benchmarks import compositions, operators, timing
+from secondlook.benchmarks import operators, timing
 from secondlook.kernels import (
     attention_row_reference,
+    compositions,
     decode_attention_reference,
     record_tokens,
     token_statistics_reference,

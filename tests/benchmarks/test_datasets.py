@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,9 @@ def test_pictures_with_their_questions_can_travel(name: str, tmp_path: Path) -> 
 def test_a_model_that_gives_the_instruction_itself_is_not_given_it_twice(tmp_path: Path) -> None:
     question = questions(load_textvqa(write_textvqa(tmp_path)))[0]
     assert question.asked(SHORT) == "what is the brand of this camera?"
+    assert question.asked(brief=True) == "what is the brand of this camera?"
+    letter = replace(question, instruction=LETTER)
+    assert letter.asked(brief=True) == f"what is the brand of this camera?\n{LETTER}"
     assert question.asked("Be brief.") == f"what is the brand of this camera?\n{SHORT}"
 
 

@@ -16,17 +16,16 @@ from transformers import DynamicCache
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from engine.toy_model import ToyModel
-from secondlook.benchmarks.latency import flops
-from secondlook.benchmarks.latency.flops import META, PassFlops
 from secondlook.benchmarks.latency.flow import Flow, Request, synthetic_request
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
-from secondlook.benchmarks.latency.subject import Preset, Subject, preset, random_model, served
+from secondlook.benchmarks.latency.subject import Preset, Subject, preset, random_model
 from secondlook.benchmarks.latency.work import (
     FLOWS,
     TYPICAL_QUESTION,
     FlowName,
     Lengths,
+    Pictures,
     Work,
     bench_flops,
     flow_work,
@@ -35,8 +34,10 @@ from secondlook.benchmarks.latency.work import (
 )
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.wire import AnswerOptions
+from secondlook.engine import flops
 from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.plans import PrefillPlan, Probe, ProbeReached, Rows, Segment
+from secondlook.engine.flops import META, PassFlops
 from secondlook.kernels import attention_row, decode_attention
 from secondlook.kernels.library import uses_reference
 
@@ -91,12 +92,12 @@ def request_of(subject: Subject, look_twice: bool, seed: int = 1) -> Request:
 
 
 def work_of_request(name: FlowName, subject: Subject, request: Request) -> Work:
-    lengths = Lengths.of(subject.preset, request.question, NEW_TOKENS)
-    return work_of(subject.preset, lengths)[request.look_twice][name]["final_answer"]
+    works = work_of(subject.preset, request.question, NEW_TOKENS)
+    return works[request.look_twice][name]["final_answer"]
 
 
 def passes_of(model: Preset, *, masked: bool = True) -> PassFlops:
-    return PassFlops(served(model, random_model(model.config, torch.float32, META)), masked=masked)
+    return PassFlops(model.shapes, masked=masked)
 
 
 def prefill(passes: PassFlops, start: int, stop: int, layer: int | None = None, *, row: bool = False) -> int:
@@ -117,9 +118,9 @@ def prefill(passes: PassFlops, start: int, stop: int, layer: int | None = None, 
 @pytest.mark.parametrize("name", ["tiny", "small", pytest.param("llava-1.5-7b", marks=pytest.mark.slow)])
 def test_every_pass_is_what_torch_counts(name: str) -> None:
     model = tiny_preset() if name == "tiny" else preset(name)
-    passes, lengths = passes_of(model), Lengths.of(model, TYPICAL_QUESTION, 4)
+    passes, lengths = passes_of(model), Lengths.of(model.shapes, TYPICAL_QUESTION, 4)
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
-    layer = model.localisation.deepest
+    layer = model.shapes.localisation.deepest
     assert prefill(passes, 0, n, layer) == passes.decoder(n, n) + passes.row(n)
     assert prefill(passes, prefix, g, layer, row=True) == passes.probe(g - prefix, g)
     assert prefill(passes, prefix, two) == passes.decoder(two - prefix, two)
@@ -187,12 +188,12 @@ def test_attention_may_be_counted_without_what_causality_hides() -> None:
 def test_the_region_is_there_after_the_first_tokens() -> None:
     model = tiny_preset()
     passes = passes_of(model)
-    lengths = Lengths.of(model, TYPICAL_QUESTION, 20)
+    lengths = Lengths.of(model.shapes, TYPICAL_QUESTION, 20)
     assert lengths.decided == 5
-    ours = flow_work("ours", passes, lengths, 0, unsure=True)
+    ours = flow_work("ours", passes, lengths, Pictures(), unsure=True)
     assert (ours["region"].steps, ours["first_answer"].steps, ours["final_answer"].steps) == (4, 19, 23)
     assert ours["region"].parallel == ours["first_answer"].parallel
-    assert "region" not in flow_work("ours", passes, lengths, 0, unsure=False)
+    assert "region" not in flow_work("ours", passes, lengths, Pictures(), unsure=False)
 
 
 def test_one_second_look_costs_less_than_the_published_two_passes() -> None:
@@ -212,8 +213,7 @@ def test_one_second_look_costs_less_than_the_published_two_passes() -> None:
 
 def test_a_sequence_of_one_token_decodes_nothing() -> None:
     model = tiny_preset()
-    lengths = Lengths.of(model, TYPICAL_QUESTION, 1)
-    flows = work_of(model, lengths)
+    flows = work_of(model, TYPICAL_QUESTION, 1)
     for flow in FLOWS:
         work = flows[False][flow]
         assert work["first_answer"] == work["first_token"] == work["final_answer"]
@@ -223,7 +223,9 @@ def test_a_sequence_of_one_token_decodes_nothing() -> None:
 def test_the_second_answer_may_be_of_another_length() -> None:
     passes = passes_of(tiny_preset())
     short, long, same = (
-        flow_work("ours", passes, Lengths(40, 50, 51, 90, 4, 4, again), 7, unsure=True)["final_answer"].flops
+        flow_work("ours", passes, Lengths(40, 50, 51, 90, 4, 4, again), Pictures(7, 7), unsure=True)[
+            "final_answer"
+        ].flops
         for again in (4, 9, None)
     )
     assert short == same
@@ -240,12 +242,14 @@ def test_the_looks_of_an_engine_cost_what_the_benchmark_counts() -> None:
     final = engine.second_look(first.pending, request.local_image(first.pending.region))
     shapes = engine.model.shapes()
     assert shapes is not None
-    once, again = look_flops(PassFlops(shapes), request.size, first, final.second)
-    work = work_of(subject.preset, Lengths.of(subject.preset, request.question, 3))
+    once, again = look_flops(PassFlops(shapes), request.size, request.question, first, final.second)
+    work = work_of(subject.preset, request.question, 3)
     assert again is not None
     assert once == work[False]["ours"]["final_answer"].flops
     assert once + again == work[True]["ours"]["final_answer"].flops
-    assert look_flops(PassFlops(shapes), request.size, replace(first, pending=None), None) == (once, None)
+    assert look_flops(
+        PassFlops(shapes), request.size, request.question, replace(first, pending=None), None
+    ) == (once, None)
 
 
 def test_what_has_no_shapes_is_not_counted() -> None:
@@ -259,7 +263,7 @@ def test_work_adds_up() -> None:
 
 def test_prompts_are_as_long_as_llavas() -> None:
     # The public tokenizer's: <s>USER:▁ and 576 image tokens, then ↵ and 10 tokens through ASSISTANT:
-    lengths = Lengths.of(preset("llava-1.5-7b"), TYPICAL_QUESTION, 4)
+    lengths = Lengths.of(preset("llava-1.5-7b").shapes, TYPICAL_QUESTION, 4)
     assert lengths.prefix == 580
     assert 10 <= lengths.question - lengths.prefix <= 20
     assert lengths.both - lengths.question == 577  # the second image, and the line break behind it

@@ -9,7 +9,12 @@ from secondlook.engine.method.policy_file import CalibratedOn, Estimate, PolicyF
 WEIGHTS = "0123456789abcdef"
 
 
-def a_policy_file(threshold: float = 0.5, weights: str = WEIGHTS, **policy: Any) -> PolicyFile:
+def a_policy_file(
+    threshold: float = 0.5,
+    weights: str = WEIGHTS,
+    localisation: dict[str, Any] | None = None,
+    **policy: Any,
+) -> PolicyFile:
     """For the model of these weights, in float32."""
     values: dict[str, Any] = {
         "measure": "min_entropy",
@@ -37,5 +42,6 @@ def a_policy_file(threshold: float = 0.5, weights: str = WEIGHTS, **policy: Any)
             jpeg={"global": {"quality": 90}},
             pictures=80,
             questions=100,
+            localisation=localisation,
         ),
     )

@@ -89,7 +89,7 @@ class Expected:
         found = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=self.adapter.preprocessing.on(torch.device("cpu"))(pictures),
+            pixel_values=self.adapter.normalisation.on(torch.device("cpu"))(pictures),
             max_new_tokens=MOST,
             do_sample=False,
         )

@@ -84,7 +84,7 @@ def test_the_preprocessor_within_the_processors_file_is_found(folder: Path) -> N
     nested = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
     edit_json(folder / "processor_config.json", image_processor=nested)
-    assert load_model(str(folder)).preprocessing.mean[0] == pytest.approx(0.48145466)
+    assert load_model(str(folder)).normalisation.mean[0] == pytest.approx(0.48145466)
 
 
 def test_the_demo_is_a_folder_in_the_package(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def test_settings_default_to_the_papers(written: Path) -> None:
         config.text_config.num_hidden_layers, config.vision_config.image_size = layers, 336
         assert default_localisation(config) == Localisation({expected: None}, crop_size=336)
     model = load_model(str(written))
-    assert model.settings == LookSettings(threshold=0.5, fit="squash", max_new_tokens=20)
+    assert model.settings == LookSettings(threshold=None, fit="squash", max_new_tokens=20)
     assert model.localisation == Localisation({0: None}, crop_size=IMAGE_SIZE, generic=True)
 
 

@@ -74,7 +74,7 @@ def generate(model: LlavaForConditionalGeneration, adapter: Llava, ask: Ask) -> 
 
 
 def pixel_values(adapter: Llava, ask: Ask) -> Tensor:
-    return adapter.preprocessing.on(adapter.device)(shown(adapter, ask))
+    return adapter.normalisation.on(adapter.device)(shown(adapter, ask))
 
 
 def shown(adapter: Llava, ask: Ask) -> list[Picture]:

@@ -13,24 +13,34 @@ import torch
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, edit_json, write_checkpoint
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders.manifest import (
-    GRAPH_FILE,
     MANIFEST_FILE,
-    WEIGHTS_FILE,
     EncoderManifest,
     Parity,
-    TensorType,
     file_digest,
+    graph_file,
     read_manifest,
+    weights_file,
 )
 from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.vision import Axis, Interface, TensorType
+
+GRAPH_FILE, WEIGHTS_FILE = graph_file("encoder"), weights_file("encoder")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     return load_model(
         str(write_checkpoint(tmp_path_factory.mktemp("model"), Variant(layers=2))), device="cpu"
+    )
+
+
+def interface(width: int) -> Interface:
+    return Interface(
+        (TensorType("pixel_values", ("batch", 3, IMAGE_SIZE, IMAGE_SIZE)),),
+        (TensorType("features", ("batch", GRID**2, width)),),
+        {"batch": Axis(1, 1)},
     )
 
 
@@ -44,11 +54,9 @@ def manifest(model: VisionLanguageModel, tmp_path: Path) -> EncoderManifest:
         weights={"float32": model.encoder_digest(), "float16": model.encoder_digest(torch.float16)},
         dtype="float32",
         opset=18,
-        input=TensorType("pixel_values", ("batch", 3, IMAGE_SIZE, IMAGE_SIZE), "float32"),
-        output=TensorType("features", ("batch", GRID**2, 64), "float32"),
-        tokens=GRID**2,
-        width=64,
-        preprocessing=model.preprocessing,
+        graphs={"encoder": interface(64)},
+        normalisation=model.normalisation,
+        views=(model.global_view, model.local_view),
         tools={"torch": "2.13.0"},
         parity=Parity(1e-6, 1e-5, 16, 200, 400, 399, 1, 0.001, 200, 199),
         files={name: file_digest(tmp_path / name) for name in (GRAPH_FILE, WEIGHTS_FILE)},
@@ -59,7 +67,6 @@ def manifest(model: VisionLanguageModel, tmp_path: Path) -> EncoderManifest:
 
 def test_it_is_read_as_it_was_written(manifest: EncoderManifest, tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == manifest
-    assert manifest.side == IMAGE_SIZE
 
 
 @pytest.mark.parametrize("name", ["../x", "/dev/zero", "sub/x", "..", ""])
@@ -85,12 +92,13 @@ def test_a_folder_without_one_is_no_export(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"dtype": "fp8"}, "dtype"),
-        ({"format": 2}, "format"),
+        ({"format": 1}, "format"),
         ({"colour": "red"}, "colour"),
-        ({"tokens": None}, "tokens"),
+        ({"graphs": {}}, "names no graph"),
+        ({"graphs": {"../x": {"inputs": [], "outputs": [], "axes": {}}}}, r"no digest of \.\./x"),
         (
-            {"preprocessing": {"side": 0, "mean": [0, 0, 0], "std": [1, 1, 1]}},
-            "side should be greater than 0, not 0",
+            {"normalisation": {"mean": [0, 0, 0], "std": [1, 1, 1], "scale": 0}},
+            "scale should be greater than 0, not 0",
         ),
     ],
 )
@@ -139,13 +147,18 @@ def test_what_differs_is_named_on_both_sides(
     manifest: EncoderManifest, model: VisionLanguageModel, tmp_path: Path
 ) -> None:
     other = load_model(str(write_checkpoint(tmp_path / "other", Variant(seed=1, layers=2))), device="cpu")
-    wider = replace(manifest, width=128, preprocessing=replace(manifest.preprocessing, scale=1.0))
+    wider = replace(
+        manifest,
+        graphs={"encoder": interface(128)},
+        normalisation=replace(manifest.normalisation, scale=1.0),
+    )
     with pytest.raises(EncoderMismatchError) as caught:
         wider.check_fits(tmp_path, other)
     message = str(caught.value)
     assert f"exported from {model.name!r} and does not fit the model {other.name!r}" in message
     assert f"weights in float32 {model.encoder_digest()}, not {other.encoder_digest()}" in message
-    assert "width 128, not 64" in message
+    assert "outputs of encoder features [batch, 36, 128], not features [batch, 36, 64]" in message
+    assert "inputs" not in message
     assert "scale 1.0, not 0.00392" in message
     assert "std" not in message
 

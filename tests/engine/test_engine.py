@@ -143,7 +143,7 @@ def test_the_heads_and_layers_of_a_checkpoints_file_are_read(folder: Path, tmp_p
     eager = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    pixels = engine.model.preprocessing.on(torch.device("cpu"))([asked.picture])
+    pixels = engine.model.normalisation.on(torch.device("cpu"))([asked.picture])
     with torch.inference_mode():
         found = eager(
             input_ids=torch.tensor([asked.prompt.ids]), pixel_values=pixels, output_attentions=True

@@ -40,7 +40,7 @@ from secondlook.engine.errors import (
     ReservedTextError,
     UnsupportedModelError,
 )
-from secondlook.engine.models.base import Picture
+from secondlook.engine.models.base import Features, Picture
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.instructblip import InstructBlip, default_localisation
 from secondlook.engine.models.prompts import GENERIC_QUESTION, QuestionTokens
@@ -181,7 +181,7 @@ def test_prompts_equal_the_processors(pair: Pair) -> None:
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
     for image in any_pictures(1500):
         expected = pair.theirs.images(images=[image], return_tensors="pt")["pixel_values"]
-        ours = pair.model.preprocessing.on(torch.device("cpu"))([pair.picture(image)])
+        ours = pair.model.normalisation.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
 
 
@@ -200,6 +200,27 @@ def test_a_prefix_belongs_to_one_question(pair: Pair) -> None:
     first, second, third = (one.pending.prefix for one in asked if one.pending is not None)
     assert first is third is not second
     assert asked[0].look.token_ids == asked[2].look.token_ids
+
+
+def test_a_picture_is_encoded_once_for_all_questions_of_a_client(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, encoded, encode = Engine(pair.model), list[bytes](), pair.model.encode
+    encodings = list[int]()
+
+    def counting(pictures: Sequence[Picture]) -> list[Features]:
+        encoded.extend(picture.digest for picture in pictures)
+        return encode(pictures)
+
+    monkeypatch.setattr(pair.model, "encode", counting)
+    for client, question in (("a", "Where"), ("a", "who"), ("b", "who"), ("a", "Where")):
+        prepared = engine.prepare(drawn((40, 24), 1), question, Size(2000, 1200), ALWAYS, client=client)
+        request = engine.start_first_look(prepared)
+        while engine.round():
+            pass
+        pair.theirs.check(request.future.result().look.token_ids, question, [prepared.picture])
+        encodings.append(len(encoded))
+    assert encodings == [1, 1, 2, 2]
 
 
 def test_the_public_layout_loads_and_says_what_it_ignores(

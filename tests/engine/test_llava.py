@@ -118,7 +118,7 @@ def test_prompts_equal_the_processors(pair: Pair, images: int) -> None:
 def test_pixel_values_equal_the_processors(pair: Pair) -> None:
     expected = pair.inputs(QUESTION, [picture(3)])["pixel_values"]
     pictures = [shown(pair.adapter, picture(3))]
-    values = pair.adapter.preprocessing.on(torch.device("cpu"))(pictures)
+    values = pair.adapter.normalisation.on(torch.device("cpu"))(pictures)
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, expected, atol=1e-6, rtol=0)
 

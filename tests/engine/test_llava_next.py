@@ -51,7 +51,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
-    numbers = pair.model.preprocessing
+    numbers = pair.model.normalisation
     for image in any_pictures(900, ratio=30):
         expected = pair.theirs.images([image], return_tensors="pt")["pixel_values"][0]
         shown = Size(*image.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,13 @@ from engine.calibrated import WEIGHTS, a_policy_file
 from secondlook.engine.errors import PolicyFileError
 from secondlook.engine.method.budget import BudgetSettings
 from secondlook.engine.method.policy import Policy
+from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
 
-def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_chosen_reaches_the_engine(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import secondlook.engine.engine
     import secondlook.engine.models.checkpoint
 
@@ -25,8 +29,8 @@ def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> 
         name="demo",
         dtype=torch.float32,
         local_view=square(100),
-        localisation=SimpleNamespace(crop_size=100),
-        settings=SimpleNamespace(threshold=0.3),
+        localisation=Localisation({2: None}, crop_size=100),
+        settings=LookSettings(threshold=0.3),
         digest=lambda: WEIGHTS,
     )
     monkeypatch.setattr(secondlook.engine.models.checkpoint, "load_model", lambda *_, **__: adapter)
@@ -42,6 +46,12 @@ def test_what_was_chosen_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> 
         assert policy == (None if threshold is None else Policy(threshold))
         assert budget.threshold == start
     assert load_engine(EngineOptions()) == (None, None)
+    assert not caplog.records
+    adapter.settings = LookSettings()
+    load_engine(EngineOptions("a/b"))
+    (line,) = caplog.records
+    assert "threshold of demo is not calibrated: 0.5 nats" in line.getMessage()
+    assert "`secondlook eval DATASET --model a/b --output LOG`" in line.getMessage()
     with pytest.raises(PolicyFileError):
         load_engine(EngineOptions(calibrated=a_policy_file(weights="another")))
 
@@ -59,9 +69,12 @@ def test_bars_are_for_terminals_and_models_that_take_time(
     wanted: list[bool] = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(secondlook.engine.engine, "Engine", lambda adapter, _policy, **_more: adapter)
-    monkeypatch.setattr(
-        secondlook.engine.models.checkpoint, "load_model", lambda *_, progress, **__: wanted.append(progress)
-    )
+
+    def load(*_: Any, progress: bool, **__: Any) -> Any:
+        wanted.append(progress)
+        return SimpleNamespace(name=model, settings=LookSettings())
+
+    monkeypatch.setattr(secondlook.engine.models.checkpoint, "load_model", load)
     load_engine(EngineOptions(model))
     assert wanted == [bars]
 

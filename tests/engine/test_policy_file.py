@@ -89,16 +89,40 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
 
 def test_other_weights_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     found = a_policy_file()
-    found.check_model("whatever it is called", found.calibrated_on.weights, "float32")
+    found.check_model("whatever it is called", found.calibrated_on.weights, "float32", {})
     with pytest.raises(
         PolicyFileError, match=r"demo \(weights 0123456789abcdef\), and not on b \(weights fe\)"
     ):
-        found.check_model("b", "fe", "float32")
+        found.check_model("b", "fe", "float32", {})
     assert not caplog.records
 
 
 def test_another_dtype_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        a_policy_file().check_model("demo", "another digest", "bfloat16")
+        a_policy_file().check_model("demo", "another digest", "bfloat16", {})
     (record,) = caplog.records
     assert "calibrated on demo (weights 0123456789abcdef) in float32" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (
+            {"layers": {"2": None}, "rule": "squares"},
+            {"layers": {"2": None}, "rule": "box"},
+            "by other rule;",
+        ),
+        ({"layers": {"2": None}}, {"layers": {"2": {"1": 1.0}}, "rule": "box"}, "by other layers;"),
+        ({"layers": {"2": None}}, {"layers": {"2": None}, "rule": "box"}, None),  # as logs were before
+        (None, {"rule": "box"}, None),
+    ],
+)
+def test_another_profile_is_told_in_one_line(
+    before: dict[str, Any] | None, now: dict[str, Any], told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = a_policy_file(localisation=before)
+    with caplog.at_level(logging.WARNING):
+        found.check_model("demo", found.calibrated_on.weights, "float32", now)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (told is not None)
+    assert all(str(told) in line and "\n" not in line for line in lines)

@@ -44,7 +44,7 @@ def expected_maps(folder: Path, engine: Engine, answer: tuple[int, ...], rows: i
     eager = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    pixels = engine.model.preprocessing.on(torch.device("cpu"))([asked.picture])
+    pixels = engine.model.normalisation.on(torch.device("cpu"))([asked.picture])
     ids = torch.tensor([[*asked.prompt.ids, *answer]])
     with torch.inference_mode():
         found = eager(input_ids=ids, pixel_values=pixels, output_attentions=True).attentions

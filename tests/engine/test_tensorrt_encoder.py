@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from export.plan_support import CPU, L4, SIDE, TOKENS, WIDTH, PlanOnCpu, features_of, write_graph
+from export.plan_support import CPU, INTERFACE, L4, SIDE, TOKENS, WIDTH, PlanOnCpu, features_of, write_graph
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.encoders import tensorrt
 from secondlook.engine.encoders.manifest import GraphDType
@@ -18,6 +18,7 @@ from secondlook.engine.encoders.plan_manifest import BuildOptions, PlanManifest
 from secondlook.engine.encoders.profiles import BatchProfile, Run, parse_profiles, runs_of
 from secondlook.engine.encoders.tensorrt import LoadedPlan, TensorRtVisionEncoder, deserialize
 from secondlook.engine.errors import EncoderError, InvalidEncoderError
+from secondlook.engine.models.vision import TensorType
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,8 @@ def a_manifest(folder: Path, *profiles: str, dtype: GraphDType = "float32", **op
 def opened(manifest: PlanManifest, plan: PlanOnCpu | None = None) -> tuple[TensorRtVisionEncoder, PlanOnCpu]:
     plan = plan or PlanOnCpu(manifest.profiles, manifest.encoder.dtype)
     whole: Any = (plan, None, SimpleNamespace(last_error="TensorRT's reason"))
-    return TensorRtVisionEncoder(LoadedPlan(*whole), manifest, CPU), plan
+    graph = manifest.encoder.graphs["encoder"]
+    return TensorRtVisionEncoder(LoadedPlan(*whole), graph, manifest.profiles, CPU), plan
 
 
 def pictures(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -78,7 +80,7 @@ def test_pixels_of_another_dtype_are_converted_and_features_to_theirs(
 
 
 def test_pictures_of_another_size_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"pictures \[n, 3, 4, 4\], not \[1, 3, 8, 8\]"):
+    with pytest.raises(EncoderError, match=r"pixel_values \[batch, 3, 4, 4\], not \[1, 3, 8, 8\]"):
         opened(a_manifest(tmp_path))[0](torch.zeros(1, 3, 8, 8))
 
 
@@ -86,7 +88,7 @@ def test_pictures_of_another_size_are_refused(tmp_path: Path) -> None:
     ("call", "said"),
     [
         ("execute_async_v3", "could not run"),
-        ("set_input_shape", "refuses a batch of 2"),
+        ("set_input_shape", r"refuses the shape \[2, 3, 4, 4\] of 'pixel_values'"),
         ("set_tensor_address", "refuses the address of 'pixel_values'"),
         ("create_execution_context", "cannot make a context"),
         ("set_optimization_profile_async", "refuses its profile 0"),
@@ -114,11 +116,12 @@ def test_a_failure_while_a_graph_is_captured_is_one_error(
 def test_a_plan_with_other_tensors_than_its_manifest_is_refused(tmp_path: Path) -> None:
     manifest = a_manifest(tmp_path)
     plan = PlanOnCpu(manifest.profiles)
-    wider = replace(manifest, encoder=replace(manifest.encoder, width=5))
+    graph = replace(INTERFACE, outputs=(TensorType("features", ("batch", TOKENS, 5)),))
+    wider = replace(manifest, encoder=replace(manifest.encoder, graphs={"encoder": graph}))
     with pytest.raises(InvalidEncoderError, match=r"has the tensors .*3, 2\).* its manifest says .*3, 5\)"):
         opened(wider, plan)
     fewer = replace(manifest, profiles=(BatchProfile(1, 2, 4),))
-    with pytest.raises(InvalidEncoderError, match=r"of \[\(1, 2, 8\)\], its manifest says \[\(1, 2, 4\)\]"):
+    with pytest.raises(InvalidEncoderError, match=r"\(8, 3, 4, 4\).* its manifest says .*\(4, 3, 4, 4\)"):
         opened(fewer, plan)
 
 

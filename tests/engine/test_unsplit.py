@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import Idefics3Processor, InternVLProcessor
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
+from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from engine.looks import ALWAYS, SIZES, Asked, answered, any_pictures, asked, drawn
@@ -28,6 +30,7 @@ from secondlook.engine.engine import Engine
 from secondlook.engine.errors import InvalidModelError, ModelError, ReservedTextError, UnsupportedModelError
 from secondlook.engine.models.base import Picture
 from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.smolvlm import ShuffledVision
 from secondlook.engine.models.square import SquareAdapter
 
 QUESTIONS = st.text(st.characters(codec="utf-8", exclude_characters="<>"), min_size=1, max_size=8).filter(
@@ -100,8 +103,23 @@ def test_pictures_equal_those_of_the_processor_that_squashes_once(pair: Pair) ->
     for image in any_pictures(900, least=2):
         options = pair.family.drawn
         expected = pair.theirs.images(images=[image], **options, return_tensors="pt")["pixel_values"]
-        ours = pair.model.preprocessing.on(torch.device("cpu"))([pair.picture(image)])
+        ours = pair.model.normalisation.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected.reshape(ours.shape), atol=1e-6, rtol=0)
+
+
+def test_patches_lie_where_transformers_rounding_puts_them() -> None:
+    config = SmolVLMVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=100,
+        patch_size=4,
+    )  # of 25 patches to a side one is put beside its place
+    tower = SmolVLMVisionTransformer(config).eval()
+    vision = ShuffledVision(SimpleNamespace(vision_model=tower, connector=torch.nn.Identity()))
+    pixels = torch.rand(2, 3, 100, 100)
+    torch.testing.assert_close(vision(pixels), tower(pixels).last_hidden_state, atol=1e-6, rtol=0)
 
 
 def test_features_of_several_pictures_equal_transformers(pair: Pair) -> None:
@@ -225,4 +243,4 @@ def test_what_a_preprocessor_leaves_out_is_its_processors(tmp_path: Path) -> Non
     edit(PREPROCESSOR, image_mean=None, image_std=None, resample=None)(folder)
     model = load_model(str(folder))
     assert isinstance(model, SquareAdapter)
-    assert (model.preprocessing.mean, model.preprocessing.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert (model.normalisation.mean, model.normalisation.std) == ((0.5,) * 3, (0.5,) * 3)

@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from secondlook.edge.wire import Fixed, View
 from secondlook.engine.encoders import tensorrt, tensorrt_api
-from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType, Parity, TensorType
+from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType, Parity
 from secondlook.engine.encoders.plan_manifest import Machine
 from secondlook.engine.encoders.profiles import BatchProfile
-from secondlook.engine.models.pictures import Preprocessing
+from secondlook.engine.models.pictures import Normalisation
+from secondlook.engine.models.vision import Axis, Interface, TensorType
 from secondlook.export import inspecting, plans
 from secondlook.export.building import BuiltPlan
 
@@ -26,6 +28,12 @@ CPU = torch.device("cpu")
 L4 = Machine("NVIDIA L4", "8.9", "580.65.06")
 A100 = Machine("NVIDIA A100-SXM4-80GB", "8.0", "580.65.06")
 SIDE, TOKENS, WIDTH = 4, 3, 2
+INTERFACE = Interface(
+    (TensorType("pixel_values", ("batch", 3, SIDE, SIDE)),),
+    (TensorType("features", ("batch", TOKENS, WIDTH)),),
+    {"batch": Axis(1, 1)},
+)
+VIEW = View(size=Fixed(width=SIDE, height=SIDE))
 NAMES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 
 
@@ -41,11 +49,9 @@ def write_graph(folder: Path, dtype: GraphDType = "float32") -> EncoderManifest:
         weights={kind: "1234"},
         dtype=dtype,
         opset=18,
-        input=TensorType("pixel_values", ("batch", 3, SIDE, SIDE), kind),
-        output=TensorType("features", ("batch", TOKENS, WIDTH), kind),
-        tokens=TOKENS,
-        width=WIDTH,
-        preprocessing=Preprocessing(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        graphs={"encoder": INTERFACE.in_dtype(kind)},
+        normalisation=Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        views=(VIEW, VIEW),
         tools={"torch": "2.13.0"},
         parity=Parity(**{field.name: 1 for field in fields(Parity)}),
         files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -77,7 +83,7 @@ class Installed:
         patch.setattr(
             tensorrt,
             "TensorRtVisionEncoder",
-            lambda _loaded, manifest, _device: SimpleNamespace(manifest=manifest),
+            lambda *_arguments: None,
         )
         self.use()
 

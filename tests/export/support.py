@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from engine.checkpoints import Variant, write_checkpoint
-from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType
+from secondlook.engine.encoders.manifest import EncoderManifest, GraphDType, graph_file, weights_file
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.export import ExportSettings, GatePicture, GateSettings, export_encoder
@@ -21,6 +21,7 @@ from secondlook.export import ExportSettings, GatePicture, GateSettings, export_
 QUICK = GateSettings(pictures=3, questions=6)
 QUESTIONS = ("What is on the sign", "Is the number 7 on the sign")
 CPU = torch.device("cpu")
+GRAPH_FILE, WEIGHTS_FILE = graph_file("encoder"), weights_file("encoder")
 
 
 @dataclass(frozen=True)

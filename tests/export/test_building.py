@@ -8,7 +8,7 @@ from unittest.mock import MagicMock, call
 
 import pytest
 
-from export.plan_support import SIDE, write_graph
+from export.plan_support import INTERFACE, SIDE
 from secondlook.engine.encoders.plan_manifest import BuildOptions
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.export.building import BuiltPlan, build_plan
@@ -38,8 +38,8 @@ def built(trt: MagicMock, folder: Path, **options: object) -> BuiltPlan:
     profiles = (BatchProfile(1, 2, 8), BatchProfile(16, 16, 32))
     return build_plan(
         trt,
-        folder,
-        write_graph(folder),
+        folder / "encoder.onnx",
+        INTERFACE,
         profiles,
         BuildOptions(**options),
         b"learnt",  # type: ignore[arg-type]

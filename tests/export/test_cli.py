@@ -73,7 +73,7 @@ def test_it_is_verified_and_inspected(folder: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["relative_error"] <= 1e-5
     assert exit_status("inspect", str(folder)) == 0
     told = capsys.readouterr().out
-    assert "input      pixel_values [batch, 3, 84, 84] float32" in told
+    assert "encoder    pixel_values [batch, 3, 84, 84] float32 -> features [batch, " in told
     assert "attention: 2 times" in told
 
 

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from engine.checkpoints import IMAGE_SIZE
-from export.support import CPU, Exported, small_model
+from export.support import CPU, GRAPH_FILE, WEIGHTS_FILE, Exported, small_model
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine import encoders
 from secondlook.engine.encoders import EncoderChoice, with_vision
-from secondlook.engine.encoders.manifest import GRAPH_FILE, WEIGHTS_FILE, file_digest
+from secondlook.engine.encoders.manifest import file_digest
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder, open_onnx, open_session
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import (
@@ -31,6 +31,7 @@ from secondlook.engine.errors import (
     InvalidEncoderError,
     RuntimeMissingError,
 )
+from secondlook.engine.models.vision import TensorType
 from secondlook.engine.plugins import PLAN_BUILDERS, plugins
 from secondlook.export.plans import open_or_rebuild
 
@@ -51,13 +52,14 @@ def picture(seed: int) -> Image.Image:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_it_computes_what_torch_computes(exported: Exported, batch: int) -> None:
     pixels = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(batch))
-    found = open_onnx(exported.folder, exported.manifest, CPU)(pixels)
+    (encoder,) = open_onnx(exported.folder, exported.manifest, CPU)
+    found = encoder(pixels)
     expected = exported.model.vision_module()(pixels)
     assert float((found - expected).norm() / expected.norm()) <= 1e-5
 
 
 def test_pixels_may_lie_anywhere_in_memory_and_be_of_any_dtype(exported: Exported) -> None:
-    encoder = open_onnx(exported.folder, exported.manifest, CPU)
+    (encoder,) = open_onnx(exported.folder, exported.manifest, CPU)
     pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     turned = pixels.transpose(2, 3).contiguous().transpose(2, 3)
     assert torch.equal(encoder(turned), encoder(pixels))
@@ -143,8 +145,13 @@ def test_a_graph_that_onnx_runtime_cannot_load_is_one_clear_error(exported: Expo
 
 
 def test_a_run_that_fails_is_an_error_of_ours(exported: Exported) -> None:
+    session, interface = open_session(exported.folder / GRAPH_FILE, CPU), exported.manifest.graphs["encoder"]
+    pixels = torch.zeros(1, 3, 80, 80)
+    with pytest.raises(EncoderError, match=r"takes pixel_values \[batch, 3, 84, 84\], not \[1, 3, 80, 80\]"):
+        OnnxVisionEncoder(session, interface, CPU)(pixels)
+    wrong = replace(interface, inputs=(TensorType("pixel_values", ("batch", 3, 80, 80)),))
     with pytest.raises(EncoderError, match="ONNX Runtime could not run: "):
-        open_onnx(exported.folder, exported.manifest, CPU)(torch.zeros(1, 3, 80, 80))
+        OnnxVisionEncoder(session, wrong, CPU)(pixels)
 
 
 def test_another_models_encoder_is_refused(exported: Exported, tmp_path: Path) -> None:
@@ -184,17 +191,15 @@ def test_the_tensorrt_branch_opens_a_plan_that_fits_and_builds_it_again_only_whe
     opened: list[tuple[Any, ...]] = []
     right = open_onnx(exported.folder, exported.manifest, CPU)
 
-    class Encoder:
-        manifest = SimpleNamespace(encoder=exported.manifest)
-        __call__ = staticmethod(right)
+    plan = SimpleNamespace(manifest=SimpleNamespace(encoder=exported.manifest), encoders=right)
 
-    def opens(*found: Any, trusted: bool) -> Encoder:
+    def opens(*found: Any, trusted: bool) -> SimpleNamespace:
         opened.append((*found, trusted))
-        return Encoder()
+        return plan
 
-    def builds(*found: Any, trusted: bool) -> Encoder:
+    def builds(*found: Any, trusted: bool) -> SimpleNamespace:
         opened.append(("built", *found, trusted))
-        return Encoder()
+        return plan
 
     monkeypatch.setattr(encoders, "open_plan", opens)
     monkeypatch.setattr(encoders, "plugins", lambda _group: [SimpleNamespace(load=lambda: builds)])
@@ -205,8 +210,9 @@ def test_the_tensorrt_branch_opens_a_plan_that_fits_and_builds_it_again_only_whe
     shown = model.picture(picture(0), model.global_view, Size(*picture(0).size))
     mine, theirs = (each.encode([shown])[0].tokens for each in (model, exported.model))
     assert torch.allclose(mine, theirs, atol=1e-4)
-    monkeypatch.setattr(Encoder, "manifest", SimpleNamespace(encoder=replace(exported.manifest, width=1)))
-    with pytest.raises(EncoderMismatchError, match="width 1, not 64"):
+    other = replace(exported.manifest, weights={})
+    monkeypatch.setattr(plan, "manifest", SimpleNamespace(encoder=other))
+    with pytest.raises(EncoderMismatchError, match="weights in float32 None, not"):
         with_vision(exported.model, choice)
     monkeypatch.setattr(encoders, "plugins", lambda _group: [])
     with pytest.raises(RuntimeMissingError, match=r"--rebuild needs .*secondlook\[tensorrt\]"):

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,11 @@ import pytest
 import torch
 
 from engine.checkpoints import GRID, IMAGE_SIZE
-from export.support import CPU, QUICK, Exported, asked, export_small
+from export.support import CPU, GRAPH_FILE, QUICK, WEIGHTS_FILE, Exported, asked, export_small
 from secondlook.benchmarks.latency.subject import preset, random_model, served
 from secondlook.engine.encoders import EncoderChoice
 from secondlook.engine.encoders.manifest import (
-    GRAPH_FILE,
     MANIFEST_FILE,
-    WEIGHTS_FILE,
     GraphDType,
     file_digest,
     read_manifest,
@@ -31,7 +28,7 @@ from secondlook.engine.encoders.manifest import (
 from secondlook.engine.encoders.onnx_runtime import open_onnx
 from secondlook.engine.errors import InvalidEncoderError
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.pictures import Preprocessing
+from secondlook.engine.models.pictures import Normalisation
 from secondlook.engine.models.settings import Localisation
 from secondlook.export import exporting
 from secondlook.export.errors import ExportError, GateError, OutputError
@@ -51,9 +48,11 @@ def test_the_manifest_says_what_it_is(exported: Exported) -> None:
     manifest, model = read_manifest(exported.folder), exported.model
     assert manifest == exported.manifest
     assert (manifest.model, manifest.dtype, manifest.opset) == (model.name, "float32", 18)
-    assert (manifest.side, manifest.tokens, manifest.width) == (IMAGE_SIZE, GRID**2, 64)
-    assert manifest.preprocessing == Preprocessing(
-        IMAGE_SIZE,
+    (graph,) = manifest.graphs.values()
+    assert str(graph.inputs[0]) == f"pixel_values [batch, 3, {IMAGE_SIZE}, {IMAGE_SIZE}]"
+    assert str(graph.outputs[0]) == f"features [batch, {GRID**2}, 64]"
+    assert manifest.views == (model.global_view, model.local_view)
+    assert manifest.normalisation == Normalisation(
         (0.48145466, 0.4578275, 0.40821073),
         (0.26862954, 0.26130258, 0.27577711),
         0.00392156862745098,
@@ -200,16 +199,18 @@ def test_inspect_tells_precision_and_what_became_of_attention(exported: Exported
 
 @pytest.mark.slow
 def test_clip_large_at_336_pixels_passes_the_gate(tmp_path: Path) -> None:
-    small = replace(preset("small"), localisation=Localisation({0: None}, crop_size=336))
+    small = preset("small")
+    small.shapes.localisation = Localisation({0: None}, crop_size=336)
     small.config.text_config.num_hidden_layers = 1  # the tower and the projector are what is looked at
     model = served(small, random_model(small.config, torch.float32, CPU))
     gate = GateSettings(pictures=1, questions=1)
     manifest = export_encoder(model, tmp_path / "encoder", ExportSettings(gate=gate), asked())
-    assert (manifest.side, manifest.tokens, manifest.width) == (336, 576, 1024)
+    assert manifest.graphs["encoder"].outputs[0].shape == ("batch", 576, 1024)
     assert manifest.parity.relative_error <= 1e-5
     kinds = [
         node.op_type
         for node in onnx.load(tmp_path / "encoder" / GRAPH_FILE, load_external_data=False).graph.node
     ]
     assert kinds.count("Softmax") == 23
-    assert open_onnx(tmp_path / "encoder", manifest, CPU)(torch.zeros(1, 3, 336, 336)).shape == (1, 576, 1024)
+    (encoder,) = open_onnx(tmp_path / "encoder", manifest, CPU)
+    assert encoder(torch.zeros(1, 3, 336, 336)).shape == (1, 576, 1024)

@@ -210,7 +210,7 @@ def test_a_plans_manifest_has_all_that_it_was_built_from(tmp_path: Path) -> None
     assert (manifest.encoder, manifest.tensorrt, manifest.machine) == (graph, "11.4.0.106", L4)
     assert (manifest.profiles, manifest.options) == (PROFILES, options)
     assert sorted(manifest.files) == ["encoder.plan", "timing.cache"]
-    assert manifest.read_plan(folder) == b"a plan"
+    assert manifest.read_plan(folder, "encoder") == b"a plan"
 
 
 def test_the_next_build_knows_the_times_of_the_last_unless_they_are_damaged(

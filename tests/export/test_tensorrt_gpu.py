@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from secondlook.engine.encoders.tensorrt import open_plan
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.export.inspecting import attention_of, inspect_plan
 
@@ -27,6 +29,10 @@ def secondlook(*arguments: str, cache: Path) -> str:
     return done.stdout
 
 
+def side_of(model: VisionLanguageModel) -> tuple[Any, ...]:
+    return model.vision_graphs()["encoder"].interface.inputs[0].shape[2:]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_a_plan_passes_the_gate_and_gives_torchs_features(
     tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
@@ -38,9 +44,9 @@ def test_a_plan_passes_the_gate_and_gives_torchs_features(
     secondlook("verify", str(plan), "--runtime", "tensorrt", "--trust-plan", cache=cache)
     device = torch.device("cuda")
     model = load_model("demo", dtype="float32", device="cuda")
-    reference, encoder = model.vision_module(), open_plan(plan, device, trusted=True)
+    reference, (encoder,) = model.vision_module(), open_plan(plan, device, trusted=True).encoders
     for count in (1, 2, 3, 9):
-        pixels = torch.randn(count, 3, model.preprocessing.side, model.preprocessing.side, device=device)
+        pixels = torch.randn(count, 3, *side_of(model), device=device)
         expected, found = reference(pixels), encoder(pixels)
         assert found.isfinite().all()
         assert (found - expected).norm() / expected.norm() <= TOLERANCES[dtype]
@@ -56,9 +62,8 @@ def test_calls_follow_the_current_stream(tmp_path: Path, monkeypatch: pytest.Mon
         "export", "--model", "demo", "--dtype", "float32", "--output", str(graph), cache=tmp_path / "cache"
     )
     secondlook("build", str(graph), cache=tmp_path / "cache")
-    encoder = open_plan(graph, torch.device("cuda"))
-    side = load_model("demo").preprocessing.side
-    pixels = torch.randn(3, 3, side, side, device="cuda")
+    (encoder,) = open_plan(graph, torch.device("cuda")).encoders
+    pixels = torch.randn(3, 3, *side_of(load_model("demo")), device="cuda")
     expected = encoder(pixels)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
     stream.wait_stream(torch.cuda.current_stream())

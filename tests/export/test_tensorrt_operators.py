@@ -12,8 +12,7 @@ from typing import Final
 
 import onnx
 
-from export.support import small_model
-from secondlook.engine.encoders.manifest import GRAPH_FILE
+from export.support import GRAPH_FILE, small_model
 from secondlook.export.graph import write_encoder
 
 TAKEN: Final = """

@@ -10,12 +10,12 @@ import pytest
 from onnx import NodeProto
 
 from engine.checkpoints import GRID, IMAGE_SIZE
-from export.support import Exported
+from export.support import GRAPH_FILE, WEIGHTS_FILE, Exported
 from repository import ROOT
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.encoders.manifest import GRAPH_FILE, WEIGHTS_FILE, GraphDType
+from secondlook.engine.encoders.manifest import GraphDType
 from secondlook.export.exporting import ExportSettings
-from secondlook.export.graph import WrittenGraph, write_encoder
+from secondlook.export.graph import WrittenEncoder, write_encoder
 
 STANDARD = {
     "Add",
@@ -42,16 +42,16 @@ BLOCKS = 2
 @pytest.fixture(scope="module", params=["float32", "float16", "bfloat16"])
 def written(
     request: pytest.FixtureRequest, exported: Exported, tmp_path_factory: pytest.TempPathFactory
-) -> WrittenGraph:
+) -> WrittenEncoder:
     dtype: GraphDType = request.param
     return write_encoder(exported.model, dtype, 18, tmp_path_factory.mktemp("written"))
 
 
-def nodes(written: WrittenGraph) -> list[NodeProto]:
+def nodes(written: WrittenEncoder) -> list[NodeProto]:
     return list(onnx.load(written.folder / GRAPH_FILE, load_external_data=False).graph.node)
 
 
-def test_input_and_output_are_as_documented(written: WrittenGraph) -> None:
+def test_input_and_output_are_as_documented(written: WrittenEncoder) -> None:
     graph = onnx.load(written.folder / GRAPH_FILE, load_external_data=False).graph
     (taken,), (given,) = graph.input, graph.output
     shapes = [
@@ -63,7 +63,7 @@ def test_input_and_output_are_as_documented(written: WrittenGraph) -> None:
     assert {value.type.tensor_type.elem_type for value in (taken, given)} == {ELEMENT_TYPES[written.dtype]}
 
 
-def test_it_is_plain_onnx_of_opset_18(written: WrittenGraph) -> None:
+def test_it_is_plain_onnx_of_opset_18(written: WrittenEncoder) -> None:
     model = onnx.load(written.folder / GRAPH_FILE, load_external_data=False)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     kinds = Counter(node.op_type for node in model.graph.node)
@@ -73,7 +73,7 @@ def test_it_is_plain_onnx_of_opset_18(written: WrittenGraph) -> None:
     assert written.check() == []
 
 
-def test_the_query_is_scaled_before_the_first_product(written: WrittenGraph) -> None:
+def test_the_query_is_scaled_before_the_first_product(written: WrittenEncoder) -> None:
     made = {name: node for node in nodes(written) for name in node.output}
 
     def product_before(node: NodeProto) -> NodeProto:
@@ -86,7 +86,7 @@ def test_the_query_is_scaled_before_the_first_product(written: WrittenGraph) -> 
         assert made[product_before(softmax).input[0]].op_type == "Mul"
 
 
-def test_norms_and_softmax_compute_in_float32(written: WrittenGraph) -> None:
+def test_norms_and_softmax_compute_in_float32(written: WrittenEncoder) -> None:
     model = onnx.shape_inference.infer_shapes(
         onnx.load(written.folder / GRAPH_FILE, load_external_data=False)
     )
@@ -96,12 +96,12 @@ def test_norms_and_softmax_compute_in_float32(written: WrittenGraph) -> None:
             assert types[node.output[0]] == 1
 
 
-def test_every_large_tensor_is_in_the_weights_file(written: WrittenGraph) -> None:
+def test_every_large_tensor_is_in_the_weights_file(written: WrittenEncoder) -> None:
     assert {file.name for file in written.folder.iterdir()} == {GRAPH_FILE, WEIGHTS_FILE}
     assert (written.folder / GRAPH_FILE).stat().st_size < 50_000
 
 
-def test_the_graph_does_not_tell_where_it_was_made(written: WrittenGraph) -> None:
+def test_the_graph_does_not_tell_where_it_was_made(written: WrittenEncoder) -> None:
     content = (written.folder / GRAPH_FILE).read_bytes()
     for told in (str(ROOT), "site-packages", "graph.py", str(Path.home())):
         assert told.encode() not in content

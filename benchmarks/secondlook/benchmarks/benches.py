@@ -68,7 +68,7 @@ def tell(kind: str, report: dict[str, Any], output: Path | None) -> None:
     """Keep a report if it is to be kept; print it, as documents show it and, in the last line, as JSON.
 
     Args:
-        kind: which of `secondlook bench`'s it is.
+        kind: which of `templates/tables.md` it is.
 
     Raises:
         KeyboardInterrupt: at the end, if Ctrl-C ended what was measured.

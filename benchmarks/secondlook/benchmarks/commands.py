@@ -22,7 +22,6 @@ Item = TypeVar("Item")
 
 SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, pictures and questions.")]
 
-
 _FILE_WIDTH: Final = 130
 """Columns of tables that do not go to a terminal."""
 

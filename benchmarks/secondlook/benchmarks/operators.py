@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from secondlook.benchmarks import compositions
 from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.options import KernelsRun
@@ -27,6 +26,7 @@ from secondlook.engine.models.packed_linear import PADDED, PackedLinear, pack_li
 from secondlook.kernels import (
     KernelError,
     attention_row,
+    compositions,
     decode_attention,
     find_region,
     record_tokens,

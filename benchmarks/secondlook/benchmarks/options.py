@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -16,9 +16,14 @@ from secondlook.engine.cli.options import CacheOption, ModelOption, ProfileOptio
 from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
 from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
 
+_Clip: TypeAlias = Literal["small", "llava-1.5-7b", "llava-1.5-13b"]
+_QFormer: TypeAlias = Literal["small-instructblip", "instructblip-7b"]
+_Qwen25: TypeAlias = Literal["small-qwen2.5-vl", "qwen2.5-vl-3b", "qwen2.5-vl-7b"]
+_Qwen3: TypeAlias = Literal["small-qwen3-vl", "qwen3-vl-2b", "qwen3-vl-4b"]
+_SIZES = "A model's sizes, with random weights; demo is the embedded model."
 PresetOption = Annotated[
-    Literal["small", "llava-1.5-7b", "llava-1.5-13b", "demo"],
-    typer.Option(help="A model's sizes, with random weights; demo is the embedded model."),
+    Literal[_Clip, _Qwen25, _Qwen3, _QFormer, "smolvlm2-500m", "demo"],
+    typer.Option(help=_SIZES),
 ]
 DTypeOption = Annotated[
     Literal["float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
@@ -57,7 +62,7 @@ class FlopsRun:
 class PrefillRun:
     """Both questions in one prefill, beside the generic one in a short pass of its own."""
 
-    preset: PresetOption = "small"
+    preset: Annotated[Literal[_Clip, _Qwen25, _Qwen3, "demo"], typer.Option(help=_SIZES)] = "small"
     dtype: DTypeOption = "float32"
     device: DeviceOption = "auto"
     repeats: RepeatsOption = 20
@@ -124,8 +129,8 @@ class VisionRun:
     """The vision encoder in torch and in ONNX Runtime, one picture and two at a time, on the CPU."""
 
     preset: Annotated[
-        Literal["small", "llava-1.5-7b", "llava-1.5-13b"],
-        typer.Option(help="Whose tower and projector, with random weights; all have CLIP-L/14 at 336."),
+        _Clip,
+        typer.Option(help="Whose vision encoder, with random weights."),
     ] = "small"
     graph: Annotated[
         list[Graph] | None,
@@ -170,14 +175,23 @@ QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality o
 
 
 @validated(frozen=True)
-class Asking:
-    """Which model an evaluation asks, as for `secondlook serve`, and how its edge compresses."""
+class Served:
+    """Which model is asked, as for `secondlook serve`, and what becomes of damaged pictures."""
 
     model: ModelOption = "demo"
     revision: RevisionOption = None
     profile: ProfileOption = None
     dtype: ServedDTypeOption = "auto"
     device: ServedDeviceOption = "auto"
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
+    ] = False
+
+
+@validated(frozen=True)
+class Asking(Served):
+    """How an evaluation asks it, and how its edge compresses."""
+
     kv_cache_gb: CacheOption = None
     global_quality: QualityOption = GLOBAL_JPEG.quality
     local_quality: QualityOption = LOCAL_JPEG.quality
@@ -185,9 +199,6 @@ class Asking:
         Literal["high-resolution"] | None,
         typer.Option(help="Ask again with all tiles (LLaVA-NeXT); keys and values take twice the memory."),
     ] = None
-    skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
-    ] = False
 
     @property
     def global_jpeg(self) -> JpegSettings:

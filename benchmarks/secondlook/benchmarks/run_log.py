@@ -49,7 +49,7 @@ class LoggedLook:
         pixels, bytes: of this look's image, as it was sent.
         visual_tokens: of this look's image.
         prompt_tokens: of the whole prompt, the visual tokens of all its images included; None: not known.
-        flops: of the engine's work for it, see `secondlook.benchmarks.latency.flops`; None: not counted.
+        flops: of the engine's work for it, see `secondlook.engine.flops`; None: not counted.
     """
 
     text: str

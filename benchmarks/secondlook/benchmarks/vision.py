@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
@@ -21,8 +21,9 @@ from secondlook.benchmarks.latency.subject import Preset, random_model, served
 from secondlook.benchmarks.options import Graph, VisionRun
 from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.geometry import Size
-from secondlook.engine.models.base import VisionEncoder, VisionLanguageModel
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.packed_linear import pack_linear_layers
+from secondlook.engine.models.vision import VisionEncoder
 from secondlook.export.gate import TOLERANCES
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
@@ -62,8 +63,9 @@ def _encoders(
 ) -> Iterator[dict[str, VisionEncoder]]:
     plain: Any = copy.deepcopy(model.vision_module())  # with torch's own linear layers
     narrow = copy.deepcopy(plain).to(torch.bfloat16)
-    for part in (narrow.blocks, narrow.projector):  # those that are packed when a model is loaded
-        pack_linear_layers(part)
+    for part in narrow.children():  # of which are what is packed when a model is loaded
+        if not isinstance(part, nn.Linear):
+            pack_linear_layers(part)
     encoders: dict[str, VisionEncoder] = {
         _BASELINE: plain,
         "engine float32": model.vision_module(),
@@ -74,7 +76,7 @@ def _encoders(
             with console.status(f"exporting in {dtype} ..."):
                 place = Path(folder) / dtype
                 place.mkdir()
-                encoders[f"onnx {dtype}"] = write_encoder(model, dtype, DEFAULT_OPSET, place).open()
+                (encoders[f"onnx {dtype}"],) = write_encoder(model, dtype, DEFAULT_OPSET, place).open()
         yield encoders
 
 
@@ -87,7 +89,7 @@ def _encoder_only(preset: Preset, seed: int) -> VisionLanguageModel:
 
 def _pixels(model: VisionLanguageModel, batch: int, run: VisionRun) -> Iterator[Tensor]:
     """New pictures [batch, 3, S, S] for the warm-ups and each repeat."""
-    normalise = model.preprocessing.on(model.device)
+    normalise = model.normalisation.on(model.device)
     requests = fresh_requests(model.global_view, 1, (_WARMUPS + run.repeats) * batch, run.seed)
     for _ in range(_WARMUPS + run.repeats):
         images = [next(requests).global_image for _ in range(batch)]

@@ -8,6 +8,7 @@ that rectangle divided into rows and columns. Coordinates are continuous: pixel 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -93,6 +94,10 @@ class Region:
 
     def contains(self, x: float, y: float) -> bool:
         return self.left <= x < self.right and self.top <= y < self.bottom
+
+    def holds(self, boxes: Iterable[Rectangle]) -> bool:
+        """Whether the region contains the centre of every box."""
+        return all(self.contains((box.left + box.right) / 2, (box.top + box.bottom) / 2) for box in boxes)
 
     def covers(self, size: Size) -> bool:
         """Whether the region contains the whole of a picture of this size."""

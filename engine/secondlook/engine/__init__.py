@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from secondlook.engine.models.attention import ATTENTION as ATTENTION
     from secondlook.engine.models.base import Features as Features
     from secondlook.engine.models.base import Prompt as Prompt
-    from secondlook.engine.models.base import VisionEncoder as VisionEncoder
     from secondlook.engine.models.base import VisionLanguageModel as VisionLanguageModel
     from secondlook.engine.models.checkpoint import DType as DType
     from secondlook.engine.models.checkpoint import load_model as load_model
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from secondlook.engine.models.prompts import GENERIC_QUESTION as GENERIC_QUESTION
     from secondlook.engine.models.settings import Localisation as Localisation
     from secondlook.engine.models.settings import LookSettings as LookSettings
+    from secondlook.engine.models.vision import VisionEncoder as VisionEncoder
     from secondlook.engine.results import AttentionMaps as AttentionMaps
     from secondlook.engine.results import FinalAnswer as FinalAnswer
     from secondlook.engine.results import FirstLook as FirstLook

@@ -36,6 +36,7 @@ from secondlook.engine.decode.scheduler import (
     Stages,
     Wait,
 )
+from secondlook.engine.encoded import EncodedPictures
 from secondlook.engine.errors import NonFiniteError
 from secondlook.engine.localising import Localiser, Sought, prompted
 from secondlook.engine.method.budget import BudgetedThreshold
@@ -89,7 +90,7 @@ class Engine:
     ) -> None:
         cache = CacheSettings() if cache is None else cache
         self.model = model
-        self.policy = Policy(threshold=model.settings.threshold) if policy is None else policy
+        self.policy = Policy(threshold=model.settings.default_threshold) if policy is None else policy
         self.region = model.localisation.region if region is None else region
         self.budget = budget
         self._decider = Decider(self.policy, model.global_view, budget, local_view=model.local_view)
@@ -106,7 +107,8 @@ class Engine:
             _MOST_ROWS[model.device.type],
         )
         self.prefixes = PrefixIndex(self._pool.count)
-        self._localiser = Localiser(model, self._preparer.generic)
+        self._encoded = EncodedPictures(model, self._preparer.generic, self._pool.count)
+        self._localiser = Localiser(model, self._preparer.generic, self._encoded)
         # How a prefix's picture rows become cells.
         self._projections = WeakKeyDictionary[KeptPrefix, Tensor | None]()
         self.slots_bytes = self._decoder.cache.nbytes  # keys and values, used or not, padding included
@@ -241,11 +243,7 @@ class Engine:
         try:
             read = options.second_look != "never" or options.relevance
             of_prompt = read and not self.model.localisation.generated_rows
-            row, projection, encoded = yield from self._ask(
-                slot, asked, limit, prefix, stages, probe=of_prompt
-            )
-            if self._localiser.shares(asked):
-                encoded = None  # nobody needs it any more, and a long answer would hold it
+            row, projection = yield from self._ask(slot, asked, limit, prefix, stages, probe=of_prompt)
             new = KeptPrefix(asked.prompt.shared, asked.prompt.shared_position)
             kept = self._pool.hold(slot, find() or new)
             self._projections[kept] = projection
@@ -256,7 +254,7 @@ class Engine:
             region, pending, maps, relevance = None, None, None, None
             if read and (options.relevance or self._decider.seeks(*seen)):
                 stages.enter("prefill")
-                sought = Sought(slot, asked, kept, projection, row, early.token_ids, encoded)
+                sought = Sought(slot, asked, kept, projection, row, early.token_ids)
                 maps = yield from self._localiser.maps(sought, stages)
                 region = self._region(maps, asked.original)
                 relevance = maps.relevance() if options.relevance else None
@@ -316,19 +314,19 @@ class Engine:
         stages: Stages,
         *,
         probe: bool,
-    ) -> Flow[tuple[Tensor | None, Tensor | None, Features | None]]:
+    ) -> Flow[tuple[Tensor | None, Tensor | None]]:
         """[global image | question], or the question alone where the slot holds a prefix; with `probe`, the
-        attention row to the picture's rows; how that is projected to cells; what was encoded for it."""
-        encoded, conditioned = None, list[Features]()
+        attention row to the picture's rows; how that is projected to cells."""
+        conditioned = list[Features]()
         if prefix is None:
-            encoded = yield Encode(asked.picture, asked.picture.tokens)
+            encoded = yield from self._encoded.of(asked)
             one, projection = self.model.condition(encoded, asked.tokens)
             conditioned = [one]
         else:
             projection = self._projections[prefix]
         stages.enter("prefill")
         row = yield Prefill(prompted(self.model, slot, asked.prompt, prefix, conditioned, limit), probe)
-        return row, projection, encoded
+        return row, projection
 
     def _region(self, maps: AttentionMaps, original: Size) -> Region:
         view = self.model.global_view

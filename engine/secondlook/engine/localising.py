@@ -16,8 +16,9 @@ from torch import Tensor
 from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.decoder import Prompted
 from secondlook.engine.decode.plans import Rows
-from secondlook.engine.decode.scheduler import AttentionRow, Encode, Flow, Stages
+from secondlook.engine.decode.scheduler import AttentionRow, Flow, Stages
 from secondlook.engine.devices import to_device
+from secondlook.engine.encoded import EncodedPictures
 from secondlook.engine.method.region import without_sinks
 from secondlook.engine.models.base import Features, Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.results import AttentionMaps, Question
@@ -35,7 +36,6 @@ class Sought:
         projection: from the picture's rows to cells, see `VisionLanguageModel.condition`.
         row: what was read of the prompt's last row; None where the answer's rows are read instead.
         answer: its tokens so far, at least one.
-        encoded: the picture, where it may be needed again.
     """
 
     slot: int
@@ -44,7 +44,6 @@ class Sought:
     projection: Tensor | None
     row: Tensor | None
     answer: tuple[int, ...]
-    encoded: Features | None
 
 
 class Localiser:
@@ -52,11 +51,13 @@ class Localiser:
 
     Args:
         generic: the generic question's tokens.
+        encoded: the features of pictures.
     """
 
-    def __init__(self, model: VisionLanguageModel, generic: QuestionTokens) -> None:
+    def __init__(self, model: VisionLanguageModel, generic: QuestionTokens, encoded: EncodedPictures) -> None:
         self._model = model
         self._generic = generic
+        self._encoded = encoded
         self._generics = WeakKeyDictionary[KeptPrefix, Tensor]()  # maps that were read already
 
     def maps(self, sought: Sought, stages: Stages) -> Flow[AttentionMaps]:
@@ -74,22 +75,15 @@ class Localiser:
             by_generic = yield from self._by_generic(sought, stages)
         return AttentionMaps(by_question, by_generic)
 
-    def shares(self, asked: Question) -> bool:
-        """Whether the generic question's prompt begins as the asked one's."""
-        key, picture = self._model.prefix_key, asked.picture
-        return key(picture, self._generic) == key(picture, asked.tokens)
-
     def _by_generic(self, sought: Sought, stages: Stages) -> Flow[Tensor]:
         """The map that the question's is divided by; remembered with the prefix."""
         model, asked = self._model, sought.asked
         if sought.prefix not in self._generics:
             prefix: KeptPrefix | None = sought.prefix
             conditioned, projection = list[Features](), sought.projection
-            if not self.shares(asked):
+            if not self._encoded.shared(asked):
                 stages.enter("encode")
-                encoded = sought.encoded
-                if encoded is None:
-                    encoded = yield Encode(asked.picture, asked.picture.tokens)
+                encoded = yield from self._encoded.of(asked)
                 one, projection = model.condition(encoded, self._generic)
                 prefix, conditioned = None, [one]
                 stages.enter("prefill")

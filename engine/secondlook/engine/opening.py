@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from secondlook.engine.models.checkpoint import DType
 
 __all__ = ["EngineOptions", "draws_bars", "load_engine", "loading_status"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,26 @@ def load_engine(options: EngineOptions) -> Engine:
     policy = None if options.threshold is None else Policy(options.threshold)
     if options.calibrated is not None:
         dtype_name = str(model.dtype).removeprefix("torch.")
-        options.calibrated.check_model(model.name, model.digest(), dtype_name)
+        where = model.localisation.to_json()
+        options.calibrated.check_model(model.name, model.digest(), dtype_name, where)
         policy = options.calibrated.policy
     if options.encoder is not None:  # after all that can be refused at once, for it may build a plan
         model = with_vision(model, options.encoder)
     budget = None
     if options.budget is not None:
-        start = model.settings.threshold if policy is None else policy.threshold
+        start = model.settings.default_threshold if policy is None else policy.threshold
         # A quarter of a byte for each pixel is about what a local image has at its usual quality.
         crop = Size(model.localisation.crop_size, model.localisation.crop_size)
         pixels = sent_size(model.local_view, crop).pixels
         budget = BudgetedThreshold(options.budget, start, local_bytes=pixels / 4)
+    elif policy is None and model.settings.threshold is None:
+        _log.warning(
+            "the uncertainty threshold of %s is not calibrated: %g nats is a starting point. To choose one: "
+            "`secondlook eval DATASET --model %s --output LOG`, and `secondlook calibrate threshold LOG`",
+            model.name,
+            model.settings.default_threshold,
+            options.model,
+        )
     return Engine(model, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
 
 

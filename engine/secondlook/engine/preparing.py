@@ -17,7 +17,7 @@ from secondlook.engine.models.pictures import Picture, check_sent
 from secondlook.engine.models.prompts import GENERIC_QUESTION, check_question
 from secondlook.engine.results import LocalImage, Pending, Question
 
-__all__ = ["Preparer", "check_room"]
+__all__ = ["Preparer", "check_room", "text_rows"]
 
 
 class Preparer:
@@ -70,6 +70,19 @@ class Preparer:
     def _picture(self, image: Image.Image, view: View, shown: Size, what: str) -> Picture:
         check_sent(image, view, shown, what)
         return self._model.picture(image, view, shown)
+
+
+def text_rows(model: VisionLanguageModel, question: str) -> int:
+    """Rows of a question's prompts beside those of pictures, and of its longest answer.
+
+    Raises:
+        QuestionTooLongError: beside the largest pictures there is no room for them.
+    """
+    limit = model.settings.max_new_tokens
+    prompt = model.prompt(model.tokens(question), ((1, 1), (1, 1)))
+    rows = len(prompt.ids) - prompt.visual_tokens
+    check_room(rows + sum(model.most_visual_tokens), limit, model.context)
+    return rows + limit
 
 
 def check_room(rows: int, limit: int, room: int) -> None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest
 from secondlook.engine.encoders.plan_manifest import BuildOptions
-from secondlook.engine.encoders.profiles import BatchProfile
+from secondlook.engine.encoders.profiles import BatchProfile, shapes_of
 from secondlook.engine.encoders.tensorrt_api import (
     Builder,
     Config,
@@ -23,6 +22,7 @@ from secondlook.engine.encoders.tensorrt_api import (
     TensorRtBuilder,
     python_logger,
 )
+from secondlook.engine.models.vision import Interface
 from secondlook.export.errors import PlanBuildError
 
 __all__ = ["BuiltPlan", "build_plan"]
@@ -42,13 +42,13 @@ class BuiltPlan:
 
 def build_plan(
     trt: TensorRtBuilder,
-    folder: Path,
-    encoder: EncoderManifest,
+    graph: Path,
+    interface: Interface,
     profiles: tuple[BatchProfile, ...],
     options: BuildOptions,
     timing: bytes = b"",
 ) -> BuiltPlan:
-    """Build an exported encoder's plan on the current GPU. Takes minutes.
+    """Build the plan of an exported graph on the current GPU. Takes minutes.
 
     Args:
         timing: of an earlier build on such a GPU; may be empty.
@@ -62,11 +62,11 @@ def build_plan(
     except TypeError as error:  # what its bindings make of a constructor that failed
         raise PlanBuildError(f"TensorRT cannot use the GPU: {logger.last_error or error}") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, folder / GRAPH_FILE, logger)
+    _parse(trt, network, graph, logger)
     config = builder.create_builder_config()
     _configure(trt, config, options)
     for profile in profiles:
-        _add_profile(builder, config, encoder, profile)
+        _add_profile(builder, config, interface, profile)
     if not config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False):
         _log.warning("the timing cache is of another GPU or TensorRT; begun anew")
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
@@ -107,9 +107,9 @@ def _configure(trt: TensorRtBuilder, config: Config, options: BuildOptions) -> N
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
 
 
-def _add_profile(builder: Builder, config: Config, encoder: EncoderManifest, batches: BatchProfile) -> None:
+def _add_profile(builder: Builder, config: Config, interface: Interface, pictures: BatchProfile) -> None:
     profile = builder.create_optimization_profile()
-    sizes = (batches.minimum, batches.optimum, batches.maximum)
-    profile.set_shape(encoder.input.name, *((size, 3, encoder.side, encoder.side) for size in sizes))
+    for name, three in shapes_of(interface, pictures).items():
+        profile.set_shape(name, *three)
     if config.add_optimization_profile(profile) < 0:
-        raise PlanBuildError(f"TensorRT refuses the profile {batches}")
+        raise PlanBuildError(f"TensorRT refuses the profile {pictures}")

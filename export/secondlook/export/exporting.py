@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from secondlook.edge.validation import validated
 from secondlook.edge.versions import installed_version
 from secondlook.engine.encoders import EncoderChoice, Vision, with_vision
 from secondlook.engine.encoders.manifest import (
-    GRAPH_FILE,
-    WEIGHTS_FILE,
     EncoderManifest,
     GraphDType,
     Parity,
     file_digest,
+    graph_file,
     read_manifest,
+    weights_file,
 )
 from secondlook.engine.encoders.plan_manifest import PLAN_MANIFEST_FILE, read_plan_manifest
 from secondlook.engine.errors import EncoderError, InvalidEncoderError
-from secondlook.engine.models.base import VisionEncoder, VisionLanguageModel
+from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.models.vision import VisionEncoder
 from secondlook.export.errors import ExportError, Failure, GateError
 from secondlook.export.folder import whole_folder
 from secondlook.export.gate import GatePicture, GateSettings, pass_gate
-from secondlook.export.graph import OPSETS, WrittenGraph, check_graph, narrowed, write_encoder
+from secondlook.export.graph import OPSETS, WrittenEncoder, check_graphs, dtype_name, narrowed, write_encoder
 
 __all__ = ["ExportSettings", "export_encoder", "exported_manifest", "verify_encoder"]
 
@@ -124,56 +126,58 @@ def verify_encoder(
     if choice.vision == "torch":
         manifest.check_files(folder)
         manifest.check_fits(folder, model)
-        candidate = model.with_encoder(_in_torch(model, manifest.dtype))
+        candidate = model.with_encoder(*_in_torch(model, manifest.dtype))
     else:
         candidate = with_vision(model, replace(choice, folder=folder))
         if choice.vision == "onnx":
-            failures = check_graph(folder / GRAPH_FILE, manifest.opset, manifest.input, manifest.output)
+            failures = check_graphs(folder, manifest.opset, manifest.graphs)
     what = f"the {manifest.dtype} encoder in {folder}, run by {choice.vision},"
     return pass_gate(what, model, candidate, manifest.dtype, asked, settings, failures)
 
 
-def _in_torch(model: VisionLanguageModel, name: GraphDType) -> VisionEncoder:
+def _in_torch(model: VisionLanguageModel, name: GraphDType) -> Iterator[VisionEncoder]:
     if name == "int8":
         raise ExportError("torch does not run an int8 graph; verify it with --runtime onnx")
     dtype: torch.dtype = getattr(torch, name)
-    module = narrowed(model.vision_module(), dtype)
+    for graph in model.vision_graphs().values():
+        yield partial(_run, narrowed(graph.module, dtype), dtype)
 
-    @torch.inference_mode()
-    def encode(pixel_values: Tensor) -> Tensor:
-        features: Tensor = module(pixel_values.to(dtype))
-        return features.to(pixel_values.dtype)
 
-    return encode
+@torch.inference_mode()
+def _run(module: nn.Module, dtype: torch.dtype, *given: Tensor) -> Tensor | tuple[Tensor, ...]:
+    made = module(*(one.to(dtype) if one.is_floating_point() else one for one in given))
+    if isinstance(made, Tensor):
+        return made.to(given[0].dtype)
+    return tuple(one.to(given[0].dtype) for one in made)
 
 
 def _parity(
-    model: VisionLanguageModel, written: WrittenGraph, settings: ExportSettings, asked: Iterator[GatePicture]
+    model: VisionLanguageModel,
+    written: WrittenEncoder,
+    settings: ExportSettings,
+    asked: Iterator[GatePicture],
 ) -> Parity:
     what = f"the {written.dtype} encoder of {model.name!r}"
     failures = written.check()
     try:
-        encoder = written.open()
+        candidate = model.with_encoder(*written.open())
     except EncoderError as error:
         raise GateError(what, [*failures, Failure("graph", str(error))]) from error
-    candidate = model.with_encoder(encoder)
     return pass_gate(what, model, candidate, written.dtype, asked, settings.gate, failures)
 
 
-def _manifest(model: VisionLanguageModel, written: WrittenGraph, parity: Parity) -> EncoderManifest:
-    dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES}
+def _manifest(model: VisionLanguageModel, written: WrittenEncoder, parity: Parity) -> EncoderManifest:
+    files = [file(name) for name in written.graphs for file in (graph_file, weights_file)]
     return EncoderManifest(
         model=model.name,
-        weights={name: model.encoder_digest(dtype) for name, dtype in dtypes.items()},
+        weights={dtype_name(dtype): model.encoder_digest(dtype) for dtype in _DTYPES},
         dtype=written.dtype,
         opset=written.opset,
-        input=written.taken,
-        output=written.given,
-        tokens=model.most_visual_tokens[0],
-        width=model.decoder.width,
-        preprocessing=model.preprocessing,
+        graphs=written.graphs,
+        normalisation=model.normalisation,
+        views=(model.global_view, model.local_view),
         tools={name: found for name in _TOOLS if (found := installed_version(name))},
         parity=parity,
-        files={name: file_digest(written.folder / name) for name in (GRAPH_FILE, WEIGHTS_FILE)},
+        files={name: file_digest(written.folder / name) for name in files},
         revision=model.revision,
     )

@@ -1,8 +1,9 @@
 """The gate: an encoder is what torch computes in float32, within what its precision allows, or is refused.
 
-Features are compared picture by picture: the Frobenius norm of the difference over that of torch's features,
-‖candidate - torch‖ / ‖torch‖, of which the largest counts. Then the whole two looks are compared, answer by
-answer.
+What is made of each picture, features and what a question makes of them, is compared: the Frobenius norm of
+the difference over that of torch's, ‖candidate - torch‖ / ‖torch‖, of which the largest counts. What a
+question's rows looked at counts in float32 alone, for softmax enlarges what rounding does to its scores: of
+other precisions the regions tell. Then the whole two looks are compared, answer by answer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final, TypeVar
 import torch
 from PIL import Image
 from pydantic import PositiveInt
+from torch import Tensor
 
 from secondlook.edge.validation import validated
 from secondlook.engine.decode.cache import CacheSettings
@@ -144,8 +146,8 @@ def pass_gate(
     assert model.dtype == torch.float32, "the gate compares with float32"
     pictures = list(_enough(asked, settings))
     with _full_precision():
-        compared = [_picture(model, one) for one in pictures[: settings.pictures]]
-        error, failures = _compare_features(model, candidate, compared, TOLERANCES[dtype])
+        compared = [(_picture(model, one), one.questions[0]) for one in pictures[: settings.pictures]]
+        error, failures = _compare_features(model, candidate, compared, dtype)
         if any(failure.check == "interface" for failure in failures):
             raise GateError(what, [*found, *failures])  # no answer can be made of such features
         tally = AnswerTally(_ROUNDING[dtype])
@@ -188,24 +190,41 @@ def _picture(model: VisionLanguageModel, asked: GatePicture) -> Picture:
 
 
 def _compare_features(
-    model: VisionLanguageModel, candidate: VisionLanguageModel, pictures: Sequence[Picture], tolerance: float
+    model: VisionLanguageModel,
+    candidate: VisionLanguageModel,
+    asked: Sequence[tuple[Picture, str]],
+    dtype: GraphDType,
 ) -> tuple[float, list[Failure]]:
     """The largest relative error, and what is wrong; one picture and two at a time, as a look has them."""
-    worst, rest, size = 0.0, iter(pictures), 1
+    worst, rest, size = 0.0, iter(asked), 1
     while some := list(islice(rest, size)):
-        theirs, mine = (torch.stack([one.tokens for one in each.encode(some)]) for each in (model, candidate))
-        if mine.shape != theirs.shape:
-            shapes = f"{tuple(mine.shape)}, not {tuple(theirs.shape)}"
-            return worst, [Failure("interface", f"the features have the shape {shapes}")]
-        if not bool(mine.isfinite().all()):
-            bad = int((~mine.isfinite()).sum())
-            return worst, [Failure("finite", f"{bad} of {mine.numel()} features are NaN or infinite")]
-        errors = (mine - theirs).flatten(1).norm(dim=1) / theirs.flatten(1).norm(dim=1)
-        worst = max(worst, float(errors.max()))
+        pairs = zip(*(_made(each, some, dtype) for each in (model, candidate)), strict=True)
+        for theirs, mine in pairs:
+            if mine.shape != theirs.shape:
+                shapes = f"{tuple(mine.shape)}, not {tuple(theirs.shape)}"
+                return worst, [Failure("interface", f"the features have the shape {shapes}")]
+            if not bool(mine.isfinite().all()):
+                bad = int((~mine.isfinite()).sum())
+                return worst, [Failure("finite", f"{bad} of {mine.numel()} features are NaN or infinite")]
+            worst = max(worst, float((mine - theirs).norm() / theirs.norm()))
         size = 3 - size
+    tolerance = TOLERANCES[dtype]
     if worst <= tolerance:
         return worst, []
     return worst, [Failure("features", f"the relative error is {worst:.2e}, more than {tolerance:.0e}")]
+
+
+def _made(
+    model: VisionLanguageModel, asked: Sequence[tuple[Picture, str]], dtype: GraphDType
+) -> Iterator[Tensor]:
+    """All that an encoder makes of pictures and of the questions about them."""
+    for features, (_, question) in zip(model.encode([one for one, _ in asked]), asked, strict=True):
+        yield from (features.tokens, *features.deep)
+        rows, looked = model.condition(features, model.tokens(question))
+        if rows is not features:
+            yield from (rows.tokens, *rows.deep)
+        if looked is not None and dtype == "float32":
+            yield looked
 
 
 def _judge(tally: AnswerTally) -> list[Failure]:

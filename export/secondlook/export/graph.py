@@ -1,11 +1,8 @@
-"""An encoder's ONNX graph: written, the same bytes for the same weights; quantised, checked, opened.
+"""An encoder's ONNX graphs: written, the same bytes for the same weights; quantised, checked, opened.
 
-    name          what                        shape                     dtype
-    pixel_values  input, normalised pixels    [batch, 3, side, side]    the graph's; float32 for int8
-    features      output, visual features     [batch, tokens, width]    the input's
-
-`batch` is dynamic, `tokens` is the grid of patches, row-major, and `width` is the language model's. In half
-precision norms, softmax and the sums between blocks are float32, so that nothing overflows in float16.
+What they take and give is the model's to say (`VisionLanguageModel.vision_graphs`); floats are in the graph's
+dtype, in float32 for int8. In half precision norms, convolutions, softmax and the sums between blocks are
+float32, so that nothing overflows in float16.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,14 +21,25 @@ from typing import Any, Final
 import onnx
 import torch
 from onnx import NodeProto, TensorProto, helper, shape_inference
-from torch import nn
+from torch import Tensor, nn
 
-from secondlook.engine.encoders.manifest import GRAPH_FILE, GraphDType, TensorType
+from secondlook.engine.encoders.manifest import GraphDType, graph_file
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder, first_line, open_session
+from secondlook.engine.models.attention import GRAPH_ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.models.vision import Interface, TensorType, VisionGraph
 from secondlook.export.errors import ExportError, Failure
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "WrittenGraph", "check_graph", "narrowed", "write_encoder"]
+__all__ = [
+    "DEFAULT_OPSET",
+    "OPSETS",
+    "WrittenEncoder",
+    "check_graphs",
+    "dtype_name",
+    "narrowed",
+    "told",
+    "write_encoder",
+]
 
 OPSETS: Final = range(18, 23)
 """From the one in which a layer norm is a single node, to the last without an attention node, which parsers
@@ -40,99 +48,134 @@ in the field do not know."""
 DEFAULT_OPSET: Final = OPSETS.start
 """That most runtimes can parse."""
 
-_EXAMPLE_BATCH: Final = 2
-"""A batch of one would be taken for a constant."""
-
-_DTYPES: Final = {1: "float32", 10: "float16", 16: "bfloat16"}
+_DTYPES: Final = {1: "float32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
 """torch's names of ONNX's element types (onnx.TensorProto)."""
 
 
 @dataclass(frozen=True)
-class WrittenGraph:
-    """A graph's files in a folder, not yet compared with anything.
+class WrittenEncoder:
+    """An encoder's files in a folder, not yet compared with anything.
 
     Attributes:
-        taken, given: the input and the output.
+        graphs: as the manifest has them.
     """
 
     folder: Path
     dtype: GraphDType
     opset: int
-    taken: TensorType
-    given: TensorType
+    graphs: dict[str, Interface]
 
     def check(self) -> list[Failure]:
-        """What is wrong with the graph itself."""
-        return check_graph(self.folder / GRAPH_FILE, self.opset, self.taken, self.given)
+        """What is wrong with the graphs themselves."""
+        return check_graphs(self.folder, self.opset, self.graphs)
 
-    def open(self) -> OnnxVisionEncoder:
-        """The graph in ONNX Runtime on the CPU, a bfloat16 one as `_widen` has it.
+    def open(self) -> tuple[OnnxVisionEncoder, ...]:
+        """The graphs in ONNX Runtime on the CPU, bfloat16 ones as `_widen` has them.
 
         Raises:
-            EncoderError: ONNX Runtime cannot load it.
+            EncoderError: ONNX Runtime cannot load one.
         """
-        cpu, graph_file = torch.device("cpu"), self.folder / GRAPH_FILE
+        return tuple(self._open(self.folder / graph_file(name), graph) for name, graph in self.graphs.items())
+
+    def _open(self, file: Path, interface: Interface) -> OnnxVisionEncoder:
+        cpu = torch.device("cpu")
         if self.dtype != "bfloat16":
-            return OnnxVisionEncoder(open_session(graph_file, cpu), self.taken, self.given, cpu)
+            return OnnxVisionEncoder(open_session(file, cpu), interface, cpu)
         widened = self.folder / "widened.onnx"  # beside the weights, which it shares
-        _widen(graph_file, widened)
+        _widen(file, widened)
         try:
-            return OnnxVisionEncoder(open_session(widened, cpu), self.taken, self.given, cpu)
+            return OnnxVisionEncoder(open_session(widened, cpu), interface, cpu)
         finally:
             widened.unlink()
 
 
-def write_encoder(model: VisionLanguageModel, dtype: GraphDType, opset: int, folder: Path) -> WrittenGraph:
-    """Write a model's encoder into a folder, as graph and weights.
+def write_encoder(model: VisionLanguageModel, dtype: GraphDType, opset: int, folder: Path) -> WrittenEncoder:
+    """Write a model's encoder into a folder, as graphs and weights.
 
     Raises:
         ExportError: torch cannot export it.
+        EncoderError: the architecture is not exported.
         OSError: the files cannot be written.
     """
     computed = torch.float32 if dtype == "int8" else getattr(torch, dtype)
-    module, side = narrowed(model.vision_module(), computed), model.preprocessing.side
-    if dtype == "int8":
-        with TemporaryDirectory(dir=folder) as inner:
-            _write(module, side, computed, opset, Path(inner))
-            _quantise(Path(inner) / GRAPH_FILE, folder / GRAPH_FILE)
-    else:
-        _write(module, side, computed, opset, folder)
-    tokens, width = model.most_visual_tokens[0], model.decoder.width
-    name = str(computed).removeprefix("torch.")
-    taken = TensorType("pixel_values", ("batch", 3, side, side), name)
-    given = TensorType("features", ("batch", tokens, width), name)
-    return WrittenGraph(folder, dtype, opset, taken, given)
+    written = dict[str, Interface]()
+    for name, graph in model.vision_graphs().items():
+        file, interface = folder / graph_file(name), graph.interface.in_dtype(dtype_name(computed))
+        narrow = VisionGraph(narrowed(graph.module, computed), interface, graph.example)
+        if dtype == "int8":
+            with TemporaryDirectory(dir=folder) as inner:
+                _write(narrow, opset, Path(inner) / file.name)
+                _quantise(Path(inner) / file.name, file)
+        else:
+            _write(narrow, opset, file)
+        written[name] = interface
+    return WrittenEncoder(folder, dtype, opset, written)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As interfaces have it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in plain layers whose products are of a dtype; all that is not a linear layer stays as it is."""
+    """A copy in plain layers whose products, and results, are of a dtype; all other layers stay as they are.
+
+    Transformers' attention in it is `secondlook.engine.models.attention.graph_attention`.
+    """
     copied = copy.deepcopy(module).eval()
     for part in copied.modules():
         if isinstance(part, nn.Linear):
             part.to(dtype)
-            part.register_forward_pre_hook(lambda _part, given: (given[0].to(dtype),))
-    return copied
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.register_forward_pre_hook(lambda one, given: (given[0].to(one.weight.dtype),))
+        config: Any = getattr(part, "config", None)
+        if config is not None:  # the copy's own
+            config._attn_implementation = GRAPH_ATTENTION
+    return _Narrowed(copied, dtype)
 
 
-def check_graph(graph_file: Path, opset: int, taken: TensorType, given: TensorType) -> list[Failure]:
+class _Narrowed(nn.Module):
+    """A module with the floats of its results in a dtype."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.dtype = module, dtype
+
+    def forward(self, *given: Tensor) -> Any:
+        made = self.module(*given)
+        return made.to(self.dtype) if isinstance(made, Tensor) else tuple(one.to(self.dtype) for one in made)
+
+
+def check_graphs(folder: Path, opset: int, graphs: Mapping[str, Interface]) -> list[Failure]:
     """ONNX's checker, with shapes inferred; the opset, and no operators of others; names, axes and types."""
-    failures = []
+    return [
+        failure
+        for name, interface in graphs.items()
+        for failure in _check_graph(folder / graph_file(name), opset, interface)
+    ]
+
+
+def _check_graph(file: Path, opset: int, interface: Interface) -> Iterator[Failure]:
     try:
-        onnx.checker.check_model(str(graph_file), full_check=True)
+        onnx.checker.check_model(str(file), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        failures.append(Failure("graph", f"ONNX's checker: {first_line(error)}"))
-    model = onnx.load(graph_file, load_external_data=False)
+        yield Failure("graph", f"ONNX's checker: {first_line(error)}")
+    model = onnx.load(file, load_external_data=False)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if opsets != {"ai.onnx": opset}:
-        failures.append(Failure("graph", f"its operators are of {opsets}, not of opset {opset}"))
+        yield Failure("graph", f"its operators are of {opsets}, not of opset {opset}")
     for what, values, expected in (
-        ("input", model.graph.input, taken),
-        ("output", model.graph.output, given),
+        ("input", model.graph.input, interface.inputs),
+        ("output", model.graph.output, interface.outputs),
     ):
-        found = [_tensor_type(value) for value in values]
-        if found != [expected]:
-            failures.append(Failure("interface", f"its {what} is {found}, not {expected}"))
-    return failures
+        found = tuple(map(_tensor_type, values))
+        if found != expected:
+            yield Failure("interface", f"its {what} is {told(found)}, not {told(expected)}")
+
+
+def told(tensors: Iterable[TensorType]) -> str:
+    """A graph's inputs or outputs, for people."""
+    return ", ".join(f"{one} {one.dtype}" for one in tensors)
 
 
 def _tensor_type(value: Any) -> TensorType:
@@ -141,21 +184,27 @@ def _tensor_type(value: Any) -> TensorType:
     return TensorType(value.name, shape, _DTYPES.get(tensor.elem_type, str(tensor.elem_type)))
 
 
-def _write(module: nn.Module, side: int, dtype: torch.dtype, opset: int, folder: Path) -> None:
+def _write(graph: VisionGraph, opset: int, file: Path) -> None:
     """Write the graph and, beside it, its weights."""
-    pixels = torch.zeros(_EXAMPLE_BATCH, 3, side, side, dtype=dtype)
+    inputs, axes = graph.interface.inputs, graph.interface.axes
+    dims = {
+        name: torch.export.Dim(name, max=None if axis.adds_up else axis.most) for name, axis in axes.items()
+    }
+    shapes = [{at: dims[one] for at, one in enumerate(each.shape) if isinstance(one, str)} for each in inputs]
+    example = tuple(
+        tensor.to(getattr(torch, one.dtype)) for one, tensor in zip(inputs, graph.example(), strict=True)
+    )
     with _quiet("torch.onnx"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         try:
             program: Any = torch.onnx.export(
-                module,
-                (pixels,),
+                graph.module,
+                example,
                 dynamo=True,
                 opset_version=opset,
-                input_names=["pixel_values"],
-                output_names=["features"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=[one.name for one in inputs],
+                output_names=[one.name for one in graph.interface.outputs],
+                dynamic_shapes=(tuple(shapes),),
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -166,7 +215,7 @@ def _write(module: nn.Module, side: int, dtype: torch.dtype, opset: int, folder:
     if found != opset:
         raise ExportError(f"torch exported opset {found}, not {opset}; choose another --opset")
     _strip(model)
-    program.save(folder / GRAPH_FILE, external_data=True)
+    program.save(file, external_data=True)
 
 
 def _strip(model: Any) -> None:
@@ -182,7 +231,7 @@ def _strip(model: Any) -> None:
     model.metadata_props.clear()
 
 
-def _quantise(graph_file: Path, quantised_file: Path) -> None:
+def _quantise(file: Path, quantised_file: Path) -> None:
     """Write a float32 graph with its products in int8, for CPUs, by ONNX Runtime's own tool.
 
     Weights are rounded for each output channel, activations as they come; norms, softmax and everything
@@ -191,7 +240,7 @@ def _quantise(graph_file: Path, quantised_file: Path) -> None:
     quantization = import_module("onnxruntime.quantization")  # it has no types
     with _quiet(None):  # it advises on the root logger
         quantization.quantize_dynamic(
-            graph_file,
+            file,
             quantised_file,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
@@ -213,14 +262,14 @@ def _quiet(name: str | None) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _widen(graph_file: Path, widened_file: Path) -> None:
+def _widen(file: Path, widened_file: Path) -> None:
     """Write a bfloat16 graph for a runtime without bfloat16 products: each operator in float32, its result
     rounded, as hardware for bfloat16 does, which sums in float32 and rounds once.
 
     Only the gate uses it, to compute on any machine what the exported graph stands for. It reads its weights
     from the same file.
     """
-    model = onnx.load(graph_file, load_external_data=False)
+    model = onnx.load(file, load_external_data=False)
     graph, narrow_type = model.graph, TensorProto.BFLOAT16
     typed = shape_inference.infer_shapes(model).graph
     narrow = {

@@ -23,11 +23,13 @@ import onnx
 import torch
 from onnx import GraphProto, TensorProto, shape_inference
 
+from secondlook.edge.wire import Budget, Fixed, Tiles
 from secondlook.engine.devices import on_device
-from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, Parity, read_manifest
+from secondlook.engine.encoders.manifest import EncoderManifest, Parity, graph_file, read_manifest
 from secondlook.engine.encoders.onnx_runtime import open_session
-from secondlook.engine.encoders.plan_manifest import PlanManifest, read_plan_manifest
+from secondlook.engine.encoders.plan_manifest import read_plan_manifest
 from secondlook.engine.encoders.plan_store import check_runs_here, check_trusted, find_plan
+from secondlook.engine.encoders.profiles import shapes_of
 from secondlook.engine.encoders.tensorrt import current_stream, deserialize
 from secondlook.engine.encoders.tensorrt_api import (
     InspectablePlan,
@@ -36,6 +38,7 @@ from secondlook.engine.encoders.tensorrt_api import (
     this_machine,
 )
 from secondlook.engine.errors import EncoderError
+from secondlook.export.graph import told
 
 __all__ = [
     "Attention",
@@ -67,19 +70,20 @@ def inspect_encoder(folder: Path) -> str:
     """
     manifest = read_manifest(folder)
     manifest.check_files(folder)
-    graph = shape_inference.infer_shapes(onnx.load(folder / GRAPH_FILE, load_external_data=False)).graph
-    attentions = sum(node.op_type == "Softmax" for node in graph.node)
-    return "\n".join(
-        [
-            *_manifest_lines(manifest),
+    lines = _manifest_lines(manifest)
+    for name in manifest.graphs:
+        file = folder / graph_file(name)
+        graph = shape_inference.infer_shapes(onnx.load(file, load_external_data=False)).graph
+        attentions = sum(node.op_type == "Softmax" for node in graph.node)
+        lines += [
             "",
-            "operators of the graph, by the precision of what they make:",
+            f"operators of {file.name}, by the precision of what they make:",
             *_precision_lines(graph),
             "",
             f"attention: {attentions} times product, softmax, product, in operators of the opset",
-            _fusion_line(folder, manifest, attentions),
+            _fusion_line(file, manifest, attentions),
         ]
-    )
+    return "\n".join(lines)
 
 
 def _precision_lines(graph: GraphProto) -> list[str]:
@@ -98,12 +102,12 @@ def _precision_lines(graph: GraphProto) -> list[str]:
     ]
 
 
-def _fusion_line(folder: Path, manifest: EncoderManifest, attentions: int) -> str:
+def _fusion_line(file: Path, manifest: EncoderManifest, attentions: int) -> str:
     if manifest.dtype == "bfloat16":
         return "ONNX Runtime on this CPU: does not run bfloat16"
     with TemporaryDirectory() as temporary:
         optimised = Path(temporary) / "optimised.onnx"
-        open_session(folder / GRAPH_FILE, torch.device("cpu"), optimised=optimised)
+        open_session(file, torch.device("cpu"), optimised=optimised)
         nodes: Any = onnx.load(optimised, load_external_data=False).graph.node
     kinds = Counter(node.op_type for node in nodes)
     fused = sum(kinds[kind] for kind in _FUSED_OPERATORS)
@@ -114,25 +118,36 @@ def _fusion_line(folder: Path, manifest: EncoderManifest, attentions: int) -> st
 
 def _manifest_lines(manifest: EncoderManifest) -> list[str]:
     """What was exported, for people; a word for each line, ten characters wide, and what it is."""
-    picture = manifest.preprocessing
-    taken, given = (
-        f"{tensor.name} [{', '.join(map(str, tensor.shape))}] {tensor.dtype}"
-        for tensor in (manifest.input, manifest.output)
-    )
+    picture = manifest.normalisation
     weights = ", ".join(f"{digest} in {dtype}" for dtype, digest in manifest.weights.items())
     three = ["/".join(f"{value:.4g}" for value in values) for values in (picture.mean, picture.std)]
-    pictures = f"{manifest.side}x{manifest.side}, mean {three[0]}, std {three[1]}, scale {picture.scale:.6g}"
+    interfaces = [
+        f"{name[:10]:10} {told(interface.inputs)} -> {told(interface.outputs)}"
+        for name, interface in manifest.graphs.items()
+    ]
     return [
         f"model      {manifest.model}",
         f"weights    {weights}",
         f"graph      {manifest.dtype}, opset {manifest.opset}",
-        f"input      {taken}",
-        f"output     {given}",
-        f"pictures   {pictures}",
+        *interfaces,
+        f"pictures   {_sizes(manifest)}, mean {three[0]}, std {three[1]}, scale {picture.scale:.6g}",
         f"parity     {parity_text(manifest.parity)}",
         f"made by    {', '.join(f'{name} {version}' for name, version in manifest.tools.items())}",
         *(f"file       {name} SHA-256 {digest}" for name, digest in manifest.files.items()),
     ]
+
+
+def _sizes(manifest: EncoderManifest) -> str:
+    """The pictures' sizes, where the views allow one, or how many pixels they have."""
+    return ", ".join(map(_size, dict.fromkeys(view.size for view in manifest.views)))
+
+
+def _size(rule: Fixed | Budget | Tiles) -> str:
+    if isinstance(rule, Fixed):
+        return f"{rule.width}x{rule.height}"
+    if isinstance(rule, Tiles):
+        return "in tiles of " + " or ".join(f"{width}x{height}" for width, height in rule.sheets)
+    return f"{rule.least_pixels} to {rule.most_pixels} pixels in cells of {rule.multiple}x{rule.multiple}"
 
 
 def parity_text(parity: Parity) -> str:
@@ -204,7 +219,7 @@ def attention_of(layers: Sequence[Layer]) -> Attention:
 
 
 def inspect_plan(folder: Path, device: torch.device, *, trusted: bool = False) -> tuple[Layer, ...]:
-    """The layers of a plan, at the best batch of its first profile. Opens, so executes, the plan.
+    """The layers of all plans of a folder, at the optimum of their first profile. Opens, so executes, them.
 
     Raises:
         RuntimeMissingError: the full TensorRT is not installed; the lean one has no inspector.
@@ -217,19 +232,28 @@ def inspect_plan(folder: Path, device: torch.device, *, trusted: bool = False) -
     check_runs_here(found, manifest, trt.__version__, machine)
     check_trusted(found, trusted)
     with on_device(device):
-        loaded = deserialize(trt, manifest, manifest.read_plan(found))
-        plan: Any = loaded.plan  # of the full TensorRT
-        return layers_of(_information(trt, plan, manifest, current_stream(device)))
+        layers = list[Layer]()
+        for name, interface in manifest.encoder.graphs.items():
+            loaded = deserialize(trt, manifest, manifest.read_plan(found, name))
+            plan: Any = loaded.plan  # of the full TensorRT
+            shapes = shapes_of(interface, manifest.profiles[0])
+            layers += layers_of(_information(trt, plan, shapes, current_stream(device)))
+        return tuple(layers)
 
 
-def _information(trt: TensorRtBuilder, plan: InspectablePlan, manifest: PlanManifest, stream: int) -> str:
+def _information(
+    trt: TensorRtBuilder,
+    plan: InspectablePlan,
+    shapes: Mapping[str, tuple[tuple[int, ...], ...]],
+    stream: int,
+) -> str:
     inspector, context = plan.create_engine_inspector(), plan.create_execution_context()
     if context is None:
         raise EncoderError("TensorRT's plan cannot make a context, perhaps for want of the GPU's memory")
     # with shapes that are known, the inspector tells types that it otherwise leaves open
-    encoder, batch = manifest.encoder, manifest.profiles[0].optimum
     context.set_optimization_profile_async(0, stream)
-    context.set_input_shape(encoder.input.name, (batch, 3, encoder.side, encoder.side))
+    for name, (_, optimum, _) in shapes.items():
+        context.set_input_shape(name, optimum)
     inspector.execution_context = context
     return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
 

@@ -22,19 +22,19 @@ from pydantic import PositiveInt
 
 from secondlook.edge.validation import validated
 from secondlook.engine.devices import on_device
-from secondlook.engine.encoders.manifest import EncoderManifest, read_manifest
+from secondlook.engine.encoders.manifest import EncoderManifest, graph_file, read_manifest
 from secondlook.engine.encoders.plan_manifest import (
-    PLAN_FILE,
     PLAN_MANIFEST_FILE,
     TIMING_FILE,
     BuildOptions,
     Machine,
     PlanManifest,
+    plan_file,
     read_plan_manifest,
 )
 from secondlook.engine.encoders.plan_store import RebuildNeededError, cache_folder, plans_in, readable
 from secondlook.engine.encoders.profiles import BatchProfile
-from secondlook.engine.encoders.tensorrt import TensorRtVisionEncoder, open_plan
+from secondlook.engine.encoders.tensorrt import OpenedPlan, open_plan
 from secondlook.engine.encoders.tensorrt_api import load_builder, this_machine
 from secondlook.engine.errors import InvalidEncoderError
 from secondlook.export.building import build_plan
@@ -173,12 +173,18 @@ def make_plan(request: PlanRequest, device: torch.device, cache: PlanCache | Non
     def build(folder: Path) -> None:
         _log.info("building a plan for %s; it takes minutes", machine)
         timing = _timing(cache, trt.__version__, machine)
-        with on_device(device):
-            built = build_plan(trt, request.graph, encoder, request.profiles, request.options, timing)
-        files = {PLAN_FILE: built.plan, TIMING_FILE: built.timing}
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-        digests = {name: sha256(content).hexdigest() for name, content in files.items()}
+        digests = dict[str, str]()
+        for name, interface in encoder.graphs.items():
+            file = request.graph / graph_file(name)
+            with on_device(device):
+                built = build_plan(trt, file, interface, request.profiles, request.options, timing)
+            timing = bytes(built.timing)
+            for path, content in (
+                (folder / plan_file(name), built.plan),
+                (folder / TIMING_FILE, built.timing),
+            ):
+                path.write_bytes(content)
+                digests[path.name] = sha256(content).hexdigest()
         PlanManifest(encoder, trt.__version__, machine, request.profiles, request.options, digests).write(
             folder
         )
@@ -191,7 +197,7 @@ def make_plan(request: PlanRequest, device: torch.device, cache: PlanCache | Non
     return found
 
 
-def open_or_rebuild(folder: Path, device: torch.device, *, trusted: bool = False) -> TensorRtVisionEncoder:
+def open_or_rebuild(folder: Path, device: torch.device, *, trusted: bool = False) -> OpenedPlan:
     """`secondlook.engine.encoders.tensorrt.open_plan`, and a new plan where none runs here.
 
     That is built from the ONNX folder beside it, with the same profiles and options.
@@ -215,7 +221,9 @@ def _is_whole(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        read_plan_manifest(folder).read_plan(folder)
+        manifest = read_plan_manifest(folder)
+        for name in manifest.encoder.graphs:
+            manifest.read_plan(folder, name)
     except InvalidEncoderError as error:
         _log.warning("built again: %s", error)
         return False

@@ -6,7 +6,7 @@ Song & Kim, arXiv 2512.16349. What is in a log's columns, seen through one way o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby, product
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray, read_columns
 from secondlook.benchmarks.analysis.curves import Cost, Line, TradeOff
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, interval
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.options import ReplayRun
 from secondlook.benchmarks.run_log import LogError, Record, read_log, write_log
@@ -101,6 +102,11 @@ class Replay:
         nothing = np.zeros(len(self.first))
         return Cost(nothing, self.possible.astype(np.float64), np.ones(len(self.first)))
 
+    @property
+    def sent(self) -> Cost:
+        """Bytes a question, both looks together."""
+        return Cost(self.columns.first.bytes, self.columns.second.bytes, np.ones(len(self.first)))
+
     def looked(self, threshold: float) -> BoolArray:
         """[questions], whether there is a second look at one threshold η."""
         # As `decide` has it: unless G < η.
@@ -140,6 +146,18 @@ class Replay:
         share = rate / max(self.possible.mean(), 1 / len(self.possible))
         accuracy: FloatArray = self.first.mean() + share * self.gain.mean()
         return accuracy
+
+
+def advantage(
+    one: Replay, other: Replay, cost: Callable[[Replay], Cost], at: float, boot: Bootstrap
+) -> Estimate:
+    """How much more accurate the one is than the other, of the same questions, where each spends `at`."""
+    value, resampled = list[float](), list[FloatArray]()
+    for replay in (one, other):
+        value.append(float(replay.trade_off.line(cost(replay)).at(np.array(at))))
+        curves = replay.trade_off.resampled(cost(replay), boot)
+        resampled.append(np.array([np.interp(at, *curve) for curve in curves]))
+    return interval(value[0] - value[1], resampled[0] - resampled[1])
 
 
 def choose_threshold(replay: Replay, max_rate: float = 0.45, tolerance: float = 0.0025) -> float:

@@ -1,4 +1,4 @@
-"""Logs read for a report: what is of one run but for JPEG qualities belongs together."""
+"""Logs read for a report: what is of one run but for one kind of settings belongs together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Family:
-    """Logs of the same questions to the same model, with different JPEG qualities.
+    """Logs of the same questions to the same model, with different JPEG qualities, or other regions.
 
     Attributes:
         runs: the first is the one that all is drawn for but the qualities.
@@ -82,18 +82,25 @@ class Family:
         return found
 
 
-def read_family(paths: Sequence[Path]) -> Family:
-    """The logs, put together."""
+_APART: Final = {"jpeg.": "JPEG qualities", "model.localisation": "where the model looks closer"}
+
+
+def read_family(paths: Sequence[Path], differing: str = "jpeg.") -> Family:
+    """The logs, put together.
+
+    Args:
+        differing: the settings that may be of each log its own.
+    """
     runs = [read_run(path) for path in dict.fromkeys(paths)]
     for run, other in combinations(runs, 2):
         apart = differences(other.header.settings, run.header.settings)
         if not apart:
             raise LogError(f"{other.path} and {run.path} are logs of the same run; name one of them")
-        more = [each for each in apart if not each.startswith("jpeg.")]
+        more = [each for each in apart if not each.startswith(differing)]
         if more:
             raise LogError(
-                f"{other.path} and {run.path} differ in more than JPEG qualities ({'; '.join(more)}); report "
-                "each by itself"
+                f"{other.path} and {run.path} differ in more than {_APART[differing]} ({'; '.join(more)}); "
+                "report each by itself"
             )
     pictures = [set(run.columns.picture.tolist()) for run in runs]
     common = set.intersection(*pictures)

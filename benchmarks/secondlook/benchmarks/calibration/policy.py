@@ -110,4 +110,5 @@ def _described(run: Run) -> CalibratedOn:
         jpeg=settings["jpeg"],
         pictures=len(set(run.columns.picture.tolist())),
         questions=len(run.columns),
+        localisation=model.get("localisation"),
     )

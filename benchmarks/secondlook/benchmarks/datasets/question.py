@@ -100,9 +100,11 @@ class Question:
     options: tuple[str, ...] = ()
     boxes: tuple[Rectangle, ...] = ()
 
-    def asked(self, suffix: str = "") -> str:
-        """The question as a model is asked it that puts `suffix` behind every question itself."""
-        own = self.instruction and self.instruction != suffix
+    def asked(self, suffix: str = "", *, brief: bool = False) -> str:
+        """The question as a model is asked it that puts `suffix` behind every question itself, and whose
+        prompt, if `brief`, asks for a short answer anyway."""
+        given = (suffix, SHORT_ANSWER) if brief else (suffix,)
+        own = self.instruction and self.instruction not in given
         return f"{self.text}\n{self.instruction}" if own else self.text
 
     def score(self, answer: str) -> float:

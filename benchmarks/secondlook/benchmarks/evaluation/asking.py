@@ -25,9 +25,8 @@ from secondlook.benchmarks.datasets.question import (
     MissingDataError,
     Question,
 )
-from secondlook.benchmarks.latency.flops import PassFlops
 from secondlook.benchmarks.latency.work import look_flops
-from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.options import Asking, Served
 from secondlook.benchmarks.run_log import LoggedLook, LoggedPicture, Record, Skipped
 from secondlook.edge.errors import PictureError, SecondLookError
 from secondlook.edge.geometry import Region
@@ -36,10 +35,11 @@ from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import QuestionError
+from secondlook.engine.flops import PassFlops
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
-from secondlook.engine.preparing import check_room
+from secondlook.engine.preparing import text_rows
 from secondlook.engine.results import FirstLook, Look
 
 _SHORT: Final = 400
@@ -70,33 +70,29 @@ class Room:
     characters: int = DEFAULT_MAX_CHARACTERS
 
 
-def load_run_model(asking: Asking, *, progress: bool = False) -> VisionLanguageModel:
+def load_run_model(served: Served, *, progress: bool = False) -> VisionLanguageModel:
     """The model that is asked."""
-    dtype, device = asking.dtype, asking.device
     return load_model(
-        asking.model,
-        revision=asking.revision,
-        dtype=dtype,  # type: ignore[arg-type]  # it refuses what is no dtype
-        device=device,
+        served.model,
+        revision=served.revision,
+        dtype=served.dtype,  # type: ignore[arg-type]  # it refuses what is no dtype
+        device=served.device,
         progress=progress,
-        profile=asking.profile,
+        profile=served.profile,
     )
 
 
 def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) -> Room:
     """Room for all questions."""
-    limit = model.settings.max_new_tokens
-    tokens, characters = max(Room.tokens, _SHORT + _TEMPLATE + limit), Room.characters
+    tokens = max(Room.tokens, _SHORT + _TEMPLATE + model.settings.max_new_tokens)
+    characters = Room.characters
     for picture in pictures:
         for question in picture.questions:
-            text = question.asked(model.settings.question_suffix)
+            text = _text(question, model)
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
                 with _named(picture, question):
-                    prompt = model.prompt(model.tokens(text), ((1, 1), (1, 1)))
-                    needed = len(prompt.ids) - prompt.visual_tokens
-                    check_room(needed + sum(model.most_visual_tokens), limit, model.context)
-                tokens = max(tokens, needed + limit)
+                    tokens = max(tokens, text_rows(model, text))
     return Room(tokens, characters)
 
 
@@ -210,18 +206,30 @@ class _Asker:
         sent: EncodedPicture,
         options: AnswerOptions,
     ) -> FirstLook:
-        text = question.asked(self.engine.model.settings.question_suffix)
         with _named(asked, question):
+            text = _text(question, self.engine.model)
             return self.engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
 
     def _only_look(
         self, asked: AskedPicture, question: Question, picture: Picture, sent: EncodedPicture
     ) -> LoggedLook:
         first = self._look(asked, question, picture, sent, AnswerOptions(second_look="never"))
-        flops = (
-            None if self.passes is None else look_flops(self.passes, picture.size, first, None, only=True)[0]
-        )
+        flops, _ = self._flops(question, picture, first, None, only=True)
         return _logged(question, first.look, sent, first.look.visual_tokens, flops)
+
+    def _flops(
+        self,
+        question: Question,
+        picture: Picture,
+        first: FirstLook,
+        second: Look | None,
+        *,
+        only: bool = False,
+    ) -> tuple[int | None, int | None]:
+        if self.passes is None:
+            return None, None
+        text = _text(question, self.engine.model)
+        return look_flops(self.passes, picture.size, text, first, second, only=only)
 
     def _record(
         self,
@@ -240,7 +248,7 @@ class _Asker:
             region = first.pending.region
             crop = picture.local_image(region, engine.model.local_view, self.asking.local_jpeg)
             final = engine.second_look(first.pending, decode_jpeg(crop.jpeg)).second
-        flops = (None, None) if self.passes is None else look_flops(self.passes, picture.size, first, final)
+        flops = self._flops(question, picture, first, final)
         second = None
         if final is not None and crop is not None:
             visual_tokens = final.visual_tokens - first.look.visual_tokens
@@ -248,12 +256,12 @@ class _Asker:
         return Record(
             index=asked.index,
             type=question.kind,
-            question=question.asked(engine.model.settings.question_suffix),
+            question=_text(question, engine.model),
             truth=question.truth,
             first=_logged(question, first.look, sent, first.look.visual_tokens, flops[0]),
             second=second,
             region=None if region is None else region.as_tuple(),
-            region_hit=None if region is None else _hit(region, question),
+            region_hit=region.holds(question.boxes) if region and question.boxes else None,
             original_pixels=picture.size.pixels,
             original_bytes=original_bytes,
             id=question.id,
@@ -261,6 +269,10 @@ class _Asker:
             file=asked.source.name,
             relevance=first.maps.relevance() if first.maps and asked.index < _MAPPED else None,
         )
+
+
+def _text(question: Question, model: VisionLanguageModel) -> str:
+    return question.asked(model.settings.question_suffix, brief=model.brief)
 
 
 def _logged(
@@ -275,15 +287,6 @@ def _logged(
         visual_tokens=visual_tokens,
         prompt_tokens=look.prompt_tokens,
         flops=flops,
-    )
-
-
-def _hit(region: Region, question: Question) -> bool | None:
-    """Whether the region contains the centre of every box; None where no box is known."""
-    if not question.boxes:
-        return None
-    return all(
-        region.contains((box.left + box.right) / 2, (box.top + box.bottom) / 2) for box in question.boxes
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from secondlook.benchmarks.benches import OutputOption, tell
 from secondlook.benchmarks.commands import show, with_options
 from secondlook.benchmarks.options import Asking
 from secondlook.edge.validation import validated
@@ -58,6 +59,7 @@ def register(evaluations: typer.Typer) -> None:
     for name, text in _HELP.items():
         evaluations.command(name, help=text)(with_options(_official(name), RunOptions))
     evaluations.command("merge")(merge)
+    evaluations.command("compare")(compare)
 
 
 def eval_signs(
@@ -118,6 +120,17 @@ def merge(
 
     merge_logs(logs, output)
     typer.echo(f"wrote {output}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A log.")],
+    second: Annotated[Path, typer.Argument(help="Of the same questions, asked with another --profile.")],
+    output: OutputOption = None,
+) -> None:
+    """What another place to look closer gives: accuracy at equal bytes, regions, paired intervals."""
+    from secondlook.benchmarks.analysis.comparing import compare as compared
+
+    tell("compare", compared([first, second]), output)
 
 
 def _evaluate(data: DataSet, log: Path, options: RunOptions) -> None:

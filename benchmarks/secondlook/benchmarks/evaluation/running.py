@@ -6,7 +6,6 @@ The logs of a run's shards are joined to the log that the run would have had und
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -71,7 +70,7 @@ def run(
     with loading_status(asking.model):
         model = load_run_model(asking, progress=draws_bars(asking.model))
     described = _described(model, asking)
-    threshold, on_gpu = model.settings.threshold, model.device.type == "cuda"
+    threshold, on_gpu = model.settings.default_threshold, model.device.type == "cuda"
     header = _header(data, asking, described, threshold, shard)
     with contextlib.closing(RunLog(log, header)) as run_log:
         done = run_log.done()
@@ -106,7 +105,7 @@ def _described(model: VisionLanguageModel, asking: Asking) -> dict[str, Any]:
         "weights": model.digest(),
         "settings": {
             **settings,
-            "localisation": json.loads(json.dumps(asdict(model.localisation))),  # as it is read again
+            "localisation": model.localisation.to_json(),
             **{name: view.model_dump(mode="json") for name, view in views.items()},
         },
         "environment": environment(str(model.device), str(model.dtype).removeprefix("torch.")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final, Literal, Protocol, get_args
 
 import numpy as np
@@ -22,7 +22,9 @@ the first answer is complete, that is later."""
 
 METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
 
-_ORIGINAL: Final = (1600, 1200)
+ORIGINAL: Final = Size(1600, 1200)
+"""Of every request's picture, in pixels."""
+
 _QUESTIONS: Final = (
     "What number is on the {} sign?",
     "Which {} thing is next to the door?",
@@ -121,7 +123,7 @@ def synthetic_request(
 ) -> Request:
     """A picture of coloured patches that nobody has seen before, of 1600x1200, and a question about it."""
     patches = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    original = Image.fromarray(patches).resize(_ORIGINAL, Image.Resampling.BICUBIC)
+    original = Image.fromarray(patches).resize(astuple(ORIGINAL), Image.Resampling.BICUBIC)
     question = _QUESTIONS[generator.integers(len(_QUESTIONS))]
     question = question.format(_WORDS[generator.integers(len(_WORDS))])
     return Request(original, _sent(original, view), view, question, look_twice, new_tokens)

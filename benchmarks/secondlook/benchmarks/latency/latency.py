@@ -26,13 +26,13 @@ from secondlook.benchmarks.latency.flow import (
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
 from secondlook.benchmarks.latency.subject import Preset, build_subject
-from secondlook.benchmarks.latency.work import FLOWS, TYPICAL_QUESTION, FlowName, Lengths, Work, work_of
+from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, FlowName, Lengths, Work, flows_of, work_of
 from secondlook.benchmarks.options import LatencyRun
 from secondlook.benchmarks.timing import milliseconds
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.devices import chosen_device
 
-BASELINES: Final = tuple(flow for flow in FLOWS if flow != "ours")
+_KINDS: Final = (ReferenceFlow, StrongFlow, EncodingOnceFlow, EngineFlow)
 _SLOTS: Final = 2
 """Of the engine: one for each of a request's looks."""
 
@@ -45,8 +45,8 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
     with console.status(f"making {preset.name} ..."):
         cache = CacheSettings(most_slots=_SLOTS)
         subject = build_subject(preset, dtype, device, seed=run.seed, cache=cache)
-        kinds = (ReferenceFlow, StrongFlow, EncodingOnceFlow, EngineFlow)
-        flows: list[Flow] = [kind(subject) for kind in kinds]
+        offered = flows_of(preset)
+        flows: list[Flow] = [kind(subject) for kind in _KINDS if kind.name in offered]
     # Nothing turns or moves on the screen while something is measured: a thread would do that.
     console.print("measuring what the device reaches ...")
     rates = measure_rates(dtype, device)
@@ -66,7 +66,7 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
         console.print("measuring again what the device reaches ...")
         rates = rates.best(measure_rates(dtype, device))
     return {
-        **{f"speedup_{flow}": speedup(samples, flow) for flow in BASELINES},
+        **{f"speedup_{flow}": speedup(samples, flow) for flow in offered if flow != "ours"},
         "weights": "published" if preset.name == "demo" else "random",
         **settings(run),
         "interrupted": interrupted,
@@ -75,7 +75,7 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
         **_rows(preset, run, samples, rates, subject.weight_bytes),
         "environment": on,
         "threads": torch.get_num_threads(),
-        "agreement": {flow: agreement(samples, flow) for flow in FLOWS if flow != "reference"},
+        "agreement": {flow: agreement(samples, flow) for flow in offered if flow != "reference"},
         "memory_measure": memory.measure,
         "memory": memory_rows,
         "slots": subject.engine.slots,
@@ -100,8 +100,10 @@ def _rows(
     preset: Preset, run: LatencyRun, samples: Sequence[Sample], rates: Rates, weight_bytes: int
 ) -> dict[str, Any]:
     """The report's rows, and what their ceilings come from."""
-    lengths = Lengths.of(preset, TYPICAL_QUESTION, run.new_tokens)
-    work = work_of(preset, lengths, masked=False)
+    regions = [sample.outcome.region.size for sample in samples if sample.outcome.region is not None]
+    region = sorted(regions, key=lambda size: size.pixels)[len(regions) // 2]
+    lengths = Lengths.of(preset.shapes, TYPICAL_QUESTION, run.new_tokens, region)
+    work = work_of(preset, TYPICAL_QUESTION, run.new_tokens, region=region, masked=False)
     return {
         "prompt_tokens": asdict(lengths),
         "rates": {**asdict(rates), "weight_bytes_per_token": weight_bytes},

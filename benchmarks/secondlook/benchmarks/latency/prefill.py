@@ -20,9 +20,8 @@ from torch import Tensor
 from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import measure_rates
-from secondlook.benchmarks.latency.flops import META, PassFlops
 from secondlook.benchmarks.latency.flow import Stopwatch
-from secondlook.benchmarks.latency.subject import Preset, build_subject, random_model, served
+from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION, Lengths, Work
 from secondlook.benchmarks.options import PrefillRun
 from secondlook.edge.geometry import Size
@@ -30,6 +29,7 @@ from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.decode.plans import PrefillPlan, Rows, Segment
 from secondlook.engine.devices import chosen_device
+from secondlook.engine.flops import PassFlops
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
@@ -122,9 +122,8 @@ def bench_prefill(preset: Preset, run: PrefillRun) -> dict[str, Any]:
 
 def _work(preset: Preset) -> dict[str, Work]:
     """Of the engine's first pass, and of both."""
-    lengths = Lengths.of(preset, TYPICAL_QUESTION, 1)
-    model = served(preset, random_model(preset.config, torch.float32, META))
-    passes = PassFlops(model, masked=False)
-    n, g, prefix = lengths.question, lengths.generic, lengths.prefix
+    lengths = Lengths.of(preset.shapes, TYPICAL_QUESTION, 1)
+    passes = PassFlops(preset.shapes, masked=False)
+    n, g, prefix = lengths.question, lengths.generic, lengths.shared
     first = Work(passes.decoder(n, n) + passes.row(n) + passes.logits())
     return {"first": first, "two": first + Work(passes.probe(g - prefix, g))}

@@ -7,27 +7,27 @@ The published way (Zhang et al., arXiv 2502.17422, and its code; the decision to
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any, Final
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, StaticCache
 from transformers.generation.streamers import BaseStreamer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject, twin
-from secondlook.edge.geometry import Region, Size
+from secondlook.engine.method.region import find_region
+from secondlook.engine.models.base import Grid, Picture, Prompt
 from secondlook.engine.models.prompts import GENERIC_QUESTION
-from secondlook.kernels import find_region
 
-_ONE_EAGER_LAYER: Final = "secondlook_one_eager_layer"
+_EAGER_LAYERS: Final = "secondlook_eager_layers"
 """Transformers' name for the attention function of this module; importing registers it."""
 
 
@@ -36,27 +36,29 @@ class ReferenceFlow:
     attention where the weights are wanted.
 
     Pictures are preprocessed once, and the region is found by our operator: less work than in the published
-    code, not more.
+    code, not more. What differs between architectures is asked of the engine's own model: prompts, pictures,
+    and how a row becomes a map.
     """
 
     name = "reference"
-    _probed_attention: ClassVar[str | dict[str, str]] = "eager"
 
     def __init__(self, subject: Subject) -> None:
-        assert subject.preset.settings.fit == "squash", "the published search knows no padding"
-        self._preset = subject.preset
+        self._served = subject.engine.model  # whose pictures and prompts are the reference's
+        assert self._served.settings.fit == "squash", "the published search knows no padding"
         self._model = subject.model
-        self._served = subject.engine.model  # whose pictures are preprocessed as the reference's
-        self._probed = twin(subject.model, self._probed_attention)
+        self._probed = twin(subject.model, self._probed_attention())
         self._device: torch.device = subject.model.device
-        self._normalise = subject.preset.preprocessing.on(self._device)
+
+    def _probed_attention(self) -> str | dict[str, str]:
+        return "eager"
 
     @torch.inference_mode()
     def answer(self, request: Request) -> Outcome:
         """Answer a request; the threshold is 0 for one that is to be looked at twice, else infinite."""
         threshold = 0.0 if request.look_twice else float("inf")
+        view = self._served.global_view
         watch = Stopwatch(self._device)
-        pictures = self._pictures([request.global_image])
+        pictures = [self._picture(self._served.picture(request.global_image, view, request.size))]
         first = self._generate(request, pictures)
         uncertainty = _uncertainty(first.logits)
         seconds: dict[Metric, float] = {
@@ -67,20 +69,20 @@ class ReferenceFlow:
             seconds["per_token"] = (first.moments[-1] - first.moments[0]) / (len(first.moments) - 1)
         if uncertainty < threshold:
             return Outcome(first.tokens, None, None, uncertainty, {**seconds, "final_answer": watch.read()})
-        maps = [self._attention(question, pictures) for question in (request.question, GENERIC_QUESTION)]
-        region = self._region(maps[0], maps[1], request)
+        maps = [self._map(question, pictures) for question in (request.question, GENERIC_QUESTION)]
+        region = find_region(maps[0], maps[1], request.size, self._served.localisation.region)
         seconds["region"] = watch.pause()
         local_image = request.local_image(region)
         watch.go_on()
-        both = torch.cat([pictures, self._pictures([local_image])])
-        second = self._generate(request, both)
+        local = self._served.picture(local_image, self._served.local_view, region.size)
+        second = self._generate(request, [*pictures, self._picture(local)])
         _uncertainty(second.logits)  # what arbitration compares
         seconds["final_answer"] = watch.read()
         return Outcome(first.tokens, region, second.tokens, uncertainty, seconds)
 
-    def _generate(self, request: Request, pictures: Tensor) -> _Generated:
-        """Greedy tokens for a prompt with the n images of `pictures` [n, ...]."""
-        inputs = self._inputs(request.question, pictures)
+    def _generate(self, request: Request, pictures: Sequence[_Shown]) -> _Generated:
+        """Greedy tokens for a prompt with these pictures."""
+        prompt, inputs = self._inputs(request.question, pictures)
         clock = _TokenClock()
         output = self._model.generate(
             **inputs,
@@ -89,48 +91,64 @@ class ReferenceFlow:
             output_logits=True,
             return_dict_in_generate=True,
             streamer=clock,
-            **self._generate_options(inputs["input_ids"].shape[1] + request.new_tokens),
+            **self._generate_options(len(prompt.ids) + request.new_tokens),
         )
-        tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        tokens = output.sequences[0, -len(output.logits) :].tolist()
         return _Generated(tuple(tokens), torch.cat(output.logits), clock.moments)
 
     def _generate_options(self, length: int) -> dict[str, Any]:
         """Keywords of `generate` beyond greedy decoding, for sequences of `length` tokens in the end."""
         return {}
 
-    def _attention(self, question: str, pictures: Tensor) -> Tensor:
-        """[N] float32: from the last prompt token to the global image at the probe layer, mean over heads."""
-        output = self._probed(**self._inputs(question, pictures), output_attentions=True)
-        return self._image_row(output.attentions[self._preset.localisation.deepest])
+    def _map(self, question: str, pictures: Sequence[_Shown]) -> Tensor:
+        """[rows, columns] float32 of the global image's grid, from the last prompt token."""
+        prompt, inputs = self._inputs(question, pictures)
+        projection = None
+        if self._served.tokens(question).instruction:
+            # An encoder that reads it: a pass tells what it looked at only where it is handed that.
+            encoder = self._probed.get_image_features
+            read = {name: inputs[name] for name in signature(encoder).parameters if name in inputs}
+            seen = encoder(**read, output_attentions=True, return_dict=True)
+            projection = self._served.projection(seen)
+            inputs |= {"pixel_values": None, "mm_encoder_outputs": {"image": seen}}
+        (start, stop), row = prompt.spans[0], torch.zeros((), device=self._device)
+        for layer, weights in self._weights(inputs).items():
+            each = weights[0, :, -1, start:stop].float()
+            heads = self._served.localisation.layers[layer]
+            row = row + (
+                each.mean(0) if heads is None else sum(weight * each[head] for head, weight in heads.items())
+            )
+        return self._served.attention_map(row, projection, prompt)
 
-    def _image_row(self, weights: Tensor) -> Tensor:
-        """The wanted row of one layer's attention weights [1, H, n, n]."""
-        start, stop = self._preset.prompt(GENERIC_QUESTION, 1)[1][0]
-        return weights[0, :, -1, start:stop].float().mean(0)
+    def _weights(self, inputs: dict[str, Any]) -> dict[int, Tensor]:
+        """Attention weights [1, H, n, n] of the layers that are read."""
+        output = self._probed(**inputs, output_attentions=True)
+        # Of a decoder that is a whole model of its own, its output is within.
+        attentions = getattr(output, "language_model_outputs", output).attentions
+        return {layer: attentions[layer] for layer in self._served.localisation.layers}
 
-    def _inputs(self, question: str, pictures: Tensor) -> dict[str, Any]:
-        tokens, _ = self._preset.prompt(question, len(pictures))
-        ids = torch.tensor([tokens], device=self._device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **self._image_inputs(pictures)}
+    def _inputs(self, question: str, pictures: Sequence[_Shown]) -> tuple[Prompt, dict[str, Any]]:
+        """A prompt, and how transformers is given it."""
+        tokens = self._served.tokens(question)
+        prompt = self._served.prompt(tokens, [picture.grid for picture in pictures])
+        return prompt, {**self._served.text_inputs(prompt, tokens), **self._image_inputs(pictures)}
 
-    def _image_inputs(self, pictures: Tensor) -> dict[str, Any]:
-        """How the model is given what `_pictures` made."""
-        return {"pixel_values": pictures}
+    def _image_inputs(self, pictures: Sequence[_Shown]) -> dict[str, Any]:
+        """How the model is given pictures."""
+        return {name: torch.cat([one.inputs[name] for one in pictures]) for name in pictures[0].inputs}
 
-    def _pictures(self, images: Sequence[Image.Image]) -> Tensor:
-        """What the passes are given of images: pixel values [n, 3, S, S]."""
-        model = self._served
-        pictures = [model.picture(image, model.global_view, Size(*image.size)) for image in images]
-        return self._normalise(pictures).to(self._model.dtype)
+    def _picture(self, picture: Picture) -> _Shown:
+        inputs = self._served.pixel_inputs([picture])
+        return _Shown(picture.grid, inputs | {"pixel_values": inputs["pixel_values"].to(self._model.dtype)})
 
-    def _region(self, question: Tensor, generic: Tensor, request: Request) -> Region:
-        side = round(question.numel() ** 0.5)
-        settings = self._preset.localisation
-        sizes = torch.tensor([[request.size.width, request.size.height]], device=self._device)
-        boxes = find_region(
-            question[None], generic[None], side, side, sizes, settings.crop_size, min_cells=settings.min_cells
-        )
-        return Region(*boxes[0].tolist())
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture as transformers is given it, and what its encoder made of it, where that is kept."""
+
+    grid: Grid
+    inputs: dict[str, Tensor]
+    encoded: Any = None
 
 
 @dataclass(frozen=True)
@@ -165,17 +183,19 @@ def _uncertainty(logits: Tensor) -> float:
 
 class StrongFlow(ReferenceFlow):
     """The published way with SDPA, a static cache of just the length needed, and attention weights at the
-    probe layer only, with logits of the last position only.
+    layers that are read only, with logits of the last position only.
 
     Each of its four passes encodes its images anew, as `generate` does when given pixels: five for two
     pictures. Nothing is compiled: on a GPU `generate` would otherwise compile for each length of prompt.
     """
 
     name = "strong"
-    _probed_attention: ClassVar[str | dict[str, str]] = {
-        "text_config": _ONE_EAGER_LAYER,
-        "vision_config": "sdpa",
-    }
+
+    def _probed_attention(self) -> dict[str, str]:
+        parts = dict.fromkeys(
+            self._model.config.sub_configs, "eager"
+        )  # what reads the question must tell, too
+        return parts | {"text_config": _EAGER_LAYERS, "vision_config": "sdpa"}
 
     def _generate_options(self, length: int) -> dict[str, Any]:
         # The last token is never fed back. A cache of our own, for that of `generate` stays as long as its
@@ -183,12 +203,12 @@ class StrongFlow(ReferenceFlow):
         cache = StaticCache(config=self._model.config.get_text_config(), max_cache_len=length - 1)
         return {"past_key_values": cache, "disable_compile": True}
 
-    def _attention(self, question: str, pictures: Tensor) -> Tensor:
-        wanted = _EagerLayer(self._preset.localisation.deepest)
-        inputs = self._inputs(question, pictures)
-        self._probed(**inputs, logits_to_keep=1, use_cache=False, eager_layer=wanted)
-        assert wanted.weights is not None, "the probe layer did not run"
-        return self._image_row(wanted.weights)
+    def _weights(self, inputs: dict[str, Any]) -> dict[int, Tensor]:
+        wanted: dict[int, Tensor | None] = dict.fromkeys(self._served.localisation.layers)
+        self._probed(**inputs, logits_to_keep=1, use_cache=False, eager_layers=wanted)
+        found = {layer: weights for layer, weights in wanted.items() if weights is not None}
+        assert found.keys() == wanted.keys(), "a layer that is read did not run"
+        return found
 
 
 class EncodingOnceFlow(StrongFlow):
@@ -197,22 +217,21 @@ class EncodingOnceFlow(StrongFlow):
 
     name = "encoding_once"
 
-    def _pictures(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features [n, N, D]."""
-        output = self._model.get_image_features(pixel_values=super()._pictures(images), return_dict=True)
-        return torch.stack(output.pooler_output)
+    def _picture(self, picture: Picture) -> _Shown:
+        shown = super()._picture(picture)
+        encoded = self._model.get_image_features(**shown.inputs, return_dict=True)
+        return replace(shown, encoded=encoded)
 
-    def _image_inputs(self, pictures: Tensor) -> dict[str, Any]:
-        output = BaseModelOutputWithPooling(pooler_output=list(pictures))  # type: ignore[arg-type]
-        return {"mm_encoder_outputs": {"image": output}}
-
-
-@dataclass
-class _EagerLayer:
-    """A request for the attention weights [B, H, n, n] of one layer, and, after the pass, the weights."""
-
-    layer: int
-    weights: Tensor | None = field(default=None, init=False)
+    def _image_inputs(self, pictures: Sequence[_Shown]) -> dict[str, Any]:
+        encoded = [picture.encoded for picture in pictures]
+        whole = copy.copy(encoded[0])
+        whole.pooler_output = [one for each in encoded for one in each.pooler_output]
+        if hasattr(whole, "deepstack_features"):  # a list of layers, of each the pictures'
+            layers = zip(*(each.deepstack_features for each in encoded), strict=True)
+            whole.deepstack_features = [sum(layer, ()) for layer in layers]
+        inputs = super()._image_inputs(pictures)
+        del inputs["pixel_values"]
+        return {**inputs, "mm_encoder_outputs": {"image": whole}}
 
 
 def _attend(
@@ -222,11 +241,16 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    eager_layer: _EagerLayer,
+    eager_layers: dict[int, Tensor | None],
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA, but for the layer wanted; query [B, H, n, D], key and value [B, Hkv, n, D], causal."""
-    if getattr(module, "layer_idx", None) != eager_layer.layer:
+    """SDPA, but for the layers wanted; query [B, H, n, D], key and value [B, Hkv, n, D], causal.
+
+    Args:
+        eager_layers: the layers wanted, which their weights [B, H, n, n] are put in.
+    """
+    layer: Any = getattr(module, "layer_idx", None)
+    if layer not in eager_layers:
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
@@ -236,9 +260,9 @@ def _attend(
     future = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).triu(1)
     scores = (query @ key.transpose(2, 3) * scaling).masked_fill(future, float("-inf"))
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-    eager_layer.weights = weights
+    eager_layers[layer] = weights
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(_ONE_EAGER_LAYER, _attend)
-AttentionMaskInterface.register(_ONE_EAGER_LAYER, sdpa_mask)
+AttentionInterface.register(_EAGER_LAYERS, _attend)
+AttentionMaskInterface.register(_EAGER_LAYERS, sdpa_mask)

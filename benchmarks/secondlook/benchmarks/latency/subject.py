@@ -1,49 +1,51 @@
-"""The models measured by name, with weights, as the engine serves them and as transformers runs them.
+"""Models of given sizes, with weights, as the engine serves them and as transformers runs them.
 
-All but the embedded one stand for public checkpoints by their sizes alone: latency and FLOPs depend on
-shapes, not on what the weights have learnt.
+All but the embedded one have random weights: latency and FLOPs depend on shapes, not on what weights have
+learnt.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
-from secondlook.engine.models.attention import ATTENTION
+from secondlook.engine.flops import META
 from secondlook.engine.models.base import VisionLanguageModel
-from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.checkpoint import Checkpoint, attending, load_model
 from secondlook.engine.models.folders import DEMO, find_folder
 from secondlook.engine.models.packed_linear import pack_linear_layers
-from secondlook.engine.models.pictures import Preprocessing
-from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.registry import architecture
-from secondlook.engine.models.settings import Localisation, LookSettings
 
-_CLIP_LARGE_14_336: Final = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
-_DECODERS: Final[dict[str, tuple[int, int, int, int]]] = {  # layers, width, heads, intermediate width
-    "small": (16, 1024, 16, 2816),
-    "llava-1.5-7b": (32, 4096, 32, 11_008),
-    "llava-1.5-13b": (40, 5120, 40, 13_824),
-}
+PRESETS: Final = json.loads(files(__package__).joinpath("presets.json").read_text(encoding="utf-8"))
+"""What a family's checkpoints have beside their sizes, by `model_type`: config.json's values, settings of the
+image processor (without the side of a square), a chat template where it is not the embedded model's, single
+tokens of the public tokenizer that are written around a question, and whether it `begins` every text with a
+token. And of each preset config.json's values, and, where it stands for a public checkpoint, parameters."""
+
+_IMAGE: Final = 4
+"""The token of an image in the embedded model's vocabulary."""
+
+_READER: Final = "qformer_tokenizer"
+
+_LEARNED: Final = (
+    *("embed_tokens", "word_embeddings", "query_tokens", "class_embedding"),
+    *("position_embedding", "position_embeddings", "pos_embed"),
+)
+"""What embeddings are called in transformers."""
 
 
 @dataclass(frozen=True)
@@ -51,66 +53,80 @@ class Preset:
     """Everything about a model but its weights.
 
     Attributes:
-        config: transformers' own; Any, for it declares nested configurations as dict or None as well.
-        image_tokens: of each image.
+        shapes: the model on the meta device.
     """
 
     name: str
-    config: Any
-    prompts: ChatPrompts
-    preprocessing: Preprocessing
-    settings: LookSettings
-    localisation: Localisation
-    image_tokens: int
+    shapes: VisionLanguageModel
 
-    def prompt(self, question: str, images: int) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-        """Tokens, and each image's [start, stop)."""
-        return self.prompts.ids(self.prompts.tokens(question), [self.image_tokens] * images)
+    @property
+    def config(self) -> Any:
+        """Transformers' own; Any, for it declares nested configurations as dict or None as well."""
+        return self.shapes.module.config
 
 
 def preset(name: str) -> Preset:
-    """By name: `small` has LLaVA-1.5's vision tower and a decoder for CPUs, `demo` is the embedded model."""
-    if name == DEMO:
-        return _embedded()
-    layers, width, heads, intermediate = _DECODERS[name]
-    decoder = {
-        "vocab_size": 32_064,
-        "hidden_size": width,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-    }
-    return random_preset(name, _CLIP_LARGE_14_336, decoder)
+    """By its name in presets.json; `demo` is the embedded model."""
+    if name != DEMO:
+        return random_preset(name, PRESETS["presets"][name]["config"])
+    shapes = load_model(DEMO, device="cpu").shapes()
+    assert shapes is not None
+    return Preset(DEMO, shapes)
 
 
-def random_preset(name: str, vision: dict[str, Any], decoder: dict[str, Any]) -> Preset:
-    """A preset of these sizes, for random weights, of the embedded model's architecture.
+def random_preset(name: str, config: Mapping[str, Any]) -> Preset:
+    """A preset of these sizes, for random weights, with what its family has beside them.
 
-    So are prompts and preprocessing; answers never end early, for no end token counts.
-
-    Args:
-        vision, decoder: keywords of transformers' configurations of a CLIP vision tower and of a Llama.
+    It is loaded as a folder is, by its architecture's own module. Answers never end early, for no end token
+    counts. `config` is that of config.json.
     """
-    demo = _embedded()
-    values = json.loads((find_folder(DEMO) / "config.json").read_text(encoding="utf-8"))
-    kinds = {part: {"model_type": values[part]["model_type"]} for part in ("vision_config", "text_config")}
-    values["vision_config"] = kinds["vision_config"] | vision
-    values["text_config"] = kinds["text_config"] | decoder | {"bos_token_id": 1, "eos_token_id": None}
-    config: Any = AutoConfig.for_model(**{**values, "vision_feature_layer": -2})
-    preprocessing = replace(demo.preprocessing, side=vision["image_size"])
-    where = architecture(config.model_type, name).default_localisation(config)
-    tokens = (vision["image_size"] // vision["patch_size"]) ** 2
-    return Preset(name, config, demo.prompts, preprocessing, LookSettings(), where, tokens)
+    with TemporaryDirectory() as folder:
+        values = _write_folder(Path(folder), config)
+        checkpoint = _Weightless(name, Path(folder), values, "float32", META)
+        return Preset(name, architecture(values["model_type"], name).load(checkpoint))
 
 
-@cache
-def _embedded() -> Preset:
-    model: Any = load_model(DEMO, device="cpu")  # with prompts, as all that make them of a chat template
-    config = AutoConfig.from_pretrained(find_folder(DEMO), local_files_only=True)
-    parts = (model.prompts, model.preprocessing, model.settings, model.localisation)
-    return Preset(DEMO, config, *parts, model.most_visual_tokens[0])
+class _Weightless(Checkpoint):
+    """A folder without weights: the model is of shapes alone."""
+
+    def weights(self, kind: Any, config: Any, attention: Mapping[str, str] | None = None) -> Any:
+        with META, no_init_weights():
+            module = kind._from_config(copy.deepcopy(config), attn_implementation=attending(attention))
+        module.tie_weights()
+        return module.eval()
+
+
+def _write_folder(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A folder as one from the hub, without weights; what is in its config.json."""
+    demo, family = find_folder(DEMO), PRESETS["families"][config["model_type"]]
+    tokenizer = json.loads((demo / "tokenizer.json").read_text(encoding="utf-8"))
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"] += [
+        {"id": number, "content": word, **plain, "special": word.startswith("<")}
+        for number, word in enumerate(family.get("words", ()), len(tokenizer["model"]["vocab"]))
+    ]
+    if not family["begins"]:
+        tokenizer["post_processor"] = None
+    side = config["vision_config"].get("image_size")
+    values = {
+        **family["config"],
+        **dict.fromkeys(("image_token_id", "image_token_index"), _IMAGE),
+        **config,
+        "text_config": {**config["text_config"], "bos_token_id": 1, "eos_token_id": None},
+    }
+    contents = {
+        "config.json": values,
+        "preprocessor_config.json": family["processor"] | ({"size": side, "crop_size": side} if side else {}),
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": json.loads((demo / "tokenizer_config.json").read_text(encoding="utf-8")),
+    }
+    for place in (folder, folder / _READER):  # who has no Q-Former does not look there
+        place.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            (place / name).write_text(json.dumps(content), encoding="utf-8")
+    template = family.get("template") or (demo / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return values
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class Subject:
     @property
     def weight_bytes(self) -> int:
         """Bytes that a decoded token must read: the decoder's layers and the language model's head."""
-        decoder, head = self.model.model.language_model, self.model.lm_head
+        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
         tensors = chain(decoder.layers.parameters(), decoder.norm.parameters(), head.parameters())
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -153,12 +169,11 @@ def build_subject(
 
 def served(preset: Preset, model: PreTrainedModel) -> VisionLanguageModel:
     """A preset's model as the engine calls it, on the same tensors but for weights that are packed."""
-    ours = twin(model, {"text_config": ATTENTION, "vision_config": "sdpa"})
+    config = preset.config
+    ours = twin(model, {part: getattr(config, part)._attn_implementation for part in config.sub_configs})
     pack_linear_layers(ours)  # as loading does
-    module = architecture(preset.config.model_type, preset.name)
-    made: VisionLanguageModel = module.made(
-        preset.name, ours, preset.prompts, preset.preprocessing, preset.settings, preset.localisation
-    )
+    made = preset.shapes.with_module(ours)
+    assert made is not None, "it has shapes"
     return made
 
 
@@ -170,6 +185,7 @@ def random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: in
     make: Any = AutoModelForImageTextToText  # untyped
     with torch.device(device), no_init_weights():
         model = make.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
+    model.tie_weights()
     model.eval().requires_grad_(False)
     if device.type != "meta":
         generator = torch.Generator(device).manual_seed(seed)
@@ -195,12 +211,13 @@ def twin(model: PreTrainedModel, attention: str | dict[str, str]) -> Any:
 
 def _fill(name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
     values: Tensor = parameter.data
-    if "norm" in name:
-        values.fill_(1.0 if name.endswith("weight") else 0.0)
-    elif name.endswith("bias"):
+    part = name.removesuffix(".weight").rpartition(".")[2]
+    if name.endswith("bias"):
         values.zero_()
-    elif any(part in name for part in ("embed_tokens", "position_embedding", "class_embedding")):
+    elif part in _LEARNED:
         values.normal_(0.0, 0.5, generator=generator)
+    elif values.dim() == 1:  # a norm's
+        values.fill_(1.0)
     else:
         gain = 6.0 if "lm_head" in name else 1.5
         values.normal_(0.0, gain * values[0].numel() ** -0.5, generator=generator)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from typing import Any, Final, Literal, get_args
 
 import torch
+from transformers import GenerationMixin
 
 from secondlook.benchmarks.commands import settings
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.latency.flops import META, PassFlops, counted
-from secondlook.benchmarks.latency.flow import Metric
-from secondlook.benchmarks.latency.subject import Preset, random_model, served
+from secondlook.benchmarks.latency.flow import ORIGINAL, Metric
+from secondlook.benchmarks.latency.subject import Preset, random_model
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.geometry import Size
+from secondlook.engine.flops import META, PassFlops, blank, counted
 from secondlook.engine.method.policy import Policy
+from secondlook.engine.models.base import Picture, Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.results import FirstLook, Look
 
@@ -56,6 +59,7 @@ class Lengths:
         decided: of the first answer, when the engine decides whether to look again.
         again: of the second answer, if not as many as of the first.
         rows: tokens of the first answer whose attention is read; 0: that of the prompt's last row is.
+        shared: of the generic prompt, so many that need not be computed, for the question's begins with them.
     """
 
     prefix: int
@@ -66,59 +70,120 @@ class Lengths:
     decided: int
     again: int | None = None
     rows: int = 0
+    shared: int = 0
 
     @classmethod
-    def of(cls, preset: Preset, question: str, new_tokens: int) -> Lengths:
-        """The lengths that a question's prompts have with a preset."""
-        ids, spans = preset.prompt(question, 1)
+    def of(
+        cls, model: VisionLanguageModel, question: str, new_tokens: int, region: Size | None = None
+    ) -> Lengths:
+        """Of a question's prompts about an original of `ORIGINAL` pixels; region: see `looked_at`."""
+        asked, generic = model.tokens(question), model.tokens(GENERIC_QUESTION)
+        whole = blank(model, model.global_view, ORIGINAL)
+        local = blank(model, model.local_view, looked_at(model, region))
+        prompt = model.prompt(asked, [whole.grid])
         return cls(
-            prefix=spans[0][1],
-            question=len(ids),
-            generic=len(preset.prompt(GENERIC_QUESTION, 1)[0]),
-            both=len(preset.prompt(question, 2)[0]),
+            prefix=prompt.shared,
+            question=len(prompt.ids),
+            generic=len(model.prompt(generic, [whole.grid]).ids),
+            both=len(model.prompt(asked, [whole.grid, local.grid]).ids),
             new=new_tokens,
             decided=min(new_tokens, Policy.decide_after),
+            shared=_shared(model, whole, asked, prompt),
         )
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """FLOPs of the pictures of one request.
+
+    Attributes:
+        whole, local: of encoding the global image, and the local one.
+        question, generic: of reading an encoded one for either question (`condition`).
+    """
+
+    whole: int = 0
+    local: int = 0
+    question: int = 0
+    generic: int = 0
+
+
+def looked_at(model: VisionLanguageModel, region: Size | None = None) -> Size:
+    """A region's size; of none that is known the largest that is tried, for the most that a look computes."""
+    side = round(model.localisation.crop_size * model.localisation.ratios[-1])
+    return region or Size(min(side, ORIGINAL.width), min(side, ORIGINAL.height))
+
+
+def flows_of(preset: Preset) -> tuple[FlowName, ...]:
+    """The flows that there are for a preset: not all of transformers' models take what was encoded before."""
+    kind = type(preset.shapes.module)
+    parameters = signature(kind.forward).parameters
+    takes = "mm_encoder_outputs" in parameters and kind.generate is GenerationMixin.generate
+    return tuple(flow for flow in FLOWS if takes or flow != "encoding_once")
+
+
 def work_of(
-    preset: Preset, lengths: Lengths, *, masked: bool = True
+    preset: Preset, question: str, new_tokens: int, *, region: Size | None = None, masked: bool = True
 ) -> dict[bool, dict[FlowName, dict[Metric, Work]]]:
-    """Of unsure requests (True) and sure ones, by flow, until each milestone; `masked` as for `PassFlops`."""
-    model = random_model(preset.config, torch.float32, META)
-    passes = PassFlops(served(preset, model), masked=masked)
-    side = preset.preprocessing.side
-    pixels = torch.empty(1, 3, side, side, device=META)
-    image = dict.fromkeys(FLOWS, counted(lambda: model.get_image_features(pixel_values=pixels)))
-    image["ours"] = passes.encode(passes.model.global_view, Size(side, side))  # no block behind the features
+    """Of unsure requests (True) and sure ones, by flow, until each milestone; `region` as for `looked_at`,
+    `masked` as for `PassFlops`."""
+    model, passes = preset.shapes, PassFlops(preset.shapes, masked=masked)
+    lengths = Lengths.of(model, question, new_tokens, region)
+    ours = Pictures(
+        passes.encode(model.global_view, ORIGINAL),
+        passes.encode(model.local_view, looked_at(model, region)),
+        *(passes.condition(model.tokens(asked)) for asked in (question, GENERIC_QUESTION)),
+    )
+    theirs = _theirs(preset, ours)
+    pictures = {flow: ours if flow == "ours" else theirs for flow in flows_of(preset)}
     return {
-        unsure: {flow: flow_work(flow, passes, lengths, image[flow], unsure=unsure) for flow in FLOWS}
+        unsure: {
+            flow: flow_work(flow, passes, lengths, each, unsure=unsure) for flow, each in pictures.items()
+        }
         for unsure in (True, False)
     }
 
 
+def _theirs(preset: Preset, ours: Pictures) -> Pictures:
+    """What transformers' own encoder computes, blocks behind the features too.
+
+    Where none are behind, ours compute the same, but for the padding of windows at a picture's edges; such an
+    encoder need not be countable on shapes.
+    """
+    model = preset.shapes
+    if not hasattr(preset.config, "vision_feature_layer"):
+        return ours
+    inputs = model.pixel_inputs([blank(model, model.global_view, ORIGINAL)])
+    encoder = random_model(preset.config, torch.float32, META).get_image_features
+    whole = counted(lambda: encoder(**inputs))
+    return replace(ours, whole=whole, local=whole)
+
+
+def _shared(model: VisionLanguageModel, picture: Picture, asked: QuestionTokens, prompt: Prompt) -> int:
+    keys = {model.prefix_key(picture, one) for one in (asked, model.tokens(GENERIC_QUESTION))}
+    return prompt.shared if len(keys) == 1 else 0
+
+
 def bench_flops(preset: Preset, run: FlopsRun) -> dict[str, Any]:
     """Count a preset's FLOPs, without weights: the report, for JSON; at its top the ratios of ours."""
-    lengths = Lengths.of(preset, TYPICAL_QUESTION, run.new_tokens)
-    rows = flow_rows(preset, lengths, run.retransmission_rate)
+    rows = flow_rows(preset, run.new_tokens, run.retransmission_rate)
     ours = next(row for row in rows if row["flow"] == "ours")
     return {
         "flops_ratio": ours["ratio"],
         "relative_computation": ours["relative_computation"],
         **settings(run),
-        "prompt_tokens": asdict(lengths),
+        "prompt_tokens": asdict(Lengths.of(preset.shapes, TYPICAL_QUESTION, run.new_tokens)),
         "environment": environment("cpu", "none: shapes only"),
         "rows": rows,
     }
 
 
-def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> list[dict[str, Any]]:
+def flow_rows(preset: Preset, new_tokens: int, retransmission_rate: float) -> list[dict[str, Any]]:
     """FLOPs of each flow, from the start of an unsure request to each milestone.
 
     Relative computation is over one plain answer from the global image (Song & Kim, arXiv 2512.16349): of
     sure requests, of unsure ones, and at the retransmission rate r, (1 - r) · sure + r · unsure.
     """
-    work = work_of(preset, lengths)
+    work = work_of(preset, TYPICAL_QUESTION, new_tokens)
     plain, published = (work[unsure]["reference"]["final_answer"].flops for unsure in (False, True))
     rows = []
     for flow, milestones in work[True].items():
@@ -138,7 +203,13 @@ def flow_rows(preset: Preset, lengths: Lengths, retransmission_rate: float) -> l
 
 
 def look_flops(
-    passes: PassFlops, original: Size, first: FirstLook, second: Look | None, *, only: bool = False
+    passes: PassFlops,
+    original: Size,
+    question: str,
+    first: FirstLook,
+    second: Look | None,
+    *,
+    only: bool = False,
 ) -> tuple[int, int | None]:
     """FLOPs of the engine's work for a first look, and what a second look of the same question adds.
 
@@ -146,78 +217,88 @@ def look_flops(
         only: no second look was to follow, so that no attention was read.
     """
     model, look, pending = passes.model, first.look, first.pending
-    new, image = len(look.tokens), passes.encode(model.global_view, original)
+    new, asked, generic = len(look.tokens), model.tokens(question), model.tokens(GENERIC_QUESTION)
     decided = min(new, Policy.decide_after)
     told = sum(not token.is_eos for token in look.tokens[:decided])
     rows = min(model.localisation.generated_rows, max(1, told))
     lengths = Lengths(0, look.prompt_tokens, 0, 0, new, decided, rows=rows)
+    pictures = Pictures(passes.encode(model.global_view, original), question=passes.condition(asked))
     flow: FlowName = "reference" if only else "ours"
-    once = flow_work(flow, passes, lengths, 0, unsure=False)["final_answer"].flops
+    once = flow_work(flow, passes, lengths, pictures, unsure=False)["final_answer"].flops
     if second is None or pending is None:
-        return image + once, None
+        return once, None
     prompt = pending.question.prompt
-    generic = len(pending.question.generic.ids) if model.localisation.generic else 0
-    both, again = second.prompt_tokens, len(second.tokens)
-    lengths = Lengths(prompt.shared, look.prompt_tokens, generic, both, new, decided, again, rows)
-    twice = flow_work("ours", passes, lengths, 0, unsure=True)["final_answer"].flops
-    return image + once, twice - once + passes.encode(model.local_view, pending.region.size)
+    lengths = Lengths(
+        prefix=prompt.shared,
+        question=look.prompt_tokens,
+        generic=len(pending.question.generic.ids) if model.localisation.generic else 0,
+        both=second.prompt_tokens,
+        new=new,
+        decided=decided,
+        again=len(second.tokens),
+        rows=rows,
+        shared=_shared(model, pending.question.picture, asked, prompt),
+    )
+    local = passes.encode(model.local_view, pending.region.size)
+    pictures = replace(pictures, local=local, generic=passes.condition(generic))
+    return once, flow_work("ours", passes, lengths, pictures, unsure=True)["final_answer"].flops - once
 
 
 def flow_work(
-    flow: FlowName, passes: PassFlops, lengths: Lengths, image: int, *, unsure: bool
+    flow: FlowName, passes: PassFlops, lengths: Lengths, pictures: Pictures, *, unsure: bool
 ) -> dict[Metric, Work]:
-    """The work of a request from its start to each milestone; a sure one has no region.
-
-    Args:
-        image: FLOPs of encoding one picture.
-    """
+    """The work of a request from its start to each milestone; a sure one has no region."""
     if flow == "ours":
-        return _engine(passes, lengths, image, unsure)
-    return _published(passes, lengths, image, flow, unsure)
+        return _engine(passes, lengths, pictures, unsure)
+    return _published(passes, lengths, pictures, flow, unsure)
 
 
 def _published(
-    passes: PassFlops, lengths: Lengths, image: int, flow: FlowName, unsure: bool
+    passes: PassFlops, lengths: Lengths, pictures: Pictures, flow: FlowName, unsure: bool
 ) -> dict[Metric, Work]:
     """`generate`, two complete passes, `generate` on two images.
 
     The reference computes logits for every position of the complete passes. The stronger flows do not, but
-    every query that they decode is given all keys of a static cache.
+    every query that they decode is given all keys of a static cache. Who encodes once reads no questions.
     """
     n, g, two, new = lengths.question, lengths.generic, lengths.both, lengths.new
     again = new if lengths.again is None else lengths.again
     static, once = flow != "reference", flow == "encoding_once"
-    first = Work(image + passes.decoder(n, n) + passes.logits())
+    seen, generic = pictures.whole + pictures.question, pictures.whole + pictures.generic
+    first = Work(seen + passes.decoder(n, n) + passes.logits())
     answer = first + _decoding(passes, n, new, static=static)
     if not unsure:
         return {"first_token": first, "first_answer": answer, "final_answer": answer}
     region = answer
-    for length in (n, g):
+    for length, image in ((n, seen), (g, generic)):
         logits = passes.logits(1 if static else length)
         region += Work(image * (not once) + passes.decoder(length, length) + logits)
-    second = Work(image * (1 if once else 2) + passes.decoder(two, two) + passes.logits())
+    images = pictures.local + pictures.question + seen * (not once)
+    second = Work(images + passes.decoder(two, two) + passes.logits())
     final = region + second + _decoding(passes, two, again, static=static)
     return {"first_token": first, "first_answer": answer, "region": region, "final_answer": final}
 
 
-def _engine(passes: PassFlops, lengths: Lengths, image: int, unsure: bool) -> dict[Metric, Work]:
+def _engine(passes: PassFlops, lengths: Lengths, pictures: Pictures, unsure: bool) -> dict[Metric, Work]:
     """Global image and question in one pass; after the first tokens the generic question through the probe
     layer; the second look after the kept prefix, the rest of the first answer in the same decode steps."""
     n, g, two, prefix = lengths.question, lengths.generic, lengths.both, lengths.prefix
     again = lengths.new if lengths.again is None else lengths.again
-    first = Work(image + passes.decoder(n, n) + passes.row(n) * (not lengths.rows) + passes.logits())
-    answer = first + _decoding(passes, n, lengths.new)
+    row = passes.row(n) * (not lengths.rows)
+    first = pictures.whole + pictures.question + passes.decoder(n, n) + row + passes.logits()
+    answer = Work(first) + _decoding(passes, n, lengths.new)
     if not unsure:
-        return {"first_token": first, "first_answer": answer, "final_answer": answer}
-    probe = Work(passes.probe(g - prefix, g)) if g else Work()
+        return {"first_token": Work(first), "first_answer": answer, "final_answer": answer}
+    probe = Work(pictures.generic + passes.probe(g - lengths.shared, g)) if g else Work()
     if lengths.rows:
         keys = n + lengths.rows
         probe += Work(passes.probe(lengths.rows, keys) + passes.row(keys) * (lengths.rows - 1))
-    region, answer = first + _decoding(passes, n, lengths.decided) + probe, answer + probe
-    second = Work(image + passes.decoder(two - prefix, two) + passes.logits())
+    region, answer = Work(first) + _decoding(passes, n, lengths.decided) + probe, answer + probe
+    local = pictures.local + pictures.question
+    second = Work(local + passes.decoder(two - prefix, two) + passes.logits())
     rest = Work(sequential=answer.sequential - region.sequential)
     final = region + second + rest + _decoding(passes, two, again)
-    return {"first_token": first, "first_answer": answer, "region": region, "final_answer": final}
+    return {"first_token": Work(first), "first_answer": answer, "region": region, "final_answer": final}
 
 
 def _decoding(passes: PassFlops, prompt: int, new: int, *, static: bool = False) -> Work:

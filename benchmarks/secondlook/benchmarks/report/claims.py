@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
 
 from secondlook.benchmarks.analysis.curves import Envelope
-from secondlook.benchmarks.analysis.replay import Replay
-from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation, interval
+from secondlook.benchmarks.analysis.replay import Replay, advantage
+from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation
 from secondlook.benchmarks.report.document import Section, Table, number, points, share
 from secondlook.benchmarks.report.study import MEASURES, NEAR, Qualities, Study
 from secondlook.benchmarks.run_log import leaves
@@ -74,7 +75,7 @@ def first_tokens(all_tokens: Replay, first_five: Replay, boot: Bootstrap) -> Fin
     apart = lines[0].at(rates) - lines[1].at(rates)
     worst = int(apart.argmin())
     rate = float(rates[worst])
-    worst_apart = _apart(first_five, all_tokens, rate, float(apart[worst]), boot)
+    worst_apart = advantage(first_five, all_tokens, attrgetter("rate"), rate, boot)
     longer = float((all_tokens.columns.first.lengths > 5).mean())
     return Finding(
         "Deciding on the first 5 tokens is within 1 point of deciding on all, at equal retransmission rates",
@@ -90,7 +91,7 @@ def arbitration(with_it: Replay, without: Replay, boot: Bootstrap) -> Finding:
     apart = lines[0].accuracy - lines[1].accuracy
     worst = int(apart.argmin())
     rate = float(lines[0].cost[worst])
-    worst_apart = _apart(with_it, without, rate, float(apart[worst]), boot)
+    worst_apart = advantage(with_it, without, attrgetter("rate"), rate, boot)
     return Finding(
         f"Arbitration is never below no arbitration by more than {100 * _ARBITRATION:g} points",
         bool(apart[worst] >= -_ARBITRATION - 1e-12),
@@ -125,13 +126,6 @@ def jpeg(
     pair = qualities[best.line[point]]
     found = f"{best.cost[point] / 1e3:.1f} kB, {share(float(best.accuracy[point]))}"
     return Finding(claim, True, f"{found} with qualities {pair[0]} and {pair[1]}; {alone}")
-
-
-def _apart(one: Replay, other: Replay, rate: float, apart: float, boot: Bootstrap) -> Estimate:
-    """The accuracy between two replays at a retransmission rate, with its interval."""
-    curves = (replay.trade_off.resampled(replay.rate, boot) for replay in (one, other))
-    ours, theirs = (np.array([np.interp(rate, *curve) for curve in found]) for found in curves)
-    return interval(apart, ours - theirs)
 
 
 _HOLDS = {True: "holds", False: "does not hold", None: "cannot be told"}

@@ -21,7 +21,7 @@ from secondlook.benchmarks.report.document import (
     share,
 )
 from secondlook.benchmarks.report.plots import Mark, Series, draw_lines
-from secondlook.benchmarks.report.study import HIGH_QUALITY, MEASURES, Qualities, Study, bytes_sent
+from secondlook.benchmarks.report.study import HIGH_QUALITY, MEASURES, Qualities, Study
 
 _BASELINE: Final = "one look at high resolution"
 _EACH: Final = "a pair of qualities"
@@ -33,7 +33,7 @@ _RATES: Final = (0.1, 0.25, 0.5, 0.75)
 def overview(study: Study) -> Section:
     """One look, two looks at the threshold, and always two looks."""
     columns, boot, replay = study.columns, study.boot, study.plain
-    sent, pixels, extra = bytes_sent(columns), study.extra("pixels"), study.extra("bytes")
+    sent, pixels, extra = replay.sent, study.extra("pixels"), study.extra("bytes")
     more, area, size = (study.always(cost) for cost in (extra, pixels, sent))
     always = (percent(study.full), "100 %", number(more, 2), number(area, 2), kilobytes(size))
     arbitrated = (percent(boot.mean(replay.kept)), *always[1:])
@@ -163,7 +163,7 @@ def qualities(study: Study, found: Qualities) -> Section:
     boots = [Bootstrap(run.columns.picture, study.resamples) for run in found.runs]
     series = []
     for run, replay, line, boot in zip(found.runs, found.replays, found.lines, boots, strict=True):
-        band = replay.trade_off.band(bytes_sent(run.columns), boot)
+        band = replay.trade_off.band(replay.sent, boot)
         inside = Band(band.cost / 1e3, band.low, band.high)
         series.append(Series(_pair(run.qualities), line.cost / 1e3, line.accuracy, inside))
     marks = (
@@ -206,7 +206,8 @@ def _envelope(found: Qualities, boots: list[Bootstrap]) -> Table:
     rows = []
     for point in points:
         which, threshold = best.line[point], best.threshold[point]
-        replay, boot, cost = found.replays[which], boots[which], bytes_sent(found.runs[which].columns)
+        replay, boot = found.replays[which], boots[which]
+        cost = replay.sent
         looked = replay.looked(threshold)
         rows.append(
             (

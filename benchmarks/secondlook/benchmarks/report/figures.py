@@ -94,6 +94,8 @@ PARTS: Final = (
     Part("results", _CARD, (_SIGNS,), _one(tables.results)),
     Part("evidence", Path("docs/accuracy.md"), _LOGS, evidence),
     Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _each),
+    Part("heads", Path("docs/calibration.md"), ("heads-*.json",), _each),
+    Part("compare", Path("docs/calibration.md"), ("compare-*.json",), _each),
     Part("speed", Path("docs/performance.md"), _SPEED, _each),
     Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each),
     Part("vision", Path("docs/export.md"), ("vision-*.json",), _each),

@@ -163,10 +163,7 @@ class Qualities:
 
     @cached_property
     def lines(self) -> list[Line]:
-        return [
-            replay.trade_off.line(bytes_sent(run.columns))
-            for run, replay in zip(self.runs, self.replays, strict=True)
-        ]
+        return [replay.trade_off.line(replay.sent) for replay in self.replays]
 
     @cached_property
     def best(self) -> Envelope:
@@ -183,8 +180,3 @@ class Qualities:
             if run.qualities[0] == HIGH_QUALITY:
                 return float(run.columns.first.bytes.mean()), float(run.columns.first.score.mean())
         return None
-
-
-def bytes_sent(columns: Columns) -> Cost:
-    """Bytes a question, both looks together."""
-    return Cost(columns.first.bytes, columns.second.bytes, np.ones(len(columns)))

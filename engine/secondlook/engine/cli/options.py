@@ -78,7 +78,7 @@ PolicyOption = Annotated[
     Path | None,
     typer.Option(
         "--policy",
-        help="Policy file of secondlook calibrate, for this model; instead of --threshold.",
+        help="Policy file of secondlook calibrate threshold, for this model; instead of --threshold.",
         rich_help_panel=POLICY,
     ),
 ]

@@ -73,9 +73,9 @@ def with_vision(model: VisionLanguageModel, choice: EncoderChoice) -> VisionLang
                     "--rebuild needs what builds plans: pip install 'secondlook[tensorrt]'"
                 )
             opens = builders[0].load()
-        encoder = opens(choice.folder, model.device, trusted=choice.trust_plan)
-        encoder.manifest.encoder.check_fits(choice.folder, model)
-        return model.with_encoder(encoder)
+        opened = opens(choice.folder, model.device, trusted=choice.trust_plan)
+        opened.manifest.encoder.check_fits(choice.folder, model)
+        return model.with_encoder(*opened.encoders)
     manifest = read_manifest(choice.folder)
     manifest.check_fits(choice.folder, model)
-    return model.with_encoder(open_onnx(choice.folder, manifest, model.device, provider=choice.provider))
+    return model.with_encoder(*open_onnx(choice.folder, manifest, model.device, provider=choice.provider))

@@ -1,6 +1,6 @@
 """What an exported vision encoder is: the file `manifest.json` in its folder.
 
-    encoder.onnx         the graph
+    encoder.onnx         the graph, or the first of several, each of its own name
     encoder.onnx.data    its weights
     manifest.json        this; written only after the gate was passed
 
@@ -13,55 +13,42 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+from pydantic_core import to_jsonable_python
+
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import from_json, validated
+from secondlook.edge.wire import View
 from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError
-from secondlook.engine.models.pictures import Preprocessing
+from secondlook.engine.models.pictures import Normalisation
+from secondlook.engine.models.vision import Interface
 
 if TYPE_CHECKING:
     from secondlook.engine.models.base import VisionLanguageModel
 
 __all__ = [
-    "GRAPH_FILE",
     "MANIFEST_FILE",
-    "WEIGHTS_FILE",
     "EncoderManifest",
     "GraphDType",
     "Parity",
-    "TensorType",
     "check_names",
     "file_digest",
+    "graph_file",
     "read_json",
     "read_manifest",
+    "weights_file",
     "write_json",
 ]
 
 _Manifest = TypeVar("_Manifest")
 
-GRAPH_FILE: Final = "encoder.onnx"
-WEIGHTS_FILE: Final = "encoder.onnx.data"
 MANIFEST_FILE: Final = "manifest.json"
 
 GraphDType = Literal["float32", "float16", "bfloat16", "int8"]
-"""The precision that a graph computes in; the input and output of an int8 graph are float32."""
-
-
-@validated(frozen=True)
-class TensorType:
-    """A graph's input or output.
-
-    Attributes:
-        shape: a name stands for a dynamic axis.
-        dtype: torch's name, such as "float32".
-    """
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str
+"""The precision that graphs compute in; what an int8 graph takes and gives is float32."""
 
 
 @validated(frozen=True)
@@ -69,8 +56,8 @@ class Parity:
     """What the gate measured, against torch in float32 on the same weights.
 
     Attributes:
-        relative_error: of the features; the Frobenius norm of the difference over that of torch's, the
-            largest of all pictures.
+        relative_error: of what the encoder makes of a picture; the Frobenius norm of the difference over that
+            of torch's, the largest of all pictures.
         tolerance: what `relative_error` had to stay within.
         pictures: of which the features were compared.
         questions: asked with both encoders, end to end.
@@ -102,15 +89,14 @@ class EncoderManifest:
     Attributes:
         model: what the model was asked for as.
         revision: commit of a hub model.
-        weights: digests of the vision tower's and projector's weights, in the three dtypes that a model can
-            be loaded in (`VisionLanguageModel.encoder_digest`).
-        dtype: that the graph computes in.
-        opset: of the graph's operators.
-        input: pixel values [batch, 3, side, side], normalised.
-        output: features [batch, tokens, width].
-        tokens: of one picture.
-        width: of the language model.
-        preprocessing: of the pictures, side and resize mode included.
+        weights: digests of the encoder's weights, in the three dtypes that a model can be loaded in
+            (`VisionLanguageModel.encoder_digest`).
+        dtype: that the graphs compute in.
+        opset: of the graphs' operators.
+        graphs: what each takes and gives, by its name, in the order in which a picture passes them.
+        normalisation: of the pictures.
+        views: of the global and the local picture: which sizes the gate compared. The graphs take others too,
+            as far as their axes say.
         tools: versions of what made the graph, by distribution.
         parity: what the gate measured.
         files: SHA-256 of every other file in the folder, in hexadecimal, by name.
@@ -121,26 +107,22 @@ class EncoderManifest:
     weights: dict[str, str]
     dtype: GraphDType
     opset: int
-    input: TensorType
-    output: TensorType
-    tokens: int
-    width: int
-    preprocessing: Preprocessing
+    graphs: dict[str, Interface]
+    normalisation: Normalisation
+    views: tuple[View, View]
     tools: dict[str, str]
     parity: Parity
     files: dict[str, str]
     revision: str | None = None
-    format: Literal[1] = 1
+    format: Literal[2] = 2
 
     def __post_init__(self) -> None:
         check_names(self.files)
-        if lacking := {GRAPH_FILE, WEIGHTS_FILE} - self.files.keys():
+        if not self.graphs:
+            raise SettingsError("the manifest names no graph")
+        needed = {file(name) for name in self.graphs for file in (graph_file, weights_file)}
+        if lacking := needed - self.files.keys():
             raise SettingsError(f"the manifest has no digest of {', '.join(sorted(lacking))}")
-
-    @property
-    def side(self) -> int:
-        """Of the encoder's square input, in pixels."""
-        return self.preprocessing.side
 
     def write(self, folder: Path) -> None:
         """Write the file and wait until it is on the disk.
@@ -182,22 +164,39 @@ class EncoderManifest:
                 sides of every difference.
         """
         dtype = str(model.dtype).removeprefix("torch.")
-        mine, theirs = self.preprocessing, model.preprocessing
+        graphs = model.vision_graphs()
         pairs: dict[str, tuple[object, object]] = {
             f"weights in {dtype}": (self.weights.get(dtype), model.encoder_digest()),
-            "tokens": (self.tokens, model.most_visual_tokens[0]),
-            "width": (self.width, model.decoder.width),
+            "graphs": (", ".join(self.graphs), ", ".join(graphs)),
             **{
-                field.name: (getattr(mine, field.name), getattr(theirs, field.name))
-                for field in fields(Preprocessing)
+                field.name: (
+                    getattr(self.normalisation, field.name),
+                    getattr(model.normalisation, field.name),
+                )
+                for field in fields(Normalisation)
             },
         }
+        for name in self.graphs.keys() & graphs.keys():
+            mine, theirs = self.graphs[name], graphs[name].interface
+            for kind in ("inputs", "outputs"):
+                both = (", ".join(map(str, getattr(one, kind))) for one in (mine, theirs))
+                pairs[f"{kind} of {name}"] = next(both), next(both)
         different = [f"{name} {a}, not {b}" for name, (a, b) in pairs.items() if a != b]
         if different:
             raise EncoderMismatchError(
                 f"the encoder in {folder} was exported from {self.model!r} and does not fit the model "
                 f"{model.name!r}: it has {'; '.join(different)}; export {model.name!r}"
             )
+
+
+def graph_file(name: str) -> str:
+    """The file of a graph."""
+    return f"{name}.onnx"
+
+
+def weights_file(name: str) -> str:
+    """The file of a graph's weights."""
+    return f"{graph_file(name)}.data"
 
 
 def check_names(files: Iterable[str]) -> None:
@@ -245,7 +244,7 @@ def write_json(manifest: Any, path: Path) -> None:
         OSError: it cannot be written.
     """
     with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(manifest), indent=4) + "\n")
+        file.write(json.dumps(to_jsonable_python(manifest), indent=4) + "\n")
         file.flush()
         os.fsync(file.fileno())
 

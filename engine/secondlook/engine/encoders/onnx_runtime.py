@@ -1,8 +1,8 @@
 """The vision encoder in ONNX Runtime.
 
-Pixels and features stay torch's: ONNX Runtime reads and writes the tensors' own memory, on the CPU as on a
-GPU, in float32, float16 and bfloat16 alike. Its CPU provider has no bfloat16 products, and refuses such a
-graph; float16 it computes in float32.
+What it takes and gives stays torch's: ONNX Runtime reads and writes the tensors' own memory, on the CPU as
+on a GPU, in float32, float16 and bfloat16 alike. Its CPU provider has no bfloat16 products, and refuses such
+a graph; float16 it computes in float32.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.encoders.manifest import GRAPH_FILE, EncoderManifest, TensorType
+from secondlook.engine.encoders.manifest import EncoderManifest, graph_file
 from secondlook.engine.errors import DeviceError, EncoderError, InvalidEncoderError, RuntimeMissingError
+from secondlook.engine.models.vision import Interface, sized
 
 __all__ = ["OnnxVisionEncoder", "Provider", "first_line", "open_onnx", "open_session"]
 
@@ -24,7 +25,13 @@ Provider = Literal["auto", "tensorrt"]
 """What computes inside ONNX Runtime: "auto" is the device's own, CPU or CUDA; "tensorrt" builds a plan
 from the graph when it is first run, on a CUDA device."""
 
-_ELEMENT_TYPES: Final = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}
+_ELEMENT_TYPES: Final = {
+    torch.float32: 1,
+    torch.int64: 7,
+    torch.bool: 9,
+    torch.float16: 10,
+    torch.bfloat16: 16,
+}
 """ONNX's numbers of element types (onnx.TensorProto)."""
 
 
@@ -35,8 +42,8 @@ def open_onnx(
     *,
     provider: Provider = "auto",
     threads: int | None = None,
-) -> OnnxVisionEncoder:
-    """The encoder of an exported folder, after every file was compared with its digest.
+) -> tuple[OnnxVisionEncoder, ...]:
+    """The graphs of an exported folder in their order, after every file was compared with its digest.
 
     Args:
         threads: of the CPU provider; by default torch's, `torch.get_num_threads()` at this moment.
@@ -53,45 +60,57 @@ def open_onnx(
             f"{folder} computes in bfloat16, for which ONNX Runtime has no products on CPUs; "
             "use --device cuda, or export with --dtype float32"
         )
-    session = open_session(folder / GRAPH_FILE, device, provider=provider, threads=threads)
-    return OnnxVisionEncoder(session, manifest.input, manifest.output, device)
+    return tuple(
+        OnnxVisionEncoder(
+            open_session(folder / graph_file(name), device, provider=provider, threads=threads),
+            interface,
+            device,
+        )
+        for name, interface in manifest.graphs.items()
+    )
 
 
 class OnnxVisionEncoder:
-    """A session as a vision encoder, see `secondlook.engine.models.base.VisionEncoder`.
-
-    Pixels of another dtype than the graph's are converted, and the features to theirs.
+    """A session as a `secondlook.engine.models.vision.VisionEncoder`.
 
     Args:
         session: of `open_session`, on the same device.
-        taken, given: the graph's input and output, as in the manifest.
+        interface: of the graph, in its own dtype.
     """
 
-    def __init__(self, session: Any, taken: TensorType, given: TensorType, device: torch.device) -> None:
-        self._session, self._device = session, device
-        self._input, self._output = taken.name, given.name
-        self._taken, self._given = (getattr(torch, tensor.dtype) for tensor in (taken, given))
-        self._shape = tuple(int(length) for length in given.shape[1:])
+    def __init__(self, session: Any, interface: Interface, device: torch.device) -> None:
+        self._session, self._interface, self._device = session, interface, device
 
-    def __call__(self, pixel_values: Tensor) -> Tensor:
-        """Features [n, N, D] of pixels [n, 3, S, S]; waits for them.
+    def __call__(self, *given: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Waits for what the graph makes of its inputs.
 
         Raises:
-            EncoderError: ONNX Runtime could not run.
+            EncoderError: the graph takes other inputs, or ONNX Runtime could not run.
         """
-        pixels = pixel_values.to(self._taken).contiguous()
-        features = torch.empty(len(pixels), *self._shape, dtype=self._given, device=self._device)
+        interface, device = self._interface, self._device
+        lengths = interface.lengths(given)
+        taken = [
+            tensor.to(getattr(torch, one.dtype)).contiguous()
+            for one, tensor in zip(interface.inputs, given, strict=True)
+        ]
+        made = [
+            torch.empty(sized(one.shape, lengths), dtype=getattr(torch, one.dtype), device=device)
+            for one in interface.outputs
+        ]
         binding = self._session.io_binding()
-        binding.bind_input(self._input, *_memory(pixels))
-        binding.bind_output(self._output, *_memory(features))
-        if self._device.type == "cuda":
+        for one, tensor in zip(interface.inputs, taken, strict=True):
+            binding.bind_input(one.name, *_memory(tensor))
+        for one, tensor in zip(interface.outputs, made, strict=True):
+            binding.bind_output(one.name, *_memory(tensor))
+        if device.type == "cuda":
             # ONNX Runtime computes on a stream of its own, and waits for that one at the end of a run.
-            torch.cuda.current_stream(self._device).synchronize()
+            torch.cuda.current_stream(device).synchronize()
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's have no common type
             raise EncoderError(f"ONNX Runtime could not run: {first_line(error)}") from error
-        return features.to(pixel_values.dtype)
+        found = tuple(tensor.to(given[0].dtype) for tensor in made)
+        return found[0] if len(found) == 1 else found
 
 
 def open_session(

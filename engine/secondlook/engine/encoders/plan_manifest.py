@@ -1,6 +1,6 @@
 """What a TensorRT plan is: the file `plan.json` in its folder.
 
-    encoder.plan     TensorRT's plan: machine code and weights
+    encoder.plan     TensorRT's plan: machine code and weights; of each graph one, of its name
     timing.cache     how long TensorRT's choices took on this GPU; makes the next build shorter
     plan.json        this; written last, so that a folder without it is none
 
@@ -26,17 +26,16 @@ from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.errors import InvalidEncoderError
 
 __all__ = [
-    "PLAN_FILE",
     "PLAN_MANIFEST_FILE",
     "TIMING_FILE",
     "BuildOptions",
     "HardwareCompatibility",
     "Machine",
     "PlanManifest",
+    "plan_file",
     "read_plan_manifest",
 ]
 
-PLAN_FILE: Final = "encoder.plan"
 TIMING_FILE: Final = "timing.cache"
 PLAN_MANIFEST_FILE: Final = "plan.json"
 
@@ -101,7 +100,7 @@ class PlanManifest:
         encoder: the manifest of the ONNX folder that it was built from; its parity is the graph's.
         tensorrt: version that built it.
         machine: that it was built on.
-        profiles: batch sizes, in the plan's order.
+        profiles: pictures of a pass, in the plans' order.
         options: how it was built.
         files: SHA-256 of every other file in the folder, in hexadecimal, by name.
         format: of this manifest itself.
@@ -113,12 +112,12 @@ class PlanManifest:
     profiles: Annotated[tuple[BatchProfile, ...], Field(min_length=1)]
     options: BuildOptions
     files: dict[str, str]
-    format: Literal[1] = 1
+    format: Literal[2] = 2
 
     def __post_init__(self) -> None:
         check_names(self.files)
-        if PLAN_FILE not in self.files:
-            raise SettingsError(f"a plan's manifest must have the digest of {PLAN_FILE}")
+        if lacking := set(map(plan_file, self.encoder.graphs)) - self.files.keys():
+            raise SettingsError(f"a plan's manifest must have the digest of {', '.join(sorted(lacking))}")
 
     def write(self, folder: Path) -> None:
         """Write the file and wait until it is on the disk.
@@ -128,13 +127,13 @@ class PlanManifest:
         """
         write_json(self, folder / PLAN_MANIFEST_FILE)
 
-    def read_plan(self, folder: Path) -> bytes:
-        """TensorRT's plan: the very bytes whose digest was compared.
+    def read_plan(self, folder: Path, graph: str) -> bytes:
+        """TensorRT's plan of a graph: the very bytes whose digest was compared.
 
         Raises:
             InvalidEncoderError: the file is missing, cannot be read, or is another.
         """
-        path = folder / PLAN_FILE
+        path = folder / plan_file(graph)
         if path.exists() and not path.is_file():  # a device may be endless
             raise InvalidEncoderError(f"{path} is no regular file; build the plan again")
         try:
@@ -143,7 +142,7 @@ class PlanManifest:
             raise InvalidEncoderError(
                 f"{path} cannot be read ({error.strerror}); build the plan again"
             ) from error
-        found, expected = hashlib.sha256(plan).hexdigest(), self.files[PLAN_FILE]
+        found, expected = hashlib.sha256(plan).hexdigest(), self.files[path.name]
         if found != expected:
             raise InvalidEncoderError(
                 f"{path} is truncated or not what was built: {len(plan)} bytes with SHA-256 {found[:16]}..., "
@@ -171,6 +170,11 @@ class PlanManifest:
                 return machine.compute_capability == built.compute_capability
             case _:
                 return (machine.gpu, machine.compute_capability) == (built.gpu, built.compute_capability)
+
+
+def plan_file(graph: str) -> str:
+    """The file of a graph's plan."""
+    return f"{graph}.plan"
 
 
 def read_plan_manifest(folder: Path) -> PlanManifest:

@@ -1,4 +1,4 @@
-"""Batch sizes that a TensorRT plan was built for, and how others are made of them. Plain arithmetic."""
+"""How many pictures at once a TensorRT plan was built for, and how others are made of them: arithmetic."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from functools import lru_cache
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
 from secondlook.engine.errors import EncoderError
+from secondlook.engine.models.vision import Interface, sized
 
-__all__ = ["BatchProfile", "Run", "parse_profiles", "runs_of"]
+__all__ = ["BatchProfile", "Run", "lengths_of", "parse_profiles", "runs_of", "shapes_of"]
 
 
 @validated(frozen=True)
 class BatchProfile:
-    """Batch sizes from `minimum` to `maximum`; the plan is tuned for `optimum`."""
+    """Pictures of a pass, from `minimum` to `maximum`; the plan is tuned for `optimum`."""
 
     minimum: int
     optimum: int
@@ -42,6 +43,21 @@ class Run:
 
     batch: int
     profile: int
+
+
+def lengths_of(interface: Interface, profile: BatchProfile) -> tuple[dict[str, int], ...]:
+    """Of a graph's dynamic axes at least, tuned for and at most; tuned for the largest pictures."""
+    three = (profile.minimum, 0), (profile.optimum, 1), (profile.maximum, 1)
+    return tuple(
+        {name: axis.bounds(count, count)[end] for name, axis in interface.axes.items()}
+        for count, end in three
+    )
+
+
+def shapes_of(interface: Interface, profile: BatchProfile) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Of each input the three shapes of `lengths_of`."""
+    three = lengths_of(interface, profile)
+    return {one.name: tuple(sized(one.shape, lengths) for lengths in three) for one in interface.inputs}
 
 
 def parse_profiles(texts: Sequence[str]) -> tuple[BatchProfile, ...]:

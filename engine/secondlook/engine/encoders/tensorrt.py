@@ -1,8 +1,8 @@
 """The vision encoder in TensorRT.
 
-Pictures and features pass through two buffers that are allocated once, whose addresses TensorRT is told
-once; a run reads and writes their first rows. Everything goes on torch's current stream and nothing waits for
-it. Runs of one and of two pictures are CUDA graphs.
+What a plan takes and gives passes through buffers that are allocated once, whose addresses TensorRT is told
+once; a run reads and writes their beginnings. Everything goes on torch's current stream and nothing waits for
+it. Of encoders that take a batch of equal pictures, runs of one and of two are CUDA graphs.
 
 Untested on hardware until a test marked `needs_tensorrt` ran: without a GPU, tests show that what is called
 exists in TensorRT 10 and 11, and in which order it is called.
@@ -10,7 +10,8 @@ exists in TensorRT 10 and 11, and in which order it is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from secondlook.engine.decode.graphs import capture
 from secondlook.engine.devices import on_device
 from secondlook.engine.encoders.plan_manifest import PlanManifest, read_plan_manifest
 from secondlook.engine.encoders.plan_store import check_runs_here, check_trusted, find_plan, note_opened
-from secondlook.engine.encoders.profiles import Run, runs_of
+from secondlook.engine.encoders.profiles import BatchProfile, lengths_of, runs_of, shapes_of
 from secondlook.engine.encoders.tensorrt_api import (
     Context,
     Logger,
@@ -34,10 +35,12 @@ from secondlook.engine.encoders.tensorrt_api import (
     this_machine,
 )
 from secondlook.engine.errors import EncoderError, InvalidEncoderError, RuntimeMissingError
+from secondlook.engine.models.vision import Interface, TensorType, sized
 
 __all__ = [
     "CAPTURED",
     "LoadedPlan",
+    "OpenedPlan",
     "TensorRtVisionEncoder",
     "current_stream",
     "deserialize",
@@ -47,11 +50,17 @@ __all__ = [
 CAPTURED: Final = (2, 1)
 """Pictures of the runs that are CUDA graphs: one look's, and a second look's with its first."""
 
-_DTYPES: Final = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
+_DTYPES: Final = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "bfloat16": "BF16",
+    "int64": "INT64",
+    "bool": "BOOL",
+}
 """TensorRT's names of torch's dtypes."""
 
 
-def open_plan(folder: Path, device: torch.device, *, trusted: bool = False) -> TensorRtVisionEncoder:
+def open_plan(folder: Path, device: torch.device, *, trusted: bool = False) -> OpenedPlan:
     """The encoder of a plan's folder, or of an ONNX folder that a plan in the cache was built from.
 
     Args:
@@ -77,10 +86,25 @@ def open_plan(folder: Path, device: torch.device, *, trusted: bool = False) -> T
             "--version-compatible, or pip install 'secondlook[tensorrt]'"
         )
     with on_device(device):
-        loaded = deserialize(trt, manifest, manifest.read_plan(found))
-        encoder = TensorRtVisionEncoder(loaded, manifest, device)
+        encoders = tuple(
+            TensorRtVisionEncoder(
+                deserialize(trt, manifest, manifest.read_plan(found, name)),
+                interface,
+                manifest.profiles,
+                device,
+            )
+            for name, interface in manifest.encoder.graphs.items()
+        )
     note_opened(found)
-    return encoder
+    return OpenedPlan(manifest, encoders)
+
+
+@dataclass(frozen=True)
+class OpenedPlan:
+    """An encoder's plans, one for each of its graphs, in their order."""
+
+    manifest: PlanManifest
+    encoders: tuple[TensorRtVisionEncoder, ...]
 
 
 @dataclass(frozen=True)
@@ -115,77 +139,106 @@ def deserialize(trt: TensorRt, manifest: PlanManifest, plan: bytes) -> LoadedPla
 
 
 class TensorRtVisionEncoder:
-    """A deserialised plan as a vision encoder, see `secondlook.engine.models.base.VisionEncoder`.
+    """A deserialised plan as a `secondlook.engine.models.vision.VisionEncoder`.
 
-    Takes any batch that the profiles' sizes add up to: more pictures than the largest are several runs. Pixel
-    values of another dtype than the plan's are converted, and the features to theirs. Calls belong on one
-    thread and one stream.
+    A batch of equal pictures may be any that the profiles' sizes add up to: more than the largest are several
+    runs. Calls belong on one thread and one stream.
 
     Attributes:
-        manifest: of the plan; `manifest.encoder.check_fits` compares it with a model.
+        most_pictures: of a pass whose pictures are not equal.
     """
 
     def __init__(
         self,
         loaded: LoadedPlan,
-        manifest: PlanManifest,
+        interface: Interface,
+        profiles: tuple[BatchProfile, ...],
         device: torch.device,
     ) -> None:
-        _check_tensors(loaded.plan, manifest)
-        self.manifest = manifest
-        encoder, self._profiles = manifest.encoder, manifest.profiles
-        self._loaded, self._device = loaded, device
-        self._input, self._output = encoder.input.name, encoder.output.name
-        self._picture = (3, encoder.side, encoder.side)
-        most = max(profile.maximum for profile in self._profiles)
-        taken, given = (getattr(torch, tensor.dtype) for tensor in (encoder.input, encoder.output))
-        self._pixels = torch.zeros(most, *self._picture, dtype=taken, device=device)
-        self._features = torch.zeros(most, encoder.tokens, encoder.width, dtype=given, device=device)
-        self._contexts = [self._context(index) for index in range(len(self._profiles))]
+        _check_tensors(loaded.plan, interface, profiles)
+        self.most_pictures = max(profile.maximum for profile in profiles)
+        self._loaded, self._interface, self._profiles = loaded, interface, profiles
+        self._device = device
+        self._ranges = [lengths_of(interface, profile)[::2] for profile in profiles]
+        most = {name: max(high[name] for _, high in self._ranges) for name in interface.axes}
+        self._buffers = {
+            one.name: torch.zeros(
+                math.prod(sized(one.shape, most)), dtype=getattr(torch, one.dtype), device=device
+            )
+            for one in (*interface.inputs, *interface.outputs)
+        }
+        self._contexts = [self._context(index) for index in range(len(profiles))]
+        self._batched = {one.shape[:1] for one in interface.inputs} == {tuple(interface.axes)}
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._graphs = {
             size: self._captured(size, pool)
             for size in CAPTURED
-            if any(size in profile for profile in self._profiles)
+            if self._batched and any(size in profile for profile in profiles)
         }
 
     @torch.inference_mode()
-    def __call__(self, pixel_values: Tensor) -> Tensor:
-        """Features [n, N, D] of pixel values [n, 3, S, S].
+    def __call__(self, *given: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """What the plan makes of its inputs.
 
         Raises:
-            EncoderError: the profiles' sizes do not add up to n, or TensorRT could not run.
+            EncoderError: it takes others, no profile is for so many pictures, or TensorRT could not run.
         """
-        if tuple(pixel_values.shape[1:]) != self._picture:
-            raise EncoderError(
-                f"the plan takes pictures [n, {', '.join(map(str, self._picture))}], "
-                f"not {list(pixel_values.shape)}"
-            )
-        features = pixel_values.new_empty(len(pixel_values), *self._features.shape[1:])
-        first = 0
+        lengths = self._interface.lengths(given)
         with on_device(self._device):
-            for run in runs_of(len(pixel_values), self._profiles):
-                rows = slice(first, first + run.batch)
-                self._pixels[: run.batch].copy_(pixel_values[rows])
-                self._run(run)
-                features[rows].copy_(self._features[: run.batch])
-                first += run.batch
-        return features
+            if self._batched:
+                found = self._in_batches(given, *lengths.values())
+            else:
+                found = self._made(given, lengths, self._profile(lengths))
+        return found[0] if len(found) == 1 else tuple(found)
 
-    def _run(self, run: Run) -> None:
-        replay = self._graphs.get(run.batch)
+    def _in_batches(self, given: Sequence[Tensor], batch: int) -> list[Tensor]:
+        (name,), dtype = self._interface.axes, given[0].dtype
+        found = [
+            given[0].new_empty(sized(one.shape, {name: batch}), dtype=dtype)
+            for one in self._interface.outputs
+        ]
+        first = 0
+        for run in runs_of(batch, self._profiles):
+            rows = slice(first, first + run.batch)
+            made = self._made([one[rows] for one in given], {name: run.batch}, run.profile)
+            for whole, part in zip(found, made, strict=True):
+                whole[rows] = part
+            first += run.batch
+        return found
+
+    def _profile(self, lengths: dict[str, int]) -> int:
+        for index, (low, high) in enumerate(self._ranges):
+            if all(low[name] <= length <= high[name] for name, length in lengths.items()):
+                return index
+        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise EncoderError(
+            f"the plan has no profile for {told}: it was built for {', '.join(map(str, self._profiles))} "
+            "pictures; build it again with another --batch"
+        )
+
+    def _made(self, given: Sequence[Tensor], lengths: dict[str, int], profile: int) -> list[Tensor]:
+        for one, tensor in zip(self._interface.inputs, given, strict=True):
+            self._part(one, lengths).copy_(tensor)
+        replay = self._graphs.get(next(iter(lengths.values()))) if self._batched else None
         if replay is not None:
             replay()
-            return
-        context = self._contexts[run.profile]
-        self._shape(context, run.batch)
-        self._execute(context)
+        else:
+            context = self._contexts[profile]
+            self._shape(context, lengths)
+            self._execute(context)
+        dtype = given[0].dtype
+        return [self._part(one, lengths).to(dtype, copy=True) for one in self._interface.outputs]
+
+    def _part(self, one: TensorType, lengths: dict[str, int]) -> Tensor:
+        """Of a buffer, what a pass reads or writes."""
+        shape = sized(one.shape, lengths)
+        return self._buffers[one.name][: math.prod(shape)].view(shape)
 
     def _captured(self, size: int, pool: Any) -> Callable[[], None]:
         """A run of this size as a graph: on a context of its own, whose shapes never change again."""
         (run,) = runs_of(size, self._profiles)
         context = self._context(run.profile)
-        self._shape(context, size)
+        self._shape(context, dict.fromkeys(self._interface.axes, size))
         try:
             return capture(lambda: self._execute(context), pool)
         except RuntimeError as error:  # torch's, which hides what was raised within
@@ -197,14 +250,16 @@ class TensorRtVisionEncoder:
             raise self._failed("cannot make a context, perhaps for want of the GPU's memory")
         if not context.set_optimization_profile_async(profile, current_stream(self._device)):
             raise self._failed(f"refuses its profile {profile}")
-        for name, buffer in ((self._input, self._pixels), (self._output, self._features)):
+        for name, buffer in self._buffers.items():
             if not context.set_tensor_address(name, buffer.data_ptr()):
                 raise self._failed(f"refuses the address of {name!r}")
         return context
 
-    def _shape(self, context: Context, batch: int) -> None:
-        if not context.set_input_shape(self._input, (batch, *self._picture)):
-            raise self._failed(f"refuses a batch of {batch}")
+    def _shape(self, context: Context, lengths: dict[str, int]) -> None:
+        for one in self._interface.inputs:
+            shape = sized(one.shape, lengths)
+            if not context.set_input_shape(one.name, shape):
+                raise self._failed(f"refuses the shape {list(shape)} of {one.name!r}")
 
     def _execute(self, context: Context) -> None:
         # asked for anew: while a graph is captured, another stream is the current one
@@ -223,34 +278,45 @@ def current_stream(device: torch.device) -> int:
     return handle
 
 
-def _check_tensors(plan: Plan, manifest: PlanManifest) -> None:
-    """Compare the plan's input, output and profiles with its manifest.
+def _check_tensors(plan: Plan, interface: Interface, profiles: Sequence[BatchProfile]) -> None:
+    """Compare the plan's inputs, outputs and profiles with its manifest.
 
     Raises:
         InvalidEncoderError: they differ; the message has both.
     """
-    encoder = manifest.encoder
-    shapes = {
-        encoder.input: ("INPUT", (-1, 3, encoder.side, encoder.side)),
-        encoder.output: ("OUTPUT", (-1, encoder.tokens, encoder.width)),
-    }
-    expected = [(one.name, mode, _DTYPES[one.dtype], shape) for one, (mode, shape) in shapes.items()]
+    kinds = {**dict.fromkeys(interface.inputs, "INPUT"), **dict.fromkeys(interface.outputs, "OUTPUT")}
+    declared = {one.name: one for one in kinds}
+    expected = [(one.name, mode, _DTYPES[one.dtype], _shape(one, one.shape)) for one, mode in kinds.items()]
     names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
-    found = sorted((name, *_described(plan, name)) for name in names)
-    if found != sorted(expected):
-        raise InvalidEncoderError(f"the plan has the tensors {found}, its manifest says {sorted(expected)}")
-    profiles = range(plan.num_optimization_profiles)
-    shapes_of = [plan.get_tensor_profile_shape(encoder.input.name, index) for index in profiles]
-    batches = [tuple(shape[0] for shape in three) for three in shapes_of]
-    declared = [(one.minimum, one.optimum, one.maximum) for one in manifest.profiles]
-    if batches != declared:
-        raise InvalidEncoderError(f"the plan is for batches of {batches}, its manifest says {declared}")
+    found = [
+        (
+            name,
+            plan.get_tensor_mode(name).name,
+            plan.get_tensor_dtype(name).name,
+            _shape(declared.get(name), plan.get_tensor_shape(name)),
+        )
+        for name in names
+    ]
+    if sorted(found) != sorted(expected):
+        raise InvalidEncoderError(
+            f"the plan has the tensors {sorted(found)}, its manifest says {sorted(expected)}"
+        )
+    built = [
+        {
+            one.name: tuple(map(tuple, plan.get_tensor_profile_shape(one.name, index)))
+            for one in interface.inputs
+        }
+        for index in range(plan.num_optimization_profiles)
+    ]
+    said = [shapes_of(interface, profile) for profile in profiles]
+    if built != said:
+        raise InvalidEncoderError(f"the plan is for the shapes {built}, its manifest says {said}")
 
 
-def _described(plan: Plan, name: str) -> tuple[str, str, tuple[int, ...]]:
-    mode, dtype, shape = (
-        plan.get_tensor_mode(name),
-        plan.get_tensor_dtype(name),
-        plan.get_tensor_shape(name),
+def _shape(one: TensorType | None, shape: Sequence[int | str]) -> tuple[int | str, ...]:
+    """With -1 at dynamic axes, whose lengths are for the profiles to tell."""
+    if one is None or len(shape) != len(one.shape):
+        return tuple(shape)
+    return tuple(
+        -1 if isinstance(named, str) else length for named, length in zip(one.shape, shape, strict=True)
     )
-    return mode.name, dtype.name, (-1, *list(shape)[1:])  # the batch is for the profiles to tell

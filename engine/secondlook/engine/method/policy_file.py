@@ -1,4 +1,4 @@
-"""The file of a calibrated policy: what `secondlook calibrate` writes and `--policy` takes.
+"""The file of a calibrated policy: what `secondlook calibrate threshold` writes and `--policy` takes.
 
 One JSON object. It says how doubt is measured and at which threshold a second look is wanted, and on what
 that was calibrated. Unknown keys and values of another type are refused.
@@ -7,6 +7,7 @@ that was calibrated. Unknown keys and values of another type are refused.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -80,6 +81,7 @@ class CalibratedOn(_Part):
         logs: SHA-256 of the logs, each its first 16 hexadecimal digits.
         weights: digest of the model's weights in their dtype, as `VisionLanguageModel.digest` gives it.
         data, jpeg: from the log's settings.
+        localisation: where the model looked, as in `localisation.json`; None: not known.
     """
 
     logs: tuple[str, ...] = Field(min_length=1)
@@ -90,6 +92,7 @@ class CalibratedOn(_Part):
     jpeg: dict[str, Any]
     pictures: int = Field(ge=1)
     questions: int = Field(ge=1)
+    localisation: dict[str, Any] | None = None
 
 
 class PolicyFile(_Part):
@@ -136,7 +139,7 @@ class PolicyFile(_Part):
         )
         return Policy(**{name: getattr(self, name) for name in names})
 
-    def check_model(self, name: str, weights: str, dtype: str) -> None:
+    def check_model(self, name: str, weights: str, dtype: str, localisation: Mapping[str, Any]) -> None:
         """Make sure that the model about to answer is the one that the threshold is for.
 
         A threshold says nothing about other weights, which are therefore an error, whatever their name. The
@@ -162,6 +165,15 @@ class PolicyFile(_Part):
                 f"the policy was calibrated on {ours.model} (weights {ours.weights}), and not on {name} "
                 f"(weights {weights}); serve that model, or calibrate on a log of this one"
             )
+        before = ours.localisation or {}
+        others = [key for key, value in before.items() if localisation.get(key, value) != value]
+        if others:
+            _log.warning(
+                "the policy was calibrated with another profile: %s looked closer by other %s; the share of "
+                "second looks holds, what they bring may not: calibrate on a log with this --profile",
+                ours.model,
+                ", ".join(others),
+            )
 
 
 def read_policy(path: Path) -> PolicyFile:
@@ -180,7 +192,7 @@ def read_policy(path: Path) -> PolicyFile:
         found.policy  # noqa: B018 -- checks the values that pydantic does not know the ranges of
     except SettingsError as error:
         raise PolicyFileError(
-            f"{path} is not a policy file: {error}; write one with secondlook calibrate"
+            f"{path} is not a policy file: {error}; write one with secondlook calibrate threshold"
         ) from error
     return found
 

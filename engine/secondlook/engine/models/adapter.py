@@ -6,7 +6,9 @@ pictures, and where their rows stand.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,12 +30,13 @@ __all__ = ["Adapter"]
 
 
 class Adapter(VisionLanguageModel):
-    """A `VisionLanguageModel` around a model of transformers', without `encode` and `vision_module`.
+    """A `VisionLanguageModel` around a model of transformers', without `encode` and what it runs, and without
+    what benchmarks ask: `with_module` and `pixel_inputs`.
 
     Attributes:
         prompts: from questions to tokens.
         cell: height and width in pixels of what is one cell of a picture's grid.
-        vision_settings: what no weight of the `vision_module` tells of what it computes.
+        vision_settings: what no weight of the `vision_graphs` tells of what they compute.
     """
 
     vision_settings = ""
@@ -132,6 +135,16 @@ class Adapter(VisionLanguageModel):
         logits: Tensor = self.module.get_output_embeddings()(hidden)
         return logits
 
+    def shapes(self) -> VisionLanguageModel | None:
+        with torch.device("meta"):
+            module = type(self.module)(copy.deepcopy(self.module.config))
+        return self.with_module(module.eval())
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        del question
+        ids = to_device(torch.tensor([prompt.ids]), self.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
     def text(self, token_ids: Sequence[int]) -> str:
         return self.prompts.decode(token_ids)
 
@@ -139,5 +152,6 @@ class Adapter(VisionLanguageModel):
         return digest(state(self.module))
 
     def encoder_digest(self, dtype: torch.dtype | None = None) -> str:
-        tensors = ((name, tensor.to(dtype or tensor.dtype)) for name, tensor in state(self.vision_module()))
-        return digest(tensors, self.vision_settings)
+        modules = [graph.module for graph in self.vision_graphs().values()]
+        tensors = chain.from_iterable(map(state, modules))
+        return digest(((name, one.to(dtype or one.dtype)) for name, one in tensors), self.vision_settings)

@@ -9,7 +9,7 @@ becomes a map. Nothing above knows a model's name, a square, or one grid for all
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,9 +22,10 @@ from secondlook.edge.wire import View
 from secondlook.engine.decode.decoder import DecoderModel
 from secondlook.engine.decode.plans import Probe, Rows
 from secondlook.engine.errors import EncoderError, UnsupportedModelError
-from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
+from secondlook.engine.models.pictures import Grid, Normalisation, Picture
 from secondlook.engine.models.prompts import QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.vision import VisionEncoder, VisionGraph
 
 __all__ = [
     "Features",
@@ -118,15 +119,6 @@ class Prompt:
         return sum(stop - start for start, stop in self.spans)
 
 
-class VisionEncoder(Protocol):
-    """A model's `vision_module` as one function, whatever computes it.
-
-    Takes what the module takes, in the dtype and on the device of the model; returns what it returns.
-    """
-
-    def __call__(self, pixel_values: Tensor) -> Tensor: ...
-
-
 class VisionLanguageModel(DecoderModel, Protocol):
     """One loaded model. `picture`, `tokens` and `prompt` may be called on any thread, all others on one.
 
@@ -141,6 +133,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         global_view, local_view: what it sees of an original, and of a region.
         settings: threshold and length of answers.
         localisation: which attention is read, and how a region is found from it.
+        brief: whether its prompts ask for a short answer themselves.
     """
 
     name: str
@@ -152,6 +145,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
     local_view: View
     settings: LookSettings
     localisation: Localisation
+    brief: bool = False
 
     def picture(self, image: Image.Image, view: View, original: Size) -> Picture:
         """What the model takes of an image that shows an original (or a region) of that size.
@@ -227,32 +221,73 @@ class VisionLanguageModel(DecoderModel, Protocol):
         ...
 
     def vision_module(self) -> nn.Module:
-        """What `encode` runs on the pictures' pixels, as a module: for export, and for measurements."""
+        """What `encode` runs on the pictures' pixels, as a module: for measurements."""
         ...
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How pictures become what the `vision_module` takes, where that is one square for all of them.
+    def vision_graphs(self) -> Mapping[str, VisionGraph]:
+        """What `encode` runs, and `condition` where that encodes too, in this order: for export.
 
         Raises:
-            EncoderError: it is not; such a module cannot be exported, and nothing can take its place.
+            EncoderError: such modules cannot be exported, and nothing can take their place.
         """
         raise own_encoder(self.name)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the pictures that the `vision_graphs` take.
+
+        Raises:
+            EncoderError: see there.
+        """
+        raise own_encoder(self.name)
+
+    def with_module(self, module: Any) -> VisionLanguageModel | None:
+        """The same model around another module of transformers', of the same configuration.
+
+        None: nothing of this architecture is counted or measured.
+
+        Args:
+            module: each of its parts attends as that of `self.module`.
+        """
+        del module
+        return None
 
     def shapes(self) -> VisionLanguageModel | None:
         """The same model on the meta device, without weights: what passes compute is counted there.
 
-        None: nothing of this architecture is counted.
+        None: see `with_module`.
         """
         return None
 
-    def with_encoder(self, encoder: VisionEncoder) -> VisionLanguageModel:
-        """The same model, on the same weights, with something else in place of its `vision_module`.
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        """How transformers' own model is given pictures: keywords of its `forward`, one picture after the
+        other along the first axis."""
+        ...
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        """How transformers' own model is given all else of a prompt: keywords of its `forward`."""
+        ...
+
+    def projection(self, output: Any) -> Tensor | None:
+        """What `condition` returns beside features, of the output of transformers' own encoder.
+
+        Args:
+            output: where `condition` is not the identity, of `get_image_features` for one picture, with
+                attentions.
+        """
+        del output
+        return None
+
+    def with_encoder(self, *encoders: VisionEncoder) -> VisionLanguageModel:
+        """The same model, on the same weights, with something else in place of its `vision_graphs`.
+
+        Args:
+            encoders: one for each of them, in their order.
 
         Raises:
-            EncoderError: see `preprocessing`.
+            EncoderError: see there.
         """
-        del encoder
+        del encoders
         raise own_encoder(self.name)
 
     def high_resolution(self) -> VisionLanguageModel:
@@ -272,7 +307,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
         ...
 
     def encoder_digest(self, dtype: torch.dtype | None = None) -> str:
-        """The same of the `vision_module`'s weights, and of those settings of it that no weight tells.
+        """The same of the weights of `vision_graphs`, and of those settings of them that no weight tells.
 
         Args:
             dtype: as if the model had been loaded in it; None: as it is. Weights in float32 tell what they

@@ -58,7 +58,7 @@ from secondlook.engine.models.settings import (
 )
 from secondlook.engine.models.weights import check_finite, check_loaded, check_size, stored_tensors
 
-__all__ = ["Checkpoint", "DType", "digest", "load_model", "state"]
+__all__ = ["Checkpoint", "DType", "attending", "digest", "load_model", "state"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """Weights' and activations' type. "auto": float32 on the CPU, elsewhere what the checkpoint was published
@@ -201,7 +201,7 @@ class Checkpoint:
                 self.folder,
                 config=config,
                 dtype=self._torch_dtype(config),
-                attn_implementation={"text_config": ATTENTION, "vision_config": "sdpa", **(attention or {})},
+                attn_implementation=attending(attention),
                 local_files_only=True,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # reported below, as one error
@@ -252,6 +252,15 @@ class Checkpoint:
                 f"{self.folder / CONFIG_FILE}: {what} is "
                 + (f"beyond the embedding's {vocabulary} rows" if known else "no token of tokenizer.json")
             )
+
+
+def attending(others: Mapping[str, str] | None = None) -> dict[str, str]:
+    """How the parts of a served module attend: its decoder by plans.
+
+    Args:
+        others: see `Checkpoint.weights`.
+    """
+    return {"text_config": ATTENTION, "vision_config": "sdpa", **(others or {})}
 
 
 def state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secondlook.engine.models.attention import graph_attention
+
 __all__ = ["ClipVision"]
 
 
@@ -21,7 +23,7 @@ class ClipVision(nn.Module):
     Made of the model's own modules and tensors, and on eager torch its results have the bits of transformers'
     own forward. While torch exports it, two places are written for other runtimes: patches are cut by a
     reshape and multiplied as a matrix (the convolution of opset 18 knows no bfloat16), and attention is
-    products and a float32 softmax, the query scaled before the first product, as TensorRT fuses it.
+    `graph_attention`.
 
     Linear layers may be of a narrower dtype than norms, positions and what is summed up between the blocks.
     """
@@ -92,8 +94,7 @@ class _Block(nn.Module):
         )
         scale = (size // self.heads) ** -0.5
         if torch.compiler.is_exporting():
-            weights = ((query * scale) @ key.transpose(2, 3)).float().softmax(-1)
-            found = weights.to(value.dtype) @ value
+            found, _ = graph_attention(query, key, value, scale)
         else:
             found = functional.scaled_dot_product_attention(query, key, value, scale=scale)
         output: Tensor = self.out(found.transpose(1, 2).reshape(count, tokens, size))

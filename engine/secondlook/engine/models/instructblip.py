@@ -1,13 +1,14 @@
 """InstructBLIP (Dai et al., arXiv 2305.06500) with Vicuna: a vision tower, a Q-Former, a Llama decoder.
 
-What the tower sees is free of the question, but is not kept from one question to the next. The Q-Former
+What the tower sees is free of the question, and is kept for the next question about a picture. The Q-Former
 reads the question beside it, and makes a few rows: so a prefix belongs to one question, and what a row looked
 at is told by the Q-Former's own attention to the tower's cells (Zhang et al., arXiv 2502.17422).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import copy
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,13 +23,14 @@ from secondlook.engine.errors import (
     QuestionTooLongError,
     UnsupportedModelError,
 )
-from secondlook.engine.models.base import Features, VisionEncoder, own_encoder
+from secondlook.engine.models.base import Features, Prompt
 from secondlook.engine.models.checkpoint import Checkpoint
 from secondlook.engine.models.pictures import Grid, Picture, Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.rendering import Frame
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.models.square import SquareAdapter, square_preprocessing
+from secondlook.engine.models.vision import Axis, Interface, TensorType, VisionEncoder, VisionGraph
 
 __all__ = ["SUPPORTED", "InstructBlip", "default_localisation", "load"]
 
@@ -83,6 +85,8 @@ def default_localisation(config: Any) -> Localisation:
 class InstructBlip(SquareAdapter):
     """A `VisionLanguageModel`, see there."""
 
+    brief = True
+
     def __init__(
         self,
         name: str,
@@ -101,12 +105,17 @@ class InstructBlip(SquareAdapter):
         config: Any = module.config  # transformers declares its nested configurations as dict or None as well
         self._queries: int = config.num_query_tokens
         self._most_read: int = config.qformer_config.max_position_embeddings
-        self._reader: Any = reader
+        self._tokenizer: Any = reader
         vision, patch = Tower(module.vision_model), config.vision_config.patch_size
         parts = (prompts, preprocessing, settings, localisation)
         super().__init__(name, module, *parts, vision, patch, "bicubic")
+        cells = (config.vision_config.image_size // patch) ** 2
+        self.features = cells + 1, config.vision_config.hidden_size
+        self._reader = Reader(module)
+        self._read: VisionEncoder = self._reader
         told = ("hidden_act", "layer_norm_eps", "num_attention_heads")
-        self.vision_settings = str([getattr(config.vision_config, one) for one in told])
+        both = config.vision_config, config.qformer_config
+        self.vision_settings = str([getattr(one, name) for one in both for name in told])
 
     def tokens(self, question: str) -> QuestionTokens:
         """As everywhere, and
@@ -115,7 +124,7 @@ class InstructBlip(SquareAdapter):
             QuestionTooLongError: the Q-Former has fewer positions.
         """
         tokens = super().tokens(question)
-        read = self._reader(self.prompts.written(question))["input_ids"]
+        read = self._tokenizer(self.prompts.written(question))["input_ids"]
         if len(read) > self._most_read:
             raise QuestionTooLongError(
                 f"the question has {len(read)} tokens, but the model's Q-Former reads at most "
@@ -123,9 +132,12 @@ class InstructBlip(SquareAdapter):
             )
         return replace(tokens, instruction=tuple(read))
 
-    def with_encoder(self, encoder: VisionEncoder) -> SquareAdapter:
-        del encoder
-        raise own_encoder(self.name)
+    def with_module(self, module: Any) -> InstructBlip:
+        return InstructBlip(self.name, module, *self.parts, self._tokenizer)
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        read = to_device(torch.tensor([question.instruction] * len(prompt.spans)), self.device)
+        return {**super().text_inputs(prompt, question), "qformer_input_ids": read}
 
     def layout(self, grid: Grid) -> Tensor:
         del grid
@@ -137,17 +149,34 @@ class InstructBlip(SquareAdapter):
     @torch.inference_mode()
     def condition(self, features: Features, question: QuestionTokens) -> tuple[Features, Tensor]:
         """The Q-Former's rows [queries, D], and what each looked at of the tower's cells [queries, N]."""
-        module = self.module
-        seen = features.tokens.unsqueeze(0)
-        output = module.qformer(
-            input_ids=to_device(torch.tensor([question.instruction]), self.device),
-            query_embeds=module.query_tokens,
-            encoder_hidden_states=seen,
-            output_attentions=True,
+        read = to_device(torch.tensor([question.instruction]), self.device)
+        rows, looked = self._read(features.tokens.unsqueeze(0), read)
+        return Features(rows[0]), looked[0].float()
+
+    def vision_graphs(self) -> Mapping[str, VisionGraph]:
+        """The tower, and the Q-Former that reads what it saw beside the question."""
+        cells = self.features[0] - 1
+        interface = Interface(
+            (TensorType("features", (1, *self.features)), TensorType("instruction", (1, "text"), "int64")),
+            (
+                TensorType("rows", (1, self._queries, self.decoder.width)),
+                TensorType("looked", (1, self._queries, cells)),
+            ),
+            {"text": Axis(1, self._most_read, adds_up=False)},
         )
-        rows = module.language_projection(output.last_hidden_state[0, : self._queries])
-        looked = output.cross_attentions[_CROSS_BLOCK][0].float().mean(0)  # over heads
-        return Features(rows), looked[:, 1:]  # without the class token
+
+        def example() -> tuple[Tensor, ...]:
+            return torch.zeros(1, *self.features), torch.zeros(1, 5, dtype=torch.int64)
+
+        return {**super().vision_graphs(), "reader": VisionGraph(self._reader, interface, example)}
+
+    def with_encoder(self, *encoders: VisionEncoder) -> InstructBlip:
+        other = copy.copy(self)
+        other._encoder, other._read = encoders
+        return other
+
+    def projection(self, output: Any) -> Tensor:
+        return _looked(output.qformer_outputs)[0]
 
 
 class Tower(nn.Module):
@@ -160,6 +189,36 @@ class Tower(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         seen: Tensor = self.tower(pixel_values).last_hidden_state
         return seen
+
+
+class Reader(nn.Module):
+    """The Q-Former: rows [1, queries, D] for the decoder from a picture's features [1, 1 + N, C] and a
+    question's tokens [1, T], and what each row looked at of the N cells, [1, queries, N] float32."""
+
+    def __init__(self, module: Any) -> None:
+        """`module` must have been loaded with an attention for its Q-Former that tells its weights."""
+        super().__init__()
+        self.queries, self.qformer, self.projection = (
+            module.query_tokens,
+            module.qformer,
+            module.language_projection,
+        )
+
+    def forward(self, features: Tensor, instruction: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.qformer(
+            input_ids=instruction,
+            query_embeds=self.queries,
+            encoder_hidden_states=features,
+            output_attentions=True,
+        )
+        rows = self.projection(output.last_hidden_state[:, : self.queries.shape[1]])
+        return rows, _looked(output)
+
+
+def _looked(output: Any) -> Tensor:
+    """What each row looked at of the tower's cells [1, queries, N], by an output of the Q-Former."""
+    weights: Tensor = output.cross_attentions[_CROSS_BLOCK]
+    return weights.float().mean(1)[:, :, 1:]  # over heads, without the class token
 
 
 def _config(checkpoint: Checkpoint) -> Any:

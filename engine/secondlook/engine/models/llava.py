@@ -6,12 +6,10 @@ question's prompt shares with every other about the same picture ends with the g
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import LlavaForConditionalGeneration
 
 from secondlook.edge.wire import Filter
@@ -23,7 +21,7 @@ from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.models.square import SquareAdapter, square_preprocessing
 
-__all__ = ["SUPPORTED", "Llava", "clip_config", "default_localisation", "load", "made"]
+__all__ = ["SUPPORTED", "Llava", "clip_config", "default_localisation", "load"]
 
 SUPPORTED = "LLaVA-1.5 (model_type llava) with a clip_vision_model tower and a llama decoder"
 
@@ -40,11 +38,6 @@ def load(checkpoint: Checkpoint) -> Llava:
     localisation = checkpoint.localisation(default_localisation(config))
     module = checkpoint.weights(LlavaForConditionalGeneration, config)
     return Llava(checkpoint.name, module, prompts, preprocessing, settings, localisation)
-
-
-def made(*parts: Any) -> Llava:
-    """The model of parts that are there already: `Llava`'s own arguments."""
-    return Llava(*parts)
 
 
 def default_localisation(config: Any) -> Localisation:
@@ -79,12 +72,6 @@ class Llava(SquareAdapter):
         super().__init__(name, module, prompts, preprocessing, settings, localisation, vision, patch, filter)
         told = [getattr(config.vision_config, name) for name in _VISION_SETTINGS]
         self.vision_settings = f"{told} {config.projector_hidden_act}"
-
-    def shapes(self) -> Llava:
-        with torch.device("meta"):
-            module = type(self.module)(copy.deepcopy(self.module.config))
-        parts = (self.prompts, self.preprocessing, self.settings, self.localisation)
-        return type(self)(self.name, module.eval(), *parts)
 
 
 def clip_config(checkpoint: Checkpoint, supported: str, decoders: Sequence[str]) -> Any:

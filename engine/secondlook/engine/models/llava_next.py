@@ -68,8 +68,7 @@ class LlavaNext(Llava):
         super().__init__(name, module, prompts, preprocessing, settings, localisation, "bicubic")
 
     def high_resolution(self) -> HighResolution:
-        parts = (self.prompts, self.preprocessing, self.settings, self.localisation)
-        other = HighResolution(self.name, self.module, *parts)
+        other = HighResolution(self.name, self.module, *self.parts)
         other.revision, other._encoder = self.revision, self._encoder
         return other
 

@@ -24,13 +24,14 @@ __all__ = [
     "Colour",
     "Grid",
     "Normalisation",
+    "Normaliser",
     "Picture",
     "Preprocessing",
     "Spread",
     "check_sent",
     "fitted",
     "largest_grid",
-    "numbers",
+    "normalisation_of",
 ]
 
 Grid: TypeAlias = tuple[int, int]
@@ -100,27 +101,31 @@ def largest_grid(view: View, cell: tuple[int, int]) -> Grid:
     return 1, most_pixels(view) // (cell[0] * cell[1])
 
 
-def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`mean`, `std` and `scale` of an image processor's checked settings; by default CLIP's."""
-    normalise, rescale = values.get("do_normalize", True), values.get("do_rescale", True)
-    return {
-        "mean": tuple(values.get("image_mean") or _CLIP_MEAN) if normalise else (0.0, 0.0, 0.0),
-        "std": tuple(values.get("image_std") or _CLIP_STD) if normalise else (1.0, 1.0, 1.0),
-        "scale": float(values.get("rescale_factor", 1 / 255)) if rescale else 1.0,
-    }
-
-
+@validated(frozen=True)
 class Normalisation:
-    """Pixels to the values that an encoder takes, on a device, where mean and std lie once for all pictures.
+    """The numbers that a vision encoder takes pixels with.
 
-    Args:
+    Attributes:
         mean, std: per channel, applied to values scaled by `scale`.
         scale: multiplies the 8-bit values.
     """
 
-    def __init__(self, mean: Colour, std: Spread, scale: float, device: torch.device) -> None:
-        self._device, self._scale = device, scale
-        self._mean, self._std = (torch.tensor(three, device=device).view(3, 1, 1) for three in (mean, std))
+    mean: Colour
+    std: Spread
+    scale: PositiveFloat = 1 / 255
+
+    def on(self, device: torch.device) -> Normaliser:
+        """What applies them on a device."""
+        return Normaliser(self, device)
+
+
+class Normaliser:
+    """Pixels to the values that an encoder takes, on a device, where mean and std lie once for all."""
+
+    def __init__(self, numbers: Normalisation, device: torch.device) -> None:
+        self._device, self._scale = device, numbers.scale
+        three = (numbers.mean, numbers.std)
+        self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in three)
 
     def __call__(self, pictures: Sequence[Picture]) -> Tensor:
         """Values [n, 3, H, W] float32 of pictures of one size."""
@@ -134,18 +139,25 @@ class Normalisation:
 
 @validated(frozen=True)
 class Preprocessing:
-    """The numbers that an encoder takes of pictures that were fitted to one square.
+    """How an encoder takes pictures that are fitted to one square.
 
     Attributes:
         side: of the square, in pixels.
-        mean, std, scale: see `Normalisation`.
     """
 
     side: PositiveInt
-    mean: Colour
-    std: Spread
-    scale: PositiveFloat = 1 / 255
+    normalisation: Normalisation
 
-    def on(self, device: torch.device) -> Normalisation:
-        """From pictures to values [n, 3, side, side] float32 on a device."""
-        return Normalisation(self.mean, self.std, self.scale, device)
+
+def normalisation_of(values: Mapping[str, Any]) -> Normalisation:
+    """What an image processor's settings say; by default CLIP's numbers.
+
+    Raises:
+        SettingsError, TypeError, ValueError: they say nothing of the kind.
+    """
+    normalise, rescale = values.get("do_normalize", True), values.get("do_rescale", True)
+    return Normalisation(
+        mean=tuple(values.get("image_mean") or _CLIP_MEAN) if normalise else (0.0, 0.0, 0.0),
+        std=tuple(values.get("image_std") or _CLIP_STD) if normalise else (1.0, 1.0, 1.0),
+        scale=float(values.get("rescale_factor", 1 / 255)) if rescale else 1.0,
+    )

@@ -176,7 +176,10 @@ class ChatPrompts:
         # A template that writes the first token itself must not get a second one from the tokenizer.
         bos = self._tokenizer.bos_token
         has_bos = bos is not None and texts[0].startswith(bos)
-        one, two = map(tuple, self._tokenizer(texts, add_special_tokens=not has_bos)["input_ids"])
+        # Not as a batch, which wakes the tokenizer's own threads: they would take cores from inference.
+        one, two = (
+            tuple(self._tokenizer(text, add_special_tokens=not has_bos)["input_ids"]) for text in texts
+        )
         if self._frame.ahead:
             one, two = (self._placeholder, *one), (self._placeholder, self._placeholder, *two)
         for images, ids in ((1, one), (2, two)):

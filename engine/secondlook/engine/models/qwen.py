@@ -7,24 +7,27 @@ to it than places in the cache tell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError
 from torch import Tensor, nn
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import told, validated
 from secondlook.edge.wire import Budget, Filter, View
+from secondlook.engine.devices import to_device
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
-from secondlook.engine.models.base import Features
+from secondlook.engine.models.base import Features, Prompt
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Colour, Grid, Normalisation, Picture, Spread, numbers
-from secondlook.engine.models.prompts import ChatPrompts
-from secondlook.engine.models.qwen_vision import QwenVision
+from secondlook.engine.models.pictures import Grid, Normalisation, Picture, normalisation_of
+from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
+from secondlook.engine.models.qwen_vision import QwenGraph, QwenVision
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.vision import VisionEncoder, VisionGraph
 
 __all__ = ["CROP_SIZE", "MOST_CELLS", "Patching", "Qwen", "loaded"]
 
@@ -43,16 +46,13 @@ class Patching:
     """How pictures become patches.
 
     Attributes:
-        mean, std, scale: see `secondlook.engine.models.pictures.Normalisation`.
         patch: side of a patch, in pixels.
         merge: side of a cell, in patches.
         frames: that a patch spans; those of a picture are alike.
         view: of every picture, global or local.
     """
 
-    mean: Colour
-    std: Spread
-    scale: PositiveFloat
+    normalisation: Normalisation
     patch: PositiveInt
     merge: PositiveInt
     frames: PositiveInt
@@ -95,9 +95,15 @@ class Qwen(Adapter):
         views, cell = (patching.view, patching.view), (patching.cell, patching.cell)
         super().__init__(name, module, prompts, settings, localisation, views, cell)
         self.patching = patching
-        self._normalise = Normalisation(patching.mean, patching.std, patching.scale, self.device)
+        self._normalise = self.normalisation.on(self.device)
         self._vision = QwenVision(module.model.visual)
+        self._graph = QwenGraph(self._vision, max(self.most_visual_tokens), self.decoder.width)
+        self._encoder: VisionEncoder | None = None
         self.vision_settings = self._vision.settings
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return self.patching.normalisation
 
     def layout(self, grid: Grid) -> Tensor:
         """Time, row and column of each cell [3, N]."""
@@ -106,10 +112,20 @@ class Qwen(Adapter):
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
+        most = getattr(self._encoder, "most_pictures", len(pictures))
+        passes = [pictures[first : first + most] for first in range(0, len(pictures), most)]
+        return [features for some in passes for features in self._encoded(some)]
+
+    def _encoded(self, pictures: Sequence[Picture]) -> list[Features]:
         patches = torch.cat([self.patches(picture) for picture in pictures])
         places = self._vision.places([picture.grid for picture in pictures], self.device)
         counts = [picture.tokens for picture in pictures]
-        layers = [layer.split(counts) for layer in self._vision(patches, places)]
+        if self._encoder is None:
+            found = self._vision(patches, places)
+        else:
+            given = self._encoder(*self._graph.inputs(patches, places))
+            found = [one.to(self.dtype) for one in ([given] if isinstance(given, Tensor) else given)]
+        layers = [layer.split(counts) for layer in found]
         return [Features(tokens, tuple(deep)) for tokens, *deep in zip(*layers, strict=True)]
 
     def patches(self, picture: Picture) -> Tensor:
@@ -122,6 +138,29 @@ class Qwen(Adapter):
 
     def vision_module(self) -> nn.Module:
         return self._vision
+
+    def vision_graphs(self) -> Mapping[str, VisionGraph]:
+        return {"encoder": VisionGraph(self._graph, self._graph.interface, self._graph.example)}
+
+    def with_encoder(self, *encoders: VisionEncoder) -> Qwen:
+        other = copy.copy(self)
+        (other._encoder,) = encoders
+        return other
+
+    def with_module(self, module: Any) -> Qwen:
+        parts = (self.prompts, self.patching, self.settings, self.localisation)
+        return Qwen(self.name, module, *parts)
+
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        patches = torch.cat([self.patches(picture) for picture in pictures])
+        grids = torch.tensor([(1, *picture.grid) for picture in pictures])
+        grids[:, 1:] *= self.patching.merge
+        return {"pixel_values": patches, "image_grid_thw": to_device(grids, self.device)}
+
+    def text_inputs(self, prompt: Prompt, question: QuestionTokens) -> dict[str, Tensor]:
+        inputs = super().text_inputs(prompt, question)
+        kinds = (inputs["input_ids"] == self.module.config.image_token_id).int()
+        return {**inputs, "mm_token_type_ids": kinds}
 
 
 def _patching(checkpoint: Checkpoint, vision: Any) -> Patching:
@@ -149,7 +188,7 @@ def _patching(checkpoint: Checkpoint, vision: Any) -> Patching:
         least = min(values.get("min_pixels") or size.get("shortest_edge", _LEAST), most)
         rule = Budget(multiple=cell, least_pixels=least, most_pixels=most)
         return Patching(
-            **numbers(values),
+            normalisation=normalisation_of(values),
             patch=vision.patch_size,
             merge=vision.spatial_merge_size,
             frames=vision.temporal_patch_size,

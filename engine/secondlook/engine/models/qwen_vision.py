@@ -17,9 +17,11 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from secondlook.engine.devices import to_device
+from secondlook.engine.models.attention import graph_attention
 from secondlook.engine.models.pictures import Grid
+from secondlook.engine.models.vision import Axis, Interface, TensorType
 
-__all__ = ["Blocks", "Places", "QwenVision", "coordinates"]
+__all__ = ["Blocks", "Places", "QwenGraph", "QwenVision", "coordinates"]
 
 
 class Blocks(NamedTuple):
@@ -155,15 +157,99 @@ class QwenVision(nn.Module):
         return visual.merger(hidden), *deep
 
 
+class QwenGraph(nn.Module):
+    """A `QwenVision` as a function of tensors alone, in cells of m patches, for `VisionGraph`.
+
+    Rows and what is seen are those of `Blocks`, padding or not; what sees each other in windows is taken only
+    by towers that have them, and the table only by those with learned positions.
+    """
+
+    def __init__(self, vision: QwenVision, most: int, width: int) -> None:
+        """
+        Args:
+            most: cells of one picture.
+            width: of the decoder.
+        """
+        super().__init__()
+        self.vision = vision
+        cell, first = vision.merge**2, vision.visual.patch_embed.proj.weight
+        self.patch = cell, first[0].numel()
+        blocks = {"pictures": Axis(1, 1), "longest": Axis(cell, cell * most, adds_up=False)}
+        inputs = [TensorType("patches", ("cells", *self.patch))]
+        inputs += [
+            TensorType("coordinates", ("cells", cell, 2), "int64"),
+            *_block_types("picture", cell, *blocks),
+        ]
+        if vision.window:
+            names = "windows", "window_longest"
+            inputs += _block_types("window", cell, *names)
+            longest = cell * min(vision.window**2, most)
+            blocks |= zip(
+                names, (Axis(1, -(-most // vision.window)), Axis(cell, longest, adds_up=False)), strict=True
+            )
+        if vision.side:
+            inputs += [TensorType("table_index", ("cells", cell, 4), "int64")]
+            inputs += [TensorType("table_weights", ("cells", cell, 4))]
+        given = ["features", *(f"deep_{number}" for number in range(len(vision.deep)))]
+        outputs = tuple(TensorType(name, ("cells", width)) for name in given)
+        self.interface = Interface(tuple(inputs), outputs, {"cells": Axis(1, most), **blocks})
+
+    def inputs(self, patches: Tensor, places: Places) -> tuple[Tensor, ...]:
+        """What `forward` takes, from what `QwenVision` takes."""
+        cell = self.vision.merge**2
+        given = [patches.view(-1, *self.patch), places.coordinates.view(-1, cell, 2)]
+        for blocks in (places.pictures, places.windows)[: 2 if self.vision.window else 1]:
+            all_seen = torch.ones_like(blocks.rows, dtype=torch.bool)
+            given += [
+                blocks.rows,
+                all_seen if blocks.seen is None else blocks.seen[:, 0, 0],
+                blocks.back.view(-1, cell),
+            ]
+        return (*given, *(one.view(-1, cell, 4) for one in places.table or ()))
+
+    def forward(self, patches: Tensor, coordinates: Tensor, *blocks: Tensor) -> tuple[Tensor, ...]:
+        rest = list(blocks)
+        parts = list[Blocks]()
+        for _ in range(2 if self.vision.window else 1):
+            rows, seen, back, *rest = rest
+            parts.append(Blocks(rows, seen[:, None, None], back.flatten()))
+        table = (rest[0].flatten(0, 1), rest[1].flatten(0, 1)) if rest else None
+        places = Places(coordinates.flatten(0, 1), parts[0], parts[-1], table)
+        made: tuple[Tensor, ...] = self.vision(patches.flatten(0, 1), places)
+        return made
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs for two pictures of different sizes."""
+        grids, cpu = [(2, 3), (self.vision.window + 1, 2)], torch.device("cpu")
+        cells = sum(rows * columns for rows, columns in grids)
+        return self.inputs(torch.zeros(cells * self.patch[0], self.patch[1]), self.vision.places(grids, cpu))
+
+
+def _block_types(name: str, cell: int, blocks: str, longest: str) -> list[TensorType]:
+    return [
+        TensorType(f"{name}_rows", (blocks, longest), "int64"),
+        TensorType(f"{name}_seen", (blocks, longest), "bool"),
+        TensorType(f"{name}_back", ("cells", cell), "int64"),
+    ]
+
+
 def _attended(attention: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], blocks: Blocks) -> Tensor:
-    rows = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1)  # [R, 3, H, D]
+    mixed = attention.qkv(hidden)
+    rows = mixed.view(mixed.shape[0], 3, attention.num_heads, -1)  # [R, 3, H, D]
     turned = (_turned(rows[:, which], *rotary) for which in (0, 1))
-    query, key, value = (one[blocks.rows].transpose(1, 2) for one in (*turned, rows[:, 2]))
-    seen = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=blocks.seen, scale=attention.scaling
+    query, key, value = (
+        one.index_select(0, blocks.rows.flatten()).view(*blocks.rows.shape, *rows.shape[2:]).transpose(1, 2)
+        for one in (*turned, rows[:, 2])
     )
-    mixed: Tensor = attention.proj(seen.transpose(1, 2).flatten(0, 1)[blocks.back].flatten(1))
-    return mixed
+    if torch.compiler.is_exporting():
+        seen, _ = graph_attention(query, key, value, attention.scaling, blocks.seen)
+    else:
+        seen = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=blocks.seen, scale=attention.scaling
+        )
+    back = seen.transpose(1, 2).flatten(0, 1).index_select(0, blocks.back)
+    found: Tensor = attention.proj(back.flatten(1))
+    return found
 
 
 def _turned(rows: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -20,7 +20,15 @@ from secondlook.edge.wire import Fit
 from secondlook.engine.errors import InvalidModelError
 from secondlook.engine.method.region import Ratios, RegionSettings, Rule, Share
 
-__all__ = ["LOCALISATION_FILE", "SETTINGS_FILE", "Localisation", "LookSettings", "Sink", "read_file"]
+__all__ = [
+    "LOCALISATION_FILE",
+    "SETTINGS_FILE",
+    "Layers",
+    "Localisation",
+    "LookSettings",
+    "Sink",
+    "read_file",
+]
 
 SETTINGS_FILE = "secondlook.json"
 LOCALISATION_FILE = "localisation.json"
@@ -39,17 +47,22 @@ class LookSettings:
     """How one checkpoint looks twice.
 
     Attributes:
-        threshold: default uncertainty threshold η, mean min-entropy in nats. 0.5 is a plain starting point:
-            calibrate it on your own pictures.
+        threshold: uncertainty threshold η, mean min-entropy in nats; None: nobody calibrated one.
         fit: how pictures are fitted to what the model takes, where its architecture leaves that open.
         max_new_tokens: longest answer, end token included.
         question_suffix: put behind every question, after a space.
     """
 
-    threshold: NonNegativeFloat = 0.5
+    threshold: NonNegativeFloat | None = None
     fit: Fit = "squash"
     max_new_tokens: PositiveInt = 20
     question_suffix: Annotated[str, Field(max_length=2000)] = ""
+
+    @property
+    def default_threshold(self) -> float:
+        """What is taken where a request and the server leave it open: a plain starting point, if it is not
+        calibrated."""
+        return 0.5 if self.threshold is None else self.threshold
 
 
 @validated(frozen=True)
@@ -101,6 +114,11 @@ class Localisation:
     @property
     def region(self) -> RegionSettings:
         return RegionSettings(self.crop_size, self.ratios, self.min_cells, self.rule, self.share)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a file has it, with every key."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
 
 def read_file(path: Path, defaults: FileT) -> FileT:

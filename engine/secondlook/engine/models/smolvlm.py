@@ -7,14 +7,16 @@ for that, first to their `size`; here it is resized once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
 
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Preprocessing
+from secondlook.engine.models.pictures import Picture, Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.models.square import SquareAdapter, square_preprocessing
@@ -78,17 +80,39 @@ class SmolVlm(SquareAdapter):
         told = ("hidden_act", "layer_norm_eps", "num_attention_heads")
         self.vision_settings = str([getattr(config.vision_config, one) for one in told])
 
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        return {name: values.unsqueeze(1) for name, values in super().pixel_inputs(pictures).items()}
+
 
 class ShuffledVision(nn.Module):
-    """Features [n, N, D] of normalised pixels [n, 3, S, S], row-major cells."""
+    """Features [n, N, D] of normalised pixels [n, 3, S, S], row-major cells.
+
+    The tower's own forward looks at a mask of patches, for which the host waits; here all of them count.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.tower, self.connector = model.vision_model, model.connector
+        embeddings = self.tower.embeddings
+        places = _places(embeddings.num_patches_per_side)
+        device = embeddings.position_embedding.weight.device
+        self.register_buffer("places", places.to(device), persistent=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        features: Tensor = self.connector(self.tower(pixel_values).last_hidden_state)
+        embeddings = self.tower.embeddings
+        patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        placed = patches + embeddings.position_embedding(self.places)
+        seen = self.tower.encoder(inputs_embeds=placed, attention_mask=None).last_hidden_state
+        features: Tensor = self.connector(self.tower.post_layernorm(seen))
         return features
+
+
+def _places(side: int) -> Tensor:
+    """The learned position of each patch of a square [side²]: as transformers rounds, mostly its number."""
+    edges = torch.arange(1 / side, 1.0, 1 / side)
+    starts = (torch.arange(side, dtype=torch.float32) * (1.0 / torch.tensor(side))).clamp(max=1.0 - 1e-6)
+    line = torch.bucketize(starts, edges, right=True)
+    return (line[:, None] * side + line).flatten()
 
 
 def _config(checkpoint: Checkpoint) -> Any:

@@ -12,23 +12,29 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import Filter, Fixed, View
 from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
-from secondlook.engine.models.base import Features, VisionEncoder
+from secondlook.engine.models.base import Features
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Picture, Preprocessing, numbers
+from secondlook.engine.models.pictures import Normalisation, Picture, Preprocessing, normalisation_of
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
+from secondlook.engine.models.vision import Axis, Interface, TensorType, VisionEncoder, VisionGraph
 
 __all__ = ["SquareAdapter", "check_side", "square_preprocessing"]
 
 
 class SquareAdapter(Adapter):
-    """An `Adapter` with such an encoder."""
+    """An `Adapter` with such an encoder; each of its kinds is made of `name`, `module` and `parts`.
+
+    Attributes:
+        preprocessing: of the pictures.
+        features: rows and width of what the encoder makes of one.
+    """
 
     def __init__(
         self,
@@ -51,27 +57,51 @@ class SquareAdapter(Adapter):
         side = preprocessing.side
         view = View(size=Fixed(width=side, height=side), fit=settings.fit, filter=filter)
         super().__init__(name, module, prompts, settings, localisation, (view, view), (cell, cell))
-        self._preprocessing = preprocessing
-        self._normalise = preprocessing.on(self.device)
+        self._kind: Any = type(self)
+        self.preprocessing = preprocessing
+        self._normalise = preprocessing.normalisation.on(self.device)
+        self.features = self.most_visual_tokens[0], self.decoder.width
         self._vision = vision
         self._encoder: VisionEncoder = vision
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        return self._preprocessing
+    def parts(self) -> tuple[ChatPrompts, Preprocessing, LookSettings, Localisation]:
+        """What one is made of, beside a name and a module."""
+        return self.prompts, self.preprocessing, self.settings, self.localisation
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return self.preprocessing.normalisation
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
-        pixels = self._normalise(pictures).to(self.dtype)
-        return [Features(tokens) for tokens in self._encoder(pixels)]
+        return [Features(tokens) for tokens in self._encoder(self._pixels(pictures))]
+
+    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        return self._normalise(pictures).to(self.dtype)
+
+    def with_module(self, module: Any) -> SquareAdapter:
+        made: SquareAdapter = self._kind(self.name, module, *self.parts)
+        return made
+
+    def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        return {"pixel_values": self._pixels(pictures)}
 
     def vision_module(self) -> nn.Module:
         return self._vision
 
-    def with_encoder(self, encoder: VisionEncoder) -> SquareAdapter:
-        """The same model, on the same weights, with its pictures encoded by another."""
+    def vision_graphs(self) -> Mapping[str, VisionGraph]:
+        picture = 3, self.preprocessing.side, self.preprocessing.side
+        interface = Interface(
+            (TensorType("pixel_values", ("batch", *picture)),),
+            (TensorType("features", ("batch", *self.features)),),
+            {"batch": Axis(1, 1)},
+        )
+        return {"encoder": VisionGraph(self._vision, interface, lambda: (torch.zeros(2, *picture),))}
+
+    def with_encoder(self, *encoders: VisionEncoder) -> SquareAdapter:
         other = copy.copy(self)
-        other._encoder = encoder
+        (other._encoder,) = encoders
         return other
 
 
@@ -102,7 +132,7 @@ def square_preprocessing(
         )
     check_side(folder, size, values.get(size), side)
     try:
-        return Preprocessing(side=side, **numbers(values))
+        return Preprocessing(side, normalisation_of(values))
     except (SettingsError, TypeError, ValueError) as error:
         raise InvalidModelError(f"{folder}: the preprocessor's settings: {error}") from error
 

@@ -20,7 +20,9 @@ from secondlook.edge.geometry import Size, target
 from secondlook.edge.wire import View
 from secondlook.engine.decode.cache import KVCache
 from secondlook.engine.decode.plans import PrefillPlan, Probe, ProbeReached, Rows, Segment
-from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.models.base import Picture, QuestionTokens, VisionLanguageModel
+
+__all__ = ["META", "PassFlops", "blank", "counted"]
 
 META: Final = torch.device("meta")
 
@@ -38,6 +40,11 @@ def counted(work: Callable[[], object], formulas: Mapping[Any, Callable[..., int
         work()
     total: int = counter.get_total_flops()
     return total
+
+
+def blank(model: VisionLanguageModel, view: View, shown: Size) -> Picture:
+    """What the model takes of an original (or region) of this size: nothing on it counts."""
+    return model.picture(Image.new("RGB", (1, 1)), view, shown)
 
 
 class PassFlops:
@@ -60,6 +67,7 @@ class PassFlops:
         self._probe_token = one - self._probe_pair - self._row
         self._logits = counted(lambda: model.logits(torch.empty(1, model.decoder.width, device=META)))
         self._encoded: dict[Size, int] = {}
+        self._read: dict[int, int] = {}
 
     def _rows(self, start: int, probe: Probe | None = None, *, rows_only: bool = False) -> int:
         """Of one row at a place of a sequence, with all before it; `rows_only`: up to the attention row."""
@@ -80,9 +88,18 @@ class PassFlops:
         """One picture, of an original (or region) of this size."""
         size = target(view, shown)
         if size not in self._encoded:
-            picture = self.model.picture(Image.new("RGB", (1, 1)), view, shown)
+            picture = blank(self.model, view, shown)
             self._encoded[size] = counted(lambda: self.model.encode([picture]))
         return self._encoded[size]
+
+    def condition(self, question: QuestionTokens) -> int:
+        """What an encoder that reads the question computes of one encoded picture; mostly nothing."""
+        length = len(question.instruction)
+        if length not in self._read:
+            view, shown = self.model.global_view, Size(64, 64)
+            (features,) = self.model.encode([blank(self.model, view, shown)])
+            self._read[length] = counted(lambda: self.model.condition(features, question))
+        return self._read[length]
 
     def decoder(self, tokens: int, keys: int) -> int:
         """`tokens` new tokens, the last with `keys` keys."""

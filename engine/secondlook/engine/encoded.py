@@ -1,0 +1,47 @@
+"""What was encoded of pictures, for models where a question has a part in what comes of it.
+
+With other models a kept prefix holds all that a further question about a picture needs. Where the prefix
+belongs to one question (`VisionLanguageModel.prefix_key`), the features behind it, which do not, are kept.
+"""
+
+from __future__ import annotations
+
+from secondlook.engine.decode.scheduler import Encode, Flow
+from secondlook.engine.models.base import Features, QuestionTokens, VisionLanguageModel
+from secondlook.engine.results import Question
+
+__all__ = ["EncodedPictures"]
+
+
+class EncodedPictures:
+    """One model's features of pictures, the last asked about, each for the client that asked alone.
+
+    Args:
+        generic: the generic question's tokens.
+        most: pictures kept at once.
+    """
+
+    def __init__(self, model: VisionLanguageModel, generic: QuestionTokens, most: int) -> None:
+        self._model = model
+        self._generic = generic
+        self._most = most
+        self._kept: dict[tuple[str, bytes], Features] = {}
+
+    def shared(self, asked: Question) -> bool:
+        """Whether all questions about the picture have one prefix, the generic one too."""
+        key, picture = self._model.prefix_key, asked.picture
+        return key(picture, self._generic) == key(picture, asked.tokens)
+
+    def of(self, asked: Question) -> Flow[Features]:
+        """The features of a question's global image."""
+        if self.shared(asked):
+            once: Features = yield Encode(asked.picture, asked.picture.tokens)
+            return once
+        name = asked.client, asked.picture.digest
+        features = self._kept.pop(name, None)
+        if features is None:
+            features = yield Encode(asked.picture, asked.picture.tokens)
+        self._kept[name] = features  # behind all others: those asked about least lately go first
+        if len(self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]
+        return features

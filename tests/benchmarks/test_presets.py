@@ -1,0 +1,229 @@
+"""Every architecture's presets: sizes of public checkpoints, flows that agree, FLOPs that torch counts."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.test_flops import counted, skip_with_references
+from secondlook.benchmarks.latency.flow import Flow, Request, synthetic_request
+from secondlook.benchmarks.latency.ours import EngineFlow
+from secondlook.benchmarks.latency.published import EncodingOnceFlow, ReferenceFlow, StrongFlow
+from secondlook.benchmarks.latency.subject import (
+    PRESETS,
+    Preset,
+    Subject,
+    build_subject,
+    preset,
+    random_preset,
+)
+from secondlook.benchmarks.latency.work import (
+    TYPICAL_QUESTION,
+    Lengths,
+    bench_flops,
+    flows_of,
+    look_flops,
+    work_of,
+)
+from secondlook.benchmarks.options import FlopsRun, LatencyRun
+from secondlook.edge.geometry import Size, sent_size
+from secondlook.edge.wire import AnswerOptions, View
+from secondlook.engine.flops import PassFlops
+from secondlook.engine.models.settings import Localisation
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NEW_TOKENS = 8
+PUBLISHED = {name: known["parameters"] for name, known in PRESETS["presets"].items() if "parameters" in known}
+DECODER = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "vocab_size": 448,
+    "max_position_embeddings": 1024,
+}
+ROTARY = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+QWEN = {**DECODER, "num_key_value_heads": 2, "rope_parameters": ROTARY, "tie_word_embeddings": True}
+QWEN_TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "depth": 4, "out_hidden_size": 64}
+TINY: dict[str, dict[str, Any]] = {
+    "qwen2_5_vl": {
+        "text_config": QWEN,
+        "vision_config": {**QWEN_TOWER, "fullatt_block_indexes": [1, 3]},
+        "tie_word_embeddings": True,
+    },
+    "qwen3_vl": {
+        "text_config": {**QWEN, "head_dim": 16},
+        "vision_config": {**QWEN_TOWER, "deepstack_visual_indexes": [0, 2], "num_position_embeddings": 64},
+        "tie_word_embeddings": True,
+    },
+    "smolvlm": {
+        "text_config": {"model_type": "llama", **DECODER},
+        "vision_config": {
+            "model_type": "smolvlm_vision",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 512,
+            "patch_size": 32,
+        },
+        "tie_word_embeddings": False,
+    },
+    "instructblip": {
+        "text_config": {"model_type": "llama", **DECODER},
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 84,
+        },
+        "qformer_config": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 6,
+            "vocab_size": 448,
+            "num_attention_heads": 2,
+            "encoder_hidden_size": 32,
+        },
+    },
+}
+
+
+def tiny(kind: str) -> Preset:
+    return random_preset(f"tiny {kind}", {"model_type": kind, **TINY[kind]})
+
+
+@pytest.fixture(scope="module", params=list(TINY))
+def subject(request: pytest.FixtureRequest) -> Subject:
+    with pytest.MonkeyPatch.context() as patch:  # what is packed torch's counter does not see
+        patch.setattr("secondlook.benchmarks.latency.subject.pack_linear_layers", lambda _: None)
+        return build_subject(tiny(request.param), torch.float32, torch.device("cpu"))
+
+
+def flows_on(subject: Subject) -> list[Flow]:
+    kinds = (ReferenceFlow, StrongFlow, EncodingOnceFlow, EngineFlow)
+    return [kind(subject) for kind in kinds if kind.name in flows_of(subject.preset)]
+
+
+def request_of(subject: Subject, seed: int, *, look_twice: bool = True) -> Request:
+    generator, view = np.random.default_rng(seed), subject.engine.model.global_view
+    return synthetic_request(generator, view, look_twice=look_twice, new_tokens=NEW_TOKENS)
+
+
+def sent(image: Image.Image, view: View) -> Image.Image:
+    size = sent_size(view, Size(*image.size))
+    return image.resize((size.width, size.height))
+
+
+def test_the_flows_come_to_the_same(subject: Subject) -> None:
+    flows, regions = flows_on(subject), set()
+    for seed in range(3):
+        request = request_of(subject, seed)
+        reference, *others = (flow.answer(request) for flow in flows)
+        for outcome in others:
+            assert outcome.first == reference.first
+            assert outcome.region == reference.region
+            assert outcome.second == reference.second
+            assert outcome.uncertainty == pytest.approx(reference.uncertainty, abs=1e-4)
+        assert reference.second is not None
+        assert len(reference.first) == len(reference.second) == NEW_TOKENS
+        regions.add(reference.region)
+    assert len(regions) > 1
+
+
+def test_the_flows_read_the_same_heads(subject: Subject) -> None:
+    where = Localisation({1: {0: 1.0, 3: 0.5}, 2: None}, subject.engine.model.localisation.crop_size)
+    shapes = tiny(subject.preset.config.model_type).shapes
+    shapes.localisation = where
+    profiled = build_subject(Preset("profiled", shapes), torch.float32, torch.device("cpu"))
+    assert profiled.engine.model.localisation == where
+    reference, *others = (flow.answer(request_of(subject, 5)) for flow in flows_on(profiled))
+    assert {outcome.region for outcome in others} == {reference.region}
+
+
+@pytest.mark.parametrize("look_twice", [False, True])
+def test_the_flows_compute_what_is_counted(
+    subject: Subject, look_twice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_with_references()
+    monkeypatch.setattr(EngineFlow, "_token_seconds", lambda *_: {})  # another request, for its times alone
+    for seed, flow in enumerate(flows_on(subject)):
+        request, found = request_of(subject, 10 + 2 * seed + look_twice, look_twice=look_twice), []
+        seen = counted(lambda flow=flow, request=request, found=found: found.append(flow.answer(request)))
+        region = found[0].region
+        works = work_of(
+            subject.preset, request.question, NEW_TOKENS, region=None if region is None else region.size
+        )
+        # Windows at the edges of pictures are padded in our own tower, which stands for transformers'.
+        near = 1e-3 if flow.name == "ours" else 0.02
+        assert works[look_twice][flow.name]["final_answer"].flops == pytest.approx(seen, rel=near), flow.name
+
+
+@pytest.mark.parametrize(
+    "size", [Size(1600, 1200), Size(1900, 470), Size(500, 1200), Size(641, 479)], ids=str
+)
+def test_the_looks_of_an_engine_are_counted_whatever_the_pictures_shape(subject: Subject, size: Size) -> None:
+    skip_with_references()
+    engine, request = subject.engine, request_of(subject, size.pixels)
+    original, view = request.original.resize((size.width, size.height)), engine.model.global_view
+    options, found = AnswerOptions(second_look="always", max_new_tokens=3), list[Any]()
+
+    def first_look() -> None:
+        found.append(engine.first_look(sent(original, view), request.question, size, options))
+
+    def second_look() -> None:
+        local = sent(original.crop(found[0].pending.region.as_tuple()), engine.model.local_view)
+        found.append(engine.second_look(found[0].pending, local))
+
+    seen = [counted(first_look), counted(second_look)]
+    shapes = engine.model.shapes()
+    assert shapes is not None
+    once, again = look_flops(PassFlops(shapes), size, request.question, found[0], found[1].second)
+    assert again is not None
+    assert once + again == pytest.approx(sum(seen), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_has_as_many_parameters_as_what_it_stands_for(name: str) -> None:
+    module = preset(name).shapes.module
+    count = sum(parameter.numel() for parameter in module.parameters())
+    assert count == pytest.approx(PUBLISHED[name], rel=0.05)
+
+
+def test_every_preset_is_offered() -> None:
+    offered = get_args(get_args(get_type_hints(LatencyRun, include_extras=True)["preset"])[0])
+    assert set(offered) == {*PRESETS["presets"], "demo"}
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "behind"),
+    [("qwen2.5-vl-3b", 15, 13), ("qwen3-vl-4b", 4, 13), ("instructblip-7b", 0, 15)],
+)
+def test_prompts_are_about_as_long_as_the_public_ones(name: str, prefix: int, behind: int) -> None:
+    model = preset(name).shapes
+    lengths = Lengths.of(model, TYPICAL_QUESTION, 4)
+    pictures = 32 if name == "instructblip-7b" else lengths.prefix - prefix
+    assert lengths.prefix == prefix + pictures
+    assert lengths.question - lengths.prefix == pytest.approx(behind, abs=1)
+    assert pictures <= model.most_visual_tokens[0]
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "qwen3-vl-4b", "instructblip-7b"])
+def test_two_looks_of_ours_compute_less_than_the_published_way(name: str) -> None:
+    report = bench_flops(preset(name), FlopsRun(preset=name))  # type: ignore[arg-type]
+    flows = [row["flow"] for row in report["rows"]]
+    assert flows == list(flows_of(preset(name)))
+    assert report["flops_ratio"] < 0.6
+    assert report["rows"][0]["ratio"] == 1
+
+
+def test_only_instructblips_prompt_asks_for_a_short_answer_itself() -> None:
+    models = {kind: tiny(kind).shapes for kind in TINY}
+    assert [kind for kind, model in models.items() if model.brief] == ["instructblip"]
+    tokens = models["instructblip"].tokens("What is it?").one
+    assert models["instructblip"].text(tokens).endswith("Short answer:")

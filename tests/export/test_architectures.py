@@ -1,0 +1,109 @@
+"""Vision encoders of all shapes, exported: the gate, the answers through ONNX Runtime, the plans' shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import onnx
+import pytest
+import torch
+
+from engine import qwen, test_instructblip, unsplit
+from engine.llava_next import write_next
+from export.support import Exported, asked
+from export.test_tensorrt_operators import TAKEN
+from secondlook.edge.geometry import Size
+from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.encoders import EncoderChoice, with_vision
+from secondlook.engine.encoders.manifest import graph_file
+from secondlook.engine.engine import Engine
+from secondlook.engine.errors import EncoderError
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.export import ExportSettings, GatePicture, GateSettings, export_encoder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK: Final = GateSettings(pictures=3, questions=3)
+SIZES: Final = ((300, 120), (90, 500), (40, 40), (640, 480))
+QUESTIONS: Final = {
+    "instructblip": "What number is on red sign?",
+    **dict.fromkeys(qwen.FAMILIES, qwen.words([40, 41])),
+    **dict.fromkeys(("smolvlm", "idefics3", "internvl", "llava_next"), "What is on the sign?"),
+}
+
+
+@pytest.fixture(scope="module", params=QUESTIONS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    family, folder = request.param, tmp_path_factory.mktemp("exported")
+    if family == "instructblip":
+        test_instructblip.write_folder(folder / "model")
+    elif family in unsplit.FAMILIES:
+        unsplit.write_folder(folder / "model", unsplit.FAMILIES[family])
+    elif family == "llava_next":
+        write_next(folder / "model")
+    else:
+        qwen.write_folder(folder / "model", family)
+    model = load_model(str(folder / "model"), dtype="float32", device="cpu")
+    pictures: Iterator[GatePicture] = (replace(one, questions=(QUESTIONS[family],)) for one in asked())
+    settings = ExportSettings(gate=QUICK)
+    return Exported(model, folder / "encoder", export_encoder(model, folder / "encoder", settings, pictures))
+
+
+def question(exported: Exported) -> str:
+    return QUESTIONS[exported.model.module.config.model_type]
+
+
+def test_it_passes_the_gate_of_float32(exported: Exported) -> None:
+    assert 0 < exported.manifest.parity.relative_error <= 1e-5
+    assert exported.manifest.parity.same_regions == 3
+    assert exported.manifest.views == (exported.model.global_view, exported.model.local_view)
+
+
+def test_pictures_of_all_sizes_are_encoded_as_torch_encodes_them(exported: Exported) -> None:
+    model, other = exported.model, with_vision(exported.model, EncoderChoice("onnx", exported.folder))
+    pictures = [model.picture(qwen.drawn(size, 1), model.global_view, Size(*size)) for size in SIZES]
+    tokens = model.tokens(question(exported))
+    for some in (pictures, pictures[:1], pictures[2:3], pictures[:2] * 3):
+        for mine, theirs in zip(other.encode(some), model.encode(some), strict=True):
+            (rows, looked), (their_rows, seen) = (
+                each.condition(features, tokens) for each, features in ((other, mine), (model, theirs))
+            )
+            pairs = [(mine.tokens, theirs.tokens), (rows.tokens, their_rows.tokens)]
+            pairs += zip(mine.deep, theirs.deep, strict=True)
+            if looked is not None and seen is not None:
+                pairs.append((looked, seen))
+            for found, expected in pairs:
+                assert float((found - expected).norm() / expected.norm()) <= 1e-5
+
+
+def test_both_looks_through_onnx_runtime_have_torchs_tokens(exported: Exported) -> None:
+    options = AnswerOptions(second_look="always", arbitration=False)
+    other = with_vision(exported.model, EncoderChoice("onnx", exported.folder))
+    for seed, size in enumerate(SIZES[:2]):
+        answers = []
+        for model in (exported.model, other):
+            engine, original = Engine(model), qwen.drawn((size[0] * 2, size[1] * 2), seed)
+            shown = original.copy()
+            shown.thumbnail((24, 24))  # an edge may send less than a view takes
+            first = engine.first_look(shown, question(exported), Size(*original.size), options)
+            assert first.pending is not None
+            box = first.pending.region
+            crop = original.crop((box.left, box.top, box.right, box.bottom))
+            crop.thumbnail((24, 24))
+            final = engine.second_look(first.pending, crop)
+            answers.append((first.look.token_ids, box, final.second.token_ids))
+        assert answers[0] == answers[1]
+
+
+def test_other_inputs_are_refused_by_name(exported: Exported) -> None:
+    other = with_vision(exported.model, EncoderChoice("onnx", exported.folder))
+    with pytest.raises(EncoderError, match=r"the encoder takes (pixel_values|patches) \[.*, not \[1\]$"):
+        other._encoder(torch.zeros(1))  # type: ignore[attr-defined]
+
+
+def test_operators_are_those_that_tensorrt_takes_and_nothing_is_sorted(exported: Exported) -> None:
+    for name in exported.manifest.graphs:
+        graph = onnx.load(exported.folder / graph_file(name), load_external_data=False).graph
+        assert {node.op_type for node in graph.node} <= set(TAKEN.split()) - {"TopK", "NonZero"}
