@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from engine import qwen
+from engine import looks, qwen
 from engine.checkpoints import GRID, Variant, write_checkpoint
 from engine.planted import ORIGINAL, PLANTED, PlantedModel, painted
 from engine.planted import QUESTION as WHERE_IS_RED
@@ -96,7 +96,7 @@ def test_the_region_is_the_engines(folder: Path, more: dict[str, Any]) -> None:
 def test_so_it_is_where_positions_have_three_dimensions_and_features_are_deep(tmp_path: Path) -> None:
     model, original = load_model(str(qwen.write_folder(tmp_path, "qwen3_vl"))), Size(900, 400)
     model.localisation = replace(model.localisation, layers={0: {1: 1.0}, 1: None}, generic=True)
-    image = open_picture(qwen.drawn((900, 400), 2)).shrunk(model.global_view)
+    image = open_picture(looks.drawn((900, 400), 2)).shrunk(model.global_view)
     found = attended(model, image, original, qwen.words([20, 21, 22]))
     look = Engine(model).first_look(
         image, qwen.words([20, 21, 22]), original, AnswerOptions(second_look="always")
