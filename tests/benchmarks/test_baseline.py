@@ -19,7 +19,7 @@ from secondlook.benchmarks import cli as report_cli
 from secondlook.benchmarks.evaluation import cli
 from secondlook.benchmarks.evaluation.asking import ask_all
 from secondlook.benchmarks.options import Asking
-from secondlook.benchmarks.run_log import LoggedLook, Record, Skipped, from_line, read_log, to_line
+from secondlook.benchmarks.run_log import LINE, LoggedLook, Record, Skipped, read_log
 from secondlook.benchmarks.signs.evaluation import signs_data_set
 from secondlook.edge.imaging import EncodedPicture, Picture, decode_jpeg, open_picture
 from secondlook.edge.wire import Fixed, View
@@ -153,7 +153,7 @@ def records() -> list[Record]:
 
 
 def test_it_is_drawn_beside_two_looks(records: list[Record], tmp_path: Path) -> None:
-    assert from_line(to_line(records)) == records
+    assert LINE.validate_json(LINE.dump_json(records)) == records
     log = write_run(tmp_path / "log.jsonl", records, header())
     assert status("report", log, "--output", tmp_path / "out", "--resamples", 50) == 0
     text = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")

@@ -30,7 +30,6 @@ from secondlook.benchmarks.edge.measure import (
     picture_size,
     region_at,
     rounds,
-    sampled_region,
 )
 from secondlook.benchmarks.edge.ways import WAYS, Task, Wanted, make
 from secondlook.benchmarks.options import EdgeRun
@@ -49,7 +48,7 @@ def pixels(jpeg: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
 @pytest.mark.parametrize("mode", ["squash", "pad"])
 @pytest.mark.parametrize("source", [FRAME, JPEG])
 def test_both_ways_make_the_same_pictures(source: Any, mode: Any) -> None:
-    wanted = Wanted(96, mode, Region(100, 50, 300, 200))
+    wanted = Wanted(EdgeRun(image_size=96, resize_mode=mode).view, Region(100, 50, 300, 200))
     ours, plain = (make(way, "both", source, wanted) for way in WAYS)
     assert [decode_jpeg(each).size for each in ours] == [(96, 72) if mode == "pad" else (96, 96)] * 2
     for one, other in zip(ours, plain, strict=True):
@@ -65,7 +64,7 @@ def test_pictures_are_cameras_and_regions_lie_inside() -> None:
     assert region_at(Size(400, 300), 100, 1, 1) == Region(250, 150, 400, 300)
     assert region_at(Size(400, 100), 100, 0, 0.5) == Region(0, 0, 150, 100)
     generator = np.random.default_rng(0)
-    regions = {sampled_region(Size(4000, 3000), 336, generator) for _ in range(50)}
+    regions = {region_at(Size(4000, 3000), 336, *generator.random(2)) for _ in range(50)}
     assert len(regions) == 50
     assert all(each.within(Size(4000, 3000)) and each.size == Size(504, 504) for each in regions)
 
@@ -106,7 +105,13 @@ def test_a_process_that_fails_is_not_measured() -> None:
 
 
 def test_a_task_survives_json() -> None:
-    task = Task("plain", "both", "a.rgb", None, Wanted(96, "pad", Region(1, 2, 3, 4)))
+    task = Task(
+        "plain",
+        "both",
+        "a.rgb",
+        None,
+        Wanted(EdgeRun(image_size=96, resize_mode="pad").view, Region(1, 2, 3, 4)),
+    )
     assert from_json(Task, task.to_json()) == task
 
 
@@ -119,7 +124,7 @@ def test_an_edge_stays_small_with_a_large_picture(tmp_path: Path) -> None:
     picture.write_bytes(camera_jpeg(draw(size, np.random.default_rng(0)), exif=exif))
     assert Image.open(io.BytesIO(picture.read_bytes())).size == (4000, 3000)
     region = region_at(Size(size.height, size.width), 336, 0, 0.5)
-    assert command_cost(picture, Wanted(336, "squash", region)).peak_bytes <= 120e6
+    assert command_cost(picture, Wanted(EdgeRun().view, region)).peak_bytes <= 120e6
 
 
 def cases(edge_seconds: float, plain_seconds: float, megapixels: float = 12.0) -> Round:
@@ -188,9 +193,10 @@ def test_an_interruption_keeps_the_complete_rounds(monkeypatch: pytest.MonkeyPat
         yield cases(0.3, 0.5)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(edge, "rounds", interrupted)
-    monkeypatch.setattr(edge, "command_rows", lambda *_: [{"progressive": False, "peak_mb": 99.0}])
-    monkeypatch.setattr(edge, "way_costs", lambda *_: dict.fromkeys(cases(1, 1), ProcessCost(1, 1.0)).items())
+    monkeypatch.setattr(measure, "rounds", interrupted)
+    monkeypatch.setattr(measure, "command_rows", lambda *_: [{"progressive": False, "peak_mb": 99.0}])
+    costs = dict.fromkeys(cases(1, 1), ProcessCost(1, 1.0)).items()
+    monkeypatch.setattr(measure, "way_costs", lambda *_: costs)
     report = edge.bench_edge(EdgeRun(warmups=1))
     assert (report["interrupted"], report["rounds"]) == (True, 2)
     assert report["rows"][0]["edge"]["p50_ms"] == pytest.approx(200)

@@ -20,7 +20,7 @@ from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.evaluation import cli
 from secondlook.benchmarks.evaluation.asking import WorkerError, ask_all
 from secondlook.benchmarks.options import Asking
-from secondlook.benchmarks.run_log import LoggedLook, Record, from_line, read_log, to_line
+from secondlook.benchmarks.run_log import LINE, LoggedLook, Record, read_log
 from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_data_set, signs_picture
 from secondlook.benchmarks.signs.questions import is_correct
 from secondlook.edge.geometry import Region
@@ -167,7 +167,7 @@ def test_another_seed_asks_about_other_pictures(folder: str, evaluated: list[lis
 
 def test_records_survive_the_log_and_can_be_replayed(evaluated: list[list[Record]]) -> None:
     records = [record for picture in evaluated for record in picture]
-    assert from_line(to_line(records)) == records
+    assert LINE.validate_json(LINE.dump_json(records)) == records
     outcome = Replay(records, Policy(0.0)).at(0.0)
     assert outcome.retransmission_rate == 1.0
     assert outcome.bytes > sum(record.first.bytes for record in records) / len(records)

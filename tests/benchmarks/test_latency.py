@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from typer.testing import CliRunner
 
 from benchmarks.small_llava import VIEW, measure_rates_at_once, tiny_preset, tiny_subject
 from engine.packing import can_pack
-from secondlook.benchmarks import benches, timing
-from secondlook.benchmarks.benches import tell
+from secondlook.benchmarks import benches, environment, timing
+from secondlook.benchmarks.benches import reported, tell
 from secondlook.benchmarks.latency import device, latency, subject
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates
 from secondlook.benchmarks.latency.flow import (
@@ -292,8 +293,8 @@ def test_the_commit_is_asked_for_before_anything_is_made(monkeypatch: pytest.Mon
         asked.append("model")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(latency, "environment", lambda *_: asked.append("environment"))
+    monkeypatch.setattr(environment, "environment", lambda *_: asked.append("environment"))
     monkeypatch.setattr(latency, "build_subject", make)
     with pytest.raises(KeyboardInterrupt):
-        latency.bench_latency(tiny_preset(), LatencyRun(device="cpu"))
+        reported(LatencyRun(device="cpu"), partial(latency.bench_latency, tiny_preset()))
     assert asked == ["environment", "model"]

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from benchmarks.small_llava import tiny_preset, tiny_subject
 from secondlook.benchmarks import benches, load, load_edges
-from secondlook.benchmarks.benches import tell
+from secondlook.benchmarks.benches import reported, tell
 from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.latency import subject
 from secondlook.benchmarks.load import load_rows
@@ -32,17 +33,9 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def phase(url: str, **values: Any) -> Phase:
-    usual: dict[str, Any] = {
-        "edges": 3,
-        "warmup_seconds": 0.0,
-        "seconds": 1.0,
-        "retransmission_rate": 0.5,
-        "delay_seconds": 0.0,
-        "new_tokens": 3,
-        "seed": (0,),
-    }
-    return Phase(url, **{**usual, **values})
+def phase(url: str, edges: int = 3, **values: Any) -> Phase:
+    usual = LoadRun(warmup_seconds=0.0, seconds=1.0, retransmission_rate=0.5, new_tokens=3)
+    return Phase(url, replace(usual, **values), edges, (0,))
 
 
 def test_edges_ask_and_look_twice_as_often_as_told() -> None:
@@ -61,7 +54,7 @@ def test_edges_ask_and_look_twice_as_often_as_told() -> None:
 
 def test_the_network_is_waited_for_in_each_way() -> None:
     with loopback_server(tiny_subject().engine) as url:
-        result = run_phase(phase(url, edges=1, delay_seconds=0.1, seconds=1.5, retransmission_rate=1.0))
+        result = run_phase(phase(url, edges=1, delay_ms=100.0, seconds=1.5, retransmission_rate=1.0))
     assert result.asked
     assert min(asked.seconds for asked in result.asked) >= 4 * 0.1
 
@@ -168,7 +161,7 @@ def test_an_interruption_keeps_the_complete_rounds(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(load, "_phases", phases)
-    report = load.bench_load(tiny_preset(), LoadRun(device="cpu", edges=[2]))
+    report = reported(LoadRun(device="cpu", edges=[2]), partial(load.bench_load, tiny_preset()))
     assert (report["interrupted"], report["rounds"]) == (True, 2)
     assert [row["answers"] for row in report["rows"]] == [2, 2]
     with pytest.raises(KeyboardInterrupt):

@@ -16,15 +16,14 @@ from hypothesis import strategies as st
 from benchmarks.samples import a_look, a_record
 from limits import files_of_at_most
 from secondlook.benchmarks.run_log import (
+    LINE,
     LogError,
     Record,
     RunHeader,
     RunLog,
     Shard,
     differences,
-    from_line,
     read_log,
-    to_line,
     write_log,
 )
 from secondlook.edge.errors import SettingsError, WriteError
@@ -212,8 +211,8 @@ FIRST = HEADER.to_json().encode()
         FIRST + b"\n7\n",
         FIRST + b'\n["record"]\n',
         FIRST + b'\n[{"index": 1}]\n',
-        FIRST + b"\n[" + to_line([FULL])[1:-1].replace('"score"', '"scores"').encode() + b"]\n",
-        FIRST + b"\n" + to_line([FULL])[1:-1].encode()[:-9] + b"\n[]\n",
+        FIRST + b"\n[" + LINE.dump_json([FULL])[1:-1].replace(b'"score"', b'"scores"') + b"]\n",
+        FIRST + b"\n" + LINE.dump_json([FULL])[1:-10] + b"\n[]\n",
     ],
 )
 def test_a_damaged_log_is_refused_with_one_line_and_kept(tmp_path: Path, content: bytes) -> None:
@@ -228,11 +227,11 @@ def test_a_damaged_log_is_refused_with_one_line_and_kept(tmp_path: Path, content
 @pytest.mark.parametrize(
     "broken",
     [
-        to_line([FULL])[:-40].encode(),
+        LINE.dump_json([FULL])[:-40],
         b"",
         b"\0" * 512,
-        to_line([FULL]).replace('"text"', '"texts"').encode(),
-        to_line([FULL]).replace("red", "\x00").encode() + b"\xff",
+        LINE.dump_json([FULL]).replace(b'"text"', b'"texts"'),
+        LINE.dump_json([FULL]).replace(b"red", b"\x00") + b"\xff",
     ],
 )
 def test_a_broken_line_is_named_by_its_number(tmp_path: Path, broken: bytes) -> None:
@@ -350,16 +349,16 @@ def test_a_record_survives_json(
     look = replace(a_look(score, doubts), text=answer, prompt_tokens=200)
     record = a_record(3, look, a_look(0.5, doubts) if twice else None)
     record = replace(record, id="random/7", boxes=tuple(boxes))
-    text = to_line([record])
-    assert from_line(text) == [record]
-    assert "\n" not in text
+    text = LINE.dump_json([record])
+    assert LINE.validate_json(text) == [record]
+    assert b"\n" not in text
 
 
 def test_what_may_be_unknown_may_be_absent() -> None:
     record = a_record(0, a_look(), a_look())
-    values = json.loads(to_line([record]))
+    values = json.loads(LINE.dump_json([record]))
     del values[0]["id"], values[0]["boxes"], values[0]["first"]["prompt_tokens"]
-    assert from_line(json.dumps(values)) == [record]
+    assert LINE.validate_json(json.dumps(values)) == [record]
 
 
 def test_probabilities_can_be_had_from_a_record() -> None:

@@ -128,7 +128,8 @@ def test_a_model_with_the_instruction_in_its_settings_is_not_told_twice(tmp_path
         "what is the brand of this camera?",
         "what number is on the camera?",
     ]
-    assert done.header.settings["model"]["question_suffix"] == instruction
+    settings = read_log(tmp_path / "log.jsonl").header.settings
+    assert settings["model"]["question_suffix"] == instruction
 
 
 def test_jpeg_qualities_are_part_of_the_run(asking: Asking, pope: DataSet, tmp_path: Path) -> None:
@@ -158,9 +159,9 @@ written = []
 def write(self, line):
     written.append(line)
     if len(written) == 4:  # the header and two pictures are whole; the third is cut
-        self._file.write(line[: len(line) // 2].encode())
+        self._file.write(line[: len(line) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    self._file.write(line.encode() + b"\\n")
+    self._file.write(line + b"\\n")
 
 RunLog._write = write
 torch.set_num_threads(1)

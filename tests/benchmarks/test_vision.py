@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ ENCODERS = ["torch float32", "engine float32", "engine bfloat16", "onnx float32"
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return bench_vision(tiny_preset(), VisionRun(graph=[Graph.float32], repeats=3))
+    run = VisionRun(graph=[Graph.float32], repeats=3)
+    return benches.reported(run, partial(bench_vision, tiny_preset()))
 
 
 def test_every_encoder_is_measured_at_every_batch(report: dict[str, Any]) -> None:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from engine import looks, qwen
+from engine import qwen
 from engine.checkpoints import GRID, Variant, write_checkpoint
+from engine.looks import drawn
 from engine.planted import ORIGINAL, PLANTED, PlantedModel, painted
 from engine.planted import QUESTION as WHERE_IS_RED
 from engine.questions import LARGE, QUESTION, picture
-from engine.test_toy_model import Plain, drawn
+from engine.test_toy_model import Plain
 from engine.toy_model import ToyModel
 from secondlook.edge.geometry import Rectangle, Size
 from secondlook.edge.imaging import open_picture
@@ -51,7 +52,7 @@ def test_every_heads_map_equals_transformers(folder: Path) -> None:
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     asked = Engine(model).prepare(picture(1), QUESTION, LARGE)
-    pixels = model.preprocessing.on(torch.device("cpu"))([asked.picture])  # type: ignore[attr-defined]
+    pixels = model.normalisation.on(torch.device("cpu"))([asked.picture])
     for prompt, maps in ((asked.prompt, found.question), (asked.generic, found.generic)):
         with torch.inference_mode():
             ids = torch.tensor([prompt.ids])
@@ -96,7 +97,7 @@ def test_the_region_is_the_engines(folder: Path, more: dict[str, Any]) -> None:
 def test_so_it_is_where_positions_have_three_dimensions_and_features_are_deep(tmp_path: Path) -> None:
     model, original = load_model(str(qwen.write_folder(tmp_path, "qwen3_vl"))), Size(900, 400)
     model.localisation = replace(model.localisation, layers={0: {1: 1.0}, 1: None}, generic=True)
-    image = open_picture(looks.drawn((900, 400), 2)).shrunk(model.global_view)
+    image = open_picture(drawn((900, 400), 2)).shrunk(model.global_view)
     found = attended(model, image, original, qwen.words([20, 21, 22]))
     look = Engine(model).first_look(
         image, qwen.words([20, 21, 22]), original, AnswerOptions(second_look="always")

@@ -10,8 +10,9 @@ import onnx
 import pytest
 import torch
 
-from engine import looks, qwen, test_instructblip, unsplit
+from engine import qwen, test_instructblip, unsplit
 from engine.llava_next import write_next
+from engine.looks import drawn
 from export.support import Exported, asked
 from export.test_tensorrt_operators import TAKEN
 from secondlook.edge.geometry import Size
@@ -63,7 +64,7 @@ def test_it_passes_the_gate_of_float32(exported: Exported) -> None:
 
 def test_pictures_of_all_sizes_are_encoded_as_torch_encodes_them(exported: Exported) -> None:
     model, other = exported.model, with_vision(exported.model, EncoderChoice("onnx", exported.folder))
-    pictures = [model.picture(looks.drawn(size, 1), model.global_view, Size(*size)) for size in SIZES]
+    pictures = [model.picture(drawn(size, 1), model.global_view, Size(*size)) for size in SIZES]
     tokens = model.tokens(question(exported))
     for some in (pictures, pictures[:1], pictures[2:3], pictures[:2] * 3):
         for mine, theirs in zip(other.encode(some), model.encode(some), strict=True):
@@ -84,7 +85,7 @@ def test_both_looks_through_onnx_runtime_have_torchs_tokens(exported: Exported) 
     for seed, size in enumerate(SIZES[:2]):
         answers = []
         for model in (exported.model, other):
-            engine, original = Engine(model), looks.drawn((size[0] * 2, size[1] * 2), seed)
+            engine, original = Engine(model), drawn((size[0] * 2, size[1] * 2), seed)
             shown = original.copy()
             shown.thumbnail((24, 24))  # an edge may send less than a view takes
             first = engine.first_look(shown, question(exported), Size(*original.size), options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
@@ -37,15 +37,8 @@ def with_options(function: Callable[..., None], options: type[Any]) -> Callable[
     """A command of typer's: a function's own options, and those of a dataclass, which it gets as `run`."""
     own = [each for each in signature(function, eval_str=True).parameters.values() if each.name != "run"]
     hints = get_type_hints(options, include_extras=True)
-    shared = [
-        Parameter(
-            each.name,
-            Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if each.default is MISSING else each.default,
-            annotation=hints[each.name],
-        )
-        for each in fields(options)
-    ]
+    taken = signature(options).parameters.values()
+    shared = [each.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[each.name]) for each in taken]
 
     def command(**values: Any) -> None:
         run = options(**{each.name: values.pop(each.name) for each in shared})
@@ -58,7 +51,6 @@ def with_options(function: Callable[..., None], options: type[Any]) -> Callable[
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
-    """Keep a report."""
     write_files({path: json.dumps(report, indent=4) + "\n"})
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -22,14 +21,12 @@ from secondlook.edge.answer import EdgeAnswer
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.files import check_writable, write_files
 from secondlook.edge.imaging import Picture, open_picture
-from secondlook.edge.wire import Answer, AnswerOptions, ModelCard
+from secondlook.edge.wire import Answer, AnswerOptions
 from secondlook.engine.opening import EngineOptions, load_engine, loading_status
 
 _NAME = "{:02d}-{}"
 _DECISIONS = {
-    "sure": "sure",
     "no_detail_to_gain": "no detail to gain",
-    "disabled": "one look asked for",
     "took_second": "second look",
     "kept_first": "kept the first",
 }
@@ -37,8 +34,6 @@ _DECISIONS = {
 
 @dataclass(frozen=True)
 class _Asked:
-    """One question's way, as the table shows it."""
-
     question: Question
     answer: EdgeAnswer
     original_bytes: int
@@ -65,7 +60,8 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
             answer = client.ask(picture, question.text, AnswerOptions(relevance=True))
             asked.append(_Asked(question, answer, len(test.jpeg)))
             looks = BytesIO()
-            _draw(engine.card, picture, question, answer).save(looks, "PNG")
+            captions = _captions(picture, question, answer)
+            draw_looks(picture, answer, engine.card.global_view, captions).save(looks, "PNG")
             kept = {"original.jpg": test.jpeg, "looks.png": looks.getvalue()}
             write_files({out / _NAME.format(index + 1, what): content for what, content in kept.items()})
     show(_table(asked))
@@ -77,25 +73,14 @@ def _choose(test: SignsPicture) -> Question:
     return test.questions[test.index // 4 % len(test.questions)] if test.index % 4 == 0 else test.questions[0]
 
 
-def _draw(card: ModelCard, picture: Picture, question: Question, answer: EdgeAnswer) -> Image.Image:
-    sent = picture.global_image(card.global_view)
-    local = answer.local_image
+def _captions(picture: Picture, question: Question, answer: EdgeAnswer) -> tuple[str, str, str]:
     size = picture.size
     sought = "Relative attention" + (" and region" if answer.region else "; sure: no second look")
     again = "No second look" if answer.second is None else _told("Second look", answer.second)
-    captions = (
+    return (
         f"{question.text}\n{_told('First look', answer.first)}",
         f"Original: {size.width} x {size.height}, {size.pixels / 1e6:.1f} megapixels\n{sought}",
         f"{again}\nTruth: {question.answer}",
-    )
-    return draw_looks(
-        picture,
-        sent.jpeg,
-        None if local is None else local.jpeg,
-        answer.relevance,
-        answer.region,
-        card.global_view,
-        captions,
     )
 
 

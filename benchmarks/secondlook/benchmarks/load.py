@@ -7,14 +7,12 @@ import multiprocessing
 import statistics
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress, settings
-from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress
 from secondlook.benchmarks.latency.subject import Preset, build_subject
 from secondlook.benchmarks.load_edges import Phase, PhaseResult, run_phase
 from secondlook.benchmarks.loopback import loopback_server
@@ -24,10 +22,8 @@ from secondlook.engine.devices import chosen_device
 
 
 def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
-    """Measure a preset, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
-    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         subject = build_subject(preset, dtype, device, seed=run.seed)
     with loopback_server(subject.engine) as url:
@@ -37,21 +33,16 @@ def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
     return {
         "speedup_sequential": rows[-1]["speedup"],
         "weights": "published" if preset.name == "demo" else "random",
-        **settings(run, "edges", "rounds"),
         "rounds": len(results) // len(run.counts),
         "interrupted": interrupted,
         "inputs": "every question has a new picture; edges are clients in one other process here",
         "slots": subject.engine.slots,
-        "environment": on,
-        "threads": torch.get_num_threads(),
         "rows": rows,
     }
 
 
 def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
     """The result of every phase: in each round one for each number of edges."""
-    times, rate, delay = (run.warmup_seconds, run.seconds), run.retransmission_rate, run.delay_ms / 1000
-    phase = Phase(url, 1, *times, rate, delay, run.new_tokens, seed=())
     # A process of their own: edges are not to take the server's interpreter from it.
     spawned = multiprocessing.get_context("spawn")
     with (
@@ -59,7 +50,7 @@ def _phases(run: LoadRun, url: str, console: Console) -> Iterator[PhaseResult]:
         progress(console, "phases", run.rounds * len(run.counts)) as go_on,
     ):
         for number, count in itertools.product(range(run.rounds), run.counts):
-            phase = replace(phase, edges=count, seed=(run.seed, number, count))
+            phase = Phase(url, run, count, (run.seed, number, count))
             yield process.submit(run_phase, phase).result()
             go_on()
 
@@ -77,17 +68,14 @@ def load_rows(results: dict[int, list[PhaseResult]], seconds: float) -> list[dic
                 f"not one question of {count} edges was answered in {seconds:g} seconds; {why}"
             )
         rate = len(answered) / (seconds * len(phases))
-        p50, p90, p99 = milliseconds([each.seconds for each in answered], 50, 90, 99)
         kinds = [[each.seconds for each in answered if each.unsure == unsure] for unsure in (False, True)]
-        sure, unsure = (milliseconds(kind, 50)[0] if kind else None for kind in kinds)
+        sure, unsure = (milliseconds(kind, 50)["p50_ms"] if kind else None for kind in kinds)
         rows.append(
             {
                 "edges": count,
                 "answers_per_second": rate,
                 "speedup": rate / rows[0]["answers_per_second"] if rows else 1.0,
-                "p50_ms": p50,
-                "p90_ms": p90,
-                "p99_ms": p99,
+                **milliseconds([each.seconds for each in answered], 50, 90, 99),
                 "sure_p50_ms": sure,
                 "unsure_p50_ms": unsure,
                 "answers": len(answered),

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from secondlook.benchmarks.options import NEVER, LoadRun
 from secondlook.edge import AsyncEdgeClient
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import AnswerOptions
@@ -19,21 +20,15 @@ from secondlook.edge.wire import AnswerOptions
 _ORIGINAL = (800, 600)
 _PATCHES = (24, 32)
 _QUESTION = "What number is on the red sign?"
-_NEVER = 1e9
-"""A threshold in nats that no uncertainty reaches."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A while of load; `delay_seconds` each way, `seed` any numbers: every question has a new picture."""
+    """A while of load by so many edges; `seed` is any numbers: every question has a new picture."""
 
     url: str
+    run: LoadRun
     edges: int
-    warmup_seconds: float
-    seconds: float
-    retransmission_rate: float
-    delay_seconds: float
-    new_tokens: int
     seed: tuple[int, ...]
 
 
@@ -65,11 +60,9 @@ class PhaseResult:
 
 
 class _Window:
-    """When things count."""
-
-    def __init__(self, phase: Phase) -> None:
-        self._opens = time.perf_counter() + phase.warmup_seconds
-        self.closes = self._opens + phase.seconds
+    def __init__(self, run: LoadRun) -> None:
+        self._opens = time.perf_counter() + run.warmup_seconds
+        self.closes = self._opens + run.seconds
 
     @property
     def open(self) -> bool:
@@ -100,24 +93,24 @@ def run_phase(phase: Phase) -> PhaseResult:
 
 
 async def _run(phase: Phase) -> PhaseResult:
-    result, window = PhaseResult(), _Window(phase)
+    result, window = PhaseResult(), _Window(phase.run)
     await asyncio.gather(*(_edge(phase, number, window, result) for number in range(phase.edges)))
     return result
 
 
 async def _edge(phase: Phase, number: int, window: _Window, result: PhaseResult) -> None:
     generator = np.random.default_rng((*phase.seed, number))
-    unsure = unsure_pattern(phase.retransmission_rate, generator.random())
-    network = _Network(phase.delay_seconds, window, result.statuses)
+    unsure = unsure_pattern(phase.run.retransmission_rate, generator.random())
+    network = _Network(phase.run.delay_ms / 1000, window, result.statuses)
     async with AsyncEdgeClient(phase.url, transport=network) as client:
         while time.perf_counter() < window.closes:
-            asked = await _ask(client, _picture(generator), phase.new_tokens, next(unsure))
+            asked = await _ask(client, _picture(generator), phase.run.new_tokens, next(unsure))
             if window.open:
                 result.asked.append(asked)
 
 
 async def _ask(client: AsyncEdgeClient, picture: Image.Image, new_tokens: int, unsure: bool) -> Asked:
-    options = AnswerOptions(threshold=0.0 if unsure else _NEVER, max_new_tokens=new_tokens)
+    options = AnswerOptions(threshold=0.0 if unsure else NEVER, max_new_tokens=new_tokens)
     began = time.perf_counter()
     try:
         answer = await client.ask(picture, _QUESTION, options)

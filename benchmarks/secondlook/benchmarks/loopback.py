@@ -9,17 +9,13 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from secondlook.edge.errors import SecondLookError
+from secondlook.benchmarks.commands import MeasurementError
 from secondlook.engine.serve.app import address_url, create_app, listen
 from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.settings import ServerSettings
 
 _START_SECONDS = 30.0
-
-
-class LoopbackError(SecondLookError):
-    """The server did not start."""
 
 
 @contextmanager
@@ -35,7 +31,7 @@ def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = Non
         deadline = time.monotonic() + _START_SECONDS
         while not server.started:
             if not thread.is_alive() or time.monotonic() > deadline:
-                raise LoopbackError("the loopback server did not start; run with -v to see why")
+                raise MeasurementError("the loopback server did not start; run with -v to see why")
             time.sleep(0.01)
         try:
             yield address_url(listener)

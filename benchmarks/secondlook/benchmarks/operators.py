@@ -10,6 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -18,7 +19,6 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from secondlook.benchmarks.commands import MeasurementError
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.options import KernelsRun
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.engine.devices import chosen_device
@@ -49,7 +49,6 @@ class _Case:
 
 
 def bench_operators(run: KernelsRun) -> dict[str, Any]:
-    """Measure every operator on a device: the report, for JSON."""
     device = chosen_device(run.device)
     console = Console(stderr=True)
     with console.status("looking for the operators' library ..."):
@@ -72,9 +71,7 @@ def bench_operators(run: KernelsRun) -> dict[str, Any]:
             }
         )
     return {
-        "environment": environment(str(device), "various"),
         "implementation": serving.source,
-        "threads": torch.get_num_threads(),
         "copy_gigabytes_per_second": bandwidth / 1e9,
         "rows": rows,
     }
@@ -101,10 +98,15 @@ def _cases(device: torch.device) -> Iterator[_Case]:
     dtypes = (torch.float32, torch.float16 if device.type == "cuda" else torch.bfloat16)
     for batch in (1, 8, 64):
         for dtype in dtypes:
-            yield _statistics_case(4 * normal(batch, 32064, dtype=dtype))
+            logits = 4 * normal(batch, 32064, dtype=dtype)
+            calls = (partial(each, logits) for each in (token_statistics, compositions.token_statistics))
+            yield _logits_case("token_statistics", logits, *calls)
     for batch in (1, 8):
         for dtype in dtypes:
-            yield _record_case(4 * normal(batch, 32064, dtype=dtype))
+            logits = 4 * normal(batch, 32064, dtype=dtype)
+            fused = partial(record_tokens, logits, **_open_slots(logits))
+            composition = partial(compositions.record_tokens, logits, _open_slots(logits))
+            yield _logits_case("record_tokens", logits, fused, composition)
     for dtype in dtypes:
         query, keys = normal(1, 32, 128, dtype=dtype), normal(1, 32, 1300, 128, dtype=dtype)
         yield _attention_case(query, keys, 5, 581)
@@ -120,27 +122,11 @@ def _cases(device: torch.device) -> Iterator[_Case]:
         yield _region_case(maps[:1], maps[1:], side)
 
 
-def _statistics_case(logits: Tensor) -> _Case:
-    return _Case(
-        "token_statistics",
-        logits.dtype,
-        f"B={logits.shape[0]} V={logits.shape[1]}",
-        lambda: token_statistics(logits),
-        lambda: compositions.token_statistics(logits),
-        logits.numel() * logits.element_size(),
-    )
-
-
-def _record_case(logits: Tensor) -> _Case:
-    ours, plain = _open_slots(logits), _open_slots(logits)
-    return _Case(
-        "record_tokens",
-        logits.dtype,
-        f"B={logits.shape[0]} V={logits.shape[1]}",
-        lambda: record_tokens(logits, **ours),
-        lambda: compositions.record_tokens(logits, plain),
-        logits.numel() * logits.element_size(),
-    )
+def _logits_case(
+    operator: str, logits: Tensor, fused: Callable[[], Any], composition: Callable[[], Any]
+) -> _Case:
+    shape = "B={} V={}".format(*logits.shape)
+    return _Case(operator, logits.dtype, shape, fused, composition, logits.nbytes)
 
 
 def _open_slots(logits: Tensor) -> dict[str, Tensor]:
@@ -170,7 +156,7 @@ def _attention_case(query: Tensor, keys: Tensor, start: int, stop: int) -> _Case
         f"B={batch} H={heads} S={length} D={width}",
         lambda: attention_row(query, keys, lengths, start, stop, scale),
         lambda: compositions.attention_row(query, keys, start, stop, scale),
-        keys.numel() * keys.element_size(),
+        keys.nbytes,
     )
 
 
@@ -218,5 +204,5 @@ def _region_case(question: Tensor, generic: Tensor, side: int) -> _Case:
         f"{side}x{side} cells",
         lambda: find_region(question, generic, side, side, sizes, crop_size),
         lambda: compositions.find_region(question, generic, side, tried),
-        2 * question.numel() * question.element_size(),
+        2 * question.nbytes,
     )

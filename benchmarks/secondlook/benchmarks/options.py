@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
 from secondlook.benchmarks.commands import SeedOption
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
 from secondlook.edge.validation import validated
+from secondlook.edge.wire import Fit, Fixed, View
 from secondlook.engine.cli.options import CacheOption, ModelOption, ProfileOption, RevisionOption
 from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
 from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
@@ -30,6 +31,8 @@ DTypeOption = Annotated[
 ]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to measure.")]
 NewTokensOption = Annotated[int, typer.Option(min=1, max=1024, help="Tokens of each answer.")]
+NEVER: Final = 1e9
+"""A threshold in nats that no uncertainty reaches."""
 RateOption = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of questions that are looked at twice.")
 ]
@@ -104,9 +107,7 @@ class EdgeRun:
     image_size: Annotated[
         int, typer.Option(min=16, max=4096, help="Side of the encoder's square, in pixels.")
     ] = 336
-    resize_mode: Annotated[Literal["squash", "pad"], typer.Option(help="How pictures are fitted to it.")] = (
-        "squash"
-    )
+    resize_mode: Annotated[Fit, typer.Option(help="How pictures are fitted to it.")] = "squash"
     rounds: Annotated[int, typer.Option(min=1, help="Of new pictures, that each way prepares.")] = 20
     warmups: Annotated[int, typer.Option(min=0, help="Rounds before them that do not count.")] = 2
     seed: SeedOption = 0
@@ -114,6 +115,10 @@ class EdgeRun:
     @property
     def sizes(self) -> list[float]:
         return self.megapixels or [2.0, 8.0, 12.0]
+
+    @property
+    def view(self) -> View:
+        return View(size=Fixed(width=self.image_size, height=self.image_size), fit=self.resize_mode)
 
 
 class Graph(Enum):
@@ -128,10 +133,7 @@ class Graph(Enum):
 class VisionRun:
     """The vision encoder in torch and in ONNX Runtime, one picture and two at a time, on the CPU."""
 
-    preset: Annotated[
-        _Clip,
-        typer.Option(help="Whose vision encoder, with random weights."),
-    ] = "small"
+    preset: Annotated[_Clip, typer.Option(help="Whose vision encoder, with random weights.")] = "small"
     graph: Annotated[
         list[Graph] | None,
         typer.Option(help="Precision of an exported graph; again for another. [default: float32 and int8]"),

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
@@ -111,17 +111,7 @@ class Skipped:
 LoggedPicture = list[Record] | Skipped
 """What a line of a log is of."""
 
-_PICTURE: Final[TypeAdapter[LoggedPicture]] = TypeAdapter(LoggedPicture)
-
-
-def to_line(picture: LoggedPicture) -> str:
-    """One picture's records as a line of a log."""
-    return _PICTURE.dump_json(picture).decode()
-
-
-def from_line(line: str | bytes) -> LoggedPicture:
-    """What `to_line` wrote."""
-    return _PICTURE.validate_json(line)
+LINE: Final[TypeAdapter[LoggedPicture]] = TypeAdapter(LoggedPicture)
 
 
 @validated(frozen=True)
@@ -210,7 +200,7 @@ class RunLog:
                 if self._file.tell() and not self._begun_anew():
                     self._continue()
                 else:
-                    self._write(header.to_json())
+                    self._write(header.to_json().encode())
                 self._opened = opened.pop_all()
         except Timeout as error:
             raise LogError(f"another process is writing {path}; let it finish, or end it first") from error
@@ -222,7 +212,7 @@ class RunLog:
         if picture in self.skipped:
             return  # tried again, in vain
         try:
-            self._write(to_line(picture))
+            self._write(LINE.dump_json(picture))
         except OSError as error:
             raise LogError(
                 f"cannot go on with the log {self.path}: {error.strerror}; make room, and start the run again"
@@ -241,9 +231,9 @@ class RunLog:
         """Indices of pictures already asked about."""
         return {record.index for record in self.records}
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: bytes) -> None:
         """All of a line or, where there is no room, nothing."""
-        rest, before = memoryview(f"{line}\n".encode()), self._file.seek(0, os.SEEK_END)
+        rest, before = memoryview(line + b"\n"), self._file.seek(0, os.SEEK_END)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -310,7 +300,7 @@ def scan_log(path: Path, gather: Callable[[Iterable[Record]], T]) -> tuple[RunHe
 def _records(lines: Iterable[bytes], skipped: dict[int, Skipped]) -> Iterator[Record]:
     for number, line in enumerate(lines, 2):
         try:
-            picture = from_line(line)
+            picture = LINE.validate_json(line)
         except ValidationError as error:
             raise ValueError(
                 f"line {number}: {told(error, ()).replace(' at line 1 column', ' at column')}"
@@ -337,20 +327,9 @@ def refusing(path: Path) -> Iterator[None]:
 
 def write_log(path: Path, header: RunHeader, pictures: Iterable[LoggedPicture]) -> None:
     """A whole log at once, compressed if the name says so; what is there is replaced when all is written."""
-    content = "".join(f"{line}\n" for line in (header.to_json(), *map(to_line, pictures))).encode()
+    lines = (header.to_json().encode(), *map(LINE.dump_json, pictures), b"")
+    content = b"\n".join(lines)
     write_files({path: gzip.compress(content, mtime=0) if path.suffix == _COMPRESSED else content})
-
-
-def check_same_run(headers: Mapping[Path, RunHeader]) -> None:
-    """Refuse logs of several runs."""
-    first, *others = headers
-    for path in others:
-        found = differences(headers[path].settings, headers[first].settings)
-        if found:
-            raise LogError(
-                f"{path} and {first} are logs of different runs, which are never mixed: in {path.name} "
-                f"{'; '.join(found)} as in {first.name}"
-            )
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -23,9 +23,10 @@ _GRAPH_CALLS: Final = 20
 Operation = Callable[[], Any]
 
 
-def milliseconds(seconds: Sequence[float], *percentiles: float) -> list[float]:
-    """Percentiles of times, each in milliseconds."""
-    return [1e3 * float(value) for value in np.percentile(seconds, percentiles)]
+def milliseconds(seconds: Sequence[float], *percentiles: int) -> dict[str, float]:
+    """Percentiles of times as a report has them, such as "p50_ms"; each in milliseconds."""
+    found = np.percentile(seconds, percentiles)
+    return {f"p{each}_ms": 1e3 * float(value) for each, value in zip(percentiles, found, strict=True)}
 
 
 def side_by_side(

@@ -75,7 +75,6 @@ class LookColumns:
         return found
 
     def take(self, rows: BoolArray) -> LookColumns:
-        """Of some questions only."""
         tokens = rows[self.owner]
         owner = (np.cumsum(rows) - 1)[self.owner[tokens]]
         kept = {"owner": owner, "measures": self.measures[tokens], "is_eos": self.is_eos[tokens]}
@@ -145,7 +144,6 @@ class Columns:
         )  # fmt: skip
 
     def take(self, rows: BoolArray) -> Columns:
-        """Of some questions only."""
         looks = {name: getattr(self, name).take(rows) for name in ("first", "second", "baseline")}
         return Columns(**_taken(self, rows, looks))
 
@@ -159,8 +157,6 @@ def read_columns(path: Path) -> tuple[RunHeader, Columns, list[Skipped]]:
 
 
 class _Looks:
-    """Gathers one of the two looks."""
-
     def __init__(self) -> None:
         self.text: list[str] = []
         self.numbers = array("d")  # six for each question

@@ -51,13 +51,11 @@ def summed_up(name: str, replay: Replay, boot: Bootstrap, chosen: BoolArray | No
 
 
 def by_kind(replay: Replay, boot: Bootstrap) -> list[Group]:
-    """By type of question, within the data set."""
     kinds = np.array(replay.columns.kind)
     return [summed_up(str(kind), replay, boot, kinds == kind) for kind in np.unique(kinds)]
 
 
 def by_megapixels(replay: Replay, boot: Bootstrap) -> list[Group]:
-    """By size of the original."""
     size = replay.columns.original_pixels / 1e6
     return [summed_up(name, replay, boot, inside) for name, inside in _between(size, _MEGAPIXELS, "MP")]
 
@@ -76,12 +74,8 @@ def _between(values: FloatArray, edges: tuple[float, ...], unit: str) -> Iterato
     for low, high in pairwise(bounds):
         inside = (values >= low) & (values < high)
         if inside.any():
-            name = f"{low:g} to {high:g}" if np.isfinite([low, high]).all() else _open(low, high)
-            yield f"{name} {unit}", inside
-
-
-def _open(low: float, high: float) -> str:
-    return f"below {high:g}" if np.isfinite(high) else f"{low:g} or more"
+            below = f"below {high:g}" if np.isneginf(low) else f"{low:g} to {high:g}"
+            yield f"{low:g} or more {unit}" if np.isposinf(high) else f"{below} {unit}", inside
 
 
 @dataclass(frozen=True)

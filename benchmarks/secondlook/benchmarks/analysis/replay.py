@@ -18,7 +18,6 @@ import numpy as np
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray, read_columns
 from secondlook.benchmarks.analysis.curves import Cost, Line, TradeOff
 from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, interval
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.options import ReplayRun
 from secondlook.benchmarks.run_log import LogError, Record, read_log, write_log
 from secondlook.edge.wire import Measure
@@ -173,7 +172,6 @@ def choose_threshold(replay: Replay, max_rate: float = 0.45, tolerance: float = 
 
 def bench_replay(run: ReplayRun) -> dict[str, Any]:
     """Time a log that is a log's pictures again and again, until it has so many records."""
-    on = environment("cpu", "float64")
     found = read_log(run.log)
     if not found.records:
         raise LogError(f"{run.log} has no record yet; finish the run that began it")
@@ -194,7 +192,6 @@ def bench_replay(run: ReplayRun) -> dict[str, Any]:
         "rows": len(columns),
         "log_bytes": size,
         "curves": curves,
-        "environment": on,
     }
 
 

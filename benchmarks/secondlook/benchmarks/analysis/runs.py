@@ -18,8 +18,6 @@ from secondlook.edge.wire import View
 
 @dataclass(frozen=True)
 class Run:
-    """One log."""
-
     path: Path
     header: RunHeader
     columns: Columns

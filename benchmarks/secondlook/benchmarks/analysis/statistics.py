@@ -73,19 +73,12 @@ class Bootstrap:
         """Means over questions; NaN values are left out."""
         known = [~np.isnan(each) for each in values]
         filled = [np.where(there, each, 0.0) for there, each in zip(known, values, strict=True)]
-        # Most are known for the same questions: those are counted once.
-        masks = {there.tobytes(): there for there in known}
-        sums = self.sums(*filled, *masks.values())
-        counts = dict(zip(masks, sums[:, len(values) :].T, strict=True))
-        found = []
-        with np.errstate(invalid="ignore", divide="ignore"):
-            for there, each, above in zip(known, filled, sums.T, strict=False):
-                value = each.sum() / there.sum() if there.any() else np.nan
-                found.append(interval(float(value), above / counts[there.tobytes()]))
-        return found
+        above, counts = np.split(self.sums(*filled, *known).T, 2)
+        with np.errstate(invalid="ignore"):
+            found = [each.sum() / there.sum() for each, there in zip(filled, known, strict=True)]
+            return list(map(interval, map(float, found), above / counts))
 
     def mean(self, values: FloatArray) -> Estimate:
-        """One such mean."""
         return self.means(values)[0]
 
     def ratio(self, above: FloatArray, below: FloatArray) -> Estimate:

@@ -17,7 +17,12 @@ from rich.console import Console
 
 from secondlook.benchmarks.analysis.statistics import Bootstrap
 from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress
-from secondlook.benchmarks.datasets.question import AskedPicture, DataSet, DataSetError, MalformedDataError
+from secondlook.benchmarks.datasets.question import (
+    AskedPicture,
+    DataSet,
+    MalformedDataError,
+    MissingDataError,
+)
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.evaluation.asking import load_run_model
 from secondlook.benchmarks.options import Served
@@ -97,7 +102,7 @@ def _read(heads: Heads, model: VisionLanguageModel, asked: AskedPicture, skip: b
     """Of each question; none where the picture cannot be read and is skipped."""
     try:
         picture = open_picture(asked.source.read())
-    except (DataSetError, PictureError) as error:
+    except (MalformedDataError, MissingDataError, PictureError) as error:
         if skip:
             return []
         raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error

@@ -8,6 +8,7 @@ MissingDataError or MalformedDataError where a file or a picture is not there, o
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StrictBool, StrictInt, ValidationInfo, field_validator
 
+from secondlook.benchmarks.datasets import scoring
 from secondlook.benchmarks.datasets.question import (
     LETTERS,
     ONE_LETTER,
@@ -23,8 +25,6 @@ from secondlook.benchmarks.datasets.question import (
     MalformedDataError,
     MissingDataError,
     Question,
-    lettered,
-    most_given,
     shuffled,
 )
 from secondlook.benchmarks.datasets.reading import (
@@ -39,14 +39,6 @@ from secondlook.benchmarks.datasets.reading import (
     read_data_file,
     rectangle,
 )
-from secondlook.benchmarks.datasets.scoring import (
-    choice_score,
-    direct_answer_score,
-    gqa_score,
-    pope_score,
-    textvqa_score,
-    vqav2_score,
-)
 from secondlook.edge.geometry import Rectangle
 
 _COCO: Final = "http://images.cocodataset.org/zips"
@@ -60,17 +52,18 @@ def _asked(
     scorer: Callable[[str, Sequence[str]], float],
     boxes: tuple[Rectangle, ...] = (),
 ) -> Question:
-    """A question for a short answer."""
-    return Question(name, kind, text, SHORT_ANSWER, answers, most_given(answers), scorer, boxes=boxes)
+    """A question for a short answer; its truth is the answer most people gave, of several the first."""
+    truth = Counter(answers).most_common(1)[0][0]
+    return Question(name, kind, text, SHORT_ANSWER, answers, truth, scorer, boxes=boxes)
 
 
 def _choice(
     name: str, kind: str, text: str, options: tuple[str, ...], right: int, boxes: tuple[Rectangle, ...] = ()
 ) -> Question:
-    """A question for the letter of one of the options."""
-    truth, text = f"{LETTERS[right]}. {options[right]}", lettered(text, options)
-    scorer = partial(choice_score, options=options)
-    return Question(name, kind, text, ONE_LETTER, (options[right],), truth, scorer, options, boxes)
+    """A question for the letter of one of the options, each of which is in a line of its own."""
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    scorer, text = partial(scoring.choice_score, options=options), "\n".join([text, *lines])
+    return Question(name, kind, text, ONE_LETTER, (options[right],), lines[right], scorer, options, boxes)
 
 
 class _TextVqaQuestion(Entry):
@@ -128,7 +121,7 @@ def load_textvqa(
             text = f"{text}\nReference OCR token: {', '.join(tokens[entry.image_id].ocr_tokens)}"
         found = (rectangle(places[entry.question_id].bbox),) if entry.question_id in places else ()
         fitting += len(found)
-        question = _asked(entry.question_id, "text", text, entry.answers, textvqa_score, found)
+        question = _asked(entry.question_id, "text", text, entry.answers, scoring.textvqa_score, found)
         pictures.add(f"{entry.image_id}.jpg", question, entry)
     if places and not fitting:
         next(iter(places.values())).fault("dataset_id", f"should be a question of {name}, as no other one is")
@@ -155,7 +148,7 @@ def load_pope(folder: Path, images: Path | None = None) -> DataSet:
         files.append(read_data_file(folder, f"coco_pope_{split}.json", source))
         for entry in files[-1].lines(_PopeQuestion):
             name = f"{split}/{entry.question_id}"
-            question = _asked(name, split, entry.text, (entry.label,), pope_score)
+            question = _asked(name, split, entry.text, (entry.label,), scoring.pope_score)
             pictures.add(entry.image, question, entry)
     return pictures.data_set("pope", files)
 
@@ -186,7 +179,7 @@ def load_aokvqa(folder: Path, images: Path | None = None) -> DataSet:
             if entry.direct_answers is None:
                 entry.fault("direct_answers", "should be a list of 10 texts")
             asked = f"{entry.question_id}/direct", "direct answer", entry.question
-            pictures.add(name, _asked(*asked, entry.direct_answers, direct_answer_score), entry)
+            pictures.add(name, _asked(*asked, entry.direct_answers, scoring.direct_answer_score), entry)
         asked = f"{entry.question_id}/choice", "multiple choice", entry.question
         choice = _choice(*asked, entry.choices, entry.correct_choice_idx)
         pictures.add(name, choice, entry)
@@ -215,7 +208,7 @@ def load_gqa(folder: Path, images: Path | None = None) -> DataSet:
     pictures = PictureFolder(images or folder / "images", f"{source}/images.zip")
     for name, entry in file.named(_GqaQuestion).items():
         kind = "question" if entry.types is None else entry.types.structural
-        question = _asked(name, kind, entry.question, (entry.answer,), gqa_score)
+        question = _asked(name, kind, entry.question, (entry.answer,), scoring.gqa_score)
         pictures.add(f"{entry.image}.jpg", question, entry)
     return pictures.data_set("gqa", [file])
 
@@ -257,7 +250,9 @@ def load_vqav2(folder: Path, images: Path | None = None) -> DataSet:
                 "image_id", f"should be {entry.image_id}, as question {entry.question_id} has it"
             )
         answers = tuple(one.answer for one in annotation.answers)
-        question = _asked(entry.question_id, annotation.answer_type, entry.question, answers, vqav2_score)
+        question = _asked(
+            entry.question_id, annotation.answer_type, entry.question, answers, scoring.vqav2_score
+        )
         pictures.add(f"COCO_val2014_{entry.image_id:012}.jpg", question, entry)
         asked.add(entry.question_id)
     for name, annotation in answered.items():

@@ -2,17 +2,11 @@
 
 The wordings are those of LLaVA-1.5's evaluation, which the compared papers take over
 (https://github.com/haotian-liu/LLaVA, docs/Evaluation.md): each instruction in a line of its own.
-
-SecondLookError (secondlook.edge.errors)
-└── DataSetError            a data set cannot be used
-    ├── MissingDataError        a file or a picture is not there; the message says where to get it
-    └── MalformedDataError      a file is not what it should be; the message names record and field
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,16 +22,12 @@ LETTERS: Final = ascii_uppercase
 """What options are called, in order."""
 
 
-class DataSetError(SecondLookError):
-    """A data set cannot be used."""
+class MissingDataError(SecondLookError):
+    """A file or a picture is not there, or cannot be read; the message says where to get it."""
 
 
-class MissingDataError(DataSetError):
-    """A file of the data set is not there, or cannot be read."""
-
-
-class MalformedDataError(DataSetError):
-    """A file of the data set is not in its official layout."""
+class MalformedDataError(SecondLookError):
+    """A file is not in its official layout; the message names record and field."""
 
 
 class PictureSource(Protocol):
@@ -56,8 +46,6 @@ class PictureSource(Protocol):
 
 @dataclass(frozen=True)
 class FilePicture:
-    """An original in a file."""
-
     path: Path
 
     @property
@@ -137,17 +125,6 @@ class DataSet:
     def first(self, count: int | None) -> DataSet:
         """With its first pictures only, or all of them for None."""
         return self if count is None else replace(self, pictures=self.pictures[:count])
-
-
-def most_given(answers: Sequence[str]) -> str:
-    """The answer most people gave; of several the first."""
-    return Counter(answers).most_common(1)[0][0]
-
-
-def lettered(question: str, options: Sequence[str]) -> str:
-    """The question, and each option behind its letter in a line of its own."""
-    lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    return "\n".join([question, *lines])
 
 
 def shuffled(count: int, seed: int, name: str) -> list[int]:

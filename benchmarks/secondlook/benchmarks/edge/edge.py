@@ -1,5 +1,4 @@
-"""The edge benchmark: what preparing pictures costs on a device, beside decoding, resizing and encoding them
-plainly. What is measured, one after the other, its report, and a table for people."""
+"""The edge benchmark's report: what preparing pictures costs on a device, beside doing it plainly."""
 
 from __future__ import annotations
 
@@ -13,32 +12,22 @@ from typing import Any
 from PIL import features
 from rich.console import Console
 
-from secondlook.benchmarks.commands import complete_rounds, progress, settings
-from secondlook.benchmarks.edge.measure import (
-    CAMERA_QUALITY,
-    Case,
-    ProcessCost,
-    Round,
-    command_rows,
-    rounds,
-    way_costs,
-)
-from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.commands import complete_rounds, progress
+from secondlook.benchmarks.edge import measure
+from secondlook.benchmarks.edge.measure import CAMERA_QUALITY, Case, ProcessCost, Round
 from secondlook.benchmarks.options import EdgeRun
 from secondlook.benchmarks.timing import milliseconds
 
 
 def bench_edge(run: EdgeRun) -> dict[str, Any]:
-    """Measure, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
-    on = environment("cpu", "uint8")
     # Nothing turns or moves on the screen while something is measured: a thread would do that.
     console.print("measuring the memory of processes ...")
     with tempfile.TemporaryDirectory() as folder:
-        commands = list(command_rows(run, Path(folder)))
-        peaks = dict(way_costs(run, Path(folder)))
+        commands = list(measure.command_rows(run, Path(folder)))
+        peaks = dict(measure.way_costs(run, Path(folder)))
     with progress(console, "rounds", run.warmups + run.rounds) as go_on:
-        measured = rounds(run)
+        measured = measure.rounds(run)
         for _ in islice(measured, run.warmups):
             go_on()
         counted, interrupted = complete_rounds(measured, 1, go_on)
@@ -46,12 +35,10 @@ def bench_edge(run: EdgeRun) -> dict[str, Any]:
     return {
         "speedup_global_jpeg": headline(rows),
         "command_peak_mb": max(row["peak_mb"] for row in commands if not row["progressive"]),
-        **settings(run, "megapixels"),
         "rounds": len(counted),
         "interrupted": interrupted,
         "inputs": "every round has new pictures: backgrounds of signs; JPEGs of quality "
         f"{CAMERA_QUALITY}, 4:2:0; regions of 1.5 encoder sides",
-        "environment": on,
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "commands": commands,
         "rows": rows,
@@ -88,10 +75,8 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> float:
 def _cost(rounds: Sequence[Round], peaks: Mapping[Case, ProcessCost], case: Case) -> dict[str, float]:
     """Median CPU seconds, a process's peak in MB (10⁶ bytes), mean bytes sent."""
     samples = [each[case] for each in rounds]
-    p50, p90 = milliseconds([sample.seconds for sample in samples], 50, 90)
     return {
-        "p50_ms": p50,
-        "p90_ms": p90,
+        **milliseconds([sample.seconds for sample in samples], 50, 90),
         "cpu_seconds": statistics.median(sample.cpu_seconds for sample in samples),
         "peak_mb": peaks[case].peak_bytes / 1e6,
         "sent_bytes": statistics.fmean(sample.sent_bytes for sample in samples),

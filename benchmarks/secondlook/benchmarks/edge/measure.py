@@ -74,7 +74,7 @@ def rounds(run: EdgeRun) -> Iterator[Round]:
             size = picture_size(megapixels)
             frame = draw(size, generator)
             jpeg = camera_jpeg(frame)
-            wanted = Wanted(run.image_size, run.resize_mode, sampled_region(size, run.image_size, generator))
+            wanted = Wanted(run.view, region_at(size, run.image_size, *generator.random(2)))
             for kind, sent, way in itertools.product(_KINDS, SENT, turns):
                 source: Source = jpeg if kind == "jpeg" else frame
                 original_bytes = len(jpeg) if kind == "jpeg" else 3 * size.pixels
@@ -98,7 +98,7 @@ def way_costs(run: EdgeRun, folder: Path) -> Iterator[tuple[Case, ProcessCost]]:
         frame = draw(size, generator)
         jpeg.write_bytes(camera_jpeg(frame))
         raw.write_bytes(frame.tobytes())
-        wanted = Wanted(run.image_size, run.resize_mode, region_at(size, run.image_size, 1, 1))
+        wanted = Wanted(run.view, region_at(size, run.image_size, 1, 1))
         for kind, sent, way in itertools.product(_KINDS, SENT, WAYS):
             file, shape = (jpeg, None) if kind == "jpeg" else (raw, frame.size)
             yield Case(kind, megapixels, sent, way), task_cost(Task(way, sent, str(file), shape, wanted))
@@ -125,7 +125,7 @@ def command_rows(run: EdgeRun, folder: Path) -> Iterator[dict[str, Any]]:
     file = folder / "picture.jpg"
     for name, region, options in pictures:
         file.write_bytes(camera_jpeg(frame, **options))
-        cost = command_cost(file, Wanted(run.image_size, run.resize_mode, region))
+        cost = command_cost(file, Wanted(run.view, region))
         yield {
             "picture": name,
             "progressive": "progressive" in options,
@@ -159,13 +159,9 @@ def camera_jpeg(image: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def sampled_region(size: Size, side: int, generator: np.random.Generator) -> Region:
-    """A region somewhere in a picture of this size, for an encoder of this side."""
-    return region_at(size, side, *generator.random(2))
-
-
 def region_at(size: Size, side: int, across: float, down: float) -> Region:
-    """The same at a place: 0 is at the left or the top, 1 at the right or the bottom."""
+    """A region of a picture of this size, for an encoder of this side, at a place: 0 is at the left or the
+    top, 1 at the right or the bottom."""
     length = round(_REGION * side)
     width, height = min(length, size.width), min(length, size.height)
     left, top = round(across * (size.width - width)), round(down * (size.height - height))
@@ -209,18 +205,16 @@ def task_cost(task: Task) -> ProcessCost:
 
 def command_cost(picture: Path, wanted: Wanted) -> ProcessCost:
     """What `secondlook-edge ask` costs: both looks at a picture, over HTTP."""
+    asking = [sys.executable, "-m", "secondlook.edge", "ask", str(picture), "What is here?"]
     with _asking_server(wanted) as url:
-        return cost(
-            [sys.executable, "-m", "secondlook.edge", "ask", str(picture), "What is here?", "--server", url]
-        )
+        return cost([*asking, "--server", url])
 
 
 @contextmanager
 def _asking_server(wanted: Wanted) -> Iterator[str]:
     """A server on the loopback interface that wants to see the same region of every picture."""
-    card = ModelCard(
-        name="none", global_view=wanted.view, local_view=wanted.view, crop_size=wanted.side, threshold=0.5
-    )
+    view, side = wanted.view, wanted.region.width
+    card = ModelCard(name="none", global_view=view, local_view=view, crop_size=side, threshold=0.5)
     first = AnswerReply(
         status="region",
         decision="unsure",
@@ -229,14 +223,8 @@ def _asking_server(wanted: Wanted) -> Iterator[str]:
         region=Box(**asdict(wanted.region)),
         session=PendingSession(id="only", expires_in=60.0),
     )
-    final = AnswerReply(
-        status="final",
-        decision="took_second",
-        answer=_ANSWER,
-        first=_ANSWER,
-        second=_ANSWER,
-        region=first.region,
-    )
+    last = {"status": "final", "decision": "took_second", "second": _ANSWER, "session": None}
+    final = first.model_copy(update=last)
 
     def application(asked: WSGIEnvironment, start: StartResponse) -> list[bytes]:
         asked["wsgi.input"].read(int(asked["CONTENT_LENGTH"] or 0))

@@ -19,7 +19,7 @@ import secondlook.edge.cli  # noqa: F401  (as in an edge's process: both ways ca
 from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings, open_picture
 from secondlook.edge.validation import from_json
-from secondlook.edge.wire import Fit, Fixed, View
+from secondlook.edge.wire import View
 
 Sent = Literal["global", "local", "both"]
 SENT: Final[tuple[Sent, ...]] = ("global", "local", "both")
@@ -31,15 +31,10 @@ Source: TypeAlias = bytes | Image.Image
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a server asks for: global images of `side` pixels fitted by `mode`, and one region."""
+    """What a server asks for: global and local images so, and one region."""
 
-    side: int
-    mode: Fit
+    view: View
     region: Region
-
-    @property
-    def view(self) -> View:
-        return View(size=Fixed(width=self.side, height=self.side), fit=self.mode)
 
 
 @dataclass(frozen=True)

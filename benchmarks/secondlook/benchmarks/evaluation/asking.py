@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import torch
@@ -53,9 +52,6 @@ _MAPPED: Final = 100
 
 _SLOTS: Final = 4
 """One question is asked at a time; further slots keep what its picture's other questions begin with."""
-
-_AHEAD: Final = 2
-"""Pictures for each process that are handed out before their turn."""
 
 
 class WorkerError(SecondLookError):
@@ -114,14 +110,8 @@ def ask_all(
         yield from map(_asker(asking, room, model).ask, pictures)
         return
     workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
-    waiting = deque[Future[LoggedPicture]]()
     try:
-        for picture in pictures:
-            waiting.append(workers.submit(_ask_in_worker, asking, room, picture))
-            if len(waiting) > _AHEAD * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from workers.map(partial(_ask_in_worker, asking, room), pictures)
     except BrokenProcessPool as error:
         raise WorkerError(
             "a process that asks was killed, perhaps for want of memory; run the command again, with fewer "
@@ -140,16 +130,14 @@ def _ask_in_worker(asking: Asking, room: Room, picture: AskedPicture) -> LoggedP
     return _kept_asker(asking, room).ask(picture)
 
 
-@lru_cache(maxsize=1)
-def _kept_asker(asking: Asking, room: Room) -> _Asker:
-    return _asker(asking, room, None)
-
-
-def _asker(asking: Asking, room: Room, model: VisionLanguageModel | None) -> _Asker:
+def _asker(asking: Asking, room: Room, model: VisionLanguageModel | None = None) -> _Asker:
     cache = CacheSettings(asking.kv_cache_gb, most_slots=_SLOTS, text_tokens=room.tokens)
     model = load_run_model(asking) if model is None else model
     tiled = None if asking.baseline is None else _made(asking, room, cache, model.high_resolution())
     return _made(asking, room, cache, model, tiled)
+
+
+_kept_asker = lru_cache(maxsize=1)(_asker)
 
 
 def _made(
@@ -159,6 +147,15 @@ def _made(
     passes = None if shapes is None else PassFlops(shapes)
     engine = Engine(model, cache=cache, max_question_characters=room.characters)
     return _Asker(asking, engine, passes, tiled)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture of a data set, as the edge has it, and its global image."""
+
+    asked: AskedPicture
+    picture: Picture
+    sent: EncodedPicture
 
 
 @dataclass(frozen=True)
@@ -178,15 +175,12 @@ class _Asker:
     def ask(self, asked: AskedPicture) -> LoggedPicture:
         try:
             original = asked.source.read()
-            picture = open_picture(original)
-            sent = self._sent(picture)
-            records = [
-                self._record(asked, question, picture, sent, len(original)) for question in asked.questions
-            ]
+            shown = self._shown(asked, open_picture(original))
+            records = [self._record(shown, question, len(original)) for question in asked.questions]
             if self.tiled is None:
                 return records
-            sent, look = self.tiled._sent(picture), self.tiled._only_look
-            looks = [look(asked, question, picture, sent) for question in asked.questions]
+            shown, look = self.tiled._shown(asked, shown.picture), self.tiled._only_look
+            looks = [look(shown, question) for question in asked.questions]
             return [replace(one, baseline=look) for one, look in zip(records, looks, strict=True)]
         except (MissingDataError, PictureError) as error:
             if self.asking.skip_damaged:
@@ -195,52 +189,31 @@ class _Asker:
                 raise
             raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error
 
-    def _sent(self, picture: Picture) -> EncodedPicture:
-        return picture.global_image(self.engine.model.global_view, self.asking.global_jpeg)
+    def _shown(self, asked: AskedPicture, picture: Picture) -> _Shown:
+        view = self.engine.model.global_view
+        return _Shown(asked, picture, picture.global_image(view, self.asking.global_jpeg))
 
-    def _look(
-        self,
-        asked: AskedPicture,
-        question: Question,
-        picture: Picture,
-        sent: EncodedPicture,
-        options: AnswerOptions,
-    ) -> FirstLook:
-        with _named(asked, question):
-            text = _text(question, self.engine.model)
-            return self.engine.first_look(decode_jpeg(sent.jpeg), text, picture.size, options)
+    def _look(self, shown: _Shown, question: Question, options: AnswerOptions) -> FirstLook:
+        with _named(shown.asked, question):
+            text, image = _text(question, self.engine.model), decode_jpeg(shown.sent.jpeg)
+            return self.engine.first_look(image, text, shown.picture.size, options)
 
-    def _only_look(
-        self, asked: AskedPicture, question: Question, picture: Picture, sent: EncodedPicture
-    ) -> LoggedLook:
-        first = self._look(asked, question, picture, sent, AnswerOptions(second_look="never"))
-        flops, _ = self._flops(question, picture, first, None, only=True)
-        return _logged(question, first.look, sent, first.look.visual_tokens, flops)
+    def _only_look(self, shown: _Shown, question: Question) -> LoggedLook:
+        first = self._look(shown, question, AnswerOptions(second_look="never"))
+        flops, _ = self._flops(shown, question, first, None, only=True)
+        return _logged(question, first.look, shown.sent, first.look.visual_tokens, flops)
 
     def _flops(
-        self,
-        question: Question,
-        picture: Picture,
-        first: FirstLook,
-        second: Look | None,
-        *,
-        only: bool = False,
+        self, shown: _Shown, question: Question, first: FirstLook, second: Look | None, *, only: bool = False
     ) -> tuple[int | None, int | None]:
         if self.passes is None:
             return None, None
         text = _text(question, self.engine.model)
-        return look_flops(self.passes, picture.size, text, first, second, only=only)
+        return look_flops(self.passes, shown.picture.size, text, first, second, only=only)
 
-    def _record(
-        self,
-        asked: AskedPicture,
-        question: Question,
-        picture: Picture,
-        sent: EncodedPicture,
-        original_bytes: int,
-    ) -> Record:
-        engine = self.engine
-        first = self._look(asked, question, picture, sent, AnswerOptions(second_look="always"))
+    def _record(self, shown: _Shown, question: Question, original_bytes: int) -> Record:
+        engine, asked, picture = self.engine, shown.asked, shown.picture
+        first = self._look(shown, question, AnswerOptions(second_look="always"))
         region: Region | None = None
         final: Look | None = None
         crop: EncodedPicture | None = None
@@ -248,7 +221,7 @@ class _Asker:
             region = first.pending.region
             crop = picture.local_image(region, engine.model.local_view, self.asking.local_jpeg)
             final = engine.second_look(first.pending, decode_jpeg(crop.jpeg)).second
-        flops = self._flops(question, picture, first, final)
+        flops = self._flops(shown, question, first, final)
         second = None
         if final is not None and crop is not None:
             visual_tokens = final.visual_tokens - first.look.visual_tokens
@@ -258,7 +231,7 @@ class _Asker:
             type=question.kind,
             question=_text(question, engine.model),
             truth=question.truth,
-            first=_logged(question, first.look, sent, first.look.visual_tokens, flops[0]),
+            first=_logged(question, first.look, shown.sent, first.look.visual_tokens, flops[0]),
             second=second,
             region=None if region is None else region.as_tuple(),
             region_hit=region.holds(question.boxes) if region and question.boxes else None,

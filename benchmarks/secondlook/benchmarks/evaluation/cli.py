@@ -53,7 +53,6 @@ class RunOptions(Asking):
 
 
 def register(evaluations: typer.Typer) -> None:
-    """Add the commands to `secondlook eval`."""
     evaluations.command("signs", help=eval_signs.__doc__)(with_options(eval_signs, RunOptions))
     evaluations.command("textvqa", help=eval_textvqa.__doc__)(with_options(eval_textvqa, RunOptions))
     for name, text in _HELP.items():

@@ -29,7 +29,7 @@ from secondlook.benchmarks.run_log import (
     RunLog,
     Shard,
     Skipped,
-    check_same_run,
+    differences,
     read_log,
     write_log,
 )
@@ -48,7 +48,6 @@ class FinishedRun:
         described: model, weights, settings and shapes, and the environment of this run, for JSON.
     """
 
-    header: RunHeader
     records: list[Record]
     skipped: list[Skipped]
     threshold: float
@@ -90,7 +89,7 @@ def run(
         skipped = [one for one in run_log.skipped if one.index < len(data.pictures)]
         if not records:
             raise MalformedDataError(f"none of {len(skipped)} pictures can be read: {skipped[0].why}")
-        return FinishedRun(run_log.header, records, skipped, threshold, described)
+        return FinishedRun(records, skipped, threshold, described)
 
 
 def _described(model: VisionLanguageModel, asking: Asking) -> dict[str, Any]:
@@ -141,7 +140,6 @@ def merge_logs(logs: Sequence[Path], output: Path) -> RunHeader:
     runs = {path: read_log(path) for path in dict.fromkeys(logs)}
     if not runs:
         raise LogError("there is nothing to merge: name the logs of all shards")
-    check_same_run({path: run.header for path, run in runs.items()})
     _check_shards(runs)
     pictures = _pictures(runs)
     in_order = sorted(runs.values(), key=lambda run: run.header.shard.number)
@@ -153,10 +151,16 @@ def merge_logs(logs: Sequence[Path], output: Path) -> RunHeader:
 
 
 def _check_shards(runs: dict[Path, LoggedRun]) -> None:
-    first, count = next(iter(runs)), next(iter(runs.values())).header.shard.count
+    (first, begun), *_ = runs.items()
+    settings, count = begun.header.settings, begun.header.shard.count
     seen: dict[int, Path] = {}
     for path, run in runs.items():
         shard = run.header.shard
+        if other := differences(run.header.settings, settings):
+            raise LogError(
+                f"{path} and {first} are logs of different runs, which are never mixed: in {path.name} "
+                f"{'; '.join(other)} as in {first.name}"
+            )
         if shard.count != count:
             raise LogError(f"{path} is shard {shard}, but {first} is one of {count}")
         if shard.number in seen:

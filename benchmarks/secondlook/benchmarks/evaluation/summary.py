@@ -19,17 +19,16 @@ from secondlook.engine.method.policy import Policy
 _SIGNS: Final[tuple[QuestionType, ...]] = ("read", "exists", "describe")
 
 
-def measures(columns: Columns, policy: Policy) -> dict[str, Any]:
-    """Means over some questions.
+def measures(replay: Replay) -> dict[str, Any]:
+    """Means over some questions, at the policy's threshold.
 
     `accuracy_full` takes every second answer as it is; `accuracy` and `accuracy_full_arbitrated` keep the
     surer one. An answer is wrong, for the area under the ROC curve, if its score is below a half.
     """
-    replay = Replay(columns, policy)
-    outcome = replay.at(policy.threshold)
-    hits = columns.hit[~np.isnan(columns.hit)]
+    outcome, hit = replay.at(replay.policy.threshold), replay.columns.hit
+    hits = hit[~np.isnan(hit)]
     return {
-        "count": len(columns),
+        "count": len(replay.first),
         "accuracy_global": float(replay.first.mean()),
         "accuracy_full": float(replay.second.mean()),
         "accuracy_full_arbitrated": float(replay.kept.mean()),
@@ -41,12 +40,13 @@ def measures(columns: Columns, policy: Policy) -> dict[str, Any]:
     }
 
 
-def bytes_sent(columns: Columns, policy: Policy) -> dict[str, float]:
+def bytes_sent(replay: Replay) -> dict[str, float]:
     """Mean bytes of a question's global image, of a local image, of both looks, and of the original."""
+    columns, possible = replay.columns, replay.possible
     return {
         "global": float(columns.first.bytes.mean()),
-        "local": float(columns.second.bytes[columns.possible].mean()) if columns.possible.any() else 0.0,
-        "two_looks": Replay(columns, policy).at(policy.threshold).bytes,
+        "local": float(columns.second.bytes[possible].mean()) if possible.any() else 0.0,
+        "two_looks": replay.at(replay.policy.threshold).bytes,
         "original": float(columns.original_bytes.mean()),
     }
 
@@ -54,10 +54,11 @@ def bytes_sent(columns: Columns, policy: Policy) -> dict[str, float]:
 def summarise(data: DataSet, records: Sequence[Record], threshold: float) -> dict[str, Any]:
     """All measures of a run: of all its questions (of signs' reading questions), and of each kind of them."""
     policy, columns, signs = Policy(threshold), Columns.of(records), data.name == "signs"
-    groups = _by_kind(columns)
-    columns = groups["read"] if signs else columns
-    by_type = {kind: measures(group, policy) for kind, group in groups.items()}
-    found, sent = measures(columns, policy), bytes_sent(columns, policy)
+    kinds = np.array(columns.kind)
+    groups = {kind: Replay(columns.take(kinds == kind), policy) for kind in sorted(set(columns.kind))}
+    replay = groups["read"] if signs else Replay(columns, policy)
+    by_type = {kind: measures(group) for kind, group in groups.items()}
+    found, sent = measures(replay), bytes_sent(replay)
     report: dict[str, Any] = {"data": data.name}
     if signs:
         by_type = {kind: by_type.get(kind, {"count": 0}) for kind in _SIGNS}
@@ -65,34 +66,30 @@ def summarise(data: DataSet, records: Sequence[Record], threshold: float) -> dic
     report |= {"threshold": threshold, **found}
     if signs:
         report["of_full"] = found["accuracy"] / max(1e-9, found["accuracy_full"])
-        report["margin_over_random"] = Replay(columns, policy).margin_over_random()
+        report["margin_over_random"] = replay.margin_over_random()
     report |= {
         "bytes": sent,
         "extra_communication": sent["two_looks"] / sent["global"] - 1,
         "by_type": by_type,
     }
-    if columns.baseline.lengths.all():
+    only = replay.columns.baseline
+    if only.lengths.all():
         names = {"accuracy": "score"} | {name: name for name in ("bytes", "pixels", "visual_tokens", "flops")}
-        means = {name: float(getattr(columns.baseline, key).mean()) for name, key in names.items()}
+        means = {name: float(getattr(only, key).mean()) for name, key in names.items()}
         report["baseline"] = {name: None if np.isnan(mean) else mean for name, mean in means.items()}
     if signs and report["split"] == "calibration":
-        report["calibrated_threshold"] = choose_threshold(Replay(columns, policy))
+        report["calibrated_threshold"] = choose_threshold(replay)
     if data.name == "pope":
-        report["pope"] = {kind: _pope(group, policy) for kind, group in groups.items()}
+        report["pope"] = {kind: _pope(group) for kind, group in groups.items()}
     return report
 
 
-def _by_kind(columns: Columns) -> dict[str, Columns]:
-    kinds = np.array(columns.kind)
-    return {kind: columns.take(kinds == kind) for kind in sorted(set(columns.kind))}
-
-
-def _pope(columns: Columns, policy: Policy) -> dict[str, dict[str, float]]:
+def _pope(replay: Replay) -> dict[str, dict[str, float]]:
     """POPE's measures of the answers that stand: of one look, of two at the threshold, of two always."""
-    replay = Replay(columns, policy)
+    columns = replay.columns
     second = {
         "global image": np.zeros(len(columns), np.bool_),
-        "two looks": replay.looked(policy.threshold) & replay.surer,
+        "two looks": replay.looked(replay.policy.threshold) & replay.surer,
         "always two looks": replay.possible,
     }
     texts, labels = (columns.first.text, columns.second.text), columns.truth

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from secondlook.benchmarks.commands import complete_rounds, progress, settings
-from secondlook.benchmarks.environment import environment
+from secondlook.benchmarks.commands import complete_rounds, progress
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates, measure_rates
 from secondlook.benchmarks.latency.flow import (
     METRICS,
@@ -38,10 +37,8 @@ _SLOTS: Final = 2
 
 
 def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
-    """Measure a preset, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
-    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         cache = CacheSettings(most_slots=_SLOTS)
         subject = build_subject(preset, dtype, device, seed=run.seed, cache=cache)
@@ -68,13 +65,10 @@ def bench_latency(preset: Preset, run: LatencyRun) -> dict[str, Any]:
     return {
         **{f"speedup_{flow}": speedup(samples, flow) for flow in offered if flow != "ours"},
         "weights": "published" if preset.name == "demo" else "random",
-        **settings(run),
         "interrupted": interrupted,
         "inputs": "every request has a new picture",
         "compiled": False,
         **_rows(preset, run, samples, rates, subject.weight_bytes),
-        "environment": on,
-        "threads": torch.get_num_threads(),
         "agreement": {flow: agreement(samples, flow) for flow in offered if flow != "reference"},
         "memory_measure": memory.measure,
         "memory": memory_rows,
@@ -127,15 +121,13 @@ def latency_rows(
     for unsure, metric in product((True, False), METRICS):
         for flow, milestones in work[unsure].items():
             if seconds := _seconds(samples, flow, unsure, metric):
-                p50, p90, p99 = milliseconds(seconds, 50, 90, 99)
                 rows.append(
                     {
                         "request": "unsure" if unsure else "sure",
                         "metric": metric,
                         "flow": flow,
-                        "p50_ms": p50,
-                        "p90_ms": p90,
-                        "p99_ms": p99,  # of fewer than 100 requests no more than a guess
+                        # Of fewer than 100 requests the last is no more than a guess.
+                        **milliseconds(seconds, 50, 90, 99),
                         "max_ms": 1e3 * max(seconds),
                         "ceiling_ms": 1e3 * rates.ceiling(_work(milestones, metric), weight_bytes),
                         "count": len(seconds),

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch
 from secondlook.benchmarks.latency.subject import Subject
+from secondlook.benchmarks.options import NEVER
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode import scheduler
-from secondlook.engine.results import FinalAnswer, FirstLook
+from secondlook.engine.results import FirstLook
 
 ResultT = TypeVar("ResultT")
-
-_NEVER: Final = 1e9
-"""A threshold in nats that no uncertainty reaches."""
 
 
 class EngineFlow:
@@ -51,28 +49,24 @@ class EngineFlow:
         while not early and not first.future.done():
             self._engine.round()
         found = early[0] if early else first.future.result()
+        region, second = None, None
         if found.pending is None:
             assert not request.look_twice, f"the engine decided: {found.decision}"
             seconds["final_answer"] = seconds["first_answer"]
-            return self._outcome(request, found, None, seconds)
-        assert request.look_twice, "no uncertainty reaches the threshold"
-        if not early:
-            seconds["region"] = seconds["first_answer"]
-        watch.pause()
-        local_image = request.local_image(found.pending.region)
-        watch.go_on()
-        picture = self._engine.prepare_local(found.pending, local_image)
-        second = self._engine.start_second_look(found.pending, picture, after=first)
-        second.future.add_done_callback(lambda _: note("final_answer"))
-        final = self._finished(second)
-        return self._outcome(request, self._finished(first), final, seconds)
-
-    def _outcome(
-        self, request: Request, first: FirstLook, final: FinalAnswer | None, seconds: dict[Metric, float]
-    ) -> Outcome:
-        region, second = (None, None) if final is None else (final.region, final.second.token_ids)
+        else:
+            assert request.look_twice, "no uncertainty reaches the threshold"
+            if not early:
+                seconds["region"] = seconds["first_answer"]
+            watch.pause()
+            region = found.pending.region
+            local_image = request.local_image(region)
+            watch.go_on()
+            picture = self._engine.prepare_local(found.pending, local_image)
+            looked = self._engine.start_second_look(found.pending, picture, after=first)
+            looked.future.add_done_callback(lambda _: note("final_answer"))
+            second, found = self._finished(looked).second.token_ids, self._finished(first)
         seconds |= self._token_seconds(request)
-        return Outcome(first.look.token_ids, region, second, first.uncertainty, seconds)
+        return Outcome(found.look.token_ids, region, second, found.uncertainty, seconds)
 
     def _start_first_look(
         self,
@@ -82,7 +76,7 @@ class EngineFlow:
         client: str = "",
         on_region: Callable[[FirstLook], None] | None = None,
     ) -> scheduler.Request[FirstLook]:
-        threshold = 0.0 if look_twice else _NEVER
+        threshold = 0.0 if look_twice else NEVER
         options = AnswerOptions(threshold=threshold, max_new_tokens=request.new_tokens)
         asked = self._engine.prepare(
             request.global_image, request.question, request.size, options, client=client

@@ -17,8 +17,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from secondlook.benchmarks.commands import settings
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.device import measure_rates
 from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.subject import Preset, build_subject
@@ -73,10 +71,8 @@ class Ways:
 
 
 def bench_prefill(preset: Preset, run: PrefillRun) -> dict[str, Any]:
-    """Measure both ways in turns, with progress on stderr: the report, for JSON."""
     console = Console(stderr=True)
     dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
-    on = environment(str(device), run.dtype)
     with console.status(f"making {preset.name} ..."):
         # The engine's own slots are not used here.
         subject = build_subject(preset, dtype, device, seed=run.seed, cache=CacheSettings(most_slots=1))
@@ -112,16 +108,12 @@ def bench_prefill(preset: Preset, run: PrefillRun) -> dict[str, Any]:
     ]
     return {
         "two_passes": {row["request"]: row["speedup"] for row in rows},
-        **settings(run),
-        "environment": on,
-        "threads": torch.get_num_threads(),
         "rates": asdict(rates),
         "rows": rows,
     }
 
 
 def _work(preset: Preset) -> dict[str, Work]:
-    """Of the engine's first pass, and of both."""
     lengths = Lengths.of(preset.shapes, TYPICAL_QUESTION, 1)
     passes = PassFlops(preset.shapes, masked=False)
     n, g, prefix = lengths.question, lengths.generic, lengths.shared

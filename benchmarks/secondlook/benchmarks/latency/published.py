@@ -192,9 +192,8 @@ class StrongFlow(ReferenceFlow):
     name = "strong"
 
     def _probed_attention(self) -> dict[str, str]:
-        parts = dict.fromkeys(
-            self._model.config.sub_configs, "eager"
-        )  # what reads the question must tell, too
+        # What reads the question must tell, too.
+        parts = dict.fromkeys(self._model.config.sub_configs, "eager")
         return parts | {"text_config": _EAGER_LAYERS, "vision_config": "sdpa"}
 
     def _generate_options(self, length: int) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from typing import Any, Final, Literal, get_args
 import torch
 from transformers import GenerationMixin
 
-from secondlook.benchmarks.commands import settings
-from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.latency.flow import ORIGINAL, Metric
 from secondlook.benchmarks.latency.subject import Preset, random_model
 from secondlook.benchmarks.options import FlopsRun
@@ -170,9 +168,7 @@ def bench_flops(preset: Preset, run: FlopsRun) -> dict[str, Any]:
     return {
         "flops_ratio": ours["ratio"],
         "relative_computation": ours["relative_computation"],
-        **settings(run),
         "prompt_tokens": asdict(Lengths.of(preset.shapes, TYPICAL_QUESTION, run.new_tokens)),
-        "environment": environment("cpu", "none: shapes only"),
         "rows": rows,
     }
 
@@ -228,15 +224,12 @@ def look_flops(
     if second is None or pending is None:
         return once, None
     prompt = pending.question.prompt
-    lengths = Lengths(
+    lengths = replace(
+        lengths,
         prefix=prompt.shared,
-        question=look.prompt_tokens,
         generic=len(pending.question.generic.ids) if model.localisation.generic else 0,
         both=second.prompt_tokens,
-        new=new,
-        decided=decided,
         again=len(second.tokens),
-        rows=rows,
         shared=_shared(model, pending.question.picture, asked, prompt),
     )
     local = passes.encode(model.local_view, pending.region.size)

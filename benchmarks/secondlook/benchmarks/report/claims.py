@@ -157,7 +157,6 @@ def _findings(study: Study, found: Qualities) -> list[Finding]:
 
 
 def settings(study: Study) -> Section:
-    """What was run, and on what."""
     run = study.run
     rows = [(name, value) for name, value in leaves({**run.header.settings, "made": run.header.made})]
     logs = tuple(

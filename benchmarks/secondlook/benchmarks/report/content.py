@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.analysis.runs import Family, Run, read_family
@@ -23,7 +21,7 @@ from secondlook.benchmarks.signs.evaluation import DrawnPicture
 from secondlook.edge.errors import PictureError
 from secondlook.edge.files import check_writable, write_files
 from secondlook.edge.geometry import Region
-from secondlook.edge.imaging import JpegSettings, Picture, open_picture
+from secondlook.edge.imaging import JpegSettings, Picture, encode_jpeg, open_picture
 
 _PLOTS: Final = "plots"
 
@@ -108,8 +106,8 @@ def _examples(study: Study, count: int, images: Path | None) -> Section:
     return Section(title, (text,), tuple(drawn))
 
 
-_QUALITY = 85
-"""Of the original as the report shows it."""
+_SHOWN: Final = JpegSettings(85)
+"""How the original is compressed that the report shows."""
 
 
 def choose_examples(replay: Replay, threshold: float, count: int) -> list[tuple[str, int]]:
@@ -153,9 +151,9 @@ def draw_example(
     size = picture.size
     asked = not replay.doubt[row] < threshold
     panels = [
-        _panel(sent.jpeg, f"Global image, as sent: {_bytes(columns.first.bytes[row])}"),
-        _panel(
-            _as_jpeg(marked),
+        Panel(sent, f"Global image, as sent: {_bytes(columns.first.bytes[row])}"),
+        Panel(
+            encode_jpeg(marked, _SHOWN),
             f"Original, {size.width} by {size.height}, {_bytes(columns.original_bytes[row])}, with relative "
             "attention" + (" and region" if region else ""),
             sent=False,
@@ -167,7 +165,7 @@ def draw_example(
     ]
     if region is not None:
         crop = picture.local_image(region, local_view, jpeg["local"])
-        panels.append(_panel(crop.jpeg, f"Local image, as sent: {_bytes(columns.second.bytes[row])}"))
+        panels.append(Panel(crop, f"Local image, as sent: {_bytes(columns.second.bytes[row])}"))
         name = "second look" if asked else "second look, not asked for"
         answers.append((name, _told(columns.second.text[row], replay.again[row])))
     return Example(title, columns.question[row], tuple(answers), tuple(panels))
@@ -198,17 +196,6 @@ def _file(data: dict[str, Any], name: str, index: int, images: Path | None) -> b
             f"the folder {images} has no picture {name}; name the folder of the data set's with --images"
         )
     return found.read_bytes()
-
-
-def _panel(jpeg: bytes, caption: str, *, sent: bool = True) -> Panel:
-    with Image.open(io.BytesIO(jpeg)) as image:
-        return Panel(jpeg, image.width, image.height, caption, sent)
-
-
-def _as_jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
-    return buffer.getvalue()
 
 
 def _bytes(value: float) -> str:

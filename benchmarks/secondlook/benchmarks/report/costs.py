@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.curves import Band, Cost, Line, oracle
+from secondlook.benchmarks.analysis.curves import Band, Cost, oracle
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.analysis.statistics import LEVEL, Bootstrap, Estimate
 from secondlook.benchmarks.report.document import (
@@ -82,7 +82,6 @@ def communication(study: Study) -> Section:
 
 
 def computation(study: Study) -> Section:
-    """Accuracy against relative computation."""
     title, cost = "Accuracy against computation", study.computation
     if cost is None:
         return Section(title, ("The log does not tell what the looks of this model compute.",))
@@ -122,10 +121,10 @@ def _compared(study: Study, cost: Cost) -> list[Series]:
     line = replay.trade_off.line(cost)
     ends = line.cost[[0, -1]]
     best = oracle(replay.first, replay.gain, cost)
-    reach = Line(best.thresholds, np.append(best.cost, ends[1]), np.append(best.accuracy, best.accuracy[-1]))
+    cost_to_end, level = np.append(best.cost, ends[1]), np.append(best.accuracy, best.accuracy[-1])
     return [
         Series("random", ends, line.accuracy[[0, -1]], quiet=True),
-        Series("oracle", reach.cost, reach.accuracy, quiet=True),
+        Series("oracle", cost_to_end, level, quiet=True),
     ]
 
 
@@ -166,12 +165,8 @@ def qualities(study: Study, found: Qualities) -> Section:
         band = replay.trade_off.band(replay.sent, boot)
         inside = Band(band.cost / 1e3, band.low, band.high)
         series.append(Series(_pair(run.qualities), line.cost / 1e3, line.accuracy, inside))
-    marks = (
-        []
-        if found.single is None
-        else [Mark(f"one image, {HIGH_QUALITY}", found.single[0] / 1e3, found.single[1])]
-    )
-    across, best = "kB a question", found.best
+    across, best, single = "kB a question", found.best, found.single
+    marks = [Mark(f"one image, {HIGH_QUALITY}", single[0] / 1e3, single[1])] if single else []
     curves = Plot(
         "qualities",
         "Accuracy against bytes, by quality",
@@ -186,11 +181,8 @@ def qualities(study: Study, found: Qualities) -> Section:
         "No pair of qualities with any threshold is better in both bytes and accuracy.",
         draw_lines([upper, *quiet], across, marks=marks),
     )
-    left_out = (
-        f" {study.family.left_out} pictures that are not in all logs are left out."
-        if study.family.left_out
-        else ""
-    )
+    count = study.family.left_out
+    left_out = f" {count} pictures that are not in all logs are left out." if count else ""
     text = (
         "Low quality saves bytes on every picture, a second look costs them on some. Points of the envelope "
         f"are chosen on the questions that they are drawn for, so they flatter a little.{left_out}"

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from secondlook.benchmarks.analysis.statistics import Estimate
 from secondlook.benchmarks.report.plots import palettes, svg
+from secondlook.edge.imaging import EncodedPicture
 
 _FIGURE: Final = re.compile(r"([^()]+) \(([^()]+ to [^()]+)\)")
 
@@ -49,11 +50,9 @@ class Plot:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of an example, as a JPEG file. `sent`: it is what the edge sent, pixel by pixel."""
+    """One picture of an example. `sent`: it is what the edge sent, pixel by pixel."""
 
-    jpeg: bytes
-    width: int
-    height: int
+    image: EncodedPicture
     caption: str
     sent: bool = True
 
@@ -75,8 +74,6 @@ class Example:
 
 @dataclass(frozen=True)
 class Section:
-    """One subject."""
-
     title: str
     text: tuple[str, ...]
     parts: tuple[Table | Plot | Example, ...] = ()
@@ -84,8 +81,6 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report."""
-
     title: str
     lead: str
     sections: tuple[Section, ...]
@@ -169,17 +164,17 @@ def part_lines(parts: Sequence[Table | Plot | Example], plots: str) -> list[str]
     return lines
 
 
-def as_page(document: Document) -> str:
-    """A whole document as HTML."""
-    environment = Environment(
-        loader=PackageLoader("secondlook.benchmarks.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def templates(*, autoescape: bool = False) -> Environment:
+    """Those of reports and tables."""
+    loader = PackageLoader("secondlook.benchmarks.report")
+    return Environment(
+        trim_blocks=True, lstrip_blocks=True, autoescape=autoescape, loader=loader, undefined=StrictUndefined
     )
-    kinds = {"a_plot": Plot, "a_table": Table, "an_example": Example}
-    for name, kind in kinds.items():
+
+
+def as_page(document: Document) -> str:
+    environment = templates(autoescape=True)
+    for name, kind in {"a_plot": Plot, "a_table": Table, "an_example": Example}.items():
         environment.tests[name] = lambda part, kind=kind: isinstance(part, kind)
     environment.filters |= {"figure": parted, "data_uri": _data_uri}
     light, dark = palettes()
@@ -191,7 +186,6 @@ def _data_uri(jpeg: bytes) -> str:
 
 
 def as_markdown(document: Document, plots: str) -> str:
-    """A whole document as Markdown."""
     lines = [f"# {escaped(document.title)}", escaped(document.lead)]
     for section in document.sections:
         lines += [f"## {section.title}", *map(escaped, section.text), *part_lines(section.parts, plots)]

@@ -71,7 +71,6 @@ def tokens(study: Study) -> Section:
 
 
 def arbitration(study: Study) -> Section:
-    """Keeping the surer answer, or always the second."""
     kept = {"the surer answer": study.plain, "always the second": study.replay(arbitration=False)}
     series = series_of(study, kept, study.extra("pixels"))
     plot = Plot(
@@ -118,7 +117,6 @@ def helped(study: Study) -> Section:
 
 
 def regions(study: Study) -> Section:
-    """How good the regions are where boxes are known."""
     title = "The regions"
     found = region_quality(study.plain, study.boot)
     if found is None:

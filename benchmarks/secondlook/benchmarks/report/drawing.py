@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from secondlook.edge.answer import EdgeAnswer
 from secondlook.edge.geometry import GridMap, Region, Size, target
 from secondlook.edge.imaging import Picture
 from secondlook.edge.wire import Relevance, View
@@ -20,26 +21,20 @@ _BOX = (255, 60, 30)
 
 
 def draw_looks(
-    picture: Picture,
-    global_jpeg: bytes,
-    local_jpeg: bytes | None,
-    relevance: Relevance | None,
-    region: Region | None,
-    view: View,
-    captions: tuple[str, str, str],
+    picture: Picture, answer: EdgeAnswer, view: View, captions: tuple[str, str, str]
 ) -> Image.Image:
     """Three panels: the global image as sent, the original with heat map and box, the local image as sent.
 
-    Without a second look (`relevance`, `region` and `local_jpeg` are None) the original stays plain and the
-    third panel is empty. Captions stand below the panels, a line feed in each at most.
+    Without a second look the original stays plain and the third panel is empty. Captions stand below the
+    panels, a line feed in each at most.
     """
-    original = marked_original(picture, relevance, region, view)
     sheet = Image.new("RGB", (3 * _PANEL + 4 * _GAP, _PANEL + _CAPTION + 2 * _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
+    sent, local = picture.global_image(view), answer.local_image
     panels = (
-        Image.open(io.BytesIO(global_jpeg)),
-        original,
-        Image.open(io.BytesIO(local_jpeg)) if local_jpeg else None,
+        Image.open(io.BytesIO(sent.jpeg)),
+        marked_original(picture, answer.relevance, answer.region, view),
+        None if local is None else Image.open(io.BytesIO(local.jpeg)),
     )
     font = ImageFont.load_default(18)
     for number, (panel, caption) in enumerate(zip(panels, captions, strict=True)):

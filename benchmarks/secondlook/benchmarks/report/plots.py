@@ -46,6 +46,7 @@ STYLE: Final = str(files("secondlook.benchmarks.report") / "templates" / "report
 _IDS: Final = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 _FONT: Final = re.compile(r"'DejaVu Sans'(?:, [^;\"]*)?")
 _WIDTH: Final = 4.6
+_BARS: Final[dict[str, Any]] = {"markersize": 5, "linewidth": 1.2, "capsize": 2}
 _DASHES: Final = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 2)))
 
 
@@ -77,7 +78,7 @@ def draw_lines(
     series: Sequence[Series], across: str, up: str = "accuracy", marks: Sequence[Mark] = ()
 ) -> Figure:
     """Curves over one axis, accuracies as percentages."""
-    figure, axes = _figure(3.5)
+    figure, (axes,) = _figure(3.5)
     looks = zip(cycle(SERIES), cycle(_DASHES))
     quiet = cycle(((0, (1, 2)), (0, (4, 2))))
     named = {each.label: next(quiet) for each in series if each.quiet}
@@ -95,9 +96,8 @@ def draw_lines(
         )
         drawn.add(each.label)
         if each.band is not None:
-            axes.fill_between(
-                each.band.cost, each.band.low, each.band.high, color=colour, alpha=0.13, linewidth=0
-            )
+            band = (each.band.cost, each.band.low, each.band.high)
+            axes.fill_between(*band, color=colour, alpha=0.13, linewidth=0)
     for mark in marks:
         axes.plot(mark.x, mark.y, "o", color=INK, markersize=4.5, zorder=5)
         right, low = mark.x > np.mean(axes.get_xlim()), mark.y < np.mean(axes.get_ylim())
@@ -120,15 +120,12 @@ def draw_lines(
 
 def draw_histograms(found: Mapping[str, Histograms], threshold: float | None) -> Figure:
     """For each measure the doubts of right and of wrong answers, and the threshold in the first."""
-    with rc_context(fname=STYLE):
-        figure = Figure(figsize=(_WIDTH, 1.7 * len(found) + 0.4))
-        rows: list[Axes] = list(figure.subplots(len(found), squeeze=False)[:, 0])
-    for row, (name, each) in enumerate(found.items()):
-        axes = rows[row]
+    figure, rows = _figure(1.7 * len(found) + 0.4, len(found))
+    for axes, (name, each) in zip(rows, found.items(), strict=True):
         for shares, label, colour in ((each.right, "right", SERIES[0]), (each.wrong, "wrong", SERIES[1])):
             axes.stairs(shares, each.edges, fill=True, color=colour, alpha=0.35, linewidth=0)
             axes.stairs(shares, each.edges, color=colour, label=f"first answer {label}", linewidth=1.2)
-        if row == 0 and threshold is not None and threshold <= each.edges[-1]:
+        if axes is rows[0] and threshold is not None and threshold <= each.edges[-1]:
             axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 2)), label="threshold")
         # Nearly all right answers are in the first bins: on a linear scale the rest could not be seen.
         axes.set_yscale("function", functions=(np.sqrt, np.square))
@@ -143,13 +140,15 @@ def draw_histograms(found: Mapping[str, Histograms], threshold: float | None) ->
 
 def draw_groups(groups: Sequence[Group]) -> Figure:
     """For each group the accuracy of the first look and of the second, with intervals."""
-    figure, axes = _figure(0.9 + 0.42 * len(groups))
+    figure, (axes,) = _figure(0.9 + 0.42 * len(groups))
     places = np.arange(len(groups))[::-1].astype(np.float64)
     looks = (("first look", "first", "o", 0.1), ("second look", "second", "s", -0.1))
-    for number, (label, name, marker, shift) in enumerate(looks):
-        estimates: list[Estimate] = [getattr(group, name) for group in groups]
-        values, around = _values(estimates)
-        axes.errorbar(values, places + shift, xerr=around, fmt=marker, label=label, **_marker(number, 5))
+    for colour, (label, name, marker, shift) in zip(SERIES, looks, strict=False):
+        found: list[Estimate] = [getattr(group, name) for group in groups]
+        values, low, high = np.array([(each.value, each.low, each.high) for each in found]).T
+        around = np.abs([values - low, high - values])
+        look = {"label": label, "color": colour, **_BARS}
+        axes.errorbar(values, places + shift, xerr=around, fmt=marker, **look)
     axes.set_yticks(places, [f"{group.name}\n({group.count})".replace("$", r"\$") for group in groups])
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlim(-0.02, 1.02)
@@ -159,20 +158,10 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _marker(number: int, size: int) -> dict[str, Any]:
-    return {"color": SERIES[number % len(SERIES)], "markersize": size, "linewidth": 1.2, "capsize": 2}
-
-
-def _values(estimates: Sequence[Estimate]) -> tuple[FloatArray, FloatArray]:
-    """Values [estimates], and how far their intervals reach below and above, [2, estimates]."""
-    values, low, high = np.array([(each.value, each.low, each.high) for each in estimates]).T
-    return values, np.abs([values - low, high - values])
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
+def _figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
     with rc_context(fname=STYLE):
         figure = Figure(figsize=(_WIDTH, height))
-        return figure, figure.subplots()
+        return figure, list(figure.subplots(rows, squeeze=False)[:, 0])
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

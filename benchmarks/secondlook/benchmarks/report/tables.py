@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from secondlook.benchmarks.report.document import NONE, digits, escaped, share
+from secondlook.benchmarks.report.document import NONE, digits, escaped, share, templates
 from secondlook.engine.method.policy_file import PolicyFile
 
 Report = dict[str, Any]
@@ -21,15 +20,6 @@ AIMS: Final[dict[str, tuple[str, float, float]]] = {
 }
 """What the embedded model was made for, for reading questions: in words, at least, at most."""
 
-_ROWS: Final = {
-    "accuracy_global": "accuracy from the global image",
-    "accuracy": "accuracy with two looks",
-    "accuracy_random": "accuracy with as many second looks at random",
-    "accuracy_full": "accuracy with always two looks",
-    "retransmission_rate": "retransmission rate",
-    "auroc": 'area under the ROC curve of uncertainty for "the first answer is wrong"',
-    "region_hit": "the region holds the asked sign's centre",
-}
 _METRICS: Final = {
     "first_token": "first token",
     "per_token": "each further token",
@@ -64,12 +54,12 @@ def headline(signs: Report, latency: Report, load: Report) -> str:
 def results(report: Report) -> str:
     """`eval signs` by type of question, the bytes sent, and which aims were missed."""
     by_type = [report["by_type"][kind] for kind in ("read", "exists", "describe")]
-    rows = [["questions", *(values["count"] for values in by_type), ""]]
-    for key, label in _ROWS.items():
-        cells = [NONE if (one := values[key]) is None else share(one) for values in by_type]
-        cells = [f"{values[key]:.3f}" for values in by_type] if key == "auroc" else cells
+    rows = []
+    for key, label in _MEASURES.items():
+        cells = (_cell(values[key], _figure if key == "auroc" else share) for values in by_type)
         rows.append([label, *cells, AIMS.get(key, [""])[0]])
-    return _written("results", report, report["environment"], rows, [_ROWS[key] for key in missed(report)])
+    told = [_MEASURES[key] for key in missed(report)]
+    return _written("results", report, report["environment"], rows, told)
 
 
 def missed(report: Report) -> list[str]:
@@ -104,8 +94,11 @@ def measured(kind: str, report: Report) -> str:
     return _written(kind, report, report["environment"], *more)
 
 
-def _cell(value: float | None) -> str:
-    return NONE if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+_figure: Final = "{:.3f}".format
+
+
+def _cell(value: float | None, told: Callable[[float], str] = _figure) -> str:
+    return NONE if value is None else str(value) if isinstance(value, int) else told(value)
 
 
 def _tail(report: Report) -> tuple[str, str]:
@@ -133,8 +126,7 @@ def _latency_rows(report: Report) -> list[list[str]]:
 
 
 def _written(macro: str, *values: object) -> str:
-    loader = PackageLoader("secondlook.benchmarks.report")
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = templates()
     environment.filters |= {"as": format, "digits": digits, "share": share, "escaped": escaped}
     written: str = getattr(environment.get_template("tables.md").module, macro)(*values)
     return written

@@ -139,8 +139,9 @@ def _draw_clutter(picture: Image.Image, clutter: tuple[_Clutter, ...], window: R
 
 
 @lru_cache(maxsize=1)
-def _grain() -> FloatArray:
-    """One periodic tile [1024, 1024] of zero-mean noise with energy from 1 to 16 pixels."""
+def _grain() -> Image.Image:
+    """One periodic tile of 1024 x 1024 pixels, noise around 128 with energy from 1 to 16 pixels; two by two
+    of it: L, so that any window of at most one tile is one plain crop."""
     rng = np.random.default_rng(7)
     total = np.zeros((_TILE, _TILE), np.float32)
     for spacing, strength in ((1, 2.5), (2, 3.5), (4, 5.0), (8, 6.0), (16, 7.0)):
@@ -149,13 +150,7 @@ def _grain() -> FloatArray:
         box = (4, 4, 4 + cells, 4 + cells)
         smooth = Image.fromarray(lattice).resize((_TILE, _TILE), Image.Resampling.BICUBIC, box=box)
         total += strength * np.asarray(smooth, np.float32)
-    return total
-
-
-@lru_cache(maxsize=1)
-def _grain_image() -> Image.Image:
-    """Two by two grain tiles, offset by 128: L, so that any window of at most one tile is one plain crop."""
-    tile = np.clip(np.round(_grain() + 128), 0, 255).astype(np.uint8)
+    tile = np.clip(np.round(total + 128), 0, 255).astype(np.uint8)
     return Image.fromarray(np.tile(tile, (2, 2)))
 
 
@@ -168,9 +163,9 @@ def _add_grain(picture: Image.Image, window: Region, backdrop: _Backdrop) -> Ima
     grain: npt.NDArray[np.uint8]
     if window.width <= _TILE and window.height <= _TILE:
         box = (left, top, left + window.width, top + window.height)
-        grain = np.asarray(_grain_image().resize(picture.size, Image.Resampling.BOX, box=box))
+        grain = np.asarray(_grain().resize(picture.size, Image.Resampling.BOX, box=box))
     else:
-        whole = np.asarray(_grain_image())[:_TILE, :_TILE]
+        whole = np.asarray(_grain())[:_TILE, :_TILE]
         rows = (np.arange(picture.height) * window.height // picture.height + top) % _TILE
         columns = (np.arange(picture.width) * window.width // picture.width + left) % _TILE
         grain = whole[rows[:, None], columns[None, :]]
@@ -227,11 +222,6 @@ def _draw_sign(picture: Image.Image, sign: Sign, window: Region) -> None:
     picture.paste(tinted, (x0, y0), alpha)
 
 
-@lru_cache(maxsize=2048)
-def _small_plate(colour: str, number: int, digit_height: int) -> Image.Image:
-    return _draw_plate(colour, number, digit_height)
-
-
 def _plate(colour: str, number: int, digit_height: int) -> Image.Image:
     """The upright plate; only small ones are worth the memory of keeping them."""
     draw = _small_plate if digit_height <= 64 else _draw_plate
@@ -257,3 +247,6 @@ def _draw_plate(colour: str, number: int, digit_height: int) -> Image.Image:
         stroke_fill=(*ink, 255),
     )
     return plate
+
+
+_small_plate = lru_cache(maxsize=2048)(_draw_plate)
