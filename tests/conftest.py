@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
+from hypothesis import settings
 
+from properties import QUICK
 from secondlook.engine.threads import configure_threads
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Forget the proxies of the user's network: the tests' servers are on the loopback interface.
 
-    And have threads not spin for each other while other tests' servers compute.
+    And have threads not spin for each other while other tests' servers compute; and where slow tests are left
+    out, properties be tried on fewer examples.
     """
+    if "not slow" in config.option.markexpr:
+        settings.load_profile(QUICK)
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)

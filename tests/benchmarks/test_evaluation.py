@@ -178,6 +178,7 @@ def test_a_missing_model_is_an_error_before_any_picture(tmp_path: Path) -> None:
         ask(str(tmp_path / "none"), SEED, INDICES)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run(folder: str) -> None:
     pictures = signs_data_set("test", SEED, 80).pictures
     deadly = replace(pictures[INDICES[1]], source=KillsItsReader())

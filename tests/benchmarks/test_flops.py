@@ -114,7 +114,7 @@ def prefill(passes: PassFlops, start: int, stop: int, layer: int | None = None, 
     return counted(run)
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "llava-1.5-7b"])
+@pytest.mark.parametrize("name", ["tiny", "small", pytest.param("llava-1.5-7b", marks=pytest.mark.slow)])
 def test_every_pass_is_what_torch_counts(name: str) -> None:
     model = tiny_preset() if name == "tiny" else preset(name)
     passes, lengths = passes_of(model), Lengths.of(model.shapes, TYPICAL_QUESTION, 4)

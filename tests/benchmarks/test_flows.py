@@ -79,7 +79,6 @@ def test_ours_tells_the_region_before_the_answer(subject: Subject, flows: list[F
     seconds = flows[3].answer(request_of(subject, 7, look_twice=True)).seconds
     assert set(seconds) == {"first_token", "per_token", "region", "first_answer", "final_answer"}
     assert 0 < seconds["region"] < seconds["first_answer"] < seconds["final_answer"]
-    assert seconds["per_token"] > 0
     assert seconds["first_token"] > 0
     short = flows[3].answer(request_of(subject, 10, look_twice=True, new_tokens=5)).seconds
     assert 0 < short["region"] == short["first_answer"] < short["final_answer"]

@@ -170,6 +170,7 @@ run(load_pope(Path(data)), Asking(model), Path(log), processes=1)
 """
 
 
+@pytest.mark.slow  # going on is shown below, and by test_run_log a line cut short
 def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
     asking: Asking, pope: DataSet, whole: Path, tmp_path: Path
 ) -> None:
@@ -308,7 +309,7 @@ def broken(folder: Path, *names: str) -> DataSet:
     return data
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_damaged_pictures_are_left_out_where_that_is_asked_for(
     asking: Asking, pope: DataSet, whole: Path, tmp_path: Path, processes: int
 ) -> None:

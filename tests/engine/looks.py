@@ -3,7 +3,7 @@ transformers' `generate` answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,20 @@ Asked = list[tuple[tuple[int, int], str, int]]
 def drawn(size: tuple[int, int], seed: int) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 11, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def any_pictures(longest: int, ratio: float = 16, least: int = 1) -> Iterator[Image.Image]:
+    """Two hundred of random sizes and shapes, always the same.
+
+    Args:
+        longest, least: bounds of their sides.
+        ratio: of the longer side to the shorter, at most.
+    """
+    random = np.random.default_rng(5)
+    for _ in range(200):
+        longer, slender = np.exp(random.uniform(np.log((2, 1)), np.log((longest, ratio))))
+        sides = max(least, round(longer)), max(least, round(longer / slender))
+        yield drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
 
 
 def asked(questions: st.SearchStrategy[str], most: int = 5) -> st.SearchStrategy[Asked]:

@@ -11,10 +11,14 @@ import pytest
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    ("module", "arguments"),
-    [("engine.cli", ["kernels"]), ("engine.cli", ["ask", "--help"]), ("edge.cli", ["--version"])],
+    ("module", "arguments", "unbuffered"),
+    [
+        ("engine.cli", ["kernels"], ""),
+        ("engine.cli", ["ask", "--help"], "1"),
+        ("edge.cli", ["--version"], ""),
+        ("edge.cli", ["--version"], "1"),
+    ],
 )
 def test_a_full_standard_output_is_one_line(module: str, arguments: list[str], unbuffered: str) -> None:
     code = f"import sys; from secondlook.{module} import main; sys.argv[1:] = {arguments}; main()"

@@ -26,8 +26,9 @@ from transformers import (
     InstructBlipProcessor,
 )
 
-from engine.looks import ALWAYS, Asked, answered, asked, check_greedy, drawn
+from engine.looks import ALWAYS, Asked, answered, any_pictures, asked, check_greedy, drawn
 from engine.qwen import GOLDEN, through_end
+from properties import examples
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import open_picture
 from secondlook.engine.engine import Engine
@@ -178,18 +179,14 @@ def test_prompts_equal_the_processors(pair: Pair) -> None:
 
 
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
-    random = np.random.default_rng(5)
-    for _ in range(200):
-        longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((1500, 16))))
-        sides = max(1, round(longer)), max(1, round(longer / ratio))
-        image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
+    for image in any_pictures(1500):
         expected = pair.theirs.images(images=[image], return_tensors="pt")["pixel_values"]
         ours = pair.model.normalisation.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(asked=asked(QUESTIONS))
 def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.model, slots, asked):

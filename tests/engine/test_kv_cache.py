@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from transformers import LlamaConfig
 
+from properties import examples
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.decode.cache import (
     CacheSettings,
@@ -254,5 +255,5 @@ class SlotPoolMachine(RuleBasedStateMachine):
 
 TestSlotPool = SlotPoolMachine.TestCase
 TestSlotPool.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, database=None
+    max_examples=examples(150), stateful_step_count=40, deadline=None, derandomize=True, database=None
 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 
 from engine.checkpoints import GRID, edit_json, write_checkpoint
 from engine.llava_next import SHEETS, Reference, write_next
-from engine.looks import ALWAYS, MOST, Asked, answered, asked, drawn
+from engine.looks import ALWAYS, MOST, Asked, answered, any_pictures, asked, drawn
+from properties import examples
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import AnswerOptions
@@ -51,11 +51,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
-    random, numbers = np.random.default_rng(5), pair.model.normalisation
-    for _ in range(200):
-        longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((900, 30))))
-        sides = max(1, round(longer)), max(1, round(longer / ratio))
-        image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
+    numbers = pair.model.normalisation
+    for image in any_pictures(900, ratio=30):
         expected = pair.theirs.images([image], return_tensors="pt")["pixel_values"][0]
         shown = Size(*image.size)
         base = pair.model.picture(image, pair.model.global_view, shown)
@@ -68,7 +65,7 @@ def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
 
 
 @given(size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_rows_of_tiles_are_those_of_the_processor(pair: Pair, size: tuple[int, int]) -> None:
     image = drawn((1, 1), 0)  # the size of what it shows is what counts
     picture = pair.tiled.picture(image, pair.tiled.global_view, Size(*size))
@@ -95,7 +92,7 @@ def test_prompts_equal_the_processors(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(asked=asked(QUESTIONS, most=4))
 def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.model, slots, asked):
@@ -103,7 +100,7 @@ def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, ask
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(asked=asked(QUESTIONS, most=4))
 def test_tiles_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.tiled, slots, asked, NEVER):

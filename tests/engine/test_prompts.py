@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -117,10 +117,16 @@ def test_a_prompt_is_what_the_template_writes(
     ("template", "message"),
     [
         ("{% for m in messages %}{{ m['role'", "TemplateSyntaxError: unexpected end of template"),
-        ("{{ 'USER: ' + messages[0]['content'] }}", "TypeError: can only concatenate str"),
-        ("{{ raise_exception('text only, please') }}", "text only, please"),
+        pytest.param(
+            "{{ 'USER: ' + messages[0]['content'] }}",
+            "TypeError: can only concatenate str",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "{{ raise_exception('text only, please') }}", "text only, please", marks=pytest.mark.slow
+        ),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
-        ("{% include '/etc/hostname' %}", "no loader"),
+        pytest.param("{% include '/etc/hostname' %}", "no loader", marks=pytest.mark.slow),
         ("{{ messages[0]['content'][-1]['text'] | upper }}", "write the question once, as it is"),
         (
             "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
@@ -167,6 +173,7 @@ def test_other_text_is_only_text(tokenizer: PreTrainedTokenizerBase, question: s
         assert question in tokenizer.decode(list(tokens))
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("<>/ simageunkpd|{}%\n"), min_size=1, max_size=30))
 def test_no_question_adds_an_image(tokenizer: PreTrainedTokenizerBase, question: str) -> None:
     image = tokenizer.convert_tokens_to_ids("<image>")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.looks import MOST, SIZES, Asked, answered, asked, drawn
+from engine.looks import MOST, SIZES, Asked, answered, any_pictures, asked, drawn
 from engine.qwen import (
     CELL,
     FAMILIES,
@@ -29,6 +29,7 @@ from engine.qwen import (
     write_folder,
 )
 from engine.test_graphs import eager
+from properties import examples
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import Budget
 from secondlook.engine.decode.decoder import Decoder, Prompted
@@ -132,11 +133,7 @@ def test_golden_cases_are_exact(pair: Pair) -> None:
 
 
 def test_pictures_equal_those_of_the_processor(pair: Pair) -> None:
-    random = np.random.default_rng(5)
-    for _ in range(200):
-        longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((1500, 16))))
-        sides = max(1, round(longer)), max(1, round(longer / ratio))
-        image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
+    for image in any_pictures(1500):
         expected = pair.plain.processor(images=[image], return_tensors="pt")
         picture = pair.picture(image)
         assert [1, *(2 * count for count in picture.grid)] == expected["image_grid_thw"][0].tolist()
@@ -172,7 +169,7 @@ def test_positions_equal_transformers(pair: Pair, grids: list[tuple[int, int]]) 
     assert prompt.shared_position == int(positions[:, 0, prompt.shared].max())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(sizes=st.lists(SIZES, min_size=1, max_size=4))
 def test_features_of_several_pictures_equal_transformers(pair: Pair, sizes: list[tuple[int, int]]) -> None:
     pictures = [pair.picture(drawn(size, number)) for number, size in enumerate(sizes)]
@@ -190,7 +187,7 @@ def test_features_of_several_pictures_equal_transformers(pair: Pair, sizes: list
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(size=SIZES, question=QUESTIONS)
 def test_rows_equal_eager_attention(pair: Pair, size: tuple[int, int], question: str) -> None:
     picture = pair.picture(drawn(size, 3))
@@ -231,7 +228,7 @@ def test_steps_on_graphs_beside_padding_are_those_without(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(asked=asked(QUESTIONS))
 def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.model, slots, asked):

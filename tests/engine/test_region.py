@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from properties import examples
 from secondlook import kernels
 from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region, Size
@@ -97,7 +98,9 @@ whole_maps = hnp.arrays(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(whole_maps, st.integers(2, 1200), st.integers(2, 1200), st.integers(4, 400))
 def test_equals_a_brute_force_search(
     any_mode: None, attention: Map, width: int, height: int, crop_size: int
@@ -120,7 +123,7 @@ every_map = hnp.arrays(
 sizes = st.builds(Size, st.integers(1, 30_000), st.integers(1, 30_000))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(every_map, sizes, st.integers(1, 2000), st.integers(1, 4))
 def test_every_map_and_size_has_a_region_inside_the_picture(
     attention: Map, image: Size, crop_size: int, min_cells: int
@@ -130,7 +133,7 @@ def test_every_map_and_size_has_a_region_inside_the_picture(
     assert search(attention, image, choice, "pad").within(image)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(whole_maps, sizes, st.integers(-900, 900))
 def test_the_maps_scale_does_not_matter(attention: Map, image: Size, exponent: int) -> None:
     choice = RegionSettings(336)

@@ -23,6 +23,7 @@ from engine.schedules import (
     engine_of,
     write_expected,
 )
+from properties import examples
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.scheduler import (
     AttentionRow,
@@ -58,7 +59,7 @@ _others = st.builds(Cancel, st.integers(0, 19)) | st.builds(Rounds, st.integers(
 
 
 @settings(
-    max_examples=120,
+    max_examples=examples(120),
     deadline=None,
     derandomize=True,
     database=None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,28 +12,23 @@ from secondlook.engine.encoders.tensorrt_api import cuda_device, load_tensorrt, 
 from secondlook.engine.errors import DeviceError, RuntimeMissingError
 
 
-def test_without_tensorrt_the_extra_is_named(tmp_path: Path) -> None:
+def test_without_tensorrt_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "tensorrt_lean"):
-        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('no', name='{name}')")
-    code = (
-        "from secondlook.engine.encoders.tensorrt_api import load_tensorrt\n"
-        "from secondlook.engine.errors import RuntimeMissingError\n"
-        "for library in ('auto', 'tensorrt', 'tensorrt_lean'):\n"
-        "    try: load_tensorrt(library)\n"
-        "    except RuntimeMissingError as error: print(error)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [
+        monkeypatch.setitem(sys.modules, name, None)
+    for library, told in (
         (
-            "TensorRT is not installed: pip install 'secondlook[tensorrt]'; where plans are only run, "
-            "'secondlook[tensorrt-lean]' is smaller"
+            "auto",
+            (
+                "TensorRT is not installed: pip install 'secondlook[tensorrt]'; where plans are only run, "
+                "'secondlook[tensorrt-lean]' is smaller"
+            ),
         ),
-        "tensorrt is not installed: pip install 'secondlook[tensorrt]'",
-        "tensorrt_lean is not installed: pip install 'secondlook[tensorrt-lean]'",
-    ]
+        ("tensorrt", "tensorrt is not installed: pip install 'secondlook[tensorrt]'"),
+        ("tensorrt_lean", "tensorrt_lean is not installed: pip install 'secondlook[tensorrt-lean]'"),
+    ):
+        with pytest.raises(RuntimeMissingError) as caught:
+            load_tensorrt(library)  # type: ignore[arg-type]
+        assert str(caught.value) == told
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,8 +20,9 @@ from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfi
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from engine.looks import ALWAYS, SIZES, Asked, answered, asked, drawn
+from engine.looks import ALWAYS, SIZES, Asked, answered, any_pictures, asked, drawn
 from engine.unsplit import FAKE, FAMILIES, GLOBAL, SMOL, Family, Reference, write_folder
+from properties import examples
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import Fixed
@@ -100,11 +100,7 @@ def test_prompts_are_those_that_the_processor_expands(pair: Pair, images: int, q
 
 
 def test_pictures_equal_those_of_the_processor_that_squashes_once(pair: Pair) -> None:
-    random = np.random.default_rng(5)
-    for _ in range(200):
-        longer, ratio = np.exp(random.uniform(np.log((2, 1)), np.log((900, 16))))
-        sides = max(2, round(longer)), max(2, round(longer / ratio))
-        image = drawn(sides[:: random.choice([1, -1])], int(random.integers(1 << 30)))
+    for image in any_pictures(900, least=2):
         options = pair.family.drawn
         expected = pair.theirs.images(images=[image], **options, return_tensors="pt")["pixel_values"]
         ours = pair.model.normalisation.on(torch.device("cpu"))([pair.picture(image)])
@@ -135,7 +131,7 @@ def test_features_of_several_pictures_equal_transformers(pair: Pair) -> None:
         torch.testing.assert_close(ours.tokens, one, atol=1e-5, rtol=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(size=SIZES, question=QUESTIONS)
 def test_rows_equal_eager_attention(pair: Pair, size: tuple[int, int], question: str) -> None:
     engine, original = Engine(pair.model), open_picture(drawn((size[0] + 200, size[1] + 200), 3))
@@ -150,7 +146,7 @@ def test_rows_equal_eager_attention(pair: Pair, size: tuple[int, int], question:
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(asked=asked(QUESTIONS))
 def test_looks_that_join_and_give_way_equal_generate(pair: Pair, slots: int, asked: Asked) -> None:
     for one in answered(pair.model, slots, asked):

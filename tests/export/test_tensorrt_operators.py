@@ -12,8 +12,7 @@ from typing import Final
 
 import onnx
 
-from export.support import GRAPH_FILE
-from secondlook.engine.models.checkpoint import load_model
+from export.support import GRAPH_FILE, small_model
 from secondlook.export.graph import write_encoder
 
 TAKEN: Final = """
@@ -35,6 +34,7 @@ TAKEN: Final = """
 
 
 def test_every_operator_of_an_exported_encoder_is_taken(tmp_path: Path) -> None:
-    write_encoder(load_model("demo"), "float16", 18, tmp_path)  # it has the casts of half precision too
+    model = small_model(tmp_path / "model")
+    write_encoder(model, "float16", 18, tmp_path)  # it has the casts of half precision too
     graph = onnx.load(tmp_path / GRAPH_FILE, load_external_data=False).graph
     assert {node.op_type for node in graph.node} <= set(TAKEN.split())

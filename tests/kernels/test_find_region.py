@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import Tensor
 
+from properties import examples
 from secondlook.kernels import library
 from secondlook.kernels.find_region import MAX_CELLS, MAX_PIXELS, find_region, find_region_reference
 
@@ -103,7 +104,9 @@ def batches(draw: st.DrawFn) -> tuple[NDArray[Any], NDArray[Any], list[list[int]
     return maps[0], maps[1], [[draw(side), draw(side)] for _ in range(shape[0])]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(batches(), choices)
 def test_operator_and_reference_agree(
     device: torch.device,
@@ -163,7 +166,9 @@ def test_a_quotient_too_large_is_the_largest_number(device: torch.device) -> Non
     check_all_agree(device, question, generic, [[400, 400]], Choice(100))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     hnp.arrays(np.float64, (1, 3, 5), elements=extremes),
     st.tuples(*[st.sampled_from([1, 2, 336, 30_000, MAX_PIXELS - 1, MAX_PIXELS])] * 2),
