@@ -17,7 +17,7 @@ from PIL import Image
 from documents import PAGES, anchors, blocks, broken, links, wrong
 from engine.serving_harness import listening
 from repository import ROOT
-from secondlook.benchmarks.signs.evaluation import signs_picture
+from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.engine import Engine, load_model
 from secondlook.engine.serve.app import create_app
 
@@ -45,7 +45,7 @@ def test_python_runs(page: Path, address: str, tmp_path: Path, monkeypatch: pyte
         if block.language != "python":
             continue
         for index, picture in enumerate(re.findall(r'"([\w-]+\.(?:jpg|png))"', block.text)):
-            with Image.open(io.BytesIO(signs_picture("test", 1, index).jpeg)) as drawn:
+            with Image.open(io.BytesIO(SignsPicture("test", 1, index).read())) as drawn:
                 drawn.save(tmp_path / picture)
         text = "\n" * (block.line - 1) + re.sub(r"http://[\w.-]+:8000\b", address, block.text)
         code = compile(text, str(page), "exec")  # an error shows the document's own line

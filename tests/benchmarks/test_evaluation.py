@@ -21,7 +21,7 @@ from secondlook.benchmarks.evaluation import cli
 from secondlook.benchmarks.evaluation.asking import WorkerError, ask_all
 from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import LINE, LoggedLook, Record, read_log
-from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_data_set, signs_picture
+from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_data_set
 from secondlook.benchmarks.signs.questions import is_correct
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import open_picture
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[SignsPicture]:
-    return [signs_picture("test", SEED, index) for index in INDICES]
+    return [SignsPicture("test", SEED, index) for index in INDICES]
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +59,16 @@ def ask(folder: str, seed: int, indices: list[int]) -> list[list[Record]]:
 
 
 def test_a_picture_is_a_function_of_split_seed_and_index(pictures: list[SignsPicture]) -> None:
-    assert signs_picture("test", SEED, INDICES[1]) == pictures[1]
-    assert signs_picture("calibration", SEED, INDICES[1]) != pictures[1]
-    assert signs_picture("test", SEED + 1, INDICES[1]) != pictures[1]
+    again = SignsPicture("test", SEED, INDICES[1])
+    assert (again.scene, again.questions) == (pictures[1].scene, pictures[1].questions)
+    assert again.read() == pictures[1].read()
+    for other in (SignsPicture("calibration", SEED, INDICES[1]), SignsPicture("test", SEED + 1, INDICES[1])):
+        assert other.scene != again.scene
 
 
 def test_originals_are_jpeg_files_of_the_scenes_size(pictures: list[SignsPicture]) -> None:
     for picture in pictures:
-        with Image.open(io.BytesIO(picture.jpeg)) as image:
+        with Image.open(io.BytesIO(picture.read())) as image:
             assert image.format == "JPEG"
             assert image.size == (picture.scene.size.width, picture.scene.size.height)
 
@@ -89,7 +91,7 @@ def test_records_come_in_order_and_say_what_was_asked(
                 question.text,
                 question.answer,
             )
-            assert record.original_bytes == len(picture.jpeg)
+            assert record.original_bytes == len(picture.read())
             assert record.original_pixels == picture.scene.size.pixels
 
 
@@ -97,7 +99,7 @@ def test_every_question_gets_a_second_look_at_a_region(
     evaluated: list[list[Record]], pictures: list[SignsPicture]
 ) -> None:
     for records, picture in zip(evaluated, pictures, strict=True):
-        source = open_picture(picture.jpeg)
+        source = open_picture(picture.read())
         sent = source.global_image(VIEW)
         for record, question in zip(records, picture.questions, strict=True):
             assert record.second is not None
@@ -149,7 +151,7 @@ def test_the_data_set_is_the_pictures_with_their_questions(pictures: list[SignsP
     for picture in pictures:
         asked = data.pictures[picture.index]
         assert asked.index == picture.index
-        assert asked.source.read() == picture.jpeg
+        assert asked.source.read() == picture.read()
         assert [(question.text, question.truth) for question in asked.questions] == [
             (question.text, question.answer) for question in picture.questions
         ]

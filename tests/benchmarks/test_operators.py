@@ -93,6 +93,7 @@ def test_a_gpu_without_compiled_operators_is_one_line(
     found = Status("cuda", "reference", None, "no nvcc was found")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "a GPU")
     monkeypatch.setattr(operators, "status", lambda _backend: found)
     status, out, err = ended(capsys, "--device", "cuda")
     assert (status, out) == (1, "")

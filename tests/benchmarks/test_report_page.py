@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.browser import MISSING, Browser, browser
 from benchmarks.logs import header, random_records, write_run
-from secondlook.benchmarks.report.content import write_report_of
+from secondlook.benchmarks.analysis.runs import read_family
+from secondlook.benchmarks.report.content import describe, write_document
 from secondlook.benchmarks.run_log import Record
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
@@ -41,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder / f"{quality}.jsonl", records(quality), header(quality=quality))
         for quality in (90, 95)
     ]
-    return write_report_of(logs, folder / "out", resamples=50)[0]
+    return write_document(describe(read_family(logs), resamples=50), folder / "out")
 
 
 def records(quality: int) -> list[Record]:

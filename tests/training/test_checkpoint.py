@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from secondlook.benchmarks.signs.evaluation import signs_picture
+from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.edge.imaging import decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.engine import Engine
@@ -31,8 +31,8 @@ def test_it_is_small_and_has_a_card() -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_both_looks_equal_generate_with_the_shipped_processor(engine: Engine, index: int) -> None:
-    test = signs_picture("test", 77, index)
-    picture, question = open_picture(test.jpeg), test.questions[0].text
+    test = SignsPicture("test", 77, index)
+    picture, question = open_picture(test.read()), test.questions[0].text
     sent = decode_jpeg(picture.global_image(engine.card.global_view).jpeg)
     first = engine.first_look(sent, question, picture.size, AnswerOptions(second_look="always"))
     assert first.pending is not None

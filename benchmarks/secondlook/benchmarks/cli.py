@@ -63,7 +63,10 @@ def report(
 ) -> None:
     """What logs say: curves, tables and examples, as one page, as Markdown and as plots. Needs no model."""
     configure_logging(verbose)
-    from secondlook.benchmarks.report.content import write_report_of
+    from secondlook.benchmarks.analysis.runs import read_family
+    from secondlook.benchmarks.report.content import describe, write_document
+    from secondlook.edge.files import check_writable
 
-    page, *_ = write_report_of(logs, output, threshold, examples, images, resamples)
-    typer.echo(f"wrote {page}")
+    check_writable(output / "index.html")
+    document = describe(read_family(logs), threshold, examples, images, resamples)
+    typer.echo(f"wrote {write_document(document, output)}")

@@ -15,7 +15,7 @@ from secondlook.benchmarks.commands import show
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.benchmarks.report.document import escaped, markdown_table
 from secondlook.benchmarks.report.drawing import draw_looks
-from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_picture
+from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.benchmarks.signs.questions import Question, is_correct
 from secondlook.edge.answer import EdgeAnswer
 from secondlook.edge.client import EdgeClient
@@ -54,15 +54,16 @@ def run_demo(out: Path, seed: int, count: int, model: str) -> None:
     with loopback_server(engine) as url, EdgeClient(url, transport=transport) as client:
         typer.echo(f"{engine.card.name} answers on {url}")
         for index in track(range(count), "asking", console=Console(stderr=True), transient=True):
-            test = signs_picture("test", seed, index)
+            test = SignsPicture("test", seed, index)
             question = _choose(test)
-            picture = open_picture(test.jpeg)
+            original = test.read()
+            picture = open_picture(original)
             answer = client.ask(picture, question.text, AnswerOptions(relevance=True))
-            asked.append(_Asked(question, answer, len(test.jpeg)))
+            asked.append(_Asked(question, answer, len(original)))
             looks = BytesIO()
             captions = _captions(picture, question, answer)
             draw_looks(picture, answer, engine.card.global_view, captions).save(looks, "PNG")
-            kept = {"original.jpg": test.jpeg, "looks.png": looks.getvalue()}
+            kept = {"original.jpg": original, "looks.png": looks.getvalue()}
             write_files({out / _NAME.format(index + 1, what): content for what, content in kept.items()})
     show(_table(asked))
     typer.echo("\n".join(_totals(asked, out)))

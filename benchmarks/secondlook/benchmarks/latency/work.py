@@ -194,28 +194,17 @@ def _shared(model: VisionLanguageModel, picture: Picture, asked: QuestionTokens,
 
 
 def bench_flops(preset: Preset, run: FlopsRun) -> dict[str, Any]:
-    """Count a preset's FLOPs, without weights: the report, for JSON; at its top the ratios of ours."""
-    rows = flow_rows(preset, run.new_tokens, run.retransmission_rate)
-    ours = next(row for row in rows if row["flow"] == "ours")
-    return {
-        "flops_ratio": ours["ratio"],
-        "relative_computation": ours["relative_computation"],
-        "prompt_tokens": asdict(Lengths.of(preset.shapes, TYPICAL_QUESTION, run.new_tokens)),
-        "rows": rows,
-    }
-
-
-def flow_rows(preset: Preset, new_tokens: int, retransmission_rate: float) -> list[dict[str, Any]]:
-    """FLOPs of each flow, from the start of an unsure request to each milestone.
+    """Count a preset's FLOPs of each flow, without weights, from the start of an unsure request to each
+    milestone: the report, for JSON; at its top the ratios of ours.
 
     Relative computation is over one plain answer of the first flow's, from one image (Song & Kim, arXiv
     2512.16349): of sure requests, of unsure ones, and at the retransmission rate r, (1 - r) · sure + r ·
     unsure.
     """
-    work = work_of(preset, TYPICAL_QUESTION, new_tokens)
+    work, rate = work_of(preset, TYPICAL_QUESTION, run.new_tokens), run.retransmission_rate
     baseline = flows_of(preset)[0]
     plain, published = (work[unsure][baseline]["final_answer"].flops for unsure in (False, True))
-    rows = []
+    rows = list[dict[str, Any]]()
     for flow, milestones in work[True].items():
         flops = {str(metric): done.flops for metric, done in milestones.items()}
         alone, twice = (work[unsure][flow]["final_answer"].flops / plain for unsure in (False, True))
@@ -226,10 +215,16 @@ def flow_rows(preset: Preset, new_tokens: int, retransmission_rate: float) -> li
                 "ratio": flops["final_answer"] / published,
                 "relative_computation_sure": alone,
                 "relative_computation_unsure": twice,
-                "relative_computation": (1 - retransmission_rate) * alone + retransmission_rate * twice,
+                "relative_computation": (1 - rate) * alone + rate * twice,
             }
         )
-    return rows
+    ours = next(row for row in rows if row["flow"] == "ours")
+    return {
+        "flops_ratio": ours["ratio"],
+        "relative_computation": ours["relative_computation"],
+        "prompt_tokens": asdict(Lengths.of(preset.shapes, TYPICAL_QUESTION, run.new_tokens)),
+        "rows": rows,
+    }
 
 
 def look_flops(

@@ -133,27 +133,19 @@ _HOLDS = {True: "holds", False: "does not hold", None: "cannot be told"}
 
 def claims(study: Study, found: Qualities) -> Section:
     """Each claim, and whether it holds for these data."""
-    rows = [(each.claim, _HOLDS[each.holds], each.detail) for each in _findings(study, found)]
-    return Section("What holds here", (), (Table(("claim", "here", "figures"), tuple(rows)),))
-
-
-def _findings(study: Study, found: Qualities) -> list[Finding]:
-    costs = {what: study.extra(what) for what in ("pixels", "bytes")}
-    return [
+    common = len(found.runs[0].columns) if study.family.left_out else None
+    findings = [
         *(
             nearly_full(study.reaching(cost), study.always(cost).value, study.full.value, what)
-            for what, cost in costs.items()
+            for what, cost in ((what, study.extra(what)) for what in ("pixels", "bytes"))
         ),
         ranking({name: study.separation(measure) for name, measure in MEASURES.items()}),
         first_tokens(study.plain, study.replay("min_entropy", "first_k", 5), study.boot),
         arbitration(study.plain, study.replay(arbitration=False), study.boot),
-        jpeg(
-            found.best,
-            found.pairs,
-            found.single,
-            len(found.runs[0].columns) if study.family.left_out else None,
-        ),
+        jpeg(found.best, found.pairs, found.single, common),
     ]
+    rows = [(each.claim, _HOLDS[each.holds], each.detail) for each in findings]
+    return Section("What holds here", (), (Table(("claim", "here", "figures"), tuple(rows)),))
 
 
 def settings(study: Study) -> Section:

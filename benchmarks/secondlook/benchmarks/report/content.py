@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Final
@@ -10,41 +9,20 @@ from typing import Any, Final
 import numpy as np
 
 from secondlook.benchmarks.analysis.replay import Replay
-from secondlook.benchmarks.analysis.runs import Family, Run, read_family
+from secondlook.benchmarks.analysis.runs import Family, Run
 from secondlook.benchmarks.datasets.question import MissingDataError
 from secondlook.benchmarks.report import claims, costs, doubt
 from secondlook.benchmarks.report.document import Document, Example, Panel, Section, as_markdown, as_page
 from secondlook.benchmarks.report.drawing import marked_original
 from secondlook.benchmarks.report.plots import standalone
 from secondlook.benchmarks.report.study import Qualities, Study
-from secondlook.benchmarks.signs.evaluation import DrawnPicture
+from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.edge.errors import PictureError
-from secondlook.edge.files import check_writable, write_files
+from secondlook.edge.files import write_files
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import JpegSettings, Picture, encode_jpeg, open_picture
 
 _PLOTS: Final = "plots"
-
-
-def write_report_of(
-    logs: Sequence[Path],
-    output: Path,
-    threshold: float | None = None,
-    examples: int = 6,
-    images: Path | None = None,
-    resamples: int | None = None,
-) -> list[Path]:
-    """Read logs and write their report: `index.html`, `summary.md` and `plots/`; returns what was written.
-
-    For the other arguments see `describe`.
-    """
-    check_writable(output / "index.html")
-    document = describe(read_family(logs), threshold, examples, images, resamples)
-    files = {"index.html": as_page(document), "summary.md": as_markdown(document, _PLOTS)}
-    files |= {f"{_PLOTS}/{plot.name}.svg": standalone(plot.svg) for plot in document.plots}
-    written = {output / name: content for name, content in files.items()}
-    write_files(written)
-    return list(written)
 
 
 def describe(
@@ -87,6 +65,15 @@ def describe(
         claims.settings(study),
     )
     return Document(f"Two looks at {data['name']}", lead, sections)
+
+
+def write_document(document: Document, output: Path) -> Path:
+    """Write a report into a folder: `index.html`, which is returned, `summary.md` and `plots/`."""
+    page = output / "index.html"
+    plots = {output / _PLOTS / f"{plot.name}.svg": standalone(plot.svg) for plot in document.plots}
+    summary = as_markdown(document, _PLOTS)
+    write_files({page: as_page(document), output / "summary.md": summary, **plots})
+    return page
 
 
 def _examples(study: Study, count: int, images: Path | None) -> Section:
@@ -187,7 +174,7 @@ def _original(run: Run, row: int, images: Path | None) -> Picture:
 
 def _file(data: dict[str, Any], name: str, index: int, images: Path | None) -> bytes:
     if data["name"] == "signs":
-        return DrawnPicture(data["split"], data["seed"], index).read()
+        return SignsPicture(data["split"], data["seed"], index).read()
     assert images is not None, "without a folder of pictures none is chosen"
     beside = images / name
     found = beside if beside.is_file() else next(images.rglob(name), None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Final
 
-from secondlook.benchmarks.signs.evaluation import signs_picture
+from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.benchmarks.signs.questions import all_questions
 from secondlook.export.gate import GatePicture
 
@@ -22,9 +22,9 @@ def asked_pictures() -> Iterator[GatePicture]:
     is found in rounding says nothing of an encoder.
     """
     for index in count():
-        picture = signs_picture("calibration", _SEED, index)
+        picture = SignsPicture("calibration", _SEED, index)
         questions = all_questions(picture.scene)
         exists = questions["exists"]
         chosen = exists[index % len(exists) :][:_EXISTENCE]
         texts = (question.text for question in (*questions["read"], *chosen))
-        yield GatePicture(picture.jpeg, tuple(texts))
+        yield GatePicture(picture.read(), tuple(texts))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from secondlook.benchmarks.datasets.question import AskedPicture, DataSet
@@ -25,40 +26,7 @@ _EXTRAS_EVERY: Final = 4
 
 @dataclass(frozen=True)
 class SignsPicture:
-    """One original as its camera stored it, and what is asked about it."""
-
-    index: int
-    scene: Scene
-    jpeg: bytes
-    questions: tuple[Question, ...]
-
-
-def signs_picture(split: Split, seed: int, index: int) -> SignsPicture:
-    """Draw and encode one picture, and choose its questions."""
-    scene, questions = signs_questions(split, seed, index)
-    buffer = io.BytesIO()
-    render(scene).save(buffer, "JPEG", quality=CAMERA_QUALITY, subsampling="4:2:0")
-    return SignsPicture(index, scene, buffer.getvalue(), questions)
-
-
-def signs_questions(split: Split, seed: int, index: int) -> tuple[Scene, tuple[Question, ...]]:
-    """What one picture will show and what is asked about it; nothing is drawn."""
-    rng = scene_generator(split, seed, index)
-    scene = sample_scene(rng)
-    while not scene.signs:
-        scene = sample_scene(rng)
-    questions = all_questions(scene)
-    chosen = [questions["read"][rng.integers(len(scene.signs))]]
-    if index % _EXTRAS_EVERY == 0:
-        wanted = "yes" if rng.random() < 0.5 else "no"
-        candidates = [question for question in questions["exists"] if question.answer == wanted]
-        chosen += [candidates[rng.integers(len(candidates))], *questions["describe"]]
-    return scene, tuple(chosen)
-
-
-@dataclass(frozen=True)
-class DrawnPicture:
-    """An original that is drawn when it is read."""
+    """One original, drawn when it is read, and what is asked about it."""
 
     split: Split
     seed: int
@@ -68,8 +36,32 @@ class DrawnPicture:
     def name(self) -> str:
         return ""
 
+    @property
+    def scene(self) -> Scene:
+        return self._asked[0]
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return self._asked[1]
+
+    @cached_property
+    def _asked(self) -> tuple[Scene, tuple[Question, ...]]:
+        rng = scene_generator(self.split, self.seed, self.index)
+        scene = sample_scene(rng)
+        while not scene.signs:
+            scene = sample_scene(rng)
+        questions = all_questions(scene)
+        chosen = [questions["read"][rng.integers(len(scene.signs))]]
+        if self.index % _EXTRAS_EVERY == 0:
+            wanted = "yes" if rng.random() < 0.5 else "no"
+            candidates = [question for question in questions["exists"] if question.answer == wanted]
+            chosen += [candidates[rng.integers(len(candidates))], *questions["describe"]]
+        return scene, tuple(chosen)
+
     def read(self) -> bytes:
-        return signs_picture(self.split, self.seed, self.index).jpeg
+        buffer = io.BytesIO()
+        render(self.scene).save(buffer, "JPEG", quality=CAMERA_QUALITY, subsampling="4:2:0")
+        return buffer.getvalue()
 
     def __str__(self) -> str:
         return f"signs picture {self.index}"
@@ -78,11 +70,8 @@ class DrawnPicture:
 def signs_data_set(split: Split, seed: int, count: int) -> DataSet:
     """The first `count` pictures. The count is no setting: a run may be continued with more."""
     settings = {"split": split, "seed": seed, "camera_quality": CAMERA_QUALITY}
-    pictures = []
-    for index in range(count):
-        _, questions = signs_questions(split, seed, index)
-        source = DrawnPicture(split, seed, index)
-        pictures.append(AskedPicture(index, source, tuple(map(_asked, questions))))
+    drawn = (SignsPicture(split, seed, index) for index in range(count))
+    pictures = (AskedPicture(one.index, one, tuple(map(_asked, one.questions))) for one in drawn)
     return DataSet("signs", settings, tuple(pictures))
 
 
