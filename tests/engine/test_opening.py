@@ -51,7 +51,7 @@ def test_what_was_chosen_reaches_the_engine(
     load_engine(EngineOptions("a/b"))
     (line,) = caplog.records
     assert "threshold of demo is not calibrated: 0.5 nats" in line.getMessage()
-    assert "`secondlook eval DATASET --model a/b --output LOG`" in line.getMessage()
+    assert "`secondlook eval DATASET --model a/b --log LOG`" in line.getMessage()
     with pytest.raises(PolicyFileError):
         load_engine(EngineOptions(calibrated=a_policy_file(weights="another")))
 

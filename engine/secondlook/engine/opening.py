@@ -92,7 +92,7 @@ def load_engine(options: EngineOptions) -> Engine:
     elif policy is None and model.settings.threshold is None:
         _log.warning(
             "the uncertainty threshold of %s is not calibrated: %g nats is a starting point. To choose one: "
-            "`secondlook eval DATASET --model %s --output LOG`, and `secondlook calibrate threshold LOG`",
+            "`secondlook eval DATASET --model %s --log LOG`, and `secondlook calibrate threshold LOG`",
             model.name,
             model.settings.default_threshold,
             options.model,
