@@ -32,6 +32,7 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
     own, other = replays = [Replay(run.columns, Policy(0.0)) for run in family.compared]
     boot = Bootstrap(own.columns.picture)
     lines = [replay.trade_off.line(replay.sent) for replay in replays]
+    made, settings = family.main.made, family.main.header.settings
     where = [run.header.settings["model"]["localisation"] for run in family.runs]
     differing = [key for key in where[1] if where[0].get(key) != where[1][key]]
     rows = [
@@ -45,7 +46,7 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
     regions = [region_quality(replay, boot) for replay in replays]
     return {
         "data": family.data,
-        "model": family.main.made.get("model"),
+        "model": made.get("model"),
         "questions": len(own.columns),
         "logs": [run.digest for run in family.runs],
         "localisation": [{key: one.get(key) for key in differing} for one in where],
@@ -57,5 +58,5 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
             for one in regions
             if one
         ],
-        "environment": family.main.made,
+        "environment": made | settings.get("versions", {}) | {"dtype": settings["model"]["dtype"]},
     }
