@@ -35,7 +35,13 @@ QUESTIONS: Final = {
 }
 
 
-@pytest.fixture(scope="module", params=QUESTIONS)
+# Idefics3 and SmolVLM are one module of ours.
+FAMILIES: Final = [
+    pytest.param(family, marks=pytest.mark.slow) if family == "idefics3" else family for family in QUESTIONS
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     family, folder = request.param, tmp_path_factory.mktemp("exported")
     if family == "instructblip":
