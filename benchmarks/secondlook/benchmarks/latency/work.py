@@ -166,11 +166,9 @@ def _one_look(passes: PassFlops, question: str, new_tokens: int) -> dict[Metric,
     model = passes.model
     picture = blank(model, model.global_view, ORIGINAL)
     length = len(model.prompt(model.tokens(question), [picture.grid]).ids)
-    first = Work(
-        passes.encode(model.global_view, ORIGINAL) + passes.decoder(length, length) + passes.logits()
-    )
-    answer = first + _decoding(passes, length, new_tokens)
-    return {"first_token": first, "first_answer": answer, "final_answer": answer}
+    lengths = Lengths(0, length, 0, 0, new=new_tokens, decided=0)
+    encoded = Pictures(passes.encode(model.global_view, ORIGINAL))
+    return flow_work("reference", passes, lengths, encoded, unsure=False)
 
 
 def _theirs(preset: Preset, ours: Pictures) -> Pictures:
