@@ -67,9 +67,7 @@ def main() -> None:
     ways = parser.add_mutually_exclusive_group(required=True)
     ways.add_argument("--resume", type=Path, help="checkpoint folder to make OUT's states from")
     ways.add_argument("--to", type=Path, help="checkpoint folder to write")
-    parser.add_argument(
-        "--head", type=Path, help="the patch head's file, read or written, if not the model's own"
-    )
+    parser.add_argument("--head", type=Path, help="another file of the patch head, read or written")
     parser.add_argument("--threshold", type=float, default=0.5)
     arguments = parser.parse_args()
     architecture: Architecture = arguments.model
