@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText
 
-from secondlook.engine.models.folders import DEMO, find_folder
+from secondlook.engine.embedded import DEMO
+from secondlook.engine.models.folders import find_folder
 from secondlook.engine.models.pictures import Grid
 from training.closeups import SIDE, CloseUps
 from training.head import PatchHead

@@ -19,11 +19,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.initialization import no_init_weights
 
 from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.embedded import DEMO
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.folders import DEMO, find_folder
+from secondlook.engine.models.folders import find_folder
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.engine.models.pictures import Preprocessing
 from secondlook.engine.models.prompts import ChatPrompts
