@@ -1,4 +1,4 @@
-"""The models that come with the package: what a command must know of them before anything heavy is imported."""
+"""The models that come with the package, for commands to know before anything heavy is imported."""
 
 from __future__ import annotations
 
