@@ -74,7 +74,7 @@ def pretrain(
     device: torch.device,
     workers: int = 1,
     lessons: int = LESSONS,
-    every: int = 250,
+    every: int = 100,
     teacher: Teacher | None = None,
 ) -> None:
     """Train tower and head; write `out/tower.pt` at intervals, and go on from it if it is there."""
@@ -99,10 +99,10 @@ def pretrain(
         for data, count, gather in ((near, batch, gathered_close_ups), (whole, lessons, _pictures))
     ]
     generator = torch.Generator().manual_seed(seed + start)
-    meter = Meter(start, steps, batch, every=50)
+    meter = Meter(start, steps, batch, every=10)
     for step in range(start, steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, peak, 200)
+            group["lr"] = learning_rate(step, steps, peak, min(200, steps // 20))
         loss, told = torch.zeros((), device=device), dict[str, float | Tensor]()
         with autocast(device):
             for kind, stream, corner in zip(
