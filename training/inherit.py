@@ -56,7 +56,7 @@ class Teacher:
     def embedded(cls, device: torch.device) -> Teacher:
         """As it ships."""
         folder = find_folder(DEMO)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
         return cls(model.to(device))
@@ -72,7 +72,7 @@ class Teacher:
         square = [picture.shape[-2:] in {(SIDE, SIDE), (IMAGE_SIZE, IMAGE_SIZE)} for picture in pixels]
         if not any(square):
             return features.new_zeros((), dtype=torch.float32)
-        parts = features.split([picture[0].numel() // PATCH**2 for picture in pixels])
+        parts = features.split_with_sizes([picture[0].numel() // PATCH**2 for picture in pixels])
         own = torch.cat([part for part, one in zip(parts, square, strict=True) if one]).float()
         alike = [picture for picture, one in zip(pixels, square, strict=True) if one]
         with torch.no_grad():

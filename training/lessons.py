@@ -39,7 +39,7 @@ from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.models.base import Prompt
 from secondlook.engine.models.pictures import Grid
 from training.closeups import IGNORED, patch_truth
-from training.model import IMAGE_SIZE, Architecture
+from training.model import IMAGE_SIZE, Architecture, token_id
 
 __all__ = ["REGION", "Batch", "Lesson", "Lessons", "Look", "Packed", "collate", "flat_labels"]
 
@@ -88,9 +88,8 @@ class Lessons(IterableDataset[Lesson]):
         self.architecture = architecture
         self.tokenizer = tokenizer
         self.seed = seed
-        image = [architecture.image]
-        self.image_token, *_ = tokenizer.convert_tokens_to_ids(image)
-        self.around = [tokenizer.convert_tokens_to_ids(list(names)) for names in architecture.around]
+        self.image_token = token_id(tokenizer, architecture.image)
+        self.around = [[token_id(tokenizer, name) for name in names] for names in architecture.around]
         words = [tokenizer.encode(f" {colour}", add_special_tokens=False) for colour in COLOURS]
         assert all(len(word) == 1 for word in words), "every colour is one token"
         self.colour_tokens = {word[0] for word in words}

@@ -22,7 +22,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from secondlook.edge.wire import Fixed, View
 from secondlook.engine.models.pictures import Grid
-from training.model import DECODER, IMAGE_SIZE, PATCH, Architecture, pixels_to_float
+from training.model import DECODER, IMAGE_SIZE, PATCH, Architecture, pixels_to_float, token_id
 
 __all__ = ["GRID", "Llava", "start_projector"]
 
@@ -64,7 +64,7 @@ class Llava(Architecture):
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             ).to_dict(),
-            image_token_index=tokenizer.convert_tokens_to_ids(self.image),
+            image_token_index=token_id(tokenizer, self.image),
             projector_hidden_act="gelu",
             vision_feature_layer=-1,
             vision_feature_select_strategy="default",

@@ -31,6 +31,7 @@ __all__ = [
     "Architecture",
     "build_tokenizer",
     "pixels_to_float",
+    "token_id",
 ]
 
 IMAGE_SIZE: Final = 168
@@ -185,6 +186,13 @@ def build_tokenizer(image: str, more: Sequence[str] = ()) -> PreTrainedTokenizer
         model_max_length=1024,
         padding_side="left",
     )
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Of a token that there is."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int), f"{token} is one token"
+    return found
 
 
 def _corpus() -> Iterator[str]:

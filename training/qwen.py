@@ -22,7 +22,7 @@ from secondlook.edge.wire import Budget, View
 from secondlook.engine.models.pictures import Grid
 from secondlook.engine.models.qwen import layout, patch_rows
 from secondlook.engine.models.qwen_vision import QwenVision
-from training.model import DECODER, IMAGE_SIZE, PATCH, Architecture, pixels_to_float
+from training.model import DECODER, IMAGE_SIZE, PATCH, Architecture, pixels_to_float, token_id
 
 __all__ = ["Qwen"]
 
@@ -52,7 +52,7 @@ class Qwen(Architecture):
 
     def build(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
         torch.manual_seed(seed)
-        start, end, video = (tokenizer.convert_tokens_to_ids(token) for token in self.more_tokens)
+        start, end, video = (token_id(tokenizer, token) for token in self.more_tokens)
         config = AutoConfig.for_model(
             "qwen2_5_vl",
             vision_config={
@@ -80,7 +80,7 @@ class Qwen(Architecture):
                 "eos_token_id": tokenizer.eos_token_id,
                 "pad_token_id": tokenizer.pad_token_id,
             },
-            image_token_id=tokenizer.convert_tokens_to_ids(self.image),
+            image_token_id=token_id(tokenizer, self.image),
             vision_start_token_id=start,
             vision_end_token_id=end,
             video_token_id=video,
@@ -93,7 +93,8 @@ class Qwen(Architecture):
         grids = [(picture.shape[-2] // PATCH, picture.shape[-1] // PATCH) for picture in pixels]
         rows = torch.cat([patch_rows(pixels_to_float(picture), PATCH, 1, _FRAMES) for picture in pixels])
         with sdpa_kernel(SDPBackend.MATH):  # on a CPU its gradient takes half as long as flash attention's
-            return vision(rows, vision.places(grids, rows.device))[0]
+            features: Tensor = vision(rows, vision.places(grids, rows.device))[0]
+        return features
 
     def start(self, model: Any, head: nn.Module, features: Tensor) -> None:
         """Nothing is between."""

@@ -167,7 +167,7 @@ def train(
             with torch.set_grad_enabled(stage.tower > 0):
                 features = architecture.features(tower, data.pixels)
             counts = [picture[0].numel() // PATCH**2 for picture in data.pixels]
-            visual = architecture.visual(model, features).split(counts)
+            visual = architecture.visual(model, features).split_with_sizes(counts)
             both = [rows for pair in zip(visual[:twice], visual[size:], strict=True) for rows in pair]
             answers1, focus1, right1 = look_losses(model, data.first, torch.cat(visual[:size]))
             answers2, focus2, right2 = look_losses(model, data.second, torch.cat(both))
