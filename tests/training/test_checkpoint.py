@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,11 @@ from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.embedded import EMBEDDED
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
+from training import publish
+from training.architectures import ARCHITECTURES
+from training.closeups import CloseUps
+from training.head import PatchHead, patch_loss
+from training.lessons import flat_labels
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
@@ -32,6 +39,22 @@ def test_it_is_small_and_has_a_card(name: str) -> None:
     folder = EMBEDDED[name]
     assert (folder / "model.safetensors").stat().st_size <= 16 * 2**20
     assert "secondlook eval signs" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_patch_head_beside_the_scripts_reads_what_the_tower_sees(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    head_file = Path(publish.__file__).with_name(architecture.head_file)
+    state = publish.published_state(EMBEDDED[name], head_file)
+    model, head = architecture.build(architecture.tokenizer(), seed=0), PatchHead(architecture.width)
+    model.load_state_dict(state["model"])
+    head.load_state_dict(state["head"])
+    drawn = list(islice(CloseUps(architecture.squashes, seed=99), 60))
+    labels = flat_labels([labels for _, labels in drawn])
+    with torch.inference_mode():
+        features = architecture.features(architecture.tower(model), [pixels for pixels, _ in drawn])
+        _, right = patch_loss(head, features, labels)
+    assert right > 0.8
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

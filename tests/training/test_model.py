@@ -169,7 +169,8 @@ def test_the_published_model_is_loaded_and_answers_twice(published: Path) -> Non
 def test_the_command_publishes(
     state: Path, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["publish", "--out", str(state.parent), "--to", str(tmp_path / "new"), "--threshold", "0.125"]
+    command = ["publish", "--out", str(state.parent), "--to", str(tmp_path / "new")]
+    command += ["--threshold", "0.125", "--head", str(tmp_path / "head.safetensors")]
     monkeypatch.setattr("sys.argv", command)
     publishing.main()
     for path in published.iterdir():
