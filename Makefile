@@ -1,4 +1,4 @@
-# make demo     a dozen pictures asked through edge and server, on the embedded model
+# make demo     a dozen pictures asked through edge and server, on an embedded model (MODEL=demo-qwen: the second)
 # make test     the tests, but for the slow ones: at most 8 minutes on two idle cores
 # make test-all  all tests, as continuous integration runs them
 # make check    lint, format and types
@@ -15,11 +15,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 OUT ?= out/gpu-check
+MODEL ?= demo
 
 .PHONY: demo test test-all check bench figures gpu-check clean
 
 demo: $(READY)
-	$(BIN)/secondlook demo
+	$(BIN)/secondlook demo --model $(MODEL)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow"

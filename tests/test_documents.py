@@ -21,7 +21,7 @@ from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.engine import Engine, load_model
 from secondlook.engine.serve.app import create_app
 
-CARD = ROOT / "engine" / "secondlook" / "engine" / "checkpoint" / "README.md"
+CARDS = [ROOT / "engine/secondlook/engine" / name / "README.md" for name in ("checkpoint", "checkpoint_qwen")]
 
 
 def name(page: Path) -> str:
@@ -57,7 +57,7 @@ def test_the_readme_and_the_edges_page_have_python() -> None:
     assert {name(page) for page in WITH_PYTHON} >= {"README.md", "docs/edge.md"}
 
 
-@pytest.mark.parametrize("page", [*PAGES, CARD], ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=name)
 def test_commands_exist(page: Path) -> None:
     found = broken(page)
     assert not found, "\n".join(found)
@@ -81,7 +81,7 @@ def test_what_does_not_exist_is_found(command: str, message: str) -> None:
     assert message in (wrong(tuple(command.split())) or "")
 
 
-@pytest.mark.parametrize("page", [*PAGES, CARD], ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     dead = []
     for link in links(page):

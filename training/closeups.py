@@ -1,8 +1,8 @@
 """Close-ups of signs with the truth for every patch: what the vision tower learns to read from first.
 
-A close-up is a 56-pixel window (4 by 4 patches) with as many plates as find room, squashed as global images
-are, JPEG-coded as the edge would. Digits are 8 to 28 pixels high there; larger ones do not fit a close-up and
-are learnt from whole pictures.
+A close-up is a 56-pixel window (4 by 4 patches) with as many plates as find room, squashed as a model's
+global images are, JPEG-coded as the edge would. Digits are 8 to 28 pixels high there; larger ones do not fit
+a close-up and are learnt from whole pictures.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from secondlook.benchmarks.signs.scene import (
 from secondlook.edge.geometry import Region, Size
 from training.model import PATCH
 
-__all__ = ["IGNORED", "CloseUps", "PatchTruth", "patch_truth"]
+__all__ = ["IGNORED", "SIDE", "CloseUps", "PatchTruth", "patch_truth"]
 
 IGNORED: Final = -100
 """Label of a patch whose loss does not count."""
 
-_SIDE: Final = 56
+SIDE: Final = 56
+"""Of a close-up, in pixels."""
 _HEIGHTS: Final = (8.0, 28.0)
 _PLATES: Final = 6
 _PER_BACKDROP: Final = 32
-_SQUASHES: Final = (1.0, 1.0, 0.75, 0.67, 0.56, 1.33)
 _REUSE: Final = 2
 _BUFFER: Final = 6144
 _COLOUR_NAMES: Final = tuple(COLOURS)
@@ -65,24 +65,24 @@ class PatchTruth:
         return torch.from_numpy(np.stack([self.colour, self.tens, self.units, self.centre]))
 
 
-def patch_truth(signs: tuple[Sign, ...], window: Region, side: int, readable: float = 5.0) -> PatchTruth:
-    """What each patch of a `side`-pixel picture of `window` shows.
+def patch_truth(signs: tuple[Sign, ...], window: Region, seen: Size, readable: float = 5.0) -> PatchTruth:
+    """What each patch of a picture of `window` shows, `seen` in that size.
 
     A patch shows a sign when the plate covers a fifth of it, or more of it than of any other patch. Digits
     lower than `readable` pixels, and those of plates cut by the window, carry no digit label.
     """
-    cells = side // PATCH
-    colour = np.zeros((cells, cells), np.int64)
-    digits = np.full((2, cells, cells), IGNORED, np.int64)
-    centre = np.zeros((cells, cells), np.int64)
-    scale_x, scale_y = side / window.width, side / window.height
-    edges = np.arange(cells + 1) * float(PATCH)
+    rows, columns = seen.height // PATCH, seen.width // PATCH
+    colour = np.zeros((rows, columns), np.int64)
+    digits = np.full((2, rows, columns), IGNORED, np.int64)
+    centre = np.zeros((rows, columns), np.int64)
+    scale_x, scale_y = seen.width / window.width, seen.height / window.height
+    lefts, tops = np.arange(columns) * float(PATCH), np.arange(rows) * float(PATCH)
     for sign in signs:
         x, y = (sign.x - window.left) * scale_x, (sign.y - window.top) * scale_y
         half_x = sign.digit_height * PLATE_WIDTH / 2 * scale_x
         half_y = sign.digit_height * PLATE_HEIGHT / 2 * scale_y
-        across = np.clip(np.minimum(edges[1:], x + half_x) - np.maximum(edges[:-1], x - half_x), 0, None)
-        down = np.clip(np.minimum(edges[1:], y + half_y) - np.maximum(edges[:-1], y - half_y), 0, None)
+        across = np.clip(np.minimum(lefts + PATCH, x + half_x) - np.maximum(lefts, x - half_x), 0, None)
+        down = np.clip(np.minimum(tops + PATCH, y + half_y) - np.maximum(tops, y - half_y), 0, None)
         covered = down[:, None] * across[None, :] / PATCH**2
         if covered.max() <= 0:
             continue
@@ -90,14 +90,12 @@ def patch_truth(signs: tuple[Sign, ...], window: Region, side: int, readable: fl
         colour[shows] = _COLOUR_LABELS[sign.colour]
         colour[(covered > 0) & ~shows] = IGNORED
         column, row = int(x // PATCH), int(y // PATCH)
-        near = (np.abs(edges[:-1] + PATCH / 2 - y) < PATCH)[:, None] & (
-            np.abs(edges[:-1] + PATCH / 2 - x) < PATCH
-        )
+        near = (np.abs(tops + PATCH / 2 - y) < PATCH)[:, None] & (np.abs(lefts + PATCH / 2 - x) < PATCH)
         centre[near & (centre == 0)] = IGNORED
-        if 0 <= row < cells and 0 <= column < cells:
+        if 0 <= row < rows and 0 <= column < columns:
             centre[row, column] = 1
         margin_x, margin_y = half_x * 0.75, half_y * 0.65
-        whole = margin_x <= x <= side - margin_x and margin_y <= y <= side - margin_y
+        whole = margin_x <= x <= seen.width - margin_x and margin_y <= y <= seen.height - margin_y
         if whole and sign.digit_height * min(scale_x * 1.15, scale_y) >= readable:
             digits[0][shows], digits[1][shows] = divmod(sign.number, 10)
     return PatchTruth(colour, digits[0], digits[1], centre)
@@ -110,14 +108,19 @@ class CloseUps(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     twice.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, squashes: tuple[float, ...], seed: int) -> None:
+        """
+        Args:
+            squashes: see `Architecture`.
+        """
+        self.squashes = squashes
         self.seed = seed
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         worker = get_worker_info()
         index = 0 if worker is None else worker.id
         rng = scene_generator("train", self.seed, 1_000_000_000 + index)
-        fresh = _draw(rng)
+        fresh = self._draw(rng)
         buffer: list[tuple[torch.Tensor, torch.Tensor]] = []
         for count, place in enumerate(iter(lambda: int(rng.integers(_BUFFER)), -1)):
             if len(buffer) < _BUFFER:
@@ -128,22 +131,21 @@ class CloseUps(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             if count % _REUSE == 0:
                 buffer[place] = next(fresh)
 
+    def _draw(self, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        seen = Size(SIDE, SIDE)
+        while True:
+            scene = sample_scene(rng)
+            for _ in range(_PER_BACKDROP):
+                window = _window(rng, scene, self.squashes[rng.integers(len(self.squashes))])
+                signs = _plates(rng, window)
+                picture = render_window(replace(scene, signs=signs), window, seen)
+                pixels = torch.from_numpy(np.array(_through_jpeg(picture, int(rng.integers(80, 97)))))
+                yield pixels.permute(2, 0, 1).contiguous(), patch_truth(signs, window, seen).stacked()
 
-def _draw(rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    while True:
-        scene = sample_scene(rng)
-        for _ in range(_PER_BACKDROP):
-            window = _window(rng, scene)
-            signs = _plates(rng, window)
-            picture = render_window(replace(scene, signs=signs), window, Size(_SIDE, _SIDE))
-            pixels = torch.from_numpy(np.array(_through_jpeg(picture, int(rng.integers(80, 97)))))
-            yield pixels.permute(2, 0, 1).contiguous(), patch_truth(signs, window, _SIDE).stacked()
 
-
-def _window(rng: np.random.Generator, scene: Scene) -> Region:
-    """A window of the scene, squashed by one of the edge's aspects."""
-    squash = _SQUASHES[rng.integers(len(_SQUASHES))]
-    height = float(rng.uniform(0.9, min(4.5, 0.4 * scene.size.width / _SIDE * min(1.0, squash)))) * _SIDE
+def _window(rng: np.random.Generator, scene: Scene, squash: float) -> Region:
+    """A window of the scene, its height over its width stretched by `squash`."""
+    height = float(rng.uniform(0.9, min(4.5, 0.4 * scene.size.width / SIDE * min(1.0, squash)))) * SIDE
     width = min(height / squash, scene.size.width - 2.0)
     left = float(rng.uniform(0, scene.size.width - width - 1))
     top = float(rng.uniform(0, max(1.0, scene.size.height - height - 1)))
@@ -155,7 +157,7 @@ def _plates(rng: np.random.Generator, window: Region) -> tuple[Sign, ...]:
     low, high = _HEIGHTS
     signs: list[Sign] = []
     for _ in range(_PLATES):
-        digit_height = low * (high / low) ** rng.random() * window.height / _SIDE
+        digit_height = low * (high / low) ** rng.random() * window.height / SIDE
         free_x = max(0.1, 0.55 - 0.5 * PLATE_WIDTH * digit_height / window.width)
         free_y = max(0.1, 0.55 - 0.5 * PLATE_HEIGHT * digit_height / window.height)
         sign = Sign(

@@ -9,7 +9,7 @@ that start again, which is exactly what each would see alone. Batches are looks 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
@@ -32,17 +33,18 @@ from secondlook.benchmarks.signs.scene import (
     sample_scene,
     scene_generator,
 )
-from secondlook.edge.geometry import Region, Size
+from secondlook.edge.geometry import Region, Size, sent_size, target
 from secondlook.edge.imaging import JpegSettings, encode_jpeg, fit_to_view
-from secondlook.edge.wire import Fixed, View
 from secondlook.engine.method.region import RegionSettings, find_region
+from secondlook.engine.models.base import Prompt
+from secondlook.engine.models.pictures import Grid
 from training.closeups import IGNORED, patch_truth
-from training.model import GRID, IMAGE_SIZE
+from training.model import IMAGE_SIZE, Architecture, token_id
 
-__all__ = ["REGION", "Batch", "Lesson", "Lessons", "Look", "Packed", "collate"]
+__all__ = ["REGION", "Batch", "Lesson", "Lessons", "Look", "Packed", "collate", "flat_labels"]
 
 REGION: Final = RegionSettings(crop_size=IMAGE_SIZE, min_cells=2)
-"""The region search the embedded model is trained for and served with."""
+"""The region search that embedded models are trained for and served with."""
 
 SECOND_LOOKS: Final = 0.625
 """Share of the lessons whose second look is trained on; it costs twice a first look."""
@@ -55,11 +57,12 @@ class Look:
     """One packed sequence: visual tokens of one or two pictures, then the questions.
 
     `targets` holds, for each position in `probes`, the attention wanted on the visual tokens (rows sum to 1),
-    and `cues` the position of the word that says where (the colour), -1 where there is none.
+    and `cues` the position of the word that says where (the colour), -1 where there is none. `positions` are
+    rotary ones [P, T] int64.
     """
 
     ids: list[int]
-    positions: list[int]
+    positions: Tensor
     segments: list[int]
     labels: list[int]
     probes: list[int] = field(default_factory=list)
@@ -69,10 +72,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Pixels uint8 [2, 3, S, S] (global, local), patch labels [2, 4, n, n], and both looks."""
+    """Pixels uint8 [3, H, W] and patch labels [4, rows, columns] of the global and the local image, and both
+    looks."""
 
-    pixels: Tensor
-    patches: Tensor
+    pixels: tuple[Tensor, Tensor]
+    patches: tuple[Tensor, Tensor]
     first: Look
     second: Look
 
@@ -80,10 +84,12 @@ class Lesson:
 class Lessons(IterableDataset[Lesson]):
     """An endless stream of lessons, a function of seed and worker."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_token: int, seed: int) -> None:
+    def __init__(self, architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self.architecture = architecture
         self.tokenizer = tokenizer
-        self.image_token = image_token
         self.seed = seed
+        self.image_token = token_id(tokenizer, architecture.image)
+        self.around = [[token_id(tokenizer, name) for name in names] for names in architecture.around]
         words = [tokenizer.encode(f" {colour}", add_special_tokens=False) for colour in COLOURS]
         assert all(len(word) == 1 for word in words), "every colour is one token"
         self.colour_tokens = {word[0] for word in words}
@@ -98,19 +104,14 @@ class Lessons(IterableDataset[Lesson]):
 
     def _lesson(self, scene: Scene, rng: np.random.Generator) -> Lesson:
         whole = Region(0, 0, scene.size.width, scene.size.height)
-        first_picture = _as_sent(rng, render_window(scene, whole, Size(2 * IMAGE_SIZE, 2 * IMAGE_SIZE)))
         sign = _pick(scene, rng)
-        region = _region(scene, sign, rng)
-        shown = _shrunk(region.size)
-        drawn = Size(min(region.width, 3 * shown.width // 2), min(region.height, 3 * shown.height // 2))
-        crop = render_window(scene, region, drawn).resize(
-            (shown.width, shown.height), Image.Resampling.LANCZOS
-        )
-        second_picture = _as_sent(rng, crop)
-        pixels = torch.from_numpy(np.stack([np.array(first_picture), np.array(second_picture)]))
-        patches = torch.stack(
-            [patch_truth(scene.signs, window, IMAGE_SIZE).stacked() for window in (whole, region)]
-        )
+        region = self._region(scene, sign, rng)
+        pixels = self._received(rng, scene, whole, 2.0), self._received(rng, scene, region, 1.5)
+        view = self.architecture.view
+        patches = [
+            patch_truth(scene.signs, window, target(view, window.size)).stacked()
+            for window in (whole, region)
+        ]
         questions = all_questions(scene, int(rng.integers(6)))
         reads = questions["read"]
         exists = questions["exists"]
@@ -122,20 +123,24 @@ class Lessons(IterableDataset[Lesson]):
         if rng.random() < 0.1:
             second += questions["describe"]
         return Lesson(
-            pixels.permute(0, 3, 1, 2).contiguous(),
-            patches,
+            pixels,
+            (patches[0], patches[1]),
             self._pack(first, scene, (whole,)),
             self._pack(second, scene, (whole, region)),
         )
 
     def _pack(self, questions: list[Question], scene: Scene, windows: tuple[Region, ...]) -> Look:
         """Lay the questions behind the pictures' tokens, as the chat template would for each alone."""
-        encode = self.tokenizer.encode
-        image = [self.image_token] * (GRID * GRID)
-        head = encode("USER: ") + image
-        for _ in windows[1:]:
-            head += encode("\n", add_special_tokens=False) + image
-        look = Look(list(head), list(range(len(head))), [0] * len(head), [IGNORED] * len(head))
+        encode, (before, behind) = self.tokenizer.encode, self.around
+        head, spans = encode("USER: "), list[tuple[int, int]]()
+        grids = [self.architecture.grid(window.size) for window in windows]
+        for rows, columns in grids:
+            head += [*encode("\n", add_special_tokens=False), *before] if spans else before
+            spans.append((len(head), len(head) + rows * columns))
+            head += [self.image_token] * (rows * columns) + behind
+        laid_out = Prompt.laid_out(head, spans, grids, [self.architecture.layout(grid) for grid in grids])
+        positions, following = [laid_out.positions], laid_out.next_position
+        look = Look(list(head), laid_out.positions, [0] * len(head), [IGNORED] * len(head))
         for number, question in enumerate(questions, start=1):
             prompt = encode(f"\n{question.text} ASSISTANT:", add_special_tokens=False)
             answer = [*encode(question.answer, add_special_tokens=False), self.tokenizer.eos_token_id]
@@ -144,38 +149,42 @@ class Lessons(IterableDataset[Lesson]):
             look.ids += prompt + answer[:-1]
             look.labels += [IGNORED] * (len(prompt) - 1) + answer
             length = len(prompt) + len(answer) - 1
-            look.positions += range(len(head), len(head) + length)
+            own = torch.arange(following, following + length)
+            positions.append(own.expand(len(laid_out.positions), -1))
             look.segments += [number] * length
-            target = _attention_target(question, scene, windows)
+            wanted = _attention_target(question, scene, windows, grids)
             # Each digit's prediction looks at the sign; of any other answer only the first token is probed.
             for probe in range(start, start + (2 if question.type == "read" else 1)):
                 look.probes.append(probe)
-                look.targets.append(target)
+                look.targets.append(wanted)
                 look.cues.append(cues[0] if cues else -1)
+        look.positions = torch.cat(positions, dim=1)
         return look
 
+    def _received(self, rng: np.random.Generator, scene: Scene, window: Region, finer: float) -> Tensor:
+        """The window as the model sees it: sent through the edge's JPEG (a range of qualities).
 
-VIEW: Final = View(size=Fixed(width=IMAGE_SIZE, height=IMAGE_SIZE))
-"""What the model sees of any picture."""
+        Args:
+            finer: it is drawn at most so many times larger than it is sent.
+        """
+        view, size = self.architecture.view, window.size
+        sent = sent_size(view, size)
+        drawn = Size(min(size.width, int(finer * sent.width)), min(size.height, int(finer * sent.height)))
+        picture = render_window(scene, window, drawn)
+        picture = picture.resize((sent.width, sent.height), Image.Resampling.LANCZOS)
+        settings = JpegSettings(int(rng.integers(82, 97)), "4:4:4" if rng.random() < 0.5 else "4:2:0")
+        received = Image.open(io.BytesIO(encode_jpeg(picture, settings).jpeg)).convert("RGB")
+        seen = torch.from_numpy(np.array(fit_to_view(received, view, size)))
+        return seen.permute(2, 0, 1).contiguous()
 
-
-def _shrunk(size: Size) -> Size:
-    """With its longer side brought down to the model's, its shape kept; as it is if no larger."""
-    if size.longer <= IMAGE_SIZE:
-        return size
-    width, height = (
-        max(1, (2 * length * IMAGE_SIZE + size.longer) // (2 * size.longer))
-        for length in (size.width, size.height)
-    )
-    return Size(width, height)
-
-
-def _as_sent(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
-    """Through the edge's JPEG (a range of qualities) and back, as the server would see it."""
-    square = fit_to_view(picture, VIEW) if picture.width > IMAGE_SIZE else picture
-    settings = JpegSettings(int(rng.integers(82, 97)), "4:4:4" if rng.random() < 0.5 else "4:2:0")
-    received = Image.open(io.BytesIO(encode_jpeg(square, settings).jpeg)).convert("RGB")
-    return fit_to_view(received, VIEW)
+    def _region(self, scene: Scene, sign: Sign, rng: np.random.Generator) -> Region:
+        """The region a noisy attention map around the sign leads to; one in fifteen looks elsewhere."""
+        whole, grid = Region(0, 0, scene.size.width, scene.size.height), self.architecture.grid(scene.size)
+        aim = sign
+        if rng.random() < 1 / 15:
+            aim = replace(sign, x=rng.uniform(0, scene.size.width), y=rng.uniform(0, scene.size.height))
+        attention = 1 + rng.uniform(5, 60) * _splat(aim, whole, grid) + 0.3 * rng.random(grid)
+        return find_region(torch.from_numpy(attention), torch.ones(grid).double(), scene.size, REGION)
 
 
 def _pick(scene: Scene, rng: np.random.Generator) -> Sign:
@@ -184,45 +193,37 @@ def _pick(scene: Scene, rng: np.random.Generator) -> Sign:
     return scene.signs[rng.choice(len(scene.signs), p=weights / weights.sum())]
 
 
-def _region(scene: Scene, sign: Sign, rng: np.random.Generator) -> Region:
-    """The region a noisy attention map around the sign leads to; one in fifteen looks elsewhere."""
-    whole = Region(0, 0, scene.size.width, scene.size.height)
-    aim = sign
-    if rng.random() < 1 / 15:
-        aim = replace(sign, x=rng.uniform(0, scene.size.width), y=rng.uniform(0, scene.size.height))
-    attention = 1 + rng.uniform(5, 60) * _splat(aim, whole) + 0.3 * rng.random((GRID, GRID))
-    return find_region(torch.from_numpy(attention), torch.ones(GRID, GRID).double(), scene.size, REGION)
-
-
-def _splat(sign: Sign, window: Region) -> FloatArray:
+def _splat(sign: Sign, window: Region, grid: Grid) -> FloatArray:
     """Weights on the grid's cells, sum 1: bilinear at the sign's centre, a little over the whole plate."""
-    x = (sign.x - window.left) / window.width * GRID
-    y = (sign.y - window.top) / window.height * GRID
-    centres = np.arange(GRID) + 0.5
-    peak = np.clip(1 - np.abs(centres - y), 0, 1)[:, None] * np.clip(1 - np.abs(centres - x), 0, 1)[None, :]
-    half_x = sign.digit_height * PLATE_WIDTH / 2 / window.width * GRID
-    half_y = sign.digit_height * PLATE_HEIGHT / 2 / window.height * GRID
-    inside = (np.abs(centres - y) < half_y)[:, None] & (np.abs(centres - x) < half_x)[None, :]
+    rows, columns = grid
+    x = np.arange(columns) + 0.5 - (sign.x - window.left) / window.width * columns
+    y = np.arange(rows) + 0.5 - (sign.y - window.top) / window.height * rows
+    peak = np.clip(1 - np.abs(y), 0, 1)[:, None] * np.clip(1 - np.abs(x), 0, 1)[None, :]
+    half_x = sign.digit_height * PLATE_WIDTH / 2 / window.width * columns
+    half_y = sign.digit_height * PLATE_HEIGHT / 2 / window.height * rows
+    inside = (np.abs(y) < half_y)[:, None] & (np.abs(x) < half_x)[None, :]
     total = peak / max(peak.sum(), 1e-6) + 0.3 * inside / max(inside.sum(), 1)
     weights: FloatArray = (total / total.sum()).astype(np.float32)
     return weights
 
 
-def _attention_target(question: Question, scene: Scene, windows: tuple[Region, ...]) -> FloatArray:
-    """Wanted attention on the visual tokens [pictures·n²]: at the asked sign, or even if there is none."""
-    cells = GRID * GRID
+def _attention_target(
+    question: Question, scene: Scene, windows: tuple[Region, ...], grids: list[Grid]
+) -> FloatArray:
+    """Wanted attention on the visual tokens of all pictures: at the asked sign, or even if there is none."""
+    cells = [rows * columns for rows, columns in grids]
     if question.sign is None:
-        return np.full(len(windows) * cells, 1 / (len(windows) * cells), np.float32)
+        return np.full(sum(cells), 1 / sum(cells), np.float32)
     sign = question.sign
-    parts = [_splat(sign, windows[0]).ravel()]
+    parts = [_splat(sign, windows[0], grids[0]).ravel()]
     if len(windows) > 1:
         local = windows[1]
         readable = scene.global_digit_height(sign) >= 9
         if local.contains(sign.x, sign.y):
             share = 0.35 if readable else 0.85
-            parts = [(1 - share) * parts[0], share * _splat(sign, local).ravel()]
+            parts = [(1 - share) * parts[0], share * _splat(sign, local, grids[1]).ravel()]
         else:
-            parts.append(np.zeros(cells, np.float32))
+            parts.append(np.zeros(cells[1], np.float32))
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -230,14 +231,16 @@ def _attention_target(question: Question, scene: Scene, windows: tuple[Region, .
 class Packed:
     """Looks of equal kind, padded to one length T.
 
-    ids, positions, labels int64 [B, T]; mask bool [B, 1, T, T]; images int64 [B, M], where the visual tokens
-    are; probes int64 [P, 3] (row, position, cue or -1) with wanted attention targets float32 [P, M].
+    ids, labels int64 [B, T]; positions int64 [P, B, T]; mask bool [B, 1, T, T]; seen bool [B, T], where the
+    visual tokens are; images int64 [B, M], the same as places, padded with 0; probes int64 [P, 3] (row,
+    position, cue or -1) with wanted attention targets float32 [P, M], 0 at padding.
     """
 
     ids: Tensor
     positions: Tensor
     labels: Tensor
     mask: Tensor
+    seen: Tensor
     images: Tensor
     probes: Tensor
     targets: Tensor
@@ -249,49 +252,53 @@ class Packed:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels uint8 [B + C, 3, S, S] and patch labels [B + C, 4, n, n], and the looks at them.
+    """Pixels uint8 [3, H, W] of B + C pictures, labels [4, R] of all their patches, and the looks at them.
 
     B global images come first, then the local images of the first C lessons, which have a second look.
     """
 
-    pixels: Tensor
+    pixels: list[Tensor]
     patches: Tensor
     first: Packed
     second: Packed
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+        pixels = [picture.to(device) for picture in self.pixels]
+        return Batch(pixels, self.patches.to(device), self.first.to(device), self.second.to(device))
 
 
 def collate(lessons: list[Lesson], image_token: int) -> Batch:
-    """Stack lessons, some with a second look; padding tokens see only one another and count for nothing."""
+    """Put lessons together, some with a second look; padding tokens see only one another and count for
+    nothing."""
     twice = lessons[: max(1, round(SECOND_LOOKS * len(lessons)))]
     return Batch(
-        torch.stack([lesson.pixels[0] for lesson in lessons] + [lesson.pixels[1] for lesson in twice]),
-        torch.stack([lesson.patches[0] for lesson in lessons] + [lesson.patches[1] for lesson in twice]),
+        [lesson.pixels[0] for lesson in lessons] + [lesson.pixels[1] for lesson in twice],
+        flat_labels([lesson.patches[0] for lesson in lessons] + [lesson.patches[1] for lesson in twice]),
         _padded([lesson.first for lesson in lessons], image_token),
         _padded([lesson.second for lesson in twice], image_token),
     )
 
 
+def flat_labels(labels: Sequence[Tensor]) -> Tensor:
+    """Patch labels [4, R] of pictures one after another, from those of each [4, rows, columns]."""
+    return torch.cat([one.flatten(1) for one in labels], dim=1)
+
+
 def _padded(looks: list[Look], image_token: int) -> Packed:
-    length = max(len(look.ids) for look in looks)
-
-    def padded(rows: list[list[int]], value: int) -> Tensor:
-        return torch.tensor([row + [value] * (length - len(row)) for row in rows])
-
-    ids = padded([look.ids for look in looks], 0)
-    segments = padded([look.segments for look in looks], -1)
+    ids = _rectangle([torch.tensor(look.ids) for look in looks], 0)
+    segments = _rectangle([torch.tensor(look.segments) for look in looks], -1)
     own = segments[:, :, None] == segments[:, None, :]
     shared = (segments[:, None, :] == 0) & (segments[:, :, None] >= 0)
-    mask = (own | shared) & torch.ones(length, length, dtype=torch.bool).tril()
+    mask = (own | shared) & torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    seen = (ids == image_token) & (segments == 0)
     return Packed(
         ids=ids,
-        positions=padded([look.positions for look in looks], 0),
-        labels=padded([look.labels for look in looks], IGNORED),
+        positions=_rectangle([look.positions.T for look in looks], 0).permute(2, 0, 1),
+        labels=_rectangle([torch.tensor(look.labels) for look in looks], IGNORED),
         mask=mask[:, None],
-        images=torch.stack([(row == image_token).nonzero().squeeze(1) for row in ids]),
+        seen=seen,
+        images=_rectangle([row.nonzero().squeeze(1) for row in seen], 0),
         probes=torch.tensor(
             [
                 (row, *probe)
@@ -299,5 +306,10 @@ def _padded(looks: list[Look], image_token: int) -> Packed:
                 for probe in zip(look.probes, look.cues, strict=True)
             ]
         ),
-        targets=torch.stack([torch.from_numpy(target) for look in looks for target in look.targets]),
+        targets=_rectangle([torch.from_numpy(wanted) for look in looks for wanted in look.targets], 0),
     )
+
+
+def _rectangle(rows: list[Tensor], padding: int) -> Tensor:
+    """[B, T, ...] of rows [t, ...]."""
+    return pad_sequence(rows, batch_first=True, padding_value=padding)

@@ -16,28 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, GenerationConfig
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from secondlook.engine.models.settings import LOCALISATION_FILE, SETTINGS_FILE
+from training.architectures import add_model_option
 from training.lessons import REGION
-from training.model import (
-    CHAT_TEMPLATE,
-    IMAGE_SIZE,
-    PATCH,
-    PROBE_LAYER,
-    build_model,
-    build_tokenizer,
-)
+from training.model import PROBE_LAYER, Architecture
 
-__all__ = ["HEAD", "publish", "published_state"]
-
-HEAD: Final = Path(__file__).with_name("patch_head.safetensors")
-"""The patch head of the embedded model."""
+__all__ = ["publish", "published_state"]
 
 
 def published_state(folder: Path, head_file: Path) -> dict[str, Any]:
@@ -47,12 +37,12 @@ def published_state(folder: Path, head_file: Path) -> dict[str, Any]:
     return {"model": model.state_dict(), "head": head}
 
 
-def publish(state: Path, folder: Path, head_file: Path, threshold: float) -> None:
+def publish(architecture: Architecture, state: Path, folder: Path, head_file: Path, threshold: float) -> None:
     """Write config, weights, tokenizer, chat template, preprocessor and two-look settings into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
-    tokenizer.chat_template = CHAT_TEMPLATE
-    model = build_model(tokenizer, seed=0)
+    tokenizer = architecture.tokenizer()
+    tokenizer.chat_template = architecture.chat_template
+    model = architecture.build(tokenizer, seed=0)
     trained = torch.load(state, weights_only=True)
     model.load_state_dict(trained["model"])
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -62,18 +52,8 @@ def publish(state: Path, folder: Path, head_file: Path, threshold: float) -> Non
     )
     model.half().save_pretrained(folder)
     save_file({name: tensor.half() for name, tensor in trained["head"].items()}, head_file)
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
-    images.save_pretrained(folder)
-    make_processor: Any = PROCESSOR_MAPPING[type(model.config)]  # untyped; AutoProcessor only loads
-    make_processor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    architecture.save_processor(tokenizer, folder)
     settings = {"threshold": threshold, "fit": "squash", "max_new_tokens": 20}
     where = {"layers": {PROBE_LAYER: None}, "crop_size": REGION.crop_size, "min_cells": REGION.min_cells}
     for name, values in ((SETTINGS_FILE, settings), (LOCALISATION_FILE, where)):
@@ -82,17 +62,20 @@ def publish(state: Path, folder: Path, head_file: Path, threshold: float) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add_model_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="training folder, with model.pt")
     ways = parser.add_mutually_exclusive_group(required=True)
     ways.add_argument("--resume", type=Path, help="checkpoint folder to make OUT's states from")
     ways.add_argument("--to", type=Path, help="checkpoint folder to write")
-    parser.add_argument("--head", type=Path, default=HEAD, help="the patch head's file, read or written")
+    parser.add_argument("--head", type=Path, help="another file of the patch head, read or written")
     parser.add_argument("--threshold", type=float, default=0.5)
     arguments = parser.parse_args()
+    architecture: Architecture = arguments.model
+    head_file = arguments.head or Path(__file__).with_name(architecture.head_file)
     if arguments.resume is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        state = published_state(arguments.resume, arguments.head)
-        prefix = "model.vision_tower."
+        state = published_state(arguments.resume, head_file)
+        prefix = architecture.tower_prefix
         tower = {n.removeprefix(prefix): t for n, t in state["model"].items() if n.startswith(prefix)}
         torch.save({"tower": tower, "head": state["head"]}, arguments.out / "tower.pt")
         torch.save(state, arguments.out / "language.pt")
@@ -100,7 +83,7 @@ def main() -> None:
     trained: Path = arguments.out / "model.pt"
     if not trained.is_file():
         parser.error(f"{trained} is missing: train the model first")
-    publish(trained, arguments.to, arguments.head, arguments.threshold)
+    publish(architecture, trained, arguments.to, head_file, arguments.threshold)
 
 
 if __name__ == "__main__":

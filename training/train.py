@@ -8,7 +8,7 @@ gives the language model something steady to learn from. The loss is the answers
 between the probe layer's attention (mean over heads) and the asked sign's place, or an even spread for the
 generic question: the region search divides the one by the other. The layers before are taught to fetch the
 colour's word, all heads of them; with one head alone, attention stayed on every sign for hundreds of steps.
-The projector starts with the patch head's read-outs among its hidden units.
+A projector starts with the patch head's read-outs among its hidden units.
 
 The third stage goes on from the second's `OUT/language.pt` with everything learning and the patch loss added,
 and writes `OUT/model.pt`.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from training.architectures import add_model_option
 from training.closeups import IGNORED, CloseUps
+from training.head import PatchHead, patch_loss
 from training.lessons import Lessons, Packed, collate
 from training.loop import (
     DEVICE,
@@ -42,15 +43,10 @@ from training.loop import (
     restored,
     save_state,
 )
-from training.model import GRID, PROBE_LAYER, build_model, build_tokenizer
-from training.pretrain import (
-    PatchHead,
-    patch_loss,
-    pixels_to_float,
-    tower_features,
-)
+from training.model import PATCH, PROBE_LAYER, Architecture
+from training.pretrain import gathered_close_ups, some_corner
 
-__all__ = ["STAGES", "Stage", "look_losses", "start_projector", "train"]
+__all__ = ["STAGES", "Stage", "look_losses", "train"]
 
 ATTENTION_WEIGHT: Final = 1.0
 PATCH_WEIGHT: Final = 0.75
@@ -58,40 +54,20 @@ CLOSE_UPS: Final = 96
 """Close-ups a step in the third stage, beside the lessons."""
 
 
-@torch.no_grad()
-def start_projector(model: Any, head: PatchHead, features: Tensor) -> None:
-    """Initialise the projector so that its output deviates by 1 from its mean over `features` [B, N, D].
-
-    The first hidden units are the patch head's logits (halved), the others standardised random directions.
-    """
-    projector = model.model.multi_modal_projector
-    flat = features.float().flatten(0, 1)
-    mean, deviation = flat.mean(0), flat.std(0)
-    weight = torch.empty_like(projector.linear_1.weight)
-    nn.init.orthogonal_(weight)
-    weight = 1.5 * weight / (math.sqrt(flat.shape[1]) * deviation)
-    read_outs = head.linear.weight.shape[0]
-    bias = -weight @ mean
-    weight[:read_outs], bias[:read_outs] = head.linear.weight / 2, head.linear.bias / 2
-    projector.linear_1.weight.copy_(weight)
-    projector.linear_1.bias.copy_(bias)
-    nn.init.normal_(projector.linear_2.weight)
-    projector.linear_2.bias.zero_()
-    output = projector(flat)
-    projector.linear_2.weight.div_((output - output.mean(0)).std())
-
-
 def look_losses(model: Any, packed: Packed, visual: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Answer loss, attention loss, and the share of answer tokens predicted right; visual [B, M, D]."""
+    """Answer loss, attention loss, and the share of answer tokens predicted right.
+
+    Args:
+        visual: [M, D], rows of all looks' pictures, look by look.
+    """
     language = model.model.language_model
     embeddings = language.embed_tokens(packed.ids)
-    index = packed.images[..., None].expand(-1, -1, embeddings.shape[-1])
-    embeddings = embeddings.scatter(1, index, visual.to(embeddings.dtype))
+    embeddings = embeddings.masked_scatter(packed.seen[..., None], visual.to(embeddings.dtype))
     bias = torch.zeros_like(packed.mask, dtype=embeddings.dtype).masked_fill(~packed.mask, float("-inf"))
     output = language(
         inputs_embeds=embeddings,
         attention_mask=bias,
-        position_ids=packed.positions,
+        position_ids=packed.positions if len(packed.positions) > 1 else packed.positions[0],
         use_cache=False,
         output_attentions=True,
     )
@@ -132,6 +108,7 @@ STAGES: Final = {
 
 
 def train(
+    architecture: Architecture,
     out: Path,
     stage: Stage,
     steps: int,
@@ -142,16 +119,16 @@ def train(
     every: int = 100,
 ) -> None:
     """Train one stage; write its file at intervals, and go on from it if it is there."""
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed)
+    tokenizer = architecture.tokenizer()
+    model = architecture.build(tokenizer, seed)
     model.set_attn_implementation("eager")
     model.to(device)
     image_token = model.config.image_token_id
-    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    head = PatchHead(tower.config.hidden_size).to(device)
-    groups: list[dict[str, Any]] = [
-        {"params": [*projector.parameters(), *model.model.language_model.parameters()], "scale": 1.0}
-    ]
+    tower = architecture.tower(model)
+    head = PatchHead(architecture.width).to(device)
+    seeing = set(tower.parameters())
+    behind = [parameter for parameter in model.parameters() if parameter not in seeing]
+    groups: list[dict[str, Any]] = [{"params": behind, "scale": 1.0}]
     if stage.tower:
         groups.append({"params": [*tower.parameters(), *head.parameters()], "scale": stage.tower})
     parameters = [parameter for group in groups for parameter in group["params"]]
@@ -168,12 +145,14 @@ def train(
     head.load_state_dict(reading["head"])
     if found == path:
         start = restored(optimiser, state)
-    begin_projector = "model" not in state
+    begin = "model" not in state
     drawn = seed + stage.seed + start
-    lessons = Lessons(tokenizer, image_token, drawn)
+    lessons = Lessons(architecture, tokenizer, drawn)
     gather = partial(collate, image_token=image_token)
     loader = iter(DataLoader(lessons, batch, num_workers=workers, prefetch_factor=4, collate_fn=gather))
-    near = iter(DataLoader(CloseUps(drawn), CLOSE_UPS, num_workers=workers if stage.tower else 0))
+    close = CloseUps(architecture.squashes, drawn)
+    near_workers = workers if stage.tower else 0
+    near = iter(DataLoader(close, CLOSE_UPS, num_workers=near_workers, collate_fn=gathered_close_ups))
     generator = torch.Generator().manual_seed(seed + start)
     meter = Meter(start, steps, batch, every=10)
     for step in range(start, steps):
@@ -181,23 +160,24 @@ def train(
             group["lr"] = group["scale"] * learning_rate(step, steps, stage.peak, 50)
         data = next(loader).to(device)
         size, twice = len(data.first.ids), len(data.second.ids)
-        if begin_projector:
-            start_projector(model, head, tower_features(tower, pixels_to_float(data.pixels)))
-            begin_projector = False
+        if begin:
+            architecture.start(model, head, architecture.features(tower, data.pixels))
+            begin = False
         with autocast(device):
             with torch.set_grad_enabled(stage.tower > 0):
-                features = tower_features(tower, pixels_to_float(data.pixels))
-            visual = projector(features)
-            both = torch.cat([visual[:twice], visual[size:]], dim=1)
-            answers1, focus1, right1 = look_losses(model, data.first, visual[:size])
-            answers2, focus2, right2 = look_losses(model, data.second, both)
+                features = architecture.features(tower, data.pixels)
+            counts = [picture[0].numel() // PATCH**2 for picture in data.pixels]
+            visual = architecture.visual(model, features).split_with_sizes(counts)
+            both = [rows for pair in zip(visual[:twice], visual[size:], strict=True) for rows in pair]
+            answers1, focus1, right1 = look_losses(model, data.first, torch.cat(visual[:size]))
+            answers2, focus2, right2 = look_losses(model, data.second, torch.cat(both))
             loss = answers1 + answers2 + ATTENTION_WEIGHT * (focus1 + focus2)
             if stage.tower:
                 whole, _ = patch_loss(head, features, data.patches)
-                pixels, labels = (part.to(device) for part in next(near))
-                top, left = torch.randint(0, GRID - labels.shape[-1] + 1, (2,), generator=generator).tolist()
-                features = tower_features(tower, pixels_to_float(pixels), top, left)
-                loss = loss + PATCH_WEIGHT * (whole + patch_loss(head, features, labels)[0])
+                pixels, labels = next(near)
+                pixels = [picture.to(device) for picture in pixels]
+                features = architecture.features(tower, pixels, some_corner(generator))
+                loss = loss + PATCH_WEIGHT * (whole + patch_loss(head, features, labels.to(device))[0])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -219,6 +199,7 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add_model_option(parser)
     parser.add_argument("--stage", choices=STAGES, required=True)
     parser.add_argument(
         "--out", type=Path, required=True, help="the stages' folder; an interrupted run goes on"
@@ -240,6 +221,7 @@ def main() -> None:
         parser.error(f"{arguments.out / stage.source} is missing: run the stage before, into it")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(
+        arguments.model,
         arguments.out,
         stage,
         arguments.steps,

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, edit_json, write_checkpoint
 from secondlook.edge.errors import SettingsError
+from secondlook.engine.embedded import EMBEDDED
 from secondlook.engine.errors import (
     DeviceError,
     IncompleteModelError,
@@ -26,7 +27,6 @@ from secondlook.engine.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from secondlook.engine.models import folders
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.llava import default_localisation
@@ -87,11 +87,14 @@ def test_the_preprocessor_within_the_processors_file_is_found(folder: Path) -> N
     assert load_model(str(folder)).normalisation.mean[0] == pytest.approx(0.48145466)
 
 
-def test_the_demo_is_a_folder_in_the_package(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "_DEMO_FOLDER", written)
-    assert load_model().name == "demo"
-    monkeypatch.setattr(folders, "_DEMO_FOLDER", written / "missing")
-    assert "install secondlook again" in refusal(ModelNotFoundError, "demo")
+@pytest.mark.parametrize("name", ["demo", "demo-qwen"])
+def test_an_embedded_model_is_a_folder_in_the_package(
+    written: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(EMBEDDED, name, written)
+    assert load_model(name).name == name
+    monkeypatch.setitem(EMBEDDED, name, written / "missing")
+    assert "install secondlook again" in refusal(ModelNotFoundError, name)
 
 
 def test_a_hub_name_is_downloaded_without_other_formats(

@@ -1,32 +1,60 @@
-"""The checkpoint that ships: complete in the Hugging Face layout, and run alike by transformers alone."""
+"""The checkpoints that ship: complete in the Hugging Face layout, and run alike by transformers alone."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.edge.imaging import decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.embedded import EMBEDDED
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
-
-FOLDER = Path(str(files("secondlook.engine") / "checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(load_model("demo", dtype="float32", device="cpu"))
+from training import publish
+from training.architectures import ARCHITECTURES
+from training.closeups import CloseUps
+from training.head import PatchHead, patch_loss
+from training.lessons import flat_labels
 
 
-def test_it_is_small_and_has_a_card() -> None:
-    assert (FOLDER / "model.safetensors").stat().st_size <= 16 * 2**20
-    assert "secondlook eval signs" in (FOLDER / "README.md").read_text(encoding="utf-8")
+@pytest.fixture(scope="module", params=EMBEDDED)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return Engine(load_model(request.param, dtype="float32", device="cpu"))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_it_is_small_and_has_a_card(name: str) -> None:
+    folder = EMBEDDED[name]
+    assert (folder / "model.safetensors").stat().st_size <= 16 * 2**20
+    assert "secondlook eval signs" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_patch_head_beside_the_scripts_reads_what_the_tower_sees(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    head_file = Path(publish.__file__).with_name(architecture.head_file)
+    state = publish.published_state(EMBEDDED[name], head_file)
+    model, head = architecture.build(architecture.tokenizer(), seed=0), PatchHead(architecture.width)
+    model.load_state_dict(state["model"])
+    head.load_state_dict(state["head"])
+    drawn = list(islice(CloseUps(architecture.squashes, seed=99), 60))
+    labels = flat_labels([labels for _, labels in drawn])
+    with torch.inference_mode():
+        features = architecture.features(architecture.tower(model), [pixels for pixels, _ in drawn])
+        _, right = patch_loss(head, features, labels)
+    assert right > 0.8
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
@@ -36,22 +64,44 @@ def test_both_looks_equal_generate_with_the_shipped_processor(engine: Engine, in
     sent = decode_jpeg(picture.global_image(engine.card.global_view).jpeg)
     first = engine.first_look(sent, question, picture.size, AnswerOptions(second_look="always"))
     assert first.pending is not None
-    # Only a crop of the square's own size reaches both without being resized, by two libraries' rules.
+    # Only a crop of the global image's own size reaches both without being resized, by two libraries' rules.
     local = decode_jpeg(picture.local_image(first.pending.region, engine.card.local_view).jpeg)
     final = engine.second_look(first.pending, local)
-    assert _generated((sent,), question) == list(first.look.token_ids)
-    if local.size == sent.size:
-        assert _generated((sent, local), question) == list(final.second.token_ids)
+    name = engine.card.name
+    assert _generated(name, (sent,), question) == list(first.look.token_ids)
+    if local.size == (168, 168):
+        assert _generated(name, (sent, local), question) == list(final.second.token_ids)
 
 
-def _generated(images: tuple[Any, ...], question: str) -> list[int]:
-    processor: Any = AutoProcessor.from_pretrained(FOLDER, local_files_only=True)
-    model: Any = LlavaForConditionalGeneration.from_pretrained(
-        FOLDER, dtype=torch.float32, local_files_only=True
+def _generated(name: str, images: tuple[Image.Image, ...], question: str) -> list[int]:
+    folder = EMBEDDED[name]
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
     )
     content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(text=text, images=list(images), return_tensors="pt")
+    messages = [{"role": "user", "content": content}]
+    inputs = (_llava_inputs if name == "demo" else _qwen_inputs)(str(folder), images, messages)
     tokens = model.generate(**inputs, max_new_tokens=20, do_sample=False)
     found: list[int] = tokens[0, inputs["input_ids"].shape[1] :].tolist()
     return found
+
+
+def _llava_inputs(folder: str, images: tuple[Image.Image, ...], messages: list[Any]) -> Any:
+    processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    return processor(text=text, images=list(images), return_tensors="pt")
+
+
+def _qwen_inputs(folder: str, images: tuple[Image.Image, ...], messages: list[Any]) -> Any:
+    """As Qwen's processor has them, which needs torchvision."""
+    prepared: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    inputs = prepared(images=list(images), return_tensors="pt")
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    first, *rest = text.split("<|image_pad|>")
+    for part, grid in zip(rest, inputs["image_grid_thw"], strict=True):
+        first += "<|image_pad|>" * int(grid.prod()) + part
+    inputs["input_ids"] = tokenizer(first, return_tensors="pt")["input_ids"]
+    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == image).int()
+    return inputs

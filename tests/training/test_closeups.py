@@ -9,17 +9,19 @@ import torch
 
 from benchmarks.samples import a_sign
 from secondlook.benchmarks.signs.scene import COLOURS, Sign
-from secondlook.edge.geometry import Region
+from secondlook.edge.geometry import Region, Size
 from training.closeups import IGNORED, CloseUps, PatchTruth, patch_truth
 from training.model import PATCH
 
 SIDE = 12 * PATCH
+SQUASHES = (1.0, 0.75, 1.33)
 RED, GREEN = 1 + list(COLOURS).index("red"), 1 + list(COLOURS).index("green")
 
 
 def truth(*signs: Sign, scale: int = 1) -> PatchTruth:
     """Of a square window with `scale` original pixels a pixel, away from the origin."""
-    return patch_truth(signs, Region(1000, 500, 1000 + SIDE * scale, 500 + SIDE * scale), SIDE)
+    window = Region(1000, 500, 1000 + SIDE * scale, 500 + SIDE * scale)
+    return patch_truth(signs, window, Size(SIDE, SIDE))
 
 
 def placed(
@@ -88,14 +90,22 @@ def test_signs_are_told_apart() -> None:
 
 def test_a_squashed_window_is_mapped_in_each_direction() -> None:
     sign = a_sign("red", 42, 200.0, 100.0, digit_height=30.0)
-    result = patch_truth((sign,), Region(0, 0, 4 * SIDE, SIDE), SIDE)
+    result = patch_truth((sign,), Region(0, 0, 4 * SIDE, SIDE), Size(SIDE, SIDE))
     rows, columns = np.nonzero(result.colour == RED)
     assert abs(rows.mean() + 0.5 - 100 / PATCH) < 0.6
     assert abs(columns.mean() + 0.5 - 50 / PATCH) < 0.6
 
 
+def test_a_picture_in_its_own_shape_has_as_many_rows_and_columns() -> None:
+    sign = a_sign("red", 42, 200.0, 100.0, digit_height=30.0)
+    result = patch_truth((sign,), Region(0, 0, 16 * PATCH, 9 * PATCH), Size(16 * PATCH, 9 * PATCH))
+    assert result.stacked().shape == (4, 9, 16)
+    assert np.argwhere(result.centre == 1).tolist() == [[100 // PATCH, 200 // PATCH]]
+    assert result.tens[100 // PATCH, 200 // PATCH] == 4
+
+
 def test_the_stream_is_a_function_of_its_seed() -> None:
-    one, again, other = (list(islice(CloseUps(seed), 3)) for seed in (3, 3, 4))
+    one, again, other = (list(islice(CloseUps(SQUASHES, seed), 3)) for seed in (3, 3, 4))
     for (pixels, labels), (same_pixels, same_labels) in zip(one, again, strict=True):
         assert torch.equal(pixels, same_pixels)
         assert torch.equal(labels, same_labels)
@@ -112,7 +122,7 @@ def test_the_centre_is_one_patch_and_its_neighbours_are_not_asked_about() -> Non
 
 def test_close_ups_show_signs_with_their_digits() -> None:
     readable = several = 0
-    for pixels, labels in islice(CloseUps(11), 40):
+    for pixels, labels in islice(CloseUps(SQUASHES, 11), 40):
         assert pixels.shape == (3, 56, 56)
         assert pixels.dtype == torch.uint8
         assert labels.shape == (4, 4, 4)
@@ -130,7 +140,7 @@ def test_patches_labelled_with_a_colour_have_it() -> None:
     """Averaged over many close-ups, a labelled patch's colour leans towards the plate's."""
     palette = np.array(list(COLOURS.values()), np.float64)
     right = total = 0
-    for pixels, labels in islice(CloseUps(12), 60):
+    for pixels, labels in islice(CloseUps(SQUASHES, 12), 60):
         patches = pixels.double().unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).mean((-1, -2)).numpy()
         for row, column in np.argwhere(labels[0].numpy() > 0):
             mean = patches[:, row, column]

@@ -20,10 +20,12 @@ from secondlook.edge.wire import AnswerOptions, Fixed
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
 from training import publish as publishing
-from training.model import GRID, IMAGE_SIZE, PROBE_LAYER, build_model, build_tokenizer
-from training.pretrain import PatchHead
+from training.head import PatchHead
+from training.llava import GRID, Llava
+from training.model import IMAGE_SIZE, PROBE_LAYER
 
-TOKENIZER = build_tokenizer()
+LLAVA = Llava()
+TOKENIZER = LLAVA.tokenizer()
 QUESTION = "What number is on the red sign?"
 
 
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def model() -> LlavaForConditionalGeneration:
-    return build_model(TOKENIZER, seed=4)
+    return LLAVA.build(TOKENIZER, seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def state(model: LlavaForConditionalGeneration, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def published(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "checkpoint"
-    publishing.publish(state, folder, folder.with_name("head.safetensors"), threshold=0.125)
+    publishing.publish(LLAVA, state, folder, folder.with_name("head.safetensors"), threshold=0.125)
     return folder
 
 
@@ -92,8 +94,8 @@ def test_any_text_survives(text: str) -> None:
 
 
 def test_the_tokenizer_is_learnt_the_same_every_time() -> None:
-    assert build_tokenizer().get_vocab() == TOKENIZER.get_vocab()
-    assert tokens(QUESTION, build_tokenizer()) == tokens(QUESTION)
+    assert LLAVA.tokenizer().get_vocab() == TOKENIZER.get_vocab()
+    assert tokens(QUESTION, LLAVA.tokenizer()) == tokens(QUESTION)
 
 
 def test_the_model_is_small_and_its_grid_fine_enough(model: LlavaForConditionalGeneration) -> None:
@@ -105,7 +107,7 @@ def test_the_model_is_small_and_its_grid_fine_enough(model: LlavaForConditionalG
 
 
 def test_the_untrained_model_is_a_function_of_its_seed(model: LlavaForConditionalGeneration) -> None:
-    again, other = build_model(TOKENIZER, seed=4).state_dict(), build_model(TOKENIZER, seed=5).state_dict()
+    again, other = LLAVA.build(TOKENIZER, seed=4).state_dict(), LLAVA.build(TOKENIZER, seed=5).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
     assert not all(torch.equal(tensor, other[name]) for name, tensor in model.state_dict().items())
 
@@ -167,7 +169,8 @@ def test_the_published_model_is_loaded_and_answers_twice(published: Path) -> Non
 def test_the_command_publishes(
     state: Path, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["publish", "--out", str(state.parent), "--to", str(tmp_path / "new"), "--threshold", "0.125"]
+    command = ["publish", "--out", str(state.parent), "--to", str(tmp_path / "new")]
+    command += ["--threshold", "0.125", "--head", str(tmp_path / "head.safetensors")]
     monkeypatch.setattr("sys.argv", command)
     publishing.main()
     for path in published.iterdir():

@@ -13,7 +13,9 @@ import torch
 
 from secondlook.engine.models.checkpoint import load_model
 from training import loop, pretrain, publish, train
+from training.llava import Llava
 
+LLAVA = Llava()
 CPU = torch.device("cpu")
 
 
@@ -22,9 +24,9 @@ def states(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def run_all_stages(out: Path, steps: int) -> None:
-    pretrain.pretrain(out, steps, batch=4, seed=1, peak=1e-3, device=CPU, lessons=1)
+    pretrain.pretrain(LLAVA, out, steps, batch=4, seed=1, peak=1e-3, device=CPU, lessons=1)
     for stage in train.STAGES.values():
-        train.train(out, stage, steps, batch=2, seed=1, device=CPU)
+        train.train(LLAVA, out, stage, steps, batch=2, seed=1, device=CPU)
 
 
 def run_publish(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -65,7 +67,7 @@ def test_the_language_stage_leaves_the_tower_as_it_was(out: Path) -> None:
 def test_an_interrupted_run_goes_on_and_a_finished_one_rests(out: Path, tmp_path: Path) -> None:
     out = shutil.copytree(out, tmp_path / "copy")
     before = states(out)["tower.pt"]["head"]["linear.weight"]
-    pretrain.pretrain(out, 1, batch=4, seed=1, peak=1e-3, device=CPU, lessons=1)
+    pretrain.pretrain(LLAVA, out, 1, batch=4, seed=1, peak=1e-3, device=CPU, lessons=1)
     assert torch.equal(before, states(out)["tower.pt"]["head"]["linear.weight"])
     run_all_stages(out, 2)
     assert {state["step"] for state in states(out).values()} == {2}
@@ -82,7 +84,7 @@ def test_a_checkpoint_is_published_and_trained_on(
     again = tmp_path / "again"
     run_publish(monkeypatch, "--out", str(again), "--resume", str(tmp_path / "checkpoint"), *head)
     assert list(states(again)) == ["language.pt", "tower.pt"]
-    train.train(again, train.STAGES["joint"], 1, batch=2, seed=1, device=CPU)
+    train.train(LLAVA, again, train.STAGES["joint"], 1, batch=2, seed=1, device=CPU)
     assert states(again)["model.pt"]["step"] == 1
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from secondlook.engine.embedded import EMBEDDED
+
 if TYPE_CHECKING:
     from secondlook.engine.encoders import EncoderChoice
     from secondlook.engine.engine import Engine
@@ -101,11 +103,11 @@ def load_engine(options: EngineOptions) -> Engine:
 
 
 def draws_bars(model: str) -> bool:
-    """Whether loading draws bars, the hub's and transformers': on a terminal, for all but the embedded model.
+    """Whether loading draws bars, the hub's and transformers': on a terminal, for all but embedded models.
 
-    That one is there in a moment.
+    Those are there in a moment.
     """
-    return model != "demo" and sys.stderr.isatty()
+    return model not in EMBEDDED and sys.stderr.isatty()
 
 
 @contextmanager

@@ -22,11 +22,12 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from secondlook.engine.decode.cache import CacheSettings
+from secondlook.engine.embedded import DEMO
 from secondlook.engine.engine import Engine
 from secondlook.engine.flops import META
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import Checkpoint, attending, load_model
-from secondlook.engine.models.folders import DEMO, find_folder
+from secondlook.engine.models.folders import find_folder
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.engine.models.registry import architecture
 

@@ -87,11 +87,13 @@ _LOGS: Final = ("signs-5151-90-90.jsonl.gz", "signs-5151-*.jsonl.gz")
 _SPEED: Final = ("latency-*.json", "flops-*.json", "load-*.json", "prefill-*.json", "replay-*.json")
 
 _CARD: Final = Path("engine/secondlook/engine/checkpoint/README.md")
+_QWEN_CARD: Final = Path("engine/secondlook/engine/checkpoint_qwen/README.md")
 
 PARTS: Final = (
     Part("headline", Path("README.md"), _HEADLINE, _one(tables.headline)),
     Part("results", Path("docs/accuracy.md"), (_SIGNS,), _one(tables.results)),
     Part("results", _CARD, (_SIGNS,), _one(tables.results)),
+    Part("results", _QWEN_CARD, ("signs-qwen-test-4242.json",), _one(tables.results)),
     Part("evidence", Path("docs/accuracy.md"), _LOGS, evidence),
     Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _each),
     Part("heads", Path("docs/calibration.md"), ("heads-*.json",), _each),

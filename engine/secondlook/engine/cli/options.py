@@ -38,7 +38,9 @@ LIMITS: Final = "Limits"
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", help="demo (the embedded model), a folder, or a hub name.", rich_help_panel=MODEL
+        "--model",
+        help="demo or demo-qwen (the embedded models), a folder, or a hub name.",
+        rich_help_panel=MODEL,
     ),
 ]
 RevisionOption = Annotated[

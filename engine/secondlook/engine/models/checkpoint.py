@@ -23,6 +23,7 @@ from transformers.utils import logging
 from secondlook import kernels
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.devices import chosen_device
+from secondlook.engine.embedded import DEMO
 from secondlook.engine.errors import IncompleteModelError, InvalidModelError, ModelError
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
@@ -35,7 +36,6 @@ from secondlook.engine.models.configuration import (
 from secondlook.engine.models.faults import reading
 from secondlook.engine.models.folders import (
     CONFIG_FILE,
-    DEMO,
     chat_template,
     check_complete,
     commit_of,
@@ -81,7 +81,7 @@ def load_model(
     """Load a model, ready to answer; the first time, its operators are built too (`secondlook.kernels`).
 
     Args:
-        name_or_path: "demo", a folder, or a hub name.
+        name_or_path: "demo" or "demo-qwen", which come with the package, a folder, or a hub name.
         revision: branch, tag or commit of a hub model; None: its main branch.
         dtype: see `DType`.
         device: "cpu", "cuda", "cuda:N", or "auto" (a CUDA GPU if there is one).

@@ -14,6 +14,7 @@ import huggingface_hub
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.files import is_lfs_pointer
 from secondlook.edge.route import Route, checked_url, without_password
+from secondlook.engine.embedded import EMBEDDED
 from secondlook.engine.errors import (
     IncompleteModelError,
     InvalidModelError,
@@ -24,7 +25,6 @@ from secondlook.engine.models.faults import reading, reason
 
 __all__ = [
     "CONFIG_FILE",
-    "DEMO",
     "chat_template",
     "check_complete",
     "commit_of",
@@ -35,11 +35,9 @@ __all__ = [
     "weight_files",
 ]
 
-DEMO: Final = "demo"
-"""The name of the model that comes with the package."""
 CONFIG_FILE: Final = "config.json"
 
-_DEMO_FOLDER = Path(__file__).parents[1] / "checkpoint"
+_NAMES = ", ".join(map(repr, EMBEDDED))
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB = "https://huggingface.co"
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors"]
@@ -51,7 +49,7 @@ _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.
 
 
 def find_folder(name_or_path: str, revision: str | None = None) -> Path:
-    """The folder of "demo", of a local path, or of a hub name such as `llava-hf/llava-1.5-7b-hf`.
+    """The folder of an embedded model, of a local path, or of a hub name such as `llava-hf/llava-1.5-7b-hf`.
 
     A folder that exists is taken before a hub name. A hub model is downloaded, or found in the local cache.
 
@@ -62,20 +60,20 @@ def find_folder(name_or_path: str, revision: str | None = None) -> Path:
         ModelNotFoundError: none of the three.
         SettingsError: there is a revision of what is no hub model.
     """
-    folder = _DEMO_FOLDER if name_or_path == DEMO else Path(name_or_path).expanduser()
+    folder = EMBEDDED.get(name_or_path) or Path(name_or_path).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise SettingsError(
                 f"revision {revision!r} is for models of the hub, but {name_or_path!r} is a folder"
             )
         return folder
-    if name_or_path == DEMO:
+    if name_or_path in EMBEDDED:
         raise ModelNotFoundError(f"the embedded model is missing here: no {folder}; install secondlook again")
     if folder.exists():
         raise ModelNotFoundError(f"{name_or_path} is a file; a model is a folder in the Hugging Face layout")
     if not _HUB_NAME.fullmatch(name_or_path):
         raise ModelNotFoundError(
-            f"there is no model {name_or_path!r}; give 'demo', a folder, or a hub name like owner/model"
+            f"there is no model {name_or_path!r}; give {_NAMES}, a folder, or a hub name like owner/model"
         )
     try:
         return Path(

@@ -29,7 +29,7 @@ from secondlook.engine.models.qwen_vision import QwenGraph, QwenVision
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.models.vision import VisionEncoder, VisionGraph
 
-__all__ = ["CROP_SIZE", "MOST_CELLS", "Patching", "Qwen", "loaded"]
+__all__ = ["CROP_SIZE", "MOST_CELLS", "Patching", "Qwen", "layout", "loaded", "patch_rows"]
 
 CROP_SIZE = 224
 """Side of the smallest region, in original pixels (Zhang et al., arXiv 2502.17422)."""
@@ -106,9 +106,7 @@ class Qwen(Adapter):
         return self.patching.normalisation
 
     def layout(self, grid: Grid) -> Tensor:
-        """Time, row and column of each cell [3, N]."""
-        cells = torch.cartesian_prod(*map(torch.arange, grid)).T
-        return torch.cat((torch.zeros_like(cells[:1]), cells))
+        return layout(grid)
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
@@ -129,12 +127,9 @@ class Qwen(Adapter):
         return [Features(tokens, tuple(deep)) for tokens, *deep in zip(*layers, strict=True)]
 
     def patches(self, picture: Picture) -> Tensor:
-        """[R, 3 · frames · patch²] float32, cell by cell, as transformers' processor has them."""
-        (rows, columns), merge, patch = picture.grid, self.patching.merge, self.patching.patch
-        values = self._normalise([picture]).reshape(3, rows, merge, patch, columns, merge, patch)
-        frames = values.permute(1, 4, 2, 5, 0, 3, 6).unsqueeze(5)
-        frames = frames.expand(-1, -1, -1, -1, -1, self.patching.frames, -1, -1)
-        return frames.reshape(rows * columns * merge**2, -1)
+        """See `patch_rows`."""
+        how = self.patching
+        return patch_rows(self._normalise([picture])[0], how.patch, how.merge, how.frames)
 
     def vision_module(self) -> nn.Module:
         return self._vision
@@ -161,6 +156,24 @@ class Qwen(Adapter):
         inputs = super().text_inputs(prompt, question)
         kinds = (inputs["input_ids"] == self.module.config.image_token_id).int()
         return {**inputs, "mm_token_type_ids": kinds}
+
+
+def layout(grid: Grid) -> Tensor:
+    """Time, row and column of each cell of a picture [3, N]."""
+    cells = torch.cartesian_prod(*map(torch.arange, grid)).T
+    return torch.cat((torch.zeros_like(cells[:1]), cells))
+
+
+def patch_rows(values: Tensor, patch: int, merge: int, frames: int) -> Tensor:
+    """Values [3, H, W] as patches [R, 3 · frames · patch²], cell by cell, as of transformers' processor.
+
+    Args:
+        patch, merge, frames: see `Patching`.
+    """
+    rows, columns = (side // (patch * merge) for side in values.shape[1:])
+    parts = values.reshape(3, rows, merge, patch, columns, merge, patch).permute(1, 4, 2, 5, 0, 3, 6)
+    alike = parts.unsqueeze(5).expand(-1, -1, -1, -1, -1, frames, -1, -1)
+    return alike.reshape(rows * columns * merge**2, -1)
 
 
 def _patching(checkpoint: Checkpoint, vision: Any) -> Patching:
