@@ -42,7 +42,7 @@ _IMAGE: Final = 4
 
 _READER: Final = "qformer_tokenizer"
 
-_LEARNED: Final = (
+_EMBEDDINGS: Final = (
     *("embed_tokens", "word_embeddings", "query_tokens", "class_embedding", "image_newline"),
     *("position_embedding", "position_embeddings", "pos_embed"),
 )
@@ -215,7 +215,7 @@ def _fill(name: str, parameter: nn.Parameter, generator: torch.Generator) -> Non
     part = name.removesuffix(".weight").rpartition(".")[2]
     if name.endswith("bias"):
         values.zero_()
-    elif part in _LEARNED:
+    elif part in _EMBEDDINGS:
         values.normal_(0.0, 0.5, generator=generator)
     elif values.dim() == 1:  # a norm's
         values.fill_(1.0)
