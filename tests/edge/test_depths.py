@@ -227,6 +227,13 @@ def test_one_light_among_eight_bits_spread_over_sixteen_is_one(count: int) -> No
             open_picture(file)
 
 
+def test_dark_ones_of_eight_bits_spread_over_sixteen_stay_as_dark() -> None:
+    levels = [2, 10, 30, 60, 2, 10]
+    values = [257 * level for level in levels]
+    for file in (grey_tiff("H", values), colour_png(values, False), colour_tiff(values)):
+        assert greys(file) == levels
+
+
 def test_dark_pictures_black_ones_and_thin_colours_are_no_fewer_bits() -> None:
     assert greys(colour_png([0, 9000, 110 * 257], False)) == [0, 35, 110]
     assert greys(colour_png([0, 0, 0], False)) == [0, 0, 0]

@@ -82,7 +82,8 @@ def answered(
     """
     engine = Engine(model, cache=CacheSettings(most_slots=slots))
     started, second, found = [], [], []
-    for number, (size, question, rounds) in enumerate(asked):
+    for number, (_, question, rounds) in enumerate(asked):
+        size = asked[number % 2][0]
         image = drawn(size, number % 2)
         original = open_picture(image)
         sent = original.shrunk(model.global_view)

@@ -92,7 +92,6 @@ def test_a_folder_without_one_is_no_export(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"dtype": "fp8"}, "dtype"),
-        ({"format": 1}, "format"),
         ({"colour": "red"}, "colour"),
         ({"graphs": {}}, "names no graph"),
         ({"graphs": {"../x": {"inputs": [], "outputs": [], "axes": {}}}}, r"no digest of \.\./x"),
@@ -161,6 +160,21 @@ def test_what_differs_is_named_on_both_sides(
     assert "inputs" not in message
     assert "scale 1.0, not 0.00392" in message
     assert "std" not in message
+
+
+def test_axes_that_get_too_short_do_not_fit(
+    manifest: EncoderManifest, model: VisionLanguageModel, tmp_path: Path
+) -> None:
+    axes = {axis: Axis(2, 3) for axis in manifest.graphs["encoder"].axes}
+    short = replace(manifest, graphs={"encoder": replace(manifest.graphs["encoder"], axes=axes)})
+    with pytest.raises(EncoderMismatchError, match="it has batch of encoder 2 to 3, not 1 to 1; export"):
+        short.check_fits(tmp_path, model)
+
+
+def test_another_format_says_what_to_do(manifest: EncoderManifest, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "side": 336}))
+    with pytest.raises(InvalidEncoderError, match="of format 1, and this version reads 2: make it again"):
+        read_manifest(tmp_path)
 
 
 def test_a_dtype_without_a_digest_does_not_fit(

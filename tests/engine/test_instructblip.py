@@ -223,6 +223,18 @@ def test_a_picture_is_encoded_once_for_all_questions_of_a_client(
     assert encodings == [1, 1, 2, 2]
 
 
+def test_of_a_pass_with_several_pictures_each_keeps_its_own_features(pair: Pair) -> None:
+    engine = Engine(pair.model)
+    for seed in range(4):
+        prepared = engine.prepare(drawn((40, 24), seed), "Where", Size(2000, 1200), ALWAYS)
+        engine.start_first_look(prepared)
+    while engine.round():
+        pass
+    kept = list(engine._encoded._kept.values())
+    assert len(kept) == 4
+    assert all(one.tokens.untyped_storage().nbytes() == one.tokens.nbytes for one in kept)
+
+
 def test_the_public_layout_loads_and_says_what_it_ignores(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -171,6 +171,13 @@ def test_the_baseline_is_the_same_model(pair: Pair) -> None:
     assert seen == [5]
 
 
+def test_what_encodes_tiles_is_what_encodes_the_base_view(pair: Pair) -> None:
+    (graph,), (tiled,) = (one.vision_graphs().values() for one in (pair.model, pair.tiled))
+    assert tiled.interface == graph.interface
+    (made,) = (graph.module(*graph.example()),)
+    assert list(made.shape[1:]) == list(tiled.interface.outputs[0].shape[1:])
+
+
 def test_what_has_no_tiles_has_no_baseline(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="no high-resolution baseline"):
         load_model(str(write_checkpoint(tmp_path))).high_resolution()

@@ -21,7 +21,7 @@ from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransforme
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from engine.looks import ALWAYS, SIZES, Asked, answered, any_pictures, asked, drawn
-from engine.unsplit import FAKE, FAMILIES, GLOBAL, SMOL, Family, Reference, write_folder
+from engine.unsplit import FAKE, FAMILIES, GLOBAL, INTERN, SMOL, Family, Reference, write_folder
 from properties import examples
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import open_picture
@@ -105,6 +105,16 @@ def test_pictures_equal_those_of_the_processor_that_squashes_once(pair: Pair) ->
         expected = pair.theirs.images(images=[image], **options, return_tensors="pt")["pixel_values"]
         ours = pair.model.normalisation.on(torch.device("cpu"))([pair.picture(image)])
         torch.testing.assert_close(ours, expected.reshape(ours.shape), atol=1e-6, rtol=0)
+
+
+def test_what_an_internvl_computes_is_told_by_its_digest(tmp_path: Path) -> None:
+    digests = set()
+    for act in ("gelu", "relu"):
+        folder = write_folder(tmp_path / act, INTERN)
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**values, "projector_hidden_act": act}))
+        digests.add(load_model(str(folder)).encoder_digest())
+    assert len(digests) == 2
 
 
 def test_patches_lie_where_transformers_rounding_puts_them() -> None:

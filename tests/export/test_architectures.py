@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -18,11 +20,15 @@ from export.test_tensorrt_operators import TAKEN
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.encoders import EncoderChoice, with_vision
-from secondlook.engine.encoders.manifest import graph_file
+from secondlook.engine.encoders.manifest import GraphDType, graph_file
+from secondlook.engine.encoders.profiles import BatchProfile, lengths_of, runs_of
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import EncoderError
 from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.qwen import Qwen
 from secondlook.export import ExportSettings, GatePicture, GateSettings, export_encoder
+from secondlook.export.gate import _compare_features
+from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,6 +108,64 @@ def test_both_looks_through_onnx_runtime_have_torchs_tokens(exported: Exported) 
             final = engine.second_look(first.pending, crop)
             answers.append((first.look.token_ids, box, final.second.token_ids))
         assert answers[0] == answers[1]
+
+
+def test_no_pictures_are_longer_than_a_plans_axes(exported: Exported) -> None:
+    model, random = exported.model, np.random.default_rng(0)
+    if not isinstance(model, Qwen):
+        return
+    for count, profile in (
+        (1, BatchProfile(1, 1, 1)),
+        (3, BatchProfile(1, 2, 8)),
+        (8, BatchProfile(2, 4, 8)),
+    ):
+        sizes = [tuple(map(int, random.integers(8, 2000, 2))) for _ in range(count)]
+        pictures = [model.picture(drawn((8, 8), 1), model.global_view, Size(*size)) for size in sizes]
+        patches = torch.cat([model.patches(picture) for picture in pictures])
+        places = model._vision.places([picture.grid for picture in pictures], model.device)
+        interface = exported.manifest.graphs["encoder"]
+        low, _, high = lengths_of(interface, profile)
+        for name, length in interface.lengths(model._graph.inputs(patches, places)).items():
+            assert low[name] <= length <= high[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_less_precision_is_within_its_bounds(exported: Exported, dtype: GraphDType, tmp_path: Path) -> None:
+    model = exported.model
+    if dtype == "int8" and type(model).__name__ == "InstructBlip":
+        return  # int8 is decided by answers, which random weights do not keep
+    written = write_encoder(model, dtype, DEFAULT_OPSET, tmp_path)
+    assert not written.check()
+    pictures = [model.picture(drawn(size, 1), model.global_view, Size(*size)) for size in SIZES]
+    compared = [(picture, question(exported)) for picture in pictures]
+    _, failures = _compare_features(model, model.with_encoder(*written.open()), compared, dtype)
+    assert dtype == "int8" or not failures
+
+
+def test_passes_are_those_that_a_plan_has_profiles_for(exported: Exported) -> None:
+    """A stand-in for a plan that takes one picture, or four and more."""
+    model = exported.model
+    if not isinstance(model, Qwen):
+        return
+    taken = list[int]()
+
+    class Passes:
+        def passes(self, pictures: int) -> list[int]:
+            return [run.batch for run in runs_of(pictures, (BatchProfile(1, 1, 1), BatchProfile(4, 8, 8)))]
+
+        def __call__(self, *given: torch.Tensor) -> object:
+            taken.append(len(given[0]))
+            return model._graph(*given)
+
+    pictures = [model.picture(drawn((90, 90), seed), model.global_view, Size(90, 90)) for seed in range(7)]
+    other, all_at_once = model.with_encoder(Passes()), model.encode(pictures)
+    for count, passes in ((1, [1]), (3, [1, 1, 1]), (6, [6]), (7, [7])):
+        taken.clear()
+        for found, expected in zip(other.encode(pictures[:count]), all_at_once, strict=False):
+            torch.testing.assert_close(found.tokens, expected.tokens, atol=1e-5, rtol=1e-4)
+        rows = sum(taken) // count
+        assert [each // rows for each in taken] == passes
 
 
 def test_other_inputs_are_refused_by_name(exported: Exported) -> None:

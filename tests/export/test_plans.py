@@ -26,6 +26,7 @@ from secondlook.engine.encoders.plan_manifest import BuildOptions, PlanManifest,
 from secondlook.engine.encoders.plan_store import RebuildNeededError, plans_in
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.errors import InvalidEncoderError, RuntimeMissingError
+from secondlook.engine.models.vision import Axis
 from secondlook.export.errors import OutputError, PlanBuildError
 from secondlook.export.plans import PlanCache, PlanRequest, make_plan, open_or_rebuild, plan_key
 
@@ -196,8 +197,15 @@ def test_the_key_follows_everything_that_decides_what_is_built(tmp_path: Path) -
         {"hardware_compatibility": "ampere_plus"},
         *({name: True} for name in ("version_compatible", "detailed", "tf32")),
     ]
-    keys = {key(other), *(key(**change) for change in changes)}  # type: ignore[arg-type]
-    assert len(keys) == 1 + len(changes)
+    graphs = {
+        name: dataclasses.replace(each, axes={axis: Axis(1, 9) for axis in each.axes})
+        for name, each in encoder.graphs.items()
+    }
+    longer = dataclasses.replace(encoder, graphs=graphs)  # the same files
+    keys = {key(other), key(longer), *(key(**change) for change in changes)}  # type: ignore[arg-type]
+    assert len(keys) == 2 + len(changes)
+    assert encoder.is_of(encoder)
+    assert not encoder.is_of(longer)
     assert key() in keys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ _START_SECONDS = 30.0
 @contextmanager
 def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = None) -> Iterator[str]:
     """Serve `engine` on a free port of 127.0.0.1 while the block runs; yields the URL."""
+    gc.collect()
+    gc.freeze()  # as `secondlook serve` does
     with listen("127.0.0.1", 0) as listener:
         settings = settings or ServerSettings()
         server = uvicorn.Server(ConnectionConfig(create_app(engine, settings), settings.connections))
@@ -38,3 +41,4 @@ def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = Non
         finally:
             server.should_exit = True
             thread.join()
+            gc.unfreeze()

@@ -93,16 +93,19 @@ def check_depth(image: Image.Image, lower: Callable[[], Image.Image] | None, nam
             )
     # Colours multiplied by an alpha of fewer bits are right again, but the alpha is not.
     thin = any(0 < _extrema(band)[1] <= _OF_12 for band in image.split()[len(colours) :])
-    if 0 < highest <= _OF_14 or thin:
+    dark = 0 < highest <= _OF_14
+    few = all(_few_above(band, _OF_12) for band in colours) and any(
+        _some_below(band, _OF_12) for band in colours
+    )
+    if (dark or few) and lower is not None and _all_alike(colours, _colours(lower())):
+        dark = few = False  # 8 bits spread over 16
+    if dark or thin:
         what = "alpha" if thin else "value"
         raise NotAPictureError(
             f"{name} has 16 bits a colour, but no {what} that needs more than 14: with fewer bits it would "
             "be too dark or too pale; save it with 8 bits"
         )
-    few = all(_few_above(band, _OF_12) for band in colours) and any(
-        _some_below(band, _OF_12) for band in colours
-    )
-    if few and not (lower is not None and _all_alike(colours, _colours(lower()))):
+    if few:
         raise NotAPictureError(
             f"{name} has 16 bits a colour, but nearly all values in the lowest 12: {_LIGHTS_OR_FAULTS}"
         )
@@ -115,6 +118,8 @@ def _deep_to_grey(image: Image.Image, name: str) -> Image.Image:
     values = image.convert("I") if image.mode.startswith("I;16") else image
     lowest, highest = _extrema(values)
     white = _white_of_floats(values, highest) if image.mode == "F" else _white_of_integers(highest)
+    if image.mode != "F" and 255 < highest < 2 ** _DEPTHS[-1] and _is_spread(values):
+        white = 2.0 ** _DEPTHS[-1] - 1
     if inverted and white is not None and image.mode != "F":  # what is black is not seen in what is light
         full = 2.0 ** tags[_BITS][0] - 1
         white = full if 2 * highest > full else None

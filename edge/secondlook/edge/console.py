@@ -32,15 +32,28 @@ def on_console() -> Iterator[None]:
     Raises:
         WriteError: it cannot. What waits to be written is dropped, so that the interpreter's end is quiet.
     """
-    if os.environ.get("COLUMNS", "1").strip("0") == "":  # rich would print nothing but the edges of boxes
+    columns = os.environ.get("COLUMNS")
+    if columns is not None and not columns.strip("0"):  # rich would print nothing but the edges of boxes
         del os.environ["COLUMNS"]
     try:
         yield
     except OSError as error:
-        if error.filename is not None or error.errno not in _NO_ROOM:
+        if error.filename is not None or error.errno not in _NO_ROOM or _stdout_takes():
             raise
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, sys.stdout.fileno())
             os.close(null)
         raise WriteError(f"cannot write the answer: {error.strerror}") from error
+    finally:
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+
+
+def _stdout_takes() -> bool:
+    """Whether what waits there can be written, so that an error was another file's."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -40,7 +40,9 @@ class EncodedPictures:
         name = asked.client, asked.picture.digest
         features = self._kept.pop(name, None)
         if features is None:
-            features = yield Encode(asked.picture, asked.picture.tokens)
+            encoded: Features = yield Encode(asked.picture, asked.picture.tokens)
+            # What a pass returns are parts of the tensors of all its pictures.
+            features = Features(encoded.tokens.clone(), tuple(one.clone() for one in encoded.deep))
         self._kept[name] = features  # behind all others: those asked about least lately go first
         if len(self._kept) > self._most:
             del self._kept[next(iter(self._kept))]

@@ -238,6 +238,13 @@ def _quantise(file: Path, quantised_file: Path) -> None:
     between stay in float32, and so do input and output.
     """
     quantization = import_module("onnxruntime.quantization")  # it has no types
+    model = onnx.load(file, load_external_data=False)
+    # The tool transposes some weights, and then takes what the graph tells of their shapes for wrong.
+    weights = {one.name for one in model.graph.initializer}
+    told = [one for one in model.graph.value_info if one.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(told)
+    onnx.save(model, file)
     with _quiet(None):  # it advises on the root logger
         quantization.quantize_dynamic(
             file,

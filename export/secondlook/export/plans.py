@@ -141,10 +141,11 @@ def plan_key(
 ) -> str:
     """The name of a plan: a digest of all that decides what is built.
 
-    That is the graph's and its weights' digests, TensorRT's version, the GPU with its compute capability and
-    driver, the profiles and the options.
+    That is the graphs' and their weights' digests, how long their axes get, TensorRT's version, the GPU with
+    its compute capability and driver, the profiles and the options.
     """
-    parts = [encoder.files, tensorrt, asdict(machine), list(map(str, profiles)), asdict(options)]
+    graphs = {name: asdict(interface) for name, interface in encoder.graphs.items()}
+    parts = [encoder.files, graphs, tensorrt, asdict(machine), list(map(str, profiles)), asdict(options)]
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

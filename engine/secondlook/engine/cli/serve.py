@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -186,6 +187,10 @@ def serve(
 
             def on_ready(service: TwoLookService) -> None:
                 stop_spinner()
+                # What is there now stays. To look through it for garbage takes a quarter of a second, while
+                # which nobody is answered.
+                gc.collect()
+                gc.freeze()
                 typer.echo(f"{service.card.name} answers on {url} (Ctrl-C ends it)")
 
             try:

@@ -124,6 +124,10 @@ class EncoderManifest:
         if lacking := needed - self.files.keys():
             raise SettingsError(f"the manifest has no digest of {', '.join(sorted(lacking))}")
 
+    def is_of(self, other: EncoderManifest) -> bool:
+        """Whether it tells of the same graphs, with the same weights and axes."""
+        return (self.files, self.graphs) == (other.files, other.graphs)
+
     def write(self, folder: Path) -> None:
         """Write the file and wait until it is on the disk.
 
@@ -181,6 +185,11 @@ class EncoderManifest:
             for kind in ("inputs", "outputs"):
                 both = (", ".join(map(str, getattr(one, kind))) for one in (mine, theirs))
                 pairs[f"{kind} of {name}"] = next(both), next(both)
+            for axis in mine.axes.keys() & theirs.axes.keys():
+                there, wanted = mine.axes[axis], theirs.axes[axis]
+                if there.least > wanted.least or there.most < wanted.most:
+                    lengths = (f"{one.least} to {one.most}" for one in (there, wanted))
+                    pairs[f"{axis} of {name}"] = next(lengths), next(lengths)
         different = [f"{name} {a}, not {b}" for name, (a, b) in pairs.items() if a != b]
         if different:
             raise EncoderMismatchError(
@@ -256,6 +265,22 @@ def read_json(kind: type[_Manifest], path: Path) -> _Manifest:
         InvalidEncoderError: it cannot be read, or is not one of this version.
     """
     try:
-        return from_json(kind, path.read_bytes())
+        text = path.read_bytes()
+        made, readable = _format(text), vars(kind)["format"]
+        if isinstance(made, int) and made != readable:
+            raise InvalidEncoderError(
+                f"{path} is of format {made}, and this version reads {readable}: make it again, with "
+                "secondlook export or secondlook build"
+            )
+        return from_json(kind, text)
     except (OSError, SettingsError) as error:
         raise InvalidEncoderError(f"{path} is no manifest of this version: {error}") from error
+
+
+def _format(text: bytes) -> object:
+    """What a manifest says of its own layout, if it can be read at all."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found.get("format") if isinstance(found, dict) else None

@@ -101,7 +101,7 @@ def find_plan(folder: Path, tensorrt: str, machine: Machine, *, lean: bool = Fal
     encoder = read_manifest(folder)
     for path in plans_in(cache_folder()):
         manifest = readable(read_plan_manifest, path)
-        if manifest is None or manifest.encoder.files != encoder.files:
+        if manifest is None or not manifest.encoder.is_of(encoder):
             continue
         if not manifest.misfits(tensorrt, machine) and (manifest.options.version_compatible or not lean):
             return path
@@ -185,6 +185,6 @@ def _find_graph(folder: Path, encoder: EncoderManifest) -> Path | None:
     for place in (folder, around, *beside):
         if (place / MANIFEST_FILE).is_file():
             found = readable(read_manifest, place)
-            if found is not None and found.files == encoder.files:
+            if found is not None and found.is_of(encoder):
                 return place
     return None

@@ -143,9 +143,6 @@ class TensorRtVisionEncoder:
 
     A batch of equal pictures may be any that the profiles' sizes add up to: more than the largest are several
     runs. Calls belong on one thread and one stream.
-
-    Attributes:
-        most_pictures: of a pass whose pictures are not equal.
     """
 
     def __init__(
@@ -156,7 +153,6 @@ class TensorRtVisionEncoder:
         device: torch.device,
     ) -> None:
         _check_tensors(loaded.plan, interface, profiles)
-        self.most_pictures = max(profile.maximum for profile in profiles)
         self._loaded, self._interface, self._profiles = loaded, interface, profiles
         self._device = device
         self._ranges = [lengths_of(interface, profile)[::2] for profile in profiles]
@@ -190,6 +186,10 @@ class TensorRtVisionEncoder:
             else:
                 found = self._made(given, lengths, self._profile(lengths))
         return found[0] if len(found) == 1 else tuple(found)
+
+    def passes(self, pictures: int) -> list[int]:
+        """Of how many pictures each pass is; see `secondlook.engine.models.vision.VisionEncoder`."""
+        return [run.batch for run in runs_of(pictures, self._profiles)]
 
     def _in_batches(self, given: Sequence[Tensor], batch: int) -> list[Tensor]:
         (name,), dtype = self._interface.axes, given[0].dtype

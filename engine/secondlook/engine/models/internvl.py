@@ -71,7 +71,8 @@ class InternVl(SquareAdapter):
         parts = (prompts, preprocessing, settings, localisation)
         super().__init__(name, module, *parts, vision, cell, "bicubic")
         told = ("hidden_act", "layer_norm_eps", "norm_type", "num_attention_heads", "use_qk_norm")
-        self.vision_settings = str([getattr(config.vision_config, one) for one in told])
+        values = [getattr(config.vision_config, one) for one in told]
+        self.vision_settings = f"{values} {config.projector_hidden_act}"
 
 
 class ShuffledVision(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -110,9 +111,9 @@ class Qwen(Adapter):
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> list[Features]:
-        most = getattr(self._encoder, "most_pictures", len(pictures))
-        passes = [pictures[first : first + most] for first in range(0, len(pictures), most)]
-        return [features for some in passes for features in self._encoded(some)]
+        passes, rest = getattr(self._encoder, "passes", lambda count: [count]), iter(pictures)
+        each = [list(islice(rest, count)) for count in passes(len(pictures))]
+        return [features for some in each for features in self._encoded(some)]
 
     def _encoded(self, pictures: Sequence[Picture]) -> list[Features]:
         patches = torch.cat([self.patches(picture) for picture in pictures])

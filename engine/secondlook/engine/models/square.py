@@ -20,7 +20,13 @@ from secondlook.engine.errors import InvalidModelError, UnsupportedModelError
 from secondlook.engine.models.adapter import Adapter
 from secondlook.engine.models.base import Features
 from secondlook.engine.models.checkpoint import Checkpoint
-from secondlook.engine.models.pictures import Normalisation, Picture, Preprocessing, normalisation_of
+from secondlook.engine.models.pictures import (
+    Normalisation,
+    Picture,
+    Preprocessing,
+    largest_grid,
+    normalisation_of,
+)
 from secondlook.engine.models.prompts import ChatPrompts
 from secondlook.engine.models.settings import Localisation, LookSettings
 from secondlook.engine.models.vision import Axis, Interface, TensorType, VisionEncoder, VisionGraph
@@ -60,7 +66,8 @@ class SquareAdapter(Adapter):
         self._kind: Any = type(self)
         self.preprocessing = preprocessing
         self._normalise = preprocessing.normalisation.on(self.device)
-        self.features = self.most_visual_tokens[0], self.decoder.width
+        rows, columns = largest_grid(view, self.cell)
+        self.features = rows * columns, self.decoder.width
         self._vision = vision
         self._encoder: VisionEncoder = vision
 

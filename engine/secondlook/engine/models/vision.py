@@ -17,8 +17,9 @@ __all__ = ["Axis", "Interface", "TensorType", "VisionEncoder", "VisionGraph", "s
 
 VisionEncoder: TypeAlias = Callable[..., Any]
 """One of a model's `VisionGraph`s, whatever computes it: takes the tensors of its interface one by one, those
-of floats in any dtype; returns one tensor, or a tuple of several, in the dtype of the first. One whose
-pictures are of different sizes may have `most_pictures`, what it takes of them in a pass."""
+of floats in any dtype; returns one tensor, or a tuple of several, in the dtype of the first. One that takes
+pictures of different sizes, and not any number of them at once, has `passes`: from a number of pictures to
+how many each pass is to have."""
 
 
 @validated(frozen=True)
