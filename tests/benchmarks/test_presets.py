@@ -115,7 +115,7 @@ NEXT = {
 
 
 def tiny(kind: str) -> Preset:
-    return random_preset(f"tiny {kind}", {"model_type": kind, **TINY[kind]})
+    return random_preset(f"tiny {kind}", {"model_type": kind, **{**TINY, "llava_next": NEXT}[kind]})
 
 
 @pytest.fixture(scope="module", params=list(TINY))
@@ -206,7 +206,7 @@ def test_the_looks_of_an_engine_are_counted_whatever_the_pictures_shape(subject:
 def test_beside_two_looks_at_one_square_stands_one_look_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     skip_with_references()
     monkeypatch.setattr("secondlook.benchmarks.latency.subject.pack_linear_layers", lambda _: None)
-    next_ = random_preset("tiny llava_next", {"model_type": "llava_next", **NEXT})
+    next_ = tiny("llava_next")
     subject = build_subject(next_, torch.float32, torch.device("cpu"))
     request, found = request_of(subject, 1), list[Outcome]()
     flow = HighResolutionFlow(subject)
@@ -219,8 +219,7 @@ def test_beside_two_looks_at_one_square_stands_one_look_in_tiles(monkeypatch: py
     works = work_of(next_, request.question, NEW_TOKENS)
     assert works[True].keys() == {"high_resolution", "ours"}
     counts = {name: work["final_answer"].flops for name, work in works[True].items()}
-    # Transformers' tower computes its last block, too, whose features are not read.
-    assert counts["high_resolution"] == pytest.approx(seen, rel=0.05)
+    assert counts["high_resolution"] == pytest.approx(seen, rel=1e-3)
     assert counts["ours"] < counts["high_resolution"]
 
 
@@ -228,7 +227,7 @@ def test_beside_two_looks_at_one_square_stands_one_look_in_tiles(monkeypatch: py
 def test_a_preset_has_as_many_parameters_as_what_it_stands_for(name: str) -> None:
     module = preset(name).shapes.module
     count = sum(parameter.numel() for parameter in module.parameters())
-    assert count == pytest.approx(PUBLISHED[name], rel=0.05)
+    assert count == pytest.approx(PUBLISHED[name], rel=0.005)
 
 
 def test_every_preset_is_offered() -> None:
