@@ -34,11 +34,12 @@ from secondlook.benchmarks.latency.work import (
     work_of,
 )
 from secondlook.benchmarks.options import FlopsRun, LatencyRun
-from secondlook.edge.geometry import Size
+from secondlook.benchmarks.report.tables import measured
+from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.engine import Engine
 from secondlook.engine.flops import PassFlops
-from secondlook.engine.models.settings import Localisation
+from secondlook.engine.models.settings import Localisation, Sink
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NEW_TOKENS = 8
@@ -151,20 +152,48 @@ def test_the_flows_come_to_the_same(subject: Subject) -> None:
     assert len(regions) > 1
 
 
-def test_the_flows_read_the_same_heads(subject: Subject) -> None:
-    where = Localisation({1: {0: 1.0, 3: 0.5}, 2: None}, subject.engine.model.localisation.crop_size)
+def looking(subject: Subject, **where: Any) -> Subject:
+    """The same model, where it looks closer by two layers, some heads of one."""
     shapes = tiny(subject.preset.config.model_type).shapes
-    shapes.localisation = where
-    profiled = build_subject(Preset("profiled", shapes), torch.float32, torch.device("cpu"))
-    assert profiled.engine.model.localisation == where
-    reference, *others = (flow.answer(request_of(subject, 5)) for flow in flows_on(profiled))
-    assert {outcome.region for outcome in others} == {reference.region}
+    own = subject.engine.model.localisation
+    shapes.localisation = Localisation({1: {0: 1.0, 3: 0.5}, 2: None}, own.crop_size, **where)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondlook.benchmarks.latency.subject.pack_linear_layers", lambda _: None)
+        return build_subject(Preset("profiled", shapes), torch.float32, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("generic", [True, False])
+def test_the_flows_read_the_same_heads_and_leave_out_the_same_sinks(subject: Subject, generic: bool) -> None:
+    regions = list[list[Region | None]]()
+    for sink in (None, Sink({0: {1: 1.0}, 1: {3: 1.0}}, 0.004)):
+        flows = flows_on(looking(subject, generic=generic, sink=sink))
+        requests = [request_of(subject, seed) for seed in range(5, 8)]
+        reference, *others = ([flow.answer(one).region for one in requests] for flow in flows)
+        assert others == [reference] * len(others)
+        regions.append(reference)
+    assert regions[0] != regions[1]  # the sinks make a difference
 
 
 @pytest.mark.parametrize("look_twice", [False, True])
 def test_the_flows_compute_what_is_counted(
     subject: Subject, look_twice: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_counts(subject, monkeypatch, look_twice=look_twice)
+
+
+def test_a_generic_question_that_is_not_asked_is_not_counted(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_counts(looking(subject, generic=False), monkeypatch, look_twice=True)
+
+
+def check_counts(subject: Subject, monkeypatch: pytest.MonkeyPatch, *, look_twice: bool) -> None:
+            subject.preset, request.question, NEW_TOKENS, region=None if region is None else region.size
+        )
+        # Windows at the edges of pictures are padded in our own tower, which stands for transformers'.
+        padded = flow.name != "ours" and subject.preset.config.model_type == "qwen2_5_vl"
+        near = 0.02 if padded else 1e-3
+        assert works[look_twice][flow.name]["final_answer"].flops == pytest.approx(seen, rel=near), flow.name
     skip_with_references()
     monkeypatch.setattr(EngineFlow, "_token_seconds", lambda *_: {})  # another request, for its times alone
     for seed, flow in enumerate(flows_on(subject)):
@@ -172,11 +201,6 @@ def test_the_flows_compute_what_is_counted(
         seen = counted(lambda flow=flow, request=request, found=found: found.append(flow.answer(request)))
         region = found[0].region
         works = work_of(
-            subject.preset, request.question, NEW_TOKENS, region=None if region is None else region.size
-        )
-        # Windows at the edges of pictures are padded in our own tower, which stands for transformers'.
-        near = 1e-3 if flow.name == "ours" else 0.02
-        assert works[look_twice][flow.name]["final_answer"].flops == pytest.approx(seen, rel=near), flow.name
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Lengths:
         return cls(
             prefix=prompt.shared,
             question=len(prompt.ids),
-            generic=len(model.prompt(generic, [whole.grid]).ids),
+            generic=len(model.prompt(generic, [whole.grid]).ids) if model.localisation.generic else 0,
             both=len(model.prompt(asked, [whole.grid, local.grid]).ids),
             new=new_tokens,
             decided=min(new_tokens, Policy.decide_after),
@@ -173,8 +173,8 @@ def _one_look(passes: PassFlops, question: str, new_tokens: int) -> dict[Metric,
 def _theirs(preset: Preset, ours: Pictures) -> Pictures:
     """What transformers' own encoder computes.
 
-    Where none are behind, ours compute the same, but for the padding of windows at a picture's edges; such an
-    encoder need not be countable on shapes.
+    Where no blocks are behind the features, ours compute the same, but for the padding of windows at a
+    picture's edges; such an encoder need not be countable on shapes.
     """
     if not hasattr(preset.config, "vision_feature_layer"):
         return ours
@@ -293,7 +293,7 @@ def _published(
     if not unsure:
         return {"first_token": first, "first_answer": answer, "final_answer": answer}
     region = answer
-    for length, image in ((n, seen), (g, generic)):
+    for length, image in ((n, seen), (g, generic)) if g else ((n, seen),):
         logits = passes.logits(1 if static else length)
         region += Work(image * (not once) + passes.decoder(length, length) + logits)
     images = pictures.local + pictures.question + seen * (not once)
