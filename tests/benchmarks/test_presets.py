@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from transformers.integrations import sdpa_attention
 
+from benchmarks.small_llava import measure_rates_at_once
 from benchmarks.test_flops import counted, skip_with_references
+from secondlook.benchmarks.benches import reported
 from secondlook.benchmarks.latency.flow import Flow, Outcome, Request, sent_image, synthetic_request
+from secondlook.benchmarks.latency.latency import bench_latency
 from secondlook.benchmarks.latency.ours import EngineFlow
 from secondlook.benchmarks.latency.published import (
     EncodingOnceFlow,
@@ -188,12 +194,6 @@ def test_a_generic_question_that_is_not_asked_is_not_counted(
 
 
 def check_counts(subject: Subject, monkeypatch: pytest.MonkeyPatch, *, look_twice: bool) -> None:
-            subject.preset, request.question, NEW_TOKENS, region=None if region is None else region.size
-        )
-        # Windows at the edges of pictures are padded in our own tower, which stands for transformers'.
-        padded = flow.name != "ours" and subject.preset.config.model_type == "qwen2_5_vl"
-        near = 0.02 if padded else 1e-3
-        assert works[look_twice][flow.name]["final_answer"].flops == pytest.approx(seen, rel=near), flow.name
     skip_with_references()
     monkeypatch.setattr(EngineFlow, "_token_seconds", lambda *_: {})  # another request, for its times alone
     for seed, flow in enumerate(flows_on(subject)):
@@ -201,6 +201,12 @@ def check_counts(subject: Subject, monkeypatch: pytest.MonkeyPatch, *, look_twic
         seen = counted(lambda flow=flow, request=request, found=found: found.append(flow.answer(request)))
         region = found[0].region
         works = work_of(
+            subject.preset, request.question, NEW_TOKENS, region=None if region is None else region.size
+        )
+        # Windows at the edges of pictures are padded in our own tower, which stands for transformers'.
+        padded = flow.name != "ours" and subject.preset.config.model_type == "qwen2_5_vl"
+        near = 0.02 if padded else 1e-3
+        assert works[look_twice][flow.name]["final_answer"].flops == pytest.approx(seen, rel=near), flow.name
 
 
 @pytest.mark.parametrize(
@@ -245,6 +251,32 @@ def test_beside_two_looks_at_one_square_stands_one_look_in_tiles(monkeypatch: py
     counts = {name: work["final_answer"].flops for name, work in works[True].items()}
     assert counts["high_resolution"] == pytest.approx(seen, rel=1e-3)
     assert counts["ours"] < counts["high_resolution"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "flows", "columns"),
+    [
+        ("llava_next", ["high_resolution", "ours"], "in tiles, ms | secondlook, ms"),
+        ("instructblip", ["reference", "strong", "ours"], "reference, ms | stronger, ms | secondlook, ms"),
+    ],
+)
+def test_latency_is_measured_and_told_where_flows_are_left_out(
+    kind: str, flows: list[str], columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure_rates_at_once(monkeypatch)
+    warned = list[str]()
+    monkeypatch.setattr(sdpa_attention.logger, "warning_once", warned.append)
+    run = LatencyRun(device="cpu", repeats=1, warmups=0, new_tokens=2)
+    report = json.loads(json.dumps(reported(run, partial(bench_latency, tiny(kind)))))
+    assert [name.removeprefix("speedup_") for name in report if name.startswith("speedup_")] == flows[:-1]
+    finals = {row["flow"]: row["p50_ms"] for row in report["rows"] if row["metric"] == "final_answer"}
+    assert list(finals) == [row["flow"] for row in report["memory"][: len(flows)]] == flows
+    agreeing = {} if kind == "llava_next" else dict.fromkeys(("first_tokens", "region", "second_tokens"), 1.0)
+    assert report["agreement"].get("ours", {}) == agreeing
+    shown = measured("latency", report)
+    assert f"| request | until | {columns} | 90 % | slowest | ceiling, ms |" in shown
+    assert f"{report[f'speedup_{flows[0]}']:.2f} times as fast as " in shown
+    assert warned == []
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -52,6 +52,10 @@ class ReferenceFlow:
         assert self._served.localisation.generated_rows == 0, "the published way reads the prompt's last row"
         self._model = subject.model
         self._probed = twin(subject.model, self._probed_attention())
+        for part in self._probed.config.sub_configs.keys() - {"text_config", "vision_config"}:
+            # What reads the question tells what it looked at. An argument would ask the tower, too, which
+            # cannot tell with SDPA.
+            getattr(self._probed.config, part).output_attentions = True
         self._device: torch.device = subject.model.device
 
     def _probed_attention(self) -> str | dict[str, str]:
@@ -76,10 +80,6 @@ class ReferenceFlow:
         seconds["final_answer"] = watch.read()
         return Outcome(first.tokens, region, second.tokens, uncertainty, seconds)
 
-    def _look(self, request: Request, image: Image.Image) -> tuple[list[_Shown], _Generated]:
-        """The first answer, from what an edge sent of the original."""
-        picture = self._served.picture(image, self._served.global_view, request.size)
-        pictures = [self._picture(picture)]
     def _region(self, request: Request, pictures: Sequence[_Shown]) -> Region:
         """Where to look closer, as the model's `localisation` has it: a complete pass for each question."""
         where = self._served.localisation
@@ -92,6 +92,10 @@ class ReferenceFlow:
             (by_generic,) = self._maps(GENERIC_QUESTION, pictures, [where.layers])
         return find_region(by_question, by_generic, request.size, where.region)
 
+    def _look(self, request: Request, image: Image.Image) -> tuple[list[_Shown], _Generated]:
+        """The first answer, from what an edge sent of the original."""
+        picture = self._served.picture(image, self._served.global_view, request.size)
+        pictures = [self._picture(picture)]
         return pictures, self._generate(request, pictures)
 
     def _generate(self, request: Request, pictures: Sequence[_Shown]) -> _Generated:
@@ -122,8 +126,8 @@ class ReferenceFlow:
         if self._served.tokens(question).instruction:
             # An encoder that reads it: a pass tells what it looked at only where it is handed that.
             encoder = self._probed.get_image_features
-            read = {name: inputs[name] for name in signature(encoder).parameters if name in inputs}
-            seen = encoder(**read, output_attentions=True, return_dict=True)
+            own = {name: inputs[name] for name in signature(encoder).parameters if name in inputs}
+            seen = encoder(**own, return_dict=True)
             projection = self._served.projection(seen)
             inputs |= {"pixel_values": None, "mm_encoder_outputs": {"image": seen}}
         weights = self._weights(inputs, chain.from_iterable(asked))
@@ -197,10 +201,6 @@ class _TokenClock(BaseStreamer):
         """Nothing is left to do."""
 
 
-def _uncertainty(logits: Tensor) -> float:
-    """Mean min-entropy in nats of the answer's distributions [tokens, V]."""
-    return float(-logits.float().log_softmax(-1).amax(-1).mean())
-
 def _summed(read: Mapping[int, Tensor], layers: Layers) -> Tensor:
     """Of attention [H, N] by layer the sum [N] over layers, of each the weighted heads or the mean of all."""
     row = torch.zeros(())
@@ -211,6 +211,10 @@ def _summed(read: Mapping[int, Tensor], layers: Layers) -> Tensor:
         )
     return row
 
+
+def _uncertainty(logits: Tensor) -> float:
+    """Mean min-entropy in nats of the answer's distributions [tokens, V]."""
+    return float(-logits.float().log_softmax(-1).amax(-1).mean())
 
 
 class StrongFlow(ReferenceFlow):
