@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -52,6 +53,10 @@ _MAPPED: Final = 100
 
 _SLOTS: Final = 4
 """One question is asked at a time; further slots keep what its picture's other questions begin with."""
+
+_AHEAD: Final = 2
+"""Pictures for each process that are handed out before their turn. Records are logged in order: what is
+computed ahead of a picture that takes long is lost if the run is killed."""
 
 
 class WorkerError(SecondLookError):
@@ -110,8 +115,14 @@ def ask_all(
         yield from map(_asker(asking, room, model).ask, pictures)
         return
     workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
+    waiting = deque[Future[LoggedPicture]]()
     try:
-        yield from workers.map(partial(_ask_in_worker, asking, room), pictures)
+        for picture in pictures:
+            waiting.append(workers.submit(_ask_in_worker, asking, room, picture))
+            if len(waiting) > _AHEAD * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise WorkerError(
             "a process that asks was killed, perhaps for want of memory; run the command again, with fewer "
