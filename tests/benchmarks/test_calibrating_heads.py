@@ -229,3 +229,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     (tmp_path / "file").touch()
     with pytest.raises(WriteError):
         calibrating.calibrate_heads(pictures(20), Served(), tmp_path / "file" / "found.json")
+        (("--data", "d", "--boxes", "b"), 2, "--data-set signs takes no --data and no --boxes"),
+        (("--images", "i"), 2, "--data-set signs takes no --images"),
+        (("--data-set", "vstar", "--data", "d", "--boxes", "b"), 2, "--data-set vstar takes no --boxes"),
+        (("--data-set", "textvqa", "--data", "d", "--seed", 1), 2, "--data-set textvqa takes no --seed"),
