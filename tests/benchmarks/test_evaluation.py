@@ -193,7 +193,7 @@ def test_processes_run_only_so_far_ahead_of_what_is_logged(
             drawn.append(one.index)
             yield one
 
-    # What a worker answers is nothing to this: threads do as well.
+    # Threads stand for the processes: it is about when they are given work, not about what they answer.
     monkeypatch.setattr(asking, "ProcessPoolExecutor", lambda count, *_: ThreadPoolExecutor(count))
     monkeypatch.setattr(asking, "_ask_in_worker", lambda _asking, _room, one: one.index)
     found = ask_all(Asking(folder), pictures(), processes=2)
