@@ -16,11 +16,20 @@ from engine.planted import PLANTED, PlantedModel, painted
 from engine.planted import QUESTION as WHERE_IS_RED
 from secondlook.benchmarks.calibration import heads as calibrating
 from secondlook.benchmarks.commands import MeasurementError
-from secondlook.benchmarks.datasets.question import AskedPicture, DataSet, MalformedDataError, Question
+from secondlook.benchmarks.datasets.question import (
+    SHORT_ANSWER,
+    AskedPicture,
+    DataSet,
+    MalformedDataError,
+    MissingDataError,
+    Question,
+)
 from secondlook.benchmarks.options import Served
+from secondlook.benchmarks.report.tables import measured
 from secondlook.edge.errors import SettingsError, WriteError
 from secondlook.engine.cli import command_line, run
 from secondlook.engine.errors import EmptyQuestionError
+from secondlook.engine.models.prompts import GENERIC_QUESTION
 from secondlook.engine.models.settings import Layers, Localisation, read_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,6 +49,11 @@ class Painted:
 class Broken(Painted):
     def read(self) -> bytes:
         return b"no picture"
+
+
+class Missing(Painted):
+    def read(self) -> bytes:
+        raise MissingDataError("cannot read the picture away.png: No such file or directory")
 
 
 def question(boxed: bool, seed: int, text: str = WHERE_IS_RED) -> Question:
@@ -121,14 +135,19 @@ def test_what_was_read_until_ctrl_c_is_used(
         (
             DataSet("painted", {}, [AskedPicture(n, Broken(n), (question(True, n),)) for n in range(30)]),
             MalformedDataError,
-            "Broken",
+            "Broken.*; leave it out with --skip-damaged",
+        ),
+        (
+            DataSet("painted", {}, [AskedPicture(n, Missing(n), (question(True, n),)) for n in range(30)]),
+            MissingDataError,
+            "^cannot read the picture away.png: No such file or directory$",
         ),
         (
             DataSet(
                 "painted", {}, [AskedPicture(n, Painted(n), (question(True, n, " "),)) for n in range(30)]
             ),
             EmptyQuestionError,
-            r"a question about Painted\(seed=0, name=''\): the question is empty",
+            r"question ' ' about Painted\(seed=0, name=''\): the question is empty",
         ),
     ],
 )
@@ -143,11 +162,46 @@ def test_data_that_cannot_be_used_are_told(
 def test_damaged_pictures_are_left_out_if_told(planted: PlantedModel, tmp_path: Path) -> None:
     planted.localisation = replace(planted.localisation, layers={0: None})
     data = pictures(25)
-    damaged = [replace(one, source=Broken(one.index)) if one.index == 7 else one for one in data.pictures]
+    damaged = list(data.pictures)
+    for index, kind in ((7, Broken), (9, Missing)):
+        damaged[index] = replace(damaged[index], source=kind(index))
     report = calibrating.calibrate_heads(
         replace(data, pictures=damaged), Served(skip_damaged=True), tmp_path / "found.json"
     )
-    assert (report["pictures"], report["found"]) == (24, True)
+    assert (report["pictures"], report["left_out"], report["found"]) == (23, 2, True)
+    told = "2 layers of 2 heads); {}chosen on"
+    assert told.format("2 more cannot be read and are left out; ") in measured("heads", report)
+    assert told.format("") in measured("heads", report | {"left_out": 0})
+
+
+def test_questions_are_asked_as_an_evaluation_asks_them(
+    planted: PlantedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an instruction that the prompt has anyway."""
+    asked, tokens = set[str](), planted.tokens
+    monkeypatch.setattr(planted, "tokens", lambda text: asked.add(text) or tokens(text))
+    monkeypatch.setattr(planted, "brief", True)
+    told = [replace(question(True, n), instruction=SHORT_ANSWER) for n in range(20)]
+    data = DataSet("painted", {}, [AskedPicture(n, Painted(n), (one,)) for n, one in enumerate(told)])
+    calibrating.calibrate_heads(data, Served(), tmp_path / "found.json")
+    assert asked - {GENERIC_QUESTION} == {WHERE_IS_RED}
+
+
+@pytest.mark.parametrize(
+    ("better", "told"),
+    [
+        ((0.004, 0.0, 0.011), "the best is better by 0.4 (0.0 to 1.1) points, and so not for certain."),
+        ((0.0, -0.01, 0.01), "on the other half the best is no better: 0.0 (-1.0 to 1.0) points."),
+        ((-0.02, -0.03, 0.01), "on the other half the best is worse: -2.0 (-3.0 to 1.0) points."),
+    ],
+)
+def test_a_best_that_is_not_better_is_not_called_so(
+    better: tuple[float, ...], told: str, planted: PlantedModel, tmp_path: Path
+) -> None:
+    planted.localisation = replace(planted.localisation, layers={0: None})
+    report = calibrating.calibrate_heads(pictures(20), Served(), tmp_path / "found.json")
+    report |= {"found": False, "better": dict(zip(("value", "low", "high"), better, strict=True))}
+    assert f"**None found:** {told}" in measured("heads", report)
 
 
 def test_a_profile_of_the_answers_rows_is_not_compared(planted: PlantedModel, tmp_path: Path) -> None:
@@ -197,6 +251,10 @@ def test_the_command_tells_what_is_found(
     ("options", "code", "said"),
     [
         (("--data-set", "vstar"), 2, "vstar needs --data, the folder of its official files"),
+        (("--data", "d", "--boxes", "b"), 2, "--data-set signs takes no --data and no --boxes"),
+        (("--images", "i"), 2, "--data-set signs takes no --images"),
+        (("--data-set", "vstar", "--data", "d", "--boxes", "b"), 2, "--data-set vstar takes no --boxes"),
+        (("--data-set", "textvqa", "--data", "d", "--seed", 1), 2, "--data-set textvqa takes no --seed"),
         (("--data-set", "pope"), 2, "'pope' is not one of 'signs', 'vstar', 'textvqa'"),
         (("--count", 3), 1, "3 of 3 pictures of signs have a box, but 20 are needed"),
         (("--data-set", "textvqa", "--data", "nowhere"), 1, "nowhere"),

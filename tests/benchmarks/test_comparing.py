@@ -11,12 +11,13 @@ import pytest
 
 from benchmarks.logs import header, random_records, write_run
 from secondlook.benchmarks.analysis.comparing import compare
-from secondlook.benchmarks.run_log import LoggedLook, Record, RunHeader
+from secondlook.benchmarks.report.tables import measured
+from secondlook.benchmarks.run_log import LogError, LoggedLook, Record, RunHeader
 from secondlook.engine.cli import command_line, run
 
 
 def looking(**localisation: Any) -> RunHeader:
-    head = header()
+    head, localisation = header(), {"crop_size": 168, **localisation}
     return RunHeader(
         {**head.settings, "model": {**head.settings["model"], "localisation": localisation}}, head.made
     )
@@ -45,7 +46,7 @@ def logs(tmp_path: Path) -> list[Path]:
 
 def test_what_is_compared_is_paired_and_at_equal_bytes(logs: list[Path]) -> None:
     found = compare(logs)
-    assert found["questions"] == 118
+    assert (found["questions"], found["left_out"]) == (118, 1)
     assert found["localisation"] == [{"rule": "squares"}, {"rule": "box"}]
     assert found["local_bytes"] == [8000.0, 4000.0]
     assert [one["hit"]["value"] for one in found["regions"]] == pytest.approx([1.0, 0.5], abs=0.02)
@@ -68,7 +69,8 @@ def test_the_command_tells_and_keeps_it(
         run(command_line(), ["eval", "compare", *map(str, logs), "--output", str(output)])
     told = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "which look closer by rule squares and by rule box" in told
+    caption = " ".join(told.split("first")[0].split())
+    assert "by rule squares and by rule box; pictures that are not in both, and are left out: 1." in caption
     assert json.loads(told.splitlines()[-1]) == json.loads(output.read_text(encoding="utf-8"))
 
 
@@ -93,6 +95,34 @@ def test_other_logs_are_not_compared(
         run(command_line(), ["eval", "compare", str(logs[0]), str(other)])
     assert ended.value.code == 1
     assert told in capsys.readouterr().err
+
+
+def test_what_a_log_leaves_out_is_the_default(logs: list[Path], tmp_path: Path) -> None:
+    """Logs of before there was a choice say nothing of it."""
+    records = random_records(60)
+    older, newer = (
+        write_run(tmp_path / f"{name}.jsonl", records, looking(layers={"2": None}, **more))
+        for name, more in (("older", {}), ("newer", {"rule": "squares", "generic": True, "sink": None}))
+    )
+    with pytest.raises(LogError, match="look closer in the same places, so there is nothing to compare"):
+        compare([older, newer])
+    assert compare([older, logs[1]])["localisation"] == [{"rule": "squares"}, {"rule": "box"}]
+
+
+def test_layers_and_sinks_are_told_in_words(logs: list[Path], tmp_path: Path) -> None:
+    where = {"layers": {"1": {"0": 1.0, "3": 1.0}}, "sink": {"layers": {"2": None}, "threshold": 0.01}}
+    other = write_run(tmp_path / "heads.jsonl", random_records(60), looking(rule="squares", **where))
+    told = measured("compare", compare([logs[0], other]))
+    assert (
+        "by layer 2: mean, sink `None` and by layer 1: head 0, head 3, sinks of layer 2: mean from 0.01"
+        in told
+    )
+
+
+def test_a_log_without_a_place_to_look_is_refused(logs: list[Path], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "odd.jsonl", random_records(60), looking(layers={"2": None}, rule="stars"))
+    with pytest.raises(LogError, match=r"odd\.jsonl is not a log of an evaluation run"):
+        compare([logs[0], other])
 
 
 def test_one_log_is_not_compared_with_itself(logs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from benchmarks.samples import KillsItsReader, smallest
 from edge.support import square
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.analysis.replay import Replay
-from secondlook.benchmarks.evaluation import cli
+from secondlook.benchmarks.datasets.question import AskedPicture
+from secondlook.benchmarks.evaluation import asking, cli
 from secondlook.benchmarks.evaluation.asking import WorkerError, ask_all
 from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import LINE, LoggedLook, Record, read_log
@@ -178,6 +181,24 @@ def test_records_survive_the_log_and_can_be_replayed(evaluated: list[list[Record
 def test_a_missing_model_is_an_error_before_any_picture(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         ask(str(tmp_path / "none"), SEED, INDICES)
+
+
+def test_processes_run_only_so_far_ahead_of_what_is_logged(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, drawn = signs_data_set("test", SEED, 80).pictures[:12], list[int]()
+
+    def pictures() -> Iterator[AskedPicture]:
+        for one in asked:
+            drawn.append(one.index)
+            yield one
+
+    # Threads stand for the processes: it is about when they are given work, not about what they answer.
+    monkeypatch.setattr(asking, "ProcessPoolExecutor", lambda count, *_: ThreadPoolExecutor(count))
+    monkeypatch.setattr(asking, "_ask_in_worker", lambda _asking, _room, one: one.index)
+    found = ask_all(Asking(folder), pictures(), processes=2)
+    assert (next(found), len(drawn)) == (0, 5)
+    assert list(found) == list(range(1, 12))
 
 
 @pytest.mark.slow

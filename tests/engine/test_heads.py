@@ -87,7 +87,7 @@ def test_the_region_is_the_engines(folder: Path, more: dict[str, Any]) -> None:
     model = load_model(str(folder))
     model.localisation = replace(model.localisation, **({"crop_size": 50} | more))
     asked = [f"{QUESTION} {number}" for number in range(4)]
-    found = Heads(model).attended(picture(1), LARGE, [(question, ANYWHERE) for question in asked])
+    found = list(Heads(model).attended(picture(1), LARGE, [(question, ANYWHERE) for question in asked]))
     engine = Engine(model)
     for question, each in zip(asked, found, strict=True):
         look = engine.first_look(picture(1), question, LARGE, AnswerOptions(second_look="always"))
@@ -116,7 +116,7 @@ def test_a_picture_is_encoded_once_for_all_its_questions(
     run = model.hidden
     monkeypatch.setattr(model, "encode", lambda pictures: encoded.append(len(pictures)) or encode(pictures))
     monkeypatch.setattr(model, "hidden", lambda rows, plan: hidden.append(len(rows)) or run(rows, plan))
-    Heads(model).attended(picture(1), LARGE, [("What?", ANYWHERE), ("Where?", ANYWHERE)])
+    list(Heads(model).attended(picture(1), LARGE, [("What?", ANYWHERE), ("Where?", ANYWHERE)]))
     assert (encoded, len(hidden)) == ([1], 3)
 
 

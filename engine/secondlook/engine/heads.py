@@ -7,7 +7,7 @@ asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -104,8 +104,8 @@ class Heads:
     @torch.inference_mode()
     def attended(
         self, image: Image.Image, original: Size, questions: Iterable[tuple[str, Wanted]]
-    ) -> list[Attended]:
-        """What every head looks at, for each question about one picture.
+    ) -> Iterator[Attended]:
+        """What every head looks at, for each question about one picture, one after the other.
 
         Args:
             image: the global image, as an edge sends it.
@@ -113,17 +113,16 @@ class Heads:
         Raises as `secondlook.engine.engine.Engine.prepare`.
         """
         model, preparer = self._model, self._preparer
-        found: list[Attended] = []
+        features: Features | None = None
+        generic: Tensor | None = None
         for text, wanted in questions:
             asked = preparer.question(image, text, original, _ONE_LOOK, "")
-            if not found:
+            if features is None:
                 (features,) = model.encode([asked.picture])
-                generic = None
                 if model.localisation.generic:
                     generic = self._maps(features, preparer.generic, asked.generic)
             by_question = self._maps(features, asked.tokens, asked.prompt)
-            found.append(Attended(by_question, generic, original, wanted))
-        return found
+            yield Attended(by_question, generic, original, wanted)
 
     def region(self, seen: Attended, layers: Layers) -> Region:
         """Where the model would look closer if it read these layers and heads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from operator import attrgetter
@@ -12,10 +13,12 @@ import numpy as np
 
 from secondlook.benchmarks.analysis.groups import region_quality
 from secondlook.benchmarks.analysis.replay import Replay, advantage
-from secondlook.benchmarks.analysis.runs import read_family
+from secondlook.benchmarks.analysis.runs import Run, read_family
 from secondlook.benchmarks.analysis.statistics import Bootstrap
-from secondlook.benchmarks.run_log import LogError
+from secondlook.benchmarks.run_log import LogError, refusing
+from secondlook.edge.validation import from_json
 from secondlook.engine.method.policy import Policy
+from secondlook.engine.models.settings import Localisation
 
 _SHARES: Final = (0.1, 0.25, 0.5, 1.0)
 """Of the bytes that all local images of the first run take."""
@@ -33,8 +36,12 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
     boot = Bootstrap(own.columns.picture)
     lines = [replay.trade_off.line(replay.sent) for replay in replays]
     made, settings = family.main.made, family.main.header.settings
-    where = [run.header.settings["model"]["localisation"] for run in family.runs]
-    differing = [key for key in where[1] if where[0].get(key) != where[1][key]]
+    where = [_where(run) for run in family.runs]
+    differing = [key for key in where[1] if where[0][key] != where[1][key]]
+    if not differing:
+        raise LogError(
+            f"{logs[0]} and {logs[1]} look closer in the same places, so there is nothing to compare"
+        )
     rows = [
         {
             "bytes": at,
@@ -48,8 +55,9 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
         "data": family.data,
         "model": made.get("model"),
         "questions": len(own.columns),
+        "left_out": family.left_out,
         "logs": [run.digest for run in family.runs],
-        "localisation": [{key: one.get(key) for key in differing} for one in where],
+        "localisation": [{key: one[key] for key in differing} for one in where],
         "at_bytes": rows,
         "always": [asdict(one) for one in boot.means(own.kept, other.kept, other.kept - own.kept)],
         "local_bytes": [float(one.columns.second.bytes[one.possible].mean()) for one in replays],
@@ -60,3 +68,9 @@ def compare(logs: Sequence[Path]) -> dict[str, Any]:
         ],
         "environment": made | settings.get("versions", {}) | {"dtype": settings["model"]["dtype"]},
     }
+
+
+def _where(run: Run) -> dict[str, Any]:
+    """Where a run's model looks closer; what its log leaves out, an older one, is the default."""
+    with refusing(run.path):
+        return from_json(Localisation, json.dumps(run.header.settings["model"]["localisation"])).to_json()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ from secondlook.engine.cli.options import VerboseOption
 if TYPE_CHECKING:
     from secondlook.benchmarks.datasets.question import DataSet
     from secondlook.engine.method.policy_file import Target
+
+
+_TAKES: Final = {"signs": ("seed",), "vstar": ("data", "images"), "textvqa": ("data", "images", "boxes")}
+"""The options that each data set of `calibrate heads` takes, beside those that all take."""
 
 
 def register(calibrations: typer.Typer) -> None:
@@ -90,7 +94,10 @@ def heads(
     boxes: Annotated[
         Path | None, typer.Option(help="Boxes of TextVQA's answers, as JSON lines {dataset_id, bbox}.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which signs are drawn, of the calibration split.")] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which signs are drawn, of the calibration split; 1 unless told."),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures at most.")] = 400,
     verbose: VerboseOption = 0,
 ) -> None:
@@ -104,12 +111,16 @@ def heads(
 
 
 def _boxed(
-    name: str, data: Path | None, images: Path | None, boxes: Path | None, seed: int, count: int
+    name: str, data: Path | None, images: Path | None, boxes: Path | None, seed: int | None, count: int
 ) -> DataSet:
+    given = {"data": data, "images": images, "boxes": boxes, "seed": seed}
+    foreign = [f"--{key}" for key, value in given.items() if value is not None and key not in _TAKES[name]]
+    if foreign:
+        raise typer.BadParameter(f"--data-set {name} takes no {' and no '.join(foreign)}")
     if name == "signs":
         from secondlook.benchmarks.signs.evaluation import signs_data_set
 
-        return signs_data_set("calibration", seed, count)
+        return signs_data_set("calibration", 1 if seed is None else seed, count)
     from secondlook.benchmarks.datasets.official import load_textvqa, load_vstar
 
     if data is None:

@@ -24,12 +24,12 @@ from secondlook.benchmarks.datasets.question import (
     MissingDataError,
 )
 from secondlook.benchmarks.environment import environment
-from secondlook.benchmarks.evaluation.asking import load_run_model
+from secondlook.benchmarks.evaluation.asking import asked_text, left_out, load_run_model, naming
 from secondlook.benchmarks.options import Served
+from secondlook.benchmarks.run_log import Skipped
 from secondlook.edge.errors import PictureError, SettingsError
 from secondlook.edge.files import check_writable, write_files
 from secondlook.edge.imaging import decode_jpeg, open_picture
-from secondlook.engine.errors import QuestionError
 from secondlook.engine.heads import Attended, Heads
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.opening import draws_bars, loading_status
@@ -64,9 +64,9 @@ def calibrate_heads(data: DataSet, served: Served, output: Path) -> dict[str, An
         )
     heads = Heads(model)
     with progress(Console(stderr=True), "pictures", len(pictures)) as go_on:
-        each = (_read(heads, model, one, served.skip_damaged) for one in pictures)
-        read, interrupted = complete_rounds(each, 1, go_on)
-    read = [picture for picture in read if picture]
+        each = (_read(heads, model, one, served) for one in pictures)
+        done, interrupted = complete_rounds(each, 1, go_on)
+    read = [picture for picture in done if not isinstance(picture, Skipped)]
     if len(read) < _FEWEST:
         raise MeasurementError(f"only {len(read)} pictures were read, but {_FEWEST} are needed")
     shuffled = [read[place] for place in np.random.default_rng(0).permutation(len(read))]
@@ -86,6 +86,7 @@ def calibrate_heads(data: DataSet, served: Served, output: Path) -> dict[str, An
         "weights": model.digest(),
         "decoder": {"layers": model.decoder.layers, "heads": model.decoder.heads},
         "pictures": len(read),
+        "left_out": len(done) - len(read),
         "chosen_on": len(choosing),
         "verified_on": len(verifying),
         "own": asdict(own) | {"verified": verified[0]},
@@ -98,17 +99,18 @@ def calibrate_heads(data: DataSet, served: Served, output: Path) -> dict[str, An
     }
 
 
-def _read(heads: Heads, model: VisionLanguageModel, asked: AskedPicture, skip: bool) -> list[Attended]:
-    """Of each question; none where the picture cannot be read and is skipped."""
+def _read(
+    heads: Heads, model: VisionLanguageModel, asked: AskedPicture, served: Served
+) -> list[Attended] | Skipped:
+    """Of each question, unless the picture is left out."""
     try:
         picture = open_picture(asked.source.read())
-    except (MalformedDataError, MissingDataError, PictureError) as error:
-        if skip:
-            return []
-        raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error
+    except (MissingDataError, PictureError) as error:
+        return left_out(asked, error, served)
     sent = decode_jpeg(picture.global_image(model.global_view).jpeg)
-    suffix = model.settings.question_suffix
-    try:
-        return heads.attended(sent, picture.size, [(one.asked(suffix), one.boxes) for one in asked.questions])
-    except QuestionError as error:
-        raise type(error)(f"a question about {asked.source}: {error}") from error
+    texts = [(asked_text(one, model), one.boxes) for one in asked.questions]
+    found, seen = list[Attended](), heads.attended(sent, picture.size, texts)
+    for question in asked.questions:
+        with naming(asked, question):
+            found.append(next(seen))
+    return found

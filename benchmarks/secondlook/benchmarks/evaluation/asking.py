@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -53,6 +54,10 @@ _MAPPED: Final = 100
 _SLOTS: Final = 4
 """One question is asked at a time; further slots keep what its picture's other questions begin with."""
 
+_AHEAD: Final = 2
+"""Pictures for each process that are handed out before their turn. Records are logged in order: what is
+computed ahead of a picture that takes long is lost if the run is killed."""
+
 
 class WorkerError(SecondLookError):
     """A process that asks was killed."""
@@ -84,10 +89,10 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
     characters = Room.characters
     for picture in pictures:
         for question in picture.questions:
-            text = _text(question, model)
+            text = asked_text(question, model)
             characters = max(characters, len(text))
             if len(text.encode()) > _SHORT:
-                with _named(picture, question):
+                with naming(picture, question):
                     tokens = max(tokens, text_rows(model, text))
     return Room(tokens, characters)
 
@@ -110,8 +115,14 @@ def ask_all(
         yield from map(_asker(asking, room, model).ask, pictures)
         return
     workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
+    waiting = deque[Future[LoggedPicture]]()
     try:
-        yield from workers.map(partial(_ask_in_worker, asking, room), pictures)
+        for picture in pictures:
+            waiting.append(workers.submit(_ask_in_worker, asking, room, picture))
+            if len(waiting) > _AHEAD * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise WorkerError(
             "a process that asks was killed, perhaps for want of memory; run the command again, with fewer "
@@ -183,19 +194,15 @@ class _Asker:
             looks = [look(shown, question) for question in asked.questions]
             return [replace(one, baseline=look) for one, look in zip(records, looks, strict=True)]
         except (MissingDataError, PictureError) as error:
-            if self.asking.skip_damaged:
-                return Skipped(asked.index, asked.source.name, str(error))
-            if isinstance(error, MissingDataError):
-                raise
-            raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error
+            return left_out(asked, error, self.asking)
 
     def _shown(self, asked: AskedPicture, picture: Picture) -> _Shown:
         view = self.engine.model.global_view
         return _Shown(asked, picture, picture.global_image(view, self.asking.global_jpeg))
 
     def _look(self, shown: _Shown, question: Question, options: AnswerOptions) -> FirstLook:
-        with _named(shown.asked, question):
-            text, image = _text(question, self.engine.model), decode_jpeg(shown.sent.jpeg)
+        with naming(shown.asked, question):
+            text, image = asked_text(question, self.engine.model), decode_jpeg(shown.sent.jpeg)
             return self.engine.first_look(image, text, shown.picture.size, options)
 
     def _only_look(self, shown: _Shown, question: Question) -> LoggedLook:
@@ -208,7 +215,7 @@ class _Asker:
     ) -> tuple[int | None, int | None]:
         if self.passes is None:
             return None, None
-        text = _text(question, self.engine.model)
+        text = asked_text(question, self.engine.model)
         return look_flops(self.passes, shown.picture.size, text, first, second, only=only)
 
     def _record(self, shown: _Shown, question: Question, original_bytes: int) -> Record:
@@ -229,7 +236,7 @@ class _Asker:
         return Record(
             index=asked.index,
             type=question.kind,
-            question=_text(question, engine.model),
+            question=asked_text(question, engine.model),
             truth=question.truth,
             first=_logged(question, first.look, shown.sent, first.look.visual_tokens, flops[0]),
             second=second,
@@ -244,7 +251,8 @@ class _Asker:
         )
 
 
-def _text(question: Question, model: VisionLanguageModel) -> str:
+def asked_text(question: Question, model: VisionLanguageModel) -> str:
+    """A question as this model is asked it."""
     return question.asked(model.settings.question_suffix, brief=model.brief)
 
 
@@ -263,8 +271,21 @@ def _logged(
     )
 
 
+def left_out(asked: AskedPicture, error: MissingDataError | PictureError, served: Served) -> Skipped:
+    """A picture that cannot be read, where such are to be left out.
+
+    Raises:
+        MissingDataError, MalformedDataError: they are not.
+    """
+    if served.skip_damaged:
+        return Skipped(asked.index, asked.source.name, str(error))
+    if isinstance(error, MissingDataError):
+        raise error
+    raise MalformedDataError(f"{asked.source}: {error}; leave it out with --skip-damaged") from error
+
+
 @contextmanager
-def _named(picture: AskedPicture, question: Question) -> Iterator[None]:
+def naming(picture: AskedPicture, question: Question) -> Iterator[None]:
     """Say which question it is that a model cannot be asked."""
     try:
         yield

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -24,9 +25,11 @@ from transformers.masking_utils import sdpa_mask
 
 from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwatch, sent_image
 from secondlook.benchmarks.latency.subject import Subject, twin
-from secondlook.engine.method.region import find_region
+from secondlook.edge.geometry import Region
+from secondlook.engine.method.region import find_region, without_sinks
 from secondlook.engine.models.base import Grid, Picture, Prompt
 from secondlook.engine.models.prompts import GENERIC_QUESTION
+from secondlook.engine.models.settings import Layers
 
 _EAGER_LAYERS: Final = "secondlook_eager_layers"
 """Transformers' name for the attention function of this module; importing registers it."""
@@ -46,8 +49,13 @@ class ReferenceFlow:
     def __init__(self, subject: Subject) -> None:
         self._served = subject.engine.model  # whose pictures and prompts are the reference's
         assert self._served.settings.fit == "squash", "the published search knows no padding"
+        assert self._served.localisation.generated_rows == 0, "the published way reads the prompt's last row"
         self._model = subject.model
         self._probed = twin(subject.model, self._probed_attention())
+        for part in self._probed.config.sub_configs.keys() - {"text_config", "vision_config"}:
+            # What reads the question tells what it looked at. An argument would ask the tower, too, which
+            # cannot tell with SDPA.
+            getattr(self._probed.config, part).output_attentions = True
         self._device: torch.device = subject.model.device
 
     def _probed_attention(self) -> str | dict[str, str]:
@@ -62,8 +70,7 @@ class ReferenceFlow:
         uncertainty, seconds = _uncertainty(first.logits), first.seconds(watch)
         if uncertainty < threshold:
             return Outcome(first.tokens, None, None, uncertainty, {**seconds, "final_answer": watch.read()})
-        maps = [self._map(question, pictures) for question in (request.question, GENERIC_QUESTION)]
-        region = find_region(maps[0], maps[1], request.size, self._served.localisation.region)
+        region = self._region(request, pictures)
         seconds["region"] = watch.pause()
         local_image = request.local_image(region)
         watch.go_on()
@@ -72,6 +79,18 @@ class ReferenceFlow:
         _uncertainty(second.logits)  # what arbitration compares
         seconds["final_answer"] = watch.read()
         return Outcome(first.tokens, region, second.tokens, uncertainty, seconds)
+
+    def _region(self, request: Request, pictures: Sequence[_Shown]) -> Region:
+        """Where to look closer, as the model's `localisation` has it: a complete pass for each question."""
+        where = self._served.localisation
+        asked = [where.layers] if where.sink is None else [where.layers, where.sink.layers]
+        by_question, *sinks = self._maps(request.question, pictures, asked)
+        if where.sink is not None:
+            by_question = without_sinks(by_question, sinks[0], where.sink.threshold)
+        by_generic = torch.ones_like(by_question)
+        if where.generic:
+            (by_generic,) = self._maps(GENERIC_QUESTION, pictures, [where.layers])
+        return find_region(by_question, by_generic, request.size, where.region)
 
     def _look(self, request: Request, image: Image.Image) -> tuple[list[_Shown], _Generated]:
         """The first answer, from what an edge sent of the original."""
@@ -99,32 +118,29 @@ class ReferenceFlow:
         """Keywords of `generate` beyond greedy decoding, for sequences of `length` tokens in the end."""
         return {}
 
-    def _map(self, question: str, pictures: Sequence[_Shown]) -> Tensor:
-        """[rows, columns] float32 of the global image's grid, from the last prompt token."""
+    def _maps(self, question: str, pictures: Sequence[_Shown], asked: Sequence[Layers]) -> list[Tensor]:
+        """For each of the heads asked for, [rows, columns] float32 of the global image's grid, from the last
+        prompt token; all in one pass."""
         prompt, inputs = self._inputs(question, pictures)
         projection = None
         if self._served.tokens(question).instruction:
             # An encoder that reads it: a pass tells what it looked at only where it is handed that.
             encoder = self._probed.get_image_features
-            read = {name: inputs[name] for name in signature(encoder).parameters if name in inputs}
-            seen = encoder(**read, output_attentions=True, return_dict=True)
+            own = {name: inputs[name] for name in signature(encoder).parameters if name in inputs}
+            seen = encoder(**own, return_dict=True)
             projection = self._served.projection(seen)
             inputs |= {"pixel_values": None, "mm_encoder_outputs": {"image": seen}}
-        (start, stop), row = prompt.spans[0], torch.zeros((), device=self._device)
-        for layer, weights in self._weights(inputs).items():
-            each = weights[0, :, -1, start:stop].float()
-            heads = self._served.localisation.layers[layer]
-            row = row + (
-                each.mean(0) if heads is None else sum(weight * each[head] for head, weight in heads.items())
-            )
-        return self._served.attention_map(row, projection, prompt)
+        weights = self._weights(inputs, chain.from_iterable(asked))
+        start, stop = prompt.spans[0]
+        read = {layer: each[0, :, -1, start:stop].float() for layer, each in weights.items()}
+        return [self._served.attention_map(_summed(read, each), projection, prompt) for each in asked]
 
-    def _weights(self, inputs: dict[str, Any]) -> dict[int, Tensor]:
-        """Attention weights [1, H, n, n] of the layers that are read."""
+    def _weights(self, inputs: dict[str, Any], layers: Iterable[int]) -> dict[int, Tensor]:
+        """Attention weights [1, H, n, n] of these layers."""
         output = self._probed(**inputs, output_attentions=True)
         # Of a decoder that is a whole model of its own, its output is within.
         attentions = getattr(output, "language_model_outputs", output).attentions
-        return {layer: attentions[layer] for layer in self._served.localisation.layers}
+        return {layer: attentions[layer] for layer in layers}
 
     def _inputs(self, question: str, pictures: Sequence[_Shown]) -> tuple[Prompt, dict[str, Any]]:
         """A prompt, and how transformers is given it."""
@@ -185,6 +201,17 @@ class _TokenClock(BaseStreamer):
         """Nothing is left to do."""
 
 
+def _summed(read: Mapping[int, Tensor], layers: Layers) -> Tensor:
+    """Of attention [H, N] by layer the sum [N] over layers, of each the weighted heads or the mean of all."""
+    row = torch.zeros(())
+    for layer, heads in layers.items():
+        each = read[layer]
+        row = row + (
+            each.mean(0) if heads is None else sum(weight * each[head] for head, weight in heads.items())
+        )
+    return row
+
+
 def _uncertainty(logits: Tensor) -> float:
     """Mean min-entropy in nats of the answer's distributions [tokens, V]."""
     return float(-logits.float().log_softmax(-1).amax(-1).mean())
@@ -211,8 +238,8 @@ class StrongFlow(ReferenceFlow):
         cache = StaticCache(config=self._model.config.get_text_config(), max_cache_len=length - 1)
         return {"past_key_values": cache, "disable_compile": True}
 
-    def _weights(self, inputs: dict[str, Any]) -> dict[int, Tensor]:
-        wanted: dict[int, Tensor | None] = dict.fromkeys(self._served.localisation.layers)
+    def _weights(self, inputs: dict[str, Any], layers: Iterable[int]) -> dict[int, Tensor]:
+        wanted: dict[int, Tensor | None] = dict.fromkeys(layers)
         self._probed(**inputs, logits_to_keep=1, use_cache=False, eager_layers=wanted)
         found = {layer: weights for layer, weights in wanted.items() if weights is not None}
         assert found.keys() == wanted.keys(), "a layer that is read did not run"

@@ -82,7 +82,7 @@ class Lengths:
         return cls(
             prefix=prompt.shared,
             question=len(prompt.ids),
-            generic=len(model.prompt(generic, [whole.grid]).ids),
+            generic=len(model.prompt(generic, [whole.grid]).ids) if model.localisation.generic else 0,
             both=len(model.prompt(asked, [whole.grid, local.grid]).ids),
             new=new_tokens,
             decided=min(new_tokens, Policy.decide_after),
@@ -167,23 +167,26 @@ def _one_look(passes: PassFlops, question: str, new_tokens: int) -> dict[Metric,
     picture = blank(model, model.global_view, ORIGINAL)
     length = len(model.prompt(model.tokens(question), [picture.grid]).ids)
     lengths = Lengths(0, length, 0, 0, new=new_tokens, decided=0)
-    encoded = Pictures(passes.encode(model.global_view, ORIGINAL))
-    return flow_work("reference", passes, lengths, encoded, unsure=False)
+    return flow_work("reference", passes, lengths, Pictures(_their_encoding(model)), unsure=False)
 
 
 def _theirs(preset: Preset, ours: Pictures) -> Pictures:
-    """What transformers' own encoder computes, blocks behind the features too.
+    """What transformers' own encoder computes.
 
-    Where none are behind, ours compute the same, but for the padding of windows at a picture's edges; such an
-    encoder need not be countable on shapes.
+    Where no blocks are behind the features, ours compute the same, but for the padding of windows at a
+    picture's edges; such an encoder need not be countable on shapes.
     """
-    model = preset.shapes
     if not hasattr(preset.config, "vision_feature_layer"):
         return ours
-    inputs = model.pixel_inputs([blank(model, model.global_view, ORIGINAL)])
-    encoder = random_model(preset.config, torch.float32, META).get_image_features
-    whole = counted(lambda: encoder(**inputs))
+    whole = _their_encoding(preset.shapes)
     return replace(ours, whole=whole, local=whole)
+
+
+def _their_encoding(model: VisionLanguageModel) -> int:
+    """FLOPs of transformers' own encoder for the global image, blocks behind the features too."""
+    inputs = model.pixel_inputs([blank(model, model.global_view, ORIGINAL)])
+    encoder = random_model(model.module.config, torch.float32, META).get_image_features
+    return counted(lambda: encoder(**inputs))
 
 
 def _shared(model: VisionLanguageModel, picture: Picture, asked: QuestionTokens, prompt: Prompt) -> int:
@@ -290,7 +293,7 @@ def _published(
     if not unsure:
         return {"first_token": first, "first_answer": answer, "final_answer": answer}
     region = answer
-    for length, image in ((n, seen), (g, generic)):
+    for length, image in ((n, seen), (g, generic)) if g else ((n, seen),):
         logits = passes.logits(1 if static else length)
         region += Work(image * (not once) + passes.decoder(length, length) + logits)
     images = pictures.local + pictures.question + seen * (not once)

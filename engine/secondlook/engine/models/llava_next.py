@@ -126,12 +126,12 @@ class HighResolution(LlavaNext):
         return [Features(tokens) for tokens in packed]
 
     def pixel_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
-        """As transformers' processor pads them: with tiles that nobody reads."""
+        """As transformers' processor pads them: with tiles that nobody reads. Sizes stay on the CPU."""
         most = max(len(picture.pixels) for picture in pictures)
         values = [self._normalise.values(picture.pixels).to(self.dtype) for picture in pictures]
         padded = [nn.functional.pad(one, (0, 0) * 3 + (0, most - len(one))) for one in values]
         sizes = torch.tensor([(picture.shown.height, picture.shown.width) for picture in pictures])
-        return {"pixel_values": torch.stack(padded), "image_sizes": sizes.to(self.device)}
+        return {"pixel_values": torch.stack(padded), "image_sizes": sizes}
 
     def attention_map(self, row: Tensor, projection: Tensor | None, prompt: Prompt) -> Tensor:
         del projection
