@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import Any, Final, Literal
@@ -111,18 +112,11 @@ def looked_at(model: VisionLanguageModel, region: Size | None = None) -> Size:
     return region or Size(min(side, ORIGINAL.width), min(side, ORIGINAL.height))
 
 
-def tiled(model: VisionLanguageModel) -> VisionLanguageModel | None:
-    """The model as it sees pictures in tiles; None: it has none."""
-    try:
-        return model.high_resolution()
-    except UnsupportedModelError:
-        return None
-
-
 def flows_of(preset: Preset) -> tuple[FlowName, ...]:
     """The flows that there are for a preset: not all of transformers' models take what was encoded before,
     and one that sees tiles takes no picture without."""
-    if tiled(preset.shapes) is not None:
+    with suppress(UnsupportedModelError):
+        preset.shapes.high_resolution()
         return "high_resolution", "ours"
     kind = type(preset.shapes.module)
     parameters = signature(kind.forward).parameters
@@ -142,7 +136,8 @@ def work_of(
         passes.encode(model.local_view, looked_at(model, region)),
         *(passes.condition(model.tokens(asked)) for asked in (question, GENERIC_QUESTION)),
     )
-    if (high := tiled(model)) is not None:
+    if flows_of(preset)[0] == "high_resolution":
+        high = model.high_resolution()
         one = _one_look(PassFlops(high, masked=masked), question, new_tokens)
         return {
             unsure: {
