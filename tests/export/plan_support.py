@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ INTERFACE = Interface(
     {"batch": Axis(1, 1)},
 )
 VIEW = View(size=Fixed(width=SIDE, height=SIDE))
-NAMES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
+NAMES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64", "bool": "BOOL"}
 
 
 def write_graph(folder: Path, dtype: GraphDType = "float32") -> EncoderManifest:
@@ -110,57 +110,83 @@ class PlanOnCpu:
     """TensorRT's ICudaEngine and its contexts in one: reads and writes memory at the addresses it is told.
 
     Attributes:
-        runs: (pictures, profile) of each execution.
+        runs: of each execution, how many the first input's first axis has, and the profile.
         fails: names of calls that TensorRT refuses.
     """
 
-    num_io_tensors = 2
-
-    def __init__(self, profiles: Sequence[BatchProfile], dtype: str = "float32") -> None:
-        self.profiles, self.dtype, self.num_optimization_profiles = profiles, dtype, len(profiles)
+    def __init__(
+        self,
+        profiles: Sequence[BatchProfile],
+        dtype: str = "float32",
+        interface: Interface = INTERFACE,
+        made: Callable[..., Any] = features_of,
+    ) -> None:
+        """
+        Args:
+            made: what the plan computes, a function of its inputs.
+        """
+        self.profiles, self.num_optimization_profiles = profiles, len(profiles)
+        self._interface, self._made = interface.in_dtype(dtype), made
+        self._tensors = {one.name: one for one in (*self._interface.inputs, *self._interface.outputs)}
+        self.num_io_tensors = len(self._tensors)
         self.runs: list[tuple[int, int]] = []
         self.fails: set[str] = set()
 
     def get_tensor_name(self, index: int) -> str:
-        return ("pixel_values", "features")[index]
+        return list(self._tensors)[index]
 
     def get_tensor_mode(self, name: str) -> Any:
-        return SimpleNamespace(name="INPUT" if name == "pixel_values" else "OUTPUT")
+        taken = self._tensors[name] in self._interface.inputs
+        return SimpleNamespace(name="INPUT" if taken else "OUTPUT")
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name=NAMES[self.dtype])
+        return SimpleNamespace(name=NAMES[self._tensors[name].dtype])
 
     def get_tensor_shape(self, name: str) -> list[int]:
-        return [-1, 3, SIDE, SIDE] if name == "pixel_values" else [-1, TOKENS, WIDTH]
+        return [-1 if isinstance(length, str) else length for length in self._tensors[name].shape]
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[list[int]]:
-        one = self.profiles[profile_index]
-        return [[batch, 3, SIDE, SIDE] for batch in (one.minimum, one.optimum, one.maximum)]
+        one, axes = self.profiles[profile_index], self._interface.axes
+        return [
+            [axes[each].bounds(count, count)[end] if isinstance(each, str) else each for each in shape]
+            for shape in [self._tensors[name].shape]
+            for count, end in ((one.minimum, 0), (one.optimum, 1), (one.maximum, 1))
+        ]
 
     def create_execution_context(self) -> Any:
         if "create_execution_context" in self.fails:
             return None
-        state: dict[str, int] = {}
+        state: dict[str, Any] = {"shapes": {}, "addresses": {}}
 
-        def keep(call: str, key: str, value: int) -> bool:
-            state[key] = value
+        def keep(call: str, kept: dict[str, Any], key: str, value: object) -> bool:
+            kept[key] = value
             return call not in self.fails
 
         return SimpleNamespace(
             set_optimization_profile_async=lambda index, _stream: keep(
-                "set_optimization_profile_async", "profile", index
+                "set_optimization_profile_async", state, "profile", index
             ),
-            set_input_shape=lambda _name, shape: keep("set_input_shape", "batch", shape[0]),
-            set_tensor_address=lambda name, memory: keep("set_tensor_address", name, memory),
-            execute_async_v3=lambda _stream: self._execute(state),
+            set_input_shape=lambda name, shape: keep("set_input_shape", state["shapes"], name, shape),
+            set_tensor_address=lambda name, memory: keep(
+                "set_tensor_address", state["addresses"], name, memory
+            ),
+            execute_async_v3=lambda _stream: self._execute(**state),
         )
 
-    def _execute(self, state: dict[str, int]) -> bool:
-        batch, dtype = state["batch"], getattr(torch, self.dtype)
-        assert batch in self.profiles[state["profile"]]
-        self.runs.append((batch, state["profile"]))
-        pixels = _memory(state["pixel_values"], (batch, 3, SIDE, SIDE), dtype)
-        _memory(state["features"], (batch, TOKENS, WIDTH), dtype).copy_(features_of(pixels))
+    def _execute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], profile: int) -> bool:
+        for name, shape in shapes.items():
+            least, _, most = self.get_tensor_profile_shape(name, profile)
+            assert all(low <= length <= high for low, length, high in zip(least, shape, most, strict=True))
+        self.runs.append((next(iter(shapes.values()))[0], profile))
+        found = self._made(
+            *(
+                _memory(addresses[one.name], shapes[one.name], getattr(torch, one.dtype))
+                for one in self._interface.inputs
+            )
+        )
+        results = (found,) if isinstance(found, Tensor) else found
+        for one, result in zip(self._interface.outputs, results, strict=True):
+            _memory(addresses[one.name], tuple(result.shape), getattr(torch, one.dtype)).copy_(result)
         return "execute_async_v3" not in self.fails
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -15,15 +16,18 @@ import torch
 from engine import qwen, test_instructblip, unsplit
 from engine.llava_next import write_next
 from engine.looks import drawn
+from export.plan_support import CPU, PlanOnCpu
 from export.support import Exported, asked
 from export.test_tensorrt_operators import TAKEN
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.encoders import EncoderChoice, with_vision
+from secondlook.engine.encoders import EncoderChoice, tensorrt, with_vision
 from secondlook.engine.encoders.manifest import GraphDType, graph_file
-from secondlook.engine.encoders.profiles import BatchProfile, lengths_of, runs_of
+from secondlook.engine.encoders.profiles import BatchProfile, lengths_of
+from secondlook.engine.encoders.tensorrt import LoadedPlan, TensorRtVisionEncoder
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import EncoderError
+from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.qwen import Qwen
 from secondlook.export import ExportSettings, GatePicture, GateSettings, export_encoder
@@ -143,29 +147,38 @@ def test_less_precision_is_within_its_bounds(exported: Exported, dtype: GraphDTy
     assert dtype == "int8" or not failures
 
 
-def test_passes_are_those_that_a_plan_has_profiles_for(exported: Exported) -> None:
-    """A stand-in for a plan that takes one picture, or four and more."""
-    model = exported.model
-    if not isinstance(model, Qwen):
-        return
-    taken = list[int]()
+def on_plans(model: VisionLanguageModel, *profiles: BatchProfile) -> tuple[VisionLanguageModel, PlanOnCpu]:
+    """The model with a stand-in for TensorRT's plans, which computes what torch does; the first plan."""
+    stand_ins, encoders = list[PlanOnCpu](), list[TensorRtVisionEncoder]()
+    for graph in model.vision_graphs().values():
+        stand_ins.append(PlanOnCpu(profiles, "float32", graph.interface, graph.module))
+        whole: Any = (stand_ins[-1], None, SimpleNamespace(last_error=""))
+        encoders.append(TensorRtVisionEncoder(LoadedPlan(*whole), graph.interface, profiles, CPU))
+    return model.with_encoder(*encoders), stand_ins[0]
 
-    class Passes:
-        def passes(self, pictures: int) -> list[int]:
-            return [run.batch for run in runs_of(pictures, (BatchProfile(1, 1, 1), BatchProfile(4, 8, 8)))]
 
-        def __call__(self, *given: torch.Tensor) -> object:
-            taken.append(len(given[0]))
-            return model._graph(*given)
-
-    pictures = [model.picture(drawn((90, 90), seed), model.global_view, Size(90, 90)) for seed in range(7)]
-    other, all_at_once = model.with_encoder(Passes()), model.encode(pictures)
-    for count, passes in ((1, [1]), (3, [1, 1, 1]), (6, [6]), (7, [7])):
-        taken.clear()
-        for found, expected in zip(other.encode(pictures[:count]), all_at_once, strict=False):
-            torch.testing.assert_close(found.tokens, expected.tokens, atol=1e-5, rtol=1e-4)
-        rows = sum(taken) // count
-        assert [each // rows for each in taken] == passes
+def test_pictures_of_all_sizes_pass_through_plans(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "capture", lambda work, _pool: work)
+    monkeypatch.setattr(tensorrt, "current_stream", lambda _device: 77)
+    model, one, more = exported.model, BatchProfile(1, 1, 1), BatchProfile(4, 6, 8)
+    other, plan = on_plans(model, one, more)
+    tokens = model.tokens(question(exported))
+    pictures = [model.picture(drawn(size, 1), model.global_view, Size(*size)) for size in SIZES] * 2
+    expected = model.encode(pictures)
+    for count in (1, 3, 6, 8):
+        plan.runs.clear()
+        for mine, theirs in zip(other.encode(pictures[:count]), expected, strict=False):
+            pairs = zip((mine.tokens, *mine.deep), (theirs.tokens, *theirs.deep), strict=True)
+            made, due = (each.condition(mine, tokens)[0].tokens for each in (other, model))
+            for found, wanted in (*pairs, (made, due)):
+                assert float((found - wanted).norm() / wanted.norm()) <= 1e-5
+        assert [profile for _, profile in plan.runs] == {1: [0], 3: [0, 0, 0]}.get(count, [1])
+    with pytest.raises(
+        EncoderError, match="no profile for a batch of 1: it was built for 4:6:8; build it with"
+    ):
+        on_plans(model, more)[0].encode(pictures[:1])
 
 
 def test_other_inputs_are_refused_by_name(exported: Exported) -> None:

@@ -38,7 +38,7 @@ def on_console() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None or error.errno not in _NO_ROOM or _stdout_takes():
+        if error.filename is not None or error.errno not in _NO_ROOM:
             raise
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -48,12 +48,3 @@ def on_console() -> Iterator[None]:
     finally:
         if columns is not None:
             os.environ["COLUMNS"] = columns
-
-
-def _stdout_takes() -> bool:
-    """Whether what waits there can be written, so that an error was another file's."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        return False
-    return True
