@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from training.llava import Llava
 from training.model import Architecture
 from training.qwen import Qwen
+from training.square import Square
 
 __all__ = ["ARCHITECTURES", "add_model_option", "named"]
 
-ARCHITECTURES: Final[dict[str, Architecture]] = {"demo": Llava(), "demo-qwen": Qwen()}
+ARCHITECTURES: Final[dict[str, Architecture]] = {"demo": Square(), "demo-qwen": Qwen()}
 
 
 def named(name: str) -> Architecture:

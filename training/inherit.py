@@ -31,9 +31,9 @@ from secondlook.engine.models.folders import find_folder
 from secondlook.engine.models.pictures import Grid
 from training.closeups import SIDE, CloseUps
 from training.head import PatchHead
-from training.llava import Llava
 from training.model import IMAGE_SIZE, PATCH, pixels_to_float
 from training.qwen import Qwen
+from training.square import Square
 
 __all__ = ["Teacher", "inherit"]
 
@@ -50,7 +50,7 @@ class Teacher:
 
     def __init__(self, model: Any) -> None:
         self.model = model.requires_grad_(False)
-        self._architecture = Llava()
+        self._architecture = Square()
 
     @classmethod
     def embedded(cls, device: torch.device) -> Teacher:
@@ -84,7 +84,7 @@ class Teacher:
 
 @torch.no_grad()
 def inherit(first: Any, second: Any, samples: Tensor) -> None:
-    """Give a `Qwen` model what a `Llava` one has learnt.
+    """Give a `Qwen` model what a `Square` one has learnt.
 
     Args:
         samples: close-ups uint8 [n, 3, S, S], from which the sizes of what is normalised are taken.

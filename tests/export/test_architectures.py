@@ -137,14 +137,13 @@ def test_no_pictures_are_longer_than_a_plans_axes(exported: Exported) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
 def test_less_precision_is_within_its_bounds(exported: Exported, dtype: GraphDType, tmp_path: Path) -> None:
     model = exported.model
-    if dtype == "int8" and type(model).__name__ == "InstructBlip":
-        return  # int8 is decided by answers, which random weights do not keep
     written = write_encoder(model, dtype, DEFAULT_OPSET, tmp_path)
     assert not written.check()
     pictures = [model.picture(drawn(size, 1), model.global_view, Size(*size)) for size in SIZES]
     compared = [(picture, question(exported)) for picture in pictures]
     _, failures = _compare_features(model, model.with_encoder(*written.open()), compared, dtype)
-    assert dtype == "int8" or not failures
+    # Of int8 answers decide, which random weights do not keep.
+    assert {failure.check for failure in failures} <= ({"features"} if dtype == "int8" else set())
 
 
 def on_plans(model: VisionLanguageModel, *profiles: BatchProfile) -> tuple[VisionLanguageModel, PlanOnCpu]:
@@ -169,7 +168,7 @@ def test_pictures_of_all_sizes_pass_through_plans(
     expected = model.encode(pictures)
     for count in (1, 3, 6, 8):
         plan.runs.clear()
-        for mine, theirs in zip(other.encode(pictures[:count]), expected, strict=False):
+        for mine, theirs in zip(other.encode(pictures[:count]), expected[:count], strict=True):
             pairs = zip((mine.tokens, *mine.deep), (theirs.tokens, *theirs.deep), strict=True)
             made, due = (each.condition(mine, tokens)[0].tokens for each in (other, model))
             for found, wanted in (*pairs, (made, due)):

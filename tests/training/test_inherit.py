@@ -19,8 +19,8 @@ from secondlook.engine.models.checkpoint import load_model
 from training import inherit, pretrain, publish, train
 from training.closeups import CloseUps
 from training.inherit import Teacher
-from training.llava import Llava
 from training.qwen import Qwen
+from training.square import Square
 
 CPU = torch.device("cpu")
 QUESTION = "What number is on the red sign?"
@@ -46,7 +46,7 @@ def heir(teacher: Teacher, close_ups: torch.Tensor) -> Any:
 
 
 def test_questions_have_the_same_tokens_but_for_the_pictures() -> None:
-    first, second = Llava().tokenizer(), Qwen().tokenizer()
+    first, second = Square().tokenizer(), Qwen().tokenizer()
     assert second.encode(QUESTION) == first.encode(QUESTION)
     assert second.convert_tokens_to_ids("<|image_pad|>") == first.convert_tokens_to_ids("<image>")
     assert min(second.convert_tokens_to_ids(list(Qwen.more_tokens))) == len(first)
@@ -54,7 +54,7 @@ def test_questions_have_the_same_tokens_but_for_the_pictures() -> None:
 
 @torch.inference_mode()
 def test_the_decoder_reads_text_as_before(teacher: Teacher, heir: Any) -> None:
-    ids = torch.tensor([Llava().tokenizer().encode(f"USER: {QUESTION} ASSISTANT:")])
+    ids = torch.tensor([Square().tokenizer().encode(f"USER: {QUESTION} ASSISTANT:")])
     first, second = (
         model.lm_head(model.model.language_model(input_ids=ids, use_cache=False).last_hidden_state)
         for model in (teacher.model, heir)
@@ -81,7 +81,7 @@ def test_a_layer_computes_as_before_where_no_place_matters(teacher: Teacher, hei
 def test_the_teacher_is_not_apart_from_itself(teacher: Teacher, close_ups: torch.Tensor) -> None:
     with torch.no_grad():
         features = teacher.model.model.multi_modal_projector(
-            Llava().features(teacher.model.model.vision_tower, close_ups, (3, 4))
+            Square().features(teacher.model.model.vision_tower, close_ups, (3, 4))
         )
     assert float(teacher.apart(features, close_ups, (3, 4))) == pytest.approx(0, abs=1e-6)
     assert float(teacher.apart(features.mean(0).expand_as(features), close_ups, (3, 4))) == pytest.approx(1)

@@ -18,8 +18,8 @@ from training.architectures import ARCHITECTURES
 from training.closeups import IGNORED
 from training.head import PatchHead
 from training.lessons import Batch, Lesson, Lessons, Look, Packed, collate
-from training.llava import Llava, start_projector
 from training.model import PATCH, Architecture, pixels_to_float
+from training.square import Square, start_projector
 from training.train import look_losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,7 +111,7 @@ def alone(kind: Kind, asked: Asked, pixels: tuple[Tensor, ...]) -> Tensor:
     ids = torch.tensor([[*asked.prompt, *asked.answer[:-1]]])
     values = [pixels_to_float(picture) for picture in pixels]
     inputs: dict[str, Tensor] = {}
-    if isinstance(kind.architecture, Llava):
+    if isinstance(kind.architecture, Square):
         inputs["pixel_values"] = torch.stack(values)
     else:
         inputs["pixel_values"] = torch.cat([patch_rows(picture, PATCH, 1, 2) for picture in values])
@@ -247,7 +247,7 @@ def test_pictures_and_patches_have_the_models_size(lessons: list[Lesson], kind: 
             assert len(patches) == 4
             assert 120 < rows * columns <= 156
             shapes.add((rows, columns))
-    assert (len(shapes) == 1) == isinstance(kind.architecture, Llava)
+    assert (len(shapes) == 1) == isinstance(kind.architecture, Square)
 
 
 def test_lessons_are_a_function_of_the_seed(lessons: list[Lesson], kind: Kind) -> None:
@@ -292,7 +292,7 @@ def test_pictures_come_before_their_details(lessons: list[Lesson], kind: Kind) -
 
 
 def test_the_projector_starts_with_standard_outputs() -> None:
-    architecture = Llava()
+    architecture = Square()
     model = architecture.build(architecture.tokenizer(), seed=2)
     features = torch.randn(600, 192, generator=torch.Generator().manual_seed(1)) * 3 + 5
     start_projector(model.model.multi_modal_projector, PatchHead(192), features)

@@ -21,10 +21,10 @@ from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
 from training import publish as publishing
 from training.head import PatchHead
-from training.llava import GRID, Llava
 from training.model import IMAGE_SIZE, PROBE_LAYER
+from training.square import GRID, Square
 
-LLAVA = Llava()
+LLAVA = Square()
 TOKENIZER = LLAVA.tokenizer()
 QUESTION = "What number is on the red sign?"
 

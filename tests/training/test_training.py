@@ -13,9 +13,9 @@ import torch
 
 from secondlook.engine.models.checkpoint import load_model
 from training import loop, pretrain, publish, train
-from training.llava import Llava
+from training.square import Square
 
-LLAVA = Llava()
+LLAVA = Square()
 CPU = torch.device("cpu")
 
 

@@ -22,8 +22,6 @@ _START_SECONDS = 30.0
 @contextmanager
 def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = None) -> Iterator[str]:
     """Serve `engine` on a free port of 127.0.0.1 while the block runs; yields the URL."""
-    gc.collect()
-    gc.freeze()  # as `secondlook serve` does
     with listen("127.0.0.1", 0) as listener:
         settings = settings or ServerSettings()
         server = uvicorn.Server(ConnectionConfig(create_app(engine, settings), settings.connections))
@@ -36,6 +34,8 @@ def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = Non
             if not thread.is_alive() or time.monotonic() > deadline:
                 raise MeasurementError("the loopback server did not start; run with -v to see why")
             time.sleep(0.01)
+        gc.collect()
+        gc.freeze()  # as `secondlook serve` does
         try:
             yield address_url(listener)
         finally:

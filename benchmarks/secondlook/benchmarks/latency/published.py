@@ -202,7 +202,8 @@ class _TokenClock(BaseStreamer):
 
 
 def _summed(read: Mapping[int, Tensor], layers: Layers) -> Tensor:
-    """Of attention [H, N] by layer the sum [N] over layers, of each the weighted heads or the mean of all."""
+    """Of attention [H, N] by layer the sum [N] over layers, of each the weighted heads or the mean of all;
+    written apart from the engine's, which stands beside it."""
     row = torch.zeros(())
     for layer, heads in layers.items():
         each = read[layer]

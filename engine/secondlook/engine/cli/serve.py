@@ -187,8 +187,8 @@ def serve(
 
             def on_ready(service: TwoLookService) -> None:
                 stop_spinner()
-                # What is there now stays. To look through it for garbage takes a quarter of a second, while
-                # which nobody is answered.
+                # What is there now stays. To look through it for garbage takes long (some 250 ms for the
+                # embedded model on an AMD EPYC), and nobody is answered meanwhile.
                 gc.collect()
                 gc.freeze()
                 typer.echo(f"{service.card.name} answers on {url} (Ctrl-C ends it)")
@@ -199,3 +199,5 @@ def serve(
                 # The usual way to end a server; by now what was in progress is finished.
                 stop_spinner()
                 typer.echo("stopped", err=True)
+            finally:
+                gc.unfreeze()

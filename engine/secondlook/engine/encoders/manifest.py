@@ -281,6 +281,6 @@ def _format(text: bytes) -> object:
     """What a manifest says of its own layout, if it can be read at all."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found.get("format") if isinstance(found, dict) else None

@@ -24,12 +24,12 @@ from secondlook.edge.wire import Fixed, View
 from secondlook.engine.models.pictures import Grid
 from training.model import DECODER, IMAGE_SIZE, PATCH, Architecture, pixels_to_float, token_id
 
-__all__ = ["GRID", "Llava", "start_projector"]
+__all__ = ["GRID", "Square", "start_projector"]
 
 GRID: Final = IMAGE_SIZE // PATCH
 
 
-class Llava(Architecture):
+class Square(Architecture):
     """An `Architecture`, see there. Close-ups take a random part of the 12 by 12 position table, so that
     every position is trained."""
 
