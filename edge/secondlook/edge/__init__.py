@@ -39,6 +39,7 @@ __all__ = [
     "Limits",
     "ModelCard",
     "NotAPictureError",
+    "Original",
     "Picture",
     "PictureError",
     "PictureLimits",

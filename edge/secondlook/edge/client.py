@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ from .answer import EdgeAnswer
 from .conversation import Conversation, Stage
 from .errors import SecondLookError
 from .exchange import Call, Effect, Failure, Pause, Steps, Surroundings, resume
-from .imaging import Picture, PictureSource
+from .imaging import Original, Picture, PictureSource
 from .retry import ClientSettings
 from .route import Route
 from .wire import PROTOCOL, PROTOCOL_HEADER, AnswerOptions, ModelCard
@@ -170,13 +171,13 @@ class AsyncEdgeClient(_Client):
 
     async def ask(
         self,
-        picture: PictureSource | Picture,
+        picture: PictureSource | Original,
         question: str,
         options: AnswerOptions | None = None,
         *,
         on_stage: Callable[[Stage], None] | None = None,
     ) -> EdgeAnswer:
-        """As `EdgeClient.ask`."""
+        """As `EdgeClient.ask`; also about a picture that lies elsewhere, whose images come later."""
         return await self._drive(self._conversation.answer(picture, question, options, on_stage or _ignore))
 
     async def _drive(self, steps: Steps[EdgeAnswer]) -> EdgeAnswer:
@@ -195,7 +196,8 @@ class AsyncEdgeClient(_Client):
             if isinstance(effect, Pause):
                 await self._sleep(effect.seconds)
                 return None
-            return await asyncio.to_thread(effect.function)
+            outcome = await asyncio.to_thread(effect.function)
+            return await outcome if inspect.isawaitable(outcome) else outcome
         except httpx.RequestError as error:
             return Failure(self._route.lost(error))
         except SecondLookError as error:

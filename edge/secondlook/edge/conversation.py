@@ -22,7 +22,7 @@ from .errors import (
 )
 from .exchange import Call, LostError, Message, Patience, Steps, Surroundings, Traffic, ask, work
 from .geometry import Region
-from .imaging import EncodedPicture, Picture, PictureSource, open_picture
+from .imaging import EncodedPicture, Original, PictureSource, open_picture
 from .retry import ClientSettings
 from .wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
 
@@ -51,7 +51,7 @@ class Conversation:
 
     def answer(
         self,
-        picture: PictureSource | Picture,
+        picture: PictureSource | Original,
         question: str,
         options: AnswerOptions | None,
         on_stage: Callable[[Stage], None],
@@ -142,7 +142,7 @@ class Conversation:
     def _look_closer(
         self,
         look: _SecondLook,
-        opened: Picture,
+        opened: Original,
         first: AnswerReply,
         card: ModelCard,
         on_stage: Callable[[Stage], None],
@@ -178,8 +178,8 @@ class Conversation:
             raise UnexpectedReplyError("the server asks for a third look; there are only two")
         look.reply = reply
 
-    def _open(self, picture: PictureSource | Picture) -> Picture:
-        return picture if isinstance(picture, Picture) else open_picture(picture, self.settings.limits)
+    def _open(self, picture: PictureSource | Original) -> Original:
+        return picture if isinstance(picture, Original) else open_picture(picture, self.settings.limits)
 
     def _ask(
         self,

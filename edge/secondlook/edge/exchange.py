@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
@@ -89,7 +89,10 @@ class Pause:
 
 @dataclass(frozen=True)
 class Work:
-    """Compute something that takes a while; the result is the function's, or what it raises is thrown."""
+    """Compute something that takes a while; the result is the function's, or what it raises is thrown.
+
+    What is awaitable of its results is awaited where it can be.
+    """
 
     function: Callable[[], object]
 
@@ -149,7 +152,7 @@ def resume(steps: Steps[Result], outcome: object) -> Effect:
     return steps.throw(outcome.error) if isinstance(outcome, Failure) else steps.send(outcome)
 
 
-def work(function: Callable[[], Result]) -> Steps[Result]:
+def work(function: Callable[[], Result | Awaitable[Result]]) -> Steps[Result]:
     """The result of `function`, computed wherever the driver computes."""
     result: Result = yield Work(function)
     return result
