@@ -88,7 +88,10 @@ class Conversation:
         traffic = Traffic()
         try:
             reply = yield from self._ask(
-                Call("POST", "/v1/answers", data, global_image.jpeg), AnswerReply, traffic, patience
+                Call("POST", "/v1/answers", data, {"image": global_image.jpeg}),
+                AnswerReply,
+                traffic,
+                patience,
             )
         except RequestRefusedError:
             self.card = None  # perhaps the server has another model by now: the next question asks it again
@@ -169,7 +172,7 @@ class Conversation:
         on_stage("second_look")
         before = clock()
         lasting = session.expires_in - look.preparing
-        call = Call("POST", f"{_path(session)}/local", image=image.jpeg)
+        call = Call("POST", f"{_path(session)}/local", images={"image": image.jpeg})
         try:
             reply = yield from self._ask(call, AnswerReply, look.traffic, look.patience, lasting)
         finally:
