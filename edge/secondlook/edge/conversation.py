@@ -26,7 +26,7 @@ from .imaging import EncodedPicture, Original, PictureSource, open_picture
 from .retry import ClientSettings
 from .wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
 
-__all__ = ["Conversation", "Stage"]
+__all__ = ["Conversation", "Stage", "check_text"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Conversation:
 
         A first look that fails raises. A second look that fails does not: the first answer stands, marked so.
         """
-        _check_text(question)
+        check_text(question)
         clock, patience = self.surroundings.clock, Patience(self.settings)
         started = clock()
         on_stage("open")
@@ -220,7 +220,11 @@ def _give_up(reply: AnswerReply, error: SecondLookError, timeout: float) -> Step
         return reply
 
 
-def _check_text(question: str) -> None:
+def check_text(question: str) -> None:
+    """
+    Raises:
+        ClientError: the question is empty, or no text.
+    """
     if not question.strip():
         raise ClientError("the question is empty; ask something about the picture")
     try:
