@@ -1,7 +1,7 @@
 """The command `secondlook-edge`. Standard output carries the answers alone, standard error everything else.
 
 Exit codes:
-    0    answered, or watched to the source's end
+    0    answered, or watched or streamed to the source's end
     1    the answer could not be written
     2    the picture, the source or an option cannot be used
     3    the server could not be reached, or stayed busy
@@ -47,6 +47,7 @@ from .cli_options import (
     note,
     parsed_headers,
 )
+from .cli_stream import stream
 from .cli_watch import watch
 from .client import EdgeClient
 from .console import on_console
@@ -157,6 +158,7 @@ def ask(
         _save(save_crop, answer)
 
 
+app.command()(stream)
 app.command()(watch)
 
 
