@@ -10,9 +10,11 @@ from .answer import *
 from .client import *
 from .conversation import *
 from .errors import *
+from .frames import *
 from .geometry import *
 from .imaging import *
 from .retry import *
+from .sources import *
 from .wire import *
 
 __all__ = [
@@ -33,11 +35,13 @@ __all__ = [
     "EncodedPicture",
     "ErrorReply",
     "Fixed",
+    "Frame",
     "GeometryError",
     "GridMap",
     "JpegSettings",
     "Limits",
     "ModelCard",
+    "NoFrameError",
     "NotAPictureError",
     "Picture",
     "PictureError",
@@ -53,6 +57,8 @@ __all__ = [
     "ServerBusyError",
     "SettingsError",
     "Size",
+    "Source",
+    "SourceError",
     "Stage",
     "StageSeconds",
     "UnexpectedReplyError",
@@ -60,6 +66,7 @@ __all__ = [
     "decode_jpeg",
     "fit_to_view",
     "open_picture",
+    "open_source",
     "place",
     "sent_size",
     "target",
