@@ -1,16 +1,17 @@
-"""A scripted server, and both clients to ask it."""
+"""A scripted server and both clients to ask it; a site and both streams to show it frames."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from edge.site import QUESTION, STREAMS, Looped, Opened, Site, listening
 from edge.support import NOW, ScriptedServer
-from secondlook.edge import AsyncEdgeClient, ClientSettings, EdgeAnswer, EdgeClient
+from secondlook.edge import AsyncEdgeClient, ClientSettings, EdgeAnswer, EdgeClient, EdgeStream
 from secondlook.edge.exchange import Surroundings
 
 ADDRESS = "http://server:8000"
@@ -58,3 +59,24 @@ def ask(request: pytest.FixtureRequest, server: ScriptedServer) -> Ask:
         return asyncio.run(run())
 
     return blocking if request.param == "blocking" else asynchronous
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with listening(Site()) as one:
+        yield one
+
+
+@pytest.fixture(params=STREAMS)
+def opened(request: pytest.FixtureRequest, site: Site) -> Iterator[Opened]:
+    """A stream of either kind to the site: `opened(deadline=…, ring=…)`."""
+    made = []
+
+    def make(question: str = QUESTION, **named: Any) -> EdgeStream | Looped:
+        address = named.pop("address", site.address)
+        made.append(STREAMS[request.param](address, question, **named))
+        return made[-1]
+
+    yield make
+    for stream in made:
+        stream.close()

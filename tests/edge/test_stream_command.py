@@ -8,24 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from edge.site import QUESTION, Site, listening
+from edge.site import QUESTION, Site
 from edge.support import encoded, gradient
 from secondlook.edge import FrameReply, cli_stream
 from secondlook.edge.cli import app
 from secondlook.edge.sources import open_source
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with listening(Site()) as one:
-        yield one
 
 
 @pytest.fixture
