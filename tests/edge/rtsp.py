@@ -21,12 +21,9 @@ PROGRAM = Path(__file__).with_name("rtsp_server.py")
 @cache
 def rtsp_python() -> str | None:
     """The Python that runs the server; None: there is none."""
-    for python in filter(None, ("/usr/bin/python3", shutil.which("python3"))):
-        try:
-            if subprocess.run([python, PROGRAM, "check"], capture_output=True).returncode == 0:
-                return python
-        except OSError:
-            continue
+    for python in filter(shutil.which, ("/usr/bin/python3", "python3")):
+        if subprocess.run([python, PROGRAM, "check"], capture_output=True).returncode == 0:
+            return python
     return None
 
 

@@ -1,8 +1,8 @@
 """A camera of the network: GStreamer's RTSP server, run by the system's own Python, which has its bindings.
 
 `python3 rtsp_server.py PORT WIDTH HEIGHT FPS [USER PASSWORD]` prints the port as soon as it listens; port 0
-is any. The path is /camera, and the picture a moving ball in H.264. `python3 rtsp_server.py check` says by its
-status whether it could.
+is any. The path is /camera, and the picture a moving ball in H.264.
+`python3 rtsp_server.py check` says by its status whether it could.
 """
 
 from __future__ import annotations

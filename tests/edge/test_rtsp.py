@@ -1,4 +1,4 @@
-"""A real camera of the network, by RTSP: what is read of it, that it may go and come back, and what it takes."""
+"""A real camera of the network, by RTSP: it is read, may go and come back, and takes little memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import traceback
+from contextlib import ExitStack
 
 import pytest
 
@@ -32,33 +33,36 @@ with open_source(sys.argv[1]) as source:
 
 def test_a_camera_comes_back_and_takes_little_memory() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-    def read(count: int) -> list[list[int]]:
-        assert reader.stdin is not None
-        assert reader.stdout is not None
-        found = []
-        for _ in range(count):
-            reader.stdin.write("\n")
-            reader.stdin.flush()
-            found.append([int(word) for word in reader.stdout.readline().split()])
-        return found
-
-    with rtsp_camera(1920, 1080, 25) as port:
-        reader = subprocess.Popen(
-            [sys.executable, "-c", READING, f"rtsp://127.0.0.1:{port}/camera"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        found = read(100)
-    with reader, rtsp_camera(1920, 1080, 25, port=port):
-        found += read(100)  # those that were there, then those of the new one
-        reader.communicate()
+    with ExitStack() as closing:
+        with rtsp_camera(1920, 1080, 25) as port:
+            reader = closing.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", READING, f"rtsp://127.0.0.1:{port}/camera"],
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            found = read(reader, 100)
+        with rtsp_camera(1920, 1080, 25, port=port):
+            found += read(reader, 100)  # those that were there, then those of the new one
     numbers = [number for number, *_ in found]
     assert numbers == sorted(set(numbers))
     assert {(width, height) for _, width, height, _ in found} == {(1920, 1080)}
     assert max(peak for *_, peak in found) / 1000 < MOST_MEGABYTES
+
+
+def read(reader: subprocess.Popen[str], count: int) -> list[list[int]]:
+    """Number, width and height of the next frames, and the reader's most kilobytes so far."""
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    found = []
+    for _ in range(count):
+        reader.stdin.write("\n")
+        reader.stdin.flush()
+        found.append([int(word) for word in reader.stdout.readline().split()])
+    return found
 
 
 def test_a_camera_with_a_password() -> None:
@@ -69,10 +73,10 @@ def test_a_camera_with_a_password() -> None:
         assert frame is not None
         assert frame.picture.size == Size(320, 240)
         wrong = "wr0ng"
-        with pytest.raises(SourceError, match="cannot open .*: Server returned 401 Unauthorized") as caught:
+        with pytest.raises(SourceError, match=r"cannot open .*: Server returned 401 Unauthorized") as caught:
             open_source(f"rtsp://zoe7:{wrong}@127.0.0.1:{port}/camera")
         assert wrong not in "".join(traceback.format_exception(caught.value))
-        with pytest.raises(SourceError, match="cannot open .*: Server returned 40"):
+        with pytest.raises(SourceError, match=r"cannot open .*: Server returned 40"):
             open_source(f"rtsp://zoe7:s3cret@127.0.0.1:{port}/other")
 
 
