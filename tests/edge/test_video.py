@@ -32,7 +32,8 @@ def write_video(path: Path, turn: int = 0, count: int = COUNT, fps: int = 10) ->
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=fps, options={"qscale": "1"})
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        stream.set_display_rotation(turn)
+        if turn:
+            stream.set_display_rotation(turn)
         for number in range(count):
             image = Image.new("RGB", (320, 240), 3 * (20 * number,))
             image.paste("blue", (0, 0, 160, 120))
