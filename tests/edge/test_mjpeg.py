@@ -17,6 +17,7 @@ from secondlook.edge.mjpeg import parts
 
 SMALL, LARGE = encoded(gradient(40, 30)), encoded(gradient(80, 60))
 MOST = 1_000_000
+KEY = "hush"
 
 
 def read(text: bytes, size: int = 7, most: int = MOST) -> list[bytes]:
@@ -139,23 +140,23 @@ def test_credentials_are_given_and_never_shown(
     caplog.set_level(logging.DEBUG)
     camera.scheme = scheme
     camera.show(SMALL)
-    with open_source(f"http://{USER}:{PASSWORD}@{camera.address}?key=hush") as source:
+    with open_source(f"http://{USER}:{PASSWORD}@{camera.address}?key={KEY}") as source:
         assert source.newest() is not None
         assert source.name == f"http://{camera.address}?…"
         shown = repr(source)
         camera.hang_up()
         camera.show(SMALL)
         assert source.newest() is not None
-    assert set(camera.asked) == {"/video?key=hush"}
+    assert set(camera.asked) == {f"/video?key={KEY}"}
     if scheme is not None:
         with pytest.raises(
             SourceError, match="401 Unauthorized: a user's name and a password are refused"
         ) as no:
-            open_source(f"http://{USER}:{PASSWORD}not@{camera.address}?key=hush")
+            open_source(f"http://{USER}:{PASSWORD}not@{camera.address}?key={KEY}")
         shown += "".join(traceback.format_exception(no.value))
         with pytest.raises(SourceError, match=r"are wanted: write them before the host, as user:password@"):
             open_source(f"http://{camera.address}")
-    for secret in (PASSWORD, "hush", USER):
+    for secret in (PASSWORD, KEY, USER):
         assert secret not in shown + caplog.text
 
 
