@@ -176,12 +176,15 @@ def test_a_site_that_refuses_the_stream(opened: Opened, site: Site) -> None:
 
 
 def test_a_picture_that_is_none_costs_its_frame_alone(opened: Opened, site: Site) -> None:
+    site.reply = lambda shown: wants(0) if shown.header.frame == 0 else {}
     with opened() as stream:
+        stream.show(picture(0))
         for wrong in (b"no picture", encoded(gradient(400, 300))[:2000]):
             with pytest.raises(NotAPictureError):
                 stream.show(wrong)
-        assert stream.show(picture(0)).frame == 2
-    assert [shown.header.frame for shown in site.shown] == [2]
+        assert stream.show(picture(3)).frame == 3
+    assert [shown.header.frame for shown in site.shown] == [0, 3]
+    assert frames_of(site.shown[1].header.details) == [0]
 
 
 def test_a_frame_too_slender_for_the_model_is_not_sent(opened: Opened, site: Site) -> None:
