@@ -6,7 +6,7 @@ import base64
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
@@ -57,9 +57,9 @@ class Camera:
             handler.send_header("www-authenticate", f'{self.scheme} realm="camera"{extra}')
         handler.send_header("content-type", self.content_type)
         handler.end_headers()
-        while status == 200 and (text := self._queue.get()) is not None:
-            handler.wfile.write(text)
-            handler.wfile.flush()
+        with suppress(ConnectionError):  # nobody looks any more
+            while status == 200 and (text := self._queue.get()) is not None:
+                handler.wfile.write(text)
 
     def _admits(self, path: str, told: str | None) -> bool:
         if told is None or self.scheme == "basic":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import traceback
@@ -81,5 +82,10 @@ def test_a_camera_with_a_password() -> None:
 
 
 def test_a_camera_that_never_answers_is_told() -> None:
-    with pytest.raises(SourceError, match=r"cannot open rtsp://127\.0\.0\.1:9/camera: Connection refused"):
-        open_source("rtsp://127.0.0.1:9/camera")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        with pytest.raises(SourceError, match=r"cannot open .*: Connection refused"):
+            open_source(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/camera")
+        silent.listen()
+        with pytest.raises(SourceError, match=r"cannot open .*: no answer within 10 s"):
+            open_source(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/camera")
