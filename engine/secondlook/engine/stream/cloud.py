@@ -6,6 +6,7 @@ with the camera, and asks it for details.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -128,13 +129,9 @@ class HttpCloud:
         """See `Cloud.ask`."""
         started = time.perf_counter()
         answer = await self._client.ask(frame, question, AnswerOptions(relevance=True))
-        return CloudAnswer(
-            answer.text,
-            answer.uncertainty,
-            looked_at(answer, self._client.model_card),
-            sum(answer.bytes_up),
-            time.perf_counter() - started,
-        )
+        seconds = time.perf_counter() - started
+        region = await asyncio.to_thread(looked_at, answer, self._client.model_card)
+        return CloudAnswer(answer.text, answer.uncertainty, region, sum(answer.bytes_up), seconds)
 
     async def aclose(self) -> None:
         """Close its connections."""
