@@ -26,7 +26,7 @@ from .imaging import EncodedPicture, Original, PictureSource, open_picture
 from .retry import ClientSettings
 from .wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
 
-__all__ = ["Conversation", "Stage"]
+__all__ = ["Conversation", "Stage", "check_text"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Conversation:
 
         A first look that fails raises. A second look that fails does not: the first answer stands, marked so.
         """
-        _check_text(question)
+        check_text(question)
         clock, patience = self.surroundings.clock, Patience(self.settings)
         started = clock()
         on_stage("open")
@@ -88,7 +88,10 @@ class Conversation:
         traffic = Traffic()
         try:
             reply = yield from self._ask(
-                Call("POST", "/v1/answers", data, global_image.jpeg), AnswerReply, traffic, patience
+                Call("POST", "/v1/answers", data, {"image": global_image.jpeg}),
+                AnswerReply,
+                traffic,
+                patience,
             )
         except RequestRefusedError:
             self.card = None  # perhaps the server has another model by now: the next question asks it again
@@ -169,7 +172,7 @@ class Conversation:
         on_stage("second_look")
         before = clock()
         lasting = session.expires_in - look.preparing
-        call = Call("POST", f"{_path(session)}/local", image=image.jpeg)
+        call = Call("POST", f"{_path(session)}/local", images={"image": image.jpeg})
         try:
             reply = yield from self._ask(call, AnswerReply, look.traffic, look.patience, lasting)
         finally:
@@ -217,7 +220,11 @@ def _give_up(reply: AnswerReply, error: SecondLookError, timeout: float) -> Step
         return reply
 
 
-def _check_text(question: str) -> None:
+def check_text(question: str) -> None:
+    """
+    Raises:
+        ClientError: the question is empty, or no text.
+    """
     if not question.strip():
         raise ClientError("the question is empty; ask something about the picture")
     try:

@@ -185,6 +185,11 @@ class Picture:
     def __repr__(self) -> str:
         return f"Picture({self._name}, {self.size})"
 
+    @property
+    def held_bytes(self) -> int:
+        """What it keeps in memory: the JPEG, or three bytes a pixel."""
+        return len(self._source.data) if isinstance(self._source, Jpeg) else 3 * self.size.pixels
+
     def original(self) -> Image.Image:
         """The whole picture, upright, RGB. Not to be changed. A large JPEG is decoded each time.
 

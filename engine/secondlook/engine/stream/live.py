@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from secondlook.edge.console import one_line
@@ -30,7 +30,7 @@ from secondlook.engine.serve.errors import InvalidFieldError
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.stream.cloud import Cloud, KeyFrame
 from secondlook.engine.stream.messages import box_of, frame_info, frame_reply
-from secondlook.engine.stream.state import Ask, Focus, FrameInfo, Said, Stream, Verdict
+from secondlook.engine.stream.state import Ask, FrameInfo, Said, Stream, Verdict
 
 __all__ = ["LiveStream"]
 
@@ -113,7 +113,6 @@ class LiveStream:
         self._newest: tuple[int, float] = -1, -math.inf  # number, captured
         self._working: asyncio.Task[None] | None = None
         self._waiting: _Frame | None = None
-        self._focus: Focus | None = None  # of a verdict that came after its reply
         self._asking: set[asyncio.Task[None]] = set()
         self._details: dict[Detail, _Detail] = {}
         self._watchers: set[asyncio.Queue[StreamEvent]] = set()
@@ -234,7 +233,6 @@ class LiveStream:
         outcome = _Outcome("answered" if looked else "held", verdict, reason)
         frame.outcome.set_result(outcome)
         if frame.late:
-            self._focus = verdict.focus or self._focus
             reply = self._told(info, outcome, frame.arrived, missed=True)
             self._event(StreamEvent(kind="answered", frame=info.number, reply=reply))
         self._ask_cloud(frame)
@@ -341,7 +339,6 @@ class LiveStream:
         reply = self._told(info, outcome, arrived, missed).model_copy(
             update={"wanted": tuple(detail.wanted for detail in untold[:MOST_DETAILS])}
         )
-        self._focus = None
         self._counts["frames"] += 1
         self._counts[outcome.status] += 1
         self._counts["deadline_misses"] += missed
@@ -349,9 +346,8 @@ class LiveStream:
         return reply
 
     def _told(self, info: FrameInfo, outcome: _Outcome, arrived: float, missed: bool) -> FrameReply:
-        verdict, seconds = outcome.verdict, self._clock() - arrived
-        focus = verdict.focus or self._focus
-        return frame_reply(info, outcome.status, replace(verdict, focus=focus)).model_copy(
+        seconds = self._clock() - arrived
+        return frame_reply(info, outcome.status, outcome.verdict).model_copy(
             update={"deadline_missed": missed, "reason": outcome.reason, "seconds": seconds}
         )
 
