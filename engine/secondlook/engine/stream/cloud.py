@@ -125,6 +125,11 @@ class HttpCloud:
         once = replace(given, timeout=seconds, connect_timeout=connect, wait_budget=0.0, retries=0)
         self._client = AsyncEdgeClient(url, settings=once, transport=transport)
 
+    @property
+    def url(self) -> str:
+        """Its address, fit to be shown."""
+        return self._client.server_url
+
     async def ask(self, frame: KeyFrame, question: str) -> CloudAnswer:
         """See `Cloud.ask`."""
         started = time.perf_counter()
