@@ -147,8 +147,8 @@ class Camera:
         self._surroundings = surroundings or SURROUNDINGS
         self._ring = _Ring(ring or RingLimits())
         self._next = 0
-        self._looked = -1  # the newest frame that the site looked at
-        self._place: _Place | None = None  # where it would then look closer
+        self._told = -1  # the newest frame of which the site told where it would look closer, or nowhere
+        self._place: _Place | None = None
         self._wanted: list[Wanted] = []  # to be sent
         self._noted: set[Wanted] = set()  # those, and what was sent, of the frames that are kept
         self.card: StreamCard | None = None
@@ -169,7 +169,7 @@ class Camera:
         """Open a stream, with the patience of a question."""
         call, patience = Call("POST", "/v1/streams", message=self._options), Patience(self.settings)
         card = yield from ask(call, StreamCard, self.traffic, patience, self._surroundings)
-        self.card, self._looked, self._place = card, -1, None
+        self.card, self._told, self._place = card, -1, None
         self._wanted.clear()
         self._noted.clear()
         return card
@@ -270,8 +270,11 @@ class Camera:
     def _learn(self, kept: _Kept, reply: FrameReply) -> None:
         if self.latest is None or reply.frame > self.latest.frame:
             self.latest = reply
-        if reply.status == "answered" and reply.frame > self._looked:  # one not looked at tells no place
-            self._looked, self._place = reply.frame, self._where(kept, reply.focus)
+        tells = (
+            reply.status == "answered" or reply.focus is not None
+        )  # of one not looked at, nothing is no news
+        if tells and reply.frame > self._told:
+            self._told, self._place = reply.frame, self._where(kept, reply.focus)
         self._noted = {wanted for wanted in self._noted if self._ring.get(wanted.frame)}
         for wanted in reply.wanted:
             if wanted not in self._noted and self._ring.get(wanted.frame):

@@ -110,12 +110,10 @@ def stream(
             local_jpeg=jpeg_settings(local_quality, local_chroma),
             limits=PictureLimits(max_pixels=max_pixels),
         )
+        rate = fps if _has_no_rate(source) else None
         shown = EdgeStream(site, question, deadline=deadline, settings=settings)
         try:
-            with (
-                shown,
-                open_source(source, fps=_own_rate(source, fps), loop=loop, limits=settings.limits) as frames,
-            ):
+            with shown, open_source(source, fps=rate, loop=loop, limits=settings.limits) as frames:
                 _Showing(shown, frames, as_json).run(1 / fps)
         finally:
             _sum_up(shown)
@@ -125,10 +123,9 @@ def stream(
         raise fail("interrupted", 130) from interrupt
 
 
-def _own_rate(source: str, fps: float) -> float | None:
-    """Pictures have no rate of their own; a video and a camera do."""
-    pictures = "://" not in source and (Path(source).is_dir() or "*" in source)
-    return fps if pictures else None
+def _has_no_rate(source: str) -> bool:
+    """Whether it is pictures in files; a video and a camera have a rate of their own."""
+    return "://" not in source and (Path(source).is_dir() or "*" in source)
 
 
 class _Showing:
@@ -190,7 +187,8 @@ def _json(frame: Frame, reply: FrameReply) -> str:
 def _line(reply: FrameReply) -> str:
     """A frame in words: the answer, what it rests on, how old that is, and how doubtful."""
     entry = reply.history
-    doubt = reply.uncertainty if entry is None or reply.source == "picture" else entry.uncertainty
+    doubts = {"context": reply.context_uncertainty, "history": entry and entry.uncertainty}
+    doubt = doubts.get(reply.source, reply.uncertainty)
     rests = reply.source if entry is None else f"{reply.source} ({entry.by}, frame {entry.frame})"
     age = "" if reply.age is None else f", {reply.age:.1f} s old"
     marks = "" if doubt is None else f", doubt {doubt:.2f}"
@@ -207,7 +205,8 @@ def _sum_up(stream: EdgeStream) -> None:
     account = f"{latest.frame + 1} frames shown"
     if told is not None:
         account = (
-            f"{told.frames} frames: {told.answered} answered, {told.held} held, {told.superseded} superseded, "
-            f"{told.deadline_misses} late; {told.cloud_calls} calls of the cloud, {told.cloud_counted} counted"
+            f"{told.frames} frames: {told.answered} answered, {told.held} held, {told.superseded} "
+            f"superseded, {told.deadline_misses} late; the cloud was asked {told.cloud_calls} times, "
+            f"{told.cloud_counted} answers counted"
         )
     note(f"{account}; {stream.bytes_up / 1000:.0f} kB up, {stream.bytes_down / 1000:.0f} kB down")

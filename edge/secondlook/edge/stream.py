@@ -16,7 +16,7 @@ from .imaging import Picture, PictureSource
 from .retry import ClientSettings
 from .wire_stream import FrameReply, StreamCard, StreamSummary, Window
 
-__all__ = ["AsyncEdgeStream", "EdgeStream", "RingLimits"]
+__all__ = ["AsyncEdgeStream", "EdgeStream"]
 
 
 class _Stream:
