@@ -172,7 +172,7 @@ class _Showing:
             if not opened:  # to open it was tried for as long already
                 raise error
             self._until = now + settings.wait_budget
-            note(f"warning: {error}; frames are shown again for up to {settings.wait_budget:.0f} s")
+            note(f"warning: {error}; further frames are tried for up to {settings.wait_budget:.0f} s")
         again = now + backoff_seconds(settings, self._failures, random.random())
         if again > self._until:
             raise error
