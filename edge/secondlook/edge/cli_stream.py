@@ -47,7 +47,7 @@ from .sources import open_source
 from .stream import EdgeStream
 from .wire_stream import FrameReply, StreamSummary
 
-__all__ = ["frame_json", "frame_line", "own_rate", "stream", "told_summary"]
+__all__ = ["frame_json", "frame_line", "has_no_rate", "stream", "told_summary"]
 
 
 def stream(
@@ -110,7 +110,7 @@ def stream(
             local_jpeg=jpeg_settings(local_quality, local_chroma),
             limits=PictureLimits(max_pixels=max_pixels),
         )
-        rate = fps if _has_no_rate(source) else None
+        rate = fps if has_no_rate(source) else None
         shown = EdgeStream(site, question, deadline=deadline, settings=settings)
         try:
             with shown, open_source(source, fps=rate, loop=loop, limits=settings.limits) as frames:
@@ -123,7 +123,7 @@ def stream(
         raise fail("interrupted", 130) from interrupt
 
 
-def _has_no_rate(source: str) -> bool:
+def has_no_rate(source: str) -> bool:
     """Whether it is pictures in files; a video and a camera have a rate of their own."""
     return "://" not in source and (Path(source).is_dir() or "*" in source)
 

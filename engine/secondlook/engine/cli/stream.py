@@ -49,7 +49,7 @@ def _stream(
 ) -> None:
     """Try a stream with camera, site and cloud in this process, a line an answer."""
     configure_logging(verbose)
-    from secondlook.edge.cli_stream import frame_json, frame_line, own_rate, told_summary
+    from secondlook.edge.cli_stream import frame_json, frame_line, has_no_rate, told_summary
     from secondlook.edge.errors import PictureError
     from secondlook.edge.frames import Frame
     from secondlook.edge.sources import open_source
@@ -60,7 +60,6 @@ def _stream(
     settings = StreamSettings(
         method=method.method(), use_context=method.context == "auto", deadline=method.deadline
     )
-    opened = open_source(source, fps=own_rate(source, fps))
     with loading_status(small):
         site = load_engine(EngineOptions(small, dtype, device))
     cloud = None
@@ -74,6 +73,8 @@ def _stream(
     def warn(frame: Frame, error: PictureError) -> None:
         typer.echo(f"warning: frame {frame.number} is passed over: {error}", err=True)
 
+    # Not before: a recording plays on, whoever is being loaded.
+    opened = open_source(source, fps=fps if has_no_rate(source) else None)
     summary = asyncio.run(stream_locally(site, cloud, opened, question, settings, delay, 1 / fps, tell, warn))
     if summary is not None:
         typer.echo(told_summary(summary), err=True)
