@@ -5,27 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from edge.site import QUESTION, Site, listening
+from edge.site import QUESTION, Site
 from edge.support import encoded, gradient
 from secondlook.edge import FrameReply, cli_stream
 from secondlook.edge.cli import app
 from secondlook.edge.sources import open_source
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with listening(Site()) as one:
-        yield one
 
 
 @pytest.fixture
@@ -140,14 +132,11 @@ def test_a_site_that_stays_away_ends_it(frames: list[Any], site: Site) -> None:
     assert len(site.shown) == 2
 
 
-def test_a_site_that_was_never_there(frames: list[Any]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        result = run("camera", address, "--wait-budget", 0.3)
+def test_a_site_that_was_never_there(frames: list[Any], closed_address: str) -> None:
+    result = run("camera", closed_address, "--wait-budget", 0.3)
     assert (result.exit_code, result.stdout) == (3, "")
     waiting, error = result.stderr.splitlines()
-    assert waiting.startswith(f"warning: cannot connect to {address}/: ")
+    assert waiting.startswith(f"warning: cannot connect to {closed_address}/: ")
     assert error.startswith("error: cannot connect to ")
 
 

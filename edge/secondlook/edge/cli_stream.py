@@ -208,13 +208,6 @@ def told_summary(told: StreamSummary) -> str:
 def _sum_up(stream: EdgeStream) -> None:
     """What the stream came to, in a line on standard error."""
     told, latest = stream.summary, stream.latest
-    if latest is None:
-        return
-    account = f"{latest.frame + 1} frames shown"
-    if told is not None:
-        account = (
-            f"{told.frames} frames: {told.answered} answered, {told.held} held, {told.superseded} "
-            f"superseded, {told.deadline_misses} late; the cloud was asked {told.cloud_calls} times, "
-            f"{told.cloud_counted} answers counted"
-        )
-    note(f"{account}; {stream.bytes_up / 1000:.0f} kB up, {stream.bytes_down / 1000:.0f} kB down")
+    if latest is not None:
+        account = f"{latest.frame + 1} frames shown" if told is None else told_summary(told)
+        note(f"{account}; {stream.bytes_up / 1000:.0f} kB up, {stream.bytes_down / 1000:.0f} kB down")

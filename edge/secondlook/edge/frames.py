@@ -25,6 +25,7 @@ SourceT = TypeVar("SourceT", bound="Source")
 
 # A machine that is too slow for a recording plays it slower: frames are never later than this.
 _LATEST_SECONDS = 1.0
+_JOIN_SECONDS = 0.2
 _PATIENCE = ClientSettings(first_wait=0.25, longest_wait=8.0)
 
 
@@ -199,7 +200,7 @@ class Reader(Source):
             self._held = None
             self._changed.notify_all()
         if self._thread is not threading.current_thread():
-            self._thread.join(timeout=1.0)
+            self._thread.join(timeout=_JOIN_SECONDS)
 
 
 def played(takes: Takes, stop: threading.Event) -> Takes:
@@ -235,6 +236,8 @@ def reconnecting(name: str, connect: Callable[[], Takes], stop: threading.Event)
             if not seen:
                 raise
             reason = str(error)
+        if stop.is_set():
+            return
         if not seen:
             raise SourceError(f"{reason} without a frame")
         level = logging.INFO if failures else logging.WARNING

@@ -18,14 +18,14 @@ from urllib.parse import parse_qsl
 import httpx
 
 from .errors import PictureError, SettingsError, SourceError
-from .frames import Frame, Pulled, Reader, Source, Take, Takes, played, reconnecting
+from .frames import Pulled, Reader, Source, Take, Takes, played, reconnecting
 from .imaging import Picture, PictureSource, open_picture
 from .limits import PictureLimits
 from .mjpeg import mjpeg_takes
 from .route import Route
 from .video import need_pyav, recorded_takes, streamed_takes
 
-__all__ = ["Frame", "Source", "open_source"]
+__all__ = ["open_source"]
 
 Pictures: TypeAlias = Iterable[PictureSource | Picture]
 

@@ -96,6 +96,7 @@ class StreamClock:
             seconds: by the camera's clock; None: it does not say.
         """
         if seconds is None:
+            self._last = (arrived, arrived)
             return arrived
         offset = arrived - seconds
         before, captured = self._last
