@@ -89,7 +89,7 @@ def test_at_the_deadline_what_held_goes_out_and_the_look_goes_on() -> None:
 
 
 def test_a_newer_frame_takes_the_place_of_the_one_that_waits() -> None:
-    """However many come: one is computed, one waits, and the others are answered at once."""
+    """At thirty a second, say: one is computed, one waits, and the others are answered at once."""
 
     async def scenario() -> None:
         engine = FakeEngine()
@@ -253,14 +253,16 @@ def test_the_focus_is_looked_at_closer() -> None:
 
 def test_a_stream_ends_when_no_frame_comes() -> None:
     async def scenario() -> None:
-        async with streams(idle_seconds=0.3) as (service, client):
-            name = await opened(client)
+        async with streams(idle_seconds=90.0) as (service, client):
+            name, other = await opened(client), await opened(client)
             watching = Watching(service, name)
             await shown(client, name, 0)
+            service._open[name].touched -= 90
             await watching.task
-            assert watching.seen[-1].reason == "no frame came within 0.3 s"
+            assert watching.seen[-1].reason == "no frame came within 90 s"
+            assert (await shown(client, other, 0)).status == "answered"
             assert_error(await send(client, name, 1), 404, "unknown_stream", "open another one")
-            assert len(service) == 0
+            assert len(service) == 1
 
     run(scenario)
 
