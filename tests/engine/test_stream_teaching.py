@@ -149,6 +149,30 @@ def test_history_is_read_behind_the_question() -> None:
     run(scenario)
 
 
+def test_history_is_not_read_for_a_frame_that_was_answered() -> None:
+    async def scenario() -> None:
+        engine, cloud = Reader(), ScriptedCloud()
+        async with streams(engine, cloud, method=BUSY) as (service, client):
+            name = await opened(client)
+            watching = Watching(service, name)
+            await shown(client, name, 0)
+            await until(lambda: 0 in cloud.asked)
+            cloud.answer(0, "seventy")
+            await until(lambda: ("cloud", 0) in watching.kinds())
+            engine.gate.clear()
+            service._open[name].deadline = 0.05
+            held = await shown(client, name, 1)
+            assert (held.status, held.answer) == ("held", "seventy")
+            engine.gate.set()
+            await until(lambda: watching.kinds().count(("answered", 1)) == 2)
+            assert engine.first_looks == 2
+            late = [event.reply for event in watching.seen if event.kind == "answered"][-1]
+            assert late is not None
+            assert (late.status, late.source, late.answer) == ("answered", "history", "seventy")
+
+    run(scenario)
+
+
 def test_context_is_used_only_where_it_is_wanted() -> None:
     async def scenario() -> None:
         cloud = ScriptedCloud()
