@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from typing import Any
 
@@ -149,12 +149,65 @@ def another() -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def dripping() -> Iterator[str]:
+    """A server whose reply never ends, and never stops coming."""
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        taken = []
+        listener.settimeout(0.02)
+        while not over.is_set():
+            with suppress(TimeoutError):
+                taken.append(listener.accept()[0])
+                taken[-1].sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            for connection in taken:
+                with suppress(OSError):
+                    connection.sendall(b" ")
+        for connection in taken:
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            thread.join(SECONDS)
+
+
+@contextmanager
+def nameless() -> Iterator[str]:
+    """A server whose name is looked up for ever, and takes a thread of asyncio's each time."""
+    over, look_up = threading.Event(), socket.getaddrinfo
+
+    def looking_up(host: Any, *arguments: Any, **more: Any) -> Any:
+        if host in ("cloud.invalid", b"cloud.invalid"):
+            assert over.wait(SECONDS)
+            raise socket.gaierror("no such name")
+        return look_up(host, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", looking_up)
+        try:
+            yield "http://cloud.invalid"
+        finally:
+            over.set()
+
+
 @pytest.mark.parametrize(
     ("cloud", "reason"),
-    [(stalled, "in time"), (dead, "connect"), (another, "is this a secondlook server")],
+    [
+        (stalled, "in time"),
+        (dead, "connect"),
+        (another, "is this a secondlook server"),
+        (dripping, "in time"),
+        (nameless, "in time"),
+    ],
 )
 def test_no_cloud_holds_a_frame(cloud: Any, reason: str) -> None:
-    chosen = method(key_frames=KeyFrames("busy"), history_seconds=0.4, in_flight=2)
+    chosen = method(key_frames=KeyFrames("busy"), history_seconds=0.4, in_flight=20)
 
     async def scenario() -> None:
         with cloud() as url:
@@ -162,10 +215,10 @@ def test_no_cloud_holds_a_frame(cloud: Any, reason: str) -> None:
                 name = await opened(client)
                 watching = Watching(service, name)
                 lost, number = list[str](), 0
-                while not lost:
+                while len(lost) < 20:
                     reply = await shown(client, name, number)
                     assert (reply.status, reply.source) == ("answered", "picture")
-                    assert len(service._open[name]._asking) <= 2
+                    assert len(service._open[name]._asking) <= 20
                     lost = [event.reason for event in watching.seen if event.kind == "lost"]
                     number += 1
                 service.close(name)

@@ -87,7 +87,7 @@ def test_a_frame_that_was_answered_late_is_a_key_frame_too() -> None:
     run(scenario)
 
 
-def test_a_cloud_that_never_answers_holds_no_frame() -> None:
+def test_a_cloud_that_never_answers_holds_no_frame(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         cloud = ScriptedCloud()
         short = method(history_seconds=0.1, key_frames=KeyFrames("busy"))
@@ -103,8 +103,11 @@ def test_a_cloud_that_never_answers_holds_no_frame() -> None:
             assert (lost.frame, lost.reason) == (0, "the cloud did not answer within 0.1 s")
             await shown(client, name, 20)
             await until(lambda: len(cloud.asked) > 1)  # another is asked about, not the same again
+            await until(lambda: sum(event.kind == "lost" for event in watching.seen) > 1)
 
     run(scenario)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == "a key frame has no answer: the cloud did not answer within 0.1 s"
 
 
 class Reader(FakeEngine):

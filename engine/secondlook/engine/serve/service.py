@@ -175,7 +175,8 @@ class TwoLookService:
         self._inference.close()
         # A model that is still being read cannot be interrupted, and need not be waited for.
         if self.loaded.done():
-            await asyncio.to_thread(self._inference.join)
+            # Not on asyncio's own threads, which may all wait for a name to be looked up, a cloud's say.
+            await asyncio.get_running_loop().run_in_executor(self._decoders, self._inference.join)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def purge_regularly(self) -> None:

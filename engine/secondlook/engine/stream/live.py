@@ -114,6 +114,7 @@ class LiveStream:
         self._working: asyncio.Task[None] | None = None
         self._waiting: _Frame | None = None
         self._asking: set[asyncio.Task[None]] = set()
+        self._without_cloud = False
         self._details: dict[Detail, _Detail] = {}
         self._watchers: set[asyncio.Queue[StreamEvent]] = set()
         self._counts = dict.fromkeys(StreamSummary.model_fields, 0)
@@ -290,6 +291,7 @@ class LiveStream:
                 info.number, info.captured, said.text, said.uncertainty, said.region
             )
             self._counts["cloud_answers"] += 1
+            self._without_cloud = False
             self._counts["cloud_counted"] += counts
             self._counts["bytes_to_cloud"] += said.bytes_up
             region = None if said.region is None else box_of(said.region)
@@ -309,6 +311,11 @@ class LiveStream:
     def _lost(self, frame: KeyFrame, reason: str) -> None:
         self._stream.lost(frame.number)
         self._counts["cloud_lost"] += 1
+        level = (
+            logging.INFO if self._without_cloud else logging.WARNING
+        )  # the first of them, for the operator
+        _log.log(level, "a key frame has no answer: %s", reason)
+        self._without_cloud = True
         self._counts["bytes_to_cloud"] += frame.handed
         self._event(StreamEvent(kind="lost", frame=frame.number, reason=reason, bytes_up=frame.handed))
 
