@@ -313,7 +313,7 @@ class LiveStream:
         self._counts["cloud_lost"] += 1
         level = (
             logging.INFO if self._without_cloud else logging.WARNING
-        )  # the first of them, for the operator
+        )  # the first of them
         _log.log(level, "a key frame has no answer: %s", reason)
         self._without_cloud = True
         self._counts["bytes_to_cloud"] += frame.handed
