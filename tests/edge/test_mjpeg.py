@@ -162,7 +162,13 @@ def test_credentials_are_given_and_never_shown(
 
 @pytest.mark.parametrize(
     "text",
-    ["http://{}@127.0.0.1:9/x", "rtsp://{}@127.0.0.1:9/pw={}", "rtsp://{}@x:99999999/{}", "gopher://{}@x/{}"],
+    [
+        "http://{}@127.0.0.1:9/x",
+        "rtsp://{}@127.0.0.1:9/pw={}",
+        "rtsp://{}@x:99999999/{}",
+        "gopher://{}@x/{}",
+        "{}@x:8554/y",
+    ],
 )
 def test_credentials_are_in_no_error(text: str) -> None:
     secret = f"{USER}:{PASSWORD}"

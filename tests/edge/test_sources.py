@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from secondlook.edge import (
     open_picture,
     open_source,
 )
+from secondlook.edge.frames import Take, Takes, played
 
 
 @pytest.fixture
@@ -61,12 +63,32 @@ def test_patterns_and_single_pictures(folder: Path, pattern: str, expected: list
     assert widths(frames(open_source(str(folder / pattern), paced=False))) == expected
 
 
-def test_a_paced_folder_ends_with_its_last_picture(folder: Path) -> None:
+def test_a_paced_folder_ends_with_its_last_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondlook.edge.frames._LATEST_SECONDS", math.inf)
     found = frames(open_source(folder, fps=200))
     assert widths(found)[-1] == 120
     assert [frame.captured for frame in found] == sorted({frame.captured for frame in found})
     start = found[0].captured - found[0].number / 200
     assert [frame.captured - start for frame in found] == pytest.approx([one.number / 200 for one in found])
+
+
+def test_what_is_read_too_slowly_is_played_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    picture = open_picture(gradient(10, 10))
+
+    class Passing(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            now[0] += timeout or 0.0
+            return False
+
+    def takes() -> Takes:
+        for seconds, reading in ((0.0, 0.0), (1.0, 0.5), (2.0, 1.7), (3.0, 5.0), (4.0, 0.0)):
+            now[0] += reading
+            yield Take(seconds, lambda: picture)
+
+    monkeypatch.setattr("secondlook.edge.frames.time.monotonic", lambda: now[0])
+    captured = [take.captured for take in played(takes(), Passing())]
+    assert captured == pytest.approx([100, 101, 102, 107.7, 108.7])
 
 
 def test_a_folder_that_is_looped_begins_anew(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from edge.site import QUESTION, Site
+from edge.site import QUESTION, Site, frames_of, wants
 from edge.support import encoded, gradient
 from secondlook.edge import FrameReply, cli_stream
 from secondlook.edge.cli import app
@@ -109,6 +109,15 @@ def test_pictures_have_the_rate_that_is_asked_for(
     assert [(one["fps"], one["loop"]) for one in given] == [(rate, True)]
 
 
+@pytest.mark.parametrize(("megabytes", "kept"), [(1, [0]), (0.001, [])])
+def test_originals_are_kept_within_the_megabytes(
+    megabytes: float, kept: list[int], frames: list[Any], site: Site
+) -> None:
+    site.reply = lambda shown: wants(0, region=None) if shown.header.frame == 0 else {}
+    assert run("camera", site, "--ring-megabytes", megabytes).exit_code == 0
+    assert frames_of(site.shown[1].header.details) == kept
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------
 
 
@@ -174,6 +183,8 @@ def test_nothing_but_damage_is_an_error(frames: list[Any], site: Site) -> None:
     [
         (["--fps", "0"], 2, "fps must be above 0 and at most 1000, not 0"),
         (["--fps", "nan"], 2, "fps must be above 0 and at most 1000, not nan"),
+        (["--ring-megabytes", "0"], 2, "ring-megabytes must be above 0, not 0"),
+        (["--ring-megabytes", "inf"], 2, "ring-megabytes must be above 0, not inf"),
         (["--deadline", "0"], 2, "deadline should be greater than 0, not 0"),
         (["--site", "camera:8000"], 2, "must look like http://host:port"),
         (["--timeout", "-1"], 2, "timeout should be greater than 0, not -1.0"),

@@ -156,9 +156,6 @@ class Late(Source):
             return None
         return Frame(number, time.monotonic() - ages[number], open_picture(gradient(400, 300)))
 
-    def _next(self, end: float | None) -> None:
-        """Not used."""
-
     def close(self) -> None:
         """Nothing is open."""
 

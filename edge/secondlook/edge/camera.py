@@ -60,7 +60,7 @@ class RingLimits:
         seconds: nothing older, by the times of capture; nor than the site's card says.
     """
 
-    bytes: PositiveInt = 64 * 1024 * 1024
+    bytes: PositiveInt = 64_000_000
     seconds: PositiveFloat = 10.0
 
 
