@@ -77,7 +77,9 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.UnknownSessionError: (404, "unknown_session"),
     errors.ExpiredSessionError: (410, "expired_session"),
     errors.AnsweredSessionError: (409, "answered_session"),
+    errors.UnknownStreamError: (404, "unknown_stream"),
     errors.QueueFullError: (429, "queue_full"),
+    errors.TooManyStreamsError: (429, "too_many_streams"),
     errors.ModelNotReadyError: (503, "model_not_ready"),
     errors.ShuttingDownError: (503, "shutting_down"),
     errors.OutOfMemoryError: (503, "out_of_memory"),
@@ -96,15 +98,15 @@ _FRAMEWORK_NAMES = {
 
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
-    404: "No such session.",
+    404: "No such session, or no such stream.",
     408: "The body did not arrive in time.",
     409: "The session is answered already, or being answered.",
     410: "The session expired or was given up: the first answer stands.",
     413: "The body is too large.",
-    415: "The body is not multipart/form-data, or the image not image/jpeg.",
+    415: "The body is not of the type described here, or a picture not image/jpeg.",
     422: "A field is missing or impossible, the image is not a whole JPEG, or the sizes contradict it.",
-    429: "The queue is full, or a client's share of it, or the memory for bodies; Retry-After says when to "
-    "come back.",
+    429: "The queue is full, or a client's share of it, or the memory for bodies, or the number of streams; "
+    "Retry-After says when to come back.",
     500: "The model failed on this question; the server goes on.",
     503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
 }
