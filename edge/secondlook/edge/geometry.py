@@ -25,6 +25,7 @@ __all__ = [
     "Region",
     "Size",
     "most_pixels",
+    "moved",
     "place",
     "sent_size",
     "sheet",
@@ -250,6 +251,31 @@ class Rectangle(NamedTuple):
     top: float
     right: float
     bottom: float
+
+
+def moved(place: Rectangle, before: Rectangle, after: Rectangle, original: Size) -> Rectangle:
+    """Where a place of one frame is in another, by known motion.
+
+    Args:
+        place: in the first frame's pixels.
+        before, after: what the two frames show of the world, in any units that both share.
+        original: the size of both frames, in pixels.
+
+    Returns: in the other frame's pixels; it may lie outside that.
+    """
+
+    def along(value: float, length: int, before: tuple[float, float], after: tuple[float, float]) -> float:
+        world = before[0] + value * (before[1] - before[0]) / length
+        return (world - after[0]) * length / (after[1] - after[0])
+
+    across = (before.left, before.right), (after.left, after.right)
+    down = (before.top, before.bottom), (after.top, after.bottom)
+    return Rectangle(
+        along(place.left, original.width, *across),
+        along(place.top, original.height, *down),
+        along(place.right, original.width, *across),
+        along(place.bottom, original.height, *down),
+    )
 
 
 @validated(frozen=True, raises=GeometryError)

@@ -52,7 +52,7 @@ __all__ = [
     "check_protocol",
 ]
 
-PROTOCOL: Final = "2.0"
+PROTOCOL: Final = "2.1"
 """The version of all that is described here, major.minor."""
 
 PROTOCOL_HEADER: Final = "secondlook-protocol"
@@ -200,11 +200,21 @@ class ModelCard(WireModel):
         return super().read(content)
 
 
+class Box(WireModel):
+    """A region in original pixels; left and top are inside it, right and bottom just outside."""
+
+    left: int = Field(ge=0)
+    top: int = Field(ge=0)
+    right: int
+    bottom: int
+
+
 class AnswerOptions(WireModel):
     """Per-request choices. What is None takes the server's default; unknown keys and other types are refused.
 
     A threshold belongs to its measure: where it decides, another measure than the server's needs its own.
-    `relevance` asks for the map that the region is sought in, whether a region is sought or not.
+    `relevance` asks for the map that the region is sought in, whether a region is sought or not. `region` is
+    where to look closer, for a caller that knows it: then none is sought.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -219,15 +229,7 @@ class AnswerOptions(WireModel):
     second_look: Literal["auto", "always", "never"] = "auto"
     max_new_tokens: int | None = Field(default=None, ge=1)
     relevance: bool = False
-
-
-class Box(WireModel):
-    """A region in original pixels; left and top are inside it, right and bottom just outside."""
-
-    left: int = Field(ge=0)
-    top: int = Field(ge=0)
-    right: int
-    bottom: int
+    region: Box | None = None
 
 
 class Answer(WireModel):

@@ -151,7 +151,8 @@ class Engine:
             QuestionError: the question is empty, too long, or contains reserved text.
             SettingsError: the options contradict the policy.
             PictureMismatchError: the image is larger than an edge sends of such an original.
-            GeometryError: the original has no size under the model's view.
+            GeometryError: the original has no size under the model's view, or the options' region is empty or
+                reaches outside it.
         """
         options = AnswerOptions() if options is None else options
         return self._preparer.question(global_image, question, original, options, client)
@@ -241,7 +242,8 @@ class Engine:
         find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
         try:
-            read = options.second_look != "never" or options.relevance
+            given = asked.region
+            read = options.relevance or (given is None and options.second_look != "never")
             of_prompt = read and not self.model.localisation.generated_rows
             row, projection = yield from self._ask(slot, asked, limit, prefix, stages, probe=of_prompt)
             new = KeptPrefix(asked.prompt.shared, asked.prompt.shared_position)
@@ -251,12 +253,12 @@ class Engine:
             early = yield Decode(slot, min(limit, policy.decide_after))
             look = self._look(early, asked.prompt, policy)
             seen = (look.uncertainty, asked.original, policy, options)
-            region, pending, maps, relevance = None, None, None, None
+            region, pending, maps, relevance = given, None, None, None
             if read and (options.relevance or self._decider.seeks(*seen)):
                 stages.enter("prefill")
                 sought = Sought(slot, asked, kept, projection, row, early.token_ids)
                 maps = yield from self._localiser.maps(sought, stages)
-                region = self._region(maps, asked.original)
+                region = given or self._region(maps, asked.original)
                 relevance = maps.relevance() if options.relevance else None
             # As things are by now, for others were decided on while its region was sought.
             decision = self._decider.decide(*seen, region)

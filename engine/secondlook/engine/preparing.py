@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from PIL import Image
 
+from secondlook.edge.errors import GeometryError
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, View
 from secondlook.engine.errors import QuestionTooLongError
@@ -57,7 +58,10 @@ class Preparer:
             rows = len(both.ids) - (stop - start) + model.most_visual_tokens[1]
         check_room(rows, limit, self._room)
         generic = model.prompt(self.generic, (picture.grid,))
-        return Question(tokens, picture, prompt, generic, options, policy, limit, client)
+        asked = Question(tokens, picture, prompt, generic, options, policy, limit, client)
+        if asked.region is not None and not asked.region.within(original):
+            raise GeometryError(f"region {asked.region} reaches outside the original of {original} pixels")
+        return asked
 
     def local(self, pending: Pending, image: Image.Image) -> LocalImage:
         """See `Engine.prepare_local`."""

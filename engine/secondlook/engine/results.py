@@ -53,6 +53,12 @@ class Question:
     def original(self) -> Size:
         return self.picture.shown
 
+    @property
+    def region(self) -> Region | None:
+        """Where to look closer, if the request says so."""
+        box = self.options.region
+        return None if box is None else Region(box.left, box.top, box.right, box.bottom)
+
 
 @dataclass(frozen=True)
 class Look:
@@ -146,7 +152,7 @@ class FirstLook:
     Attributes:
         look: its answer.
         decision: "unsure" when a second look is wanted (also when it was demanded); otherwise why it is not.
-        region: where to look closer; None unless that was sought.
+        region: where to look closer; None unless that was sought, or given.
         pending: continues with `Engine.second_look`; None when the answer is final.
         maps: what a region is found in; None unless one was sought, or `relevance` was asked for.
         seconds: time per stage.

@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import from_json, validated
 from secondlook.edge.wire import Fit
+from secondlook.engine.context import check_template
 from secondlook.engine.errors import InvalidModelError
 from secondlook.engine.method.region import Ratios, RegionSettings, Rule, Share
 
@@ -51,12 +52,19 @@ class LookSettings:
         fit: how pictures are fitted to what the model takes, where its architecture leaves that open.
         max_new_tokens: longest answer, end token included.
         question_suffix: put behind every question, after a space.
+        context: how an earlier frame's answer is put behind the question, for a checkpoint that has learnt to
+            read that, such as "{question} ({age:.1f} s ago: {answer})"; see `secondlook.engine.context`.
     """
 
     threshold: NonNegativeFloat | None = None
     fit: Fit = "squash"
     max_new_tokens: PositiveInt = 20
     question_suffix: Annotated[str, Field(max_length=2000)] = ""
+    context: Annotated[str, Field(max_length=2000)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.context is not None:
+            check_template(self.context)
 
     @property
     def default_threshold(self) -> float:

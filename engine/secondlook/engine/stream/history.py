@@ -1,0 +1,87 @@
+"""Answers of the last seconds, by the frame that they are about.
+
+What holds for a frame depends on which answers have come, and not on when, in what order or how often: ages
+are differences of the camera's times of capture.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from dataclasses import dataclass
+
+from secondlook.edge.geometry import Region
+from secondlook.edge.wire_stream import By
+
+__all__ = ["Entry", "History"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One answer.
+
+    Attributes:
+        frame, captured: what it was asked of, and its time in seconds on the camera's clock.
+        uncertainty: of the answer, in nats.
+        by: the small model's own, from the picture alone, or the cloud's.
+        region: where in that frame the answer was read, in original pixels; None: not known.
+    """
+
+    frame: int
+    captured: float
+    text: str
+    uncertainty: float
+    by: By
+    region: Region | None = None
+
+    @property
+    def rank(self) -> tuple[int, bool, float, str]:
+        """Newer frames first, of one frame the cloud's answer, of several of these the surest."""
+        return self.frame, self.by == "cloud", -self.uncertainty, self.text
+
+
+class History:
+    """One stream's answers, none older than a limit; bounded by the frames of that time.
+
+    Args:
+        seconds: how long an answer is of use.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._entries: list[Entry] = []  # by rank: a frame's own answer before the cloud's, the newest last
+        self._latest = float("-inf")
+
+    def put(self, entry: Entry) -> None:
+        """Take an answer in; the same one again, or one less sure by the same of the same frame, changes
+        nothing."""
+        place = bisect(self._entries, entry.rank, key=lambda known: known.rank)
+        for known in self._entries[max(0, place - 1) : place + 1]:
+            if (known.frame, known.by) == (entry.frame, entry.by):
+                if known.rank < entry.rank:
+                    self._entries[self._entries.index(known)] = entry
+                break
+        else:
+            self._entries.insert(place, entry)
+        self.reach(entry.captured)
+
+    def reach(self, captured: float) -> None:
+        """A frame of this time is known: what is too old for it, and so for all later ones, is given up."""
+        self._latest = max(self._latest, captured)
+        old = 0
+        while old < len(self._entries) and self._latest - self._entries[old].captured > self.seconds:
+            old += 1
+        del self._entries[:old]
+
+    def newest(self, frame: int, captured: float, *, placed: bool = False) -> Entry | None:
+        """The newest answer to a frame before `frame`, not too old at `captured`; None: there is none.
+
+        Args:
+            placed: of those whose region is known.
+        """
+        for entry in reversed(self._entries):
+            if entry.frame < frame and (entry.region is not None or not placed):
+                return entry if captured - entry.captured <= self.seconds else None
+        return None
+
+    def __len__(self) -> int:
+        return len(self._entries)

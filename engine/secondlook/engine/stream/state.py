@@ -1,0 +1,309 @@
+"""One stream: what it knows, and what holds for each frame. Pure arithmetic, driven from outside.
+
+A frame's steps are a generator: it yields what to ask the small model (`Ask`), is sent what that said
+(`Said`), and returns the `Verdict`. Whoever drives it, a server with a model and a clock or a replay with a
+recording and none, takes the same steps.
+
+    every frame n:      the small model looks at it; its answer stands where it is sure
+                        else the newest sure answer to an earlier frame, its own or the cloud's, within the
+                        limit: behind the question, where the checkpoint has learnt to read that, or in place
+                        of the answer
+    a key frame:        goes to the cloud, whose answer may come at any later time
+    an answer for k:    counts if it is sure enough, as of frame k
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from secondlook.edge.geometry import GridMap, Rectangle, Region, Size, moved, target
+from secondlook.edge.validation import validated
+from secondlook.edge.wire import View
+from secondlook.engine.context import with_history
+from secondlook.engine.stream.focus import anchored, inside
+from secondlook.engine.stream.history import Entry, History
+from secondlook.engine.stream.keyframes import KeyFrames
+
+__all__ = ["Ask", "Focus", "FrameInfo", "Method", "Said", "Stream", "Verdict"]
+
+Cells = Sequence[Sequence[int]]
+"""A relevance map's rows, see `secondlook.edge.wire.Relevance`."""
+
+
+@validated(frozen=True)
+class Method:
+    """What a stream does with its frames. The doubts, in nats, are of answers that count.
+
+    Attributes:
+        sure: at most so doubtful, the small model's own answer stands for its frame.
+        remember: at most so doubtful, it is remembered for later frames; None: none is.
+        believe: at most so doubtful, the cloud's answer counts; None: whatever its doubt.
+        key_frames, in_flight: which frames the cloud is asked about, and how many at once; 0: it is not
+            asked.
+        history_seconds: how long an answer is of use.
+        own: whether the small model looks at all; without, the cloud's newest answer is held.
+        context: how an earlier answer is put behind the question, see `secondlook.engine.context`;
+            None: it stands in place of the unsure answer.
+        focus: `crop`: where the small model was unsure, the next frame is looked at closer, in the region
+            brought to it; `still`: in the region as it was, for comparison.
+    """
+
+    sure: NonNegativeFloat = 0.2
+    remember: NonNegativeFloat | None = 0.1
+    believe: NonNegativeFloat | None = 0.3
+    key_frames: KeyFrames = KeyFrames()
+    in_flight: Annotated[int, Field(ge=0)] = 1
+    history_seconds: Annotated[float, Field(gt=0)] = 10.0
+    own: bool = True
+    context: str | None = None
+    focus: Literal["off", "crop", "still"] = "off"
+
+
+@dataclass(frozen=True)
+class FrameInfo:
+    """A frame, without its pixels.
+
+    Attributes:
+        captured: seconds on the camera's clock.
+        original: its size in pixels.
+        window: what it shows of the world, where that is known; see `secondlook.edge.geometry.moved`.
+        focus: the region that is there as a picture of its own.
+    """
+
+    number: int
+    captured: float
+    original: Size
+    window: Rectangle | None = None
+    focus: Region | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to ask the small model of the frame.
+
+    Attributes:
+        focus: where it may look closer, if it is less sure than `sure`; None: at the whole frame only.
+        relevance: whether its map is needed.
+    """
+
+    question: str
+    sure: float
+    focus: Region | None = None
+    relevance: bool = False
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the small model said.
+
+    Attributes:
+        text, uncertainty: of the look that stands.
+        first: uncertainty of the look at the whole frame.
+        closer: whether the answer that stands was read in the focus.
+        relevance: the map, if that was asked for.
+    """
+
+    text: str
+    uncertainty: float
+    first: float
+    closer: bool = False
+    relevance: Cells | None = None
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Where to look closer, as it lies in one frame."""
+
+    frame: int
+    region: Region
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What holds for a frame.
+
+    Attributes:
+        source: see `secondlook.edge.wire_stream.FrameReply`.
+        uncertainty: the small model's, from pictures alone; None: it did not look.
+        context_uncertainty: with the history behind the question; None: it was not asked so.
+        entry: the earlier answer that this rests on.
+        age: seconds since the capture of what it rests on; None: there is no answer.
+        focus: where the next frame is looked at closer.
+    """
+
+    text: str
+    source: Literal["picture", "context", "history", "nothing"]
+    uncertainty: float | None = None
+    context_uncertainty: float | None = None
+    entry: Entry | None = None
+    age: float | None = None
+    focus: Focus | None = None
+
+
+Steps = Generator[Ask, "Said | None", Verdict]
+
+
+@dataclass
+class _Tracked:
+    """A place on its way from the frame of its entry."""
+
+    entry: Entry
+    frame: int
+    region: Region | None
+
+
+@dataclass
+class _Known:
+    """A frame of the last seconds."""
+
+    info: FrameInfo
+    unsure: bool = True
+    relevance: Cells | None = field(default=None, repr=False)
+
+
+class Stream:
+    """One question about the frames of one camera.
+
+    Args:
+        view: of the small model's whole picture.
+    """
+
+    def __init__(self, question: str, method: Method, view: View) -> None:
+        self.question = question
+        self.method = method
+        self.history = History(method.history_seconds)
+        self._view = view
+        self._frames: dict[int, _Known] = {}
+        self._order: deque[int] = deque()
+        self._asked: dict[int, float] = {}  # in flight: captured
+        self._last_asked: float | None = None
+        self._tracked: _Tracked | None = None
+        self._own: Entry | None = None  # the small model's last answer, however unsure
+
+    def frame(self, info: FrameInfo) -> Steps:
+        """The steps of a frame. Sent None in place of what was said, it does without: that look failed."""
+        method = self.method
+        known = self._remember(info)
+        if not method.own:
+            return self._hold(info)
+        focusing = method.focus != "off"
+        tracking = method.focus == "crop" and info.window is None
+        said = yield Ask(self.question, method.sure, info.focus if focusing else None, tracking)
+        if said is None:
+            return self._hold(info)
+        known.relevance = said.relevance
+        known.unsure = said.uncertainty > method.sure
+        own = self._own_answer(info, said)
+        focus = self._focus(info) if focusing and said.first > method.sure else None
+        entry = self.history.newest(info.number, info.captured) if known.unsure else None
+        if entry is None:
+            return Verdict(said.text, "picture", said.uncertainty, age=0.0, focus=focus)
+        age = info.captured - entry.captured
+        if method.context is not None:
+            line = with_history(method.context, self.question, age, entry.text)
+            told = yield Ask(line, method.sure)
+            if told is not None:
+                return Verdict(told.text, "context", own, told.uncertainty, entry, age, focus)
+        return Verdict(entry.text, "history", own, None, entry, age, focus)
+
+    def held(self, info: FrameInfo) -> Verdict:
+        """What holds for a frame that was not looked at, or is not yet: what held before."""
+        self._remember(info)
+        return self._hold(info)
+
+    def wants_cloud(self, number: int) -> bool:
+        """Whether the cloud should be asked about a frame: it is a key frame, and there is room."""
+        known = self._frames.get(number)
+        if known is None or number in self._asked or len(self._asked) >= self.method.in_flight:
+            return False
+        return self.method.key_frames.wants(known.unsure, known.info.captured, self._last_asked)
+
+    def asked(self, number: int) -> None:
+        """The cloud was asked about a frame."""
+        captured = self._frames[number].info.captured
+        self._asked[number] = captured
+        self._last_asked = captured if self._last_asked is None else max(self._last_asked, captured)
+
+    def answered(
+        self, number: int, captured: float, text: str, uncertainty: float, region: Region | None
+    ) -> bool:
+        """The cloud's answer about a frame came, or came again; whether it counts."""
+        self._asked.pop(number, None)
+        counts = bool(text.strip()) and (self.method.believe is None or uncertainty <= self.method.believe)
+        if counts:
+            self.history.put(Entry(number, captured, text, uncertainty, "cloud", region))
+        return counts
+
+    def lost(self, number: int) -> None:
+        """The cloud will not answer about a frame; it is not asked again."""
+        self._asked.pop(number, None)
+
+    @property
+    def in_flight(self) -> int:
+        """Frames that the cloud was asked about, and has not answered."""
+        return len(self._asked)
+
+    def _remember(self, info: FrameInfo) -> _Known:
+        known = self._frames.get(info.number)
+        if known is None:
+            known = self._frames[info.number] = _Known(info)
+            self._order.append(info.number)
+            self.history.reach(info.captured)
+            while info.captured - self._frames[self._order[0]].info.captured > self.method.history_seconds:
+                del self._frames[self._order.popleft()]
+        return known
+
+    def _own_answer(self, info: FrameInfo, said: Said) -> float:
+        region = info.focus if said.closer else None
+        entry = Entry(info.number, info.captured, said.text, said.uncertainty, "own", region)
+        if self._own is None or entry.frame > self._own.frame:
+            self._own = entry
+        remember = self.method.remember
+        if remember is not None and said.uncertainty <= remember and said.text.strip():
+            self.history.put(entry)
+        return said.uncertainty
+
+    def _hold(self, info: FrameInfo) -> Verdict:
+        entry = self.history.newest(info.number, info.captured)
+        if entry is None and self._own is not None and self._own.frame < info.number:
+            entry = self._own
+        if entry is None:
+            return Verdict("", "nothing")
+        return Verdict(entry.text, "history", entry=entry, age=info.captured - entry.captured)
+
+    def _focus(self, info: FrameInfo) -> Focus | None:
+        """The newest known place, brought to this frame."""
+        entry = self.history.newest(info.number + 1, info.captured, placed=True)
+        if entry is None or entry.region is None:
+            return None
+        region = self._brought(entry, entry.region, info)
+        return None if region is None else Focus(info.number, region)
+
+    def _brought(self, entry: Entry, region: Region, info: FrameInfo) -> Region | None:
+        source = self._frames.get(entry.frame)
+        if self.method.focus == "still" or source is None or entry.frame == info.number:
+            return inside(Rectangle(*region.as_tuple()), info.original)
+        if source.info.window is not None and info.window is not None:
+            rectangle = Rectangle(*region.as_tuple())
+            return inside(moved(rectangle, source.info.window, info.window, info.original), info.original)
+        return self._tracked_to(entry, region, info)
+
+    def _tracked_to(self, entry: Entry, region: Region, info: FrameInfo) -> Region | None:
+        """By the small model's own attention, from frame to frame."""
+        tracked = self._tracked
+        if tracked is None or tracked.entry != entry or tracked.frame > info.number:
+            tracked = self._tracked = _Tracked(entry, entry.frame, region)
+        for number in sorted(n for n in self._frames if tracked.frame < n <= info.number):
+            cells = self._frames[number].relevance
+            if cells is not None and tracked.region is not None:
+                original = self._frames[number].info.original
+                size = target(self._view, original)
+                grid = GridMap(original, size, self._view.fit, len(cells), len(cells[0]))
+                tracked.region = anchored(cells, grid, tracked.region)
+            tracked.frame = number
+        return tracked.region
