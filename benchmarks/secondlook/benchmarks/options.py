@@ -174,6 +174,46 @@ class BudgetRun:
     seed: SeedOption = 0
 
 
+@validated(frozen=True)
+class StreamRun:
+    """Every way of answering a stream of frames in time, over the delay of the cloud, on drawn streams."""
+
+    streams: Annotated[int, typer.Option(min=1, help="Of 20 seconds, at 5 frames a second.")] = 6
+    delays: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.0,
+            help="Seconds to the cloud's answer; may be repeated; 0.2, 0.5, 1, 2, 4 and 9 unless told.",
+        ),
+    ] = None
+    network: Annotated[
+        Literal["constant", "lognormal", "trace"],
+        typer.Option(help="How delays vary around that; a trace loses 30 % of messages, too, unless told."),
+    ] = "constant"
+    loss: Annotated[
+        float | None, typer.Option(min=0.0, max=0.99, help="Share of messages that are lost.")
+    ] = None
+    in_flight: Annotated[int, typer.Option(min=1, help="Frames that the cloud is asked about at once.")] = 1
+    history_seconds: Annotated[float, typer.Option(min=0.1, help="How long an answer is of use.")] = 10.0
+    small: Annotated[str, typer.Option(help="The site's model, as --model of serve.")] = "demo"
+    large: Annotated[str, typer.Option(help="The cloud's.")] = "demo"
+    recording: Annotated[
+        Path | None, typer.Option(help="What the models said: read from there, and what is new kept there.")
+    ] = None
+    dtype: ServedDTypeOption = "auto"
+    device: ServedDeviceOption = "auto"
+    seed: SeedOption = 0
+
+    @property
+    def each_delay(self) -> list[float]:
+        return self.delays or [0.2, 0.5, 1.0, 2.0, 4.0, 9.0]
+
+    @property
+    def lost(self) -> float:
+        """Share of messages."""
+        return (0.3 if self.network == "trace" else 0.0) if self.loss is None else self.loss
+
+
 QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
 
 

@@ -8,12 +8,16 @@ other in the latter two.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from secondlook.edge.validation import validated
+
+FloatArray = npt.NDArray[np.float64]
 
 NetworkKind = Literal["constant", "lognormal", "trace"]
 
@@ -53,7 +57,7 @@ class Network:
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
 
-    def delays(self, stream: int, times: list[float]) -> list[float]:
+    def delays(self, stream: int, times: Sequence[float]) -> list[float]:
         """Of a key frame sent at each of these times (seconds, rising), or `LOST`.
 
         The same for every method that is compared: only when it sends is its own choice.
@@ -66,10 +70,11 @@ class Network:
             ln += _SIGMA * rng.standard_normal(count)
         elif self.kind == "trace":
             ln += _wandering(rng, np.array(times)) + _SIGMA / 2 * rng.standard_normal(count)
-        return np.where(lost, LOST, self.delay * np.exp(ln)).tolist()
+        found: list[float] = np.where(lost, LOST, self.delay * np.exp(ln)).tolist()
+        return found
 
 
-def _wandering(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
+def _wandering(rng: np.random.Generator, times: FloatArray) -> FloatArray:
     """[times], ln of a trace's delay over its median: an autoregression of the first order, and bursts."""
     steps = np.diff(times, prepend=times[:1] - _WANDER_SECONDS)
     noise, ends = rng.standard_normal(len(times)), -1.0
