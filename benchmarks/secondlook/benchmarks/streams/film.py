@@ -41,14 +41,14 @@ class Shot:
     """One frame of the film.
 
     Attributes:
-        picture: the camera's, of size PICTURE.
+        picture: the camera's, of size PICTURE; None where it is not drawn.
         truth: the right answer at that moment.
         focus: what was sent as a picture of its own, in shares of the frame's width and height.
         told: where the cloud's last answer was read, the same, brought to this frame.
         events: what came from the cloud since the frame before, in a few words.
     """
 
-    picture: Image.Image
+    picture: Image.Image | None
     question: str
     truth: str
     reply: FrameReply
@@ -98,14 +98,15 @@ class Film:
 
     def _drawn(self, shot: Shot) -> Image.Image:
         sheet = Image.new("RGB", (PICTURE.width, PICTURE.height + _BAND), _PAPER)
-        sheet.paste(shot.picture, (0, 0))
+        if shot.picture is not None:
+            sheet.paste(shot.picture, (0, 0))
         draw = ImageDraw.Draw(sheet)
         for share, source in ((shot.told, "cloud"), (shot.focus, "picture")):
             if share is not None:
                 self._box(draw, share, _SOURCES[source][1])
         top = PICTURE.height + 10
         colour = _SOURCES[shot.source][1]
-        answer = shot.reply.answer or "–"
+        answer = shot.reply.answer or "..."
         draw.text((_MARGIN, top), shot.question, fill=_INK, font=self._fonts[18])
         draw.text((_MARGIN, top + 26), answer, fill=colour, font=self._fonts[40])
         left = _MARGIN + 30 + draw.textlength(answer, self._fonts[40])
