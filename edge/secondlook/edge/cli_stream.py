@@ -45,9 +45,9 @@ from .imaging import GLOBAL_JPEG, LOCAL_JPEG, PictureLimits
 from .retry import ClientSettings, backoff_seconds
 from .sources import open_source
 from .stream import EdgeStream
-from .wire_stream import FrameReply
+from .wire_stream import FrameReply, StreamSummary
 
-__all__ = ["stream"]
+__all__ = ["frame_json", "frame_line", "has_no_rate", "stream", "told_summary"]
 
 
 def stream(
@@ -110,7 +110,7 @@ def stream(
             local_jpeg=jpeg_settings(local_quality, local_chroma),
             limits=PictureLimits(max_pixels=max_pixels),
         )
-        rate = fps if _has_no_rate(source) else None
+        rate = fps if has_no_rate(source) else None
         shown = EdgeStream(site, question, deadline=deadline, settings=settings)
         try:
             with shown, open_source(source, fps=rate, loop=loop, limits=settings.limits) as frames:
@@ -123,7 +123,7 @@ def stream(
         raise fail("interrupted", 130) from interrupt
 
 
-def _has_no_rate(source: str) -> bool:
+def has_no_rate(source: str) -> bool:
     """Whether it is pictures in files; a video and a camera have a rate of their own."""
     return "://" not in source and (Path(source).is_dir() or "*" in source)
 
@@ -161,7 +161,7 @@ class _Showing:
                 if self._failures:
                     note("note: the site is back")
                 self._failures = 0
-                typer.echo(_json(frame, reply) if self._as_json else _line(reply))
+                typer.echo(frame_json(frame, reply) if self._as_json else frame_line(reply))
         if damage is not None and self._stream.latest is None:
             raise damage
 
@@ -172,7 +172,7 @@ class _Showing:
             if not opened:  # to open it was tried for as long already
                 raise error
             self._until = now + settings.wait_budget
-            note(f"warning: {error}; frames are shown again for up to {settings.wait_budget:.0f} s")
+            note(f"warning: {error}; further frames are tried for up to {settings.wait_budget:.0f} s")
         again = now + backoff_seconds(settings, self._failures, random.random())
         if again > self._until:
             raise error
@@ -180,11 +180,12 @@ class _Showing:
         return again
 
 
-def _json(frame: Frame, reply: FrameReply) -> str:
+def frame_json(frame: Frame, reply: FrameReply) -> str:
+    """A frame for programs, in one line."""
     return json.dumps({**reply.model_dump(mode="json"), "captured": frame.captured}, ensure_ascii=False)
 
 
-def _line(reply: FrameReply) -> str:
+def frame_line(reply: FrameReply) -> str:
     """A frame in words: the answer, what it rests on, how old that is, and how doubtful."""
     entry = reply.history
     doubts = {"context": reply.context_uncertainty, "history": entry and entry.uncertainty}
@@ -195,6 +196,13 @@ def _line(reply: FrameReply) -> str:
     marks += "" if reply.status == "answered" else f", {reply.status}"
     marks += ", late" if reply.deadline_missed else ""
     return one_line(f"{reply.frame}: {reply.answer.strip() or '-'}") + f"  [{rests}{age}{marks}]"
+
+
+def told_summary(told: StreamSummary) -> str:
+    """What a stream came to, in words."""
+    frames = f"{told.answered} answered, {told.held} held, {told.superseded} superseded"
+    cloud = f"{told.cloud_calls} calls of the cloud, {told.cloud_counted} counted"
+    return f"{told.frames} frames: {frames}, {told.deadline_misses} late; {cloud}"
 
 
 def _sum_up(stream: EdgeStream) -> None:

@@ -181,15 +181,15 @@ class ModelChoice:
     provider: ProviderOption = "auto"
     trust_plan: TrustOption = False
     rebuild: RebuildOption = False
-    kv_cache_gb: CacheOption = None
 
     def options(
         self,
+        kv_cache_gb: float | None = None,
         threshold: float | None = None,
         calibrated: PolicyFile | None = None,
         budget: BudgetSettings | None = None,
     ) -> EngineOptions:
-        """Of its engine, with a policy."""
+        """Of its engine, with memory and a policy."""
         from secondlook.engine.encoders import EncoderChoice
         from secondlook.engine.opening import EngineOptions
 
@@ -200,7 +200,7 @@ class ModelChoice:
             threshold,
             calibrated,
             budget,
-            self.kv_cache_gb,
+            kv_cache_gb,
             EncoderChoice(self.vision, self.encoder, self.provider, self.trust_plan, self.rebuild),
             self.revision,
             self.profile,

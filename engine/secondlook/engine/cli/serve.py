@@ -60,7 +60,7 @@ def _serve(
     budget = None
     if (policy.retransmission_rate, policy.bytes_per_second) != (None, None):
         budget = BudgetSettings(policy.retransmission_rate, policy.bytes_per_second)
-    options = model.options(policy.threshold, calibrated, budget)
+    options = model.options(server.kv_cache_gb, policy.threshold, calibrated, budget)
     run_until_stopped(lambda: load_engine(options), model.model, server, server.settings())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secondlook.engine.cli.logs import LogFormat
-from secondlook.engine.cli.options import LIMITS
+from secondlook.engine.cli.options import LIMITS, CacheOption
 from secondlook.engine.opening import loading_status
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ LogFormatOption = Annotated[LogFormat, typer.Option(help="text, or json: one obj
 class ServerChoice:
     """A server's limits, and where it listens."""
 
+    kv_cache_gb: CacheOption = None
     queue_size: Annotated[
         int, typer.Option(min=1, help="Questions that may wait for the model.", rich_help_panel=LIMITS)
     ] = 32

@@ -16,7 +16,7 @@ from secondlook.engine.opening import load_engine
 if TYPE_CHECKING:
     from secondlook.engine.stream.state import Method
 
-__all__ = ["MethodChoice", "site"]
+__all__ = ["CLOUD", "MethodChoice", "site"]
 
 STREAMS: Final = "Streams"
 CLOUD: Final = "Cloud"
@@ -24,7 +24,7 @@ CLOUD: Final = "Cloud"
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """What is done with frames. The doubts are in nats."""
+    """What is done with frames. Doubts are in nats."""
 
     deadline: Annotated[
         float,
@@ -48,16 +48,15 @@ class MethodChoice:
         ),
     ] = "auto"
     sure: Annotated[
-        float, typer.Option(help="At most so doubtful, the model's own answer stands.", rich_help_panel=STREAMS)
+        float,
+        typer.Option(help="Up to this doubt the model's own answer stands.", rich_help_panel=STREAMS),
     ] = 0.2
     remember: Annotated[
         float,
-        typer.Option(
-            help="At most so doubtful, it is remembered for later frames.", rich_help_panel=STREAMS
-        ),
+        typer.Option(help="Up to this doubt it is remembered for later frames.", rich_help_panel=STREAMS),
     ] = 0.1
     believe: Annotated[
-        float, typer.Option(help="At most so doubtful, the cloud's answer counts.", rich_help_panel=CLOUD)
+        float, typer.Option(help="Up to this doubt the cloud's answer counts.", rich_help_panel=CLOUD)
     ] = 0.3
     key_frames: Annotated[
         str,
@@ -105,9 +104,7 @@ def _site(
     ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option(
-            help="Its key.", envvar="SECONDLOOK_API_KEY", show_default=False, rich_help_panel=CLOUD
-        ),
+        typer.Option(help="Its key.", envvar="SECONDLOOK_API_KEY", show_default=False, rich_help_panel=CLOUD),
     ] = None,
     header: Annotated[
         list[str] | None,
@@ -149,7 +146,7 @@ def _site(
         client = ClientSettings(api_key=api_key, headers=parsed_headers(header), ca=ca)
         asked = HttpCloud(cloud, method.history_seconds, client)
     run_until_stopped(
-        lambda: load_engine(model.options()),
+        lambda: load_engine(model.options(server.kv_cache_gb)),
         model.model,
         server,
         server.settings(),

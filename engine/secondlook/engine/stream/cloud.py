@@ -128,7 +128,7 @@ class HttpCloud:
     @property
     def url(self) -> str:
         """Its address, fit to be shown."""
-        return self._client.server_url
+        return str(self._client.server_url)
 
     async def ask(self, frame: KeyFrame, question: str) -> CloudAnswer:
         """See `Cloud.ask`."""
