@@ -214,6 +214,29 @@ class StreamRun:
         return (0.3 if self.network == "trace" else 0.0) if self.loss is None else self.loss
 
 
+@validated(frozen=True)
+class SiteRun:
+    """A site's frames in real time: how late they are answered, whatever becomes of the cloud."""
+
+    model: ModelOption = "demo"
+    cloud: Annotated[str, typer.Option(help="The model of the cloud that is well.")] = "demo"
+    well: Annotated[
+        bool, typer.Option("--well", help="Have a cloud that answers, too: on this machine, beside the site.")
+    ] = False
+    focus: Annotated[Literal["off", "crop"], typer.Option(help="As for secondlook site.")] = "off"
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Frames a second.")] = 5.0
+    fast_fps: Annotated[
+        float, typer.Option(min=0.1, max=1000, help="The same, more than can be kept up.")
+    ] = 30.0
+    deadline: Annotated[float, typer.Option(min=0.001, max=60, help="Seconds to the answer.")] = 0.2
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of each phase.")] = 20.0
+    rounds: Annotated[int, typer.Option(min=1, help="Phases of each cloud, in turns.")] = 5
+    memory_frames: Annotated[
+        int, typer.Option(min=0, help="Frames, one after the other, while memory is watched; 0: none.")
+    ] = 10_000
+    seed: SeedOption = 0
+
+
 QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
 
 
