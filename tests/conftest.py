@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import settings
 
+from edge.rtsp import PACKAGES, rtsp_python
 from properties import QUICK
 from secondlook.engine.threads import configure_threads
 
@@ -31,13 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail.
 
-    Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1.
+    Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1; and those that
+    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1.
     """
     if item.get_closest_marker("needs_cuda") is not None:
         _need("a CUDA GPU", _has_gpu(), "SECONDLOOK_REQUIRE_CUDA")
     if item.get_closest_marker("needs_tensorrt") is not None:
         there = find_spec("tensorrt") is not None and _has_gpu()
         _need("TensorRT and a CUDA GPU", there, "SECONDLOOK_REQUIRE_TENSORRT")
+    if item.get_closest_marker("needs_rtsp") is not None:
+        _need(
+            f"an RTSP server: apt-get install {PACKAGES}",
+            rtsp_python() is not None,
+            "SECONDLOOK_REQUIRE_RTSP",
+        )
 
 
 def _has_gpu() -> bool:
@@ -57,10 +65,11 @@ def _need(what: str, there: bool, demanding: str) -> None:
 def _logging_as_it_was() -> Iterator[None]:
     """Undo what a command sets for its process."""
     root, library = logging.getLogger(), logging.getLogger("httpx")
-    exchange = logging.getLogger("secondlook.edge.exchange")
+    waiting = [logging.getLogger(f"secondlook.edge.{name}") for name in ("exchange", "frames")]
     before = root.handlers[:], root.level, library.level
     yield
-    exchange.setLevel(logging.NOTSET)
+    for one in waiting:
+        one.setLevel(logging.NOTSET)
     logging.captureWarnings(False)
     root.handlers[:] = before[0]
     root.setLevel(before[1])

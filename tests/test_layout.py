@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "export": {"edge", "engine"},
     "benchmarks": {"edge", "kernels", "engine", "export"},
 }
-EDGE_LIBRARIES = {"PIL", "httpx", "pydantic", "rich", "typer", "typing_extensions"}  # the last with pydantic
+# typing_extensions comes with pydantic, av with an extra.
+EDGE_LIBRARIES = {"PIL", "av", "httpx", "pydantic", "rich", "typer", "typing_extensions"}
 MOST_LINES = 400
 USUAL_LINES = 250
 
@@ -71,8 +72,8 @@ def test_the_edge_names_no_library_but_its_own() -> None:
     assert libraries - {"secondlook"} <= EDGE_LIBRARIES
 
 
-def test_the_edge_loads_neither_torch_nor_numpy() -> None:
-    heavy = "{'torch', 'numpy', 'transformers', 'secondlook.engine'}"
+def test_the_edge_loads_neither_torch_nor_numpy_nor_pyav() -> None:
+    heavy = "{'torch', 'numpy', 'transformers', 'av', 'secondlook.engine'}"
     code = f"import sys; sys.path[:0] = {sys.path!r}; import secondlook.edge.cli"
     code += f"; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ from packaging.version import Version
 from repository import PARTS, ROOT, build, copy_sources
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-EXTRAS = {"engine", "export", "onnxruntime-gpu", "tensorrt", "tensorrt-lean", "bench", "dev"}
+EXTRAS = {"engine", "export", "onnxruntime-gpu", "tensorrt", "tensorrt-lean", "bench", "video", "dev"}
 OURS = {"secondlook", "secondlook-edge"}
 EDGE_REQUIREMENTS = {"httpx", "pillow", "pydantic", "rich", "typer"}
 INFORMATION = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
@@ -141,7 +141,10 @@ def test_what_the_wheels_say_of_themselves(edge: Wheel, rest: Wheel) -> None:
 def test_the_edge_requires_a_few_libraries_and_the_rest_requires_the_edge(
     edge: Wheel, rest: Wheel, source: Path
 ) -> None:
-    assert {requirement.name for requirement in edge.declared()} == EDGE_REQUIREMENTS
+    always = {requirement.name for requirement in edge.declared() if requirement.marker is None}
+    assert always == EDGE_REQUIREMENTS
+    video = [str(one) for each in (edge, rest) for one in each.declared() if one.name == "av"]
+    assert video == 2 * ['av>=14.2; extra == "video"']
     (needed,) = (requirement for requirement in rest.declared() if requirement.marker is None)
     assert str(needed) == f"secondlook-edge=={edge.metadata()['Version']}"
     in_checkout = project_wheel_metadata(source, isolated=False).get_all("Requires-Dist") or []

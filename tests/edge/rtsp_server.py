@@ -1,7 +1,8 @@
 """A camera of the network: GStreamer's RTSP server, run by the system's own Python, which has its bindings.
 
-`python3 rtsp_server.py PORT WIDTH HEIGHT FPS [USER PASSWORD]` prints the port as soon as it listens; port 0 is
-any. The path is /camera, and the picture a moving ball in H.264.
+`python3 rtsp_server.py PORT WIDTH HEIGHT FPS [USER PASSWORD]` prints the port as soon as it listens; port 0
+is any. The path is /camera, and the picture a moving ball in H.264.
+`python3 rtsp_server.py check` says by its status whether it could.
 """
 
 from __future__ import annotations
@@ -45,5 +46,13 @@ def main(port: str, width: str, height: str, fps: str, *user_and_password: str) 
     GLib.MainLoop().run()
 
 
+def check() -> bool:
+    """Whether all that the stream is made by is there."""
+    Gst.init(None)
+    return all(map(Gst.ElementFactory.find, ("videotestsrc", "x264enc", "rtph264pay")))
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["check"]:
+        sys.exit(not check())
     main(*sys.argv[1:])

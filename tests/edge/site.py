@@ -1,4 +1,4 @@
-"""A site on the loopback interface that answers frames from a script, and both streams to show it frames."""
+"""A site on the loopback interface that answers frames from a script; streams and frames to show it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from edge.support import CARD
-from secondlook.edge import AsyncEdgeStream, EdgeStream, FrameHeader, FrameReply, StreamCard, StreamSummary
+from edge.support import CARD, encoded, gradient, square
+from secondlook.edge import (
+    GLOBAL_JPEG,
+    LOCAL_JPEG,
+    AsyncEdgeStream,
+    Box,
+    Detail,
+    EdgeStream,
+    FrameHeader,
+    FrameReply,
+    Region,
+    StreamCard,
+    StreamSummary,
+    Wanted,
+    open_picture,
+)
 
 QUESTION = "What number is on the red sign?"
 SUMMARY = dict.fromkeys(StreamSummary.model_fields, 0)
+"""Of a stream in which nothing happened."""
+
+VIEW = square(96)
+DETAIL_VIEW = square(64)
+REGION = Box(left=100, top=50, right=200, bottom=150)
 
 
 @dataclass(frozen=True)
@@ -165,4 +185,35 @@ class Looped:
         self.close()
 
 
+Opened = Callable[..., EdgeStream | Looped]
+
 STREAMS: dict[str, Callable[..., EdgeStream | Looped]] = {"blocking": EdgeStream, "asynchronous": Looped}
+
+
+@cache
+def picture(number: int) -> bytes:
+    """A JPEG of 400x300 pixels; each number's is another."""
+    image = gradient(400, 300)
+    image.paste((number * 20 % 256, 0, 0), (10, 10, 60, 60))
+    return encoded(image, quality=90)
+
+
+def global_image(source: Any) -> bytes:
+    return open_picture(source).global_image(VIEW, GLOBAL_JPEG).jpeg
+
+
+def local_image(source: Any, box: Box, view: Any = VIEW) -> bytes:
+    region = Region(box.left, box.top, box.right, box.bottom)
+    return open_picture(source).local_image(region, view, LOCAL_JPEG).jpeg
+
+
+def wants(*frames: int, region: Box | None = REGION) -> dict[str, Any]:
+    return {"wanted": tuple(Wanted(frame=frame, region=region, view=DETAIL_VIEW) for frame in frames)}
+
+
+def frames_of(details: tuple[Detail, ...]) -> list[int]:
+    return [detail.frame for detail in details]
+
+
+def focus_at(frame: int, region: Box = REGION) -> dict[str, Any]:
+    return {"focus": {"frame": frame, "region": region}}

@@ -11,8 +11,8 @@ from transformers.image_processing_utils import get_patch_output_size, select_be
 from transformers.image_utils import ChannelDimension
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from secondlook.edge import GeometryError, GridMap, Region, Size, place
-from secondlook.edge.geometry import most_pixels, sent_size, sheet, target
+from secondlook.edge import GeometryError, GridMap, Rectangle, Region, Size, place
+from secondlook.edge.geometry import inside, most_pixels, moved, sent_size, sheet, target
 from secondlook.edge.wire import Budget, Fixed, Tiles, View
 
 lengths = st.integers(1, 20_000)
@@ -155,6 +155,48 @@ def test_the_most_is_the_budget_where_that_is_not_small() -> None:
 def test_a_budget_that_no_picture_can_keep_is_refused() -> None:
     with pytest.raises(ValueError, match="100 to 783 pixels holds no picture"):
         Budget(multiple=28, least_pixels=100, most_pixels=783)
+
+
+WINDOWS = st.builds(
+    lambda left, top, wide, high: Rectangle(left, top, left + wide, top + high),
+    *[st.floats(-100, 100)] * 2,
+    *[st.floats(1, 100)] * 2,
+)
+
+
+def test_a_place_moves_against_the_camera_and_grows_as_it_comes_closer() -> None:
+    size, before, place = Size(400, 300), Rectangle(0, 0, 40, 30), Rectangle(100, 50, 200, 150)
+    assert moved(place, before, Rectangle(5, 2, 45, 32), size) == (50, 30, 150, 130)
+    assert moved(place, before, Rectangle(10, 5, 30, 20), size) == (0, 0, 200, 200)
+    assert moved(place, before, Rectangle(1000, 0, 1040, 30), size) == (-9900, 50, -9800, 150)
+
+
+@given(WINDOWS, WINDOWS, WINDOWS, st.integers(1, 4000), st.integers(1, 4000))
+def test_a_place_that_is_moved_back_is_where_it_was(
+    place: Rectangle, before: Rectangle, after: Rectangle, width: int, height: int
+) -> None:
+    size = Size(width, height)
+    back = moved(moved(place, before, after, size), after, before, size)
+    assert back == pytest.approx(place, rel=1e-6, abs=1e-3)
+
+
+@given(WINDOWS, st.integers(1, 200), st.integers(1, 200))
+def test_what_is_put_inside_a_picture_is_inside_and_no_larger(
+    place: Rectangle, width: int, height: int
+) -> None:
+    size = Size(width, height)
+    region = inside(place, size)
+    x, y = (place.left + place.right) / 2, (place.top + place.bottom) / 2
+    assert (region is None) == (not (0 <= x < width and 0 <= y < height))
+    if region is not None:
+        assert region.within(size)
+        assert region.width == max(1, min(round(place.right - place.left), width))
+        assert region.height == max(1, min(round(place.bottom - place.top), height))
+
+
+def test_what_is_inside_stays_where_it_is() -> None:
+    assert inside(Rectangle(10, 20, 40, 60), Size(40, 60)) == Region(10, 20, 40, 60)
+    assert inside(Rectangle(-10, 20, 20, 70), Size(40, 60)) == Region(0, 10, 30, 60)
 
 
 def test_region_measures() -> None:

@@ -4,84 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from edge.support import CARD, encoded, final, gradient, refined, wants_region
+from edge.loopback import Handler
+from edge.support import CARD, encoded, gradient
 from secondlook.edge import ClientSettings, ConnectionFailedError, EdgeClient
 from secondlook.edge.cli import app
 
 QUESTION = "What number is on the red sign?"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """A server that always wants a second look, unless asked never to; drops connections on demand."""
-
-    protocol_version = "HTTP/1.1"
-    bodies: list[bytes]
-    drop: list[str]
-
-    def do_GET(self) -> None:
-        self.reply(200, CARD)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.bodies.append(body)
-        if self.path in self.drop:
-            self.drop.remove(self.path)
-            self.close_connection = True
-            return  # the request was received, but is never answered
-        if b"refuse" in body:
-            self.reply(422, {"error": "question_empty", "message": "the question is empty; ask something"})
-        elif self.path == "/v1/answers":
-            self.reply(200, final() if b"never" in body else wants_region())
-        elif self.path == "/v1/answers/abc/local":
-            self.reply(200, refined())
-        else:
-            self.reply(404, {"error": "not_found", "message": f"there is no {self.path}"})
-
-    def reply(self, status: int, message: dict[str, Any]) -> None:
-        body = json.dumps(message).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-        """Stay silent."""
-
-
-@pytest.fixture
-def handler() -> type[Handler]:
-    return type("FreshHandler", (Handler,), {"bodies": [], "drop": []})
-
-
-@pytest.fixture
-def address(handler: type[Handler]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def closed_address() -> Iterator[str]:
-    """An address where nobody listens; its port stays taken meanwhile."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -5,27 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from edge.site import QUESTION, Site, listening
+from edge.site import QUESTION, Site, frames_of, wants
 from edge.support import encoded, gradient
 from secondlook.edge import FrameReply, cli_stream
 from secondlook.edge.cli import app
 from secondlook.edge.sources import open_source
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with listening(Site()) as one:
-        yield one
 
 
 @pytest.fixture
@@ -117,6 +109,15 @@ def test_pictures_have_the_rate_that_is_asked_for(
     assert [(one["fps"], one["loop"]) for one in given] == [(rate, True)]
 
 
+@pytest.mark.parametrize(("megabytes", "kept"), [(1, [0]), (0.001, [])])
+def test_originals_are_kept_within_the_megabytes(
+    megabytes: float, kept: list[int], frames: list[Any], site: Site
+) -> None:
+    site.reply = lambda shown: wants(0, region=None) if shown.header.frame == 0 else {}
+    assert run("camera", site, "--ring-megabytes", megabytes).exit_code == 0
+    assert frames_of(site.shown[1].header.details) == kept
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------
 
 
@@ -140,14 +141,11 @@ def test_a_site_that_stays_away_ends_it(frames: list[Any], site: Site) -> None:
     assert len(site.shown) == 2
 
 
-def test_a_site_that_was_never_there(frames: list[Any]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        result = run("camera", address, "--wait-budget", 0.3)
+def test_a_site_that_was_never_there(frames: list[Any], closed_address: str) -> None:
+    result = run("camera", closed_address, "--wait-budget", 0.3)
     assert (result.exit_code, result.stdout) == (3, "")
     waiting, error = result.stderr.splitlines()
-    assert waiting.startswith(f"warning: cannot connect to {address}/: ")
+    assert waiting.startswith(f"warning: cannot connect to {closed_address}/: ")
     assert error.startswith("error: cannot connect to ")
 
 
@@ -185,6 +183,8 @@ def test_nothing_but_damage_is_an_error(frames: list[Any], site: Site) -> None:
     [
         (["--fps", "0"], 2, "fps must be above 0 and at most 1000, not 0"),
         (["--fps", "nan"], 2, "fps must be above 0 and at most 1000, not nan"),
+        (["--ring-megabytes", "0"], 2, "ring-megabytes must be above 0, not 0"),
+        (["--ring-megabytes", "inf"], 2, "ring-megabytes must be above 0, not inf"),
         (["--deadline", "0"], 2, "deadline should be greater than 0, not 0"),
         (["--site", "camera:8000"], 2, "must look like http://host:port"),
         (["--timeout", "-1"], 2, "timeout should be greater than 0, not -1.0"),

@@ -11,9 +11,11 @@ from .camera import *
 from .client import *
 from .conversation import *
 from .errors import *
+from .frames import *
 from .geometry import *
 from .imaging import *
 from .retry import *
+from .sources import *
 from .stream import *
 from .wire import *
 from .wire_stream import *
@@ -42,6 +44,7 @@ __all__ = [
     "ErrorReply",
     "Fixed",
     "FocusAt",
+    "Frame",
     "FrameHeader",
     "FrameReply",
     "GeometryError",
@@ -50,6 +53,7 @@ __all__ = [
     "JpegSettings",
     "Limits",
     "ModelCard",
+    "NoFrameError",
     "NotAPictureError",
     "Original",
     "Picture",
@@ -67,6 +71,8 @@ __all__ = [
     "ServerBusyError",
     "SettingsError",
     "Size",
+    "Source",
+    "SourceError",
     "Stage",
     "StageSeconds",
     "StreamCard",
@@ -80,6 +86,7 @@ __all__ = [
     "decode_jpeg",
     "fit_to_view",
     "open_picture",
+    "open_source",
     "place",
     "sent_size",
     "target",

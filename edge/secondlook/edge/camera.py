@@ -60,7 +60,7 @@ class RingLimits:
         seconds: nothing older, by the times of capture; nor than the site's card says.
     """
 
-    bytes: PositiveInt = 64 * 1024 * 1024
+    bytes: PositiveInt = 64_000_000
     seconds: PositiveFloat = 10.0
 
 
@@ -184,21 +184,14 @@ class Camera:
         self._ring.put(kept, card.history_seconds)
         focus = None if self._place is None else self._place.brought_to(kept, card.history_seconds)
         details = self._take_details()
-        header, images = yield from work(lambda: self._prepared(card, kept, focus, details))
-        call = Call(
-            "POST",
-            f"{_path(card)}/frames",
-            {"frame": header.model_dump_json(exclude_none=True)},
-            images,
-            timeout=min(self.settings.timeout, card.deadline + self.settings.connect_timeout),
-        )
         try:
+            call = yield from work(lambda: self._call(card, kept, focus, details))
             reply = yield from ask(call, FrameReply, self.traffic, self._patience(card), self._surroundings)
         except RequestRefusedError as error:
             if error.status == 404 and self.card is card:
                 self.card = None  # the site has forgotten the stream: the next frame opens another
             raise
-        except (ConnectionFailedError, ServerBusyError):
+        except (PictureError, GeometryError, ConnectionFailedError, ServerBusyError):
             if self.card is card:
                 self._wanted += [wanted for _, wanted in details]  # with a later frame, perhaps
             raise
@@ -238,10 +231,10 @@ class Camera:
         self._wanted = [wanted for _, wanted in there[MOST_DETAILS:]]
         return there[:MOST_DETAILS]
 
-    def _prepared(
+    def _call(
         self, card: StreamCard, kept: _Kept, focus: Region | None, details: list[tuple[_Kept, Wanted]]
-    ) -> tuple[FrameHeader, dict[str, bytes]]:
-        """A frame's parts. A detail that cannot be made is left out with a warning."""
+    ) -> Call:
+        """A frame with its parts. A detail that cannot be made is left out with a warning."""
         settings, size = self.settings, kept.picture.size
         picture = copy.copy(kept.picture)
         images = {"image": picture.global_image(card.model.global_view, settings.global_jpeg).jpeg}
@@ -265,14 +258,15 @@ class Camera:
             focus=None if focus is None else _box(focus),
             details=tuple(sent),
         )
-        return header, images
+        data = {"frame": header.model_dump_json(exclude_none=True)}
+        seconds = min(settings.timeout, card.deadline + settings.connect_timeout)
+        return Call("POST", f"{_path(card)}/frames", data, images, timeout=seconds)
 
     def _learn(self, kept: _Kept, reply: FrameReply) -> None:
         if self.latest is None or reply.frame > self.latest.frame:
             self.latest = reply
-        tells = (
-            reply.status == "answered" or reply.focus is not None
-        )  # of one not looked at, nothing is no news
+        # Of a frame that was not looked at, no focus is no news.
+        tells = reply.status == "answered" or reply.focus is not None
         if tells and reply.frame > self._told:
             self._told, self._place = reply.frame, self._where(kept, reply.focus)
         self._noted = {wanted for wanted in self._noted if self._ring.get(wanted.frame)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .camera import RingLimits
 from .cli_options import (
     DEFAULTS,
     GLOBAL_CHROMA,
@@ -85,6 +87,9 @@ def stream(
     wait_budget: Annotated[
         float, typer.Option(help="Seconds that a site may be away, restart or be busy, at one time.")
     ] = DEFAULTS.wait_budget,
+    ring_megabytes: Annotated[
+        float, typer.Option(help="Originals that are kept for details that the cloud wants: so much of them.")
+    ] = RingLimits().bytes / 1e6,
     api_key: ApiKey = None,
     header: Headers = None,
     ca: Certificates = None,
@@ -111,7 +116,10 @@ def stream(
             limits=PictureLimits(max_pixels=max_pixels),
         )
         rate = fps if has_no_rate(source) else None
-        shown = EdgeStream(site, question, deadline=deadline, settings=settings)
+        if not 0 < ring_megabytes < math.inf:
+            raise SettingsError(f"--ring-megabytes must be above 0, not {ring_megabytes}")
+        ring = RingLimits(bytes=math.ceil(ring_megabytes * 1e6))
+        shown = EdgeStream(site, question, deadline=deadline, settings=settings, ring=ring)
         try:
             with shown, open_source(source, fps=rate, loop=loop, limits=settings.limits) as frames:
                 _Showing(shown, frames, as_json).run(1 / fps)
@@ -208,13 +216,6 @@ def told_summary(told: StreamSummary) -> str:
 def _sum_up(stream: EdgeStream) -> None:
     """What the stream came to, in a line on standard error."""
     told, latest = stream.summary, stream.latest
-    if latest is None:
-        return
-    account = f"{latest.frame + 1} frames shown"
-    if told is not None:
-        account = (
-            f"{told.frames} frames: {told.answered} answered, {told.held} held, {told.superseded} "
-            f"superseded, {told.deadline_misses} late; the cloud was asked {told.cloud_calls} times, "
-            f"{told.cloud_counted} answers counted"
-        )
-    note(f"{account}; {stream.bytes_up / 1000:.0f} kB up, {stream.bytes_down / 1000:.0f} kB down")
+    if latest is not None:
+        account = f"{latest.frame + 1} frames shown" if told is None else told_summary(told)
+        note(f"{account}; {stream.bytes_up / 1000:.0f} kB up, {stream.bytes_down / 1000:.0f} kB down")

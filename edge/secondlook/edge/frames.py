@@ -25,6 +25,7 @@ SourceT = TypeVar("SourceT", bound="Source")
 
 # A machine that is too slow for a recording plays it slower: frames are never later than this.
 _LATEST_SECONDS = 1.0
+_JOIN_SECONDS = 0.2
 _PATIENCE = ClientSettings(first_wait=0.25, longest_wait=8.0)
 
 
@@ -67,12 +68,11 @@ class Source(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._given = False
-        self._damage: NotAPictureError | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
 
+    @abstractmethod
     def newest(self, timeout: float | None = None) -> Frame | None:
         """The newest frame, as soon as there is one newer than the last one handed out; None at the end.
 
@@ -87,6 +87,32 @@ class Source(ABC):
             SourceError: the source has broken off, or none of its frames could be decoded.
             PictureTooLargeError: a frame is above a limit.
         """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the source: what waits in `newest` gets None, as does whoever asks afterwards."""
+
+    def __enter__(self: SourceT) -> SourceT:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Decoding(Source):
+    """Makes a picture of what is asked for, and passes over what is none."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._given = False
+        self._damage: NotAPictureError | None = None
+
+    def newest(self, timeout: float | None = None) -> Frame | None:
         end = None if timeout is None else time.monotonic() + timeout
         while (taken := self._next(end)) is not None:
             number, take = taken
@@ -107,23 +133,8 @@ class Source(ABC):
     def _next(self, end: float | None) -> tuple[int, Take] | None:
         """The newest take and its number, or None at the end; by `end` on `time.monotonic`'s scale."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the source: what waits in `newest` gets None, as does whoever asks afterwards."""
 
-    def __enter__(self: SourceT) -> SourceT:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Pulled(Source):
+class Pulled(_Decoding):
     """Every frame, one after another, each when it is asked for."""
 
     def __init__(self, name: str, takes: Takes) -> None:
@@ -139,7 +150,7 @@ class Pulled(Source):
         self._numbered = iter(())
 
 
-class Reader(Source):
+class Reader(_Decoding):
     """Reads in a thread of its own, at the source's pace, and keeps the newest frame only, not decoded.
 
     Args:
@@ -199,7 +210,7 @@ class Reader(Source):
             self._held = None
             self._changed.notify_all()
         if self._thread is not threading.current_thread():
-            self._thread.join(timeout=1.0)
+            self._thread.join(timeout=_JOIN_SECONDS)
 
 
 def played(takes: Takes, stop: threading.Event) -> Takes:
@@ -235,6 +246,8 @@ def reconnecting(name: str, connect: Callable[[], Takes], stop: threading.Event)
             if not seen:
                 raise
             reason = str(error)
+        if stop.is_set():
+            return
         if not seen:
             raise SourceError(f"{reason} without a frame")
         level = logging.INFO if failures else logging.WARNING

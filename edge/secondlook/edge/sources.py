@@ -18,14 +18,14 @@ from urllib.parse import parse_qsl
 import httpx
 
 from .errors import PictureError, SettingsError, SourceError
-from .frames import Frame, Pulled, Reader, Source, Take, Takes, played, reconnecting
+from .frames import Pulled, Reader, Source, Take, Takes, played, reconnecting
 from .imaging import Picture, PictureSource, open_picture
 from .limits import PictureLimits
 from .mjpeg import mjpeg_takes
-from .route import Route
+from .route import Route, without_password
 from .video import need_pyav, recorded_takes, streamed_takes
 
-__all__ = ["Frame", "Source", "open_source"]
+__all__ = ["open_source"]
 
 Pictures: TypeAlias = Iterable[PictureSource | Picture]
 
@@ -185,7 +185,8 @@ def _recorded(
     else:
         files = [Path(one) for one in glob.glob(text, recursive=True)]
         known = "" if glob.has_magic(text) else f"; a source is {KINDS}"
-        missing = f"there is no {'file like ' if glob.has_magic(text) else ''}{text}{known}"
+        shown = without_password(text)  # perhaps a camera's address that lacks its scheme
+        missing = f"there is no {'file like ' if glob.has_magic(text) else ''}{shown}{known}"
     files = sorted(
         (file for file in files if file.is_file() and not file.name.startswith(".")), key=_by_numbers
     )

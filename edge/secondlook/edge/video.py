@@ -20,6 +20,7 @@ __all__ = ["StreamClock", "need_pyav", "recorded_takes", "streamed_takes"]
 
 _SECONDS = 10.0
 """How long a camera may take to answer, and be silent."""
+_LATE = f"no answer within {_SECONDS:g} s"
 
 # Over TCP, where a camera knows that: what is lost on the way comes again. It shows what it sends at once.
 _RTSP = {"rtsp_flags": "prefer_tcp", "fflags": "nobuffer", "analyzeduration": "1000000"}
@@ -96,6 +97,7 @@ class StreamClock:
             seconds: by the camera's clock; None: it does not say.
         """
         if seconds is None:
+            self._last = (arrived, arrived)
             return arrived
         offset = arrived - seconds
         before, captured = self._last
@@ -112,7 +114,9 @@ def _frames(
 ) -> Iterator[tuple[float, float | None, VideoFrame]]:
     """Each frame with its arrival by `time.monotonic`, and its own time in seconds."""
     av = need_pyav(name)
-    is_file, is_device = "://" not in address, options is not None
+    is_device = options is not None
+    is_file = not is_device and "://" not in address
+    started = time.monotonic()
     try:
         container = av.open(
             address,
@@ -121,8 +125,9 @@ def _frames(
             timeout=None if is_file else (_SECONDS, _SECONDS),
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        # Of these only the reason: their text has the address, and that a password.
-        raise SourceError(f"cannot open {name}: {_reason(error)}") from None
+        # Of these only the reason: their text has the address, and that a password. Where time ran out, any.
+        late = not is_file and time.monotonic() - started >= _SECONDS
+        raise SourceError(f"cannot open {name}: {_LATE if late else _reason(error)}") from None
     with container:
         if not container.streams.video:
             raise SourceError(f"{name} has no video")
@@ -147,7 +152,7 @@ def _frames(
 
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "ExitError":
-        return f"no answer within {_SECONDS:g} s"
+        return _LATE
     return getattr(error, "strerror", None) or type(error).__name__
 
 
