@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, version
@@ -20,24 +17,17 @@ import typer
 from typer.testing import CliRunner
 
 from engine.calibrated import a_policy_file
+from engine.commands import SECONDS, exit_status, one_line, python
 from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
 from engine.serving_harness import SPOKEN
 from secondlook.edge.cli import app as edge_app
 from secondlook.edge.errors import GeometryError
-from secondlook.engine import cli, plugins
+from secondlook.engine import plugins
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.method.policy_file import write_policy
 from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings, SessionLimits
 
-SECONDS = 60
 CAMERA = (ORIGINAL.width, ORIGINAL.height)
-
-
-def exit_status(*arguments: str, application: typer.Typer | None = None) -> int:
-    with pytest.raises(SystemExit) as ended:
-        cli.run(application or cli.command_line(), list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture
@@ -63,13 +53,6 @@ def engine(monkeypatch: pytest.MonkeyPatch, quiet: None) -> FakeEngine:
     fake = FakeEngine()
     loads(monkeypatch, lambda *_options: fake)
     return fake
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1, err
-    return err
 
 
 @pytest.mark.usefixtures("engine")
@@ -259,20 +242,6 @@ def test_a_missing_package_names_its_extra(
     missing = ModuleNotFoundError(f"No module named '{module}'", name=module)
     assert exit_status(application=failing(missing)) == 1
     assert one_line(capsys).endswith(f"this command needs pip install 'secondlook[{extra}]'\n")
-
-
-def python(code: str) -> subprocess.Popen[str]:
-    """A process that Ctrl-C interrupts, also if the tests run in the background, where shells ignore it."""
-    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
 
 
 @pytest.mark.usefixtures("quiet")

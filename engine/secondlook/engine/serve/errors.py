@@ -98,15 +98,15 @@ _FRAMEWORK_NAMES = {
 
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
-    404: "No such session.",
+    404: "No such session, or no such stream.",
     408: "The body did not arrive in time.",
     409: "The session is answered already, or being answered.",
     410: "The session expired or was given up: the first answer stands.",
     413: "The body is too large.",
-    415: "The body is not multipart/form-data, or the image not image/jpeg.",
+    415: "The body is not of the type described here, or a picture not image/jpeg.",
     422: "A field is missing or impossible, the image is not a whole JPEG, or the sizes contradict it.",
-    429: "The queue is full, or a client's share of it, or the memory for bodies; Retry-After says when to "
-    "come back.",
+    429: "The queue is full, or a client's share of it, or the memory for bodies, or the number of streams; "
+    "Retry-After says when to come back.",
     500: "The model failed on this question; the server goes on.",
     503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
 }

@@ -128,7 +128,7 @@ class HttpCloud:
     @property
     def url(self) -> str:
         """Its address, fit to be shown."""
-        return str(self._client.server_url)
+        return str(self._client.server_url.copy_with(userinfo=b""))
 
     async def ask(self, frame: KeyFrame, question: str) -> CloudAnswer:
         """See `Cloud.ask`."""

@@ -211,9 +211,12 @@ class LiveStream:
             ask = next(steps)
             while True:
                 said: Said | None = None
+                if looked and frame.late:  # nobody waits for what it says with history, which is not kept
+                    ask = steps.send(None)
+                    continue
                 try:
-                    said, reason = await self._look(frame, ask)
-                    looked = True
+                    said, less = await self._look(frame, ask)
+                    looked, reason = True, less or reason
                 except SecondLookError as error:
                     reason = one_line(str(error))
                     if looked:

@@ -16,6 +16,7 @@ from typing import Annotated, Final
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from secondlook.edge.geometry import Size
+from secondlook.edge.limits import PictureLimits
 from secondlook.edge.validation import validated
 from secondlook.edge.wire_stream import (
     FrameHeader,
@@ -171,6 +172,9 @@ class StreamService:
         """
         live = self._found(name)
         self._looks.check_ready()
+        limits = PictureLimits(max_bytes=self._looks.max_body_bytes)  # now, for it may wait
+        for jpeg in (image, focus or b""):
+            limits.check_bytes(len(jpeg), "the JPEG")
         return await live.frame(header, image, focus, details)
 
     def events(self, name: str) -> AsyncIterator[StreamEvent]:
