@@ -22,6 +22,7 @@ from secondlook.benchmarks.streams.network import Network
 from secondlook.benchmarks.streams.recording import Key, Recording, read_recording
 from secondlook.benchmarks.streams.replay import Replayed, Run, Way
 from secondlook.benchmarks.streams.scenes import SECONDS
+from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import View
 from secondlook.engine.stream.keyframes import KeyFrames
 from secondlook.engine.stream.state import Method
@@ -36,7 +37,7 @@ _TEMPLATE: Final = "{question} ({age:.1f} s ago: {answer})"
 def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
     """Every way that is compared. Key frames are sent when there is room, unless its name says otherwise."""
     busy = Method(key_frames=KeyFrames("busy"), in_flight=run.in_flight, history_seconds=run.history_seconds)
-    return (
+    every = (
         Way("small", replace(busy, remember=None, in_flight=0)),
         Way("large", replace(busy, own=False, believe=None), kind="cloud"),
         Way("offload", busy, kind="offload"),
@@ -50,6 +51,11 @@ def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
         Way("switch_ungated", replace(busy, remember=None, believe=None)),
         Way("memory", replace(busy, in_flight=0)),
     )
+    wanted = run.methods or [way.name for way in every]
+    if unknown := [name for name in wanted if name not in {way.name for way in every}]:
+        names = ", ".join(way.name for way in every)
+        raise SettingsError(f"there is no method {unknown[0]!r}; there are {names}")
+    return tuple(way for way in every if way.name in wanted)
 
 
 class Recorder:
@@ -206,6 +212,7 @@ def _differences(outcomes: Mapping[tuple[str, float], Outcome], boot: Bootstrap)
     """Of accuracies on the same frames, with intervals."""
     names = list(dict.fromkeys(name for name, _ in outcomes))
     pairs = [*COMPARED, *((name, "small") for name in names if name != "small")]
+    pairs = [pair for pair in pairs if set(pair) <= set(names)]
     rows = []
     for one, other in pairs:
         for delay in dict.fromkeys(delay for _, delay in outcomes):
