@@ -19,9 +19,10 @@ from secondlook.benchmarks.run_log import LogError, differences
 from secondlook.benchmarks.streams.asking import Asker
 from secondlook.benchmarks.streams.metrics import COMPARED, Outcome, boots, difference, outcome
 from secondlook.benchmarks.streams.network import Network
+from secondlook.benchmarks.streams.partition import measure_partition
 from secondlook.benchmarks.streams.recording import Key, Recording, read_recording
 from secondlook.benchmarks.streams.replay import Replayed, Run, Way
-from secondlook.benchmarks.streams.scenes import SECONDS
+from secondlook.benchmarks.streams.scenes import SECONDS, sample_stream
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import View
 from secondlook.engine.stream.keyframes import KeyFrames
@@ -29,6 +30,9 @@ from secondlook.engine.stream.state import Method
 
 _SAVE_SECONDS: Final = 30.0
 """Of looks, at most, that an interruption loses."""
+
+_SPLIT_FRAMES: Final = range(0, 100, 3)
+"""That the split of the large model is measured on."""
 
 _TEMPLATE: Final = "{question} ({age:.1f} s ago: {answer})"
 """Of context replacement, for a small model that names none."""
@@ -41,6 +45,7 @@ def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
         Way("small", replace(busy, remember=None, in_flight=0)),
         Way("large", replace(busy, own=False, believe=None), kind="cloud"),
         Way("offload", busy, kind="offload"),
+        Way("partition", replace(busy, own=False, believe=None), kind="partition"),
         Way("switch", replace(busy, remember=None)),
         Way("switch_memory", busy),
         Way("replace", replace(busy, context=context)),
@@ -50,6 +55,7 @@ def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
         Way("switch_memory_doubt", replace(busy, key_frames=KeyFrames("doubt"))),
         Way("switch_ungated", replace(busy, remember=None, believe=None)),
         Way("memory", replace(busy, in_flight=0)),
+        Way("large_gated", replace(busy, own=False), kind="cloud"),
     )
     wanted = run.methods or [way.name for way in every]
     if unknown := [name for name in wanted if name not in {way.name for way in every}]:
@@ -82,7 +88,8 @@ class Recorder:
         if run.recording is None or not run.recording.exists():
             models = self.asker.described
             on = environment(str(self.asker.small.model.device), models["small"]["dtype"])
-            return Recording({**wanted, "models": models}, on)
+            split = measure_partition(run.large, sample_stream("test", run.seed, 0), _SPLIT_FRAMES)
+            return Recording({**wanted, "models": models}, on, split)
         found = read_recording(run.recording)
         settings = {name: found.settings.get(name) for name in wanted}
         _check(run.recording, settings, wanted)
@@ -106,8 +113,14 @@ class Recorder:
             self.save(soon=True)
         models = recording.settings["models"]
         view = View.model_validate(models["small"]["view"])
-        shared = models["small"]["view"] == models["large"]["view"]
-        return Replayed(drawn, recording.looks[index], view, shared=shared)
+        split = recording.partition
+        return Replayed(
+            drawn,
+            recording.looks[index],
+            view,
+            shared=models["small"]["view"] == models["large"]["view"],
+            features=(split["bytes_whole"], split["bytes_region"]),
+        )
 
     def ask(self, one: Replayed, keys: Sequence[Key]) -> None:
         """Record what else is asked about a stream."""
@@ -204,6 +217,7 @@ def bench_stream(run: StreamRun) -> dict[str, Any]:
         "frames": sum(map(len, times)),
         "rows": rows,
         "differences": _differences(outcomes, boots(truths)),
+        "partition": recorder.recording.partition,
         "recorded": {**recorder.recording.settings, "environment": recorder.recording.made},
     }
 

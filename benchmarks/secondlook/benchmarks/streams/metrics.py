@@ -18,6 +18,7 @@ BoolArray = npt.NDArray[np.bool_]
 COMPARED: Final = (
     ("switch", "large"),
     ("switch_memory", "large"),
+    ("switch_memory", "large_gated"),
     ("switch_memory", "switch"),
     ("switch_memory_doubt", "switch_memory"),
     ("switch", "switch_ungated"),
