@@ -110,7 +110,7 @@ def test_the_small_model_alone_says_what_it_sees() -> None:
     found = run(looks([1.0] * 100), Way("small", Method(in_flight=0, remember=None)), NEVER)
     assert found.texts == [f"own {n}" for n in range(100)]
     assert set(found.ages) == {0.0}
-    assert not any(found.missed + found.asked + found.to_cloud)
+    assert not any([*found.missed, *found.asked, *found.to_cloud])
     assert found.from_camera == [1000 + n for n in range(100)]
 
 
@@ -253,6 +253,9 @@ def test_rows_say_how_right_how_old_and_how_late() -> None:
     # The newest captures that right answers rested on: frames 0, 1, 1, 1, 1, 1, 6, 7.
     assert row["age_right"] == pytest.approx(0.2 * (0 + 0 + 1 + 2 + 3 + 4 + 0 + 0) / 8)
     assert row["correct_after"] == pytest.approx(0.4)
+    still = ["a"] * 8
+    assert outcome([one, one], [truths, still], [times, times]).row["correct_after"] == pytest.approx(0.4)
+    assert outcome([one], [still], [times]).row["correct_after"] is None
 
 
 def recorded() -> Recording:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -42,7 +43,42 @@ _NETWORKS: Final = {
     "trace": "a trace of wandering delays with losses",
 }
 
+_COSTS_AT: Final = 1.0
+"""The delay, in seconds, that costs are told for."""
+
 Rows = Mapping[tuple[str, float], dict[str, Any]]
+
+
+def sections(report: Report) -> tuple[str, list[Table], list[Plot]]:
+    """What was run, in words; tables; plots. All of constant delays, and of others the accuracies alone."""
+    on, split, recorded = report["environment"], report["partition"], report["recorded"]
+    models = recorded["models"]
+    same = recorded["small"] == recorded["large"]
+    who = (
+        f"`{recorded['small']}` with one look is the small model, with two looks the large one"
+        if same
+        else f"`{recorded['small']}` is the small model, `{recorded['large']}` with two looks the large one"
+    )
+    loss = f", {report['loss']:.0%} of messages lost" if report["loss"] else ""
+    text = (
+        f"{_NETWORKS[report['network']].capitalize()}{loss}; {report['in_flight']} key frame under way at "
+        f"once at most. {report['streams']} streams, {report['frames']} frames, seed {recorded['seed']}; "
+        f"{who}, in {models['small']['dtype']}; 95 % intervals by stream. Replayed with commit "
+        f"{on['commit'] or 'unknown'}."
+    )
+    if report["network"] != "constant":
+        return text, [accuracy_table(report, intervals=False)], plots(report)[:1]
+    note = (
+        f"At a delay of {_COSTS_AT:g} s. Key frames: share of the frames that the cloud is asked about. "
+        "Bytes: of pictures, that leave the camera, and the site for the cloud. Held: frames with no answer "
+        "of their own by the deadline of 0.2 s. Of the right: age of the newest capture that was answered "
+        "rightly. Mended: from a change of the number to the first right answer. The split was run in two "
+        f"processes: {split['bytes_whole'] / 1e3:.0f} kB of features for a whole frame, "
+        f"{split['bytes_region'] / 1e3:.0f} for a region, in {1e3 * split['seconds_split']:.0f} ms where "
+        f"one process took {1e3 * split['seconds_whole']:.0f}."
+    )
+    costs = replace(cost_table(report, _COSTS_AT), note=note)
+    return text, [accuracy_table(report), costs, difference_table(report)], plots(report)
 
 
 def by_delay(report: Report) -> tuple[Rows, list[str], list[float]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -67,6 +68,10 @@ def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
 class Recorder:
     """A recording that grows as replays need it, and the models, loaded when they are first asked.
 
+    Attributes:
+        recording: what is there so far.
+        seconds: that asking took.
+
     Raises:
         LogError: the run's recording cannot be read, or is of other streams or models.
     """
@@ -74,6 +79,7 @@ class Recorder:
     def __init__(self, run: StreamRun) -> None:
         self._run = run
         self._saved: float | None = None
+        self.seconds = 0.0
         self.recording = self._opened()
 
     def _opened(self) -> Recording:
@@ -109,8 +115,8 @@ class Recorder:
         recording = self.recording
         drawn = recording.stream(index)
         if index not in recording.looks:
-            recording.looks[index] = self.asker.looks(drawn)
-            self.save(soon=True)
+            with self._asking():
+                recording.looks[index] = self.asker.looks(drawn)
         models = recording.settings["models"]
         view = View.model_validate(models["small"]["view"])
         split = recording.partition
@@ -124,9 +130,16 @@ class Recorder:
 
     def ask(self, one: Replayed, keys: Sequence[Key]) -> None:
         """Record what else is asked about a stream."""
-        for key, look in self.asker.further(one.drawn, keys).items():
-            one.looks.keep(key, look)
+        with self._asking():
+            for key, look in self.asker.further(one.drawn, keys).items():
+                one.looks.keep(key, look)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
         self.save(soon=True)
+        self.seconds += time.perf_counter() - begun
 
     def save(self, *, soon: bool = False) -> None:
         """Write what was recorded since the last time; `soon`: if that is long ago."""
@@ -194,6 +207,7 @@ def bench_stream(run: StreamRun) -> dict[str, Any]:
     jobs = [(way, network) for network in networks for way in named]
     runs: list[list[Run]] = [[] for _ in jobs]
     truths, times = list[Sequence[str]](), list[Sequence[float]]()
+    begun = time.perf_counter()
     try:
         with progress(Console(stderr=True), "streams", run.streams) as go_on:
             for index in range(run.streams):
@@ -212,9 +226,14 @@ def bench_stream(run: StreamRun) -> dict[str, Any]:
     for (way, network), its in zip(jobs, runs, strict=True):
         found = outcomes[way.name, network.delay] = outcome(its, truths, times)
         rows.append({"method": way.name, "delay": network.delay, **found.row})
+    replayed = time.perf_counter()
     return {
         "streams": run.streams,
         "frames": sum(map(len, times)),
+        "seconds_asking": recorder.seconds,
+        "seconds_replaying": replayed - begun - recorder.seconds,
+        "network": run.network,
+        "loss": run.lost,
         "rows": rows,
         "differences": _differences(outcomes, boots(truths)),
         "partition": recorder.recording.partition,
