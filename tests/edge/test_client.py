@@ -35,7 +35,9 @@ from secondlook.edge import (
     Budget,
     ClientError,
     ClientSettings,
+    EdgeAnswer,
     EdgeClient,
+    EncodedPicture,
     JpegSettings,
     NotAPictureError,
     PictureLimits,
@@ -311,3 +313,42 @@ def test_an_asynchronous_client_asks_several_questions_at_once() -> None:
         return [answer.text for answer in answers]
 
     assert asyncio.run(asyncio.wait_for(run(), 30)) == ["17", "17", "17"]
+
+
+class LaterPicture:
+    """A picture that lies elsewhere: what it makes of its images comes later, unless it is out of reach."""
+
+    def __init__(self, reachable: bool = True) -> None:
+        self._picture = open_picture(PICTURE)
+        self._reachable = reachable
+        self.size = self._picture.size
+
+    async def global_image(self, view: View, jpeg: JpegSettings) -> EncodedPicture:
+        await asyncio.sleep(0)
+        return self._picture.global_image(view, jpeg)
+
+    async def local_image(self, region: Region, view: View, jpeg: JpegSettings) -> EncodedPicture:
+        await asyncio.sleep(0)
+        if not self._reachable:
+            raise ClientError("the camera no longer has it")
+        return self._picture.local_image(region, view, jpeg)
+
+
+async def ask_later(server: ScriptedServer, picture: LaterPicture) -> EdgeAnswer:
+    async with AsyncEdgeClient("http://server", transport=httpx.MockTransport(server)) as client:
+        return await client.ask(picture, QUESTION)
+
+
+def test_images_of_a_picture_that_lies_elsewhere_are_awaited(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(), refined(), CARD, wants_region(), refined()]
+    answer = asyncio.run(ask_later(server, LaterPicture()))
+    assert answer.original == Size(400, 300)
+    ask(open_picture(PICTURE), QUESTION)
+    sent = [form(request)["image"].get_payload(decode=True) for request in server.requests if request.content]
+    assert sent[:2] == sent[2:]
+
+
+def test_an_image_that_cannot_be_had_leaves_the_first_answer(server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(), final()]
+    answer = asyncio.run(ask_later(server, LaterPicture(reachable=False)))
+    assert (answer.text, answer.second_look_failed) == ("17", "the camera no longer has it")

@@ -68,6 +68,7 @@ class FakeEngine:
     """
 
     max_question_characters = DEFAULT_MAX_CHARACTERS
+    context: str | None = None
 
     def __init__(self) -> None:
         self.gate = threading.Event()

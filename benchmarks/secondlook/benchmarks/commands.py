@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.files import write_files
+from secondlook.engine.cli.options import with_groups
 
 Item = TypeVar("Item")
 
@@ -35,19 +35,7 @@ class MeasurementError(SecondLookError):
 
 def with_options(function: Callable[..., None], options: type[Any]) -> Callable[..., None]:
     """A command of typer's: a function's own options, and those of a dataclass, which it gets as `run`."""
-    own = [each for each in signature(function, eval_str=True).parameters.values() if each.name != "run"]
-    hints = get_type_hints(options, include_extras=True)
-    taken = signature(options).parameters.values()
-    shared = [each.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[each.name]) for each in taken]
-
-    def command(**values: Any) -> None:
-        run = options(**{each.name: values.pop(each.name) for each in shared})
-        function(**values, run=run)
-
-    parameters = [*(each.replace(kind=Parameter.KEYWORD_ONLY) for each in own), *shared]
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
+    return with_groups(function, run=options)
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:

@@ -7,38 +7,51 @@ with EdgeClient("http://server:8000") as client:
 """
 
 from .answer import *
+from .camera import *
 from .client import *
 from .conversation import *
 from .errors import *
 from .geometry import *
 from .imaging import *
 from .retry import *
+from .stream import *
 from .wire import *
+from .wire_stream import *
 
 __all__ = [
     "GLOBAL_JPEG",
     "LOCAL_JPEG",
+    "MOST_DETAILS",
     "PROTOCOL",
     "Answer",
     "AnswerOptions",
     "AnswerReply",
     "AsyncEdgeClient",
+    "AsyncEdgeStream",
     "Box",
     "Budget",
+    "By",
     "ClientError",
     "ClientSettings",
     "ConnectionFailedError",
+    "Detail",
     "EdgeAnswer",
     "EdgeClient",
+    "EdgeStream",
     "EncodedPicture",
     "ErrorReply",
     "Fixed",
+    "FocusAt",
+    "FrameHeader",
+    "FrameReply",
     "GeometryError",
     "GridMap",
+    "HistoryEntry",
     "JpegSettings",
     "Limits",
     "ModelCard",
     "NotAPictureError",
+    "Original",
     "Picture",
     "PictureError",
     "PictureLimits",
@@ -49,14 +62,21 @@ __all__ = [
     "Region",
     "Relevance",
     "RequestRefusedError",
+    "RingLimits",
     "SecondLookError",
     "ServerBusyError",
     "SettingsError",
     "Size",
     "Stage",
     "StageSeconds",
+    "StreamCard",
+    "StreamEvent",
+    "StreamOptions",
+    "StreamSummary",
     "UnexpectedReplyError",
     "View",
+    "Wanted",
+    "Window",
     "decode_jpeg",
     "fit_to_view",
     "open_picture",

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any
 
 import httpx
 
 from .answer import EdgeAnswer
 from .conversation import Conversation, Stage
-from .errors import SecondLookError
-from .exchange import Call, Effect, Failure, Pause, Steps, Surroundings, resume
-from .imaging import Picture, PictureSource
+from .driver import SURROUNDINGS, AsyncDriver, Driver
+from .exchange import Surroundings
+from .imaging import Original, Picture, PictureSource
 from .retry import ClientSettings
-from .route import Route
-from .wire import PROTOCOL, PROTOCOL_HEADER, AnswerOptions, ModelCard
+from .wire import AnswerOptions, ModelCard
 
 __all__ = ["AsyncEdgeClient", "EdgeClient"]
 
@@ -27,35 +23,14 @@ __all__ = ["AsyncEdgeClient", "EdgeClient"]
 class _Client:
     """What both clients share: everything but sending, sleeping and computing."""
 
-    def __init__(
-        self,
-        server_url: str,
-        settings: ClientSettings | None,
-        surroundings: Surroundings | None,
-        direct: bool,
-    ) -> None:
+    def __init__(self, settings: ClientSettings | None, surroundings: Surroundings | None) -> None:
         self.settings = settings or ClientSettings()
-        self._route = Route.to(server_url, self.settings.ca, direct)
-        self.server_url = self._route.url
         self._conversation = Conversation(self.settings, surroundings or SURROUNDINGS)
 
     @property
     def model_card(self) -> ModelCard | None:
         """The server's model; None before the first question."""
         return self._conversation.card
-
-    def _http_options(self) -> dict[str, Any]:
-        settings = self.settings
-        key = {} if settings.api_key is None else {"authorization": f"Bearer {settings.api_key}"}
-        # Replies are small; without compression, their length is what travels.
-        ours = {"accept": "application/json", "accept-encoding": "identity", PROTOCOL_HEADER: PROTOCOL}
-        headers = httpx.Headers(ours | key)
-        headers.update(settings.headers)  # whatever the case of their names
-        return {
-            **self._route.options(),
-            "timeout": httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
-            "headers": headers,
-        }
 
 
 class EdgeClient(_Client):
@@ -83,9 +58,9 @@ class EdgeClient(_Client):
         sleep: Callable[[float], None] = time.sleep,
         surroundings: Surroundings | None = None,
     ) -> None:
-        super().__init__(server_url, settings, surroundings, direct=transport is not None)
-        self._http = httpx.Client(transport=transport, **self._http_options())
-        self._sleep = sleep
+        super().__init__(settings, surroundings)
+        self._driver = Driver(server_url, self.settings, transport, sleep)
+        self.server_url = self._driver.route.url
 
     def ask(
         self,
@@ -109,33 +84,11 @@ class EdgeClient(_Client):
             ClientError: the first look failed for good. A failed second look does not raise: the first answer
                 stands, and `second_look_failed` says why.
         """
-        return self._drive(self._conversation.answer(picture, question, options, on_stage or _ignore))
-
-    def _drive(self, steps: Steps[EdgeAnswer]) -> EdgeAnswer:
-        try:
-            effect = next(steps)
-            while True:
-                effect = resume(steps, self._perform(effect))
-        except StopIteration as finished:
-            answer: EdgeAnswer = finished.value
-            return answer
-
-    def _perform(self, effect: Effect) -> object:
-        try:
-            if isinstance(effect, Call):
-                return self._http.send(_request(self._http, effect))
-            if isinstance(effect, Pause):
-                self._sleep(effect.seconds)
-                return None
-            return effect.function()
-        except httpx.RequestError as error:
-            return Failure(self._route.lost(error))
-        except SecondLookError as error:
-            return Failure(error)
+        return self._driver.drive(self._conversation.answer(picture, question, options, on_stage or _ignore))
 
     def close(self) -> None:
         """Close the connection."""
-        self._http.close()
+        self._driver.close()
 
     def __enter__(self) -> EdgeClient:
         return self
@@ -164,46 +117,26 @@ class AsyncEdgeClient(_Client):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         surroundings: Surroundings | None = None,
     ) -> None:
-        super().__init__(server_url, settings, surroundings, direct=transport is not None)
-        self._http = httpx.AsyncClient(transport=transport, **self._http_options())
-        self._sleep = sleep
+        super().__init__(settings, surroundings)
+        self._driver = AsyncDriver(server_url, self.settings, transport, sleep)
+        self.server_url = self._driver.route.url
 
     async def ask(
         self,
-        picture: PictureSource | Picture,
+        picture: PictureSource | Original,
         question: str,
         options: AnswerOptions | None = None,
         *,
         on_stage: Callable[[Stage], None] | None = None,
     ) -> EdgeAnswer:
-        """As `EdgeClient.ask`."""
-        return await self._drive(self._conversation.answer(picture, question, options, on_stage or _ignore))
-
-    async def _drive(self, steps: Steps[EdgeAnswer]) -> EdgeAnswer:
-        try:
-            effect = next(steps)
-            while True:
-                effect = resume(steps, await self._perform(effect))
-        except StopIteration as finished:
-            answer: EdgeAnswer = finished.value
-            return answer
-
-    async def _perform(self, effect: Effect) -> object:
-        try:
-            if isinstance(effect, Call):
-                return await self._http.send(_request(self._http, effect))
-            if isinstance(effect, Pause):
-                await self._sleep(effect.seconds)
-                return None
-            return await asyncio.to_thread(effect.function)
-        except httpx.RequestError as error:
-            return Failure(self._route.lost(error))
-        except SecondLookError as error:
-            return Failure(error)
+        """As `EdgeClient.ask`; also about a picture that lies elsewhere, whose images come later."""
+        return await self._driver.drive(
+            self._conversation.answer(picture, question, options, on_stage or _ignore)
+        )
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._driver.close()
 
     async def __aenter__(self) -> AsyncEdgeClient:
         return self
@@ -217,18 +150,5 @@ class AsyncEdgeClient(_Client):
         await self.aclose()
 
 
-SURROUNDINGS = Surroundings(
-    clock=time.perf_counter,
-    now=lambda: datetime.now(timezone.utc),
-    jitter=random.random,
-)
-
-
 def _ignore(stage: Stage) -> None:
     """Nobody watches."""
-
-
-def _request(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
-    request = http.build_request(call.method, call.path, **call.parts())
-    request.read()  # whole, or each part of its body would travel in a packet of its own
-    return request

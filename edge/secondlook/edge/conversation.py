@@ -22,11 +22,11 @@ from .errors import (
 )
 from .exchange import Call, LostError, Message, Patience, Steps, Surroundings, Traffic, ask, work
 from .geometry import Region
-from .imaging import EncodedPicture, Picture, PictureSource, open_picture
+from .imaging import EncodedPicture, Original, PictureSource, open_picture
 from .retry import ClientSettings
 from .wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
 
-__all__ = ["Conversation", "Stage"]
+__all__ = ["Conversation", "Stage", "check_text"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Conversation:
 
     def answer(
         self,
-        picture: PictureSource | Picture,
+        picture: PictureSource | Original,
         question: str,
         options: AnswerOptions | None,
         on_stage: Callable[[Stage], None],
@@ -60,7 +60,7 @@ class Conversation:
 
         A first look that fails raises. A second look that fails does not: the first answer stands, marked so.
         """
-        _check_text(question)
+        check_text(question)
         clock, patience = self.surroundings.clock, Patience(self.settings)
         started = clock()
         on_stage("open")
@@ -88,7 +88,10 @@ class Conversation:
         traffic = Traffic()
         try:
             reply = yield from self._ask(
-                Call("POST", "/v1/answers", data, global_image.jpeg), AnswerReply, traffic, patience
+                Call("POST", "/v1/answers", data, {"image": global_image.jpeg}),
+                AnswerReply,
+                traffic,
+                patience,
             )
         except RequestRefusedError:
             self.card = None  # perhaps the server has another model by now: the next question asks it again
@@ -142,7 +145,7 @@ class Conversation:
     def _look_closer(
         self,
         look: _SecondLook,
-        opened: Picture,
+        opened: Original,
         first: AnswerReply,
         card: ModelCard,
         on_stage: Callable[[Stage], None],
@@ -169,7 +172,7 @@ class Conversation:
         on_stage("second_look")
         before = clock()
         lasting = session.expires_in - look.preparing
-        call = Call("POST", f"{_path(session)}/local", image=image.jpeg)
+        call = Call("POST", f"{_path(session)}/local", images={"image": image.jpeg})
         try:
             reply = yield from self._ask(call, AnswerReply, look.traffic, look.patience, lasting)
         finally:
@@ -178,8 +181,8 @@ class Conversation:
             raise UnexpectedReplyError("the server asks for a third look; there are only two")
         look.reply = reply
 
-    def _open(self, picture: PictureSource | Picture) -> Picture:
-        return picture if isinstance(picture, Picture) else open_picture(picture, self.settings.limits)
+    def _open(self, picture: PictureSource | Original) -> Original:
+        return picture if isinstance(picture, Original) else open_picture(picture, self.settings.limits)
 
     def _ask(
         self,
@@ -217,7 +220,11 @@ def _give_up(reply: AnswerReply, error: SecondLookError, timeout: float) -> Step
         return reply
 
 
-def _check_text(question: str) -> None:
+def check_text(question: str) -> None:
+    """
+    Raises:
+        ClientError: the question is empty, or no text.
+    """
     if not question.strip():
         raise ClientError("the question is empty; ask something about the picture")
     try:

@@ -6,6 +6,8 @@ SecondLookError
 │   └── PictureTooLargeError    more pixels than the limit, or a decompression bomb
 ├── GeometryError           sizes, regions or grids that contradict each other
 ├── SettingsError           a setting out of its range
+├── SourceError             a camera, a video or a folder of pictures cannot be read
+│   └── NoFrameError            no new frame in the time given; one may come yet
 ├── WriteError              a file cannot be written; what was there before is there still
 ├── ClientError             the edge's side of a conversation failed
 │   ├── ConnectionFailedError   the server could not be reached, after all retries
@@ -22,6 +24,7 @@ __all__ = [
     "ClientError",
     "ConnectionFailedError",
     "GeometryError",
+    "NoFrameError",
     "NotAPictureError",
     "PictureError",
     "PictureTooLargeError",
@@ -30,6 +33,7 @@ __all__ = [
     "SecondLookError",
     "ServerBusyError",
     "SettingsError",
+    "SourceError",
     "UnexpectedReplyError",
     "WriteError",
 ]
@@ -57,6 +61,14 @@ class GeometryError(SecondLookError):
 
 class SettingsError(SecondLookError):
     """A setting is out of its range; the message names it, its value and what is possible."""
+
+
+class SourceError(SecondLookError):
+    """A camera, a video or a folder of pictures cannot be opened, or has broken off."""
+
+
+class NoFrameError(SourceError):
+    """There was no new frame in the time given; the source may still give one."""
 
 
 class WriteError(SecondLookError):

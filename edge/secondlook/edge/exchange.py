@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
@@ -49,20 +49,29 @@ logger = logging.getLogger(__name__)
 class Call:
     """Send one request; the result is an `httpx.Response`, or `LostError` is thrown.
 
-    `timeout` is in seconds, where the client's own is too long.
+    Attributes:
+        data: text parts, beside images.
+        images: JPEG parts by their names.
+        message: the whole body, as JSON, in place of parts.
+        timeout: seconds, where the client's own is too long.
     """
 
     method: str
     path: str
     data: dict[str, str] = field(default_factory=dict)
-    image: bytes | None = field(default=None, repr=False)
+    images: dict[str, bytes] = field(default_factory=dict, repr=False)
+    message: WireModel | None = None
     timeout: float | None = None
 
     def parts(self) -> dict[str, Any]:
-        """Body and timeout, as arguments for `httpx.Client.build_request`; no body without an image."""
+        """Body and timeout, as arguments for `httpx.Client.build_request`."""
         parts: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
-        if self.image is not None:
-            parts |= {"data": self.data, "files": {"image": ("image.jpg", self.image, "image/jpeg")}}
+        if self.message is not None:
+            json = {"content-type": "application/json"}
+            parts |= {"content": self.message.model_dump_json(exclude_none=True), "headers": json}
+        elif self.images:
+            files = {name: (f"{name}.jpg", jpeg, "image/jpeg") for name, jpeg in self.images.items()}
+            parts |= {"data": self.data, "files": files}
         return parts
 
 
@@ -89,7 +98,10 @@ class Pause:
 
 @dataclass(frozen=True)
 class Work:
-    """Compute something that takes a while; the result is the function's, or what it raises is thrown."""
+    """Compute something that takes a while; the result is the function's, or what it raises is thrown.
+
+    What is awaitable of its results is awaited where it can be.
+    """
 
     function: Callable[[], object]
 
@@ -149,7 +161,7 @@ def resume(steps: Steps[Result], outcome: object) -> Effect:
     return steps.throw(outcome.error) if isinstance(outcome, Failure) else steps.send(outcome)
 
 
-def work(function: Callable[[], Result]) -> Steps[Result]:
+def work(function: Callable[[], Result | Awaitable[Result]]) -> Steps[Result]:
     """The result of `function`, computed wherever the driver computes."""
     result: Result = yield Work(function)
     return result
@@ -189,7 +201,7 @@ def ask(
         except LostError as lost:
             failure, reason = ConnectionFailedError, str(lost)
             if lost.travelled:
-                traffic.up += len(call.image or b"")  # how much of it travelled is unknown
+                traffic.up += sum(map(len, call.images.values()))  # how much of it travelled is unknown
             if lost.hopeless:
                 raise ConnectionFailedError(reason) from lost
         else:

@@ -24,6 +24,7 @@ __all__ = [
     "Rectangle",
     "Region",
     "Size",
+    "inside",
     "most_pixels",
     "moved",
     "place",
@@ -276,6 +277,18 @@ def moved(place: Rectangle, before: Rectangle, after: Rectangle, original: Size)
         along(place.right, original.width, *across),
         along(place.bottom, original.height, *down),
     )
+
+
+def inside(place: Rectangle, original: Size) -> Region | None:
+    """The place in whole pixels, shifted into the picture and no larger; None: its centre is outside."""
+    x, y = (place.left + place.right) / 2, (place.top + place.bottom) / 2
+    if not (0 <= x < original.width and 0 <= y < original.height):
+        return None
+    width = min(max(1, round(place.right - place.left)), original.width)
+    height = min(max(1, round(place.bottom - place.top)), original.height)
+    left = min(max(0, round(x - width / 2)), original.width - width)
+    top = min(max(0, round(y - height / 2)), original.height - height)
+    return Region(left, top, left + width, top + height)
 
 
 @validated(frozen=True, raises=GeometryError)

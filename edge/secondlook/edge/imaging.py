@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
 from pydantic import Field
@@ -33,6 +34,7 @@ __all__ = [
     "LOCAL_JPEG",
     "EncodedPicture",
     "JpegSettings",
+    "Original",
     "Picture",
     "PictureLimits",
     "PictureSource",
@@ -82,6 +84,27 @@ class EncodedPicture:
 
     jpeg: bytes
     size: Size
+
+
+@runtime_checkable
+class Original(Protocol):
+    """What questions can be asked about: a `Picture`, or what stands for one that lies elsewhere.
+
+    The pictures of one that lies elsewhere may come later: then they are awaited, which `AsyncEdgeClient`
+    alone can do.
+    """
+
+    @property
+    def size(self) -> Size:
+        """Upright, in pixels."""
+
+    def global_image(self, view: View, jpeg: JpegSettings) -> EncodedPicture | Awaitable[EncodedPicture]:
+        """As `Picture.global_image`."""
+
+    def local_image(
+        self, region: Region, view: View, jpeg: JpegSettings
+    ) -> EncodedPicture | Awaitable[EncodedPicture]:
+        """As `Picture.local_image`."""
 
 
 def encode_jpeg(image: Image.Image, settings: JpegSettings) -> EncodedPicture:
@@ -161,6 +184,11 @@ class Picture:
 
     def __repr__(self) -> str:
         return f"Picture({self._name}, {self.size})"
+
+    @property
+    def held_bytes(self) -> int:
+        """What it keeps in memory: the JPEG, or three bytes a pixel."""
+        return len(self._source.data) if isinstance(self._source, Jpeg) else 3 * self.size.pixels
 
     def original(self) -> Image.Image:
         """The whole picture, upright, RGB. Not to be changed. A large JPEG is decoded each time.

@@ -125,6 +125,11 @@ class Engine:
         )
 
     @property
+    def context(self) -> str | None:
+        """How an earlier answer is put behind a question; None: the checkpoint has not learnt to read it."""
+        return self.model.settings.context
+
+    @property
     def slots(self) -> int:
         """Sequences that can be computed at once."""
         return self._pool.count

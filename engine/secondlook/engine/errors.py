@@ -22,9 +22,13 @@ SecondLookError (secondlook.edge.errors)
 │   ├── UnknownSessionError     never existed, or was forgotten
 │   ├── ExpiredSessionError     its time ran out, or it was given up
 │   └── AnsweredSessionError    it already has its final answer
+├── StreamError             a stream cannot be opened, or gone on with
+│   ├── UnknownStreamError      never existed, or has ended
+│   └── LostDetailError         the camera did not send a detail of a frame while that was of use
 ├── PolicyFileError         a calibrated policy cannot be read, or is for another model
 ├── PictureMismatchError    a picture contradicts the sizes it was announced with
 ├── QueueFullError          too many questions are waiting; carries retry_after
+│   └── TooManyStreamsError     too many streams are open, or too many watch one
 ├── ModelNotReadyError      the server is still loading its model, or could not
 ├── OutOfMemoryError        there is no memory for one question; the others go on
 ├── EngineFailedError       the model failed on one question, in a way nobody foresaw
@@ -52,6 +56,7 @@ __all__ = [
     "IncompleteModelError",
     "InvalidEncoderError",
     "InvalidModelError",
+    "LostDetailError",
     "ModelError",
     "ModelNotFoundError",
     "ModelNotReadyError",
@@ -66,7 +71,10 @@ __all__ = [
     "RuntimeMissingError",
     "SessionError",
     "ShuttingDownError",
+    "StreamError",
+    "TooManyStreamsError",
     "UnknownSessionError",
+    "UnknownStreamError",
     "UnsupportedModelError",
 ]
 
@@ -147,6 +155,18 @@ class AnsweredSessionError(SessionError):
     """The session already has its final answer."""
 
 
+class StreamError(SecondLookError):
+    """A stream cannot be gone on with."""
+
+
+class UnknownStreamError(StreamError):
+    """There is no such stream, or it has ended."""
+
+
+class LostDetailError(StreamError):
+    """The camera did not send a detail of a frame while that was of use."""
+
+
 class PolicyFileError(SecondLookError):
     """A file of a calibrated policy cannot be read or written, or is for another model."""
 
@@ -171,6 +191,10 @@ class QueueFullError(SecondLookError):
             str(self),
             self.retry_after,
         )  # by default a copy would be made of the message alone
+
+
+class TooManyStreamsError(QueueFullError):
+    """Too many streams are open, or too many watch one."""
 
 
 class ModelNotReadyError(SecondLookError):

@@ -269,6 +269,11 @@ class DrawnFrame(Picture):
             self._draw_pane(picture, window)
         return picture
 
+    @property
+    def held_bytes(self) -> int:
+        """Nothing: it is drawn when it is needed."""
+        return 0
+
     def original(self) -> Image.Image:
         return self.drawn(SENSOR)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
+    from secondlook.engine.method.budget import BudgetSettings
     from secondlook.engine.method.policy_file import PolicyFile
+    from secondlook.engine.opening import EngineOptions
 
 __all__ = [
     "LIMITS",
@@ -17,6 +22,7 @@ __all__ = [
     "DTypeOption",
     "DeviceOption",
     "EncoderOption",
+    "ModelChoice",
     "ModelOption",
     "PolicyOption",
     "ProfileOption",
@@ -28,6 +34,7 @@ __all__ = [
     "VerboseOption",
     "VisionOption",
     "chosen_policy",
+    "with_groups",
 ]
 
 MODEL: Final = "Model"
@@ -158,3 +165,73 @@ def chosen_policy(policy: Path | None, threshold: float | None) -> PolicyFile | 
     from secondlook.engine.method.policy_file import read_policy
 
     return read_policy(policy)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, where, and what encodes its pictures."""
+
+    model: ModelOption = "demo"
+    revision: RevisionOption = None
+    profile: ProfileOption = None
+    dtype: DTypeOption = "auto"
+    device: DeviceOption = "auto"
+    vision: VisionOption = "torch"
+    encoder: EncoderOption = None
+    provider: ProviderOption = "auto"
+    trust_plan: TrustOption = False
+    rebuild: RebuildOption = False
+
+    def options(
+        self,
+        kv_cache_gb: float | None = None,
+        threshold: float | None = None,
+        calibrated: PolicyFile | None = None,
+        budget: BudgetSettings | None = None,
+    ) -> EngineOptions:
+        """Of its engine, with memory and a policy."""
+        from secondlook.engine.encoders import EncoderChoice
+        from secondlook.engine.opening import EngineOptions
+
+        return EngineOptions(
+            self.model,
+            self.dtype,
+            self.device,
+            threshold,
+            calibrated,
+            budget,
+            kv_cache_gb,
+            EncoderChoice(self.vision, self.encoder, self.provider, self.trust_plan, self.rebuild),
+            self.revision,
+            self.profile,
+        )
+
+
+def with_groups(function: Callable[..., None], **groups: type[Any]) -> Callable[..., None]:
+    """A command of typer's: a function's own options, and those of dataclasses, which it gets as parameters.
+
+    Args:
+        groups: the dataclasses, by the parameters that take them.
+    """
+    parameters, taken = list[Parameter](), dict[str, list[str]]()
+    for own in signature(function, eval_str=True).parameters.values():
+        shared = [own]
+        if own.name in groups:
+            options = groups[own.name]
+            hints = get_type_hints(options, include_extras=True)
+            shared = [
+                each.replace(annotation=hints[each.name]) for each in signature(options).parameters.values()
+            ]
+            taken[own.name] = [each.name for each in shared]
+        parameters += [each.replace(kind=Parameter.KEYWORD_ONLY) for each in shared]
+
+    def command(**values: Any) -> None:
+        made = {
+            name: groups[name](**{each: values.pop(each) for each in names}) for name, names in taken.items()
+        }
+        function(**values, **made)
+
+    command.__name__, command.__doc__ = function.__name__.strip("_"), function.__doc__
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command

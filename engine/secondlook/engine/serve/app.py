@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from types import FrameType
 
 import uvicorn
@@ -26,7 +26,7 @@ from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.uploads import Bodies
 
-__all__ = ["AddressError", "address_url", "create_app", "create_loading_app", "listen", "serve"]
+__all__ = ["AddressError", "Extension", "address_url", "create_app", "create_loading_app", "listen", "serve"]
 
 
 _BACKLOG = 128
@@ -44,25 +44,37 @@ second look takes that. Every error has the same body, an `ErrorReply`.
 """
 
 
-def create_app(engine: TwoLookEngine, settings: ServerSettings | None = None) -> FastAPI:
+Extension = Callable[[FastAPI, TwoLookService], AbstractAsyncContextManager[None]]
+"""Adds to an application what else it serves; what it returns lasts as long as the application serves."""
+
+
+def create_app(
+    engine: TwoLookEngine, settings: ServerSettings | None = None, extend: Extension | None = None
+) -> FastAPI:
     """An application that serves `engine`, ready as soon as its lifespan has begun.
 
     The lifespan starts the inference thread, the only one that calls `engine`, and ends it after the
     questions it has. `app.state.service` is the TwoLookService behind it.
     """
-    return _create(lambda: engine, settings, wait=True)
+    return _create(lambda: engine, settings, extend, wait=True)
 
 
-def create_loading_app(load: Callable[[], TwoLookEngine], settings: ServerSettings | None = None) -> FastAPI:
+def create_loading_app(
+    load: Callable[[], TwoLookEngine],
+    settings: ServerSettings | None = None,
+    extend: Extension | None = None,
+) -> FastAPI:
     """An application that answers probes at once and questions when `load`, called on the inference thread,
     is done.
 
     Until then `/readyz` and `/v1` answer 503. `app.state.service.loaded` is the future of the loading.
     """
-    return _create(load, settings, wait=False)
+    return _create(load, settings, extend, wait=False)
 
 
-def _create(load: Callable[[], TwoLookEngine], settings: ServerSettings | None, wait: bool) -> FastAPI:
+def _create(
+    load: Callable[[], TwoLookEngine], settings: ServerSettings | None, extend: Extension | None, wait: bool
+) -> FastAPI:
     settings = settings or ServerSettings()
     service = TwoLookService(load, settings)
 
@@ -73,7 +85,8 @@ def _create(load: Callable[[], TwoLookEngine], settings: ServerSettings | None, 
             await asyncio.wrap_future(service.loaded)
         purging = asyncio.create_task(service.purge_regularly())
         try:
-            yield
+            async with extension:
+                yield
         finally:
             purging.cancel()
             await service.stop()
@@ -92,6 +105,7 @@ def _create(load: Callable[[], TwoLookEngine], settings: ServerSettings | None, 
     app.include_router(answers)
     app.include_router(watching)
     app.include_router(documentation)
+    extension = nullcontext() if extend is None else extend(app, service)
     app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
     app.add_middleware(EveryRequest, root_path=settings.root_path)
     add_error_handlers(app)
@@ -140,6 +154,7 @@ def serve(
     settings: ServerSettings,
     listener: socket.socket,
     on_ready: Callable[[TwoLookService], None],
+    extend: Extension | None = None,
 ) -> None:
     """Answer on `listener` until SIGINT or SIGTERM.
 
@@ -153,7 +168,7 @@ def serve(
         KeyboardInterrupt: after SIGINT, once everything has ended.
         SecondLookError: whatever `load` raised.
     """
-    app = create_loading_app(load, settings)
+    app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
     config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips)
     server = _Server(config, service)

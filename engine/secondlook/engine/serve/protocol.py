@@ -38,6 +38,12 @@ class TwoLookEngine(Protocol):
         """Longest question taken."""
         ...
 
+    @property
+    def context(self) -> str | None:
+        """How an earlier answer is put behind a question, where the model has learnt to read that; see
+        `secondlook.engine.context`."""
+        ...
+
     def prepare(
         self, global_image: Image.Image, question: str, original: Size, options: AnswerOptions, *, client: str
     ) -> Question:

@@ -24,9 +24,10 @@ from secondlook.engine.serve.uploads import (
     read_jpeg_part,
 )
 
-__all__ = ["Health", "answers", "documentation", "watching"]
+__all__ = ["Health", "answers", "documentation", "read_field", "watching", "while_connected"]
 
 ResultT = TypeVar("ResultT")
+MessageT = TypeVar("MessageT", bound=BaseModel)
 
 _CLIENT_CLOSED_REQUEST = 499
 """What proxies log for a request whose client did not wait; nobody reads the reply."""
@@ -143,9 +144,10 @@ async def first_look(
     comes, the first answer stands; `DELETE` tells all of it.
     """
     jpeg = await read_jpeg_part(image)
-    original, chosen = Size(width, height), _read_options(options)
+    original = Size(width, height)
+    chosen = AnswerOptions() if options is None else read_field(AnswerOptions, "options", options)
     look = service.first_look(jpeg, question, original, chosen, client_of(request))
-    return await _while_connected(request, look)
+    return await while_connected(request, look)
 
 
 @uploads.post(
@@ -169,7 +171,7 @@ async def second_look(
 
     After any error but 404, 409 and 410 the session still waits, and the local image can be sent again.
     """
-    return await _while_connected(request, service.second_look(session_id, await read_jpeg_part(image)))
+    return await while_connected(request, service.second_look(session_id, await read_jpeg_part(image)))
 
 
 answers.include_router(uploads)
@@ -185,7 +187,7 @@ async def give_up(request: Request, service: Service, session_id: SessionId) -> 
 
     Of a session that has ended this tells again what stands.
     """
-    return await _while_connected(request, service.give_up(session_id))
+    return await while_connected(request, service.give_up(session_id))
 
 
 @watching.head("/healthz", include_in_schema=False)
@@ -217,20 +219,22 @@ async def docs(request: Request) -> HTMLResponse:
     )
 
 
-def _read_options(text: str | None) -> AnswerOptions:
-    if text is None:
-        return AnswerOptions()
+def read_field(kind: type[MessageT], name: str, text: str) -> MessageT:
+    """A message that a form's field has as JSON.
+
+    Raises:
+        InvalidFieldError: it is none; told are all that is wrong.
+    """
     try:
-        return AnswerOptions.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         told = "; ".join(
-            f"{'.'.join(['options', *map(str, problem['loc'])])}: {problem['msg']}"
-            for problem in error.errors()
+            f"{'.'.join([name, *map(str, problem['loc'])])}: {problem['msg']}" for problem in error.errors()
         )
         raise InvalidFieldError(told) from error
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+async def while_connected(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
     """The work's result; the work is cancelled when the client goes away, its body read by then.
 
     Raises:

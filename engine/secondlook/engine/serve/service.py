@@ -140,6 +140,12 @@ class TwoLookService:
         return min(self.settings.max_body_bytes, picture + question + _FEW_BYTES)
 
     @property
+    def context(self) -> str | None:
+        """See `TwoLookEngine.context`; raises like `card`."""
+        self.check_ready()
+        return self.loaded.result().context
+
+    @property
     def waiting(self) -> int:
         """Questions accepted, without those being answered."""
         return self._places.waiting
@@ -147,6 +153,11 @@ class TwoLookService:
     def start(self) -> None:
         """Begin to load the engine."""
         self._inference.start()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the shutdown has begun."""
+        return self._stopping
 
     @property
     def open_sessions(self) -> int:
@@ -189,6 +200,17 @@ class TwoLookService:
         else:
             self.check_ready()
         self._places.check(client, second=second)
+
+    async def check_question(self, question: str, original: Size) -> None:
+        """Raise what `first_look` would of a question and its original's size, whatever its picture."""
+        engine = self.loaded.result()
+        blank = sent_size(engine.card.global_view, original)
+        await asyncio.get_running_loop().run_in_executor(
+            self._decoders,
+            lambda: engine.prepare(
+                Image.new("RGB", (blank.width, blank.height)), question, original, AnswerOptions(), client=""
+            ),
+        )
 
     async def first_look(
         self, jpeg: bytes, question: str, original: Size, options: AnswerOptions, client: str = ""

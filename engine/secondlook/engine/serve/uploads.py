@@ -29,6 +29,7 @@ __all__ = [
     "VersionedRoute",
     "check_each_once",
     "client_of",
+    "jpeg_parts",
     "read_jpeg_part",
 ]
 
@@ -43,7 +44,10 @@ _HEADER: dict[str, Any] = {
 }
 
 
-_IMAGE_ENCODING = {"content": {"multipart/form-data": {"encoding": {"image": {"contentType": "image/jpeg"}}}}}
+def jpeg_parts(*names: str) -> dict[str, Any]:
+    """What OpenAPI says of a form's parts that are JPEGs."""
+    encoding = {name: {"contentType": "image/jpeg"} for name in names}
+    return {"requestBody": {"content": {"multipart/form-data": {"encoding": encoding}}}}
 
 
 class VersionedRoute(APIRoute):
@@ -78,22 +82,34 @@ class UploadRoute(VersionedRoute):
 
     The declared length is only a first check: bytes are counted while they arrive, and reading stops at the
     limit. A server without room for the question, or for its bytes, says so before it reads the body.
+
+    Attributes:
+        content: the type of its body.
     """
 
-    described: ClassVar[dict[str, Any]] = {"requestBody": _IMAGE_ENCODING}
+    described: ClassVar[dict[str, Any]] = jpeg_parts("image")
+    content: ClassVar[str] = "multipart/form-data"
+
+    def max_bytes(self, request: Request) -> int:
+        """Of a body; raises where nothing is taken now."""
+        most: int = request.app.state.service.max_body_bytes
+        return most
+
+    def check_room(self, request: Request) -> None:
+        """Raise where there is no room for what is asked."""
+        second = "session_id" in request.path_params
+        request.app.state.service.check_room(client_of(request), second=second)
 
     async def handled(self, request: Request, handle: Handler) -> Response:
-        service = request.app.state.service
-        _check_content_type("the request", request.headers.get("content-type"), "multipart/form-data")
-        max_bytes = service.max_body_bytes
+        _check_content_type("the request", request.headers.get("content-type"), self.content)
+        max_bytes = self.max_bytes(request)
         # A length that is no number is left to the counting.
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > max_bytes:
             raise BodyTooLargeError(max_bytes)
-        client = client_of(request)
-        service.check_room(client, second="session_id" in request.path_params)
+        self.check_room(request)
         bodies: Bodies = request.app.state.bodies
-        with bodies.one_more(client) as body:
+        with bodies.one_more(client_of(request)) as body:
             body.check(int(declared) if declared.isdecimal() else 0)
             receive = _counted(request.receive, max_bytes, body)
             return await handle(Request(_undecoded(request.scope), receive))
@@ -201,13 +217,13 @@ async def check_each_once(request: Request) -> None:
         raise InvalidFieldError(f"there is more than one part {name[:100]!r}; send it once")
 
 
-async def read_jpeg_part(part: UploadFile) -> bytes:
+async def read_jpeg_part(part: UploadFile, name: str = "image") -> bytes:
     """The bytes of an `image/jpeg` part.
 
     Raises:
         UnsupportedContentError: the part declares another content type, or none.
     """
-    _check_content_type("the part `image`", part.content_type, "image/jpeg")
+    _check_content_type(f"the part `{name}`", part.content_type, "image/jpeg")
     return await part.read()
 
 

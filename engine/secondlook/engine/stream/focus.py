@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from secondlook.edge.geometry import GridMap, Rectangle, Region, Size
+from secondlook.edge.geometry import GridMap, Rectangle, Region, inside
 
-__all__ = ["anchored", "inside"]
+__all__ = ["anchored"]
 
 _REACH: Final = 1.0
 """How far a place may have moved since the frame before, in sizes of its own, beside one cell."""
@@ -51,18 +51,6 @@ def anchored(cells: Sequence[Sequence[int]], grid: GridMap, place: Region) -> Re
     half_wide, half_high = place.width / 2, place.height / 2
     moved = Rectangle(float(x) - half_wide, float(y) - half_high, float(x) + half_wide, float(y) + half_high)
     return inside(moved, grid.image) or place
-
-
-def inside(place: Rectangle, original: Size) -> Region | None:
-    """The place in whole pixels, shifted into the picture and no larger; None: its centre is outside."""
-    x, y = (place.left + place.right) / 2, (place.top + place.bottom) / 2
-    if not (0 <= x < original.width and 0 <= y < original.height):
-        return None
-    width = min(max(1, round(place.right - place.left)), original.width)
-    height = min(max(1, round(place.bottom - place.top)), original.height)
-    left = min(max(0, round(x - width / 2)), original.width - width)
-    top = min(max(0, round(y - height / 2)), original.height - height)
-    return Region(left, top, left + width, top + height)
 
 
 def _range(start: float, stop: float, most: int) -> range:

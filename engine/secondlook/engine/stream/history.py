@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect
 from dataclasses import dataclass
+from typing import Final
 
 from secondlook.edge.geometry import Region
 from secondlook.edge.wire_stream import By
 
-__all__ = ["Entry", "History"]
+__all__ = ["MOST_FRAMES", "Entry", "History"]
+
+MOST_FRAMES: Final = 4096
+"""Of one stream that are known at once, however close their times of capture are."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Entry:
 
 
 class History:
-    """One stream's answers, none older than a limit; bounded by the frames of that time.
+    """One stream's answers, none older than a limit; bounded by the frames of that time, and in number.
 
     Args:
         seconds: how long an answer is of use.
@@ -62,6 +66,7 @@ class History:
                 break
         else:
             self._entries.insert(place, entry)
+        del self._entries[:-MOST_FRAMES]
         self.reach(entry.captured)
 
     def reach(self, captured: float) -> None:

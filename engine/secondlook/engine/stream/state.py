@@ -21,12 +21,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat
 
-from secondlook.edge.geometry import GridMap, Rectangle, Region, Size, moved, target
+from secondlook.edge.geometry import GridMap, Rectangle, Region, Size, inside, moved, target
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import View
 from secondlook.engine.context import with_history
-from secondlook.engine.stream.focus import anchored, inside
-from secondlook.engine.stream.history import Entry, History
+from secondlook.engine.stream.focus import anchored
+from secondlook.engine.stream.history import MOST_FRAMES, Entry, History
 from secondlook.engine.stream.keyframes import KeyFrames
 
 __all__ = ["Ask", "Focus", "FrameInfo", "Method", "Said", "Stream", "Verdict"]
@@ -212,8 +212,7 @@ class Stream:
         return Verdict(entry.text, "history", own, None, entry, age, focus)
 
     def held(self, info: FrameInfo) -> Verdict:
-        """What holds for a frame that was not looked at, or is not yet: what held before."""
-        self._remember(info)
+        """What holds for a frame that was not looked at, or is not yet: what held before. Changes nothing."""
         return self._hold(info)
 
     def wants_cloud(self, number: int) -> bool:
@@ -254,9 +253,12 @@ class Stream:
             known = self._frames[info.number] = _Known(info)
             self._order.append(info.number)
             self.history.reach(info.captured)
-            while info.captured - self._frames[self._order[0]].info.captured > self.method.history_seconds:
+            while len(self._order) > MOST_FRAMES or self._age(info, self._order[0]) > self.history.seconds:
                 del self._frames[self._order.popleft()]
         return known
+
+    def _age(self, info: FrameInfo, earlier: int) -> float:
+        return info.captured - self._frames[earlier].info.captured
 
     def _own_answer(self, info: FrameInfo, said: Said) -> float:
         region = info.focus if said.closer else None

@@ -1,0 +1,224 @@
+"""The streams that are open at a site: opened, found by their ids, ended when nobody sends frames any more.
+
+Nothing here knows of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Annotated, Final
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from secondlook.edge.geometry import Size
+from secondlook.edge.validation import validated
+from secondlook.edge.wire_stream import (
+    FrameHeader,
+    FrameReply,
+    StreamCard,
+    StreamEvent,
+    StreamOptions,
+    StreamSummary,
+)
+from secondlook.engine.errors import TooManyStreamsError, UnknownStreamError
+from secondlook.engine.serve.service import TwoLookService
+from secondlook.engine.stream.cloud import Cloud
+from secondlook.engine.stream.live import LiveStream
+from secondlook.engine.stream.state import Method, Stream
+
+__all__ = ["StreamService", "StreamSettings"]
+
+_ID_BYTES: Final = 24
+"""192 bits of randomness: an id cannot be guessed, and holding it is the right to use the stream."""
+
+_LOOK_SECONDS: Final = 0.25
+"""How often streams over time are looked for."""
+
+_TRIED_ON: Final = Size(640, 480)
+"""An original, for the check of a question before there is one."""
+
+
+@validated(frozen=True)
+class StreamSettings:
+    """What a site does with frames, and its bounds.
+
+    Attributes:
+        method: see `Method`; its `context` is the checkpoint's, see `use_context`.
+        use_context: whether an earlier answer is put behind the question, where the checkpoint has learnt to
+            read that; else it stands in place of an unsure answer.
+        deadline: seconds from a frame's arrival to its reply, for streams that do not say.
+        idle_seconds: without a frame for so long, a stream ends.
+        max_streams: open at once.
+        max_watchers: of one stream's events.
+        watched: events that are kept for a watcher who does not read them; the oldest go.
+    """
+
+    method: Method = Method()
+    use_context: bool = True
+    deadline: Annotated[float, Field(gt=0, le=60)] = 0.2
+    idle_seconds: PositiveFloat = 30.0
+    max_streams: PositiveInt = 64
+    max_watchers: PositiveInt = 16
+    watched: PositiveInt = 256
+
+
+class StreamService:
+    """Answers streams with a small model, and has a cloud teach it. Its coroutines belong to one event loop.
+
+    Args:
+        looks: the small model's.
+        cloud: who is asked about key frames; None: nobody.
+        settings: the method, and the bounds.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        looks: TwoLookService,
+        cloud: Cloud | None,
+        settings: StreamSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self._looks = looks
+        self._cloud = cloud
+        self._clock = clock
+        self._open: dict[str, LiveStream] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """While the block runs, streams end that are idle, and all of them once the server shuts down."""
+        looking = asyncio.create_task(self._look_regularly())
+        try:
+            yield
+        finally:
+            looking.cancel()
+            self._end_all("the server is shutting down")
+            if self._cloud is not None:
+                await self._cloud.aclose()
+
+    def __len__(self) -> int:
+        """Streams that are open."""
+        return len(self._open)
+
+    def check(self, name: str) -> None:
+        """
+        Raises:
+            UnknownStreamError: no such stream is open.
+        """
+        self._found(name)
+
+    async def open(self, options: StreamOptions) -> StreamCard:
+        """Begin a stream.
+
+        Raises:
+            QuestionError: the engine cannot take the question.
+            TooManyStreamsError: there are as many as there may be.
+            ModelNotReadyError, ShuttingDownError: no questions are taken now.
+        """
+        settings, card = self.settings, self._looks.card
+        self._check_room()
+        await self._looks.check_question(options.question, _TRIED_ON)
+        self._check_room()  # others may have come meanwhile
+        context = self._looks.context if settings.use_context else None
+        method = replace(settings.method, context=context)
+        view, name = card.global_view, secrets.token_urlsafe(_ID_BYTES)
+        deadline = options.deadline or settings.deadline
+        self._open[name] = LiveStream(
+            name,
+            Stream(options.question, method, view),
+            self._looks,
+            self._cloud,
+            view,
+            deadline,
+            settings.watched,
+            self._clock,
+        )
+        return StreamCard(
+            id=name,
+            model=card,
+            deadline=deadline,
+            idle_seconds=settings.idle_seconds,
+            history_seconds=method.history_seconds,
+        )
+
+    async def frame(
+        self,
+        name: str,
+        header: FrameHeader,
+        image: bytes,
+        focus: bytes | None = None,
+        details: Sequence[bytes] = (),
+    ) -> FrameReply:
+        """What holds for a frame, by its deadline.
+
+        Args:
+            image: the whole frame as a JPEG of the card's global view.
+            focus: the JPEG of `header.focus`.
+            details: those of `header.details`.
+
+        Raises:
+            UnknownStreamError: no such stream is open.
+            PictureError, PictureMismatchError, GeometryError: of this frame's own pictures; the next may be
+                better.
+            InvalidFieldError: its time of capture is before that of an earlier frame.
+            ShuttingDownError, ModelNotReadyError: see TwoLookService.
+        """
+        live = self._found(name)
+        self._looks.check_ready()
+        return await live.frame(header, image, focus, details)
+
+    def events(self, name: str) -> AsyncIterator[StreamEvent]:
+        """What happens in a stream from now on, to its end.
+
+        Raises:
+            UnknownStreamError: no such stream is open.
+            TooManyStreamsError: as many watch it as may.
+        """
+        live = self._found(name)
+        if live.watchers >= self.settings.max_watchers:
+            raise TooManyStreamsError(f"{live.watchers} watch this stream already; try again later", 1.0)
+        return live.events()
+
+    def close(self, name: str) -> StreamSummary:
+        """End a stream.
+
+        Raises:
+            UnknownStreamError: no such stream is open.
+        """
+        live = self._found(name)
+        del self._open[name]
+        return live.end("it was closed")
+
+    def _check_room(self) -> None:
+        self._looks.check_ready()
+        if len(self._open) >= self.settings.max_streams:
+            raise TooManyStreamsError(
+                f"{len(self._open)} streams are open already; end one, or try again later", 1.0
+            )
+
+    def _found(self, name: str) -> LiveStream:
+        live = self._open.get(name)
+        if live is None:
+            raise UnknownStreamError("this stream does not exist, or has ended; open another one")
+        return live
+
+    async def _look_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._looks.stopping:
+                self._end_all("the server is shutting down")
+            idle = self.settings.idle_seconds
+            for name, live in list(self._open.items()):
+                if not live.busy and self._clock() - live.touched >= idle:
+                    del self._open[name]
+                    live.end(f"no frame came within {idle:g} s")
+
+    def _end_all(self, reason: str) -> None:
+        while self._open:
+            self._open.popitem()[1].end(reason)
