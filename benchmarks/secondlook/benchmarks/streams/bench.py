@@ -144,7 +144,7 @@ class Recorder:
     def save(self, *, soon: bool = False) -> None:
         """Write what was recorded since the last time; `soon`: if that is long ago."""
         now = time.monotonic()
-        if self._run.recording is None:
+        if self._run.recording is None or not self.seconds:
             return
         if self._saved is None:
             self._saved = now

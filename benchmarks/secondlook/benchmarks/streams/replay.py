@@ -14,10 +14,9 @@ from typing import Final, Literal
 
 from secondlook.benchmarks.streams.recording import CloserKey, ContextKey, Key, Looks
 from secondlook.benchmarks.streams.scenes import SENSOR, DrawnStream
-from secondlook.edge.geometry import Rectangle, Region, moved
+from secondlook.edge.geometry import Rectangle, Region, inside, moved
 from secondlook.edge.wire import View
 from secondlook.engine.method.policy import Policy, keep_second
-from secondlook.engine.stream.focus import inside
 from secondlook.engine.stream.state import Ask, FrameInfo, Method, Said, Stream, Verdict
 
 DEADLINE: Final = 0.2
