@@ -190,6 +190,9 @@ class StreamRun:
         Literal["constant", "lognormal", "trace"],
         typer.Option(help="How delays vary around that; a trace loses 30 % of messages, too, unless told."),
     ] = "constant"
+    methods: Annotated[
+        list[str] | None, typer.Option(help="One of them; may be repeated; all unless told.")
+    ] = None
     loss: Annotated[
         float | None, typer.Option(min=0.0, max=0.99, help="Share of messages that are lost.")
     ] = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,15 +20,20 @@ from secondlook.benchmarks.run_log import LogError, differences
 from secondlook.benchmarks.streams.asking import Asker
 from secondlook.benchmarks.streams.metrics import COMPARED, Outcome, boots, difference, outcome
 from secondlook.benchmarks.streams.network import Network
+from secondlook.benchmarks.streams.partition import measure_partition
 from secondlook.benchmarks.streams.recording import Key, Recording, read_recording
 from secondlook.benchmarks.streams.replay import Replayed, Run, Way
-from secondlook.benchmarks.streams.scenes import SECONDS
+from secondlook.benchmarks.streams.scenes import SECONDS, sample_stream
+from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import View
 from secondlook.engine.stream.keyframes import KeyFrames
 from secondlook.engine.stream.state import Method
 
 _SAVE_SECONDS: Final = 30.0
 """Of looks, at most, that an interruption loses."""
+
+_SPLIT_FRAMES: Final = range(0, 100, 3)
+"""That the split of the large model is measured on."""
 
 _TEMPLATE: Final = "{question} ({age:.1f} s ago: {answer})"
 """Of context replacement, for a small model that names none."""
@@ -36,10 +42,11 @@ _TEMPLATE: Final = "{question} ({age:.1f} s ago: {answer})"
 def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
     """Every way that is compared. Key frames are sent when there is room, unless its name says otherwise."""
     busy = Method(key_frames=KeyFrames("busy"), in_flight=run.in_flight, history_seconds=run.history_seconds)
-    return (
+    every = (
         Way("small", replace(busy, remember=None, in_flight=0)),
         Way("large", replace(busy, own=False, believe=None), kind="cloud"),
         Way("offload", busy, kind="offload"),
+        Way("partition", replace(busy, own=False, believe=None), kind="partition"),
         Way("switch", replace(busy, remember=None)),
         Way("switch_memory", busy),
         Way("replace", replace(busy, context=context)),
@@ -49,11 +56,21 @@ def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
         Way("switch_memory_doubt", replace(busy, key_frames=KeyFrames("doubt"))),
         Way("switch_ungated", replace(busy, remember=None, believe=None)),
         Way("memory", replace(busy, in_flight=0)),
+        Way("large_gated", replace(busy, own=False), kind="cloud"),
     )
+    wanted = run.methods or [way.name for way in every]
+    if unknown := [name for name in wanted if name not in {way.name for way in every}]:
+        names = ", ".join(way.name for way in every)
+        raise SettingsError(f"there is no method {unknown[0]!r}; there are {names}")
+    return tuple(way for way in every if way.name in wanted)
 
 
 class Recorder:
     """A recording that grows as replays need it, and the models, loaded when they are first asked.
+
+    Attributes:
+        recording: what is there so far.
+        seconds: that asking took.
 
     Raises:
         LogError: the run's recording cannot be read, or is of other streams or models.
@@ -62,6 +79,7 @@ class Recorder:
     def __init__(self, run: StreamRun) -> None:
         self._run = run
         self._saved: float | None = None
+        self.seconds = 0.0
         self.recording = self._opened()
 
     def _opened(self) -> Recording:
@@ -76,7 +94,8 @@ class Recorder:
         if run.recording is None or not run.recording.exists():
             models = self.asker.described
             on = environment(str(self.asker.small.model.device), models["small"]["dtype"])
-            return Recording({**wanted, "models": models}, on)
+            split = measure_partition(run.large, sample_stream("test", run.seed, 0), _SPLIT_FRAMES)
+            return Recording({**wanted, "models": models}, on, split)
         found = read_recording(run.recording)
         settings = {name: found.settings.get(name) for name in wanted}
         _check(run.recording, settings, wanted)
@@ -96,23 +115,36 @@ class Recorder:
         recording = self.recording
         drawn = recording.stream(index)
         if index not in recording.looks:
-            recording.looks[index] = self.asker.looks(drawn)
-            self.save(soon=True)
+            with self._asking():
+                recording.looks[index] = self.asker.looks(drawn)
         models = recording.settings["models"]
         view = View.model_validate(models["small"]["view"])
-        shared = models["small"]["view"] == models["large"]["view"]
-        return Replayed(drawn, recording.looks[index], view, shared=shared)
+        split = recording.partition
+        return Replayed(
+            drawn,
+            recording.looks[index],
+            view,
+            shared=models["small"]["view"] == models["large"]["view"],
+            features=(split["bytes_whole"], split["bytes_region"]),
+        )
 
     def ask(self, one: Replayed, keys: Sequence[Key]) -> None:
         """Record what else is asked about a stream."""
-        for key, look in self.asker.further(one.drawn, keys).items():
-            one.looks.keep(key, look)
+        with self._asking():
+            for key, look in self.asker.further(one.drawn, keys).items():
+                one.looks.keep(key, look)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
         self.save(soon=True)
+        self.seconds += time.perf_counter() - begun
 
     def save(self, *, soon: bool = False) -> None:
         """Write what was recorded since the last time; `soon`: if that is long ago."""
         now = time.monotonic()
-        if self._run.recording is None:
+        if self._run.recording is None or not self.seconds:
             return
         if self._saved is None:
             self._saved = now
@@ -175,6 +207,7 @@ def bench_stream(run: StreamRun) -> dict[str, Any]:
     jobs = [(way, network) for network in networks for way in named]
     runs: list[list[Run]] = [[] for _ in jobs]
     truths, times = list[Sequence[str]](), list[Sequence[float]]()
+    begun = time.perf_counter()
     try:
         with progress(Console(stderr=True), "streams", run.streams) as go_on:
             for index in range(run.streams):
@@ -193,11 +226,17 @@ def bench_stream(run: StreamRun) -> dict[str, Any]:
     for (way, network), its in zip(jobs, runs, strict=True):
         found = outcomes[way.name, network.delay] = outcome(its, truths, times)
         rows.append({"method": way.name, "delay": network.delay, **found.row})
+    replayed = time.perf_counter()
     return {
         "streams": run.streams,
         "frames": sum(map(len, times)),
+        "seconds_asking": recorder.seconds,
+        "seconds_replaying": replayed - begun - recorder.seconds,
+        "network": run.network,
+        "loss": run.lost,
         "rows": rows,
         "differences": _differences(outcomes, boots(truths)),
+        "partition": recorder.recording.partition,
         "recorded": {**recorder.recording.settings, "environment": recorder.recording.made},
     }
 
@@ -206,6 +245,7 @@ def _differences(outcomes: Mapping[tuple[str, float], Outcome], boot: Bootstrap)
     """Of accuracies on the same frames, with intervals."""
     names = list(dict.fromkeys(name for name, _ in outcomes))
     pairs = [*COMPARED, *((name, "small") for name in names if name != "small")]
+    pairs = [pair for pair in pairs if set(pair) <= set(names)]
     rows = []
     for one, other in pairs:
         for delay in dict.fromkeys(delay for _, delay in outcomes):

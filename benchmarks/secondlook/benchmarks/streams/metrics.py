@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ BoolArray = npt.NDArray[np.bool_]
 COMPARED: Final = (
     ("switch", "large"),
     ("switch_memory", "large"),
+    ("switch_memory", "large_gated"),
     ("switch_memory", "switch"),
     ("switch_memory_doubt", "switch_memory"),
     ("switch", "switch_ungated"),
@@ -97,7 +99,7 @@ def _corrections(right: BoolArray, truths: Sequence[str], times: Sequence[float]
     end, where there is none before."""
     changes = [n for n in range(1, len(truths)) if truths[n] != truths[n - 1]]
     found = []
-    for change, until in zip(changes, [*changes[1:], len(truths)], strict=True):
+    for change, until in pairwise([*changes, len(truths)]):
         first = next((n for n in range(change, until) if right[n]), until)
         # The frame behind the last one would be as far from it as that is from the one before.
         end = times[first] if first < len(times) else 2 * times[-1] - times[-2]

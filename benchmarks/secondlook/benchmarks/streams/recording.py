@@ -124,14 +124,16 @@ class Recording:
         settings: all that the looks depend on: `split`, `seed`, `seconds`, `small`, `large`, as they were
             asked for, and `models`: views, dtypes and digests of weights.
         made: what they were made on: stated, but no part of what they depend on.
+        partition: what the split of the large model took, see `measure_partition`.
 
     Attributes:
         looks: by the stream's index.
     """
 
-    def __init__(self, settings: dict[str, Any], made: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], made: dict[str, Any], partition: dict[str, Any]) -> None:
         self.settings = settings
         self.made = made
+        self.partition = partition
         self.looks: dict[int, Looks] = {}
 
     def stream(self, index: int) -> DrawnStream:
@@ -140,7 +142,12 @@ class Recording:
 
     def save(self, path: Path) -> None:
         """Write all of it, in place of what is there."""
-        header = {"format": _FORMAT, "settings": self.settings, "made": self.made}
+        header = {
+            "format": _FORMAT,
+            "settings": self.settings,
+            "made": self.made,
+            "partition": self.partition,
+        }
         lines = [header, *(_line(index, looks) for index, looks in sorted(self.looks.items()))]
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
         write_files({path: gzip.compress(text.encode(), mtime=0)})
@@ -156,7 +163,7 @@ def read_recording(path: Path) -> Recording:
         head = json.loads(header)
         if head["format"] != _FORMAT:
             raise ValueError(f"its format is {head['format']}, not {_FORMAT}")
-        recording = Recording(head["settings"], head["made"])
+        recording = Recording(head["settings"], head["made"], head["partition"])
         for line in lines:
             read = json.loads(line)
             recording.looks[int(read["stream"])] = _looks(read)

@@ -14,10 +14,9 @@ from typing import Final, Literal
 
 from secondlook.benchmarks.streams.recording import CloserKey, ContextKey, Key, Looks
 from secondlook.benchmarks.streams.scenes import SENSOR, DrawnStream
-from secondlook.edge.geometry import Rectangle, Region, moved
+from secondlook.edge.geometry import Rectangle, Region, inside, moved
 from secondlook.edge.wire import View
 from secondlook.engine.method.policy import Policy, keep_second
-from secondlook.engine.stream.focus import inside
 from secondlook.engine.stream.state import Ask, FrameInfo, Method, Said, Stream, Verdict
 
 DEADLINE: Final = 0.2
@@ -38,13 +37,14 @@ class Way:
         method: what the stream's state does.
         windows: whether the camera tells its motion.
         kind: `site`: every frame goes to the site, which asks the cloud. `cloud`: nothing but key frames
-            leaves the camera. `offload`: an unsure frame goes to the cloud if its answer may come in time.
+            leaves the camera; `partition`: as features. `offload`: an unsure frame goes to the cloud if its
+            answer may come in time.
     """
 
     name: str
     method: Method
     windows: bool = False
-    kind: Literal["site", "cloud", "offload"] = "site"
+    kind: Literal["site", "cloud", "partition", "offload"] = "site"
 
 
 @dataclass
@@ -82,11 +82,16 @@ class Replayed:
     Args:
         view: of the small model's whole picture.
         shared: whether the large model takes the same, so that the site passes it on.
+        features: bytes of what the large model's encoder makes of a whole picture, and of a region.
     """
 
-    def __init__(self, drawn: DrawnStream, looks: Looks, view: View, *, shared: bool) -> None:
+    def __init__(
+        self, drawn: DrawnStream, looks: Looks, view: View, *, shared: bool, features: tuple[int, int]
+    ) -> None:
         self.drawn, self.looks = drawn, looks
         self._view, self._shared = view, shared
+        self._question = drawn.question
+        self._features = features
         plain = [FrameInfo(number, moment.time, SENSOR) for number, moment in enumerate(drawn.moments)]
         self.times = [info.captured for info in plain]
         self._windows = [Rectangle(*moment.window.as_tuple()) for moment in drawn.moments]
@@ -106,7 +111,7 @@ class Replayed:
         """
         if way.kind == "offload":
             return self._offloaded(way.method, delays, timeout)
-        stream = Stream(self.drawn.question, way.method, self._view)
+        stream = Stream(self._question, way.method, self._view)
         under_way: list[tuple[float, int, bool]] = []
         verdict: Verdict | None = None
         run = Run()
@@ -129,7 +134,9 @@ class Replayed:
                 lost = delays[number] >= timeout
                 arrival = info.captured + (timeout if lost else delays[number])
                 heapq.heappush(under_way, (arrival, number, lost))
-            late = way.kind == "cloud" and not (asked and delays[number] <= DEADLINE + _EPSILON)
+            late = way.kind in ("cloud", "partition") and not (
+                asked and delays[number] <= DEADLINE + _EPSILON
+            )
             age = info.captured - self.times[0] if verdict.age is None else verdict.age
             run.add(verdict.text, age, late, asked, self._sent(way, info, asked))
         return run
@@ -146,7 +153,7 @@ class Replayed:
 
     def _said(self, number: int, ask: Ask) -> Generator[Key, None, Said]:
         own, looks = self.looks.own[number], self.looks
-        if ask.question != self.drawn.question:
+        if ask.question != self._question:
             line = ContextKey(number, ask.question)
             if line not in looks.context:
                 yield line
@@ -174,7 +181,9 @@ class Replayed:
         needed, and so was not made."""
         whole, part = self.looks.cloud[info.number].bytes
         to_cloud = whole + part if asked else 0
-        if way.kind == "cloud":
+        if way.kind == "partition":
+            to_cloud = (self._features[0] + (self._features[1] if part else 0)) if asked else 0
+        if way.kind in ("cloud", "partition"):
             return to_cloud, to_cloud
         from_camera = self.looks.own[info.number].bytes
         if asked:
