@@ -45,7 +45,8 @@ _FRAME: Final = Size(1280, 960)
 _FRAMES: Final = 25
 """Of different frames, which come again and again."""
 
-_FAST_FPS: Final = 30
+_CACHE_GB: Final = 0.25
+"""Of keys and values, each model: for a single camera."""
 _WARM_FRAMES: Final = 500
 """Until all that grows once has grown."""
 
@@ -114,14 +115,16 @@ def _sites(run: SiteRun, stack: ExitStack) -> dict[str, str]:
     clouds["dead"] = stack.enter_context(_nobody(listening=False))
     clouds["stalled"] = stack.enter_context(_nobody(listening=True))
     if run.well:
-        clouds["well"] = stack.enter_context(loopback_server(load_engine(EngineOptions(run.cloud))))
+        clouds["well"] = stack.enter_context(
+            loopback_server(load_engine(EngineOptions(run.cloud, kv_cache_gb=_CACHE_GB)))
+        )
     sites = {}
     for name, url in clouds.items():
         cloud = None
         if url is not None:
             transport = httpx.AsyncHTTPTransport(verify=False)
             cloud = HttpCloud(url, method.history_seconds, transport=transport)
-        engine = load_engine(EngineOptions(run.model))
+        engine = load_engine(EngineOptions(run.model, kv_cache_gb=_CACHE_GB))
         sites[name] = stack.enter_context(loopback_server(engine, extend=streaming(settings, cloud)))
     return sites
 
