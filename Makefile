@@ -1,4 +1,5 @@
 # make demo     a dozen pictures asked through edge and server, on an embedded model (MODEL=demo-qwen: the second)
+# make demo-stream  a minute of a moving camera through edge, site and cloud, live and as a film
 # make test     the tests, but for the slow ones: at most 8 minutes on two idle cores
 # make test-all  all tests, as continuous integration runs them
 # make check    lint, format and types
@@ -17,10 +18,13 @@ READY := $(VENV)/.ready
 OUT ?= out/gpu-check
 MODEL ?= demo
 
-.PHONY: demo test test-all check bench figures gpu-check clean
+.PHONY: demo demo-stream test test-all check bench figures gpu-check clean
 
 demo: $(READY)
 	$(BIN)/secondlook demo --model $(MODEL)
+
+demo-stream: $(READY)
+	$(BIN)/secondlook demo-stream
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow"

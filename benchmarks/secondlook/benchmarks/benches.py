@@ -25,9 +25,11 @@ _BENCHES: Final[dict[str, tuple[str, type[Any], str]]] = {
     "prefill": ("latency.prefill:bench_prefill", options.PrefillRun, ""),
     "load": ("load:bench_load", options.LoadRun, ""),
     "edge": ("edge.edge:bench_edge", options.EdgeRun, "uint8"),
+    "site": ("streams.live:bench_site", options.SiteRun, "float32"),
     "vision": ("vision:bench_vision", options.VisionRun, "float32"),
     "kernels": ("operators:bench_operators", options.KernelsRun, "various"),
     "replay": ("analysis.replay:bench_replay", options.ReplayRun, "float64"),
+    "stream": ("streams.bench:bench_stream", options.StreamRun, ""),
     "budget": ("calibration.budget:bench_budget", options.BudgetRun, "float64"),
 }
 """Each command's function, its options, and the dtype where these name none. The function takes the options

@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
         app.add_typer(group, name=name)
         added(group)
     app.command()(demo)
+    app.command()(demo_stream)
     app.command()(report)
 
 
@@ -40,6 +41,22 @@ def demo(
     from secondlook.benchmarks.demo import run_demo
 
     run_demo(out, seed, count, model)
+
+
+def demo_stream(
+    out: Annotated[Path, typer.Option(help="Folder for the film.")] = Path("out/demo-stream"),
+    seed: Annotated[int, typer.Option(min=0, help="Which streams are drawn.")] = 7,
+    seconds: Annotated[float, typer.Option(min=20, max=600, help="Of 20 s each.")] = 60,
+    delay: Annotated[float, typer.Option(min=0, max=60, help="Seconds that the cloud takes at least.")] = 1.0,
+    model: ModelOption = "demo",
+    cloud: Annotated[str, typer.Option(help="The large model.")] = "demo",
+    verbose: VerboseOption = 0,
+) -> None:
+    """Show a moving camera's frames to a site that a late cloud teaches, over loopback: live, and a film."""
+    configure_logging(verbose)
+    from secondlook.benchmarks.streams.demo import run_demo_stream
+
+    run_demo_stream(out, seed, seconds, delay, model, cloud)
 
 
 def report(

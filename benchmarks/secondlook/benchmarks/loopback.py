@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from secondlook.benchmarks.commands import MeasurementError
-from secondlook.engine.serve.app import address_url, create_app, listen
+from secondlook.engine.serve.app import Extension, address_url, create_app, listen
 from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.settings import ServerSettings
@@ -20,11 +20,13 @@ _START_SECONDS = 30.0
 
 
 @contextmanager
-def loopback_server(engine: TwoLookEngine, settings: ServerSettings | None = None) -> Iterator[str]:
+def loopback_server(
+    engine: TwoLookEngine, settings: ServerSettings | None = None, extend: Extension | None = None
+) -> Iterator[str]:
     """Serve `engine` on a free port of 127.0.0.1 while the block runs; yields the URL."""
     with listen("127.0.0.1", 0) as listener:
         settings = settings or ServerSettings()
-        server = uvicorn.Server(ConnectionConfig(create_app(engine, settings), settings.connections))
+        server = uvicorn.Server(ConnectionConfig(create_app(engine, settings, extend), settings.connections))
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listener]}, name="secondlook-loopback", daemon=True
         )

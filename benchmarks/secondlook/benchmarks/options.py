@@ -174,6 +174,72 @@ class BudgetRun:
     seed: SeedOption = 0
 
 
+@validated(frozen=True)
+class StreamRun:
+    """Every way of answering a stream of frames in time, over the delay of the cloud, on drawn streams."""
+
+    streams: Annotated[int, typer.Option(min=1, help="Of 20 seconds, at 5 frames a second.")] = 6
+    delays: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.0,
+            help="Seconds to the cloud's answer; may be repeated; 0.2, 0.5, 1, 2, 4 and 9 unless told.",
+        ),
+    ] = None
+    network: Annotated[
+        Literal["constant", "lognormal", "trace"],
+        typer.Option(help="How delays vary around that; a trace loses 30 % of messages, too, unless told."),
+    ] = "constant"
+    methods: Annotated[
+        list[str] | None, typer.Option(help="One of them; may be repeated; all unless told.")
+    ] = None
+    loss: Annotated[
+        float | None, typer.Option(min=0.0, max=0.99, help="Share of messages that are lost.")
+    ] = None
+    in_flight: Annotated[int, typer.Option(min=1, help="Frames that the cloud is asked about at once.")] = 1
+    history_seconds: Annotated[float, typer.Option(min=0.1, help="How long an answer is of use.")] = 10.0
+    small: Annotated[str, typer.Option(help="The site's model, as --model of serve.")] = "demo"
+    large: Annotated[str, typer.Option(help="The cloud's.")] = "demo"
+    recording: Annotated[
+        Path | None, typer.Option(help="What the models said: read from there, and what is new kept there.")
+    ] = None
+    dtype: ServedDTypeOption = "auto"
+    device: ServedDeviceOption = "auto"
+    seed: SeedOption = 0
+
+    @property
+    def each_delay(self) -> list[float]:
+        return self.delays or [0.2, 0.5, 1.0, 2.0, 4.0, 9.0]
+
+    @property
+    def lost(self) -> float:
+        """Share of messages."""
+        return (0.3 if self.network == "trace" else 0.0) if self.loss is None else self.loss
+
+
+@validated(frozen=True)
+class SiteRun:
+    """A site's frames in real time: how late they are answered, whatever becomes of the cloud."""
+
+    model: ModelOption = "demo"
+    cloud: Annotated[str, typer.Option(help="The model of the cloud that is well.")] = "demo"
+    well: Annotated[
+        bool, typer.Option("--well", help="Have a cloud that answers, too: on this machine, beside the site.")
+    ] = False
+    focus: Annotated[Literal["off", "crop"], typer.Option(help="As for secondlook site.")] = "off"
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Frames a second.")] = 5.0
+    fast_fps: Annotated[
+        float, typer.Option(min=0.1, max=1000, help="The same, more than can be kept up.")
+    ] = 30.0
+    deadline: Annotated[float, typer.Option(min=0.001, max=60, help="Seconds to the answer.")] = 0.2
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of each phase.")] = 20.0
+    rounds: Annotated[int, typer.Option(min=1, help="Phases of each cloud, in turns.")] = 5
+    memory_frames: Annotated[
+        int, typer.Option(min=0, help="Frames, one after the other, while memory is watched; 0: none.")
+    ] = 10_000
+    seed: SeedOption = 0
+
+
 QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
 
 

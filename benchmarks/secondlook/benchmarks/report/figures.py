@@ -81,9 +81,25 @@ def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) ->
     return "\n\n".join([escaped(report.lead), *part_lines([*firsts, *chosen], links)]) + "\n"
 
 
+def streams(results: Sequence[Path], document: Path, plots: Path | None = None) -> str:
+    """Tables and plots of `bench stream`, a part for each network; see `evidence`."""
+    from secondlook.benchmarks.report.document import escaped, part_lines
+    from secondlook.benchmarks.report.plots import standalone
+    from secondlook.benchmarks.report.streams import sections
+
+    links, lines = Path(os.path.relpath(PLOTS, document.parent)).as_posix(), list[str]()
+    for report in map(_read, results):
+        text, parts, drawn = sections(report)
+        if plots is not None:
+            write_files({plots / f"{plot.name}.svg": standalone(plot.svg) for plot in drawn})
+        lines += [escaped(text), *part_lines([*parts, *drawn], links)]
+    return "\n\n".join(lines) + "\n"
+
+
 _SIGNS: Final = "signs-test-4242.json"
 _HEADLINE: Final = (_SIGNS, "latency-small-4-cpu.json", "load-demo-float32-cpu.json")
 _LOGS: Final = ("signs-5151-90-90.jsonl.gz", "signs-5151-*.jsonl.gz")
+_STREAMS: Final = tuple(f"stream-{network}.json" for network in ("constant", "lognormal", "trace"))
 _SPEED: Final = ("latency-*.json", "flops-*.json", "load-*.json", "prefill-*.json", "replay-*.json")
 
 _CARD: Final = Path("engine/secondlook/engine/checkpoint/README.md")
@@ -98,6 +114,7 @@ PARTS: Final = (
     Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _each),
     Part("heads", Path("docs/calibration.md"), ("heads-*.json",), _each),
     Part("compare", Path("docs/calibration.md"), ("compare-*.json",), _each),
+    Part("streams", Path("docs/streams.md"), _STREAMS, streams),
     Part("speed", Path("docs/performance.md"), _SPEED, _each),
     Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each),
     Part("vision", Path("docs/export.md"), ("vision-*.json",), _each),
@@ -108,7 +125,9 @@ PARTS: Final = (
 def write_figures(root: Path) -> None:
     """Write every part of every document below a checkout's root, and the plots."""
     for part in PARTS:
-        written = partial(evidence, plots=root / PLOTS) if part.written is evidence else part.written
+        written = part.written
+        for drawing in (evidence, streams):
+            written = partial(drawing, plots=root / PLOTS) if part.written is drawing else written
         path = root / part.document
         text = filled(path.read_text(encoding="utf-8"), part.name, written(part.files(root), part.document))
         write_files({path: text})

@@ -94,6 +94,12 @@ def measured(kind: str, report: Report) -> str:
         more = (flows, _latency_rows(report, flows), _tail(report)[0])
     elif kind == "flops":
         more = (_FLOWS,)
+    elif kind == "stream":
+        from secondlook.benchmarks.report.document import part_lines
+        from secondlook.benchmarks.report.streams import accuracy_table, cost_table
+
+        delay = report["rows"][0]["delay"]
+        more = (part_lines([accuracy_table(report), cost_table(report, delay)], ""),)
     return _written(kind, report, report["environment"], *more)
 
 

@@ -186,4 +186,4 @@ async def close_stream(service: Service, stream_id: StreamId) -> StreamSummary:
 
 async def _lines(events: AsyncIterator[StreamEvent]) -> AsyncIterator[bytes]:
     async for event in events:
-        yield event.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        yield event.model_dump_json().encode() + b"\n"
