@@ -83,7 +83,7 @@ def evidence(logs: Sequence[Path], document: Path, plots: Path | None = None) ->
 
 def streams(results: Sequence[Path], document: Path, plots: Path | None = None) -> str:
     """Tables and plots of `bench stream`, a part for each network; see `evidence`."""
-    from secondlook.benchmarks.report.document import escaped, part_lines
+    from secondlook.benchmarks.report.document import part_lines
     from secondlook.benchmarks.report.plots import standalone
     from secondlook.benchmarks.report.streams import sections
 
@@ -92,7 +92,7 @@ def streams(results: Sequence[Path], document: Path, plots: Path | None = None) 
         text, parts, drawn = sections(report)
         if plots is not None:
             write_files({plots / f"{plot.name}.svg": standalone(plot.svg) for plot in drawn})
-        lines += [escaped(text), *part_lines([*parts, *drawn], links)]
+        lines += [text, *part_lines([*parts, *drawn], links)]
     return "\n\n".join(lines) + "\n"
 
 

@@ -61,8 +61,8 @@ def sections(report: Report) -> tuple[str, list[Table], list[Plot]]:
     )
     loss = f", {report['loss']:.0%} of messages lost" if report["loss"] else ""
     text = (
-        f"{_NETWORKS[report['network']].capitalize()}{loss}; {report['in_flight']} key frame under way at "
-        f"once at most. {report['streams']} streams, {report['frames']} frames, seed {recorded['seed']}; "
+        f"{_NETWORKS[report['network']].capitalize()}{loss}; at most {report['in_flight']} under way at "
+        f"once. {report['streams']} streams, {report['frames']} frames, seed {recorded['seed']}; "
         f"{who}, in {models['small']['dtype']}; 95 % intervals by stream. Replayed with commit "
         f"{on['commit'] or 'unknown'}."
     )

@@ -99,7 +99,7 @@ def measured(kind: str, report: Report) -> str:
         from secondlook.benchmarks.report.streams import accuracy_table, cost_table
 
         delay = report["rows"][0]["delay"]
-        more = (part_lines([accuracy_table(report), cost_table(report, delay)], ""),)
+        more = (part_lines([accuracy_table(report, intervals=False), cost_table(report, delay)], ""),)
     return _written(kind, report, report["environment"], *more)
 
 

@@ -45,6 +45,7 @@ def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
     every = (
         Way("small", replace(busy, remember=None, in_flight=0)),
         Way("large", replace(busy, own=False, believe=None), kind="cloud"),
+        Way("large_gated", replace(busy, own=False), kind="cloud"),
         Way("offload", busy, kind="offload"),
         Way("partition", replace(busy, own=False, believe=None), kind="partition"),
         Way("switch", replace(busy, remember=None)),
@@ -56,7 +57,6 @@ def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
         Way("switch_memory_doubt", replace(busy, key_frames=KeyFrames("doubt"))),
         Way("switch_ungated", replace(busy, remember=None, believe=None)),
         Way("memory", replace(busy, in_flight=0)),
-        Way("large_gated", replace(busy, own=False), kind="cloud"),
     )
     wanted = run.methods or [way.name for way in every]
     if unknown := [name for name in wanted if name not in {way.name for way in every}]:
