@@ -217,7 +217,7 @@ def _brought(seen: _Seen, frame: int, box: Box) -> Rectangle | None:
     """A box of an earlier frame in shares of this one; None: outside."""
     windows = [Rectangle(*seen.stream.moments[index].window.as_tuple()) for index in (frame, seen.index)]
     place = Rectangle(box.left, box.top, box.right, box.bottom)
-    region: Region | None = inside(moved(place, *windows, SENSOR), SENSOR)
+    region: Region | None = inside(moved(place, windows[0], windows[1], SENSOR), SENSOR)
     if region is None:
         return None
     across, down = SENSOR.width, SENSOR.height

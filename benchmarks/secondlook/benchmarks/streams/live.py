@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import multiprocessing
 import socket
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import numpy as np
 from rich.console import Console
 
 from secondlook.benchmarks.commands import complete_rounds, progress
@@ -152,16 +152,16 @@ def _phases(
 def _rows(results: dict[str, list[PhaseResult]], run: SiteRun) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for cloud, phases in results.items():
-        seconds = np.concatenate([phase.seconds for phase in phases])
+        seconds = [each for phase in phases for each in phase.seconds]
         times = milliseconds(seconds, 50, 90, 99)
         first = rows[0] if rows else times
         rows.append(
             {
                 "cloud": cloud,
                 "frames": len(seconds),
-                "within_deadline": float(np.mean(seconds <= run.deadline)),
+                "within_deadline": statistics.fmean(each <= run.deadline for each in seconds),
                 **times,
-                "max_ms": 1e3 * float(seconds.max()),
+                "max_ms": 1e3 * max(seconds),
                 "p50_over_none": times["p50_ms"] / first["p50_ms"],
                 "p90_over_none": times["p90_ms"] / first["p90_ms"],
                 "p99_over_none": times["p99_ms"] / first["p99_ms"],

@@ -311,9 +311,7 @@ class LiveStream:
     def _lost(self, frame: KeyFrame, reason: str) -> None:
         self._stream.lost(frame.number)
         self._counts["cloud_lost"] += 1
-        level = (
-            logging.INFO if self._without_cloud else logging.WARNING
-        )  # the first of them
+        level = logging.INFO if self._without_cloud else logging.WARNING  # the first of them
         _log.log(level, "a key frame has no answer: %s", reason)
         self._without_cloud = True
         self._counts["bytes_to_cloud"] += frame.handed
