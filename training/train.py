@@ -46,7 +46,7 @@ from training.loop import (
 from training.model import PATCH, PROBE_LAYER, Architecture
 from training.pretrain import gathered_close_ups, some_corner
 
-__all__ = ["STAGES", "Stage", "look_losses", "train"]
+__all__ = ["STAGES", "Read", "Stage", "look_losses", "losses", "read", "train"]
 
 ATTENTION_WEIGHT: Final = 1.0
 PATCH_WEIGHT: Final = 0.75
@@ -54,8 +54,22 @@ CLOSE_UPS: Final = 96
 """Close-ups a step in the third stage, beside the lessons."""
 
 
-def look_losses(model: Any, packed: Packed, visual: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Answer loss, attention loss, and the share of answer tokens predicted right.
+@dataclass(frozen=True)
+class Read:
+    """What a model makes of packed looks.
+
+    logits float32 [W, V] where an answer is wanted; looked [P, M], the probe layer's attention from each probe
+    to the visual tokens, mean over heads; fetched [L, P', heads], that of the layers before to the word that
+    says where, for probes that have one and no earlier answer.
+    """
+
+    logits: Tensor
+    looked: Tensor
+    fetched: Tensor
+
+
+def read(model: Any, packed: Packed, visual: Tensor) -> Read:
+    """Run the decoder.
 
     Args:
         visual: [M, D], rows of all looks' pictures, look by look.
@@ -71,19 +85,32 @@ def look_losses(model: Any, packed: Packed, visual: Tensor) -> tuple[Tensor, Ten
         use_cache=False,
         output_attentions=True,
     )
-    wanted = packed.labels != IGNORED
-    logits = model.lm_head(output.last_hidden_state[wanted]).float()
-    targets = packed.labels[wanted]
-    answers = functional.cross_entropy(logits, targets)
+    logits = model.lm_head(output.last_hidden_state[packed.labels != IGNORED]).float()
     rows, places, cues = packed.probes.unbind(1)
     attention = output.attentions[PROBE_LAYER].float()[rows, :, places].mean(1)
-    looked = attention.gather(1, packed.images[rows])
-    focus = -(packed.targets * (looked + 1e-6).log()).sum(1).mean()
-    cued = cues >= 0
+    cued = (cues >= 0) & ~packed.history[rows, places]
     before = torch.stack(output.attentions[:PROBE_LAYER]).float()
     fetched = before[:, rows[cued], :, places[cued], cues[cued]]
-    focus = focus - (fetched + 1e-6).log().mean()
-    return answers, focus, float((logits.argmax(-1) == targets).float().mean())
+    return Read(logits, attention.gather(1, packed.images[rows]), fetched)
+
+
+def losses(found: Read, packed: Packed) -> tuple[Tensor, Tensor, float]:
+    """Answer loss, attention loss, and the share of answer tokens predicted right.
+
+    Where there is an earlier answer to look at too, only where in the picture attention goes is taught.
+    """
+    targets = packed.labels[packed.labels != IGNORED]
+    answers = functional.cross_entropy(found.logits, targets)
+    rows, places, _ = packed.probes.unbind(1)
+    looked = found.looked + 1e-6
+    looked = looked / torch.where(packed.history[rows, places], looked.sum(1), 1.0)[:, None]
+    focus = -(packed.targets * looked.log()).sum(1).mean() - (found.fetched + 1e-6).log().mean()
+    return answers, focus, float((found.logits.argmax(-1) == targets).float().mean())
+
+
+def look_losses(model: Any, packed: Packed, visual: Tensor) -> tuple[Tensor, Tensor, float]:
+    """`losses` of what `read` finds."""
+    return losses(read(model, packed, visual), packed)
 
 
 @dataclass(frozen=True)
