@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
@@ -143,6 +144,7 @@ def continue_with_history(
                 loss = loss + answers + ATTENTION_WEIGHT * focus + HOLD_WEIGHT * apart
                 told[f"{name}_answers"], told[f"{name}_apart"] = answers, apart
                 told[f"{name}_recalled"] = _recalled(now, packed)
+                told[f"{name}_copied"] = now.copied.mean() if len(now.copied) else 0.0
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -161,10 +163,12 @@ WAYS: Final = ("without", "correct", "stale")
 def measure(engine: Engine, seed: int, count: int) -> dict[str, dict[str, dict[str, float]]]:
     """How a model fares without, with correct, and with stale history, by what the picture shows.
 
-    Asked of every sign of `count` test pictures, of two that are not there (whose right answer is the history's),
-    and whether there is one. `took` is the share that gave a stale answer, `doubt` the mean uncertainty.
+    Asked of every sign of `count` test pictures, of two that are not there (whose right answer is the
+    history's), and whether there is one. `took` is the share that gave a stale answer, `doubt` the mean
+    uncertainty.
     """
     told = defaultdict[tuple[str, str], list[tuple[bool, bool, float]]](list)
+    once = AnswerOptions(second_look="never")
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         scene = shrunk(SignsPicture("test", seed, index).scene, rng)
@@ -184,7 +188,7 @@ def measure(engine: Engine, seed: int, count: int) -> dict[str, dict[str, dict[s
                     wrong = "no" if earlier == "yes" else "yes"
                     earlier = str(another(int(earlier), rng)) if question.type == "read" else wrong
                 asked = question if way == "without" else with_history(question, age, earlier)
-                look = engine.first_look(sent, asked.text, scene.size, AnswerOptions(second_look="never")).look
+                look = engine.first_look(sent, asked.text, scene.size, once).look
                 taken = way == "stale" and is_correct(replace(question, answer=earlier), look.text)
                 kind = question.type if question.type == "exists" else _size(scene, question.sign)
                 told[kind, way].append((is_correct(question, look.text), taken, look.uncertainty))
@@ -200,7 +204,6 @@ def _size(scene: Scene, sign: Sign | None) -> str:
         return "absent"
     height = scene.global_digit_height(sign)
     return "< 6 px" if height < 6 else "6 to 9 px" if height < READABLE else ">= 9 px"
-
 
 
 def main() -> None:
@@ -219,7 +222,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure is not None:
         engine = Engine(load_model(arguments.measure, dtype="float32", device=str(arguments.device)))
-        print(json.dumps(measure(engine, arguments.seed, arguments.count), indent=1))
+        sys.stdout.write(json.dumps(measure(engine, arguments.seed, arguments.count), indent=1) + "\n")
         return
     if not (arguments.out / "language.pt").is_file():
         parser.error(f"{arguments.out / 'language.pt'} is missing: publish --resume, or run the stage before")

@@ -65,28 +65,28 @@ def recalling(
     asked = []
     for question in questions["read"]:
         assert question.sign is not None
-        age = _age(rng)
+        number, age = question.sign.number, _age(rng)
         stale = 0.5 if question.sign in readable else 1 - np.exp(-age / _STALE_AFTER)
-        number = question.sign.number
-        asked.append(with_history(question, age, str(another(number, rng) if rng.random() < stale else number)))
-    for absent in unanswerable(questions, rng)[:_ABSENT]:
-        asked.append(with_history(absent, _age(rng), absent.answer))
+        earlier = another(number, rng) if rng.random() < stale else number
+        asked.append(with_history(question, age, str(earlier)))
+    absent = unanswerable(questions, rng)[:_ABSENT]
+    asked += [with_history(question, _age(rng), question.answer) for question in absent]
     if rng.random() < 0.5:
         exists = questions["exists"][rng.integers(len(questions["exists"]))]
         asked.append(with_history(exists, _age(rng), "yes" if rng.random() < 0.5 else "no"))
     return asked
 
 
-def unanswerable(
-    questions: dict[QuestionType, list[Question]], rng: np.random.Generator
-) -> list[Question]:
+def unanswerable(questions: dict[QuestionType, list[Question]], rng: np.random.Generator) -> list[Question]:
     """Which number is on signs that are not there: every one is as good an answer."""
-    some, there = questions["read"][0], {question.sign.colour for question in questions["read"] if question.sign}
+    some = questions["read"][0]
     assert some.sign is not None
+    absent = [
+        colour for colour, asked in zip(COLOURS, questions["exists"], strict=True) if asked.sign is None
+    ]
     return [
         Question("read", some.text.replace(some.sign.colour, colour), str(rng.integers(10, 100)), None)
-        for colour in rng.permutation(list(COLOURS))
-        if colour not in there
+        for colour in rng.permutation(absent)
     ]
 
 

@@ -62,7 +62,8 @@ class Look:
 
     `targets` holds, for each position in `probes`, the attention wanted on the visual tokens (rows sum to 1),
     and `cues` the position of the word that says where (the colour), -1 where there is none. `positions` are
-    rotary ones [P, T] int64. `history` says of each token whether its question has an earlier answer.
+    rotary ones [P, T] int64. `history` says of each token whether its question has an earlier answer;
+    `copies` holds, where nothing but that tells the answer, positions that predict it and those to copy from.
     """
 
     ids: list[int]
@@ -73,6 +74,7 @@ class Look:
     probes: list[int] = field(default_factory=list)
     targets: list[FloatArray] = field(default_factory=list)
     cues: list[int] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Lessons(IterableDataset[Lesson]):
         words = [tokenizer.encode(f" {colour}", add_special_tokens=False) for colour in COLOURS]
         assert all(len(word) == 1 for word in words), "every colour is one token"
         self.colour_tokens = {word[0] for word in words}
+        self.closing = len(tokenizer.encode(") ASSISTANT:", add_special_tokens=False))
 
     def __iter__(self) -> Iterator[Lesson]:
         worker = get_worker_info()
@@ -131,13 +134,12 @@ class Lessons(IterableDataset[Lesson]):
         if rng.random() < 0.1:
             second += questions["describe"]
         looks = [(first, list[Question]()), (second, list[Question]())]
-        if self.history:
-            readable = [sign for sign in scene.signs if scene.global_digit_height(sign) >= READABLE]
-            first += unanswerable(questions, rng)[:1]
-            looks[0][1].extend(recalling(questions, readable, rng))
-            closer = [sign for sign in scene.signs if sign in readable or region.contains(sign.x, sign.y)]
-            looks[1][1].extend(recalling({**questions, "read": [mine]}, closer, rng)[:2])
         windows = [(whole,), (whole, region)]
+        if self.history:
+            first += unanswerable(questions, rng)[:1]
+            shown = [[sign for sign in scene.signs if _shown(sign, scene, seen)] for seen in windows]
+            looks[0][1].extend(recalling(questions, shown[0], rng))
+            looks[1][1].extend(recalling({**questions, "read": [mine]}, shown[1], rng)[:2])
         packed = [self._pack(*look, scene, seen) for look, seen in zip(looks, windows, strict=True)]
         return Lesson(pixels, (patches[0], patches[1]), packed[0], packed[1])
 
@@ -174,6 +176,9 @@ class Lessons(IterableDataset[Lesson]):
             positions.append(own.expand(len(laid_out.positions), -1))
             look.segments += [number] * length
             look.history += [number > len(questions)] * length
+            if look.history[-1] and question.type == "read" and not _shown(question.sign, scene, windows):
+                back = self.closing + len(answer) - 2  # from an answer to as long an earlier one
+                look.copies += [(place, place - back) for place in range(start, start + len(answer) - 1)]
             if question.type == "read" and question.sign is None:
                 continue  # not there to be looked at
             wanted = _attention_target(question, scene, windows, grids)
@@ -217,6 +222,14 @@ def _pick(scene: Scene, rng: np.random.Generator) -> Sign:
     return scene.signs[rng.choice(len(scene.signs), p=weights / weights.sum())]
 
 
+def _shown(sign: Sign | None, scene: Scene, windows: Sequence[Region]) -> bool:
+    """Whether its number can be read in the global image, or is in the local one."""
+    if sign is None:
+        return False
+    closer = any(window.contains(sign.x, sign.y) for window in windows[1:])
+    return closer or scene.global_digit_height(sign) >= READABLE
+
+
 def _splat(sign: Sign, window: Region, grid: Grid) -> FloatArray:
     """Weights on the grid's cells, sum 1: bilinear at the sign's centre, a little over the whole plate."""
     rows, columns = grid
@@ -256,8 +269,9 @@ class Packed:
     """Looks of equal kind, padded to one length T.
 
     ids, labels int64 [B, T]; positions int64 [P, B, T]; mask bool [B, 1, T, T]; seen bool [B, T], where the
-    visual tokens are; history bool [B, T], where questions with an earlier answer are; images int64 [B, M], the same as places, padded with 0; probes int64 [P, 3] (row,
-    position, cue or -1) with wanted attention targets float32 [P, M], 0 at padding.
+    visual tokens are; history bool [B, T], where questions with an earlier answer are; images int64 [B, M],
+    the same places as `seen`, padded with 0; probes int64 [P, 3] (row, position, cue or -1) with wanted
+    attention targets float32 [P, M], 0 at padding; copies int64 [C, 3] (row, position, what it copies).
     """
 
     ids: Tensor
@@ -269,6 +283,7 @@ class Packed:
     images: Tensor
     probes: Tensor
     targets: Tensor
+    copies: Tensor
 
     def to(self, device: torch.device) -> Packed:
         """The same on a device."""
@@ -333,6 +348,9 @@ def _padded(looks: list[Look], image_token: int) -> Packed:
             ]
         ),
         targets=_rectangle([torch.from_numpy(wanted) for look in looks for wanted in look.targets], 0),
+        copies=torch.tensor(
+            [(row, *copy) for row, look in enumerate(looks) for copy in look.copies], dtype=torch.int64
+        ).view(-1, 3),
     )
 
 
