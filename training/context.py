@@ -64,6 +64,9 @@ __all__ = ["continue_with_history", "departure", "measure"]
 SEED: Final = 3_000_000
 """Added to the run's, so that no other stage draws the same pictures."""
 
+SECOND_LOOKS: Final = 0.375
+"""Share of the lessons with one; fewer than in the joint stage, for they are but held."""
+
 HOLD_WEIGHT: Final = 2.0
 
 
@@ -117,7 +120,7 @@ def continue_with_history(
     if state is not first:
         start = restored(optimiser, state)
     lessons = Lessons(architecture, tokenizer, seed + SEED + start, history=True)
-    gather = partial(collate, image_token=model.config.image_token_id)
+    gather = partial(collate, image_token=model.config.image_token_id, second_looks=SECOND_LOOKS)
     loader = iter(DataLoader(lessons, batch, num_workers=workers, prefetch_factor=4, collate_fn=gather))
     tower = architecture.tower(model)
     meter = Meter(start, steps, batch, every=10)
@@ -213,7 +216,7 @@ def main() -> None:
     ways.add_argument("--out", type=Path, help="folder with language.pt; an interrupted run goes on")
     ways.add_argument("--measure", metavar="FOLDER", help="checkpoint to measure instead")
     parser.add_argument("--count", type=int, default=400, help="pictures to measure on")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--peak", type=float, default=6e-4, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)

@@ -63,7 +63,7 @@ class Look:
     `targets` holds, for each position in `probes`, the attention wanted on the visual tokens (rows sum to 1),
     and `cues` the position of the word that says where (the colour), -1 where there is none. `positions` are
     rotary ones [P, T] int64. `history` says of each token whether its question has an earlier answer;
-    `copies` holds, where nothing but that tells the answer, positions that predict it and those to copy from.
+    `copies` holds, for numbers, positions that predict the answer and those where the earlier one is.
     """
 
     ids: list[int]
@@ -176,7 +176,7 @@ class Lessons(IterableDataset[Lesson]):
             positions.append(own.expand(len(laid_out.positions), -1))
             look.segments += [number] * length
             look.history += [number > len(questions)] * length
-            if look.history[-1] and question.type == "read" and not _shown(question.sign, scene, windows):
+            if look.history[-1] and question.type == "read":
                 back = self.closing + len(answer) - 2  # from an answer to as long an earlier one
                 look.copies += [(place, place - back) for place in range(start, start + len(answer) - 1)]
             if question.type == "read" and question.sign is None:
@@ -222,10 +222,8 @@ def _pick(scene: Scene, rng: np.random.Generator) -> Sign:
     return scene.signs[rng.choice(len(scene.signs), p=weights / weights.sum())]
 
 
-def _shown(sign: Sign | None, scene: Scene, windows: Sequence[Region]) -> bool:
+def _shown(sign: Sign, scene: Scene, windows: Sequence[Region]) -> bool:
     """Whether its number can be read in the global image, or is in the local one."""
-    if sign is None:
-        return False
     closer = any(window.contains(sign.x, sign.y) for window in windows[1:])
     return closer or scene.global_digit_height(sign) >= READABLE
 
@@ -271,7 +269,8 @@ class Packed:
     ids, labels int64 [B, T]; positions int64 [P, B, T]; mask bool [B, 1, T, T]; seen bool [B, T], where the
     visual tokens are; history bool [B, T], where questions with an earlier answer are; images int64 [B, M],
     the same places as `seen`, padded with 0; probes int64 [P, 3] (row, position, cue or -1) with wanted
-    attention targets float32 [P, M], 0 at padding; copies int64 [C, 3] (row, position, what it copies).
+    attention targets float32 [P, M], 0 at padding; copies int64 [C, 3] (row, position,
+    that of the earlier answer's token).
     """
 
     ids: Tensor
@@ -308,10 +307,10 @@ class Batch:
         return Batch(pixels, self.patches.to(device), self.first.to(device), self.second.to(device))
 
 
-def collate(lessons: list[Lesson], image_token: int) -> Batch:
+def collate(lessons: list[Lesson], image_token: int, second_looks: float = SECOND_LOOKS) -> Batch:
     """Put lessons together, some with a second look; padding tokens see only one another and count for
     nothing."""
-    twice = lessons[: max(1, round(SECOND_LOOKS * len(lessons)))]
+    twice = lessons[: max(1, round(second_looks * len(lessons)))]
     return Batch(
         [lesson.pixels[0] for lesson in lessons] + [lesson.pixels[1] for lesson in twice],
         flat_labels([lesson.patches[0] for lesson in lessons] + [lesson.patches[1] for lesson in twice]),

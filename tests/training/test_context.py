@@ -52,6 +52,7 @@ def test_copies_are_from_the_line_of_history(found: tuple[Read, Packed]) -> None
     assert len(packed.copies)
     for row, place, source in packed.copies.tolist():
         text = tokenizer.decode(packed.ids[row, :source])
+        assert isinstance(text, str)
         assert text.rsplit("(", 1)[1].rstrip("0123456789").endswith("s ago: ")
         assert packed.history[row, place]
         assert packed.labels[row, place] != IGNORED

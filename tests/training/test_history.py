@@ -35,9 +35,10 @@ def test_what_is_told_before_is_often_right_and_never_is_the_answer_changed() ->
         for asked in recalling(questions, readable, rng):
             found = LINE.match(asked.text)
             assert found is not None
-            kind = "absent" if asked.type == "read" and asked.sign is None else asked.type
+            kind: str = asked.type
             if kind == "read":
-                kind = "readable" if asked.sign in readable else "unreadable"
+                seen = "readable" if asked.sign in readable else "unreadable"
+                kind = "absent" if asked.sign is None else seen
             if kind != "absent":
                 assert plain[found["question"]].answer == asked.answer
             right.setdefault(kind, []).append(found["answer"] == asked.answer)
