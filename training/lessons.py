@@ -4,6 +4,9 @@ One scene makes one *lesson*: its global image with several questions (first loo
 with a local image and questions about the sign in it (second look). Questions of one lesson share the visual
 tokens: they are laid one after another behind them, each seeing the pictures and itself only, with positions
 that start again, which is exactly what each would see alone. Batches are looks padded to one length.
+
+Where lessons have *history*, there are questions with an earlier answer behind them too
+(`training.history`), and some signs are shrunk to sizes between readable and not.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.models.base import Prompt
 from secondlook.engine.models.pictures import Grid
 from training.closeups import IGNORED, patch_truth
+from training.history import READABLE, recalling, shrunk, unanswerable
 from training.model import IMAGE_SIZE, Architecture, token_id
 
 __all__ = ["REGION", "Batch", "Lesson", "Lessons", "Look", "Packed", "collate", "flat_labels"]
@@ -58,16 +62,19 @@ class Look:
 
     `targets` holds, for each position in `probes`, the attention wanted on the visual tokens (rows sum to 1),
     and `cues` the position of the word that says where (the colour), -1 where there is none. `positions` are
-    rotary ones [P, T] int64.
+    rotary ones [P, T] int64. `history` says of each token whether its question has an earlier answer;
+    `copies` holds, for numbers, positions that predict the answer and those where the earlier one is.
     """
 
     ids: list[int]
     positions: Tensor
     segments: list[int]
     labels: list[int]
+    history: list[bool]
     probes: list[int] = field(default_factory=list)
     targets: list[FloatArray] = field(default_factory=list)
     cues: list[int] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,17 +89,21 @@ class Lesson:
 
 
 class Lessons(IterableDataset[Lesson]):
-    """An endless stream of lessons, a function of seed and worker."""
+    """An endless stream of lessons, a function of seed and worker, with history or without."""
 
-    def __init__(self, architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    def __init__(
+        self, architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int, history: bool = False
+    ) -> None:
         self.architecture = architecture
         self.tokenizer = tokenizer
         self.seed = seed
+        self.history = history
         self.image_token = token_id(tokenizer, architecture.image)
         self.around = [[token_id(tokenizer, name) for name in names] for names in architecture.around]
         words = [tokenizer.encode(f" {colour}", add_special_tokens=False) for colour in COLOURS]
         assert all(len(word) == 1 for word in words), "every colour is one token"
         self.colour_tokens = {word[0] for word in words}
+        self.closing = len(tokenizer.encode(") ASSISTANT:", add_special_tokens=False))
 
     def __iter__(self) -> Iterator[Lesson]:
         worker = get_worker_info()
@@ -100,7 +111,7 @@ class Lessons(IterableDataset[Lesson]):
         while True:
             scene = sample_scene(rng)
             if scene.signs:
-                yield self._lesson(scene, rng)
+                yield self._lesson(shrunk(scene, rng) if self.history else scene, rng)
 
     def _lesson(self, scene: Scene, rng: np.random.Generator) -> Lesson:
         whole = Region(0, 0, scene.size.width, scene.size.height)
@@ -122,15 +133,25 @@ class Lessons(IterableDataset[Lesson]):
         second = [mine, *others[:1], *(asked if rng.random() < 0.3 else [])]
         if rng.random() < 0.1:
             second += questions["describe"]
-        return Lesson(
-            pixels,
-            (patches[0], patches[1]),
-            self._pack(first, scene, (whole,)),
-            self._pack(second, scene, (whole, region)),
-        )
+        looks = [(first, list[Question]()), (second, list[Question]())]
+        windows = [(whole,), (whole, region)]
+        if self.history:
+            first += unanswerable(questions, rng)[:1]
+            shown = [[sign for sign in scene.signs if _shown(sign, scene, seen)] for seen in windows]
+            looks[0][1].extend(recalling(questions, shown[0], rng))
+            looks[1][1].extend(recalling({**questions, "read": [mine]}, shown[1], rng)[:2])
+        packed = [self._pack(*look, scene, seen) for look, seen in zip(looks, windows, strict=True)]
+        return Lesson(pixels, (patches[0], patches[1]), packed[0], packed[1])
 
-    def _pack(self, questions: list[Question], scene: Scene, windows: tuple[Region, ...]) -> Look:
-        """Lay the questions behind the pictures' tokens, as the chat template would for each alone."""
+    def _pack(
+        self,
+        questions: list[Question],
+        recalled: list[Question],
+        scene: Scene,
+        windows: tuple[Region, ...],
+    ) -> Look:
+        """Lay the questions, without and with history, behind the pictures' tokens, as the chat template
+        would for each alone."""
         encode, (before, behind) = self.tokenizer.encode, self.around
         head, spans = encode("USER: "), list[tuple[int, int]]()
         grids = [self.architecture.grid(window.size) for window in windows]
@@ -140,8 +161,10 @@ class Lessons(IterableDataset[Lesson]):
             head += [self.image_token] * (rows * columns) + behind
         laid_out = Prompt.laid_out(head, spans, grids, [self.architecture.layout(grid) for grid in grids])
         positions, following = [laid_out.positions], laid_out.next_position
-        look = Look(list(head), laid_out.positions, [0] * len(head), [IGNORED] * len(head))
-        for number, question in enumerate(questions, start=1):
+        look = Look(
+            list(head), laid_out.positions, [0] * len(head), [IGNORED] * len(head), [False] * len(head)
+        )
+        for number, question in enumerate([*questions, *recalled], start=1):
             prompt = encode(f"\n{question.text} ASSISTANT:", add_special_tokens=False)
             answer = [*encode(question.answer, add_special_tokens=False), self.tokenizer.eos_token_id]
             start = len(look.ids) + len(prompt) - 1
@@ -152,6 +175,12 @@ class Lessons(IterableDataset[Lesson]):
             own = torch.arange(following, following + length)
             positions.append(own.expand(len(laid_out.positions), -1))
             look.segments += [number] * length
+            look.history += [number > len(questions)] * length
+            if look.history[-1] and question.type == "read":
+                back = self.closing + len(answer) - 2  # from an answer to as long an earlier one
+                look.copies += [(place, place - back) for place in range(start, start + len(answer) - 1)]
+            if question.type == "read" and question.sign is None:
+                continue  # not there to be looked at
             wanted = _attention_target(question, scene, windows, grids)
             # Each digit's prediction looks at the sign; of any other answer only the first token is probed.
             for probe in range(start, start + (2 if question.type == "read" else 1)):
@@ -193,6 +222,12 @@ def _pick(scene: Scene, rng: np.random.Generator) -> Sign:
     return scene.signs[rng.choice(len(scene.signs), p=weights / weights.sum())]
 
 
+def _shown(sign: Sign, scene: Scene, windows: Sequence[Region]) -> bool:
+    """Whether its number can be read in the global image, or is in the local one."""
+    closer = any(window.contains(sign.x, sign.y) for window in windows[1:])
+    return closer or scene.global_digit_height(sign) >= READABLE
+
+
 def _splat(sign: Sign, window: Region, grid: Grid) -> FloatArray:
     """Weights on the grid's cells, sum 1: bilinear at the sign's centre, a little over the whole plate."""
     rows, columns = grid
@@ -232,8 +267,10 @@ class Packed:
     """Looks of equal kind, padded to one length T.
 
     ids, labels int64 [B, T]; positions int64 [P, B, T]; mask bool [B, 1, T, T]; seen bool [B, T], where the
-    visual tokens are; images int64 [B, M], the same as places, padded with 0; probes int64 [P, 3] (row,
-    position, cue or -1) with wanted attention targets float32 [P, M], 0 at padding.
+    visual tokens are; history bool [B, T], where questions with an earlier answer are; images int64 [B, M],
+    the same places as `seen`, padded with 0; probes int64 [P, 3] (row, position, cue or -1) with wanted
+    attention targets float32 [P, M], 0 at padding; copies int64 [C, 3] (row, position,
+    that of the earlier answer's token).
     """
 
     ids: Tensor
@@ -241,9 +278,11 @@ class Packed:
     labels: Tensor
     mask: Tensor
     seen: Tensor
+    history: Tensor
     images: Tensor
     probes: Tensor
     targets: Tensor
+    copies: Tensor
 
     def to(self, device: torch.device) -> Packed:
         """The same on a device."""
@@ -268,10 +307,10 @@ class Batch:
         return Batch(pixels, self.patches.to(device), self.first.to(device), self.second.to(device))
 
 
-def collate(lessons: list[Lesson], image_token: int) -> Batch:
+def collate(lessons: list[Lesson], image_token: int, second_looks: float = SECOND_LOOKS) -> Batch:
     """Put lessons together, some with a second look; padding tokens see only one another and count for
     nothing."""
-    twice = lessons[: max(1, round(SECOND_LOOKS * len(lessons)))]
+    twice = lessons[: max(1, round(second_looks * len(lessons)))]
     return Batch(
         [lesson.pixels[0] for lesson in lessons] + [lesson.pixels[1] for lesson in twice],
         flat_labels([lesson.patches[0] for lesson in lessons] + [lesson.patches[1] for lesson in twice]),
@@ -298,6 +337,7 @@ def _padded(looks: list[Look], image_token: int) -> Packed:
         labels=_rectangle([torch.tensor(look.labels) for look in looks], IGNORED),
         mask=mask[:, None],
         seen=seen,
+        history=_rectangle([torch.tensor(look.history) for look in looks], False),
         images=_rectangle([row.nonzero().squeeze(1) for row in seen], 0),
         probes=torch.tensor(
             [
@@ -307,6 +347,9 @@ def _padded(looks: list[Look], image_token: int) -> Packed:
             ]
         ),
         targets=_rectangle([torch.from_numpy(wanted) for look in looks for wanted in look.targets], 0),
+        copies=torch.tensor(
+            [(row, *copy) for row, look in enumerate(looks) for copy in look.copies], dtype=torch.int64
+        ).view(-1, 3),
     )
 
 

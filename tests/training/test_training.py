@@ -84,7 +84,7 @@ def test_a_checkpoint_is_published_and_trained_on(
     again = tmp_path / "again"
     run_publish(monkeypatch, "--out", str(again), "--resume", str(tmp_path / "checkpoint"), *head)
     assert list(states(again)) == ["language.pt", "tower.pt"]
-    train.train(LLAVA, again, train.STAGES["joint"], 1, batch=2, seed=1, device=CPU)
+    train.train(LLAVA, again, train.STAGES["joint"], 1, batch=2, seed=1, device=CPU, history=True)
     assert states(again)["model.pt"]["step"] == 1
 
 
