@@ -17,8 +17,8 @@ _EARLY: Final = 1e-6
 
 @validated(frozen=True)
 class KeyFrames:
-    """A rule: `doubt`, where the small model is unsure and nothing sure is fresh; `busy`, whenever the cloud has
-    room; `every` so many seconds. All but the last wait for nothing but room.
+    """A rule: `doubt`, where the small model is unsure and nothing sure is fresh; `busy`, whenever the cloud
+    has room; `every` so many seconds. All but the last wait for nothing but room.
 
     Attributes:
         seconds: between two key frames, for `every`.
