@@ -236,7 +236,7 @@ class Answer(WireModel):
     """One look's answer and its doubt."""
 
     text: str
-    uncertainty: float
+    uncertainty: float = Field(allow_inf_nan=False)
     tokens: int = Field(ge=0, description="Output tokens, the end token included.")
     visual_tokens: int = Field(ge=0, description="Tokens of the pictures that it was answered from.")
     complete: bool = Field(

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import httpx
 import torch
@@ -25,7 +25,10 @@ from secondlook.edge.wire_stream import Wanted
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.stream.messages import box_of
 
-__all__ = ["Cloud", "CloudAnswer", "HttpCloud", "KeyFrame", "looked_at"]
+__all__ = ["MOST_TEXT", "Cloud", "CloudAnswer", "HttpCloud", "KeyFrame", "looked_at"]
+
+MOST_TEXT: Final = 4000
+"""Characters of an answer that are kept, whatever a cloud says: every reply that rests on it has them."""
 
 Want = Callable[[Wanted], Awaitable[bytes]]
 """Has the camera send a detail; its JPEG, or LostDetailError."""
@@ -74,6 +77,7 @@ class CloudAnswer:
     """What the cloud said about a key frame.
 
     Attributes:
+        text: its first characters, see `MOST_TEXT`.
         uncertainty: in nats.
         region: where it looked, in original pixels; None: not known.
         bytes_up: sent to it for that.
@@ -136,7 +140,7 @@ class HttpCloud:
         answer = await self._client.ask(frame, question, AnswerOptions(relevance=True))
         seconds = time.perf_counter() - started
         region = await asyncio.to_thread(looked_at, answer, self._client.model_card)
-        return CloudAnswer(answer.text, answer.uncertainty, region, sum(answer.bytes_up), seconds)
+        return CloudAnswer(answer.text[:MOST_TEXT], answer.uncertainty, region, sum(answer.bytes_up), seconds)
 
     async def aclose(self) -> None:
         """Close its connections."""
