@@ -61,7 +61,7 @@ class Seeing(FakeEngine):
 
 def test_camera_site_and_cloud_in_one_process() -> None:
     """The cloud's second look gets its region from the camera, pixel for pixel, and teaches later frames."""
-    taken, replies, large = pictures(6), list[FrameReply](), Seeing()
+    taken, replies, ends, large = pictures(6), list[FrameReply](), list[StreamSummary](), Seeing()
 
     def until_taught() -> Iterator[Image.Image]:
         for picture in cycle(taken):
@@ -70,7 +70,7 @@ def test_camera_site_and_cloud_in_one_process() -> None:
             yield picture
 
     async def scenario() -> None:
-        summary = await stream_locally(
+        await stream_locally(
             FakeEngine(),
             large,
             open_source(until_taught(), paced=False),
@@ -80,8 +80,9 @@ def test_camera_site_and_cloud_in_one_process() -> None:
             0.02,
             lambda _, reply: replies.append(reply),
             lambda *_: pytest.fail("no picture is damaged"),
+            ends.append,
         )
-        assert summary is not None
+        [summary] = ends
         assert summary.frames == summary.answered == len(replies)
         assert summary.cloud_counted >= 1
         assert summary.cloud_lost == 0
@@ -116,6 +117,7 @@ def test_a_late_cloud_is_late() -> None:
             0.05,
             lambda _, reply: replies.append(reply),
             lambda *_: None,
+            lambda _: None,
         )
 
     run(scenario)

@@ -57,7 +57,8 @@ async def stream_locally(
     step: float,
     on_reply: Callable[[Frame, FrameReply], None],
     on_damage: Callable[[Frame, PictureError], None],
-) -> StreamSummary | None:
+    on_end: Callable[[StreamSummary], None],
+) -> None:
     """Show a source's frames to a site, to its end, over everything that a request passes but the network.
 
     Args:
@@ -67,6 +68,7 @@ async def stream_locally(
         step: seconds from frame to frame at least.
         on_reply: called with each.
         on_damage: called with what cannot be shown; the next frame may be better.
+        on_end: called with what the stream came to, also if it is interrupted.
 
     Raises:
         SecondLookError: the stream cannot go on.
@@ -84,6 +86,9 @@ async def stream_locally(
         site = create_app(small, extend=streaming(settings, cloud))
         await stack.enter_async_context(site.router.lifespan_context(site))
         camera = AsyncEdgeStream(_ANYWHERE, question, transport=httpx.ASGITransport(site))
+        stack.callback(
+            lambda: None if camera.summary is None else on_end(camera.summary)
+        )  # once it is closed
         await stack.enter_async_context(camera)
         loop = asyncio.get_running_loop()
         while (frame := await asyncio.to_thread(source.newest)) is not None:
@@ -93,4 +98,3 @@ async def stream_locally(
             except PictureError as error:
                 on_damage(frame, error)
             await asyncio.sleep(max(0.0, begin + step - loop.time()))
-    return camera.summary
