@@ -281,19 +281,25 @@ def test_a_camera_of_the_edge_is_answered_over_http() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "name"),
+    ("body", "name", "told"),
     [
-        ({}, "empty_question"),
-        ({"question": "what?", "deadline": 0}, "invalid_field"),
-        ({"question": "what?", "deadline": 61}, "invalid_field"),
-        ({"question": "what?", "fps": 5}, "invalid_field"),
-        ({"question": 7}, "invalid_field"),
+        ("{}", "empty_question", "question"),
+        ('{"question": "what?", "deadline": 0}', "invalid_field", "deadline: Input should be greater than 0"),
+        ('{"question": "what?", "deadline": 61}', "invalid_field", "deadline: "),
+        ('{"question": "what?", "deadline": NaN}', "invalid_field", "deadline: Input should be a finite"),
+        ('{"question": "what?", "fps": 5}', "invalid_field", "fps: "),
+        ('{"question": 7}', "invalid_field", "question: "),
+        ("{", "invalid_field", "the body is no JSON, from its character 1 on: Expecting property name"),
+        ('"what?"', "invalid_field", "the body: Input should be a valid dictionary"),
+        ("", "invalid_field", "the body: Field required"),
     ],
 )
-def test_wrong_options_are_an_error(body: dict[str, Any], name: str) -> None:
+def test_wrong_options_are_an_error(body: str, name: str, told: str) -> None:
     async def scenario() -> None:
         async with streams() as (_, client):
-            assert_error(await client.post("/v1/streams", json=body), 422, name)
+            kind = {"content-type": "application/json"}
+            sent = await client.post("/v1/streams", content=body, headers=kind)
+            assert_error(sent, 422, name, told)
 
     run(scenario)
 
