@@ -86,9 +86,8 @@ async def stream_locally(
         site = create_app(small, extend=streaming(settings, cloud))
         await stack.enter_async_context(site.router.lifespan_context(site))
         camera = AsyncEdgeStream(_ANYWHERE, question, transport=httpx.ASGITransport(site))
-        stack.callback(
-            lambda: None if camera.summary is None else on_end(camera.summary)
-        )  # once it is closed
+        # Called once it is closed.
+        stack.callback(lambda: None if camera.summary is None else on_end(camera.summary))
         await stack.enter_async_context(camera)
         loop = asyncio.get_running_loop()
         while (frame := await asyncio.to_thread(source.newest)) is not None:
