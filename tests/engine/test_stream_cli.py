@@ -108,6 +108,8 @@ def test_impossible_choices_are_one_line(
         ["site", "--focus", "still"],
         ["site", "--cloud-in-flight", "0"],
         ["site", "--threshold", "1"],
+        ["site", "--ca", "ours.pem"],
+        ["site", "--header", "x-team: eyes"],
         ["stream", "shots"],
         ["stream", "shots", "what?", "--delay", "-1"],
         ["stream", "shots", "what?", "--fps", "0"],
