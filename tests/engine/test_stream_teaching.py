@@ -32,6 +32,7 @@ from secondlook.engine.errors import (
 from secondlook.engine.results import Question
 from secondlook.engine.stream.cloud import MOST_TEXT, CloudAnswer, HttpCloud, KeyFrame
 from secondlook.engine.stream.keyframes import KeyFrames
+from secondlook.engine.stream.local import LateCloud
 
 BUSY = method(key_frames=KeyFrames("busy"))
 TEMPLATE = "{question} ({age:.1f} s ago: {answer})"
@@ -308,9 +309,6 @@ def test_what_a_cloud_says_is_a_finite_doubt_and_a_bounded_text(said: dict[str, 
     def replied(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, content=card.model_dump_json() if request.method == "GET" else reply)
 
-    async def unasked(_wanted: Wanted) -> bytes:
-        raise AssertionError("nothing more is wanted")
-
     async def ask() -> CloudAnswer:
         cloud = HttpCloud("http://cloud", 10.0, transport=httpx.MockTransport(replied))
         try:
@@ -323,3 +321,20 @@ def test_what_a_cloud_says_is_a_finite_doubt_and_a_bounded_text(said: dict[str, 
             asyncio.run(ask())
     else:
         assert asyncio.run(ask()).text == said["text"][:MOST_TEXT]
+
+
+def test_the_time_of_a_late_cloud_is_all_of_it() -> None:
+    async def scenario() -> None:
+        cloud = ScriptedCloud()
+        view = View(size=Fixed(width=SIDE, height=SIDE))
+        frame = KeyFrame(0, Size(400, 300), view, jpeg(), unasked)
+        asking = asyncio.create_task(LateCloud(cloud, 0.6).ask(frame, "what?"))
+        await until(lambda: 0 in cloud.asked)
+        cloud.answer(0, "seven")  # in 0.5 s, it says
+        assert (await asking).seconds > 0.55
+
+    run(scenario)
+
+
+async def unasked(_wanted: Wanted) -> bytes:
+    raise AssertionError("nothing more is wanted")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -34,13 +35,14 @@ class LateCloud:
 
     async def ask(self, frame: KeyFrame, question: str) -> CloudAnswer:
         """See `Cloud.ask`."""
+        started = time.perf_counter()
         least = asyncio.create_task(asyncio.sleep(self.seconds))
         try:
             answer = await self.cloud.ask(frame, question)
             await least
         finally:
             least.cancel()
-        return answer
+        return replace(answer, seconds=time.perf_counter() - started)
 
     async def aclose(self) -> None:
         """See `Cloud.aclose`."""
