@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 from typing import Any
@@ -226,8 +227,8 @@ def test_details_go_to_the_cloud_as_they_came() -> None:
             same = View(size=Fixed(width=32, height=32), filter="bicubic")
             assert (await key_frame.global_image(same, JPEG)).jpeg == jpeg()  # it is there already
             larger = View(size=Fixed(width=64, height=64))
-            whole = asyncio.create_task(key_frame.global_image(larger, JPEG))
-            part = asyncio.create_task(key_frame.local_image(REGION, larger, JPEG))
+            whole = asyncio.ensure_future(key_frame.global_image(larger, JPEG))
+            part = asyncio.ensure_future(key_frame.local_image(REGION, larger, JPEG))
             await asyncio.sleep(0)
             wanted = (await shown(client, name, 1)).wanted
             assert [(each.frame, each.region, each.view) for each in wanted] == [
@@ -260,7 +261,7 @@ def test_more_details_than_travel_with_a_frame_are_told_with_the_next() -> None:
             await until(lambda: 0 in cloud.frames)
             views = [View(size=Fixed(width=64, height=64))] * (MOST_DETAILS + 1)
             tasks = [
-                asyncio.create_task(cloud.frames[0].local_image(Region(at, 0, at + 40, 40), view, JPEG))
+                asyncio.ensure_future(cloud.frames[0].local_image(Region(at, 0, at + 40, 40), view, JPEG))
                 for at, view in enumerate(views)
             ]
             await asyncio.sleep(0)
@@ -280,7 +281,7 @@ def test_a_detail_of_a_frame_that_is_too_old_is_lost() -> None:
             await shown(client, name, 0)
             await until(lambda: 0 in cloud.frames)
             view = View(size=Fixed(width=64, height=64))
-            task = asyncio.create_task(cloud.frames[0].local_image(REGION, view, JPEG))
+            task = asyncio.ensure_future(cloud.frames[0].local_image(REGION, view, JPEG))
             await asyncio.sleep(0)
             await shown(client, name, 50)
             assert not task.done()
@@ -334,6 +335,15 @@ def test_the_time_of_a_late_cloud_is_all_of_it() -> None:
         assert (await asking).seconds > 0.55
 
     run(scenario)
+
+
+def test_a_picture_that_nobody_waits_for_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    view = View(size=Fixed(width=SIDE, height=SIDE))
+    frame = KeyFrame(0, Size(400, 300), view, jpeg(), unasked)
+    frame.global_image(view, JPEG)
+    frame.local_image(REGION, view, JPEG)
+    gc.collect()
+    assert not list(recwarn)
 
 
 async def unasked(_wanted: Wanted) -> bytes:

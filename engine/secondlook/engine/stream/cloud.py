@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import httpx
 import torch
@@ -34,6 +34,17 @@ Want = Callable[[Wanted], Awaitable[bytes]]
 """Has the camera send a detail; its JPEG, or LostDetailError."""
 
 
+class _Later:
+    """A coroutine that is made once it is awaited: of one that is made for a client that was cancelled Python
+    would warn."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, EncodedPicture]]) -> None:
+        self._make = make
+
+    def __await__(self) -> Generator[Any, Any, EncodedPicture]:
+        return self._make().__await__()
+
+
 class KeyFrame:
     """A frame that lies with the camera, for an edge client: an `Original` of `secondlook.edge.imaging`.
 
@@ -55,15 +66,21 @@ class KeyFrame:
         self._jpeg = jpeg
         self._want = want
 
-    async def global_image(self, view: View, jpeg: JpegSettings) -> EncodedPicture:
+    def global_image(self, view: View, jpeg: JpegSettings) -> Awaitable[EncodedPicture]:
         """What the camera sent, where the cloud's view makes the same of the original; else a detail."""
+        return _Later(lambda: self._global(view))
+
+    def local_image(self, region: Region, view: View, jpeg: JpegSettings) -> Awaitable[EncodedPicture]:
+        """A detail of the region."""
+        return _Later(lambda: self._local(region, view))
+
+    async def _global(self, view: View) -> EncodedPicture:
         size = sent_size(view, self.size)
         if size == sent_size(self._view, self.size):
             return self._given(self._jpeg, size)
         return self._given(await self._want(Wanted(frame=self.number, view=view)), size)
 
-    async def local_image(self, region: Region, view: View, jpeg: JpegSettings) -> EncodedPicture:
-        """A detail of the region."""
+    async def _local(self, region: Region, view: View) -> EncodedPicture:
         detail = await self._want(Wanted(frame=self.number, region=box_of(region), view=view))
         return self._given(detail, sent_size(view, region.size))
 
