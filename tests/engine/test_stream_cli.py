@@ -222,7 +222,7 @@ cli.run(cli.command_line(), ["site", "--port", "0", "--deadline", "30"])
             )
             with client.stream("GET", f"/v1/streams/{card.id}/events") as events:
                 process.send_signal(signal.SIGINT)
-                last = StreamEvent.read(list(events.iter_lines())[-1].encode())
+                last = StreamEvent.model_validate_json(list(events.iter_lines())[-1])
         out, err = process.communicate(timeout=SECONDS)
     assert FrameReply.read(reply.content).answer == "first to unsure"
     assert last == StreamEvent(kind="ended", frame=0, reason="the server is shutting down")

@@ -25,7 +25,7 @@ from secondlook.edge.geometry import GridMap, Rectangle, Region, Size, inside, m
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import View
 from secondlook.engine.context import with_history
-from secondlook.engine.stream.focus import anchored
+from secondlook.engine.stream.focus import anchored, narrowed, widened
 from secondlook.engine.stream.history import MOST_FRAMES, Entry, History
 from secondlook.engine.stream.keyframes import KeyFrames
 
@@ -37,7 +37,8 @@ Cells = Sequence[Sequence[int]]
 
 @validated(frozen=True)
 class Method:
-    """What a stream does with its frames. The doubts, in nats, are of answers that count.
+    """What a stream does with its frames. The doubts, in nats, are of answers that count; their defaults were
+    chosen for the embedded model on drawn streams of the calibration split, and are a start for others.
 
     Attributes:
         sure: at most so doubtful, the small model's own answer stands for its frame.
@@ -53,9 +54,9 @@ class Method:
             brought to it; `still`: in the region as it was, for comparison.
     """
 
-    sure: NonNegativeFloat = 0.2
-    remember: NonNegativeFloat | None = 0.1
-    believe: NonNegativeFloat | None = 0.3
+    sure: NonNegativeFloat = 0.1
+    remember: NonNegativeFloat | None = 0.02
+    believe: NonNegativeFloat | None = 0.2
     key_frames: KeyFrames = KeyFrames()
     in_flight: Annotated[int, Field(ge=0)] = 1
     history_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -220,7 +221,10 @@ class Stream:
         known = self._frames.get(number)
         if known is None or number in self._asked or len(self._asked) >= self.method.in_flight:
             return False
-        return self.method.key_frames.wants(known.unsure, known.info.captured, self._last_asked)
+        captured = known.info.captured
+        entry = self.history.newest(number, captured)
+        age = None if entry is None else captured - entry.captured
+        return self.method.key_frames.wants(known.unsure, age, captured, self._last_asked)
 
     def asked(self, number: int) -> None:
         """The cloud was asked about a frame."""
@@ -261,7 +265,7 @@ class Stream:
         return info.captured - self._frames[earlier].info.captured
 
     def _own_answer(self, info: FrameInfo, said: Said) -> float:
-        region = info.focus if said.closer else None
+        region = narrowed(info.focus) if said.closer and info.focus is not None else None
         entry = Entry(info.number, info.captured, said.text, said.uncertainty, "own", region)
         if self._own is None or entry.frame > self._own.frame:
             self._own = entry
@@ -283,12 +287,12 @@ class Stream:
         entry = self.history.newest(info.number + 1, info.captured, placed=True)
         if entry is None or entry.region is None:
             return None
-        region = self._brought(entry, entry.region, info)
-        return None if region is None else Focus(info.number, region)
+        place = self._brought(entry, entry.region, info)
+        return None if place is None else Focus(info.number, widened(place, info.original))
 
     def _brought(self, entry: Entry, region: Region, info: FrameInfo) -> Region | None:
         source = self._frames.get(entry.frame)
-        if self.method.focus == "still" or source is None or entry.frame == info.number:
+        if self.method.focus == "still" or source is None:
             return inside(Rectangle(*region.as_tuple()), info.original)
         if source.info.window is not None and info.window is not None:
             rectangle = Rectangle(*region.as_tuple())
@@ -296,10 +300,12 @@ class Stream:
         return self._tracked_to(entry, region, info)
 
     def _tracked_to(self, entry: Entry, region: Region, info: FrameInfo) -> Region | None:
-        """By the small model's own attention, from frame to frame."""
+        """By the small model's own attention, from frame to frame. The cloud's place is exact in its own
+        frame; the small model's, which the camera cut out before it saw that, is not."""
         tracked = self._tracked
         if tracked is None or tracked.entry != entry or tracked.frame > info.number:
-            tracked = self._tracked = _Tracked(entry, entry.frame, region)
+            begin = entry.frame if entry.by == "cloud" else entry.frame - 1
+            tracked = self._tracked = _Tracked(entry, begin, region)
         for number in sorted(n for n in self._frames if tracked.frame < n <= info.number):
             cells = self._frames[number].relevance
             if cells is not None and tracked.region is not None:
