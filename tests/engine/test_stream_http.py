@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import json
 import socket
 import threading
@@ -17,21 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.fake_engine import LOCAL_VIEW, ORIGINAL, REGION, SIDE, FakeEngine, jpeg
+from engine.fake_engine import LOCAL_VIEW, ORIGINAL, REGION, FakeEngine, jpeg
 from engine.serving_harness import SECONDS, SPOKEN, assert_error, listening, serving
 from engine.streaming import PATIENT, Watching, method, opened, run, send, shown, site, streams
-from secondlook.edge.answer import EdgeAnswer, StageSeconds
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import decode_jpeg, open_picture
 from secondlook.edge.sources import open_source
 from secondlook.edge.stream import EdgeStream
-from secondlook.edge.wire import Answer, Fixed, ModelCard, Relevance, View
 from secondlook.edge.wire_stream import FrameReply, StreamCard, StreamEvent, StreamSummary
 from secondlook.engine.results import LocalImage, Pending
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.settings import ServerSettings
-from secondlook.engine.stream.cloud import HttpCloud, looked_at
+from secondlook.engine.stream.cloud import HttpCloud
 from secondlook.engine.stream.keyframes import KeyFrames
 from secondlook.engine.stream.local import stream_locally
 from secondlook.engine.stream.service import StreamSettings
@@ -232,29 +227,32 @@ def test_no_cloud_holds_a_frame(cloud: Any, reason: str) -> None:
 def test_who_watches_reads_what_the_camera_is_told() -> None:
     """A reply with all that may be in it, views too."""
     cloud = create_app(FakeEngine())
-    with listening(cloud) as above, listening(site(FakeEngine(), HttpCloud(above, 10.0), method=BUSY)) as url:
-        with httpx.Client(base_url=url, headers=SPOKEN, timeout=SECONDS) as client:
-            reply = client.post("/v1/streams", json={"question": "unsure", "deadline": 30})
-            path = f"/v1/streams/{StreamCard.read(reply.content).id}"
-            with client.stream("GET", f"{path}/events") as events:
-                told = iter(events.iter_lines())
-                for number in range(5000):
-                    header = {"frame": number, "captured": number / 1000, "width": 400, "height": 300}
-                    files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
-                    sent = httpx.post(
-                        f"{url}{path}/frames",
-                        data={"frame": json.dumps(header)},
-                        files=files,
-                        headers=SPOKEN,
-                        timeout=SECONDS,
-                    )
-                    answered = FrameReply.read(sent.content)
-                    if answered.wanted:
-                        break
-                else:
-                    pytest.fail("the cloud wants nothing")
-                seen = (StreamEvent.read(line.encode()) for line in told)
-                assert answered in (event.reply for event in seen)
+    with (
+        listening(cloud) as above,
+        listening(site(FakeEngine(), HttpCloud(above, 10.0), method=BUSY)) as url,
+        httpx.Client(base_url=url, headers=SPOKEN, timeout=SECONDS) as client,
+    ):
+        reply = client.post("/v1/streams", json={"question": "unsure", "deadline": 30})
+        path = f"/v1/streams/{StreamCard.read(reply.content).id}"
+        with client.stream("GET", f"{path}/events") as events:
+            told = iter(events.iter_lines())
+            for number in range(5000):
+                header = {"frame": number, "captured": number / 1000, "width": 400, "height": 300}
+                files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
+                sent = httpx.post(
+                    f"{url}{path}/frames",
+                    data={"frame": json.dumps(header)},
+                    files=files,
+                    headers=SPOKEN,
+                    timeout=SECONDS,
+                )
+                answered = FrameReply.read(sent.content)
+                if answered.wanted:
+                    break
+            else:
+                pytest.fail("the cloud wants nothing")
+            seen = (StreamEvent.read(line.encode()) for line in told)
+            assert answered in (event.reply for event in seen)
 
 
 def test_a_stream_is_watched_over_http() -> None:
@@ -373,45 +371,6 @@ def test_the_interface_is_described() -> None:
             assert "/v1/streams" not in (await client.get("/openapi.json")).json()["paths"]
 
     run(scenario)
-
-
-def answer(relevance: Relevance | None, region: Region | None) -> EdgeAnswer:
-    said = Answer(text="75", uncertainty=0.0, tokens=2, visual_tokens=4)
-    return EdgeAnswer(
-        *("75", 0.0, False, False, None, "sure", said, None, region, Size(1200, 600)),
-        *((1,), (1,), (1,), (4,), StageSeconds(), ()),
-        relevance=relevance,
-    )
-
-
-@pytest.mark.parametrize("fit", ["squash", "pad"])
-def test_where_a_sure_cloud_looked_is_found_in_its_map(fit: Any) -> None:
-    cells = np.zeros((12, 12), np.uint8)
-    cells[6, 9] = 255
-    relevance = Relevance(width=12, height=12, data=base64.b64encode(cells.tobytes()).decode())
-    view = View(size=Fixed(width=SIDE, height=SIDE), fit=fit)
-    card = ModelCard(name="cloud", global_view=view, local_view=view, crop_size=200, threshold=0.5)
-    found = looked_at(answer(relevance, None), card)
-    assert found is not None
-    y = 650 - 300 if fit == "pad" else 325
-    assert found.contains(950, y)
-    assert found.within(Size(1200, 600))
-    assert found.width < 500
-    place = Region(1, 2, 3, 4)
-    assert looked_at(answer(relevance, place), card) == place
-    assert looked_at(answer(None, None), card) is None
-    assert looked_at(answer(relevance, None), None) is None
-
-
-def test_a_clouds_address_is_checked() -> None:
-    with pytest.raises(SettingsError, match="ftp"):
-        HttpCloud("ftp://cloud", 10.0)
-    cloud = HttpCloud("http://user:secret@cloud:80/eyes", 3.0)
-    assert cloud.url == "http://cloud/eyes"
-    settings = cloud._client.settings
-    assert (settings.timeout, settings.connect_timeout) == (3.0, 3.0)
-    assert (settings.retries, settings.wait_budget) == (0, 0.0)
-    asyncio.run(cloud.aclose())
 
 
 def test_defaults_are_the_methods() -> None:

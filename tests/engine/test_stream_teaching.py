@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
-import math
 from typing import Any
 
-import httpx
 import pytest
 
-from engine.fake_engine import REGION, SIDE, FakeEngine, jpeg
+from engine.fake_engine import REGION, FakeEngine, jpeg
 from engine.streaming import (
     ScriptedCloud,
     Watching,
@@ -22,18 +18,16 @@ from engine.streaming import (
     streams,
     until,
 )
-from secondlook.edge.errors import UnexpectedReplyError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import JpegSettings
-from secondlook.edge.wire import Box, Fixed, ModelCard, View
-from secondlook.edge.wire_stream import MOST_DETAILS, Wanted
+from secondlook.edge.wire import Box, Fixed, View
+from secondlook.edge.wire_stream import MOST_DETAILS
 from secondlook.engine.errors import (
     ReservedTextError,
 )
 from secondlook.engine.results import Question
-from secondlook.engine.stream.cloud import MOST_TEXT, CloudAnswer, HttpCloud, KeyFrame
+from secondlook.engine.stream.cloud import CloudAnswer
 from secondlook.engine.stream.keyframes import KeyFrames
-from secondlook.engine.stream.local import LateCloud
 
 BUSY = method(key_frames=KeyFrames("busy"))
 TEMPLATE = "{question} ({age:.1f} s ago: {answer})"
@@ -290,61 +284,3 @@ def test_a_detail_of_a_frame_that_is_too_old_is_lost() -> None:
                 await task
 
     run(scenario)
-
-
-@pytest.mark.parametrize(
-    ("said", "failure"),
-    [
-        ({"text": "7", "uncertainty": math.nan}, "is this a secondlook server"),
-        ({"text": "7", "uncertainty": -math.inf}, "is this a secondlook server"),
-        ({"text": "lorem\n" * 1_000_000, "uncertainty": 0.0}, ""),
-    ],
-)
-def test_what_a_cloud_says_is_a_finite_doubt_and_a_bounded_text(said: dict[str, Any], failure: str) -> None:
-    """Else all frames that rest on it would have replies that no camera can read."""
-    view = View(size=Fixed(width=SIDE, height=SIDE))
-    card = ModelCard(name="cloud", global_view=view, local_view=view, crop_size=200, threshold=0.5)
-    spoken = {"tokens": 2, "visual_tokens": 4, **said}
-    reply = json.dumps({"status": "final", "decision": "sure", "answer": spoken, "first": spoken})
-
-    def replied(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=card.model_dump_json() if request.method == "GET" else reply)
-
-    async def ask() -> CloudAnswer:
-        cloud = HttpCloud("http://cloud", 10.0, transport=httpx.MockTransport(replied))
-        try:
-            return await cloud.ask(KeyFrame(0, Size(400, 300), view, jpeg(), unasked), "what?")
-        finally:
-            await cloud.aclose()
-
-    if failure:
-        with pytest.raises(UnexpectedReplyError, match=failure):
-            asyncio.run(ask())
-    else:
-        assert asyncio.run(ask()).text == said["text"][:MOST_TEXT]
-
-
-def test_the_time_of_a_late_cloud_is_all_of_it() -> None:
-    async def scenario() -> None:
-        cloud = ScriptedCloud()
-        view = View(size=Fixed(width=SIDE, height=SIDE))
-        frame = KeyFrame(0, Size(400, 300), view, jpeg(), unasked)
-        asking = asyncio.create_task(LateCloud(cloud, 0.6).ask(frame, "what?"))
-        await until(lambda: 0 in cloud.asked)
-        cloud.answer(0, "seven")  # in 0.5 s, it says
-        assert (await asking).seconds > 0.55
-
-    run(scenario)
-
-
-def test_a_picture_that_nobody_waits_for_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
-    view = View(size=Fixed(width=SIDE, height=SIDE))
-    frame = KeyFrame(0, Size(400, 300), view, jpeg(), unasked)
-    frame.global_image(view, JPEG)
-    frame.local_image(REGION, view, JPEG)
-    gc.collect()
-    assert not list(recwarn)
-
-
-async def unasked(_wanted: Wanted) -> bytes:
-    raise AssertionError("nothing more is wanted")
