@@ -173,6 +173,12 @@ def test_refusals_of_another_kind_of_server_keep_their_name(ask: Ask, server: Sc
         ask(PICTURE, QUESTION)
 
 
+def test_no_reply_fills_the_memory(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, httpx.Response(200, content=b" " * 16_000_001)]
+    with pytest.raises(UnexpectedReplyError, match="http://server:8000/v1/answers answers with more than"):
+        ask(PICTURE, QUESTION)
+
+
 # --- second looks that fail -------------------------------------------------------------------------------
 
 GIVEN_UP = httpx.Response(204)

@@ -108,6 +108,8 @@ def test_impossible_choices_are_one_line(
         ["site", "--focus", "still"],
         ["site", "--cloud-in-flight", "0"],
         ["site", "--threshold", "1"],
+        ["site", "--ca", "ours.pem"],
+        ["site", "--header", "x-team: eyes"],
         ["stream", "shots"],
         ["stream", "shots", "what?", "--delay", "-1"],
         ["stream", "shots", "what?", "--fps", "0"],
@@ -175,6 +177,26 @@ def test_a_question_that_the_model_refuses_is_one_line(
 ) -> None:
     assert exit_status("stream", shots, "endless") == 1
     assert "does not fit the context" in one_line(capsys)
+
+
+def test_an_interrupted_stream_is_summed_up(tmp_path: Path) -> None:
+    for number in range(1000):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(ORIGINAL.width, ORIGINAL.height))
+    code = f"""
+from engine.fake_engine import FakeEngine
+from secondlook.engine import cli
+from secondlook.engine.cli import stream
+stream.load_engine = lambda *_options: FakeEngine()
+arguments = ["stream", {str(tmp_path)!r}, "unsure", "--large", "demo", "--deadline", "30"]
+cli.run(cli.command_line(), arguments)
+"""
+    with python(code) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("0: first to unsure")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert re.fullmatch(r"\d+ frames: .* late; \d+ calls of the cloud, \d+ counted\n", err)
 
 
 def test_a_site_takes_streams_until_interrupted() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.fake_engine import REGION, FakeEngine, jpeg
+from engine.fake_engine import ORIGINAL, REGION, FakeEngine, jpeg
 from engine.serving_harness import assert_error, entered
 from engine.streaming import (
     ScriptedCloud,
@@ -22,6 +22,7 @@ from engine.streaming import (
     until,
 )
 from secondlook.edge.wire import Box
+from secondlook.edge.wire_stream import FrameHeader
 from secondlook.engine.decode.scheduler import Request
 from secondlook.engine.errors import (
     OutOfMemoryError,
@@ -263,6 +264,42 @@ def test_a_stream_ends_when_no_frame_comes() -> None:
             assert (await shown(client, other, 0)).status == "answered"
             assert_error(await send(client, name, 1), 404, "unknown_stream", "open another one")
             assert len(service) == 1
+
+    run(scenario)
+
+
+def test_a_stream_waits_from_its_last_reply_on() -> None:
+    """Its deadline may be longer than it waits for a frame."""
+
+    async def scenario() -> None:
+        engine = FakeEngine()
+        async with streams(engine, idle_seconds=90.0) as (service, client):
+            name = await opened(client)
+            engine.gate.clear()
+            sent = asyncio.create_task(shown(client, name, 0))
+            await entered(engine)
+            live = service._open[name]
+            live.touched -= 90
+            engine.gate.set()
+            assert (await sent).status == "answered"
+            assert service._clock() - live.touched < 90
+
+    run(scenario)
+
+
+def test_whoever_is_in_progress_hears_that_a_stream_was_closed() -> None:
+    async def scenario() -> None:
+        async with streams() as (service, client):
+            name = await opened(client)
+            events = service.events(name)  # nothing of it runs before it is asked for the first one
+            live = service._open[name]
+            header = FrameHeader(frame=0, captured=0.0, width=ORIGINAL.width, height=ORIGINAL.height)
+            frame = asyncio.create_task(live.frame(header, jpeg(), None, ()))
+            await until(lambda: live.busy)  # in this turn its task was made, which has not begun
+            service.close(name)
+            with pytest.raises(UnknownStreamError, match="has ended: it was closed"):
+                await frame
+            assert [event.reason async for event in events] == ["it was closed"]
 
     run(scenario)
 

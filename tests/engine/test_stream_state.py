@@ -98,6 +98,9 @@ def test_a_look_that_failed_leaves_what_held() -> None:
     verdict, _ = driven(one, frame(2), None)
     assert (verdict.text, verdict.source, verdict.uncertainty) == ("guess", "history", None)
     assert one.held(frame(3)).text == "guess"
+    assert one.held(frame(51)).text == "guess"  # 10 s later
+    assert one.held(frame(52)) == Verdict("", "nothing")
+    assert one.held(frame(1)) == Verdict("", "nothing")  # it came before what is known
 
 
 def test_the_cloud_alone_is_held() -> None:

@@ -221,8 +221,8 @@ def test_details_go_to_the_cloud_as_they_came() -> None:
             same = View(size=Fixed(width=32, height=32), filter="bicubic")
             assert (await key_frame.global_image(same, JPEG)).jpeg == jpeg()  # it is there already
             larger = View(size=Fixed(width=64, height=64))
-            whole = asyncio.create_task(key_frame.global_image(larger, JPEG))
-            part = asyncio.create_task(key_frame.local_image(REGION, larger, JPEG))
+            whole = asyncio.ensure_future(key_frame.global_image(larger, JPEG))
+            part = asyncio.ensure_future(key_frame.local_image(REGION, larger, JPEG))
             await asyncio.sleep(0)
             wanted = (await shown(client, name, 1)).wanted
             assert [(each.frame, each.region, each.view) for each in wanted] == [
@@ -255,7 +255,7 @@ def test_more_details_than_travel_with_a_frame_are_told_with_the_next() -> None:
             await until(lambda: 0 in cloud.frames)
             views = [View(size=Fixed(width=64, height=64))] * (MOST_DETAILS + 1)
             tasks = [
-                asyncio.create_task(cloud.frames[0].local_image(Region(at, 0, at + 40, 40), view, JPEG))
+                asyncio.ensure_future(cloud.frames[0].local_image(Region(at, 0, at + 40, 40), view, JPEG))
                 for at, view in enumerate(views)
             ]
             await asyncio.sleep(0)
@@ -275,7 +275,7 @@ def test_a_detail_of_a_frame_that_is_too_old_is_lost() -> None:
             await shown(client, name, 0)
             await until(lambda: 0 in cloud.frames)
             view = View(size=Fixed(width=64, height=64))
-            task = asyncio.create_task(cloud.frames[0].local_image(REGION, view, JPEG))
+            task = asyncio.ensure_future(cloud.frames[0].local_image(REGION, view, JPEG))
             await asyncio.sleep(0)
             await shown(client, name, 50)
             assert not task.done()

@@ -8,11 +8,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
-from .errors import SecondLookError
+from .errors import SecondLookError, UnexpectedReplyError
 from .exchange import Call, Effect, Failure, Pause, Result, Steps, Surroundings, resume
 from .retry import ClientSettings
 from .route import Route
@@ -26,6 +26,9 @@ SURROUNDINGS = Surroundings(
     jitter=random.random,
 )
 """The world as it is."""
+
+_MOST_REPLY: Final = 16_000_000
+"""Bytes of a reply that are read. The largest part of one is a map, a byte a cell."""
 
 
 class Driver:
@@ -63,7 +66,13 @@ class Driver:
     def _perform(self, effect: Effect) -> object:
         try:
             if isinstance(effect, Call):
-                return self._http.send(_request(self._http, effect))
+                reply = _Reply(self._http.send(_request(self._http, effect), stream=True))
+                try:
+                    for part in reply.response.iter_bytes():
+                        reply.take(part)
+                finally:
+                    reply.response.close()
+                return reply.whole()
             if isinstance(effect, Pause):
                 self._sleep(effect.seconds)
                 return None
@@ -105,7 +114,13 @@ class AsyncDriver:
     async def _perform(self, effect: Effect) -> object:
         try:
             if isinstance(effect, Call):
-                return await self._http.send(_request(self._http, effect))
+                reply = _Reply(await self._http.send(_request(self._http, effect), stream=True))
+                try:
+                    async for part in reply.response.aiter_bytes():
+                        reply.take(part)
+                finally:
+                    await reply.response.aclose()
+                return reply.whole()
             if isinstance(effect, Pause):
                 await self._sleep(effect.seconds)
                 return None
@@ -119,6 +134,36 @@ class AsyncDriver:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+
+class _Reply:
+    """One that is being read, as long as its body is none that fills the memory."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._body = bytearray()
+
+    def take(self, part: bytes) -> None:
+        self._body += part
+        if len(self._body) > _MOST_REPLY:
+            url = self.response.request.url.copy_with(userinfo=b"")
+            raise UnexpectedReplyError(
+                f"{url} answers with more than {_MOST_REPLY} bytes; is this a secondlook server?"
+            )
+
+    def whole(self) -> httpx.Response:
+        headers = [
+            (name, value)
+            for name, value in self.response.headers.items()
+            if name not in ("content-encoding", "content-length", "transfer-encoding")  # it is decoded
+        ]
+        return httpx.Response(
+            self.response.status_code,
+            headers=headers,
+            content=bytes(self._body),
+            extensions=self.response.extensions,
+            request=self.response.request,
+        )
 
 
 def _http_options(route: Route, settings: ClientSettings) -> dict[str, Any]:

@@ -236,7 +236,7 @@ class Answer(WireModel):
     """One look's answer and its doubt."""
 
     text: str
-    uncertainty: float
+    uncertainty: float = Field(allow_inf_nan=False)
     tokens: int = Field(ge=0, description="Output tokens, the end token included.")
     visual_tokens: int = Field(ge=0, description="Tokens of the pictures that it was answered from.")
     complete: bool = Field(
@@ -271,8 +271,8 @@ class Relevance(WireModel):
     that the largest is 255. In fit pad the cells cover the padding too.
     """
 
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: int = Field(gt=0, le=65536)
+    height: int = Field(gt=0, le=65536)
     data: str = Field(description="Base64 of height * width bytes, row by row.")
 
     def rows(self) -> list[list[int]]:

@@ -24,7 +24,7 @@ CLOUD: Final = "Cloud"
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """What is done with frames. Doubts are in nats."""
+    """What is done with frames."""
 
     deadline: Annotated[
         float,
@@ -49,14 +49,19 @@ class MethodChoice:
     ] = "auto"
     sure: Annotated[
         float,
-        typer.Option(help="Up to this doubt the model's own answer stands.", rich_help_panel=STREAMS),
+        typer.Option(
+            help="Up to this doubt, in nats, the model's own answer stands.", rich_help_panel=STREAMS
+        ),
     ] = 0.1
     remember: Annotated[
         float,
-        typer.Option(help="Up to this doubt it is remembered for later frames.", rich_help_panel=STREAMS),
+        typer.Option(
+            help="Up to this doubt, in nats, it is remembered for later frames.", rich_help_panel=STREAMS
+        ),
     ] = 0.02
     believe: Annotated[
-        float, typer.Option(help="Up to this doubt the cloud's answer counts.", rich_help_panel=CLOUD)
+        float,
+        typer.Option(help="Up to this doubt, in nats, the cloud's answer counts.", rich_help_panel=CLOUD),
     ] = 0.2
     key_frames: Annotated[
         str,
@@ -128,6 +133,8 @@ def _site(
 ) -> None:
     """Answer cameras' frames by a deadline with a small model, which a cloud's large one teaches."""
     configure_logging(verbose, log_format)
+    if cloud is None and (header or ca):
+        raise typer.BadParameter("--header and --ca are for a cloud: say which, with --cloud")
     from secondlook.edge.cli_options import parsed_headers
     from secondlook.edge.retry import ClientSettings
     from secondlook.engine.serve.stream_routes import streaming

@@ -47,13 +47,16 @@ def _stream(
     device: DeviceOption = "auto",
     verbose: VerboseOption = 0,
 ) -> None:
-    """Try a stream with camera, site and cloud in this process, a line an answer."""
+    """Try a stream with camera, site and cloud in this process, a line an answer.
+
+    Ends with the video or the folder, or when interrupted, with a summary on standard error.
+    """
     configure_logging(verbose)
     from secondlook.edge.cli_stream import frame_json, frame_line, has_no_rate, told_summary
     from secondlook.edge.errors import PictureError
     from secondlook.edge.frames import Frame
     from secondlook.edge.sources import open_source
-    from secondlook.edge.wire_stream import FrameReply
+    from secondlook.edge.wire_stream import FrameReply, StreamSummary
     from secondlook.engine.stream.local import stream_locally
     from secondlook.engine.stream.service import StreamSettings
 
@@ -73,11 +76,13 @@ def _stream(
     def warn(frame: Frame, error: PictureError) -> None:
         typer.echo(f"warning: frame {frame.number} is passed over: {error}", err=True)
 
+    def sum_up(summary: StreamSummary) -> None:
+        typer.echo(told_summary(summary), err=True)
+
     # Not before: a recording plays on, whoever is being loaded.
     opened = open_source(source, fps=fps if has_no_rate(source) else None)
-    summary = asyncio.run(stream_locally(site, cloud, opened, question, settings, delay, 1 / fps, tell, warn))
-    if summary is not None:
-        typer.echo(told_summary(summary), err=True)
+    told = tell, warn, sum_up
+    asyncio.run(stream_locally(site, cloud, opened, question, settings, delay, 1 / fps, *told))
 
 
 stream = with_groups(_stream, method=MethodChoice)

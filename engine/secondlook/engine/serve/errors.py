@@ -143,12 +143,14 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
     assert isinstance(error, RequestValidationError), "registered for this type"
     problems = error.errors()
     if any(problem["loc"] == ("body", "question") and problem["type"] == "missing" for problem in problems):
-        return _reply(422, "empty_question", "the form field `question` is missing or empty; send a question")
+        return _reply(422, "empty_question", "the field `question` is missing or empty; send a question")
     return _reply(422, "invalid_field", "; ".join(map(_told, problems)))
 
 
 def _told(problem: dict[str, Any]) -> str:
-    field = ".".join(map(str, problem["loc"][1:]))
+    if problem["type"] == "json_invalid":
+        return f"the body is no JSON, from its character {problem['loc'][-1]} on: {problem['ctx']['error']}"
+    field = ".".join(map(str, problem["loc"][1:])) or "the body"
     if "UploadFile" in problem["msg"]:
         # To the parser a part without a file name is a form field, and pydantic says so in Python's words.
         return (

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import httpx
 import torch
@@ -25,10 +25,24 @@ from secondlook.edge.wire_stream import Wanted
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.stream.messages import box_of
 
-__all__ = ["Cloud", "CloudAnswer", "HttpCloud", "KeyFrame", "looked_at"]
+__all__ = ["MOST_TEXT", "Cloud", "CloudAnswer", "HttpCloud", "KeyFrame", "looked_at"]
+
+MOST_TEXT: Final = 4000
+"""Characters of an answer that are kept, whatever a cloud says: every reply that rests on it has them."""
 
 Want = Callable[[Wanted], Awaitable[bytes]]
 """Has the camera send a detail; its JPEG, or LostDetailError."""
+
+
+class _Later:
+    """A coroutine that is made once it is awaited: of one that is made for a client that was cancelled Python
+    would warn."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, EncodedPicture]]) -> None:
+        self._make = make
+
+    def __await__(self) -> Generator[Any, Any, EncodedPicture]:
+        return self._make().__await__()
 
 
 class KeyFrame:
@@ -52,15 +66,21 @@ class KeyFrame:
         self._jpeg = jpeg
         self._want = want
 
-    async def global_image(self, view: View, jpeg: JpegSettings) -> EncodedPicture:
+    def global_image(self, view: View, jpeg: JpegSettings) -> Awaitable[EncodedPicture]:
         """What the camera sent, where the cloud's view makes the same of the original; else a detail."""
+        return _Later(lambda: self._global(view))
+
+    def local_image(self, region: Region, view: View, jpeg: JpegSettings) -> Awaitable[EncodedPicture]:
+        """A detail of the region."""
+        return _Later(lambda: self._local(region, view))
+
+    async def _global(self, view: View) -> EncodedPicture:
         size = sent_size(view, self.size)
         if size == sent_size(self._view, self.size):
             return self._given(self._jpeg, size)
         return self._given(await self._want(Wanted(frame=self.number, view=view)), size)
 
-    async def local_image(self, region: Region, view: View, jpeg: JpegSettings) -> EncodedPicture:
-        """A detail of the region."""
+    async def _local(self, region: Region, view: View) -> EncodedPicture:
         detail = await self._want(Wanted(frame=self.number, region=box_of(region), view=view))
         return self._given(detail, sent_size(view, region.size))
 
@@ -74,6 +94,7 @@ class CloudAnswer:
     """What the cloud said about a key frame.
 
     Attributes:
+        text: its first characters, see `MOST_TEXT`.
         uncertainty: in nats.
         region: where it looked, in original pixels; None: not known.
         bytes_up: sent to it for that.
@@ -136,7 +157,7 @@ class HttpCloud:
         answer = await self._client.ask(frame, question, AnswerOptions(relevance=True))
         seconds = time.perf_counter() - started
         region = await asyncio.to_thread(looked_at, answer, self._client.model_card)
-        return CloudAnswer(answer.text, answer.uncertainty, region, sum(answer.bytes_up), seconds)
+        return CloudAnswer(answer.text[:MOST_TEXT], answer.uncertainty, region, sum(answer.bytes_up), seconds)
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -112,11 +112,13 @@ class LiveStream:
         self._clock = clock
         self._newest: tuple[int, float] = -1, -math.inf  # number, captured
         self._working: asyncio.Task[None] | None = None
+        self._computed: _Frame | None = None  # by it
         self._waiting: _Frame | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._without_cloud = False
         self._details: dict[Detail, _Detail] = {}
         self._watchers: set[asyncio.Queue[StreamEvent]] = set()
+        self._ended: StreamEvent | None = None
         self._counts = dict.fromkeys(StreamSummary.model_fields, 0)
 
     @property
@@ -160,6 +162,8 @@ class LiveStream:
     async def events(self) -> AsyncIterator[StreamEvent]:
         """What happens from now on, to the end."""
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue(self._watched)
+        if self._ended is not None:  # before the first of them was asked for
+            queue.put_nowait(self._ended)
         self._watchers.add(queue)
         try:
             while True:
@@ -172,18 +176,19 @@ class LiveStream:
 
     def end(self, reason: str) -> StreamSummary:
         """Give everything up that is going on; requests in progress get UnknownStreamError."""
-        gone = UnknownStreamError(f"this stream has ended: {reason}")
-        if self._waiting is not None:
-            self._waiting.outcome.set_exception(gone)
-            self._waiting = None
+        for frame in (self._computed, self._waiting):
+            if frame is not None and not frame.outcome.done():
+                frame.outcome.set_exception(UnknownStreamError(f"this stream has ended: {reason}"))
+        self._waiting = None
         for task in (*self._asking, *([] if self._working is None else [self._working])):
             task.cancel()
-        self._event(StreamEvent(kind="ended", frame=max(0, self._newest[0]), reason=reason))
+        self._ended = StreamEvent(kind="ended", frame=max(0, self._newest[0]), reason=reason)
+        self._event(self._ended)
         return StreamSummary(**self._counts)
 
     def _queue(self, frame: _Frame) -> None:
         if self._working is None:
-            self._working = asyncio.create_task(self._work(frame))
+            self._computed, self._working = frame, asyncio.create_task(self._work(frame))
             return
         before, self._waiting = self._waiting, frame
         if before is not None:
@@ -193,15 +198,11 @@ class LiveStream:
         following: _Frame | None = frame
         try:
             while following is not None:
-                frame = following
-                await self._compute(frame)
+                self._computed = following
+                await self._compute(following)
                 following, self._waiting = self._waiting, None
-        except asyncio.CancelledError:  # see `end`
-            if not frame.outcome.done():
-                frame.outcome.set_exception(UnknownStreamError("this stream has ended"))
-            raise
         finally:
-            self._working = None
+            self._computed = self._working = None
 
     async def _compute(self, frame: _Frame) -> None:
         """A frame's outcome, and what follows from it. Nothing that fails here fails a later frame."""
@@ -340,7 +341,8 @@ class LiveStream:
                 detail.jpeg.set_exception(error)
 
     def _reply(self, info: FrameInfo, outcome: _Outcome, arrived: float, missed: bool = False) -> FrameReply:
-        """The reply that goes out, counted."""
+        """The reply that goes out, counted; from then on the stream waits for the next frame."""
+        self.touched = self._clock()
         untold = [detail for detail in self._details.values() if not (detail.told or detail.jpeg.done())]
         for detail in untold[:MOST_DETAILS]:
             detail.told = True

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -34,13 +35,14 @@ class LateCloud:
 
     async def ask(self, frame: KeyFrame, question: str) -> CloudAnswer:
         """See `Cloud.ask`."""
+        started = time.perf_counter()
         least = asyncio.create_task(asyncio.sleep(self.seconds))
         try:
             answer = await self.cloud.ask(frame, question)
             await least
         finally:
             least.cancel()
-        return answer
+        return replace(answer, seconds=time.perf_counter() - started)
 
     async def aclose(self) -> None:
         """See `Cloud.aclose`."""
@@ -57,7 +59,8 @@ async def stream_locally(
     step: float,
     on_reply: Callable[[Frame, FrameReply], None],
     on_damage: Callable[[Frame, PictureError], None],
-) -> StreamSummary | None:
+    on_end: Callable[[StreamSummary], None],
+) -> None:
     """Show a source's frames to a site, to its end, over everything that a request passes but the network.
 
     Args:
@@ -67,6 +70,7 @@ async def stream_locally(
         step: seconds from frame to frame at least.
         on_reply: called with each.
         on_damage: called with what cannot be shown; the next frame may be better.
+        on_end: called with what the stream came to, also if it is interrupted.
 
     Raises:
         SecondLookError: the stream cannot go on.
@@ -84,6 +88,8 @@ async def stream_locally(
         site = create_app(small, extend=streaming(settings, cloud))
         await stack.enter_async_context(site.router.lifespan_context(site))
         camera = AsyncEdgeStream(_ANYWHERE, question, transport=httpx.ASGITransport(site))
+        # Called once it is closed.
+        stack.callback(lambda: None if camera.summary is None else on_end(camera.summary))
         await stack.enter_async_context(camera)
         loop = asyncio.get_running_loop()
         while (frame := await asyncio.to_thread(source.newest)) is not None:
@@ -93,4 +99,3 @@ async def stream_locally(
             except PictureError as error:
                 on_damage(frame, error)
             await asyncio.sleep(max(0.0, begin + step - loop.time()))
-    return camera.summary

@@ -275,9 +275,9 @@ class Stream:
         return said.uncertainty
 
     def _hold(self, info: FrameInfo) -> Verdict:
-        entry = self.history.newest(info.number, info.captured)
-        if entry is None and self._own is not None and self._own.frame < info.number:
-            entry = self._own
+        entry, own = self.history.newest(info.number, info.captured), self._own
+        if entry is None and own is not None and own.frame < info.number:
+            entry = own if info.captured - own.captured <= self.method.history_seconds else None
         if entry is None:
             return Verdict("", "nothing")
         return Verdict(entry.text, "history", entry=entry, age=info.captured - entry.captured)
