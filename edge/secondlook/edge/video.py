@@ -119,7 +119,7 @@ def _frames(
     started = time.monotonic()
     try:
         container = av.open(
-            address,
+            f"file:{address}" if is_file else address,  # or "12:30.mp4" would be one of the protocol 12
             format="v4l2" if is_device else None,
             options=options if is_device else {} if is_file else _RTSP,
             timeout=None if is_file else (_SECONDS, _SECONDS),
@@ -133,6 +133,8 @@ def _frames(
             raise SourceError(f"{name} has no video")
         stream = container.streams.video[0]
         context = stream.codec_context
+        if context is None:
+            raise SourceError(f"{name} has a video in a format that this FFmpeg cannot decode")
         limits.check_pixels(context.width, context.height, name)
         context.options = {"max_pixels": str(limits.max_pixels)}
         try:
