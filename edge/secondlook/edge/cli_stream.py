@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import time
@@ -30,6 +29,7 @@ from .cli_options import (
     exit_code,
     fail,
     jpeg_settings,
+    json_line,
     note,
     parsed_headers,
 )
@@ -190,7 +190,7 @@ class _Showing:
 
 def frame_json(frame: Frame, reply: FrameReply) -> str:
     """A frame for programs, in one line."""
-    return json.dumps({**reply.model_dump(mode="json"), "captured": frame.captured}, ensure_ascii=False)
+    return json_line({**reply.model_dump(mode="json"), "captured": frame.captured})
 
 
 def frame_line(reply: FrameReply) -> str:
