@@ -200,6 +200,7 @@ def test_a_boundary_may_have_dashes_of_its_own(camera: Camera, told: str) -> Non
         "rtsp://{}@x:99999999/{}",
         "gopher://{}@x/{}",
         "{}@x:8554/y",
+        "{}@x" + 5000 * "y",
     ],
 )
 def test_credentials_are_in_no_error(text: str) -> None:

@@ -93,7 +93,15 @@ def test_a_folder_is_shown_to_its_end(folder: Path, site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("source", "rate"),
-    [("{folder}", 1000.0), ("{folder}/*.jpg", 1000.0), ("{folder}/0.jpg", None), ("rtsp://camera/*", None)],
+    [
+        ("{folder}", 1000.0),
+        ("{folder}/*.jpg", 1000.0),
+        ("{folder}/[01].jpg", 1000.0),
+        ("{folder}/?.jpg", 1000.0),
+        ("{folder}/0.jpg", None),
+        ("rtsp://camera/*", None),
+        ("/dev/video0?video_size=640x480", None),
+    ],
 )
 def test_pictures_have_the_rate_that_is_asked_for(
     source: str, rate: float | None, folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch
@@ -203,8 +211,9 @@ def test_errors_are_one_line_and_an_exit_code(
     assert result.stderr.count("\n") == 1
 
 
-def test_a_source_that_is_none(tmp_path: Path, site: Site) -> None:
-    result = run(tmp_path / "gone", site)
+@pytest.mark.parametrize("name", ["gone", 5000 * "x"])
+def test_a_source_that_is_none(name: str, tmp_path: Path, site: Site) -> None:
+    result = run(tmp_path / name, site)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
     assert site.asked == []

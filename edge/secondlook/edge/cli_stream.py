@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import math
+import os
 import random
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -133,7 +134,9 @@ def stream(
 
 def has_no_rate(source: str) -> bool:
     """Whether it is pictures in files; a video and a camera have a rate of their own."""
-    return "://" not in source and (Path(source).is_dir() or "*" in source)
+    if "://" in source or source.startswith("/dev/video"):  # its options stand behind a question mark
+        return False
+    return os.path.isdir(source) or (glob.has_magic(source) and not os.path.exists(source))
 
 
 class _Showing:

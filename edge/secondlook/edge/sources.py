@@ -166,10 +166,12 @@ def _recorded(
     path = Path(text)
     if not text:
         raise SourceError(f"no source is named; one is {KINDS}")
+    shown = without_password(text)  # perhaps a camera's address that lacks its scheme
     try:
         there, is_folder = path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:  # a name that no file can have
-        raise SourceError(f"cannot open {text!r}: {error}") from error
+    except (OSError, ValueError) as error:  # a name that no file can have, which an OSError's text repeats
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"cannot open {shown!r}: {reason}") from None
     if there and not is_folder and path.suffix.lower() not in _SUFFIXES:
         need_pyav(text)
         begin = partial(recorded_takes, text, text, limits, fps)
@@ -185,7 +187,6 @@ def _recorded(
     else:
         files = [Path(one) for one in glob.glob(text, recursive=True)]
         known = "" if glob.has_magic(text) else f"; a source is {KINDS}"
-        shown = without_password(text)  # perhaps a camera's address that lacks its scheme
         missing = f"there is no {'file like ' if glob.has_magic(text) else ''}{shown}{known}"
     files = sorted(
         (file for file in files if file.is_file() and not file.name.startswith(".")), key=_by_numbers
