@@ -24,6 +24,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from secondlook.engine.models.settings import LOCALISATION_FILE, SETTINGS_FILE
 from training.architectures import add_model_option
+from training.history import TEMPLATE
 from training.lessons import REGION
 from training.model import PROBE_LAYER, Architecture
 
@@ -37,7 +38,15 @@ def published_state(folder: Path, head_file: Path) -> dict[str, Any]:
     return {"model": model.state_dict(), "head": head}
 
 
-def publish(architecture: Architecture, state: Path, folder: Path, head_file: Path, threshold: float) -> None:
+def publish(
+    architecture: Architecture,
+    state: Path,
+    folder: Path,
+    head_file: Path,
+    threshold: float,
+    *,
+    context: bool = False,
+) -> None:
     """Write config, weights, tokenizer, chat template, preprocessor and two-look settings into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = architecture.tokenizer()
@@ -54,7 +63,9 @@ def publish(architecture: Architecture, state: Path, folder: Path, head_file: Pa
     save_file({name: tensor.half() for name, tensor in trained["head"].items()}, head_file)
     tokenizer.save_pretrained(folder)
     architecture.save_processor(tokenizer, folder)
-    settings = {"threshold": threshold, "fit": "squash", "max_new_tokens": 20}
+    settings: dict[str, Any] = {"threshold": threshold, "fit": "squash", "max_new_tokens": 20}
+    if context:
+        settings["context"] = TEMPLATE
     where = {"layers": {PROBE_LAYER: None}, "crop_size": REGION.crop_size, "min_cells": REGION.min_cells}
     for name, values in ((SETTINGS_FILE, settings), (LOCALISATION_FILE, where)):
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -69,6 +80,7 @@ def main() -> None:
     ways.add_argument("--to", type=Path, help="checkpoint folder to write")
     parser.add_argument("--head", type=Path, help="another file of the patch head, read or written")
     parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--context", action="store_true", help="it has learnt to use a line of history")
     arguments = parser.parse_args()
     architecture: Architecture = arguments.model
     head_file = arguments.head or Path(__file__).with_name(architecture.head_file)
@@ -83,7 +95,7 @@ def main() -> None:
     trained: Path = arguments.out / "model.pt"
     if not trained.is_file():
         parser.error(f"{trained} is missing: train the model first")
-    publish(architecture, trained, arguments.to, head_file, arguments.threshold)
+    publish(architecture, trained, arguments.to, head_file, arguments.threshold, context=arguments.context)
 
 
 if __name__ == "__main__":

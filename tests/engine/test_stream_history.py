@@ -106,19 +106,20 @@ def test_the_history_is_bounded(step: float) -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("doubt", [(True, 0.0, None), (True, 0.1, 0.0)]),
-        ("busy", [(False, 0.0, None), (True, 0.1, 0.0)]),
-        ("every:0.5", [(False, 0.0, None), (False, 0.7, 0.2), (True, 1.2, 0.7)]),
+        ("doubt", [(True, None, 0.0, None), (True, 0.61, 0.1, 0.0)]),
+        ("busy", [(False, 0.2, 0.0, None), (True, 0.2, 0.1, 0.0)]),
+        ("every:0.5", [(False, 0.2, 0.0, None), (False, None, 0.7, 0.2), (True, 0.2, 1.2, 0.7)]),
     ],
 )
-def test_key_frames(text: str, wanted: list[tuple[bool, float, float | None]]) -> None:
+def test_key_frames(text: str, wanted: list[tuple[bool, float | None, float, float | None]]) -> None:
     rule = KeyFrames.parsed(text)
     assert all(rule.wants(*each) for each in wanted)
 
 
 def test_other_frames_are_no_key_frames() -> None:
-    assert not KeyFrames.parsed("doubt").wants(False, 9.0, None)
-    assert not KeyFrames.parsed("every:0.5").wants(True, 0.6, 0.2)
+    assert not KeyFrames.parsed("doubt").wants(False, None, 9.0, None)
+    assert not KeyFrames.parsed("doubt").wants(True, 3 * 0.2, 9.0, None)  # a sure answer is fresh
+    assert not KeyFrames.parsed("every:0.5").wants(True, None, 0.6, 0.2)
 
 
 @pytest.mark.parametrize(

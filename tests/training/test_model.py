@@ -48,7 +48,9 @@ def state(model: LlavaForConditionalGeneration, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def published(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "checkpoint"
-    publishing.publish(LLAVA, state, folder, folder.with_name("head.safetensors"), threshold=0.125)
+    publishing.publish(
+        LLAVA, state, folder, folder.with_name("head.safetensors"), threshold=0.125, context=True
+    )
     return folder
 
 
@@ -136,7 +138,12 @@ def test_training_can_go_on_from_the_published_folder(published: Path, state: Pa
 def test_the_published_settings_are_those_trained_for(published: Path) -> None:
     files = (published / name for name in ("secondlook.json", "localisation.json"))
     assert [json.loads(file.read_text(encoding="utf-8")) for file in files] == [
-        {"threshold": 0.125, "fit": "squash", "max_new_tokens": 20},
+        {
+            "threshold": 0.125,
+            "fit": "squash",
+            "max_new_tokens": 20,
+            "context": "{question} ({age:.1f} s ago: {answer})",
+        },
         {"layers": {str(PROBE_LAYER): None}, "crop_size": IMAGE_SIZE, "min_cells": 2},
     ]
 
@@ -170,7 +177,7 @@ def test_the_command_publishes(
     state: Path, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["publish", "--out", str(state.parent), "--to", str(tmp_path / "new")]
-    command += ["--threshold", "0.125", "--head", str(tmp_path / "head.safetensors")]
+    command += ["--context", "--threshold", "0.125", "--head", str(tmp_path / "head.safetensors")]
     monkeypatch.setattr("sys.argv", command)
     publishing.main()
     for path in published.iterdir():

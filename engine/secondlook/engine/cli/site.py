@@ -50,14 +50,14 @@ class MethodChoice:
     sure: Annotated[
         float,
         typer.Option(help="Up to this doubt the model's own answer stands.", rich_help_panel=STREAMS),
-    ] = 0.2
+    ] = 0.1
     remember: Annotated[
         float,
         typer.Option(help="Up to this doubt it is remembered for later frames.", rich_help_panel=STREAMS),
-    ] = 0.1
+    ] = 0.02
     believe: Annotated[
         float, typer.Option(help="Up to this doubt the cloud's answer counts.", rich_help_panel=CLOUD)
-    ] = 0.3
+    ] = 0.2
     key_frames: Annotated[
         str,
         typer.Option(
