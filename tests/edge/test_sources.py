@@ -254,6 +254,7 @@ def test_closing_wakes_whoever_waits() -> None:
         ("{tmp}/gone", r"there is no .*/gone; a source is rtsp://… or http://… \(MJPEG\), a device"),
         ("{tmp}/*.gone", r"there is no file like .*/\*\.gone$"),
         ("{tmp}/empty", r"the folder .*/empty holds no pictures \(\.avif, \.bmp"),
+        ("{tmp}/null.jpg", r"/null\.jpg is no file, and no folder of pictures"),
         ("", "no source is named; one is rtsp"),
         ("a\0b", "there is no a"),
         ("x" * 5000, "cannot open 'xxx.*name too long"),
@@ -267,6 +268,7 @@ def test_closing_wakes_whoever_waits() -> None:
 )
 def test_what_is_no_source_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "null.jpg").symlink_to("/dev/null")
     with pytest.raises(SourceError, match=message) as caught:
         open_source(text.format(tmp=tmp_path))
     assert "\n" not in str(caught.value)

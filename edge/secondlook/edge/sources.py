@@ -184,6 +184,7 @@ def _recorded(
         missing = f"the folder {text} holds no pictures ({', '.join(_SUFFIXES)})"
     elif there:
         files = [path]
+        missing = f"{text} is no file, and no folder of pictures"
     else:
         files = [Path(one) for one in glob.glob(text, recursive=True)]
         known = "" if glob.has_magic(text) else f"; a source is {KINDS}"
