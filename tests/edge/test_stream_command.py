@@ -197,7 +197,7 @@ def test_nothing_but_damage_is_an_error(frames: list[Any], site: Site) -> None:
         (["--site", "camera:8000"], 2, "must look like http://host:port"),
         (["--timeout", "-1"], 2, "timeout should be greater than 0, not -1.0"),
         (["--header", "none"], 2, "a header must look like"),
-        ([], 4, "(404): no stream is opened"),
+        ([], 4, "(404): no stream is opened; streams are a site's (secondlook site), not a plain server's"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(
