@@ -129,23 +129,38 @@ def test_originals_are_kept_within_the_megabytes(
 # --- what goes wrong --------------------------------------------------------------------------------------
 
 
-def test_a_site_that_comes_back_is_shown_frames_again(frames: list[Any], site: Site) -> None:
-    site.reply = lambda shown: None if shown.header.frame == 1 else {}
+@pytest.mark.parametrize(
+    ("failure", "told"), [(None, "the connection to "), (502, "the server refused the request (502)")]
+)
+def test_a_site_that_comes_back_is_shown_frames_again(
+    failure: int | None, told: str, frames: list[Any], site: Site
+) -> None:
+    site.reply = lambda shown: failure if shown.header.frame == 1 else {}
     result = run("camera", site)
     assert result.exit_code == 0
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["0", "2"]
     lost, back, _ = result.stderr.splitlines()
-    assert lost.startswith("warning: the connection to ")
+    assert lost.startswith(f"warning: {told}")
     assert lost.endswith("further frames are tried for up to 60 s")
     assert back == "note: the site is back"
 
 
-def test_a_site_that_stays_away_ends_it(frames: list[Any], site: Site) -> None:
-    site.reply = lambda shown: {} if shown.header.frame == 0 else None
+@pytest.mark.parametrize(
+    ("failure", "code", "told"),
+    [
+        (None, 3, "the connection to "),
+        (500, 4, "the server refused the request (500)"),
+        (422, 4, "the server refused the request (422)"),
+    ],
+)
+def test_a_site_that_stays_away_ends_it(
+    failure: int | None, code: int, told: str, frames: list[Any], site: Site
+) -> None:
+    site.reply = lambda shown: {} if shown.header.frame == 0 else failure
     result = run("camera", site, "--wait-budget", 0)
-    assert result.exit_code == 3
+    assert result.exit_code == code
     assert result.stdout.count("\n") == 1
-    assert result.stderr.splitlines()[-1].startswith("error: the connection to ")
+    assert result.stderr.splitlines()[-1].startswith(f"error: {told}")
     assert len(site.shown) == 2
 
 

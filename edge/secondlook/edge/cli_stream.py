@@ -165,9 +165,12 @@ class _Showing:
             except (ConnectionFailedError, ServerBusyError) as error:
                 begin = max(begin, self._try_until(error, opened))
             except RequestRefusedError as error:
-                if error.status != 404 or not opened:
+                if error.status == 404 and opened:
+                    note("note: the site has forgotten the stream; another is opened")
+                elif error.status >= 500:  # as of a gateway before a site that restarts
+                    begin = max(begin, self._try_until(error, opened))
+                else:
                     raise
-                note("note: the site has forgotten the stream; another is opened")
             else:
                 if self._failures:
                     note("note: the site is back")
