@@ -197,6 +197,7 @@ def test_a_boundary_may_have_dashes_of_its_own(camera: Camera, told: str) -> Non
     [
         "http://{}@127.0.0.1:9/x",
         "rtsp://{}@127.0.0.1:9/pw={}",
+        "rtsp://{}@127.0.0.1:9/x?{}",
         "rtsp://{}@x:99999999/{}",
         "gopher://{}@x/{}",
         "{}@x:8554/y",
@@ -208,6 +209,7 @@ def test_credentials_are_in_no_error(text: str) -> None:
     with pytest.raises(SourceError) as caught:
         open_source(text.replace("{}", secret))
     shown = "".join(traceback.format_exception(caught.value))
+    shown += repr(caught.value.__context__)  # which is not shown, but may be recorded
     assert USER not in shown
     assert PASSWORD not in shown
 

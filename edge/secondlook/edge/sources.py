@@ -166,12 +166,13 @@ def _recorded(
     path = Path(text)
     if not text:
         raise SourceError(f"no source is named; one is {KINDS}")
-    shown = without_password(text)  # perhaps a camera's address that lacks its scheme
+    shown, failure = without_password(text), ""  # perhaps a camera's address that lacks its scheme
     try:
         there, is_folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:  # a name that no file can have, which an OSError's text repeats
-        reason = getattr(error, "strerror", None) or error
-        raise SourceError(f"cannot open {shown!r}: {reason}") from None
+        failure = f"cannot open {shown!r}: {getattr(error, 'strerror', None) or error}"
+    if failure:
+        raise SourceError(failure)
     if there and not is_folder and path.suffix.lower() not in _SUFFIXES:
         need_pyav(text)
         begin = partial(recorded_takes, text, text, limits, fps)

@@ -116,7 +116,7 @@ def _frames(
     av = need_pyav(name)
     is_device = options is not None
     is_file = not is_device and "://" not in address
-    started = time.monotonic()
+    started, failure = time.monotonic(), ""
     try:
         container = av.open(
             f"file:{address}" if is_file else address,  # or "12:30.mp4" would be one of the protocol 12
@@ -127,7 +127,9 @@ def _frames(
     except (av.FFmpegError, OSError, ValueError) as error:
         # Of these only the reason: their text has the address, and that a password. Where time ran out, any.
         late = not is_file and time.monotonic() - started >= _SECONDS
-        raise SourceError(f"cannot open {name}: {_LATE if late else _reason(error)}") from None
+        failure = f"cannot open {name}: {_LATE if late else _reason(error)}"
+    if failure:  # not where that error would be its context
+        raise SourceError(failure)
     with container:
         if not container.streams.video:
             raise SourceError(f"{name} has no video")
