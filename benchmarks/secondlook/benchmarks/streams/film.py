@@ -163,7 +163,7 @@ def film(path: Path, fps: int, frames: int) -> Iterator[Film]:
         WriteError: it cannot be written there.
     """
     check_writable(path)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(prefix=".secondlook-", dir=path.parent) as folder:
         file = Path(folder) / "film.mp4"
         try:
             with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
@@ -174,5 +174,5 @@ def film(path: Path, fps: int, frames: int) -> Iterator[Film]:
                 yield drawn
                 drawn.end()
         except av.FFmpegError as error:
-            raise WriteError(f"the film cannot be written to {folder}: {error.strerror}") from error
+            raise WriteError(f"cannot write {path}: {error.strerror}") from error
         write_files({path: file.read_bytes()})
