@@ -35,7 +35,8 @@ from secondlook.engine.stream.state import Method
 __all__ = ["run_demo_stream"]
 
 _LINES: Final = 12
-"""Of the last frames, in the terminal."""
+"""Of the last frames, in the terminal, if there is room beside the others."""
+_OTHER_LINES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class _Terminal:
     def __init__(self, console: Console, live: Live | None) -> None:
         self._console = console
         self._live = live
-        self._seen = deque[_Seen](maxlen=_LINES)
+        self._seen = deque[_Seen](maxlen=max(1, min(_LINES, console.height - _OTHER_LINES)))
         self._shown = self._right = 0
 
     def __call__(self, seen: _Seen) -> None:
