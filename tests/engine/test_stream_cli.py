@@ -14,7 +14,7 @@ import pytest
 from engine.commands import SECONDS, exit_status, one_line, python
 from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
 from engine.serving_harness import SPOKEN
-from secondlook.edge.wire_stream import FrameReply, StreamCard
+from secondlook.edge.wire_stream import FrameReply, StreamCard, StreamEvent
 from secondlook.engine.cli import site, stream
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.stream.keyframes import KeyFrames
@@ -200,8 +200,8 @@ cli.run(cli.command_line(), ["site", "--port", "0", "--deadline", "30"])
             )
             with client.stream("GET", f"/v1/streams/{card.id}/events") as events:
                 process.send_signal(signal.SIGINT)
-                last = json.loads(list(events.iter_lines())[-1])
+                last = StreamEvent.model_validate_json(list(events.iter_lines())[-1])
         out, err = process.communicate(timeout=SECONDS)
     assert FrameReply.read(reply.content).answer == "first to unsure"
-    assert last == {"kind": "ended", "frame": 0, "reason": "the server is shutting down"}
+    assert last == StreamEvent(kind="ended", frame=0, reason="the server is shutting down")
     assert (process.returncode, out, err) == (0, "", "stopped\n")

@@ -227,6 +227,37 @@ def test_no_cloud_holds_a_frame(cloud: Any, reason: str) -> None:
     run(scenario)
 
 
+def test_who_watches_reads_what_the_camera_is_told() -> None:
+    """A reply with all that may be in it, views too."""
+    cloud = create_app(FakeEngine())
+    with (
+        listening(cloud) as above,
+        listening(site(FakeEngine(), HttpCloud(above, 10.0), method=BUSY)) as url,
+        httpx.Client(base_url=url, headers=SPOKEN, timeout=SECONDS) as client,
+    ):
+        reply = client.post("/v1/streams", json={"question": "unsure", "deadline": 30})
+        path = f"/v1/streams/{StreamCard.read(reply.content).id}"
+        with client.stream("GET", f"{path}/events") as events:
+            told = iter(events.iter_lines())
+            for number in range(5000):
+                header = {"frame": number, "captured": number / 1000, "width": 400, "height": 300}
+                files = {"image": ("a.jpg", jpeg(), "image/jpeg")}
+                sent = httpx.post(
+                    f"{url}{path}/frames",
+                    data={"frame": json.dumps(header)},
+                    files=files,
+                    headers=SPOKEN,
+                    timeout=SECONDS,
+                )
+                answered = FrameReply.read(sent.content)
+                if answered.wanted:
+                    break
+            else:
+                pytest.fail("the cloud wants nothing")
+            seen = (StreamEvent.read(line.encode()) for line in told)
+            assert answered in (event.reply for event in seen)
+
+
 def test_a_stream_is_watched_over_http() -> None:
     cloud = create_app(FakeEngine())
     with listening(cloud) as above, listening(site(FakeEngine(), HttpCloud(above, 10.0), method=BUSY)) as url:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from secondlook.edge.geometry import Rectangle, Region, Size
 from secondlook.edge.wire import Fixed, View
+from secondlook.engine.stream.focus import narrowed, widened
 from secondlook.engine.stream.history import MOST_FRAMES
 from secondlook.engine.stream.keyframes import KeyFrames
 from secondlook.engine.stream.state import Ask, FrameInfo, Method, Said, Stream, Verdict
@@ -144,7 +145,7 @@ def test_the_next_frame_is_looked_at_closer_where_the_last_was_doubtful() -> Non
     verdict, asks = driven(one, shifted, UNSURE)
     assert not asks[0].relevance  # motion is known
     assert verdict.focus is not None
-    assert (verdict.focus.frame, verdict.focus.region) == (1, Region(400, 150, 540, 290))
+    assert (verdict.focus.frame, verdict.focus.region) == (1, Region(365, 115, 575, 325))
     looked, asks = driven(one, frame(2, window=window, focus=PLACE), Said("read closer", 0.05, 1.0, True))
     assert asks[0].focus == PLACE
     assert looked.focus is not None  # the whole frame alone was doubtful: go on looking closer
@@ -163,7 +164,7 @@ def test_without_known_motion_a_place_follows_attention() -> None:
     verdict, asks = driven(one, frame(1), replace(UNSURE, relevance=cells))
     assert asks[0].relevance
     assert verdict.focus is not None
-    assert verdict.focus.region.size == PLACE.size
+    assert verdict.focus.region.size == Size(210, 210)  # half as much again, whatever cells tell
     assert verdict.focus.region.centre == (750, 275)
     still = stream(focus="still")
     driven(still, frame(0), UNSURE)
@@ -171,7 +172,8 @@ def test_without_known_motion_a_place_follows_attention() -> None:
     kept, asks = driven(still, frame(1), replace(UNSURE, relevance=cells))
     assert not asks[0].relevance
     assert kept.focus is not None
-    assert kept.focus.region == PLACE
+    assert kept.focus.region == widened(PLACE, ORIGINAL)
+    assert narrowed(kept.focus.region) == PLACE
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from secondlook.edge.geometry import GridMap, Rectangle, Region, inside
+from secondlook.edge.geometry import GridMap, Rectangle, Region, Size, inside
 
-__all__ = ["anchored"]
+__all__ = ["anchored", "narrowed", "widened"]
 
 _REACH: Final = 1.0
 """How far a place may have moved since the frame before, in sizes of its own, beside one cell."""
 
 _EVIDENCE: Final = 96
 """Of 255, the map's own largest: where attention near the old place is less, nothing says where it went."""
+
+_AROUND: Final = 1.5
+"""Of a place's sides: so much is looked at, for where the place is, is known by cells of a map."""
 
 
 def anchored(cells: Sequence[Sequence[int]], grid: GridMap, place: Region) -> Region:
@@ -48,9 +51,26 @@ def anchored(cells: Sequence[Sequence[int]], grid: GridMap, place: Region) -> Re
         sum(weight * (x + 0.5) for weight, _, x in about) / total,
         sum(weight * (y + 0.5) for weight, y, _ in about) / total,
     )
-    half_wide, half_high = place.width / 2, place.height / 2
-    moved = Rectangle(float(x) - half_wide, float(y) - half_high, float(x) + half_wide, float(y) + half_high)
-    return inside(moved, grid.image) or place
+    return inside(_about(float(x), float(y), place.width, place.height), grid.image) or place
+
+
+def widened(place: Region, original: Size) -> Region:
+    """A place with what is around it, as it is looked at: in each direction at most half of the picture,
+    unless the place has more."""
+    width = max(place.width, min(_AROUND * place.width, original.width / 2))
+    height = max(place.height, min(_AROUND * place.height, original.height / 2))
+    return inside(_about(*place.centre, width, height), original) or place
+
+
+def narrowed(seen: Region) -> Region:
+    """The place, where that and what is around it were looked at: about as large as before it was widened."""
+    width, height = max(1, round(seen.width / _AROUND)), max(1, round(seen.height / _AROUND))
+    left, top = seen.left + (seen.width - width) // 2, seen.top + (seen.height - height) // 2
+    return Region(left, top, left + width, top + height)
+
+
+def _about(x: float, y: float, width: float, height: float) -> Rectangle:
+    return Rectangle(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
 def _range(start: float, stop: float, most: int) -> range:

@@ -25,7 +25,7 @@ from secondlook.edge.geometry import GridMap, Rectangle, Region, Size, inside, m
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import View
 from secondlook.engine.context import with_history
-from secondlook.engine.stream.focus import anchored
+from secondlook.engine.stream.focus import anchored, narrowed, widened
 from secondlook.engine.stream.history import MOST_FRAMES, Entry, History
 from secondlook.engine.stream.keyframes import KeyFrames
 
@@ -265,7 +265,7 @@ class Stream:
         return info.captured - self._frames[earlier].info.captured
 
     def _own_answer(self, info: FrameInfo, said: Said) -> float:
-        region = info.focus if said.closer else None
+        region = narrowed(info.focus) if said.closer and info.focus is not None else None
         entry = Entry(info.number, info.captured, said.text, said.uncertainty, "own", region)
         if self._own is None or entry.frame > self._own.frame:
             self._own = entry
@@ -287,12 +287,12 @@ class Stream:
         entry = self.history.newest(info.number + 1, info.captured, placed=True)
         if entry is None or entry.region is None:
             return None
-        region = self._brought(entry, entry.region, info)
-        return None if region is None else Focus(info.number, region)
+        place = self._brought(entry, entry.region, info)
+        return None if place is None else Focus(info.number, widened(place, info.original))
 
     def _brought(self, entry: Entry, region: Region, info: FrameInfo) -> Region | None:
         source = self._frames.get(entry.frame)
-        if self.method.focus == "still" or source is None or entry.frame == info.number:
+        if self.method.focus == "still" or source is None:
             return inside(Rectangle(*region.as_tuple()), info.original)
         if source.info.window is not None and info.window is not None:
             rectangle = Rectangle(*region.as_tuple())
@@ -300,10 +300,12 @@ class Stream:
         return self._tracked_to(entry, region, info)
 
     def _tracked_to(self, entry: Entry, region: Region, info: FrameInfo) -> Region | None:
-        """By the small model's own attention, from frame to frame."""
+        """By the small model's own attention, from frame to frame. The cloud's place is exact in its own
+        frame; the small model's, which the camera cut out before it saw that, is not."""
         tracked = self._tracked
         if tracked is None or tracked.entry != entry or tracked.frame > info.number:
-            tracked = self._tracked = _Tracked(entry, entry.frame, region)
+            begin = entry.frame if entry.by == "cloud" else entry.frame - 1
+            tracked = self._tracked = _Tracked(entry, begin, region)
         for number in sorted(n for n in self._frames if tracked.frame < n <= info.number):
             cells = self._frames[number].relevance
             if cells is not None and tracked.region is not None:
