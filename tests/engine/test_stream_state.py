@@ -148,7 +148,7 @@ def test_the_next_frame_is_looked_at_closer_where_the_last_was_doubtful() -> Non
     verdict, asks = driven(one, shifted, UNSURE)
     assert not asks[0].relevance  # motion is known
     assert verdict.focus is not None
-    assert (verdict.focus.frame, verdict.focus.region) == (1, Region(365, 115, 575, 325))
+    assert (verdict.focus.frame, verdict.focus.region) == (1, Region(330, 80, 610, 360))
     looked, asks = driven(one, frame(2, window=window, focus=PLACE), Said("read closer", 0.05, 1.0, True))
     assert asks[0].focus == PLACE
     assert looked.focus is not None  # the whole frame alone was doubtful: go on looking closer
@@ -167,7 +167,7 @@ def test_without_known_motion_a_place_follows_attention() -> None:
     verdict, asks = driven(one, frame(1), replace(UNSURE, relevance=cells))
     assert asks[0].relevance
     assert verdict.focus is not None
-    assert verdict.focus.region.size == Size(210, 210)  # half as much again, whatever cells tell
+    assert verdict.focus.region.size == Size(280, 280)  # twice as much, whatever cells tell
     assert verdict.focus.region.centre == (750, 275)
     still = stream(focus="still")
     driven(still, frame(0), UNSURE)

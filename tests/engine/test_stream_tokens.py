@@ -22,6 +22,7 @@ from secondlook.engine.embedded import DEMO, EMBEDDED
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.stream.cloud import CloudAnswer
+from secondlook.engine.stream.focus import widened
 from secondlook.engine.stream.keyframes import KeyFrames
 
 TEMPLATE = "{question} ({age:.1f} s ago: {answer})"
@@ -179,7 +180,7 @@ def test_a_region_of_the_cloud_makes_the_next_frames_focus(engine: Engine) -> No
             assert reply.focus is not None
             box = reply.focus.region
             placed = Region(box.left, box.top, box.right, box.bottom)
-            assert placed.size == region.size
+            assert placed.size == widened(region, Size(width, height)).size
             assert placed.within(Size(width, height))
 
     run(scenario)

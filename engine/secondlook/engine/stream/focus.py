@@ -19,7 +19,7 @@ _REACH: Final = 1.0
 _EVIDENCE: Final = 96
 """Of 255, the map's own largest: where attention near the old place is less, nothing says where it went."""
 
-_AROUND: Final = 1.5
+_AROUND: Final = 2.0
 """Of a place's sides: so much is looked at, for where the place is, is known by cells of a map."""
 
 
