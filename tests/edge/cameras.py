@@ -21,6 +21,7 @@ class Camera:
         statuses: of the next replies; once they are used up, 200.
         content_type: of the reply.
         scheme: of authentication, "basic" or "digest"; None for none.
+        challenge: what is told of it in place of the usual.
         asked: the paths of all requests.
     """
 
@@ -29,6 +30,7 @@ class Camera:
         self.statuses: list[int] = []
         self.content_type = "multipart/x-mixed-replace; boundary=frame"
         self.scheme: str | None = None
+        self.challenge = ""
         self.asked: list[str] = []
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
 
@@ -54,7 +56,7 @@ class Camera:
         handler.send_response(status)
         if status == 401:
             extra = ', nonce="abc", qop="auth"' if self.scheme == "digest" else ""
-            handler.send_header("www-authenticate", f'{self.scheme} realm="camera"{extra}')
+            handler.send_header("www-authenticate", self.challenge or f'{self.scheme} realm="camera"{extra}')
         handler.send_header("content-type", self.content_type)
         handler.end_headers()
         with suppress(ConnectionError):  # nobody looks any more

@@ -161,13 +161,47 @@ def test_credentials_are_given_and_never_shown(
 
 
 @pytest.mark.parametrize(
+    ("scheme", "challenge"),
+    [
+        ("basic", 'Basic realm="Digest"'),
+        ("digest", 'Basic realm="x", Digest realm="camera", nonce="abc", qop="auth"'),
+    ],
+)
+def test_credentials_are_given_however_they_are_wanted(camera: Camera, scheme: str, challenge: str) -> None:
+    camera.scheme, camera.challenge = scheme, challenge
+    camera.show(SMALL)
+    with open_source(f"http://{USER}:{PASSWORD}@{camera.address}") as source:
+        assert source.newest() is not None
+
+
+@pytest.mark.parametrize("extra", [', algorithm="X9"', ', qop="auth-int"', ", nothing"])
+def test_a_digest_of_an_unknown_kind_is_told(camera: Camera, extra: str) -> None:
+    camera.scheme, camera.challenge = "digest", f'Digest realm="camera", nonce="abc"{extra}'
+    with pytest.raises(SourceError, match="wants a digest of the password of a kind that is not known"):
+        open_source(f"http://{USER}:{PASSWORD}@{camera.address}")
+
+
+@pytest.mark.parametrize("told", ["frame", "--frame", "frame--"])
+def test_a_boundary_may_have_dashes_of_its_own(camera: Camera, told: str) -> None:
+    camera.content_type = f"multipart/x-mixed-replace; boundary={told}"
+    mark = b"--frame--" if told == "frame--" else b"--frame"
+    camera.send(mark + b"\r\n\r\n" + SMALL + b"\r\n" + mark + b"\r\n\r\n" + SMALL)
+    with open_source(f"http://{camera.address}") as source:
+        frame = source.newest()
+    assert frame is not None
+    assert frame.picture.size == Size(40, 30)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "http://{}@127.0.0.1:9/x",
         "rtsp://{}@127.0.0.1:9/pw={}",
+        "rtsp://{}@127.0.0.1:9/x?{}",
         "rtsp://{}@x:99999999/{}",
         "gopher://{}@x/{}",
         "{}@x:8554/y",
+        "{}@x" + 5000 * "y",
     ],
 )
 def test_credentials_are_in_no_error(text: str) -> None:
@@ -175,6 +209,7 @@ def test_credentials_are_in_no_error(text: str) -> None:
     with pytest.raises(SourceError) as caught:
         open_source(text.replace("{}", secret))
     shown = "".join(traceback.format_exception(caught.value))
+    shown += repr(caught.value.__context__)  # which is not shown, but may be recorded
     assert USER not in shown
     assert PASSWORD not in shown
 

@@ -23,7 +23,7 @@ from secondlook.edge import (
     open_picture,
     open_source,
 )
-from secondlook.edge.frames import Take, Takes, played
+from secondlook.edge.frames import Take, Takes, played, reconnecting
 
 
 @pytest.fixture
@@ -89,6 +89,42 @@ def test_what_is_read_too_slowly_is_played_slower(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("secondlook.edge.frames.time.monotonic", lambda: now[0])
     captured = [take.captured for take in played(takes(), Passing())]
     assert captured == pytest.approx([100, 101, 102, 107.7, 108.7])
+
+
+@pytest.mark.parametrize(
+    ("lasting", "growing", "levels"),
+    [(0.5, [0.25, 0.5, 1, 2, 4, 8, 8], ["WARNING", "INFO"]), (60, [0.25] * 7, ["WARNING", "WARNING"])],
+)
+def test_a_camera_that_is_lost_again_and_again_is_given_time(
+    lasting: float,
+    growing: list[float],
+    levels: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now, waits = [100.0], list[float]()
+    picture = open_picture(gradient(10, 10))
+
+    class Passing(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return False
+
+    def connect() -> Takes:
+        yield Take(now[0], lambda: picture)
+        now[0] += lasting
+        yield Take(now[0], lambda: picture)
+
+    monkeypatch.setattr("secondlook.edge.frames.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("secondlook.edge.frames.random.random", lambda: 0.0)
+    with caplog.at_level(logging.INFO):
+        takes = reconnecting("camera", connect, Passing())
+        for _ in range(16):
+            next(takes)
+        takes.close()
+    assert waits == growing
+    lost = [record.levelname for record in caplog.records if "closed the connection" in record.message]
+    assert lost[:2] == levels
 
 
 def test_a_folder_that_is_looped_begins_anew(folder: Path) -> None:
@@ -218,6 +254,7 @@ def test_closing_wakes_whoever_waits() -> None:
         ("{tmp}/gone", r"there is no .*/gone; a source is rtsp://… or http://… \(MJPEG\), a device"),
         ("{tmp}/*.gone", r"there is no file like .*/\*\.gone$"),
         ("{tmp}/empty", r"the folder .*/empty holds no pictures \(\.avif, \.bmp"),
+        ("{tmp}/null.jpg", r"/null\.jpg is no file, and no folder of pictures"),
         ("", "no source is named; one is rtsp"),
         ("a\0b", "there is no a"),
         ("x" * 5000, "cannot open 'xxx.*name too long"),
@@ -231,6 +268,7 @@ def test_closing_wakes_whoever_waits() -> None:
 )
 def test_what_is_no_source_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "null.jpg").symlink_to("/dev/null")
     with pytest.raises(SourceError, match=message) as caught:
         open_source(text.format(tmp=tmp_path))
     assert "\n" not in str(caught.value)

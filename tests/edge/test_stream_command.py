@@ -93,7 +93,15 @@ def test_a_folder_is_shown_to_its_end(folder: Path, site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("source", "rate"),
-    [("{folder}", 1000.0), ("{folder}/*.jpg", 1000.0), ("{folder}/0.jpg", None), ("rtsp://camera/*", None)],
+    [
+        ("{folder}", 1000.0),
+        ("{folder}/*.jpg", 1000.0),
+        ("{folder}/[01].jpg", 1000.0),
+        ("{folder}/?.jpg", 1000.0),
+        ("{folder}/0.jpg", None),
+        ("rtsp://camera/*", None),
+        ("/dev/video0?video_size=640x480", None),
+    ],
 )
 def test_pictures_have_the_rate_that_is_asked_for(
     source: str, rate: float | None, folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch
@@ -121,23 +129,38 @@ def test_originals_are_kept_within_the_megabytes(
 # --- what goes wrong --------------------------------------------------------------------------------------
 
 
-def test_a_site_that_comes_back_is_shown_frames_again(frames: list[Any], site: Site) -> None:
-    site.reply = lambda shown: None if shown.header.frame == 1 else {}
+@pytest.mark.parametrize(
+    ("failure", "told"), [(None, "the connection to "), (502, "the server refused the request (502)")]
+)
+def test_a_site_that_comes_back_is_shown_frames_again(
+    failure: int | None, told: str, frames: list[Any], site: Site
+) -> None:
+    site.reply = lambda shown: failure if shown.header.frame == 1 else {}
     result = run("camera", site)
     assert result.exit_code == 0
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["0", "2"]
     lost, back, _ = result.stderr.splitlines()
-    assert lost.startswith("warning: the connection to ")
+    assert lost.startswith(f"warning: {told}")
     assert lost.endswith("further frames are tried for up to 60 s")
     assert back == "note: the site is back"
 
 
-def test_a_site_that_stays_away_ends_it(frames: list[Any], site: Site) -> None:
-    site.reply = lambda shown: {} if shown.header.frame == 0 else None
+@pytest.mark.parametrize(
+    ("failure", "code", "told"),
+    [
+        (None, 3, "the connection to "),
+        (500, 4, "the server refused the request (500)"),
+        (422, 4, "the server refused the request (422)"),
+    ],
+)
+def test_a_site_that_stays_away_ends_it(
+    failure: int | None, code: int, told: str, frames: list[Any], site: Site
+) -> None:
+    site.reply = lambda shown: {} if shown.header.frame == 0 else failure
     result = run("camera", site, "--wait-budget", 0)
-    assert result.exit_code == 3
+    assert result.exit_code == code
     assert result.stdout.count("\n") == 1
-    assert result.stderr.splitlines()[-1].startswith("error: the connection to ")
+    assert result.stderr.splitlines()[-1].startswith(f"error: {told}")
     assert len(site.shown) == 2
 
 
@@ -189,7 +212,7 @@ def test_nothing_but_damage_is_an_error(frames: list[Any], site: Site) -> None:
         (["--site", "camera:8000"], 2, "must look like http://host:port"),
         (["--timeout", "-1"], 2, "timeout should be greater than 0, not -1.0"),
         (["--header", "none"], 2, "a header must look like"),
-        ([], 4, "(404): no stream is opened"),
+        ([], 4, "(404): no stream is opened; streams are a site's (secondlook site), not a plain server's"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(
@@ -203,8 +226,9 @@ def test_errors_are_one_line_and_an_exit_code(
     assert result.stderr.count("\n") == 1
 
 
-def test_a_source_that_is_none(tmp_path: Path, site: Site) -> None:
-    result = run(tmp_path / "gone", site)
+@pytest.mark.parametrize("name", ["gone", 5000 * "x"])
+def test_a_source_that_is_none(name: str, tmp_path: Path, site: Site) -> None:
+    result = run(tmp_path / name, site)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
     assert site.asked == []

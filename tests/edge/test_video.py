@@ -140,6 +140,20 @@ def test_what_is_no_video_is_told(kind: str, video: Path, tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_a_video_that_no_decoder_knows_is_told(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "unknown.avi")
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZ99"))
+    with pytest.raises(SourceError, match=r"unknown\.avi has a video in a format that this FFmpeg cannot"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "concat:street.mp4", "file:street.mp4"])
+def test_a_videos_name_is_no_protocol(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("named.mp4"), count=3).rename(name)
+    assert len(frames(open_source(name, paced=False))) == 3
+
+
 def test_a_video_above_a_limit_is_not_decoded(video: Path) -> None:
     limits = PictureLimits(max_pixels=320 * 240 - 1)
     for paced in (True, False):

@@ -128,6 +128,15 @@ def test_a_question_that_fails_does_not_end_the_watch(
     assert len(handler.bodies) == 6
 
 
+def test_an_error_with_a_name_that_is_no_unicode_is_json_too(address: str, tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"shot\xff.jpg")).write_bytes(encoded(gradient(400, 300))[:2000])
+    result = run(tmp_path, "--server", address)
+    assert result.exit_code == 0
+    (found,) = lines(result)
+    assert "shot\udcff.jpg is damaged" in found["error"]
+    assert "\\udcff" in result.stdout
+
+
 def test_a_server_that_is_away_is_told_of_every_frame(
     closed_address: str, every_frame: list[Image.Image], slept: list[float]
 ) -> None:

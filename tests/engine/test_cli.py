@@ -234,7 +234,8 @@ def test_run_turns_errors_into_a_line_and_a_status(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("module", "extra"), [("torch", "engine"), ("onnxruntime", "export"), ("matplotlib.figure", "bench")]
+    ("module", "extra"),
+    [("torch", "engine"), ("onnxruntime", "export"), ("matplotlib.figure", "bench"), ("av", "bench")],
 )
 def test_a_missing_package_names_its_extra(
     module: str, extra: str, capsys: pytest.CaptureFixture[str]

@@ -46,7 +46,7 @@ def demo(
 def demo_stream(
     out: Annotated[Path, typer.Option(help="Folder for the film.")] = Path("out/demo-stream"),
     seed: Annotated[int, typer.Option(min=0, help="Which streams are drawn.")] = 7,
-    seconds: Annotated[float, typer.Option(min=20, max=600, help="Of 20 s each.")] = 60,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="In all; of 20 s a stream.")] = 60,
     delay: Annotated[float, typer.Option(min=0, max=60, help="Seconds that the cloud takes at least.")] = 1.0,
     model: ModelOption = "demo",
     cloud: Annotated[str, typer.Option(help="The large model.")] = "demo",

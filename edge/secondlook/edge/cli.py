@@ -11,7 +11,6 @@ Exit codes:
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +43,7 @@ from .cli_options import (
     exit_code,
     fail,
     jpeg_settings,
+    json_line,
     note,
     parsed_headers,
 )
@@ -149,7 +149,7 @@ def ask(
         raise fail(str(error), exit_code(error)) from error
     except KeyboardInterrupt as interrupt:
         raise fail("interrupted", 130) from interrupt
-    typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False) if as_json else answer.text)
+    typer.echo(json_line(answer.to_dict()) if as_json else answer.text)
     if verbose:
         notes.print(_account(answer))
     if answer.second_look_failed is not None:

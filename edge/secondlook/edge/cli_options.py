@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -33,6 +34,7 @@ __all__ = [
     "exit_code",
     "fail",
     "jpeg_settings",
+    "json_line",
     "note",
     "parsed_headers",
 ]
@@ -150,6 +152,11 @@ def exit_code(error: SecondLookError) -> int:
     if isinstance(error, ConnectionFailedError | ServerBusyError):
         return 3
     return 4 if isinstance(error, RequestRefusedError | UnexpectedReplyError) else 2
+
+
+def json_line(told: dict[str, Any]) -> str:
+    """One JSON object. What is no Unicode, as a file's name in an error may be, is escaped."""
+    return json.dumps(told, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def note(text: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import glob
 import math
+import os
 import random
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +30,7 @@ from .cli_options import (
     exit_code,
     fail,
     jpeg_settings,
+    json_line,
     note,
     parsed_headers,
 )
@@ -133,7 +134,9 @@ def stream(
 
 def has_no_rate(source: str) -> bool:
     """Whether it is pictures in files; a video and a camera have a rate of their own."""
-    return "://" not in source and (Path(source).is_dir() or "*" in source)
+    if "://" in source or source.startswith("/dev/video"):  # its options stand behind a question mark
+        return False
+    return os.path.isdir(source) or (glob.has_magic(source) and not os.path.exists(source))
 
 
 class _Showing:
@@ -162,9 +165,12 @@ class _Showing:
             except (ConnectionFailedError, ServerBusyError) as error:
                 begin = max(begin, self._try_until(error, opened))
             except RequestRefusedError as error:
-                if error.status != 404 or not opened:
+                if error.status == 404 and opened:
+                    note("note: the site has forgotten the stream; another is opened")
+                elif error.status >= 500:  # as of a gateway before a site that restarts
+                    begin = max(begin, self._try_until(error, opened))
+                else:
                     raise
-                note("note: the site has forgotten the stream; another is opened")
             else:
                 if self._failures:
                     note("note: the site is back")
@@ -190,7 +196,7 @@ class _Showing:
 
 def frame_json(frame: Frame, reply: FrameReply) -> str:
     """A frame for programs, in one line."""
-    return json.dumps({**reply.model_dump(mode="json"), "captured": frame.captured}, ensure_ascii=False)
+    return json_line({**reply.model_dump(mode="json"), "captured": frame.captured})
 
 
 def frame_line(reply: FrameReply) -> str:

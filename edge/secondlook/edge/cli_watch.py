@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import time
@@ -36,6 +35,7 @@ from .cli_options import (
     exit_code,
     fail,
     jpeg_settings,
+    json_line,
     parsed_headers,
 )
 from .client import EdgeClient
@@ -172,7 +172,7 @@ def _watch(
         else:
             failures = 0
             told = _account(answer)
-        typer.echo(json.dumps({**_heading(frame, deadline), **told}, ensure_ascii=False))
+        typer.echo(json_line({**_heading(frame, deadline), **told}))
 
 
 def _heading(frame: Frame, deadline: float | None) -> dict[str, Any]:

@@ -261,6 +261,9 @@ def _reason(response: httpx.Response) -> str:
     except ValidationError:
         reason = response.reason_phrase
     reason = " ".join(reason.split()) or "no reason given"
-    if response.status_code == 404 and response.request.url.path.count("/v1") > 1:
-        reason += f": {response.request.url.path}; the server's address goes without /v1"
+    path = response.request.url.path
+    if response.status_code == 404 and path.count("/v1") > 1:
+        reason += f": {path}; the server's address goes without /v1"
+    elif response.status_code == 404 and path.endswith("/v1/streams"):
+        reason += "; streams are a site's (secondlook site), not a plain server's"
     return reason

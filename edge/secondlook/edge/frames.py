@@ -26,6 +26,8 @@ SourceT = TypeVar("SourceT", bound="Source")
 # A machine that is too slow for a recording plays it slower: frames are never later than this.
 _LATEST_SECONDS = 1.0
 _JOIN_SECONDS = 0.2
+# A connection that gave frames for less is another failure.
+_STEADY_SECONDS = 10.0
 _PATIENCE = ClientSettings(first_wait=0.25, longest_wait=8.0)
 
 
@@ -227,7 +229,8 @@ def played(takes: Takes, stop: threading.Event) -> Takes:
 
 
 def reconnecting(name: str, connect: Callable[[], Takes], stop: threading.Event) -> Takes:
-    """What a network camera gives, over one connection after another, with growing pauses between them.
+    """What a network camera gives, over one connection after another, with growing pauses between them: also
+    where each of them gives a few frames.
 
     Raises:
         SourceError: the first connection gives no frame. Once there was one, it is tried until `stop` is set.
@@ -235,12 +238,15 @@ def reconnecting(name: str, connect: Callable[[], Takes], stop: threading.Event)
     seen, failures = False, 0
     while not stop.is_set():
         reason = f"{name} has closed the connection"
+        began: float | None = None
         try:
             with closing(connect()) as takes:
                 for take in takes:
-                    if failures:
-                        logger.info("%s is back", name)
-                    seen, failures = True, 0
+                    if began is None:
+                        began = time.monotonic()
+                        if failures:
+                            logger.info("%s is back", name)
+                    seen = True
                     yield take
         except SourceError as error:
             if not seen:
@@ -250,6 +256,8 @@ def reconnecting(name: str, connect: Callable[[], Takes], stop: threading.Event)
             return
         if not seen:
             raise SourceError(f"{reason} without a frame")
+        if began is not None and time.monotonic() - began >= _STEADY_SECONDS:
+            failures = 0
         level = logging.INFO if failures else logging.WARNING
         logger.log(level, "%s; connecting again until it is back", reason)
         stop.wait(backoff_seconds(_PATIENCE, failures, random.random()))

@@ -63,15 +63,8 @@ def _asked(transport: httpx.HTTPTransport, url: httpx.URL, name: str) -> httpx.R
     request = httpx.Request("GET", plain, headers=headers, extensions={"timeout": timeout})
     response = transport.handle_request(request)
     if response.status_code == 401 and url.userinfo:
-        wanted = response.headers.get("www-authenticate", "").lower()
         response.close()
-        kind = httpx.DigestAuth if "digest" in wanted else httpx.BasicAuth
-        flow = kind(url.username, url.password).sync_auth_flow(request)
-        request = next(flow)
-        if kind is httpx.DigestAuth:
-            response.request = request
-            request = flow.send(response)
-        response = transport.handle_request(request)
+        response = transport.handle_request(_authorised(request, response, url, name))
     if response.is_success:
         return response
     response.close()
@@ -85,10 +78,29 @@ def _asked(transport: httpx.HTTPTransport, url: httpx.URL, name: str) -> httpx.R
     raise SourceError(f"{name} answered {status}{advice}")
 
 
+def _authorised(request: httpx.Request, refused: httpx.Response, url: httpx.URL, name: str) -> httpx.Request:
+    """The request with name and password: as a digest where the camera takes one, else as they are."""
+    wanted = refused.headers.get("www-authenticate", "")
+    digest = re.search(r"(?:^|,)\s*(digest .*)", wanted, re.IGNORECASE)  # there may be several in a line
+    if digest is None:
+        return next(httpx.BasicAuth(url.username, url.password).sync_auth_flow(request))
+    refused.request = request
+    refused.headers["www-authenticate"] = digest[1]
+    flow = httpx.DigestAuth(url.username, url.password).sync_auth_flow(request)
+    next(flow)
+    try:
+        return flow.send(refused)
+    except (KeyError, NotImplementedError, ValueError, httpx.ProtocolError):
+        # Of these no text: it has what the camera sent.
+        raise SourceError(
+            f"{name} wants a digest of the password of a kind that is not known here (MD5 or SHA, for auth)"
+        ) from None
+
+
 def _boundary(response: httpx.Response, name: str) -> bytes:
     head = Message()
     head["content-type"] = response.headers.get("content-type", "")
-    boundary = head.get_boundary("").strip("-")
+    boundary = head.get_boundary("").lstrip("-")
     if head.get_content_maintype() != "multipart" or not boundary:
         told = head["content-type"] or "no content type"
         raise SourceError(

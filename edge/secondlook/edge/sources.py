@@ -166,10 +166,13 @@ def _recorded(
     path = Path(text)
     if not text:
         raise SourceError(f"no source is named; one is {KINDS}")
+    shown, failure = without_password(text), ""  # perhaps a camera's address that lacks its scheme
     try:
         there, is_folder = path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:  # a name that no file can have
-        raise SourceError(f"cannot open {text!r}: {error}") from error
+    except (OSError, ValueError) as error:  # a name that no file can have, which an OSError's text repeats
+        failure = f"cannot open {shown!r}: {getattr(error, 'strerror', None) or error}"
+    if failure:
+        raise SourceError(failure)
     if there and not is_folder and path.suffix.lower() not in _SUFFIXES:
         need_pyav(text)
         begin = partial(recorded_takes, text, text, limits, fps)
@@ -182,10 +185,10 @@ def _recorded(
         missing = f"the folder {text} holds no pictures ({', '.join(_SUFFIXES)})"
     elif there:
         files = [path]
+        missing = f"{text} is no file, and no folder of pictures"
     else:
         files = [Path(one) for one in glob.glob(text, recursive=True)]
         known = "" if glob.has_magic(text) else f"; a source is {KINDS}"
-        shown = without_password(text)  # perhaps a camera's address that lacks its scheme
         missing = f"there is no {'file like ' if glob.has_magic(text) else ''}{shown}{known}"
     files = sorted(
         (file for file in files if file.is_file() and not file.name.startswith(".")), key=_by_numbers

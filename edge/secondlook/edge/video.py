@@ -116,10 +116,10 @@ def _frames(
     av = need_pyav(name)
     is_device = options is not None
     is_file = not is_device and "://" not in address
-    started = time.monotonic()
+    started, failure = time.monotonic(), ""
     try:
         container = av.open(
-            address,
+            f"file:{address}" if is_file else address,  # or "12:30.mp4" would be one of the protocol 12
             format="v4l2" if is_device else None,
             options=options if is_device else {} if is_file else _RTSP,
             timeout=None if is_file else (_SECONDS, _SECONDS),
@@ -127,12 +127,16 @@ def _frames(
     except (av.FFmpegError, OSError, ValueError) as error:
         # Of these only the reason: their text has the address, and that a password. Where time ran out, any.
         late = not is_file and time.monotonic() - started >= _SECONDS
-        raise SourceError(f"cannot open {name}: {_LATE if late else _reason(error)}") from None
+        failure = f"cannot open {name}: {_LATE if late else _reason(error)}"
+    if failure:  # not where that error would be its context
+        raise SourceError(failure)
     with container:
         if not container.streams.video:
             raise SourceError(f"{name} has no video")
         stream = container.streams.video[0]
         context = stream.codec_context
+        if context is None:
+            raise SourceError(f"{name} has a video in a format that this FFmpeg cannot decode")
         limits.check_pixels(context.width, context.height, name)
         context.options = {"max_pixels": str(limits.max_pixels)}
         try:

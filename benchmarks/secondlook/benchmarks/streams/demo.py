@@ -14,11 +14,11 @@ import httpx
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from secondlook.benchmarks.loopback import loopback_server
-from secondlook.benchmarks.streams.film import PICTURE, Shot, film, told
+from secondlook.benchmarks.streams.film import PICTURE, Shot, film, rests, told
 from secondlook.benchmarks.streams.scenes import FPS, SECONDS, SENSOR, DrawnStream, sample_stream
 from secondlook.edge.files import check_writable
 from secondlook.edge.geometry import Rectangle, Region, inside, moved
@@ -35,7 +35,8 @@ from secondlook.engine.stream.state import Method
 __all__ = ["run_demo_stream"]
 
 _LINES: Final = 12
-"""Of the last frames, in the terminal."""
+"""Of the last frames, in the terminal, if there is room beside the others."""
+_OTHER_LINES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run_demo_stream(out: Path, seed: int, seconds: float, delay: float, model: s
     answers are late by `delay` seconds at least; print every frame, and save the film in `out`."""
     path = out / "stream.mp4"
     check_writable(path)
-    streams = [sample_stream("test", seed, index) for index in range(max(1, round(seconds / SECONDS)))]
+    streams = [sample_stream("test", seed, index, each) for index, each in enumerate(lengths(seconds))]
     with loading_status(model):
         small, large = load_engine(EngineOptions(model)), load_engine(EngineOptions(cloud))
     settings = StreamSettings(method=Method(focus="crop"))
@@ -86,6 +87,12 @@ def run_demo_stream(out: Path, seed: int, seconds: float, delay: float, model: s
                     asyncio.run(_camera(site_url, stream, runs[-1], show))
     _tell(runs)
     _save(path, runs)
+
+
+def lengths(seconds: float) -> list[float]:
+    """Of the streams that last so many seconds together: the usual, and the last one what is left."""
+    whole, left = divmod(seconds, SECONDS)
+    return [SECONDS] * int(whole) + [left] * (round(left * FPS) > 0)
 
 
 async def _camera(url: str, stream: DrawnStream, run: _Run, show: _Terminal) -> None:
@@ -129,7 +136,7 @@ class _Terminal:
     def __init__(self, console: Console, live: Live | None) -> None:
         self._console = console
         self._live = live
-        self._seen = deque[_Seen](maxlen=_LINES)
+        self._seen = deque[_Seen](maxlen=max(1, min(_LINES, console.height - _OTHER_LINES)))
         self._shown = self._right = 0
 
     def __call__(self, seen: _Seen) -> None:
@@ -137,13 +144,22 @@ class _Terminal:
         self._shown += 1
         self._right += seen.shot.right
         if self._live is None:
-            self._console.print(" ".join(_line(seen)), soft_wrap=True, markup=False)
+            words = (f"{seen.index:4}", _answer(seen), _verdict(seen), told(seen.shot), _told_cloud(seen))
+            self._console.print(" ".join(words), soft_wrap=True, markup=False)
             return
-        table = Table("frame", "answer", "", "", "cloud", box=None)
+        whole = [Column(name, no_wrap=True) for name in ("frame", "answer", "", "doubt")]
+        table = Table(*whole, "rests on", "cloud", box=None)
         for each in self._seen:
-            number, answer, right, rests, cloud = _line(each)
-            marked = Text(right, "green" if each.shot.right else "red")
-            table.add_row(number, Text(answer, "bold"), marked, Text(rests), Text(cloud, "yellow"))
+            doubt = each.reply.uncertainty
+            table.add_row(
+                str(each.index),
+                Text(_answer(each), "bold"),
+                Text(_verdict(each), "green" if each.shot.right else "red"),
+                "" if doubt is None else f"{doubt:.2f}",
+                # A line a frame: or a narrow terminal has no room for the newest.
+                Text(rests(each.shot), no_wrap=True, overflow="ellipsis"),
+                Text(_told_cloud(each), "yellow", no_wrap=True, overflow="ellipsis"),
+            )
         share = f"{self._right} of {self._shown} frames right"
         self._live.update(Group(Text(seen.stream.question, "bold"), table, Text(share)), refresh=True)
 
@@ -158,10 +174,12 @@ def _live() -> Iterator[_Terminal]:
         yield _Terminal(console, live)
 
 
-def _line(seen: _Seen) -> tuple[str, str, str, str, str]:
-    shot = seen.shot
-    right = "right" if shot.right else f"wrong, it is {shot.truth}"
-    return f"{seen.index:4}", shot.reply.answer or "...", right, told(shot), _told_cloud(seen)
+def _answer(seen: _Seen) -> str:
+    return seen.reply.answer or "..."
+
+
+def _verdict(seen: _Seen) -> str:
+    return "right" if seen.shot.right else f"wrong, it is {seen.shot.truth}"
 
 
 def _told_cloud(seen: _Seen) -> str:

@@ -7,16 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from secondlook.edge.files import check_writable
+from secondlook.edge.errors import WriteError
+from secondlook.edge.files import check_writable, write_files
 from secondlook.edge.geometry import Rectangle, Size
 from secondlook.edge.wire_stream import FrameReply
 
-__all__ = ["PICTURE", "Film", "Shot", "film", "told"]
+__all__ = ["PICTURE", "Film", "Shot", "film", "rests", "told"]
 
 PICTURE: Final = Size(800, 600)
 """Of a frame in the film, in its pixels."""
@@ -67,13 +70,16 @@ class Shot:
         return entry.by if entry is not None else self.reply.source
 
 
-def told(shot: Shot) -> str:
+def rests(shot: Shot) -> str:
     """What a frame's answer rests on, in words."""
     words, age = _SOURCES[shot.source][0], shot.reply.age
-    since = f" {age:.1f} s ago" if age else ""
+    return f"{words} {age:.1f} s ago" if age else words
+
+
+def told(shot: Shot) -> str:
+    """The same, and how doubtful the frame itself is."""
     doubt = shot.reply.uncertainty
-    unsure = "" if doubt is None else f"; doubt of the frame alone {doubt:.2f}"
-    return f"{words}{since}{unsure}"
+    return rests(shot) if doubt is None else f"{rests(shot)}; doubt of the frame alone {doubt:.2f}"
 
 
 class Film:
@@ -88,13 +94,17 @@ class Film:
 
     def add(self, shot: Shot) -> Image.Image:
         """Draw and append one frame; as it was drawn."""
-        import av
-
         self._line.append((shot.source, shot.right))
         drawn = self._drawn(shot)
-        for packet in self._stream.encode(av.VideoFrame.from_ndarray(np.asarray(drawn), format="rgb24")):
-            self._container.mux(packet)
+        self._append(av.VideoFrame.from_ndarray(np.asarray(drawn), format="rgb24"))
         return drawn
+
+    def end(self) -> None:
+        """Append what the encoder has kept back."""
+        self._append(None)
+
+    def _append(self, frame: av.VideoFrame | None) -> None:
+        self._container.mux(self._stream.encode(frame))
 
     def _drawn(self, shot: Shot) -> Image.Image:
         sheet = Image.new("RGB", (PICTURE.width, PICTURE.height + _BAND), _PAPER)
@@ -147,19 +157,22 @@ class Film:
 
 @contextmanager
 def film(path: Path, fps: int, frames: int) -> Iterator[Film]:
-    """An MP4 (H.264) of so many frames, written while the block runs; complete however that ends.
+    """An MP4 (H.264) of so many frames, drawn while the block runs; it is there once that has ended well.
 
     Raises:
         WriteError: it cannot be written there.
     """
-    import av
-
     check_writable(path)
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream: Any = container.add_stream("libx264", rate=Fraction(fps))
-        stream.width, stream.height, stream.pix_fmt = PICTURE.width, PICTURE.height + _BAND, "yuv420p"
+    with TemporaryDirectory(prefix=".secondlook-", dir=path.parent) as folder:
+        file = Path(folder) / "film.mp4"
         try:
-            yield Film(stream, container, frames)
-        finally:
-            for packet in stream.encode():
-                container.mux(packet)
+            with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
+                stream: Any = container.add_stream("libx264", rate=Fraction(fps))
+                stream.width, stream.height = PICTURE.width, PICTURE.height + _BAND
+                stream.pix_fmt = "yuv420p"
+                drawn = Film(stream, container, frames)
+                yield drawn
+                drawn.end()
+        except av.FFmpegError as error:
+            raise WriteError(f"cannot write {path}: {error.strerror}") from error
+        write_files({path: file.read_bytes()})
