@@ -123,6 +123,15 @@ def test_a_damaged_frame_is_passed_over(camera: Camera, caplog: pytest.LogCaptur
     assert all("is passed over" in record.getMessage() for record in caplog.records)
 
 
+def test_a_camera_that_talks_and_gives_no_frame_is_told(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secondlook.edge.frames._FIRST_SECONDS", 0.05)
+    camera.send(b"--frame\r\nContent-Type: text/plain\r\n\r\nsoon\r\n--frame\r\n")
+    with pytest.raises(SourceError, match=r"/video has given no frame within 0\.05 s"):
+        open_source(f"http://{camera.address}")
+
+
 def test_a_frame_above_a_limit_is_told(camera: Camera) -> None:
     limits = PictureLimits(max_pixels=2000)
     camera.show(LARGE)

@@ -26,6 +26,8 @@ SourceT = TypeVar("SourceT", bound="Source")
 # A machine that is too slow for a recording plays it slower: frames are never later than this.
 _LATEST_SECONDS = 1.0
 _JOIN_SECONDS = 0.2
+# For the first frame, of a source that is not silent: key frames may be far between.
+_FIRST_SECONDS = 60.0
 # A connection that gave frames for less is another failure.
 _STEADY_SECONDS = 10.0
 _PATIENCE = ClientSettings(first_wait=0.25, longest_wait=8.0)
@@ -173,7 +175,8 @@ class Reader(_Decoding):
     def wait_until_seen(self) -> None:
         """Wait for the first frame, or the end; raise what prevents it."""
         with self._changed:
-            self._changed.wait_for(lambda: self._seen or self._done)
+            if not self._changed.wait_for(lambda: self._seen or self._done, _FIRST_SECONDS):
+                raise SourceError(f"{self.name} has given no frame within {_FIRST_SECONDS:g} s")
         if not self._seen and self._error is not None:
             raise self._error
 
