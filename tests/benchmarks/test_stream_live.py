@@ -67,7 +67,9 @@ async def live(
 ) -> tuple[list[FrameReply], list[int]]:
     """The replies to all frames, and which of them were key frames. Time goes on from frame to frame."""
     cloud = ScriptedCloud(looks)
-    site = create_app(asker.small, extend=streaming(StreamSettings(method=way.method, deadline=60.0), cloud))
+    site = create_app(
+        asker.small, extend=streaming(StreamSettings(way.method, use_context=False, deadline=60.0), cloud)
+    )
     replies, heard = list[FrameReply](), set[int]()
     async with (
         site.router.lifespan_context(site),

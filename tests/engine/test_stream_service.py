@@ -21,9 +21,7 @@ from engine.streaming import (
     streams,
     until,
 )
-from secondlook.edge.wire import Box
 from secondlook.edge.wire_stream import FrameHeader
-from secondlook.engine.decode.scheduler import Request
 from secondlook.engine.errors import (
     OutOfMemoryError,
     TooManyStreamsError,
@@ -213,41 +211,6 @@ def test_a_full_queue_holds_a_frame() -> None:
             assert "waiting already" in held.reason
             engine.gate.set()
             assert [(await task).status for task in waiting] == ["answered"] * 2
-
-    run(scenario)
-
-
-class Focused(FakeEngine):
-    """Unsure of the whole frame; looks closer where it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.regions: list[tuple[str, Box | None, float | None]] = []
-
-    def start_first_look(
-        self, question: Question, *, on_region: Callable[[FirstLook], None]
-    ) -> Request[FirstLook]:
-        options = question.options
-        self.regions.append((options.second_look, options.region, options.threshold))
-        return super().start_first_look(question, on_region=on_region)
-
-
-def test_the_focus_is_looked_at_closer() -> None:
-    async def scenario() -> None:
-        engine, closer = Focused(), jpeg(32, 21)
-        async with streams(engine, method=method(focus="crop")) as (service, client):
-            name = await opened(client)
-            reply = await shown(client, name, 0, {"focus": closer}, focus=FOCUS)
-            assert (reply.status, reply.answer, reply.uncertainty) == ("answered", "second to unsure", 0.2)
-            assert engine.regions == [("auto", Box(**FOCUS), 0.05)]
-            assert engine.local_bytes == [len(closer)]
-            await shown(client, name, 1)
-            assert engine.regions[1:] == [("never", None, None)]
-            # What cannot be looked at leaves the whole frame's answer, and says why.
-            broken = await shown(client, name, 2, {"focus": b"no picture"}, focus=FOCUS)
-            assert (broken.status, broken.answer) == ("answered", "first to unsure")
-            assert "not looked at closer" in broken.reason
-            assert service.close(name).answered == 3
 
     run(scenario)
 

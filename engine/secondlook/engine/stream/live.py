@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -258,6 +259,10 @@ class LiveStream:
             except SecondLookError as error:
                 reason = one_line(f"not looked at closer: {error}")
                 reply = await self._looks.give_up(first.session.id)
+            except asyncio.CancelledError:  # see `end`; the server would wait for a session that is open
+                with suppress(SecondLookError):
+                    await self._looks.give_up(first.session.id)
+                raise
         cells = None if first.relevance is None else first.relevance.rows()
         answer, closer = reply.answer, reply.decision == "took_second"
         return Said(answer.text, answer.uncertainty, reply.first.uncertainty, closer, cells), reason
