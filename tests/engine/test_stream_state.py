@@ -158,6 +158,23 @@ def test_the_next_frame_is_looked_at_closer_where_the_last_was_doubtful() -> Non
     assert driven(one, frame(4, window=window), SURE)[0].focus is None
 
 
+def test_a_place_is_lost_with_the_size_of_the_frames() -> None:
+    one = stream(focus="crop")
+    driven(one, frame(0), UNSURE)
+    one.answered(0, 0.0, "75", 0.1, PLACE)
+    verdict, _ = driven(one, frame(1, original=Size(600, 300)), UNSURE)
+    assert verdict.focus is None
+
+
+def test_what_is_asked_with_history_and_says_nothing_does_not_stand() -> None:
+    one = stream(context=TEMPLATE)
+    driven(one, frame(0), UNSURE)
+    one.answered(0, 0.0, "75", 0.1, None)
+    verdict, asks = driven(one, frame(1), UNSURE, Said(" ", 0.0, 0.0))
+    assert len(asks) == 2
+    assert (verdict.text, verdict.source) == ("75", "history")
+
+
 def test_without_known_motion_a_place_follows_attention() -> None:
     one = stream(focus="crop")
     cells = [[0] * 12 for _ in range(12)]

@@ -208,7 +208,7 @@ class Stream:
         if method.context is not None:
             line = with_history(method.context, self.question, age, entry.text)
             told = yield Ask(line, method.sure)
-            if told is not None:
+            if told is not None and told.text.strip():
                 return Verdict(told.text, "context", own, told.uncertainty, entry, age, focus)
         return Verdict(entry.text, "history", own, None, entry, age, focus)
 
@@ -292,7 +292,9 @@ class Stream:
 
     def _brought(self, entry: Entry, region: Region, info: FrameInfo) -> Region | None:
         source = self._frames.get(entry.frame)
-        if self.method.focus == "still" or source is None:
+        if source is None or source.info.original != info.original:
+            return None  # nothing says how the one's pixels are the other's
+        if self.method.focus == "still":
             return inside(Rectangle(*region.as_tuple()), info.original)
         if source.info.window is not None and info.window is not None:
             rectangle = Rectangle(*region.as_tuple())
