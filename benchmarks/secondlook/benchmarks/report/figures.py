@@ -115,6 +115,7 @@ PARTS: Final = (
     Part("heads", Path("docs/calibration.md"), ("heads-*.json",), _each),
     Part("compare", Path("docs/calibration.md"), ("compare-*.json",), _each),
     Part("streams", Path("docs/streams.md"), _STREAMS, streams),
+    Part("site", Path("docs/streams.md"), ("site-*.json",), _each),
     Part("speed", Path("docs/performance.md"), _SPEED, _each),
     Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each),
     Part("vision", Path("docs/export.md"), ("vision-*.json",), _each),
