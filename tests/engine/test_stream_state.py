@@ -166,13 +166,15 @@ def test_a_place_is_lost_with_the_size_of_the_frames() -> None:
     assert verdict.focus is None
 
 
-def test_what_is_asked_with_history_and_says_nothing_does_not_stand() -> None:
+@pytest.mark.parametrize("told", [Said(" ", 0.0, 0.0), Said("57", 0.9, 0.9)])
+def test_what_is_said_to_history_stands_if_it_is_sure_and_something(told: Said) -> None:
     one = stream(context=TEMPLATE)
     driven(one, frame(0), UNSURE)
     one.answered(0, 0.0, "75", 0.1, None)
-    verdict, asks = driven(one, frame(1), UNSURE, Said(" ", 0.0, 0.0))
+    verdict, asks = driven(one, frame(1), UNSURE, told)
     assert len(asks) == 2
     assert (verdict.text, verdict.source) == ("75", "history")
+    assert verdict.context_uncertainty == told.uncertainty
 
 
 def test_without_known_motion_a_place_follows_attention() -> None:

@@ -48,8 +48,8 @@ class Method:
             asked.
         history_seconds: how long an answer is of use.
         own: whether the small model looks at all; without, the cloud's newest answer is held.
-        context: how an earlier answer is put behind the question, see `secondlook.engine.context`;
-            None: it stands in place of the unsure answer.
+        context: how an earlier answer is put behind the question, see `secondlook.engine.context`; what
+            is said to that counts up to the doubt `sure`. Else, and with None, the earlier answer stands.
         focus: `crop`: where the small model was unsure, the next frame is looked at closer, in the region
             brought to it; `still`: in the region as it was, for comparison.
     """
@@ -205,12 +205,14 @@ class Stream:
         if entry is None:
             return Verdict(said.text, "picture", said.uncertainty, age=0.0, focus=focus)
         age = info.captured - entry.captured
+        told = None
         if method.context is not None:
-            line = with_history(method.context, self.question, age, entry.text)
-            told = yield Ask(line, method.sure)
-            if told is not None and told.text.strip():
-                return Verdict(told.text, "context", own, told.uncertainty, entry, age, focus)
-        return Verdict(entry.text, "history", own, None, entry, age, focus)
+            told = yield Ask(with_history(method.context, self.question, age, entry.text), method.sure)
+        if told is None:
+            return Verdict(entry.text, "history", own, None, entry, age, focus)
+        if told.text.strip() and told.uncertainty <= method.sure:
+            return Verdict(told.text, "context", own, told.uncertainty, entry, age, focus)
+        return Verdict(entry.text, "history", own, told.uncertainty, entry, age, focus)
 
     def held(self, info: FrameInfo) -> Verdict:
         """What holds for a frame that was not looked at, or is not yet: what held before. Changes nothing."""
