@@ -106,7 +106,7 @@ def test_the_history_is_bounded(step: float) -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("doubt", [(True, None, 0.0, None), (True, 0.61, 0.1, 0.0)]),
+        ("doubt", [(True, None, 0.0, None), (True, 0.41, 0.1, 0.0)]),
         ("busy", [(False, 0.2, 0.0, None), (True, 0.2, 0.1, 0.0)]),
         ("every:0.5", [(False, 0.2, 0.0, None), (False, None, 0.7, 0.2), (True, 0.2, 1.2, 0.7)]),
     ],
@@ -118,7 +118,7 @@ def test_key_frames(text: str, wanted: list[tuple[bool, float | None, float, flo
 
 def test_other_frames_are_no_key_frames() -> None:
     assert not KeyFrames.parsed("doubt").wants(False, None, 9.0, None)
-    assert not KeyFrames.parsed("doubt").wants(True, 3 * 0.2, 9.0, None)  # a sure answer is fresh
+    assert not KeyFrames.parsed("doubt").wants(True, 0.6 - 0.2, 9.0, None)  # a sure answer is fresh
     assert not KeyFrames.parsed("every:0.5").wants(True, None, 0.6, 0.2)
 
 

@@ -28,7 +28,7 @@ class KeyFrames:
 
     rule: Literal["doubt", "busy", "every"] = "doubt"
     seconds: Annotated[float, Field(gt=0)] | None = None
-    fresh: NonNegativeFloat = 0.6
+    fresh: NonNegativeFloat = 0.4
 
     def __post_init__(self) -> None:
         if (self.rule == "every") != (self.seconds is not None):
