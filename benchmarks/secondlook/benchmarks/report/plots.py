@@ -74,11 +74,17 @@ class Mark:
     y: float
 
 
+_FEW_LABELS: Final = 4
+_LINE_INCHES: Final = 0.19
+"""Of a figure's height, for each further line of its legend."""
+
+
 def draw_lines(
     series: Sequence[Series], across: str, up: str = "accuracy", marks: Sequence[Mark] = ()
 ) -> Figure:
     """Curves over one axis, accuracies as percentages."""
-    figure, (axes,) = _figure(3.5)
+    labels = len({each.label for each in series})
+    figure, (axes,) = _figure(3.5 + _LINE_INCHES * max(0, labels - _FEW_LABELS))
     looks = zip(cycle(SERIES), cycle(_DASHES))
     quiet = cycle(((0, (1, 2)), (0, (4, 2))))
     named = {each.label: next(quiet) for each in series if each.quiet}

@@ -158,7 +158,7 @@ def plots(report: Report) -> list[Plot]:
 
     lines = [series(name, "accuracy", quiet=True) for name in _COMPARED if name in methods]
     lines += [series(name, "accuracy", band=name in _BANDED) for name in _PLOTTED if name in methods]
-    right = draw_lines(lines, "delay of the cloud, s", "right at each frame's time")
+    right = draw_lines(lines, "delay of the cloud, s", "frames right")
     rules = [name for name in ("switch_memory", "switch_memory_doubt") if name in methods]
     calls = draw_lines(
         [series(name, "calls_per_frame") for name in rules], "delay of the cloud, s", "key frames"
