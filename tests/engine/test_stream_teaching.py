@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from secondlook.edge.wire_stream import MOST_DETAILS
 from secondlook.engine.errors import (
     ReservedTextError,
 )
-from secondlook.engine.results import Question
+from secondlook.engine.results import FirstLook, Question
 from secondlook.engine.stream.cloud import CloudAnswer
 from secondlook.engine.stream.keyframes import KeyFrames
 
@@ -111,7 +113,7 @@ def test_a_cloud_that_never_answers_holds_no_frame(caplog: pytest.LogCaptureFixt
 
 
 class Reader(FakeEngine):
-    """Has learnt to read history, and refuses some of it."""
+    """Has learnt to read history, which makes it sure, and refuses some of it."""
 
     context = TEMPLATE
 
@@ -119,6 +121,12 @@ class Reader(FakeEngine):
         if "<image>" in arguments[1]:
             raise ReservedTextError("the question contains '<image>', which the model reserves; take it out")
         return super().prepare(*arguments, **more)
+
+    def _first_look(self, asked: Question, on_region: Callable[[FirstLook], None]) -> FirstLook:
+        found = super()._first_look(asked, on_region)
+        if "s ago" not in asked.text:
+            return found
+        return replace(found, look=replace(found.look, uncertainty=0.02))
 
 
 def test_history_is_read_behind_the_question() -> None:
@@ -134,7 +142,7 @@ def test_history_is_read_behind_the_question() -> None:
             reply = await shown(client, name, 4)
             line = "unsure (0.8 s ago: seventy five)"
             assert (reply.answer, reply.source) == (f"first to {line}", "context")
-            assert (reply.uncertainty, reply.context_uncertainty) == (0.1, 0.1)
+            assert (reply.uncertainty, reply.context_uncertainty) == (0.1, 0.02)
             assert reply.history is not None
             assert reply.history.text == "seventy\nfive"
             await until(lambda: 4 in cloud.asked)
