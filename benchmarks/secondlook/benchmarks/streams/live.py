@@ -95,8 +95,11 @@ def bench_site(run: SiteRun) -> dict[str, Any]:
         rows = _rows({cloud: results[place :: len(clouds)] for place, cloud in enumerate(clouds)}, run)
         fast, memory = None, None
         if not interrupted:
-            fast = _fast(run, urls["none"], camera)
-            memory = _memory(run, urls["none"], camera, console)
+            try:
+                fast = _fast(run, urls["none"], camera)
+                memory = _memory(run, urls["none"], camera, console)
+            except KeyboardInterrupt:
+                interrupted = True
     return {
         "rows": rows,
         "fast": fast,
