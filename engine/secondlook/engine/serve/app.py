@@ -19,6 +19,8 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
 from secondlook.engine.serve.errors import add_error_handlers
+from secondlook.engine.serve.openai.chat import Chat
+from secondlook.engine.serve.openai.routes import chats
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.requests import EveryRequest, shown_address
 from secondlook.engine.serve.routes import answers, documentation, watching
@@ -101,8 +103,12 @@ def _create(
         redoc_url=None,
     )
     app.state.service = service
-    app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * settings.max_body_bytes))
+    app.state.created = int(time.time())
+    app.state.chat = Chat(service)
+    largest = max(settings.max_body_bytes, settings.chat.max_body_bytes)
+    app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * largest))
     app.include_router(answers)
+    app.include_router(chats)
     app.include_router(watching)
     app.include_router(documentation)
     extension = nullcontext() if extend is None else extend(app, service)

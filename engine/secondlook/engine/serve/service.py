@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size, most_pixels, sent_size
 from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSession
-from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
+from secondlook.engine.errors import PictureMismatchError, SessionError, ShuttingDownError
 from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, Made, most_bytes
 from secondlook.engine.serve.kept import KeptLook, without_second
 from secondlook.engine.serve.places import Place, Places
@@ -329,6 +329,11 @@ class TwoLookService:
         """
         left = self._sessions.give_up(session_id)
         return await asyncio.shield(asyncio.wrap_future(left))
+
+    def end_session(self, session_id: str) -> None:
+        """End a session that nobody asks about any more; nothing happens to one that is over."""
+        with suppress(SessionError):
+            self._sessions.give_up(session_id)
 
     @asynccontextmanager
     async def _claimed(self, session_id: str) -> AsyncIterator[tuple[KeptLook, Future[Served]]]:
