@@ -63,6 +63,8 @@ class Preparer:
             both = model.prompt(tokens, (picture.grid, picture.grid))
             start, stop = both.spans[1]
             rows = len(both.ids) - (stop - start) + model.most_visual_tokens[1]
+        if wanted.bounded:
+            limit = max(1, min(limit, self._room - rows))
         check_room(rows, limit, self._room)
         generic = model.prompt(self.generic, (picture.grid,))
         asked = Question(tokens, picture, prompt, generic, options, policy, limit, client, wanted)

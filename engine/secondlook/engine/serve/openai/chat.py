@@ -234,9 +234,8 @@ class Chat:
             options = options.model_copy(update={"max_new_tokens": min(request.limit, most)})
         if request.must_zoom and options.second_look == "auto":
             options = options.model_copy(update={"second_look": "always"})
-        wanted = TokenOptions(
-            request.top_logprobs or 0, most if request.ignore_eos else request.min_tokens or 0
-        )
+        least = most if request.ignore_eos else request.min_tokens or 0
+        wanted = TokenOptions(request.top_logprobs or 0, least, bounded=True)
         picture = await self._encoded(conversation.picture, conversation.where, asker)
         self.pictures.keep(asker.client, picture)
         return _Asked(

@@ -50,7 +50,8 @@ class _ChatRoute(APIRoute):
 
 def _schema() -> dict[str, Any]:
     """What OpenAPI says of the body."""
-    schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    place = "#/paths/~1v1~1chat~1completions/post/requestBody/content/application~1json/schema/$defs/{model}"
+    schema = ChatRequest.model_json_schema(ref_template=place)
     return {"requestBody": {"required": True, "content": {_JSON: {"schema": schema}}}}
 
 
