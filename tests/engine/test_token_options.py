@@ -112,7 +112,6 @@ def test_tokens_that_stand_are_told_as_they_come(engine: Engine) -> None:
     assert lengths[0] == 1
     for look in told:
         assert found.look.token_ids[: len(look.token_ids)] == look.token_ids
-        assert found.text.startswith(look.text)
     sure = AnswerOptions(threshold=1000.0, decide_after=3, max_new_tokens=8)
     found, told = looked(engine, options=sure)
     assert (found.decision, len(told[0].token_ids)) == ("sure", 3)
