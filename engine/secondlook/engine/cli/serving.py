@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LogFormatOption", "ServerChoice", "run_until_stopped"]
 
 NETWORK = "Network"
+KEYS = "Keys"
 
 LogFormatOption = Annotated[LogFormat, typer.Option(help="text, or json: one object a line, for programs.")]
 
@@ -106,14 +108,78 @@ class ServerChoice:
             rich_help_panel=NETWORK,
         ),
     ] = ""
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its certificate (PEM), with those that lead to an authority's; then it speaks https.",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its private key (PEM), without a password.", show_default=False, rich_help_panel=NETWORK
+        ),
+    ] = None
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Whose pages may ask from a browser, such as https://page.example, or *; may be given "
+            "several times.",
+            show_default="nobody's",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Who may ask: a file of lines name:sha256, read again when it has changed; by default "
+            "anybody may.",
+            show_default=False,
+            rich_help_panel=KEYS,
+        ),
+    ] = None
+    key_concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Questions of a key in progress at once.", show_default=False, rich_help_panel=KEYS
+        ),
+    ] = None
+    key_looks_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help="Looks of a key in a minute.", show_default=False, rich_help_panel=KEYS),
+    ] = None
+    key_mb_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="MiB of a key's requests in a minute.", show_default=False, rich_help_panel=KEYS
+        ),
+    ] = None
 
     def settings(self) -> ServerSettings:
         """
         Raises:
             SettingsError: one of them is impossible.
+            typer.BadParameter: one of them is of no use without another.
         """
-        from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings, SessionLimits
+        from secondlook.engine.serve.settings import (
+            ConnectionLimits,
+            KeyLimits,
+            ServerSettings,
+            SessionLimits,
+            TlsFiles,
+        )
 
+        tls = None
+        if self.tls_cert is not None and self.tls_key is not None:
+            tls = TlsFiles(self.tls_cert, self.tls_key)
+        elif (self.tls_cert, self.tls_key) != (None, None):
+            raise typer.BadParameter("--tls-cert and --tls-key go together: name both files")
+        most = self.key_mb_per_minute
+        limits = KeyLimits(self.key_concurrency, self.key_looks_per_minute, most and most * 2**20)
+        if self.api_key_file is None and limits != KeyLimits():
+            raise typer.BadParameter("the limits are a key's: say which keys there are, with --api-key-file")
         sessions = SessionLimits(
             max_waiting=self.max_pending, max_bytes=self.max_pending_mb * 2**20, seconds=self.session_ttl
         )
@@ -128,6 +194,10 @@ class ServerChoice:
             ),
             grace_seconds=self.grace_seconds,
             root_path=self.root_path,
+            api_key_file=self.api_key_file,
+            key_limits=limits,
+            cors_origins=tuple(self.cors_origin or ()),
+            tls=tls,
         )
 
 
@@ -149,7 +219,7 @@ def run_until_stopped(
     from secondlook.engine.serve.app import address_url, listen, serve
 
     with listen(server.host, server.port) as listener:
-        url = address_url(listener)
+        url = address_url(listener, tls=settings.tls is not None)
         # Nothing else is printed before the spinner has stopped.
         with loading_status(model) as stop_spinner:
 

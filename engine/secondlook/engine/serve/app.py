@@ -12,18 +12,23 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
+from secondlook.engine.serve.access import Access
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
-from secondlook.engine.serve.errors import add_error_handlers
+from secondlook.engine.serve.errors import add_error_handlers, describe
+from secondlook.engine.serve.keys import KeyRing, Meter
 from secondlook.engine.serve.protocol import TwoLookEngine
-from secondlook.engine.serve.requests import EveryRequest, shown_address
+from secondlook.engine.serve.requests import REQUEST_ID_HEADER, EveryRequest, shown_address
 from secondlook.engine.serve.routes import answers, documentation, watching
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.settings import ServerSettings
+from secondlook.engine.serve.tls import server_context
 from secondlook.engine.serve.uploads import Bodies
 
 __all__ = ["AddressError", "Extension", "address_url", "create_app", "create_loading_app", "listen", "serve"]
@@ -55,6 +60,9 @@ def create_app(
 
     The lifespan starts the inference thread, the only one that calls `engine`, and ends it after the
     questions it has. `app.state.service` is the TwoLookService behind it.
+
+    Raises:
+        SettingsError: the keys cannot be read.
     """
     return _create(lambda: engine, settings, extend, wait=True)
 
@@ -68,6 +76,9 @@ def create_loading_app(
     is done.
 
     Until then `/readyz` and `/v1` answer 503. `app.state.service.loaded` is the future of the loading.
+
+    Raises:
+        SettingsError: the keys cannot be read.
     """
     return _create(load, settings, extend, wait=False)
 
@@ -76,6 +87,7 @@ def _create(
     load: Callable[[], TwoLookEngine], settings: ServerSettings | None, extend: Extension | None, wait: bool
 ) -> FastAPI:
     settings = settings or ServerSettings()
+    keys = None if settings.api_key_file is None else KeyRing(settings.api_key_file, settings.key_limits)
     service = TwoLookService(load, settings)
 
     @asynccontextmanager
@@ -99,6 +111,9 @@ def _create(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # For the documents: it is Access that refuses, before anything is read.
+        dependencies=[] if keys is None else [Depends(HTTPBearer(auto_error=False))],
+        responses={} if keys is None else describe(401),
     )
     app.state.service = service
     app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * settings.max_body_bytes))
@@ -107,6 +122,17 @@ def _create(
     app.include_router(documentation)
     extension = nullcontext() if extend is None else extend(app, service)
     app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
+    # The last is the outermost.
+    if keys is not None:
+        app.add_middleware(Access, keys=keys, meter=Meter())
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("DELETE", "GET", "HEAD", "POST"),
+            allow_headers=("*",),  # clients of OpenAI's send many; what counts here is the key
+            expose_headers=("Retry-After", REQUEST_ID_HEADER),
+        )
     app.add_middleware(EveryRequest, root_path=settings.root_path)
     add_error_handlers(app)
     return app
@@ -144,9 +170,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def address_url(listener: socket.socket) -> str:
+def address_url(listener: socket.socket, tls: bool = False) -> str:
     """The URL of a listening socket."""
-    return f"http://{shown_address(*listener.getsockname()[:2])}"
+    return f"{'https' if tls else 'http'}://{shown_address(*listener.getsockname()[:2])}"
 
 
 def serve(
@@ -164,13 +190,15 @@ def serve(
     `on_ready` is called, on another thread, when the model is loaded. Call this on the main thread.
 
     Raises:
-        SettingsError: more connections than this process may open.
+        SettingsError: more connections than this process may open, or keys or certificates that cannot be
+            used.
         KeyboardInterrupt: after SIGINT, once everything has ended.
         SecondLookError: whatever `load` raised.
     """
+    tls = None if settings.tls is None else server_context(settings.tls)
     app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
-    config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips)
+    config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips, tls)
     server = _Server(config, service)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
