@@ -231,7 +231,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         second = self._stop_by is not None
-        self._service.begin_shutdown()
+        self._service.begin_shutdown(at_once=second)
         super().handle_exit(sig, frame)
         self.should_exit = self.force_exit = second
         if not second:
@@ -252,6 +252,9 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
+        if self.force_exit:
+            # Which uvicorn leaves to the end of the loop, and logs a traceback of it.
+            await self.lifespan.shutdown()
         self._notices.tell_rest()
 
     @property

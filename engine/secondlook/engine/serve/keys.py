@@ -151,10 +151,8 @@ class KeyRing:
             if hmac.compare_digest(digest, key.digest) and secret is not None:
                 found = key
         if found is None:
-            said = (
-                "the request has no key" if secret is None else "the request's key is none of this server's"
-            )
-            raise UnauthorizedError(f"{said}: send the header `Authorization: Bearer KEY` with yours")
+            said = "has no key" if secret is None else "has a key that this server does not know"
+            raise UnauthorizedError(f"the request {said}; send yours as `Authorization: Bearer KEY`")
         return found
 
     def _read_again(self) -> None:

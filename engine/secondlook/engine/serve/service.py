@@ -106,7 +106,7 @@ class TwoLookService:
         self._places = Places(
             lambda: self.loaded.result().slots, settings.queue_size, settings.decoding_threads
         )
-        self._stopping = False
+        self._stopping = self._at_once = False
         self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
 
     @property
@@ -164,17 +164,17 @@ class TwoLookService:
         """Sessions that wait for their second look, or have it computed."""
         return len(self._sessions)
 
-    def begin_shutdown(self) -> None:
+    def begin_shutdown(self, *, at_once: bool = False) -> None:
         """Refuse new questions from now on (ShuttingDownError); what was accepted is still answered, and so
-        are the second looks of open sessions until `stop`."""
-        self._stopping = True
+        are the second looks of open sessions until `stop`, which waits for none if that must be `at_once`."""
+        self._stopping, self._at_once = True, at_once
 
     async def stop(self) -> None:
         """Begin the shutdown, if that was not done, and wait for what was accepted."""
-        self.begin_shutdown()
+        self._stopping = True
         self._inference.close()
         # A model that is still being read cannot be interrupted, and need not be waited for.
-        if self.loaded.done():
+        if self.loaded.done() and not self._at_once:
             # Not on asyncio's own threads, which may all wait for a name to be looked up, a cloud's say.
             await asyncio.get_running_loop().run_in_executor(self._decoders, self._inference.join)
         self._decoders.shutdown(wait=False, cancel_futures=True)
