@@ -147,7 +147,7 @@ async def first_look(
     original = Size(width, height)
     chosen = AnswerOptions() if options is None else read_field(AnswerOptions, "options", options)
     look = service.first_look(jpeg, question, original, chosen, client_of(request))
-    return await while_connected(request, look)
+    return (await while_connected(request, look)).reply
 
 
 @uploads.post(
@@ -171,7 +171,8 @@ async def second_look(
 
     After any error but 404, 409 and 410 the session still waits, and the local image can be sent again.
     """
-    return await while_connected(request, service.second_look(session_id, await read_jpeg_part(image)))
+    look = service.second_look(session_id, await read_jpeg_part(image))
+    return (await while_connected(request, look)).reply
 
 
 answers.include_router(uploads)
@@ -187,7 +188,7 @@ async def give_up(request: Request, service: Service, session_id: SessionId) -> 
 
     Of a session that has ended this tells again what stands.
     """
-    return await while_connected(request, service.give_up(session_id))
+    return (await while_connected(request, service.give_up(session_id))).reply
 
 
 @watching.head("/healthz", include_in_schema=False)

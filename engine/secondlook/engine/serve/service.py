@@ -1,4 +1,4 @@
-"""What the server does with a question: from a JPEG and a text to a reply, and a session between two looks.
+"""What the server does with a question: from a JPEG and a text to an answer, and a session between two looks.
 
 Images and questions are prepared on worker threads, and looked at on the inference thread; all else runs on
 the event loop. A request is held to the server's settings here, a question and its picture to the model in
@@ -11,23 +11,23 @@ import asyncio
 import copy
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size, most_pixels, sent_size
-from secondlook.edge.imaging import PictureLimits, decode_jpeg
 from secondlook.edge.versions import installed_version
-from secondlook.edge.wire import AnswerOptions, AnswerReply, Limits, ModelCard, PendingSession
+from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
-from secondlook.engine.replies import final_reply, first_reply
+from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, most_bytes
 from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
+from secondlook.engine.serve.served import Served
 from secondlook.engine.serve.sessions import SessionStore
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.worker import InferenceThread, Submitted
@@ -39,15 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["TwoLookService"]
 
 ResultT = TypeVar("ResultT")
-
-_DECODED_OVERSIZE = 4
-"""A JPEG with more than this many times the pixels that are taken is refused before it is decoded."""
-
-_BYTES_A_PIXEL = 8
-"""Noise of the best quality takes some 5 bytes a pixel; a JPEG with more than these is no sensible one."""
-
-_FEW_BYTES = 65536
-"""For a JPEG's headers, and again for a form's fields beside question and image."""
 
 _BYTES_A_CHARACTER = 4
 """Of UTF-8, at most."""
@@ -64,23 +55,14 @@ class _FirstLook:
     """What a session keeps: the second look's beginnings, and the first look, which may be going on still.
 
     Attributes:
-        stands: the reply without a second look.
+        stands: what stands without a second look.
         nbytes: see `FirstLook.nbytes`.
     """
 
     pending: Pending
     submitted: Submitted[FirstLook]
-    stands: Future[AnswerReply]
+    stands: Future[Served]
     nbytes: int
-
-
-@dataclass(frozen=True)
-class _Made(Generic[ResultT]):
-    """What was made of a JPEG: how long it waited for its turn, and how long that took."""
-
-    prepared: ResultT
-    queue_seconds: float
-    decode_seconds: float
 
 
 class TwoLookService:
@@ -99,7 +81,7 @@ class TwoLookService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
-        self._sessions: SessionStore[_FirstLook, Future[AnswerReply]] = SessionStore(
+        self._sessions: SessionStore[_FirstLook, Future[Served]] = SessionStore(
             settings.sessions, lambda kept: kept.stands, lambda kept: kept.nbytes, clock
         )
         self._inference = InferenceThread(load)
@@ -107,7 +89,7 @@ class TwoLookService:
             lambda: self.loaded.result().slots, settings.queue_size, settings.decoding_threads
         )
         self._stopping = self._at_once = False
-        self._decoders = ThreadPoolExecutor(settings.decoding_threads, thread_name_prefix="secondlook-decode")
+        self._decoding = Decoding(self._places, settings.decoding_threads)
 
     @property
     def loaded(self) -> Future[TwoLookEngine]:
@@ -135,9 +117,9 @@ class TwoLookService:
         self._inference.check_ready()
         engine = self.loaded.result()
         card = engine.card
-        picture = _most_bytes(max(most_pixels(view) for view in (card.global_view, card.local_view)))
+        picture = most_bytes(max(most_pixels(view) for view in (card.global_view, card.local_view)))
         question = _BYTES_A_CHARACTER * engine.max_question_characters
-        return min(self.settings.max_body_bytes, picture + question + _FEW_BYTES)
+        return min(self.settings.max_body_bytes, picture + question + FEW_BYTES)
 
     @property
     def context(self) -> str | None:
@@ -176,8 +158,8 @@ class TwoLookService:
         # A model that is still being read cannot be interrupted, and need not be waited for.
         if self.loaded.done() and not self._at_once:
             # Not on asyncio's own threads, which may all wait for a name to be looked up, a cloud's say.
-            await asyncio.get_running_loop().run_in_executor(self._decoders, self._inference.join)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+            await self._decoding.run(self._inference.join)
+        self._decoding.close()
 
     async def purge_regularly(self) -> None:
         """End sessions that are over time, until cancelled."""
@@ -206,16 +188,15 @@ class TwoLookService:
         """Raise what `first_look` would of a question and its original's size, whatever its picture."""
         engine = self.loaded.result()
         blank = sent_size(engine.card.global_view, original)
-        await asyncio.get_running_loop().run_in_executor(
-            self._decoders,
+        await self._decoding.run(
             lambda: engine.prepare(
                 Image.new("RGB", (blank.width, blank.height)), question, original, AnswerOptions(), client=""
-            ),
+            )
         )
 
     async def first_look(
         self, jpeg: bytes, question: str, original: Size, options: AnswerOptions, client: str = ""
-    ) -> AnswerReply:
+    ) -> Served:
         """Answer from the global image, or, as soon as a region is known, open a session for it.
 
         Cancelled, it ends the look.
@@ -242,7 +223,7 @@ class TwoLookService:
             loop.call_soon_threadsafe(_settle, region, found)
 
         with self._places.taken(client) as place:
-            made = await self._decode(
+            made = await self._decoding.jpeg(
                 place,
                 jpeg,
                 sent_size(view, original),
@@ -260,19 +241,20 @@ class TwoLookService:
         found = complete.result() if complete.done() else region.result()
         session = None
         if found.pending is not None:
-            stands = Future[AnswerReply]()
+            stands = Future[Served]()
             submitted.future.add_done_callback(partial(_without_second, stands))
             name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands, found.nbytes))
             session = PendingSession(id=name, expires_in=seconds)
-        return first_reply(
+        return Served(
             found,
             session,
-            complete=complete.done(),
-            queue_seconds=made.queue_seconds + submitted.waited,
-            decode_seconds=made.decode_seconds,
+            complete.done(),
+            made.queue_seconds + submitted.waited,
+            made.decode_seconds,
+            len(jpeg),
         )
 
-    async def second_look(self, session_id: str, jpeg: bytes) -> AnswerReply:
+    async def second_look(self, session_id: str, jpeg: bytes) -> Served:
         """Answer from both images, and end the session; whatever is raised later than SessionErrors leaves it
         waiting.
 
@@ -285,7 +267,7 @@ class TwoLookService:
         self._inference.check_ready()
         pending, engine = self._sessions.look(session_id).pending, self.loaded.result()
         with self._places.taken(pending.question.client, second=True) as place:
-            made = await self._decode(
+            made = await self._decoding.jpeg(
                 place,
                 jpeg,
                 sent_size(engine.card.local_view, pending.region.size),
@@ -298,15 +280,16 @@ class TwoLookService:
                         kept.pending, made.prepared, after=kept.submitted.request, sent_bytes=len(jpeg)
                     ),
                 )
-                reply = final_reply(
+                served = Served(
                     await complete,
                     queue_seconds=made.queue_seconds + submitted.waited,
                     decode_seconds=made.decode_seconds,
+                    received_bytes=len(jpeg),
                 )
-                stands.set_result(reply)
-        return reply
+                stands.set_result(served)
+        return served
 
-    async def give_up(self, session_id: str) -> AnswerReply:
+    async def give_up(self, session_id: str) -> Served:
         """End a session without a second look; what stands, its first answer complete.
 
         A session that has ended stays as it is: this tells what stands again, if the reply that had it was
@@ -321,9 +304,9 @@ class TwoLookService:
         return await asyncio.shield(asyncio.wrap_future(left))
 
     @asynccontextmanager
-    async def _claimed(self, session_id: str) -> AsyncIterator[tuple[_FirstLook, Future[AnswerReply]]]:
-        """What the session keeps; it waits again unless the future given has its final reply in the end."""
-        kept, stands = self._sessions.claim(session_id), Future[AnswerReply]()
+    async def _claimed(self, session_id: str) -> AsyncIterator[tuple[_FirstLook, Future[Served]]]:
+        """What the session keeps; it waits again unless the future given has what stands in the end."""
+        kept, stands = self._sessions.claim(session_id), Future[Served]()
         try:
             yield kept, stands
         finally:
@@ -331,23 +314,6 @@ class TwoLookService:
                 self._sessions.finish(session_id, stands)
             else:
                 self._sessions.release(session_id)
-
-    async def _decode(
-        self, place: Place, jpeg: bytes, most: Size, prepare: Callable[[Image.Image], ResultT]
-    ) -> _Made[ResultT]:
-        """What is made of a JPEG of about a size, when its turn has come.
-
-        Cancelled, it is not decoded, or the decoding that has begun is of no use; its limits bound that.
-        """
-        limits = PictureLimits(max_pixels=_DECODED_OVERSIZE * most.pixels, max_bytes=_most_bytes(most.pixels))
-        limits.check_bytes(len(jpeg), "the JPEG")  # before it waits
-        queue_seconds = await self._places.turn(place)
-        started = time.perf_counter()
-        prepared = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, lambda: prepare(decode_jpeg(jpeg, limits))
-        )
-        self._places.decoded(place)
-        return _Made(prepared, queue_seconds, time.perf_counter() - started)
 
     def _submit(
         self, place: Place, start: Callable[[TwoLookEngine], Request[ResultT]]
@@ -372,10 +338,6 @@ class TwoLookService:
             )
 
 
-def _most_bytes(pixels: int) -> int:
-    return _BYTES_A_PIXEL * pixels + _FEW_BYTES
-
-
 def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:
     if not future.done():
         future.set_result(result)
@@ -387,11 +349,11 @@ def _heard(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def _without_second(stands: Future[AnswerReply], first: Future[FirstLook]) -> None:
-    """Of the first look only its reply stays: no picture, no prefix, no map."""
+def _without_second(stands: Future[Served], first: Future[FirstLook]) -> None:
+    """Of the first look only its answer stays: no picture, no prefix, no map."""
     if first.cancelled():
         stands.cancel()
     elif (error := first.exception()) is not None:
         stands.set_exception(copy.copy(error))  # without its traceback, which holds the look's frames
     else:
-        stands.set_result(first_reply(replace(first.result(), pending=None, relevance=None), None))
+        stands.set_result(Served(replace(first.result(), pending=None, maps=None, relevance=None)))

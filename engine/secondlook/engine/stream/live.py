@@ -250,15 +250,16 @@ class LiveStream:
         if focus is not None and ask.focus is not None:
             options = AnswerOptions(threshold=ask.sure, region=box_of(ask.focus), relevance=ask.relevance)
         original = frame.info.original
-        reply = first = await self._looks.first_look(frame.image, ask.question, original, options, self.name)
+        look = await self._looks.first_look(frame.image, ask.question, original, options, self.name)
+        reply = first = look.reply
         reason = ""
         if first.session is not None:
             assert focus is not None, "sessions are opened for given regions only"
             try:
-                reply = await self._looks.second_look(first.session.id, focus)
+                reply = (await self._looks.second_look(first.session.id, focus)).reply
             except SecondLookError as error:
                 reason = one_line(f"not looked at closer: {error}")
-                reply = await self._looks.give_up(first.session.id)
+                reply = (await self._looks.give_up(first.session.id)).reply
             except asyncio.CancelledError:  # see `end`; the server would wait for a session that is open
                 with suppress(SecondLookError):
                     await self._looks.give_up(first.session.id)
