@@ -56,7 +56,7 @@ def test_who_has_its_share_is_told_so_and_may_come_back_when_others_have_left() 
         shared = places(slots=1, queue=3)
         mine = fill(shared, "a")
         assert len(mine) == 2
-        with pytest.raises(QueueFullError, match="2 questions from this address are in progress") as refused:
+        with pytest.raises(QueueFullError, match="2 questions from this client are in progress") as refused:
             shared.check("a")
         assert refused.value.retry_after >= 1
         shared.check("b")

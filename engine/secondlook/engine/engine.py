@@ -209,7 +209,8 @@ class Engine:
             on_region: called with what is known so far if the region is known before the answer is complete.
         """
         stages = Stages()
-        return self._scheduler.start(self._first(question, on_region, stages), stages)
+        flow = self._first(question, on_region, stages)
+        return self._scheduler.start(flow, stages, client=question.client)
 
     def start_second_look(
         self,
@@ -229,7 +230,8 @@ class Engine:
         if self.budget is not None and pending.counted and sent_bytes:
             self.budget.received(sent_bytes)
         stages = Stages()
-        return self._scheduler.start(self._second(pending, local_image, after, stages), stages, urgent=True)
+        flow = self._second(pending, local_image, after, stages)
+        return self._scheduler.start(flow, stages, urgent=True, client=pending.question.client)
 
     def round(self) -> bool:
         """Compute a little of every look in progress; False when there is none."""

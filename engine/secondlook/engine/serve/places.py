@@ -8,8 +8,9 @@ to the engine. Turns come when there is a thread to decode on and, soon, a slot.
   free. One client alone so gets half of them, two get a third each, and a newcomer always finds one: the
   dynamic thresholds of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
   switches", IEEE/ACM Transactions on Networking 6(2), 1998, with their factor 1.
-* Turns: round-robin over the clients. Of one client, and of clients that all have just come, second looks
-  come first; so that first looks cannot keep them out, these also have as many places more.
+* Turns: in rounds, in each of which every client that waits has one. So whoever comes waits for no more turns
+  than there are other clients. Of one client, and of those that have not had their turn in a round, second
+  looks come first; so that first looks cannot keep them out, these also have as many places more.
 
 Who is a client, the caller says.
 """
@@ -17,7 +18,6 @@ Who is a client, the caller says.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -75,9 +75,7 @@ class Places:
         self._held: Counter[str] = Counter()
         self._line: list[Place] = []  # of those taken: who waits for a turn, in the order they came
         self._decoding: set[Place] = set()
-        # Of clients that hold places: the number of their latest turn.
-        self._latest: dict[str, int] = {}
-        self._turns = itertools.count(1)
+        self._served: set[str] = set()  # clients that have had their turn in this round
         self._mean_seconds = _FIRST_GUESS_SECONDS
 
     @property
@@ -99,7 +97,7 @@ class Places:
         waiting = taken - slots
         if free > 0:
             raise QueueFullError(
-                f"{held} questions from this address are in progress already, and {waiting} are waiting; "
+                f"{held} questions from this client are in progress already, and {waiting} are waiting; "
                 "try again later",
                 retry_after,
             )
@@ -143,7 +141,6 @@ class Places:
         self._held[place.client] -= 1
         if not self._held[place.client]:
             del self._held[place.client]
-            self._latest.pop(place.client, None)
         if place in self._line:
             self._line.remove(place)
         else:
@@ -156,9 +153,13 @@ class Places:
         while (
             self._line and len(self._decoding) < self._decoders and len(self._taken) - len(self._line) < most
         ):
-            place = min(self._line, key=lambda one: (self._latest.get(one.client, 0), not one.second))
+            place = min(self._line, key=lambda one: (one.client in self._served, not one.second))
+            if place.client in self._served:  # and so has everyone: another round
+                self._served.clear()
             self._line.remove(place)
             self._decoding.add(place)
-            self._latest[place.client] = next(self._turns)
+            self._served.add(place.client)
             if not place.turn.done():  # cancelled: its place is about to be left
                 place.turn.set_result(None)
+        if not self._line:
+            self._served.clear()

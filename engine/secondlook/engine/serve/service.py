@@ -25,6 +25,7 @@ from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
 from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, most_bytes
+from secondlook.engine.serve.keys import owner_of
 from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.served import Served
@@ -184,15 +185,18 @@ class TwoLookService:
             self.check_ready()
         self._places.check(client, second=second)
 
-    async def check_question(self, question: str, original: Size) -> None:
+    async def check_question(self, question: str, original: Size, client: str = "") -> None:
         """Raise what `first_look` would of a question and its original's size, whatever its picture."""
         engine = self.loaded.result()
         blank = sent_size(engine.card.global_view, original)
-        await self._decoding.run(
-            lambda: engine.prepare(
-                Image.new("RGB", (blank.width, blank.height)), question, original, AnswerOptions(), client=""
-            )
-        )
+
+        def check() -> None:
+            image = Image.new("RGB", (blank.width, blank.height))
+            engine.prepare(image, question, original, AnswerOptions(), client=client)
+
+        with self._places.taken(client) as place:
+            await self._decoding.in_turn(place, check)
+        self._places.leave(place)
 
     async def first_look(
         self, jpeg: bytes, question: str, original: Size, options: AnswerOptions, client: str = ""
@@ -243,7 +247,8 @@ class TwoLookService:
         if found.pending is not None:
             stands = Future[Served]()
             submitted.future.add_done_callback(partial(_without_second, stands))
-            name, seconds = self._sessions.open(_FirstLook(found.pending, submitted, stands, found.nbytes))
+            kept = _FirstLook(found.pending, submitted, stands, found.nbytes)
+            name, seconds = self._sessions.open(kept, owner_of(client))
             session = PendingSession(id=name, expires_in=seconds)
         return Served(
             found,
@@ -254,7 +259,7 @@ class TwoLookService:
             len(jpeg),
         )
 
-    async def second_look(self, session_id: str, jpeg: bytes) -> Served:
+    async def second_look(self, session_id: str, jpeg: bytes, client: str = "") -> Served:
         """Answer from both images, and end the session; whatever is raised later than SessionErrors leaves it
         waiting.
 
@@ -265,7 +270,8 @@ class TwoLookService:
             InferenceThread.
         """
         self._inference.check_ready()
-        pending, engine = self._sessions.look(session_id).pending, self.loaded.result()
+        pending = self._sessions.look(session_id, owner_of(client)).pending
+        engine = self.loaded.result()
         with self._places.taken(pending.question.client, second=True) as place:
             made = await self._decoding.jpeg(
                 place,
@@ -289,7 +295,7 @@ class TwoLookService:
                 stands.set_result(served)
         return served
 
-    async def give_up(self, session_id: str) -> Served:
+    async def give_up(self, session_id: str, client: str = "") -> Served:
         """End a session without a second look; what stands, its first answer complete.
 
         A session that has ended stays as it is: this tells what stands again, if the reply that had it was
@@ -300,7 +306,7 @@ class TwoLookService:
             AnsweredSessionError: its second look is being computed.
             EngineFailedError, NonFiniteError, OutOfMemoryError: the first answer could not be completed.
         """
-        left = self._sessions.give_up(session_id)
+        left = self._sessions.give_up(session_id, owner_of(client))
         return await asyncio.shield(asyncio.wrap_future(left))
 
     @asynccontextmanager
