@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.scheduler import Flow, Request, Stages
+from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
@@ -102,6 +103,7 @@ class FakeEngine:
         options: AnswerOptions | None = None,
         *,
         client: str = "",
+        wanted: TokenOptions = ONLY_TOKENS,
     ) -> Question:
         options = AnswerOptions() if options is None else options
         check_question(question, self.max_question_characters)
@@ -110,20 +112,33 @@ class FakeEngine:
         picture = _picture(global_image, GLOBAL_VIEW, original)
         prompt, tokens = _prompt(picture), QuestionTokens(question, (1,) * 6, (1,) * 7)
         policy = Policy(0.5).with_options(options)
-        return Question(tokens, picture, prompt, prompt, options, policy, 20, client)
+        return Question(tokens, picture, prompt, prompt, options, policy, 20, client, wanted)
 
     def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
         picture = _picture(local_image, LOCAL_VIEW, pending.region.size)
         return LocalImage(picture, _prompt(pending.question.picture, picture))
 
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        return ["?" for _ in token_ids]
+
     def start_first_look(
-        self, question: Question, *, on_region: Callable[[FirstLook], None]
+        self,
+        question: Question,
+        *,
+        on_region: Callable[[FirstLook], None],
+        on_tokens: Callable[[Look], None] | None = None,
     ) -> Request[FirstLook]:
         self.clients.append(question.client)
         return self._start(lambda: self._first_look(question, on_region))
 
     def start_second_look(
-        self, pending: Pending, local_image: LocalImage, *, after: Request[FirstLook] | None, sent_bytes: int
+        self,
+        pending: Pending,
+        local_image: LocalImage,
+        *,
+        after: Request[FirstLook] | None,
+        sent_bytes: int,
+        on_tokens: Callable[[Look], None] | None = None,
     ) -> Request[FinalAnswer]:
         assert local_image.picture.shown == pending.region.size
         self.local_bytes.append(sent_bytes)

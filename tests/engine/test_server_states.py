@@ -25,7 +25,8 @@ from engine.serving_harness import (
 from secondlook.edge.wire import AnswerReply
 from secondlook.engine.errors import EngineFailedError, ModelNotFoundError
 from secondlook.engine.serve.app import create_app, create_loading_app
-from secondlook.engine.serve.service import TwoLookService, _without_second
+from secondlook.engine.serve.kept import without_second
+from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
 # Sessions
@@ -324,7 +325,7 @@ def test_of_a_first_look_that_failed_nothing_but_the_error_stays() -> None:
         raise EngineFailedError("the model failed")
     except EngineFailedError as error:
         first.set_exception(error)
-    _without_second(stands, first)
+    without_second(stands, first)
     left = stands.exception(0)
     assert isinstance(left, EngineFailedError)
     assert str(left) == "the model failed"

@@ -201,14 +201,19 @@ class Picture:
         with reading(self._name):
             return _upright(to_rgb(self._source.open()), self._source.orientation)
 
-    def shrunk(self, view: View) -> Image.Image:
+    def shrunk(self, view: View, shown: Size | None = None) -> Image.Image:
         """The global image before compression: RGB, in the size that is sent, neither enlarged nor padded.
+
+        Args:
+            shown: the size of what the picture shows, if that was shrunk or enlarged before; by default its
+                own.
 
         Raises:
             NotAPictureError: the picture is damaged or truncated.
             GeometryError: see `secondlook.edge.geometry.target`.
         """
-        size = sent_size(view, self.size)
+        size = sent_size(view, self.size if shown is None else shown)
+        size = Size(min(size.width, self.size.width), min(size.height, self.size.height))
         if isinstance(self._source, Image.Image):
             return _resized(self._source, size, view)
         turn = self._source.orientation
@@ -238,9 +243,13 @@ class Picture:
             GeometryError: the region reaches outside the picture.
             NotAPictureError: a JPEG that is damaged or truncated above the region's end.
         """
+        return encode_jpeg(self.closer(region, view), jpeg)
+
+    def closer(self, region: Region, view: View) -> Image.Image:
+        """The local image before compression: RGB. Raises as `local_image`."""
         if not region.within(self.size):
             raise GeometryError(f"region {region} reaches outside the picture of {self.size} pixels")
-        return encode_jpeg(_resized(self._part(region), sent_size(view, region.size), view), jpeg)
+        return _resized(self._part(region), sent_size(view, region.size), view)
 
     def _part(self, region: Region) -> Image.Image:
         """A region's pixels, upright, RGB."""

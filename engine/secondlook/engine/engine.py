@@ -9,8 +9,7 @@ A question is checked and tokenised once, by `prepare`, on any thread; one threa
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -21,10 +20,10 @@ from torch import Tensor
 
 from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
+from secondlook.engine.answers import Answers
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, SlotPool
 from secondlook.engine.decode.decoder import Decoder
 from secondlook.engine.decode.prefixes import PrefixIndex
-from secondlook.engine.decode.record import Decoded
 from secondlook.engine.decode.scheduler import (
     Decode,
     Encode,
@@ -36,14 +35,14 @@ from secondlook.engine.decode.scheduler import (
     Stages,
     Wait,
 )
+from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.encoded import EncodedPictures
-from secondlook.engine.errors import NonFiniteError
 from secondlook.engine.localising import Localiser, Sought, prompted
 from secondlook.engine.method.budget import BudgetedThreshold
 from secondlook.engine.method.decision import Decider, FinalDecision
 from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.region import RegionSettings, find_region
-from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
+from secondlook.engine.models.base import Features, VisionLanguageModel
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
 from secondlook.engine.preparing import Preparer
 from secondlook.engine.results import (
@@ -108,6 +107,7 @@ class Engine:
         )
         self.prefixes = PrefixIndex(self._pool.count)
         self._encoded = EncodedPictures(model, self._preparer.generic, self._pool.count)
+        self._answers = Answers(model)
         self._localiser = Localiser(model, self._preparer.generic, self._encoded)
         # How a prefix's picture rows become cells.
         self._projections = WeakKeyDictionary[KeptPrefix, Tensor | None]()
@@ -129,6 +129,10 @@ class Engine:
         """How an earlier answer is put behind a question; None: the checkpoint has not learnt to read it."""
         return self.model.settings.context
 
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token as text, white space and all. May be called on any thread."""
+        return [self.model.token_text(token) for token in token_ids]
+
     @property
     def slots(self) -> int:
         """Sequences that can be computed at once."""
@@ -142,6 +146,7 @@ class Engine:
         options: AnswerOptions | None = None,
         *,
         client: str = "",
+        wanted: TokenOptions = ONLY_TOKENS,
     ) -> Question:
         """Check and tokenise a question, and bring its picture to the size that the model takes.
 
@@ -151,6 +156,7 @@ class Engine:
             global_image: the whole original, shrunk as the model's view says, or smaller.
             original: the size of the original.
             client: whose picture it is.
+            wanted: of the answer's tokens, besides.
 
         Raises:
             QuestionError: the question is empty, too long, or contains reserved text.
@@ -160,7 +166,7 @@ class Engine:
                 reaches outside it.
         """
         options = AnswerOptions() if options is None else options
-        return self._preparer.question(global_image, question, original, options, client)
+        return self._preparer.question(global_image, question, original, options, client, wanted)
 
     def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
         """Bring a region's picture to the size that the model takes, and put the question's prompt around it.
@@ -201,15 +207,21 @@ class Engine:
         return self._scheduler.run(self.start_second_look(pending, prepared))
 
     def start_first_look(
-        self, question: Question, *, on_region: Callable[[FirstLook], None] | None = None
+        self,
+        question: Question,
+        *,
+        on_region: Callable[[FirstLook], None] | None = None,
+        on_tokens: Callable[[Look], None] | None = None,
     ) -> Request[FirstLook]:
         """Begin a first look; `round` goes on with it.
 
         Args:
             on_region: called with what is known so far if the region is known before the answer is complete.
+            on_tokens: called with the answer so far each time that it has more tokens, once it is certain
+                that it stands.
         """
         stages = Stages()
-        flow = self._first(question, on_region, stages)
+        flow = self._first(question, on_region, on_tokens, stages)
         return self._scheduler.start(flow, stages, client=question.client)
 
     def start_second_look(
@@ -219,6 +231,7 @@ class Engine:
         *,
         after: Request[FirstLook] | None = None,
         sent_bytes: int = 0,
+        on_tokens: Callable[[Look], None] | None = None,
     ) -> Request[FinalAnswer]:
         """Begin a second look.
 
@@ -226,11 +239,12 @@ class Engine:
             local_image: of `prepare_local`.
             after: its first look, where that may still be going on.
             sent_bytes: of the local image as it was sent, for the budget; 0: not sent.
+            on_tokens: called as by `start_first_look`, where the second answer stands in any case.
         """
         if self.budget is not None and pending.counted and sent_bytes:
             self.budget.received(sent_bytes)
         stages = Stages()
-        flow = self._second(pending, local_image, after, stages)
+        flow = self._second(pending, local_image, after, on_tokens, stages)
         return self._scheduler.start(flow, stages, urgent=True, client=pending.question.client)
 
     def round(self) -> bool:
@@ -242,7 +256,11 @@ class Engine:
         self._scheduler.cancel(request)
 
     def _first(
-        self, asked: Question, on_region: Callable[[FirstLook], None] | None, stages: Stages
+        self,
+        asked: Question,
+        on_region: Callable[[FirstLook], None] | None,
+        on_tokens: Callable[[Look], None] | None,
+        stages: Stages,
     ) -> Flow[FirstLook]:
         limit, policy, options = asked.max_new_tokens, asked.policy, asked.options
         key = self.model.prefix_key(asked.picture, asked.tokens)
@@ -257,18 +275,20 @@ class Engine:
             kept = self._pool.hold(slot, find() or new)
             self._projections[kept] = projection
             self.prefixes.remember(kept, asked.client, key)
-            early = yield Decode(slot, min(limit, policy.decide_after))
-            look = self._look(early, asked.prompt, policy)
-            seen = (look.uncertainty, asked.original, policy, options)
+            seen = self._answers.shown(asked.prompt, policy, on_tokens)
+            least = min(limit, policy.decide_after)
+            early = yield Decode(slot, least, seen if options.second_look == "never" else None)
+            look = self._answers.look(early, asked.prompt, policy)
+            doubt = (look.uncertainty, asked.original, policy, options)
             region, pending, maps, relevance = given, None, None, None
-            if read and (options.relevance or self._decider.seeks(*seen)):
+            if read and (options.relevance or self._decider.seeks(*doubt)):
                 stages.enter("prefill")
                 sought = Sought(slot, asked, kept, projection, row, early.token_ids)
                 maps = yield from self._localiser.maps(sought, stages)
                 region = given or self._region(maps, asked.original)
                 relevance = maps.relevance() if options.relevance else None
             # As things are by now, for others were decided on while its region was sought.
-            decision = self._decider.decide(*seen, region)
+            decision = self._decider.decide(*doubt, region)
             if decision == "unsure":
                 assert region is not None, (
                     "it was sought, for nothing happens between seeking none and deciding"
@@ -280,7 +300,10 @@ class Engine:
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
                 if pending is not None and on_region is not None:
                     on_region(found)
-                look = self._look((yield Decode(slot, limit)), asked.prompt, policy)
+                seen = seen if decision != "unsure" else None
+                if seen is not None:
+                    seen(early)
+                look = self._answers.look((yield Decode(slot, limit, seen)), asked.prompt, policy)
             pending = None if pending is None else replace(pending, first=look)
             if kept.claimed:
                 self._pool.hold(slot, kept)  # again: where it was, it may have been given up
@@ -289,7 +312,12 @@ class Engine:
             self._pool.give_back(slot)
 
     def _second(
-        self, pending: Pending, local: LocalImage, after: Request[FirstLook] | None, stages: Stages
+        self,
+        pending: Pending,
+        local: LocalImage,
+        after: Request[FirstLook] | None,
+        on_tokens: Callable[[Look], None] | None,
+        stages: Stages,
     ) -> Flow[FinalAnswer]:
         asked = pending.question
         limit, policy = asked.max_new_tokens, asked.policy
@@ -305,8 +333,10 @@ class Engine:
             features, _ = self.model.condition(encoded, asked.tokens)
             stages.enter("prefill")
             prompt = local.prompt
-            yield Prefill(prompted(self.model, slot, prompt, pending.prefix, [features], limit))
-            second = self._look((yield Decode(slot, limit)), prompt, policy)
+            rest = prompted(self.model, slot, prompt, pending.prefix, [features], limit, asked.wanted)
+            yield Prefill(rest)
+            seen = None if policy.arbitration else self._answers.shown(prompt, policy, on_tokens)
+            second = self._answers.look((yield Decode(slot, limit, seen)), prompt, policy)
         finally:
             self._pool.give_back(slot)
         known = pending.first if after is None else (yield Wait(after)).look
@@ -334,28 +364,12 @@ class Engine:
         else:
             projection = self._projections[prefix]
         stages.enter("prefill")
-        row = yield Prefill(prompted(self.model, slot, asked.prompt, prefix, conditioned, limit), probe)
+        prompt = prompted(self.model, slot, asked.prompt, prefix, conditioned, limit, asked.wanted)
+        row = yield Prefill(prompt, probe)
         return row, projection
 
     def _region(self, maps: AttentionMaps, original: Size) -> Region:
         view = self.model.global_view
         return find_region(
             maps.question, maps.generic, original, self.region, target(view, original), view.fit
-        )
-
-    def _look(self, decoded: Decoded, prompt: Prompt, policy: Policy) -> Look:
-        statistics = decoded.statistics
-        if not all(math.isfinite(token.min_entropy) for token in statistics):
-            dtype = str(self.model.dtype).removeprefix("torch.")
-            raise NonFiniteError(
-                f"the model {self.model.name!r} computed NaN or infinity in {dtype}; "
-                + ("its weights or its settings are damaged" if dtype == "float32" else "try dtype float32")
-            )
-        return Look(
-            self.model.text(decoded.token_ids),
-            decoded.token_ids,
-            statistics,
-            policy.uncertainty(statistics),
-            len(prompt.ids),
-            prompt.visual_tokens,
         )

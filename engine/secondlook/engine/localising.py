@@ -17,6 +17,7 @@ from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.decoder import Prompted
 from secondlook.engine.decode.plans import Rows
 from secondlook.engine.decode.scheduler import AttentionRow, Flow, Stages
+from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.devices import to_device
 from secondlook.engine.encoded import EncodedPictures
 from secondlook.engine.method.region import without_sinks
@@ -115,6 +116,7 @@ def prompted(
     prefix: KeptPrefix | None,
     features: Sequence[Features],
     limit: int = 1,
+    tokens: TokenOptions = ONLY_TOKENS,
 ) -> Prompted:
     """The prompt, or its rest behind the prefix that the slot holds."""
     start = 0
@@ -122,4 +124,4 @@ def prompted(
         start, begins = prefix.length, (prompt.shared, prompt.shared_position)
         assert begins == (start, prefix.next_position), "prompts of one prefix key begin alike"
     rows = model.rows(prompt, start, features)
-    return Prompted(slot, start, rows, prompt.spans[0], prompt.delta, limit)
+    return Prompted(slot, start, rows, prompt.spans[0], prompt.delta, limit, tokens=tokens)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from PIL import Image
 
-from secondlook.edge.errors import GeometryError
+from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, View
+from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.errors import QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.base import VisionLanguageModel
@@ -41,13 +42,21 @@ class Preparer:
         self.generic = model.tokens(GENERIC_QUESTION)
 
     def question(
-        self, image: Image.Image, question: str, original: Size, options: AnswerOptions, client: str
+        self,
+        image: Image.Image,
+        question: str,
+        original: Size,
+        options: AnswerOptions,
+        client: str,
+        wanted: TokenOptions = ONLY_TOKENS,
     ) -> Question:
         """See `Engine.prepare`."""
         model = self._model
         check_question(question, self._max_characters)
         policy = self._policy.with_options(options)
         limit = options.max_new_tokens or model.settings.max_new_tokens
+        if wanted.least > limit:
+            raise SettingsError(f"the answer is to have at least {wanted.least} tokens, but at most {limit}")
         picture = self._picture(image, model.global_view, original, "global image")
         tokens = model.tokens(question)
         prompt = model.prompt(tokens, (picture.grid,))
@@ -58,7 +67,7 @@ class Preparer:
             rows = len(both.ids) - (stop - start) + model.most_visual_tokens[1]
         check_room(rows, limit, self._room)
         generic = model.prompt(self.generic, (picture.grid,))
-        asked = Question(tokens, picture, prompt, generic, options, policy, limit, client)
+        asked = Question(tokens, picture, prompt, generic, options, policy, limit, client, wanted)
         if asked.region is not None and not asked.region.within(original):
             raise GeometryError(f"region {asked.region} reaches outside the original of {original} pixels")
         return asked

@@ -12,6 +12,7 @@ from torch import Tensor
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import Answer, AnswerOptions, LookSeconds, Relevance
 from secondlook.engine.decode.cache import KeptPrefix, PrefixClaim
+from secondlook.engine.decode.token_options import ONLY_TOKENS, Likeliest, TokenOptions
 from secondlook.engine.method.decision import FinalDecision, FirstDecision
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
@@ -33,6 +34,7 @@ class Question:
         generic: the generic question's, about the same picture.
         policy: the engine's, with the options put over it.
         max_new_tokens: of each answer.
+        wanted: of the tokens of each.
         client: whose picture it is: what was computed for one client's picture is never another's.
     """
 
@@ -44,6 +46,7 @@ class Question:
     policy: Policy
     max_new_tokens: int
     client: str = ""
+    wanted: TokenOptions = ONLY_TOKENS
 
     @property
     def text(self) -> str:
@@ -68,6 +71,7 @@ class Look:
         tokens: the doubt about each output token, the end token included.
         prompt_tokens, visual_tokens: rows of the prompt, and those of them that are of pictures.
         uncertainty: G, their one number under the policy asked for.
+        likeliest: for each token the likeliest at its place, where that was asked for.
     """
 
     text: str
@@ -76,6 +80,7 @@ class Look:
     uncertainty: float
     prompt_tokens: int
     visual_tokens: int
+    likeliest: tuple[Likeliest, ...] = ()
 
     @property
     def answer(self) -> Answer:

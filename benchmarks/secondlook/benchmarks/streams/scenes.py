@@ -32,7 +32,7 @@ from secondlook.benchmarks.signs.scene import (
 )
 from secondlook.edge.errors import GeometryError
 from secondlook.edge.geometry import Rectangle, Region, Size, sent_size
-from secondlook.edge.imaging import LOCAL_JPEG, EncodedPicture, JpegSettings, Picture, encode_jpeg
+from secondlook.edge.imaging import JpegSettings, Picture, encode_jpeg
 from secondlook.edge.wire import View
 
 SCENE: Final = Size(4000, 3000)
@@ -281,13 +281,13 @@ class DrawnFrame(Picture):
         """The whole frame as a camera would compress it."""
         return encode_jpeg(self.original(), JpegSettings(quality, "4:2:0")).jpeg
 
-    def shrunk(self, view: View) -> Image.Image:
-        return self._sent(sent_size(view, SENSOR), view, None)
+    def shrunk(self, view: View, shown: Size | None = None) -> Image.Image:
+        return self._sent(sent_size(view, SENSOR if shown is None else shown), view, None)
 
-    def local_image(self, region: Region, view: View, jpeg: JpegSettings = LOCAL_JPEG) -> EncodedPicture:
+    def closer(self, region: Region, view: View) -> Image.Image:
         if not region.within(SENSOR):
             raise GeometryError(f"region {region} reaches outside the picture of {SENSOR} pixels")
-        return encode_jpeg(self._sent(sent_size(view, region.size), view, region), jpeg)
+        return self._sent(sent_size(view, region.size), view, region)
 
     def _sent(self, size: Size, view: View, region: Region | None) -> Image.Image:
         of = SENSOR if region is None else region.size

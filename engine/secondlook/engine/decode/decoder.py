@@ -30,6 +30,7 @@ from secondlook.engine.decode.plans import (
     Segment,
 )
 from secondlook.engine.decode.record import Progress, TokenRecord
+from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.devices import on_device, to_device
 from secondlook.kernels.library import uses_reference
 
@@ -79,6 +80,7 @@ class Prompted:
         delta: rotary position less place, behind the prompt.
         limit: the most tokens of the answer.
         read: of how many of the last rows a probe reads the mean.
+        tokens: what the answer wants of its tokens.
     """
 
     slot: int
@@ -88,6 +90,7 @@ class Prompted:
     delta: int = 0
     limit: int = 1
     read: int = 1
+    tokens: TokenOptions = ONLY_TOKENS
 
 
 class Decoder:
@@ -130,10 +133,12 @@ class Decoder:
         for prompt in prompts:
             self._lengths[prompt.slot] = prompt.start + len(prompt.rows)
             self._deltas[prompt.slot] = prompt.delta
-            self.record.begin(prompt.slot, prompt.limit)
+            self.record.begin(prompt.slot, prompt.limit, prompt.tokens)
             self.progress.begin(prompt.slot)
         slots = self._on_device([prompt.slot for prompt in prompts])
-        self.record.append(self.model.logits(hidden[last]), slots)
+        logits = self.model.logits(hidden[last])
+        self.record.extras.see(logits, [prompt.slot for prompt in prompts], [0] * len(prompts))
+        self.record.append(logits, slots)
         self.progress.note(prompt.slot for prompt in prompts)
         return plan.read
 
@@ -150,21 +155,28 @@ class Decoder:
 
     def step(self, slots: Sequence[int]) -> None:
         """Compute the next token of every slot's answer; nothing happens to answers that are complete."""
-        if self._graphs is not None and self._can_graph():
+        extras = slots if self.record.extras.among(slots) else ()
+        if self._graphs is not None and self._can_graph() and not extras:
             self._graphs.run(slots)
         else:
             rows = self._on_device(slots)
-            self._step(rows, rows)
+            self._step(rows, rows, extras)
         self.progress.note(slots)
 
     @torch.inference_mode()
-    def _step(self, slots: Tensor, answers: Tensor) -> None:
-        """One step on the device alone. Rows of padding have slot S, and the answer NO_ANSWER."""
+    def _step(self, slots: Tensor, answers: Tensor, extras: Sequence[int] = ()) -> None:
+        """One step on the device alone. Rows of padding have slot S, and the answer NO_ANSWER.
+
+        Args:
+            extras: the rows' slots, where an answer in one of them wants more of its tokens; in no graph.
+        """
         lengths = self._lengths[slots]
         going = ~self.record.finished[answers] & (answers != NO_ANSWER)
         positions = self.model.step_positions(lengths, self._deltas[slots])
         rows = Rows(self.model.embed(self.record.newest(answers)), positions)
         logits = self.model.logits(self.model.hidden(rows, DecodePlan(self.cache, slots, lengths)))
+        if extras:
+            self.record.extras.see(logits, extras, [self.progress.begun(slot) for slot in extras])
         self.record.append(logits, answers)
         self._lengths[slots] = lengths + going
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secondlook.engine.decode.token_options import ONLY_TOKENS, Likeliest, TokenExtras, TokenOptions
 from secondlook.engine.method.uncertainty import TokenStatistics
 from secondlook.kernels import record_tokens
 
@@ -18,10 +19,11 @@ __all__ = ["Decoded", "Progress", "TokenRecord"]
 
 @dataclass(frozen=True)
 class Decoded:
-    """An answer's tokens, the end token included, and the doubt about each."""
+    """An answer's tokens, the end token included, the doubt about each, and the likeliest, if asked for."""
 
     token_ids: tuple[int, ...]
     statistics: tuple[TokenStatistics, ...]
+    likeliest: tuple[Likeliest, ...] = ()
 
 
 class TokenRecord:
@@ -36,6 +38,7 @@ class TokenRecord:
     Attributes:
         finished: [S] bool: whether a slot's answer is complete, or it has none.
         lengths: [S] int64, tokens of each slot's answer.
+        extras: what answers want of their tokens besides.
     """
 
     def __init__(self, slots: int, capacity: int, end_ids: Collection[int], device: torch.device) -> None:
@@ -49,16 +52,18 @@ class TokenRecord:
         self._arrivals = torch.zeros(2 * slots, dtype=torch.int32, device=device)  # padding rows count too
         self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
         self.finished = torch.ones(slots, dtype=torch.bool, device=device)
+        self.extras = TokenExtras(end_ids)
         cuda: Any = torch.cuda  # its streams are untyped
         self._reading = cuda.Stream(device) if device.type == "cuda" else None
 
-    def begin(self, slot: int, limit: int) -> None:
+    def begin(self, slot: int, limit: int, options: TokenOptions = ONLY_TOKENS) -> None:
         """A new answer of at most `limit` tokens in a slot."""
         assert 1 <= limit <= self.capacity, "the engine bounds the tokens asked for"
         self._limits[slot] = limit
         self.lengths[slot] = 0
         self._means[slot] = 0
         self.finished[slot] = False
+        self.extras.begin(slot, options)
 
     def append(self, logits: Tensor, slots: Tensor) -> None:
         """Choose the next token of every row from logits [B, V], in slots [B] int64; -1 is padding.
@@ -95,11 +100,12 @@ class TokenRecord:
             length = length if most is None else min(length, most)
             tokens: list[int] = self._tokens[slot, :length].tolist()
             measures = self._measures[slot, :length].tolist()
+            likeliest = self.extras.read(slot, length)
         statistics = tuple(
             TokenStatistics(min_entropy, shannon_entropy, margin, token in self._end_ids)
             for token, (min_entropy, shannon_entropy, margin) in zip(tokens, measures, strict=True)
         )
-        return Decoded(tuple(tokens), statistics)
+        return Decoded(tuple(tokens), statistics, likeliest)
 
 
 class Progress:
@@ -143,6 +149,10 @@ class Progress:
         else:
             self._known = self._noted
             self._lengths, self._finished = self._record.lengths.tolist(), self._record.finished.tolist()
+
+    def known(self, slot: int) -> int:
+        """Tokens that a slot's answer is known to have."""
+        return self._lengths[slot] if self._known >= self._from[slot] else 0
 
     def begun(self, slot: int) -> int:
         """Tokens of a slot's answer that are computed or being computed, if it did not end before."""

@@ -87,10 +87,15 @@ class AttentionRow:
 
 @dataclass(frozen=True)
 class Decode:
-    """An answer's first tokens; sent Decoded with so many of them, or fewer where it ends before."""
+    """An answer's first tokens; sent Decoded with so many of them, or fewer where it ends before.
+
+    Attributes:
+        seen: called with what there is of them, each time that there may be more; it must not raise.
+    """
 
     slot: int
     tokens: int
+    seen: Callable[[Decoded], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -269,6 +274,9 @@ class Scheduler:
         self._together(going, self._step)
         if wanted:
             progress.catch_up(wait=not going)
+        for _, want in wanted:
+            if want.seen is not None and progress.known(want.slot):
+                want.seen(self._decoder.record.read(want.slot, want.tokens))
         known = [pair for pair in self._wanting(Decode) if progress.has(pair[1].slot, pair[1].tokens)]
         self._together(known, self._read)
 

@@ -149,6 +149,9 @@ class Adapter(VisionLanguageModel):
     def text(self, token_ids: Sequence[int]) -> str:
         return self.prompts.decode(token_ids)
 
+    def token_text(self, token_id: int) -> str:
+        return self.prompts.token_text(token_id)
+
     def digest(self) -> str:
         return digest(state(self.module))
 

@@ -220,6 +220,10 @@ class VisionLanguageModel(DecoderModel, Protocol):
         """An answer as text, without special tokens and surrounding white space."""
         ...
 
+    def token_text(self, token_id: int) -> str:
+        """One token as text, white space and all; of a special token its name. On any thread."""
+        ...
+
     def vision_module(self) -> nn.Module:
         """What `encode` runs on the pictures' pixels, as a module: for measurements."""
         ...

@@ -170,6 +170,11 @@ class ChatPrompts:
         )
         return text.strip()
 
+    def token_text(self, token_id: int) -> str:
+        """One token as text; of a part of a character the replacement character."""
+        text: str = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        return text
+
     def _tokenise(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of the prompts with one image and with two."""
         texts = [self.written(question, images) for images in (1, 2)]

@@ -162,4 +162,4 @@ class Places:
             if not place.turn.done():  # cancelled: its place is about to be left
                 place.turn.set_result(None)
         if not self._line:
-            self._served.clear()
+            self._served &= self._held.keys()  # the others had better be forgotten: they may never come again

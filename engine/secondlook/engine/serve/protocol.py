@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
@@ -12,7 +12,8 @@ from secondlook.edge.wire import AnswerOptions, ModelCard
 
 if TYPE_CHECKING:
     from secondlook.engine.decode.scheduler import Request
-    from secondlook.engine.results import FinalAnswer, FirstLook, LocalImage, Pending, Question
+    from secondlook.engine.decode.token_options import TokenOptions
+    from secondlook.engine.results import FinalAnswer, FirstLook, LocalImage, Look, Pending, Question
 
 __all__ = ["TwoLookEngine"]
 
@@ -20,7 +21,7 @@ __all__ = ["TwoLookEngine"]
 class TwoLookEngine(Protocol):
     """What the server needs of an engine; `secondlook.engine.engine.Engine` is one, and says more.
 
-    One thread calls it; the properties, `prepare` and `prepare_local` may be used on any.
+    One thread calls it; the properties, `prepare`, `prepare_local` and `token_texts` may be used on any.
     """
 
     @property
@@ -45,7 +46,14 @@ class TwoLookEngine(Protocol):
         ...
 
     def prepare(
-        self, global_image: Image.Image, question: str, original: Size, options: AnswerOptions, *, client: str
+        self,
+        global_image: Image.Image,
+        question: str,
+        original: Size,
+        options: AnswerOptions,
+        *,
+        client: str,
+        wanted: TokenOptions = ...,
     ) -> Question:
         """A question as the first look takes it, checked and tokenised."""
         ...
@@ -54,8 +62,16 @@ class TwoLookEngine(Protocol):
         """A region's picture as the second look takes it."""
         ...
 
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token as text."""
+        ...
+
     def start_first_look(
-        self, question: Question, *, on_region: Callable[[FirstLook], None]
+        self,
+        question: Question,
+        *,
+        on_region: Callable[[FirstLook], None],
+        on_tokens: Callable[[Look], None] | None,
     ) -> Request[FirstLook]: ...
 
     def start_second_look(
@@ -65,6 +81,7 @@ class TwoLookEngine(Protocol):
         *,
         after: Request[FirstLook] | None,
         sent_bytes: int,
+        on_tokens: Callable[[Look], None] | None,
     ) -> Request[FinalAnswer]: ...
 
     def round(self) -> bool:

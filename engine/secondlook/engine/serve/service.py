@@ -8,12 +8,10 @@ the event loop. A request is held to the server's settings here, a question and 
 from __future__ import annotations
 
 import asyncio
-import copy
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +22,8 @@ from secondlook.edge.geometry import Size, most_pixels, sent_size
 from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
-from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, most_bytes
+from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, Made, most_bytes
+from secondlook.engine.serve.kept import KeptLook, without_second
 from secondlook.engine.serve.keys import owner_of
 from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
@@ -35,7 +34,7 @@ from secondlook.engine.serve.worker import InferenceThread, Submitted
 
 if TYPE_CHECKING:
     from secondlook.engine.decode.scheduler import Request
-    from secondlook.engine.results import FirstLook, Pending
+    from secondlook.engine.results import FirstLook, LocalImage, Look, Pending, Question
 
 __all__ = ["TwoLookService"]
 
@@ -49,21 +48,6 @@ _VERSION = installed_version("secondlook") or ""
 
 _PURGE_SECONDS = 1.0
 """How often sessions over time are looked for; what they keep is freed at most this much later."""
-
-
-@dataclass(frozen=True)
-class _FirstLook:
-    """What a session keeps: the second look's beginnings, and the first look, which may be going on still.
-
-    Attributes:
-        stands: what stands without a second look.
-        nbytes: see `FirstLook.nbytes`.
-    """
-
-    pending: Pending
-    submitted: Submitted[FirstLook]
-    stands: Future[Served]
-    nbytes: int
 
 
 class TwoLookService:
@@ -82,7 +66,7 @@ class TwoLookService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
-        self._sessions: SessionStore[_FirstLook, Future[Served]] = SessionStore(
+        self._sessions: SessionStore[KeptLook, Future[Served]] = SessionStore(
             settings.sessions, lambda kept: kept.stands, lambda kept: kept.nbytes, clock
         )
         self._inference = InferenceThread(load)
@@ -90,7 +74,7 @@ class TwoLookService:
             lambda: self.loaded.result().slots, settings.queue_size, settings.decoding_threads
         )
         self._stopping = self._at_once = False
-        self._decoding = Decoding(self._places, settings.decoding_threads)
+        self.decoding = Decoding(self._places, settings.decoding_threads)
 
     @property
     def loaded(self) -> Future[TwoLookEngine]:
@@ -159,8 +143,8 @@ class TwoLookService:
         # A model that is still being read cannot be interrupted, and need not be waited for.
         if self.loaded.done() and not self._at_once:
             # Not on asyncio's own threads, which may all wait for a name to be looked up, a cloud's say.
-            await self._decoding.run(self._inference.join)
-        self._decoding.close()
+            await self.decoding.run(self._inference.join)
+        self.decoding.close()
 
     async def purge_regularly(self) -> None:
         """End sessions that are over time, until cancelled."""
@@ -195,7 +179,7 @@ class TwoLookService:
             engine.prepare(image, question, original, AnswerOptions(), client=client)
 
         with self._places.taken(client) as place:
-            await self._decoding.in_turn(place, check)
+            await self.decoding.in_turn(place, check)
         self._places.leave(place)
 
     async def first_look(
@@ -217,9 +201,31 @@ class TwoLookService:
             InferenceThread.
         """
         view = self.card.global_view
-        self._check_options(options)
-        self._check_original(original)
+        self.check_allowed(options, original)
         engine = self.loaded.result()
+        most = sent_size(view, original)
+
+        def prepare(image: Image.Image) -> Question:
+            return engine.prepare(image, question, original, options, client=client)
+
+        return await self.look(
+            client, lambda place: self.decoding.jpeg(place, jpeg, most, prepare), received_bytes=len(jpeg)
+        )
+
+    async def look(
+        self,
+        client: str,
+        make: Callable[[Place], Awaitable[Made[Question]]],
+        *,
+        received_bytes: int,
+        on_tokens: Callable[[Look], None] | None = None,
+    ) -> Served:
+        """A first look at whatever is made in its place; see `first_look`.
+
+        Args:
+            make: a question, in the client's turn.
+            on_tokens: see `TwoLookEngine.start_first_look`; called on the event loop.
+        """
         loop = asyncio.get_running_loop()
         region: asyncio.Future[FirstLook] = loop.create_future()
 
@@ -227,14 +233,12 @@ class TwoLookService:
             loop.call_soon_threadsafe(_settle, region, found)
 
         with self._places.taken(client) as place:
-            made = await self._decoding.jpeg(
-                place,
-                jpeg,
-                sent_size(view, original),
-                lambda image: engine.prepare(image, question, original, options, client=client),
-            )
+            made = await make(place)
             submitted, complete = self._submit(
-                place, lambda engine: engine.start_first_look(made.prepared, on_region=on_region)
+                place,
+                lambda engine: engine.start_first_look(
+                    made.prepared, on_region=on_region, on_tokens=_on(loop, on_tokens)
+                ),
             )
         complete.add_done_callback(_heard)  # once the region is told nobody waits for it
         try:
@@ -246,8 +250,8 @@ class TwoLookService:
         session = None
         if found.pending is not None:
             stands = Future[Served]()
-            submitted.future.add_done_callback(partial(_without_second, stands))
-            kept = _FirstLook(found.pending, submitted, stands, found.nbytes)
+            submitted.future.add_done_callback(partial(without_second, stands))
+            kept = KeptLook(found.pending, submitted, stands, found.nbytes)
             name, seconds = self._sessions.open(kept, owner_of(client))
             session = PendingSession(id=name, expires_in=seconds)
         return Served(
@@ -256,7 +260,7 @@ class TwoLookService:
             complete.done(),
             made.queue_seconds + submitted.waited,
             made.decode_seconds,
-            len(jpeg),
+            received_bytes,
         )
 
     async def second_look(self, session_id: str, jpeg: bytes, client: str = "") -> Served:
@@ -270,27 +274,52 @@ class TwoLookService:
             InferenceThread.
         """
         self._inference.check_ready()
-        pending = self._sessions.look(session_id, owner_of(client)).pending
         engine = self.loaded.result()
+
+        def make(place: Place, pending: Pending) -> Awaitable[Made[LocalImage]]:
+            most = sent_size(engine.card.local_view, pending.region.size)
+            return self.decoding.jpeg(place, jpeg, most, lambda image: engine.prepare_local(pending, image))
+
+        return await self.look_closer(session_id, make, client, received_bytes=len(jpeg))
+
+    async def look_closer(
+        self,
+        session_id: str,
+        make: Callable[[Place, Pending], Awaitable[Made[LocalImage]]],
+        client: str = "",
+        *,
+        received_bytes: int,
+        on_tokens: Callable[[Look], None] | None = None,
+    ) -> Served:
+        """A second look at whatever is made in its place; see `second_look`.
+
+        Args:
+            make: the local image, in the client's turn.
+            client: who asks.
+            received_bytes: of it; 0 where no edge sent it.
+            on_tokens: see `TwoLookEngine.start_second_look`; called on the event loop.
+        """
+        self._inference.check_ready()
+        pending = self._sessions.look(session_id, owner_of(client)).pending
+        loop = asyncio.get_running_loop()
         with self._places.taken(pending.question.client, second=True) as place:
-            made = await self._decoding.jpeg(
-                place,
-                jpeg,
-                sent_size(engine.card.local_view, pending.region.size),
-                lambda image: engine.prepare_local(pending, image),
-            )
+            made = await make(place, pending)
             async with self._claimed(session_id) as (kept, stands):
                 submitted, complete = self._submit(
                     place,
                     lambda engine: engine.start_second_look(
-                        kept.pending, made.prepared, after=kept.submitted.request, sent_bytes=len(jpeg)
+                        kept.pending,
+                        made.prepared,
+                        after=kept.submitted.request,
+                        sent_bytes=received_bytes,
+                        on_tokens=_on(loop, on_tokens),
                     ),
                 )
                 served = Served(
                     await complete,
                     queue_seconds=made.queue_seconds + submitted.waited,
                     decode_seconds=made.decode_seconds,
-                    received_bytes=len(jpeg),
+                    received_bytes=received_bytes,
                 )
                 stands.set_result(served)
         return served
@@ -310,7 +339,7 @@ class TwoLookService:
         return await asyncio.shield(asyncio.wrap_future(left))
 
     @asynccontextmanager
-    async def _claimed(self, session_id: str) -> AsyncIterator[tuple[_FirstLook, Future[Served]]]:
+    async def _claimed(self, session_id: str) -> AsyncIterator[tuple[KeptLook, Future[Served]]]:
         """What the session keeps; it waits again unless the future given has what stands in the end."""
         kept, stands = self._sessions.claim(session_id), Future[Served]()
         try:
@@ -330,18 +359,34 @@ class TwoLookService:
         complete.add_done_callback(lambda _: self._places.leave(place))
         return submitted, complete
 
-    def _check_options(self, options: AnswerOptions) -> None:
+    def check_allowed(self, options: AnswerOptions, original: Size) -> None:
+        """
+        Raises:
+            SettingsError: options that the server does not allow.
+            PictureMismatchError: an original larger than it allows.
+        """
         if (options.max_new_tokens or 0) > self.settings.max_new_tokens:
             raise SettingsError(
                 f"max_new_tokens is {options.max_new_tokens}; the limit is {self.settings.max_new_tokens}"
             )
-
-    def _check_original(self, original: Size) -> None:
         if original.pixels > self.settings.max_original_pixels:
             raise PictureMismatchError(
                 f"the original is said to have {original} = {original.pixels} pixels; the limit is "
                 f"{self.settings.max_original_pixels}"
             )
+
+
+def _on(
+    loop: asyncio.AbstractEventLoop, call: Callable[[ResultT], None] | None
+) -> Callable[[ResultT], None] | None:
+    """What calls it on the loop, from any thread."""
+    if call is None:
+        return None
+
+    def tell(result: ResultT) -> None:
+        loop.call_soon_threadsafe(call, result)
+
+    return tell
 
 
 def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:
@@ -353,13 +398,3 @@ def _heard(future: asyncio.Future[Any]) -> None:
     """asyncio logs errors that nobody asked for."""
     if not future.cancelled():
         future.exception()
-
-
-def _without_second(stands: Future[Served], first: Future[FirstLook]) -> None:
-    """Of the first look only its answer stays: no picture, no prefix, no map."""
-    if first.cancelled():
-        stands.cancel()
-    elif (error := first.exception()) is not None:
-        stands.set_exception(copy.copy(error))  # without its traceback, which holds the look's frames
-    else:
-        stands.set_result(Served(replace(first.result(), pending=None, maps=None, relevance=None)))
