@@ -151,15 +151,15 @@ class Request(Generic[ResultT]):
     Attributes:
         flow: what it does.
         urgent: whether it gets a slot before those of its client that are not.
-        client: who asks; slots are shared out by client.
         stages: where its time goes.
+        client: who asks; slots are shared out by client.
         future: its result, or what it raised.
     """
 
     flow: Flow[ResultT]
     urgent: bool
-    client: str
     stages: Stages
+    client: str = ""
     future: Future[ResultT] = field(default_factory=Future)
     want: Want | None = None
     begun: bool = False  # it was given its slot
@@ -198,7 +198,7 @@ class Scheduler:
         self, flow: Flow[ResultT], stages: Stages, *, urgent: bool = False, client: str = ""
     ) -> Request[ResultT]:
         """Take a request in; nothing is computed before the next round."""
-        request = Request(flow, urgent, client, stages)
+        request = Request(flow, urgent, stages, client)
         self._requests.append(request)
         self._resume(request, partial(next, flow))
         return request

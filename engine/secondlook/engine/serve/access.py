@@ -54,7 +54,7 @@ class Access:
 
 
 def _is_open(scope: Scope) -> bool:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 

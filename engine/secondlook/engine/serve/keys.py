@@ -95,9 +95,9 @@ def read_keys(path: Path, usual: KeyLimits) -> tuple[Key, ...]:
 
 
 def _key(line: str, before: list[Key], usual: KeyLimits) -> Key:
-    name, _, rest = line.partition(":")
+    name, named, rest = line.partition(":")
     digest, colon, limits = rest.partition(":")
-    if not _NAME.fullmatch(name):
+    if not named or not _NAME.fullmatch(name):
         raise ValueError(
             "the name has 1 to 64 letters, digits, dots, dashes or underscores, and a colon follows"
         )
