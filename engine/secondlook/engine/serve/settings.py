@@ -120,8 +120,8 @@ class ServerSettings:
     """The HTTP server's bounds, which protect it from its clients, and where it is mounted.
 
     Attributes:
-        queue_size: questions that may wait, besides those that the model works on; second looks may be that
-            many more, and fill all places. Of one client, fewer: see `secondlook.engine.serve.places`.
+        queue_size: first looks that may wait, besides those that the model works on, and as many second
+            looks. Of one client, fewer: see `secondlook.engine.serve.places`.
         max_body_bytes: size of a request's body, counted while it arrives; less where the model's pictures
             are small.
         max_bodies_bytes: size of all bodies that are arriving, or waiting for their answer, but room for two
