@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,7 +32,8 @@ from engine.test_keys import line, written
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.errors import RequestRefusedError, SettingsError
 from secondlook.edge.retry import ClientSettings
-from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.app import _Server, address_url, create_app, listen
+from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.settings import KeyLimits, ServerSettings
 
 ORIGIN = "https://page.example"
@@ -261,3 +264,27 @@ def test_an_exchanged_key_counts_at_once(tmp_path: Path) -> None:
         assert (status("a"), status("z")) == (200, 401)
         written(chosen.api_key_file, line("ann", "z"))
         assert (status("a"), status("z")) == (401, 200)
+
+
+def test_a_second_port_tells_metrics_alone_and_without_a_key(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, root_path="/eyes")
+    app = create_app(FakeEngine(), chosen)
+    app.get("/metrics")(lambda: "numbers")
+    with listen("127.0.0.1", 0) as main, listen("127.0.0.1", 0) as second:
+        server = _Server(ConnectionConfig(app, chosen.connections), app.state.service, second)
+        thread = threading.Thread(target=lambda: server.run([main]))
+        thread.start()
+        try:
+            with httpx.Client(headers=SPOKEN, timeout=SECONDS) as client:
+                metrics, asked = address_url(second), address_url(main)
+                assert client.get(f"{metrics}/metrics").json() == "numbers"
+                for path in ("/healthz", "/v1/model", "/metrics/", "/eyes/v1/model", "/"):
+                    assert client.get(f"{metrics}{path}").status_code == 404
+                assert client.post(f"{metrics}/v1/answers").status_code == 404
+                assert client.get(f"{asked}/metrics").status_code == 401
+                keyed = {"authorization": "Bearer a"}
+                assert client.get(f"{asked}/metrics", headers=keyed).json() == "numbers"
+        finally:
+            server.handle_exit(signal.SIGTERM, None)
+            thread.join(SECONDS)
+    assert not thread.is_alive()

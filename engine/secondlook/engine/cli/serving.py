@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +35,7 @@ class ServerChoice:
 
     kv_cache_gb: CacheOption = None
     queue_size: Annotated[
-        int, typer.Option(min=1, help="Questions that may wait for the model.", rich_help_panel=LIMITS)
+        int, typer.Option(min=1, help="First looks that may wait for the model, and as many second looks.", rich_help_panel=LIMITS)
     ] = 32
     max_pending: Annotated[
         int,
@@ -56,7 +57,7 @@ class ServerChoice:
         int,
         typer.Option(
             min=1,
-            help="MiB of all requests that arrive or are being answered; half of it for one address.",
+            help="MiB of all requests that arrive or are being answered; half of it for one client.",
             rich_help_panel=LIMITS,
         ),
     ] = 64
@@ -91,6 +92,16 @@ class ServerChoice:
             min=0, max=65535, help="Port to listen on; 0 takes a free one.", rich_help_panel=NETWORK
         ),
     ] = 8000
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="A second port of plain http, for /metrics alone, without a key.",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
     forwarded_allow_ips: Annotated[
         str,
         typer.Option(
@@ -218,8 +229,12 @@ def run_until_stopped(
     """
     from secondlook.engine.serve.app import address_url, listen, serve
 
-    with listen(server.host, server.port) as listener:
+    with ExitStack() as stack:
+        listener, metrics = stack.enter_context(listen(server.host, server.port)), None
         url = address_url(listener, tls=settings.tls is not None)
+        if server.metrics_port is not None:
+            metrics = stack.enter_context(listen(server.host, server.metrics_port))
+            told += f", and its metrics on {address_url(metrics)}/metrics"
         # Nothing else is printed before the spinner has stopped.
         with loading_status(model) as stop_spinner:
 
@@ -232,7 +247,7 @@ def run_until_stopped(
                 typer.echo(f"{service.card.name} answers on {url}{told} (Ctrl-C ends it)")
 
             try:
-                serve(load, settings, listener, on_ready, extend)
+                serve(load, settings, listener, on_ready, extend, metrics)
             except KeyboardInterrupt:
                 # The usual way to end a server; by now what was in progress is finished.
                 stop_spinner()

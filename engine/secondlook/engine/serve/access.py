@@ -13,13 +13,15 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.engine.serve.errors import reply_to
 from secondlook.engine.serve.keys import KeyRing, Meter
 
-__all__ = ["CLIENT", "OPEN_FOLDERS", "OPEN_PATHS", "Access"]
+__all__ = ["CLIENT", "OPEN_FOLDERS", "OPEN_PATHS", "Access", "OnlyMetrics"]
 
 OPEN_PATHS: Final = frozenset({"/", "/docs", "/health", "/healthz", "/openapi.json", "/readyz"})
 """What needs no key, for it tells nothing of anybody's and computes nothing."""
 
 OPEN_FOLDERS: Final = ("/docs/",)
 """Nor does what is below these."""
+
+_METRICS: Final = "/metrics"
 
 CLIENT: Final = "secondlook.client"
 """Where a request's scope has the client's name, see `Key.client`."""
@@ -37,7 +39,7 @@ class Access:
         self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(scope):
+        if scope["type"] != "http" or CLIENT in scope or _is_open(scope):
             await self._app(scope, receive, send)
             return
         request = Request(scope)
@@ -51,6 +53,18 @@ class Access:
                 await refusal(scope, receive, send)
                 return
             await self._app({**scope, CLIENT: key.client}, receive, send)
+
+
+class OnlyMetrics:
+    """Of an application its metrics alone, and without a key: for a port that only their reader can reach."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != _METRICS:
+            scope = {**scope, "path": "/not-here"}  # which is answered as any such
+        await self._app({**scope, CLIENT: "metrics"}, receive, send)
 
 
 def _is_open(scope: Scope) -> bool:

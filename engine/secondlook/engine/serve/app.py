@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -19,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
-from secondlook.engine.serve.access import Access
+from secondlook.engine.serve.access import Access, OnlyMetrics
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
 from secondlook.engine.serve.errors import add_error_handlers, describe
 from secondlook.engine.serve.keys import KeyRing, Meter
@@ -181,13 +182,15 @@ def serve(
     listener: socket.socket,
     on_ready: Callable[[TwoLookService], None],
     extend: Extension | None = None,
+    metrics: socket.socket | None = None,
 ) -> None:
     """Answer on `listener` until SIGINT or SIGTERM.
 
     Then new questions are refused, and those in progress finished; and while sessions are open, their second
     looks are answered, until `settings.grace_seconds` are over. A second signal ends all of it.
 
-    `on_ready` is called, on another thread, when the model is loaded. Call this on the main thread.
+    `on_ready` is called, on another thread, when the model is loaded. On `metrics`, another listening socket,
+    the application's metrics are told, and nothing else. Call this on the main thread.
 
     Raises:
         SettingsError: more connections than this process may open, or keys or certificates that cannot be
@@ -199,7 +202,7 @@ def serve(
     app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
     config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips, tls)
-    server = _Server(config, service)
+    server = _Server(config, service, metrics)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
         if loaded.exception() is None:
@@ -216,8 +219,12 @@ def serve(
 class _Server(uvicorn.Server):
     """Stays, after the first signal, for what was promised: answers in progress, and open sessions."""
 
-    def __init__(self, config: ConnectionConfig, service: TwoLookService) -> None:
+    def __init__(
+        self, config: ConnectionConfig, service: TwoLookService, metrics: socket.socket | None = None
+    ) -> None:
         super().__init__(config)
+        self._metrics = metrics
+        self._limits = config.limits
         self._notices = config.notices
         self._service = service
         self._stop_by: float | None = None
@@ -228,6 +235,16 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or []:
             listener.listen(_BACKLOG)  # uvicorn's is also how many are accepted at once, which are few
+        if self._metrics is not None:
+            config = ConnectionConfig(OnlyMetrics(self.config.app), self._limits)
+            config.load()
+
+            def protocol() -> asyncio.Protocol:
+                state: Any = {"server_state": self.server_state, "app_state": self.lifespan.state}
+                return config.http_protocol_class(config=config, **state)
+
+            loop = asyncio.get_running_loop()
+            self.servers.append(await loop.create_server(protocol, sock=self._metrics))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         second = self._stop_by is not None
