@@ -292,7 +292,15 @@ except SystemExit as ended:
         out, err = process.communicate(timeout=SECONDS)
     assert "exit 0 imported []" in out, out + err
     assert "--session-ttl" in out
-    assert re.findall(r"─ (\w+) ─", out) == ["Options", "Model", "Encoder", "Policy", "Limits", "Network"]
+    assert re.findall(r"─ (\w+) ─", out) == [
+        "Options",
+        "Model",
+        "Encoder",
+        "Policy",
+        "Limits",
+        "Network",
+        "Keys",
+    ]
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:

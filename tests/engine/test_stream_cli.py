@@ -136,7 +136,7 @@ for command in ("site", "stream"):
         out, err = process.communicate(timeout=SECONDS)
     assert out.count("exit 0 imported []") == 2, out + err
     assert "--key-frames" in out
-    site_panels = ["Options", "Model", "Encoder", "Streams", "Cloud", "Limits", "Network"]
+    site_panels = ["Options", "Model", "Encoder", "Streams", "Cloud", "Limits", "Network", "Keys"]
     panels = re.findall(r"─ (\w+) ─", out)
     assert panels[: len(site_panels)] == site_panels
     assert panels[len(site_panels) :] == ["Arguments", "Options", "Streams", "Cloud", "Model"]

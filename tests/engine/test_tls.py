@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,10 +19,11 @@ import httpx
 import pytest
 
 from engine.certificates import certificate
-from engine.commands import exit_status, one_line
+from engine.commands import exit_status, one_line, python
 from engine.fake_engine import FakeEngine, jpeg
 from engine.serving_harness import SECONDS, SPOKEN, image_part, listening
 from engine.test_connections import connected, limits, until_closed
+from engine.test_keys import line, written
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.errors import ConnectionFailedError, SettingsError
 from secondlook.edge.retry import ClientSettings
@@ -176,3 +182,44 @@ def test_the_command_says_so_before_the_model_is_loaded(
         assert told in one_line(capsys)
     else:
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_serves_the_embedded_model_to_who_has_a_key(files: TlsFiles, tmp_path: Path) -> None:
+    keys = written(tmp_path / "keys", line("ann", "a"))
+    options = ["serve", "--port", "0", "--metrics-port", "0", "--api-key-file", str(keys)]
+    options += ["--tls-cert", str(files.certificate), "--tls-key", str(files.key)]
+    with python(f"from secondlook.engine import cli\ncli.run(cli.command_line(), {options!r})") as process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        assert told.startswith("demo answers on https://127.0.0.1:"), told
+        assert ", and its metrics on http://127.0.0.1:" in told
+        asking = ["ask", str(tmp_path / "sign.jpg"), "What number is on the red sign?", "--json"]
+        asking += [
+            "--server",
+            told.split()[3].rstrip(","),
+            "--ca",
+            str(files.certificate),
+            "--look-twice",
+            "always",
+        ]
+        (tmp_path / "sign.jpg").write_bytes(jpeg(1200, 900))
+        replies = [
+            subprocess.run(
+                [sys.executable, "-m", "secondlook.edge", *asking, "--api-key", key],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+            for key in ("a", "b")
+        ]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=SECONDS)
+    assert replies[0].returncode == 0, replies[0].stderr
+    assert json.loads(replies[0].stdout)["second"] is not None
+    assert replies[1].returncode == 4
+    assert "--api-key" in replies[1].stderr
+    assert err.endswith("stopped\n")
+    assert "Traceback" not in err

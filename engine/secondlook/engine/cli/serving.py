@@ -35,7 +35,12 @@ class ServerChoice:
 
     kv_cache_gb: CacheOption = None
     queue_size: Annotated[
-        int, typer.Option(min=1, help="First looks that may wait for the model, and as many second looks.", rich_help_panel=LIMITS)
+        int,
+        typer.Option(
+            min=1,
+            help="First looks that may wait for the model, and as many second looks.",
+            rich_help_panel=LIMITS,
+        ),
     ] = 32
     max_pending: Annotated[
         int,

@@ -9,14 +9,16 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
@@ -236,15 +238,14 @@ class _Server(uvicorn.Server):
         for listener in sockets or []:
             listener.listen(_BACKLOG)  # uvicorn's is also how many are accepted at once, which are few
         if self._metrics is not None:
-            config = ConnectionConfig(OnlyMetrics(self.config.app), self._limits)
+            config = ConnectionConfig(OnlyMetrics(cast(ASGIApp, self.config.app)), self._limits)
             config.load()
-
-            def protocol() -> asyncio.Protocol:
-                state: Any = {"server_state": self.server_state, "app_state": self.lifespan.state}
-                return config.http_protocol_class(config=config, **state)
-
+            protocol: Any = config.http_protocol_class
+            made = partial(
+                protocol, config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
             loop = asyncio.get_running_loop()
-            self.servers.append(await loop.create_server(protocol, sock=self._metrics))
+            self.servers.append(await loop.create_server(made, sock=self._metrics))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         second = self._stop_by is not None
