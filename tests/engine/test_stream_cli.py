@@ -49,7 +49,7 @@ def test_site_hands_its_choices_on(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Any] = []
     monkeypatch.setattr(
         "secondlook.engine.serve.app.serve",
-        lambda _load, settings, _listener, _ready, extend: served.append((settings, extend)),
+        lambda _load, settings, _listener, _ready, extend, _metrics: served.append((settings, extend)),
     )
     made: list[tuple[StreamSettings, Any]] = []
     monkeypatch.setattr(
