@@ -78,6 +78,17 @@ def test_who_has_no_key_is_asked_for_one(tmp_path: Path, header: str | None, met
     served(scenario, settings=settings(tmp_path))
 
 
+def test_a_client_of_openais_is_told_in_its_own_words(tmp_path: Path) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        reply = await client.post("/v1/chat/completions", json={})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (401, "unauthorized")
+        assert reply.headers["www-authenticate"] == "Bearer"
+        known = await client.get("/v1/models", headers={"authorization": "Bearer a"})
+        assert known.status_code == 200
+
+    served(scenario, settings=settings(tmp_path))
+
+
 @pytest.mark.parametrize("root", ["", "/eyes"])
 def test_probes_and_documents_need_no_key(tmp_path: Path, root: str) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:

@@ -156,8 +156,13 @@ def test_the_model_card_the_probes_and_the_documentation() -> None:
             "/v1/answers",
             "/v1/answers/{session_id}/local",
             "/v1/answers/{session_id}",
+            "/v1/chat/completions",
+            "/v1/models",
+            "/v1/models/{name}",
             "/healthz",
             "/readyz",
+            "/health",
+            "/version",
         }
         documented = schema["paths"]["/v1/answers/{session_id}/local"]["post"]["responses"]
         errors = {"400", "404", "408", "409", "410", "413", "415", "422", "429", "500", "503"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from secondlook.edge.errors import GeometryError, SettingsError
+from secondlook.edge.errors import GeometryError
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, View
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
@@ -55,8 +55,6 @@ class Preparer:
         check_question(question, self._max_characters)
         policy = self._policy.with_options(options)
         limit = options.max_new_tokens or model.settings.max_new_tokens
-        if wanted.least > limit:
-            raise SettingsError(f"the answer is to have at least {wanted.least} tokens, but at most {limit}")
         picture = self._picture(image, model.global_view, original, "global image")
         tokens = model.tokens(question)
         prompt = model.prompt(tokens, (picture.grid,))
@@ -65,6 +63,8 @@ class Preparer:
             both = model.prompt(tokens, (picture.grid, picture.grid))
             start, stop = both.spans[1]
             rows = len(both.ids) - (stop - start) + model.most_visual_tokens[1]
+        if wanted.bounded:
+            limit = max(1, min(limit, self._room - rows))
         check_room(rows, limit, self._room)
         generic = model.prompt(self.generic, (picture.grid,))
         asked = Question(tokens, picture, prompt, generic, options, policy, limit, client, wanted)

@@ -58,6 +58,20 @@ class ServerChoice:
     max_body_mb: Annotated[
         int, typer.Option(min=1, help="MiB that a request may have.", rich_help_panel=LIMITS)
     ] = 8
+    max_chat_body_mb: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="MiB that a chat completion's request may have: whole pictures.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 20
+    max_pictures_mb: Annotated[
+        int,
+        typer.Option(
+            min=1, help="MiB of chats' pictures that are kept for later questions.", rich_help_panel=LIMITS
+        ),
+    ] = 256
     max_bodies_mb: Annotated[
         int,
         typer.Option(
@@ -107,6 +121,14 @@ class ServerChoice:
             rich_help_panel=NETWORK,
         ),
     ] = None
+    allowed_media_domains: Annotated[
+        str,
+        typer.Option(
+            help="Hosts whose pictures are fetched for chat completions; several with commas between.",
+            show_default="none",
+            rich_help_panel=NETWORK,
+        ),
+    ] = ""
     forwarded_allow_ips: Annotated[
         str,
         typer.Option(
@@ -180,8 +202,10 @@ class ServerChoice:
             typer.BadParameter: one of them is of no use without another.
         """
         from secondlook.engine.serve.settings import (
+            ChatLimits,
             ConnectionLimits,
             KeyLimits,
+            PictureStoreLimits,
             ServerSettings,
             SessionLimits,
             TlsFiles,
@@ -199,15 +223,21 @@ class ServerChoice:
         sessions = SessionLimits(
             max_waiting=self.max_pending, max_bytes=self.max_pending_mb * 2**20, seconds=self.session_ttl
         )
+        chat = ChatLimits(
+            max_body_bytes=self.max_chat_body_mb * 2**20,
+            allowed_media_domains=_listed(self.allowed_media_domains),
+            pictures=PictureStoreLimits(max_bytes=self.max_pictures_mb * 2**20),
+        )
         return ServerSettings(
             queue_size=self.queue_size,
             max_body_bytes=self.max_body_mb * 2**20,
             max_bodies_bytes=self.max_bodies_mb * 2**20,
-            forwarded_allow_ips=tuple(filter(None, map(str.strip, self.forwarded_allow_ips.split(",")))),
+            forwarded_allow_ips=_listed(self.forwarded_allow_ips),
             sessions=sessions,
             connections=ConnectionLimits(
                 most=self.max_connections, header_seconds=self.header_seconds, body_seconds=self.body_seconds
             ),
+            chat=chat,
             grace_seconds=self.grace_seconds,
             root_path=self.root_path,
             api_key_file=self.api_key_file,
@@ -215,6 +245,11 @@ class ServerChoice:
             cors_origins=tuple(self.cors_origin or ()),
             tls=tls,
         )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """What has commas between."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def run_until_stopped(

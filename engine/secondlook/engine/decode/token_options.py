@@ -32,13 +32,16 @@ class TokenOptions:
     Attributes:
         likeliest: so many of the likeliest tokens are told for each place.
         least: the answer has so many tokens at least: before, its end is no choice, and has no probability.
+        bounded: its limit is but a bound: where there is no room for so many tokens, it has fewer.
     """
 
     likeliest: Annotated[int, Field(ge=0, le=MOST_LIKELIEST)] = 0
     least: Annotated[int, Field(ge=0)] = 0
+    bounded: bool = False
 
-    def __bool__(self) -> bool:
-        """Whether anything is wanted."""
+    @property
+    def of_logits(self) -> bool:
+        """Whether anything is wanted of a step's logits."""
         return self.likeliest > 0 or self.least > 0
 
 
@@ -68,7 +71,7 @@ class TokenExtras:
     def begin(self, slot: int, options: TokenOptions) -> None:
         """A new answer in a slot."""
         self._answers.pop(slot, None)
-        if options:
+        if options.of_logits:
             self._answers[slot] = _Answer(options)
 
     def among(self, slots: Sequence[int]) -> bool:

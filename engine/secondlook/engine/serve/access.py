@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from typing import Final
 
 from fastapi import Request
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondlook.edge.errors import SecondLookError
+from secondlook.edge.wire import ErrorReply
 from secondlook.engine.serve.errors import reply_to
 from secondlook.engine.serve.keys import KeyRing, Meter
 
@@ -62,9 +64,11 @@ class OnlyMetrics:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] != _METRICS:
-            scope = {**scope, "path": "/not-here"}  # which is answered as any such
-        await self._app({**scope, CLIENT: "metrics"}, receive, send)
+        if scope["path"] == _METRICS:
+            await self._app({**scope, CLIENT: "metrics"}, receive, send)
+            return
+        told = ErrorReply(error="not_found", message=f"this port has {_METRICS} and nothing else")
+        await JSONResponse(told.model_dump(), 404)(scope, receive, send)
 
 
 def _is_open(scope: Scope) -> bool:

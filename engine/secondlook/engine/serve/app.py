@@ -26,6 +26,8 @@ from secondlook.engine.serve.access import Access, OnlyMetrics
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
 from secondlook.engine.serve.errors import add_error_handlers, describe
 from secondlook.engine.serve.keys import KeyRing, Meter
+from secondlook.engine.serve.openai.chat import Chat
+from secondlook.engine.serve.openai.routes import chats
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.requests import REQUEST_ID_HEADER, EveryRequest, shown_address
 from secondlook.engine.serve.routes import answers, documentation, watching
@@ -119,8 +121,12 @@ def _create(
         responses={} if keys is None else describe(401),
     )
     app.state.service = service
-    app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * settings.max_body_bytes))
+    app.state.created = int(time.time())
+    app.state.chat = Chat(service)
+    largest = max(settings.max_body_bytes, settings.chat.max_body_bytes)
+    app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * largest))
     app.include_router(answers)
+    app.include_router(chats)
     app.include_router(watching)
     app.include_router(documentation)
     extension = nullcontext() if extend is None else extend(app, service)

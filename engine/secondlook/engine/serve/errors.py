@@ -1,4 +1,7 @@
-"""Errors as HTTP: one table from exceptions to statuses, and every error body an ErrorReply."""
+"""Errors as HTTP: one table from exceptions to statuses, and every error body an ErrorReply.
+
+But on the paths of OpenAI's interface it is what its clients read: `secondlook.engine.serve.openai.errors`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from secondlook.edge.errors import (
 )
 from secondlook.edge.wire import ErrorReply
 from secondlook.engine import errors
-from secondlook.engine.serve.requests import REQUEST_ID_HEADER, request_id
+from secondlook.engine.serve.openai.errors import ChatError, error_body, speaks_openai
+from secondlook.engine.serve.requests import REQUEST_ID_HEADER, request_id, shown_path
 
 __all__ = [
     "BodyTooLargeError",
@@ -31,6 +35,7 @@ __all__ = [
     "add_error_handlers",
     "describe",
     "reply_to",
+    "told",
 ]
 
 _log = logging.getLogger(__name__)
@@ -129,8 +134,10 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_unforeseen_error)
 
 
-async def reply_to(_request: Request, error: Exception) -> JSONResponse:
-    """What is answered to a request that an error of ours ends."""
+def told(error: SecondLookError) -> tuple[int, str, dict[str, str]]:
+    """Status, name and headers of an error of ours; what nobody foresaw is logged."""
+    if isinstance(error, ChatError):
+        return error.status, error.code, {}
     status, name = next(_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES)
     headers = {}
     if isinstance(error, errors.QueueFullError):
@@ -143,18 +150,27 @@ async def reply_to(_request: Request, error: Exception) -> JSONResponse:
         error, errors.EngineFailedError
     ):  # that one was logged where it happened
         _log.error("a question failed", exc_info=error)
-    return _reply(status, name, str(error), headers)
+    return status, name, headers
 
 
-async def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
+async def reply_to(request: Request, error: Exception) -> JSONResponse:
+    """What is answered to a request that an error of ours ends."""
+    assert isinstance(error, SecondLookError), "registered for this type"
+    status, name, headers = told(error)
+    return _reply(request, status, name, str(error), headers, getattr(error, "param", None))
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), "registered for this type"
     problems = error.errors()
     if any(problem["loc"] == ("body", "question") and problem["type"] == "missing" for problem in problems):
-        return _reply(422, "empty_question", "the field `question` is missing or empty; send a question")
-    return _reply(422, "invalid_field", "; ".join(map(_told, problems)))
+        return _reply(
+            request, 422, "empty_question", "the field `question` is missing or empty; send a question"
+        )
+    return _reply(request, 422, "invalid_field", "; ".join(map(_problem, problems)))
 
 
-def _told(problem: dict[str, Any]) -> str:
+def _problem(problem: dict[str, Any]) -> str:
     if problem["type"] == "json_invalid":
         return f"the body is no JSON, from its character {problem['loc'][-1]} on: {problem['ctx']['error']}"
     field = ".".join(map(str, problem["loc"][1:])) or "the body"
@@ -167,18 +183,34 @@ def _told(problem: dict[str, Any]) -> str:
     return f"{field}: {problem['msg'].removeprefix('Value error, ')}"
 
 
-async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException), "registered for this type"
-    name = _FRAMEWORK_NAMES.get(error.status_code, "http_error")
-    return _reply(error.status_code, name, str(error.detail), dict(error.headers or {}))
+    name, message = _FRAMEWORK_NAMES.get(error.status_code, "http_error"), str(error.detail)
+    if error.status_code == 404:
+        message = f"there is no {shown_path(request.scope['path'])} here; /docs tells what there is"
+    return _reply(request, error.status_code, name, message, dict(error.headers or {}))
 
 
-async def _on_unforeseen_error(_request: Request, _error: Exception) -> JSONResponse:
+async def _on_unforeseen_error(request: Request, _error: Exception) -> JSONResponse:
     # Not logged here: the framework raises the exception again, and the ASGI server logs it.
     # The middleware that adds the request's id to replies is not around this one.
     headers = {REQUEST_ID_HEADER: request_id.get()}
-    return _reply(500, "server_error", "the server failed on this request; its log says why", headers)
+    return _reply(
+        request, 500, "server_error", "the server failed on this request; its log says why", headers
+    )
 
 
-def _reply(status: int, name: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(ErrorReply(error=name, message=message).model_dump(), status, headers)
+def _reply(
+    request: Request,
+    status: int,
+    name: str,
+    message: str,
+    headers: dict[str, str] | None = None,
+    param: str | None = None,
+) -> JSONResponse:
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if not speaks_openai(path):
+        return JSONResponse(ErrorReply(error=name, message=message).model_dump(), status, headers)
+    # Of a wrong request its clients expect 400.
+    status = 400 if status == 422 else status
+    return JSONResponse(error_body(status, name, message, param), status, headers)

@@ -24,7 +24,7 @@ from secondlook.engine.serve.uploads import (
     read_jpeg_part,
 )
 
-__all__ = ["Health", "answers", "documentation", "read_field", "watching", "while_connected"]
+__all__ = ["Health", "Service", "answers", "documentation", "read_field", "watching", "while_connected"]
 
 ResultT = TypeVar("ResultT")
 MessageT = TypeVar("MessageT", bound=BaseModel)

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size, most_pixels, sent_size
 from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSession
-from secondlook.engine.errors import PictureMismatchError, ShuttingDownError
+from secondlook.engine.errors import PictureMismatchError, SessionError, ShuttingDownError
 from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, Made, most_bytes
 from secondlook.engine.serve.kept import KeptLook, without_second
 from secondlook.engine.serve.keys import owner_of
@@ -42,7 +42,6 @@ ResultT = TypeVar("ResultT")
 
 _BYTES_A_CHARACTER = 4
 """Of UTF-8, at most."""
-
 
 _VERSION = installed_version("secondlook") or ""
 
@@ -172,12 +171,9 @@ class TwoLookService:
     async def check_question(self, question: str, original: Size, client: str = "") -> None:
         """Raise what `first_look` would of a question and its original's size, whatever its picture."""
         engine = self.loaded.result()
-        blank = sent_size(engine.card.global_view, original)
-
-        def check() -> None:
-            image = Image.new("RGB", (blank.width, blank.height))
-            engine.prepare(image, question, original, AnswerOptions(), client=client)
-
+        sent = sent_size(engine.card.global_view, original)
+        blank = Image.new("RGB", (sent.width, sent.height))
+        check = partial(engine.prepare, blank, question, original, AnswerOptions(), client=client)
         with self._places.taken(client) as place:
             await self.decoding.in_turn(place, check)
         self._places.leave(place)
@@ -295,7 +291,6 @@ class TwoLookService:
 
         Args:
             make: the local image, in the client's turn.
-            client: who asks.
             received_bytes: of it; 0 where no edge sent it.
             on_tokens: see `TwoLookEngine.start_second_look`; called on the event loop.
         """
@@ -337,6 +332,11 @@ class TwoLookService:
         """
         left = self._sessions.give_up(session_id, owner_of(client))
         return await asyncio.shield(asyncio.wrap_future(left))
+
+    def end_session(self, session_id: str, client: str = "") -> None:
+        """End a session that nobody asks about any more; nothing happens to one that is over."""
+        with suppress(SessionError):
+            self._sessions.give_up(session_id, owner_of(client))
 
     @asynccontextmanager
     async def _claimed(self, session_id: str) -> AsyncIterator[tuple[KeptLook, Future[Served]]]:

@@ -12,7 +12,15 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
 
-__all__ = ["ConnectionLimits", "KeyLimits", "ServerSettings", "SessionLimits", "TlsFiles"]
+__all__ = [
+    "ChatLimits",
+    "ConnectionLimits",
+    "KeyLimits",
+    "PictureStoreLimits",
+    "ServerSettings",
+    "SessionLimits",
+    "TlsFiles",
+]
 
 _MEBIBYTE = 1024 * 1024
 
@@ -116,6 +124,49 @@ class ConnectionLimits:
 
 
 @validated(frozen=True)
+class PictureStoreLimits:
+    """How many of the pictures of chats are kept for later questions.
+
+    Attributes:
+        most: pictures.
+        max_bytes: of all of them, encoded as they came.
+        seconds: since one was last asked about.
+    """
+
+    most: PositiveInt = 1024
+    max_bytes: PositiveInt = 256 * _MEBIBYTE
+    seconds: PositiveFloat = 600.0
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/@?#\[\]]+", text) or re.search(r":\d+$", text):
+        raise SettingsError(
+            f"--allowed-media-domains (allowed_media_domains) has {text!r}, which is no host's name, such as "
+            "pictures.example"
+        )
+    return text.lower()
+
+
+@validated(frozen=True)
+class ChatLimits:
+    """What OpenAI's interface takes beside what edges send.
+
+    Attributes:
+        max_body_bytes: size of a request's body: whole pictures, in base64.
+        max_pixels: of a picture that is decoded here.
+        allowed_media_domains: hosts whose pictures are fetched; by default none is.
+        fetch_seconds: how long that may take.
+        pictures: see `PictureStoreLimits`.
+    """
+
+    max_body_bytes: PositiveInt = 20 * _MEBIBYTE
+    max_pixels: PositiveInt = 64_000_000
+    allowed_media_domains: tuple[Annotated[str, AfterValidator(_host)], ...] = ()
+    fetch_seconds: PositiveFloat = 5.0
+    pictures: PictureStoreLimits = PictureStoreLimits()
+
+
+@validated(frozen=True)
 class ServerSettings:
     """The HTTP server's bounds, which protect it from its clients, and where it is mounted.
 
@@ -133,6 +184,7 @@ class ServerSettings:
             (X-Forwarded-For).
         sessions: see `SessionLimits`.
         connections: see `ConnectionLimits`.
+        chat: see `ChatLimits`.
         grace_seconds: how long a server that was told to stop waits for answers and second looks.
         root_path: the path under which a proxy serves this, such as "/eyes"; for the links in `/docs`.
         api_key_file: who may ask, see `secondlook.engine.serve.keys`; None: anybody.
@@ -150,6 +202,7 @@ class ServerSettings:
     forwarded_allow_ips: tuple[_Network, ...] = ()
     sessions: SessionLimits = SessionLimits()
     connections: ConnectionLimits = ConnectionLimits()
+    chat: ChatLimits = ChatLimits()
     grace_seconds: PositiveFloat = 30.0
     root_path: str = ""
     api_key_file: Path | None = None

@@ -25,11 +25,15 @@ from secondlook.engine.serve.errors import (
 
 __all__ = [
     "Bodies",
+    "Body",
     "FormText",
+    "Handler",
     "UploadRoute",
     "VersionedRoute",
+    "begin_upload",
     "check_each_once",
     "client_of",
+    "counted_body",
     "jpeg_parts",
     "read_jpeg_part",
 ]
@@ -102,18 +106,42 @@ class UploadRoute(VersionedRoute):
         request.app.state.service.check_room(client_of(request), second=second)
 
     async def handled(self, request: Request, handle: Handler) -> Response:
-        _check_content_type("the request", request.headers.get("content-type"), self.content)
-        max_bytes = self.max_bytes(request)
-        # A length that is no number is left to the counting.
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > max_bytes:
-            raise BodyTooLargeError(max_bytes)
+        max_bytes = begin_upload(request, self.content, lambda: self.max_bytes(request))
         self.check_room(request)
-        bodies: Bodies = request.app.state.bodies
-        with bodies.one_more(client_of(request)) as body:
-            body.check(int(declared) if declared.isdecimal() else 0)
-            receive = _counted(request.receive, max_bytes, body)
+        with counted_body(request, max_bytes) as (_, receive):
             return await handle(Request(_undecoded(request.scope), receive))
+
+
+def begin_upload(request: Request, content: str, max_bytes: Callable[[], int]) -> int:
+    """The most bytes that a body may have, if its headers promise a body of that type that is no larger.
+
+    Raises:
+        UnsupportedContentError, BodyTooLargeError: they do not.
+    """
+    _check_content_type("the request", request.headers.get("content-type"), content)
+    most = max_bytes()
+    if _declared(request) > most:
+        raise BodyTooLargeError(most)
+    return most
+
+
+@contextmanager
+def counted_body(request: Request, max_bytes: int) -> Iterator[tuple[Body, Receive]]:
+    """A body among the server's, and what receives it, counted while it arrives.
+
+    Raises:
+        TooManyBodiesError: there is no room for what it declares.
+    """
+    bodies: Bodies = request.app.state.bodies
+    with bodies.one_more(client_of(request)) as body:
+        body.check(_declared(request))
+        yield body, _counted(request.receive, max_bytes, body)
+
+
+def _declared(request: Request) -> int:
+    """A body's declared length; one that is no number is left to the counting."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
 
 
 class Bodies:

@@ -1,0 +1,168 @@
+"""The endpoints of OpenAI's interface: chat completions, the model, and what probes of other servers ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
+
+from secondlook.edge.errors import SecondLookError
+from secondlook.edge.versions import installed_version
+from secondlook.engine.serve.errors import told
+from secondlook.engine.serve.openai.chat import Asker, Chat, Chatted
+from secondlook.engine.serve.openai.errors import ChatError, error_body
+from secondlook.engine.serve.openai.messages import ChatRequest, read_request
+from secondlook.engine.serve.openai.replies import DONE, Completion, event, models_list, shown_model
+from secondlook.engine.serve.routes import Service, while_connected
+from secondlook.engine.serve.uploads import Handler, begin_upload, client_of, counted_body
+
+if TYPE_CHECKING:
+    from secondlook.engine.results import Look
+
+__all__ = ["chats"]
+
+_JSON: Final = "application/json"
+_STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Proxies pass each event on at once."""
+
+
+class _ChatRoute(APIRoute):
+    """A route with a body of JSON, no larger than the settings allow; counted while it arrives."""
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def handle_counted(request: Request) -> Response:
+            service = request.app.state.service
+            service.check_room(client_of(request), second=False)
+            most = begin_upload(request, _JSON, lambda: service.settings.chat.max_body_bytes)
+            with counted_body(request, most) as (body, receive):
+                request.state.take = body.take
+                return await handle(Request(request.scope, receive))
+
+        return handle_counted
+
+
+def _schema() -> dict[str, Any]:
+    """What OpenAPI says of the body."""
+    place = "#/paths/~1v1~1chat~1completions/post/requestBody/content/application~1json/schema/$defs/{model}"
+    schema = ChatRequest.model_json_schema(ref_template=place)
+    return {"requestBody": {"required": True, "content": {_JSON: {"schema": schema}}}}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI `responses`."""
+    return {status: {"description": "`{error: {message, type, param, code}}`"} for status in statuses}
+
+
+chats = APIRouter(tags=["OpenAI"])
+_completions = APIRouter(route_class=_ChatRoute)
+
+
+@_completions.post(
+    "/v1/chat/completions",
+    summary="Ask about a picture as OpenAI's clients do",
+    response_class=JSONResponse,
+    responses=_errors(400, 404, 408, 409, 410, 413, 415, 429, 500, 503),
+)
+async def complete(request: Request, service: Service) -> Response:
+    """Both looks in one reply, or, with the tool `image_zoom_in_tool` and an unsure answer, its call."""
+    body = await request.body()
+    asked = await service.decoding.run(lambda: read_request(body))
+    chat: Chat = request.app.state.chat
+    completion = Completion(service.card.name, asked, service.loaded.result().token_texts)
+    asker = Asker(client_of(request), request.state.take)
+    if asked.stream:
+        return await _streamed(request, chat, asked, asker, completion)
+    return JSONResponse(completion.whole(await while_connected(request, chat.answer(asked, asker))))
+
+
+async def _streamed(
+    request: Request, chat: Chat, asked: ChatRequest, asker: Asker, completion: Completion
+) -> Response:
+    """Server-sent events, once there is something to tell; what fails before is an error like any other."""
+    looks: asyncio.Queue[Look | None] = asyncio.Queue()
+    asker = replace(asker, on_tokens=looks.put_nowait)
+    working = asyncio.ensure_future(chat.answer(asked, asker))
+    working.add_done_callback(lambda _: looks.put_nowait(None))
+    try:
+        first = await while_connected(request, looks.get())
+        if first is None:
+            working.result()
+    except BaseException:
+        working.cancel()
+        raise
+    events = _events(first, looks, working, completion)
+    return StreamingResponse(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
+
+
+async def _events(
+    look: Look | None,
+    looks: asyncio.Queue[Look | None],
+    working: asyncio.Future[Chatted],
+    completion: Completion,
+) -> AsyncIterator[str]:
+    try:
+        yield completion.first_chunk()
+        while look is not None:
+            chunk = completion.tokens_chunk(look)
+            if chunk:
+                yield chunk
+            look = await looks.get()
+        yield completion.last_chunks(working.result())
+    except SecondLookError as error:  # the status is sent already
+        status, name, _ = told(error)
+        yield event(error_body(status, name, str(error))) + DONE
+    finally:
+        working.cancel()
+
+
+chats.include_router(_completions)
+
+
+@chats.head("/v1/models", include_in_schema=False)
+@chats.get("/v1/models", summary="The model", responses=_errors(503))
+async def models(request: Request, service: Service) -> dict[str, Any]:
+    """A list of one."""
+    return models_list(service.card.name, _created(request))
+
+
+@chats.head("/v1/models/{name:path}", include_in_schema=False)
+@chats.get("/v1/models/{name:path}", summary="The model by its name", responses=_errors(404, 503))
+async def model(name: str, request: Request, service: Service) -> dict[str, Any]:
+    """404 for any other."""
+    known = service.card.name
+    if name != known:
+        raise ChatError(
+            f"there is no model {name[:200]!r} here; this server has {known!r}",
+            code="model_not_found",
+            param="model",
+            status=404,
+        )
+    return shown_model(known, _created(request))
+
+
+@chats.head("/health", include_in_schema=False)
+@chats.get("/health", summary="As /readyz, without a body", responses=_errors(503))
+async def health(service: Service) -> Response:
+    """200 when questions are taken."""
+    service.check_ready()
+    return Response()
+
+
+@chats.head("/version", include_in_schema=False)
+@chats.get("/version", summary="Of the server's software")
+async def version() -> dict[str, str]:
+    """The version."""
+    return {"version": installed_version("secondlook") or ""}
+
+
+def _created(request: Request) -> int:
+    """When the server began."""
+    created: int = request.app.state.created
+    return created
