@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -89,7 +90,10 @@ async def queued(app: FastAPI, questions: int) -> None:
 
 @contextmanager
 def listening(
-    app: FastAPI, limits: ConnectionLimits | None = None, forwarded_allow_ips: Sequence[str] = ()
+    app: FastAPI,
+    limits: ConnectionLimits | None = None,
+    forwarded_allow_ips: Sequence[str] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[str]:
     started = threading.Event()
 
@@ -101,12 +105,12 @@ def listening(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), forwarded_allow_ips))
+        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), forwarded_allow_ips, tls))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         finally:
             server.should_exit = True
             thread.join(SECONDS)

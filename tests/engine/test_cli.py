@@ -25,7 +25,13 @@ from secondlook.edge.errors import GeometryError
 from secondlook.engine import plugins
 from secondlook.engine.cli import ask, kernels, serve
 from secondlook.engine.method.policy_file import write_policy
-from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings, SessionLimits
+from secondlook.engine.serve.settings import (
+    ConnectionLimits,
+    KeyLimits,
+    ServerSettings,
+    SessionLimits,
+    TlsFiles,
+)
 
 CAMERA = (ORIGINAL.width, ORIGINAL.height)
 
@@ -161,6 +167,9 @@ def test_serve_hands_its_limits_on(monkeypatch: pytest.MonkeyPatch) -> None:
     limits += ["--root-path", "/eyes", "--max-bodies-mb", "4", "--max-connections", "9"]
     limits += ["--header-seconds", "1", "--body-seconds", "2", "--grace-seconds", "3"]
     limits += ["--max-body-mb", "1", "--forwarded-allow-ips", "10.0.0.1, fd00::/8"]
+    limits += ["--api-key-file", "keys", "--key-concurrency", "4", "--key-looks-per-minute", "5"]
+    limits += ["--key-mb-per-minute", "6", "--cors-origin", "http://a.example", "--cors-origin", "*"]
+    limits += ["--tls-cert", "cert.pem", "--tls-key", "key.pem"]
     assert exit_status("serve", "--port", "0", *limits) == 0
     sessions = SessionLimits(max_waiting=3, max_bytes=5 * 2**20, seconds=7.0)
     assert served == [
@@ -173,6 +182,10 @@ def test_serve_hands_its_limits_on(monkeypatch: pytest.MonkeyPatch) -> None:
             connections=ConnectionLimits(most=9, header_seconds=1.0, body_seconds=2.0),
             grace_seconds=3.0,
             root_path="/eyes",
+            api_key_file=Path("keys"),
+            key_limits=KeyLimits(4, 5, 6 * 2**20),
+            cors_origins=("http://a.example", "*"),
+            tls=TlsFiles(Path("cert.pem"), Path("key.pem")),
         )
     ]
 
@@ -279,7 +292,15 @@ except SystemExit as ended:
         out, err = process.communicate(timeout=SECONDS)
     assert "exit 0 imported []" in out, out + err
     assert "--session-ttl" in out
-    assert re.findall(r"─ (\w+) ─", out) == ["Options", "Model", "Encoder", "Policy", "Limits", "Network"]
+    assert re.findall(r"─ (\w+) ─", out) == [
+        "Options",
+        "Model",
+        "Encoder",
+        "Policy",
+        "Limits",
+        "Network",
+        "Keys",
+    ]
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,13 +24,13 @@ def take(places: Places, client: str, *, second: bool = False) -> Place:
         return place
 
 
-def fill(places: Places, client: str) -> list[Place]:
+def fill(places: Places, client: str, *, second: bool = False) -> list[Place]:
     """All places that a client may have."""
     taken = []
     with ExitStack() as refused:
         refused.enter_context(pytest.raises(QueueFullError))
         while True:
-            taken.append(take(places, client))
+            taken.append(take(places, client, second=second))
     return taken
 
 
@@ -56,7 +56,7 @@ def test_who_has_its_share_is_told_so_and_may_come_back_when_others_have_left() 
         shared = places(slots=1, queue=3)
         mine = fill(shared, "a")
         assert len(mine) == 2
-        with pytest.raises(QueueFullError, match="2 questions from this address are in progress") as refused:
+        with pytest.raises(QueueFullError, match="2 questions from this client are in progress") as refused:
             shared.check("a")
         assert refused.value.retry_after >= 1
         shared.check("b")
@@ -86,8 +86,20 @@ def test_second_looks_have_places_of_their_own() -> None:
             with pytest.raises(QueueFullError):
                 shared.check(client)
         take(shared, "c", second=True)
-        with pytest.raises(QueueFullError, match="2 questions are waiting"):
-            shared.check("d", second=True)
+        take(shared, "d", second=True)
+        with pytest.raises(QueueFullError, match="3 questions are waiting"):
+            shared.check("e", second=True)
+
+    on_a_loop(scenario)
+
+
+def test_second_looks_keep_no_first_look_out() -> None:
+    async def scenario() -> None:
+        shared = places(slots=1, queue=9)
+        for client in "abc":
+            fill(shared, client, second=True)
+        shared.check("newcomer")
+        shared.check("newcomer", second=True)
 
     on_a_loop(scenario)
 

@@ -16,7 +16,7 @@ import secondlook.edge.errors as edge_errors
 import secondlook.engine
 import secondlook.engine.errors as engine_errors
 from secondlook.edge.errors import RequestRefusedError, SecondLookError
-from secondlook.engine.errors import QueueFullError, TooManyStreamsError
+from secondlook.engine.errors import QueueFullError, RateLimitError, TooManyStreamsError
 
 
 @pytest.mark.parametrize("name", secondlook.engine.__all__)
@@ -65,6 +65,7 @@ def test_every_error_can_be_copied() -> None:
     """As one is that several wait for."""
     arguments: dict[type, tuple[object, ...]] = {
         QueueFullError: ("too many", 2.5),
+        RateLimitError: ("too many", 2.5),
         TooManyStreamsError: ("too many", 2.5),
         RequestRefusedError: (404, "unknown"),
     }

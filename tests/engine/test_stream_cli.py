@@ -49,7 +49,7 @@ def test_site_hands_its_choices_on(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Any] = []
     monkeypatch.setattr(
         "secondlook.engine.serve.app.serve",
-        lambda _load, settings, _listener, _ready, extend: served.append((settings, extend)),
+        lambda _load, settings, _listener, _ready, extend, _metrics: served.append((settings, extend)),
     )
     made: list[tuple[StreamSettings, Any]] = []
     monkeypatch.setattr(
@@ -136,7 +136,7 @@ for command in ("site", "stream"):
         out, err = process.communicate(timeout=SECONDS)
     assert out.count("exit 0 imported []") == 2, out + err
     assert "--key-frames" in out
-    site_panels = ["Options", "Model", "Encoder", "Streams", "Cloud", "Limits", "Network"]
+    site_panels = ["Options", "Model", "Encoder", "Streams", "Cloud", "Limits", "Network", "Keys"]
     panels = re.findall(r"─ (\w+) ─", out)
     assert panels[: len(site_panels)] == site_panels
     assert panels[len(site_panels) :] == ["Arguments", "Options", "Streams", "Cloud", "Model"]

@@ -21,6 +21,7 @@ from engine.streaming import (
     streams,
     until,
 )
+from engine.test_shares import GatedDecoding
 from secondlook.edge.wire_stream import FrameHeader
 from secondlook.engine.errors import (
     OutOfMemoryError,
@@ -46,7 +47,7 @@ def test_a_frame_is_answered_from_its_picture() -> None:
                 assert (reply.source, reply.uncertainty, reply.age) == ("picture", 0.1, 0.0)
                 assert not reply.deadline_missed
                 assert reply.seconds > 0
-            assert engine.clients == [name] * 3
+            assert engine.clients == ["127.0.0.1"] * 3
             summary = service.close(name)
             assert (summary.frames, summary.answered, summary.cloud_calls) == (3, 3, 0)
             assert summary.bytes_from_camera == 3 * len(jpeg())
@@ -83,6 +84,27 @@ def test_at_the_deadline_what_held_goes_out_and_the_look_goes_on() -> None:
             engine.gate.set()
             summary = service.close(name)
             assert (summary.frames, summary.held, summary.deadline_misses) == (2, 2, 2)
+
+    run(scenario)
+
+
+def test_a_bad_picture_that_is_found_late_is_told_to_whoever_watches() -> None:
+    async def scenario() -> None:
+        engine = GatedDecoding()
+        engine.decode.set()
+        async with streams(engine, ScriptedCloud(), method=BUSY) as (service, client):
+            name = await opened(client, deadline=0.05)
+            watching = Watching(service, name)
+            engine.decode.clear()
+            held = await shown(client, name, 0, {"image": jpeg(33, 33)})
+            assert (held.status, held.reason) == ("held", "")
+            engine.decode.set()
+            await until(lambda: len(watching.seen) == 2)
+            [_, told] = [event.reply for event in watching.seen]
+            assert told is not None
+            assert (told.frame, told.status, told.deadline_missed) == (0, "held", True)
+            assert "33x33" in told.reason
+            assert service.close(name).cloud_calls == 0
 
     run(scenario)
 
@@ -201,14 +223,14 @@ def test_a_look_that_fails_leaves_what_held(error: Exception) -> None:
 def test_a_full_queue_holds_a_frame() -> None:
     async def scenario() -> None:
         engine = FakeEngine()
-        async with streams(engine, server=ServerSettings(queue_size=1)) as (_, client):
+        async with streams(engine, server=ServerSettings(queue_size=3)) as (_, client):
             one, other, third = [await opened(client) for _ in range(3)]
             engine.gate.clear()
             waiting = [asyncio.create_task(shown(client, name, 0)) for name in (one, other)]
             await entered(engine)
             held = await shown(client, third, 0)
             assert (held.status, held.source) == ("held", "nothing")
-            assert "waiting already" in held.reason
+            assert "2 questions from this client are in progress already" in held.reason
             engine.gate.set()
             assert [(await task).status for task in waiting] == ["answered"] * 2
 
@@ -269,10 +291,10 @@ def test_whoever_is_in_progress_hears_that_a_stream_was_closed() -> None:
 
 def test_streams_and_watchers_are_bounded() -> None:
     async def scenario() -> None:
-        async with streams(max_streams=2, max_watchers=1, watched=2) as (service, client):
+        async with streams(max_streams=4, max_watchers=1, watched=2) as (service, client):
             names = [await opened(client) for _ in range(2)]
             reply = await client.post("/v1/streams", json={"question": "one more"})
-            assert_error(reply, 429, "too_many_streams", "2 streams are open already")
+            assert_error(reply, 429, "too_many_streams", "2 streams are open already, 2 of this client's")
             assert reply.headers["retry-after"] == "1"
             watching = Watching(service, names[0])
             await asyncio.sleep(0)

@@ -264,6 +264,8 @@ def _reason(response: httpx.Response) -> str:
     path = response.request.url.path
     if response.status_code == 404 and path.count("/v1") > 1:
         reason += f": {path}; the server's address goes without /v1"
+    elif response.status_code == 401:
+        reason += "; the key is given with --api-key, or in SECONDLOOK_API_KEY"
     elif response.status_code == 404 and path.endswith("/v1/streams"):
         reason += "; streams are a site's (secondlook site), not a plain server's"
     return reason

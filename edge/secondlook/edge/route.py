@@ -109,7 +109,10 @@ class Route:
             return LostError(f"cannot connect to {address}: {detail}", travelled)
         if isinstance(error, httpx.TimeoutException):
             return LostError(f"{address} did not answer in time: {detail}", travelled)
-        return LostError(f"the connection to {self.proxy or address} was lost: {detail}", travelled)
+        told = f"the connection to {self.proxy or address} was lost: {detail}"
+        if isinstance(error, httpx.RemoteProtocolError) and self.url.scheme == "http":
+            told += "; if it speaks TLS, its address begins with https://"
+        return LostError(told, travelled)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

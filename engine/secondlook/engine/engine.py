@@ -221,7 +221,8 @@ class Engine:
                 that it stands.
         """
         stages = Stages()
-        return self._scheduler.start(self._first(question, on_region, on_tokens, stages), stages)
+        flow = self._first(question, on_region, on_tokens, stages)
+        return self._scheduler.start(flow, stages, client=question.client)
 
     def start_second_look(
         self,
@@ -244,7 +245,7 @@ class Engine:
             self.budget.received(sent_bytes)
         stages = Stages()
         flow = self._second(pending, local_image, after, on_tokens, stages)
-        return self._scheduler.start(flow, stages, urgent=True)
+        return self._scheduler.start(flow, stages, urgent=True, client=pending.question.client)
 
     def round(self) -> bool:
         """Compute a little of every look in progress; False when there is none."""

@@ -28,7 +28,9 @@ SecondLookError (secondlook.edge.errors)
 ├── PolicyFileError         a calibrated policy cannot be read, or is for another model
 ├── PictureMismatchError    a picture contradicts the sizes it was announced with
 ├── QueueFullError          too many questions are waiting; carries retry_after
-│   └── TooManyStreamsError     too many streams are open, or too many watch one
+│   ├── TooManyStreamsError     too many streams are open, or too many watch one
+│   └── RateLimitError          a key's limit is reached
+├── UnauthorizedError       a request has no key, or one that is not known
 ├── ModelNotReadyError      the server is still loading its model, or could not
 ├── OutOfMemoryError        there is no memory for one question; the others go on
 ├── EngineFailedError       the model failed on one question, in a way nobody foresaw
@@ -67,12 +69,14 @@ __all__ = [
     "QuestionError",
     "QuestionTooLongError",
     "QueueFullError",
+    "RateLimitError",
     "ReservedTextError",
     "RuntimeMissingError",
     "SessionError",
     "ShuttingDownError",
     "StreamError",
     "TooManyStreamsError",
+    "UnauthorizedError",
     "UnknownSessionError",
     "UnknownStreamError",
     "UnsupportedModelError",
@@ -195,6 +199,14 @@ class QueueFullError(SecondLookError):
 
 class TooManyStreamsError(QueueFullError):
     """Too many streams are open, or too many watch one."""
+
+
+class RateLimitError(QueueFullError):
+    """A key's questions in progress, looks or bytes are as many as it may have."""
+
+
+class UnauthorizedError(SecondLookError):
+    """The server wants a key, and the request has none, or one that the server does not know."""
 
 
 class ModelNotReadyError(SecondLookError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LogFormatOption", "ServerChoice", "run_until_stopped"]
 
 NETWORK = "Network"
+KEYS = "Keys"
 
 LogFormatOption = Annotated[LogFormat, typer.Option(help="text, or json: one object a line, for programs.")]
 
@@ -32,7 +35,12 @@ class ServerChoice:
 
     kv_cache_gb: CacheOption = None
     queue_size: Annotated[
-        int, typer.Option(min=1, help="Questions that may wait for the model.", rich_help_panel=LIMITS)
+        int,
+        typer.Option(
+            min=1,
+            help="First looks that may wait for the model, and as many second looks.",
+            rich_help_panel=LIMITS,
+        ),
     ] = 32
     max_pending: Annotated[
         int,
@@ -68,7 +76,7 @@ class ServerChoice:
         int,
         typer.Option(
             min=1,
-            help="MiB of all requests that arrive or are being answered; half of it for one address.",
+            help="MiB of all requests that arrive or are being answered; half of it for one client.",
             rich_help_panel=LIMITS,
         ),
     ] = 64
@@ -103,6 +111,16 @@ class ServerChoice:
             min=0, max=65535, help="Port to listen on; 0 takes a free one.", rich_help_panel=NETWORK
         ),
     ] = 8000
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="A second port of plain http, for /metrics alone, without a key.",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
     allowed_media_domains: Annotated[
         str,
         typer.Option(
@@ -128,20 +146,80 @@ class ServerChoice:
             rich_help_panel=NETWORK,
         ),
     ] = ""
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its certificate (PEM), with those that lead to an authority's; then it speaks https.",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its private key (PEM), without a password.", show_default=False, rich_help_panel=NETWORK
+        ),
+    ] = None
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Whose pages may ask from a browser, such as https://page.example, or *; may be given "
+            "several times.",
+            show_default="nobody's",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Who may ask: a file of lines name:sha256, read again when it has changed; by default "
+            "anybody may.",
+            show_default=False,
+            rich_help_panel=KEYS,
+        ),
+    ] = None
+    key_concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Questions of a key in progress at once.", show_default=False, rich_help_panel=KEYS
+        ),
+    ] = None
+    key_looks_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help="Looks of a key in a minute.", show_default=False, rich_help_panel=KEYS),
+    ] = None
+    key_mb_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="MiB of a key's requests in a minute.", show_default=False, rich_help_panel=KEYS
+        ),
+    ] = None
 
     def settings(self) -> ServerSettings:
         """
         Raises:
             SettingsError: one of them is impossible.
+            typer.BadParameter: one of them is of no use without another.
         """
         from secondlook.engine.serve.settings import (
             ChatLimits,
             ConnectionLimits,
+            KeyLimits,
             PictureStoreLimits,
             ServerSettings,
             SessionLimits,
+            TlsFiles,
         )
 
+        tls = None
+        if self.tls_cert is not None and self.tls_key is not None:
+            tls = TlsFiles(self.tls_cert, self.tls_key)
+        elif (self.tls_cert, self.tls_key) != (None, None):
+            raise typer.BadParameter("--tls-cert and --tls-key go together: name both files")
+        most = self.key_mb_per_minute
+        limits = KeyLimits(self.key_concurrency, self.key_looks_per_minute, most and most * 2**20)
+        if self.api_key_file is None and limits != KeyLimits():
+            raise typer.BadParameter("the limits are a key's: say which keys there are, with --api-key-file")
         sessions = SessionLimits(
             max_waiting=self.max_pending, max_bytes=self.max_pending_mb * 2**20, seconds=self.session_ttl
         )
@@ -162,6 +240,10 @@ class ServerChoice:
             chat=chat,
             grace_seconds=self.grace_seconds,
             root_path=self.root_path,
+            api_key_file=self.api_key_file,
+            key_limits=limits,
+            cors_origins=tuple(self.cors_origin or ()),
+            tls=tls,
         )
 
 
@@ -187,8 +269,12 @@ def run_until_stopped(
     """
     from secondlook.engine.serve.app import address_url, listen, serve
 
-    with listen(server.host, server.port) as listener:
-        url = address_url(listener)
+    with ExitStack() as stack:
+        listener, metrics = stack.enter_context(listen(server.host, server.port)), None
+        url = address_url(listener, tls=settings.tls is not None)
+        if server.metrics_port is not None:
+            metrics = stack.enter_context(listen(server.host, server.metrics_port))
+            told += f", and its metrics on {address_url(metrics)}/metrics"
         # Nothing else is printed before the spinner has stopped.
         with loading_status(model) as stop_spinner:
 
@@ -201,7 +287,7 @@ def run_until_stopped(
                 typer.echo(f"{service.card.name} answers on {url}{told} (Ctrl-C ends it)")
 
             try:
-                serve(load, settings, listener, on_ready, extend)
+                serve(load, settings, listener, on_ready, extend, metrics)
             except KeyboardInterrupt:
                 # The usual way to end a server; by now what was in progress is finished.
                 stop_spinner()

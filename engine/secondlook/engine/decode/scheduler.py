@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -149,16 +150,19 @@ class Request(Generic[ResultT]):
 
     Attributes:
         flow: what it does.
-        urgent: whether it gets a slot before those that are not.
+        urgent: whether it gets a slot before those of its client that are not.
         stages: where its time goes.
+        client: who asks; slots are shared out by client.
         future: its result, or what it raised.
     """
 
     flow: Flow[ResultT]
     urgent: bool
     stages: Stages
+    client: str = ""
     future: Future[ResultT] = field(default_factory=Future)
     want: Want | None = None
+    begun: bool = False  # it was given its slot
 
 
 class Scheduler:
@@ -190,9 +194,11 @@ class Scheduler:
         """Requests in progress."""
         return len(self._requests)
 
-    def start(self, flow: Flow[ResultT], stages: Stages, *, urgent: bool = False) -> Request[ResultT]:
+    def start(
+        self, flow: Flow[ResultT], stages: Stages, *, urgent: bool = False, client: str = ""
+    ) -> Request[ResultT]:
         """Take a request in; nothing is computed before the next round."""
-        request = Request(flow, urgent, stages)
+        request = Request(flow, urgent, stages, client)
         self._requests.append(request)
         self._resume(request, partial(next, flow))
         return request
@@ -224,7 +230,7 @@ class Scheduler:
         return bool(self._requests)
 
     def _give_slots(self) -> None:
-        for request, want in sorted(self._wanting(Slot), key=_slot_order):
+        for request, want in self._by_share():
             prefix = want.find()
             taken = self._pool.take(prefix)
             if taken is None:
@@ -233,7 +239,22 @@ class Scheduler:
             if source is not None and prefix is not None:
                 self._decoder.cache.copy(source, slot, prefix.length)
             there = prefix is not None and prefix.slot is not None
+            request.begun = True
             self._send(request, (slot, prefix if there else None))
+
+    def _by_share(self) -> list[tuple[Request[Any], Slot]]:
+        """Who wants a slot: first whose client would have the fewest with it, and then who came first.
+
+        So one client may have all slots, but gets none more while another waits that has fewer, and who waits
+        is overtaken only by others' first: max-min fairness, as slots become free.
+        """
+        shares = Counter(request.client for request in self._requests if request.begun)
+        came = {request: number for number, request in enumerate(self._requests)}
+        ranks = dict[tuple[Request[Any], Slot], tuple[int, int]]()
+        for pair in sorted(self._wanting(Slot), key=_slot_order):
+            shares[pair[0].client] += 1
+            ranks[pair] = shares[pair[0].client], came[pair[0]]
+        return sorted(ranks, key=ranks.__getitem__)
 
     def _encode(self, wants: list[Encode]) -> Sequence[Any]:
         return self._encode_items([want.item for want in wants])
@@ -317,7 +338,7 @@ class Scheduler:
 
 
 def _slot_order(pair: tuple[Request[Any], Slot]) -> int:
-    """Second looks first, of these first those that another's slot might be taken from."""
+    """Of one client second looks first, of these first those that another's slot might be taken from."""
     request, want = pair
     if not request.urgent:
         return 2

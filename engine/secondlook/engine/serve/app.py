@@ -9,23 +9,31 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
+from secondlook.engine.serve.access import Access, OnlyMetrics
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
-from secondlook.engine.serve.errors import add_error_handlers
+from secondlook.engine.serve.errors import add_error_handlers, describe
+from secondlook.engine.serve.keys import KeyRing, Meter
 from secondlook.engine.serve.openai.chat import Chat
 from secondlook.engine.serve.openai.routes import chats
 from secondlook.engine.serve.protocol import TwoLookEngine
-from secondlook.engine.serve.requests import EveryRequest, shown_address
+from secondlook.engine.serve.requests import REQUEST_ID_HEADER, EveryRequest, shown_address
 from secondlook.engine.serve.routes import answers, documentation, watching
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.settings import ServerSettings
+from secondlook.engine.serve.tls import server_context
 from secondlook.engine.serve.uploads import Bodies
 
 __all__ = ["AddressError", "Extension", "address_url", "create_app", "create_loading_app", "listen", "serve"]
@@ -57,6 +65,9 @@ def create_app(
 
     The lifespan starts the inference thread, the only one that calls `engine`, and ends it after the
     questions it has. `app.state.service` is the TwoLookService behind it.
+
+    Raises:
+        SettingsError: the keys cannot be read.
     """
     return _create(lambda: engine, settings, extend, wait=True)
 
@@ -70,6 +81,9 @@ def create_loading_app(
     is done.
 
     Until then `/readyz` and `/v1` answer 503. `app.state.service.loaded` is the future of the loading.
+
+    Raises:
+        SettingsError: the keys cannot be read.
     """
     return _create(load, settings, extend, wait=False)
 
@@ -78,6 +92,7 @@ def _create(
     load: Callable[[], TwoLookEngine], settings: ServerSettings | None, extend: Extension | None, wait: bool
 ) -> FastAPI:
     settings = settings or ServerSettings()
+    keys = None if settings.api_key_file is None else KeyRing(settings.api_key_file, settings.key_limits)
     service = TwoLookService(load, settings)
 
     @asynccontextmanager
@@ -101,6 +116,9 @@ def _create(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # For the documents: it is Access that refuses, before anything is read.
+        dependencies=[] if keys is None else [Depends(HTTPBearer(auto_error=False))],
+        responses={} if keys is None else describe(401),
     )
     app.state.service = service
     app.state.created = int(time.time())
@@ -113,6 +131,17 @@ def _create(
     app.include_router(documentation)
     extension = nullcontext() if extend is None else extend(app, service)
     app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
+    # The last is the outermost.
+    if keys is not None:
+        app.add_middleware(Access, keys=keys, meter=Meter())
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("DELETE", "GET", "HEAD", "POST"),
+            allow_headers=("*",),  # clients of OpenAI's send many; what counts here is the key
+            expose_headers=("Retry-After", REQUEST_ID_HEADER),
+        )
     app.add_middleware(EveryRequest, root_path=settings.root_path)
     add_error_handlers(app)
     return app
@@ -150,9 +179,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def address_url(listener: socket.socket) -> str:
+def address_url(listener: socket.socket, tls: bool = False) -> str:
     """The URL of a listening socket."""
-    return f"http://{shown_address(*listener.getsockname()[:2])}"
+    return f"{'https' if tls else 'http'}://{shown_address(*listener.getsockname()[:2])}"
 
 
 def serve(
@@ -161,23 +190,27 @@ def serve(
     listener: socket.socket,
     on_ready: Callable[[TwoLookService], None],
     extend: Extension | None = None,
+    metrics: socket.socket | None = None,
 ) -> None:
     """Answer on `listener` until SIGINT or SIGTERM.
 
     Then new questions are refused, and those in progress finished; and while sessions are open, their second
     looks are answered, until `settings.grace_seconds` are over. A second signal ends all of it.
 
-    `on_ready` is called, on another thread, when the model is loaded. Call this on the main thread.
+    `on_ready` is called, on another thread, when the model is loaded. On `metrics`, another listening socket,
+    the application's metrics are told, and nothing else. Call this on the main thread.
 
     Raises:
-        SettingsError: more connections than this process may open.
+        SettingsError: more connections than this process may open, or keys or certificates that cannot be
+            used.
         KeyboardInterrupt: after SIGINT, once everything has ended.
         SecondLookError: whatever `load` raised.
     """
+    tls = None if settings.tls is None else server_context(settings.tls)
     app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
-    config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips)
-    server = _Server(config, service)
+    config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips, tls)
+    server = _Server(config, service, metrics)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
         if loaded.exception() is None:
@@ -194,8 +227,12 @@ def serve(
 class _Server(uvicorn.Server):
     """Stays, after the first signal, for what was promised: answers in progress, and open sessions."""
 
-    def __init__(self, config: ConnectionConfig, service: TwoLookService) -> None:
+    def __init__(
+        self, config: ConnectionConfig, service: TwoLookService, metrics: socket.socket | None = None
+    ) -> None:
         super().__init__(config)
+        self._metrics = metrics
+        self._limits = config.limits
         self._notices = config.notices
         self._service = service
         self._stop_by: float | None = None
@@ -206,10 +243,19 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or []:
             listener.listen(_BACKLOG)  # uvicorn's is also how many are accepted at once, which are few
+        if self._metrics is not None:
+            config = ConnectionConfig(OnlyMetrics(cast(ASGIApp, self.config.app)), self._limits)
+            config.load()
+            protocol: Any = config.http_protocol_class
+            made = partial(
+                protocol, config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            loop = asyncio.get_running_loop()
+            self.servers.append(await loop.create_server(made, sock=self._metrics))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         second = self._stop_by is not None
-        self._service.begin_shutdown()
+        self._service.begin_shutdown(at_once=second)
         super().handle_exit(sig, frame)
         self.should_exit = self.force_exit = second
         if not second:
@@ -230,6 +276,9 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
+        if self.force_exit:
+            # Which uvicorn leaves to the end of the loop, and logs a traceback of it.
+            await self.lifespan.shutdown()
         self._notices.tell_rest()
 
     @property

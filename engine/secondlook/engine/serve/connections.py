@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import re
+import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -29,6 +30,7 @@ from uvicorn.server import ServerState
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import ErrorReply
 from secondlook.engine.serve.settings import ConnectionLimits
+from secondlook.engine.serve.tls import Handshake, Handshakes
 
 try:
     import resource
@@ -47,17 +49,28 @@ _PARSER_ERRORS = {431: "headers_too_large", 501: "not_implemented"}
 class ConnectionConfig(uvicorn.Config):
     """uvicorn's configuration for an application on `Connection`s within `limits`.
 
+    Args:
+        forwarded_allow_ips: see `ServerSettings`.
+        tls: what TLS is spoken with; None: none is.
+
     Raises:
         SettingsError: this process may not open so many files.
     """
 
-    def __init__(self, app: Any, limits: ConnectionLimits, forwarded_allow_ips: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: Any,
+        limits: ConnectionLimits,
+        forwarded_allow_ips: Sequence[str] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.limits = limits
         self.most, at_once = connections_allowed(limits.most)
         self.notices = _Notices()
+        self._handshakes = None if tls is None else Handshakes(tls, 2 * at_once, limits.header_seconds)
         super().__init__(
             app,
-            http=Connection,
+            http=self._protocol,  # type: ignore[arg-type]  # uvicorn calls it, as it would a class
             ws="none",
             backlog=at_once,
             # Logging is the caller's, and every request is logged by EveryRequest.
@@ -68,6 +81,12 @@ class ConnectionConfig(uvicorn.Config):
             proxy_headers=bool(forwarded_allow_ips),
             forwarded_allow_ips=list(forwarded_allow_ips),
         )
+
+    def _protocol(self, **of_server: Any) -> asyncio.Protocol:
+        """For one more connection."""
+        if self._handshakes is None:
+            return Connection(**of_server)
+        return Handshake(self._handshakes, lambda: Connection(**of_server))
 
 
 def connections_allowed(wanted: int | None) -> tuple[int, int]:
@@ -188,7 +207,7 @@ class Connection(H11Protocol):
 
     def _owed_now(self) -> _Owed:
         closing = self.transport.is_closing()
-        if self.flow.write_paused or (closing and self.transport.get_write_buffer_size() > 0):
+        if self.flow.write_paused or (closing and self._unread):
             return _Owed.READING
         if closing or self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             return _Owed.NOTHING
@@ -203,6 +222,9 @@ class Connection(H11Protocol):
         self._timer = None if seconds is None else self.loop.call_later(seconds, self._overdue)
 
     def _overdue(self) -> None:
+        if self._secured and self.transport.is_closing():
+            self.transport.abort()
+            return
         if self._owed is _Owed.BODY and (left := self._body_seconds_left()) > 0:
             self._window_bytes = 0
             self._set_timer(min(left, self._limits.window_seconds))
@@ -243,8 +265,17 @@ class Connection(H11Protocol):
         self._notices.tell(f"dropped a connection from {self._address}: there were more than {self._most}")
         self.connections.discard(self)
         self._refuse(503, "too_many_connections", "the server has too many connections; try again later")
-        if self.transport.get_write_buffer_size() > 0:
+        if self._unread:
             self.transport.abort()
+
+    @property
+    def _secured(self) -> bool:
+        return bool(self.scheme == "https")
+
+    @property
+    def _unread(self) -> bool:
+        """Whether closing it takes the client: it has not read all, or over TLS has not said that it did."""
+        return self._secured or self.transport.get_write_buffer_size() > 0
 
     @property
     def _silent(self) -> bool:
@@ -289,7 +320,8 @@ class Connection(H11Protocol):
         self._close()
 
     def _close(self) -> None:
-        self.transport.close()
+        if not self.transport.is_closing():
+            self.transport.close()
         self._update()
 
 

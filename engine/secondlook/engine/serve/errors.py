@@ -34,6 +34,7 @@ __all__ = [
     "UnsupportedContentError",
     "add_error_handlers",
     "describe",
+    "reply_to",
     "told",
 ]
 
@@ -85,6 +86,8 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.UnknownStreamError: (404, "unknown_stream"),
     errors.QueueFullError: (429, "queue_full"),
     errors.TooManyStreamsError: (429, "too_many_streams"),
+    errors.RateLimitError: (429, "rate_limited"),
+    errors.UnauthorizedError: (401, "unauthorized"),
     errors.ModelNotReadyError: (503, "model_not_ready"),
     errors.ShuttingDownError: (503, "shutting_down"),
     errors.OutOfMemoryError: (503, "out_of_memory"),
@@ -103,6 +106,7 @@ _FRAMEWORK_NAMES = {
 
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
+    401: "The server wants a key, and the request has none of its keys.",
     404: "No such session, or no such stream.",
     408: "The body did not arrive in time.",
     409: "The session is answered already, or being answered.",
@@ -110,8 +114,8 @@ _DESCRIPTIONS = {
     413: "The body is too large.",
     415: "The body is not of the type described here, or a picture not image/jpeg.",
     422: "A field is missing or impossible, the image is not a whole JPEG, or the sizes contradict it.",
-    429: "The queue is full, or a client's share of it, or the memory for bodies, or the number of streams; "
-    "Retry-After says when to come back.",
+    429: "The queue is full, or a client's share of it, or the memory for bodies, or the number of streams, "
+    "or a key's limit is reached; Retry-After says when to come back.",
     500: "The model failed on this question; the server goes on.",
     503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
 }
@@ -124,7 +128,7 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def add_error_handlers(app: FastAPI) -> None:
     """Make every error that `app` answers an ErrorReply."""
-    app.add_exception_handler(SecondLookError, _on_our_error)
+    app.add_exception_handler(SecondLookError, reply_to)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_unforeseen_error)
@@ -138,6 +142,8 @@ def told(error: SecondLookError) -> tuple[int, str, dict[str, str]]:
     headers = {}
     if isinstance(error, errors.QueueFullError):
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+    elif isinstance(error, errors.UnauthorizedError):
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 6750, section 3
     elif status == 503:
         headers["Retry-After"] = str(math.ceil(_NOT_READY_RETRY_SECONDS))
     if status == 500 and not isinstance(
@@ -147,7 +153,8 @@ def told(error: SecondLookError) -> tuple[int, str, dict[str, str]]:
     return status, name, headers
 
 
-async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
+async def reply_to(request: Request, error: Exception) -> JSONResponse:
+    """What is answered to a request that an error of ours ends."""
     assert isinstance(error, SecondLookError), "registered for this type"
     status, name, headers = told(error)
     return _reply(request, status, name, str(error), headers, getattr(error, "param", None))

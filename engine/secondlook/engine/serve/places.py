@@ -7,9 +7,11 @@ to the engine. Turns come when there is a thread to decode on and, soon, a slot.
 * Shares: while slots are free, anyone is let in. Beyond that a client may hold no more places than are still
   free. One client alone so gets half of them, two get a third each, and a newcomer always finds one: the
   dynamic thresholds of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
-  switches", IEEE/ACM Transactions on Networking 6(2), 1998, with their factor 1.
-* Turns: round-robin over the clients. Of one client, and of clients that all have just come, second looks
-  come first; so that first looks cannot keep them out, these also have as many places more.
+  switches", IEEE/ACM Transactions on Networking 6(2), 1998, with their factor 1. First looks and second looks
+  have as many places each, so that neither keep the other out.
+* Turns: in rounds, in each of which every client that waits has one. So whoever comes waits for no more turns
+  than there are other clients. Of one client, and of those that have not had their turn in a round, second
+  looks come first.
 
 Who is a client, the caller says.
 """
@@ -17,7 +19,6 @@ Who is a client, the caller says.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ class Places:
 
     Args:
         slots: tells how many looks the engine computes at once, once it is loaded.
-        queue: places besides those; second looks have so many more.
+        queue: places besides those, for first looks and for second looks each.
         decoders: pictures decoded at one time; as many looks may be decoded and wait for a slot.
         clock: seconds that never run backwards.
     """
@@ -72,12 +73,10 @@ class Places:
         self._decoders = decoders
         self._clock = clock
         self._taken: set[Place] = set()
-        self._held: Counter[str] = Counter()
+        self._held: Counter[tuple[str, bool]] = Counter()  # by client, of first looks or second looks
         self._line: list[Place] = []  # of those taken: who waits for a turn, in the order they came
         self._decoding: set[Place] = set()
-        # Of clients that hold places: the number of their latest turn.
-        self._latest: dict[str, int] = {}
-        self._turns = itertools.count(1)
+        self._served: set[str] = set()  # clients that have had their turn in this round
         self._mean_seconds = _FIRST_GUESS_SECONDS
 
     @property
@@ -90,8 +89,8 @@ class Places:
         taken, slots = len(self._taken), self._slots()
         if taken < slots:
             return
-        free = slots + self._queue * (2 if second else 1) - taken
-        held = self._held[client]
+        free = slots + self._queue - sum(place.second == second for place in self._taken)
+        held = self._held[client, second]
         if free > 0 and held < max(1, free):
             return
         # By Little's law one of them is done every mean / taken seconds.
@@ -99,7 +98,7 @@ class Places:
         waiting = taken - slots
         if free > 0:
             raise QueueFullError(
-                f"{held} questions from this address are in progress already, and {waiting} are waiting; "
+                f"{held} questions from this client are in progress already, and {waiting} are waiting; "
                 "try again later",
                 retry_after,
             )
@@ -115,7 +114,7 @@ class Places:
         self.check(client, second=second)
         place = Place(client, second, self._clock())
         self._taken.add(place)
-        self._held[client] += 1
+        self._held[client, second] += 1
         self._line.append(place)
         try:
             yield place
@@ -140,10 +139,10 @@ class Places:
             return
         self._taken.remove(place)
         self._decoding.discard(place)
-        self._held[place.client] -= 1
-        if not self._held[place.client]:
-            del self._held[place.client]
-            self._latest.pop(place.client, None)
+        kind = place.client, place.second
+        self._held[kind] -= 1
+        if not self._held[kind]:
+            del self._held[kind]
         if place in self._line:
             self._line.remove(place)
         else:
@@ -156,9 +155,14 @@ class Places:
         while (
             self._line and len(self._decoding) < self._decoders and len(self._taken) - len(self._line) < most
         ):
-            place = min(self._line, key=lambda one: (self._latest.get(one.client, 0), not one.second))
+            place = min(self._line, key=lambda one: (one.client in self._served, not one.second))
+            if place.client in self._served:  # and so has everyone: another round
+                self._served.clear()
             self._line.remove(place)
             self._decoding.add(place)
-            self._latest[place.client] = next(self._turns)
+            self._served.add(place.client)
             if not place.turn.done():  # cancelled: its place is about to be left
                 place.turn.set_result(None)
+        if not self._line:
+            # The others had better be forgotten: they may never come again.
+            self._served &= {client for client, _ in self._held}

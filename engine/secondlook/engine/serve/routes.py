@@ -171,7 +171,7 @@ async def second_look(
 
     After any error but 404, 409 and 410 the session still waits, and the local image can be sent again.
     """
-    look = service.second_look(session_id, await read_jpeg_part(image))
+    look = service.second_look(session_id, await read_jpeg_part(image), client_of(request))
     return (await while_connected(request, look)).reply
 
 
@@ -188,7 +188,7 @@ async def give_up(request: Request, service: Service, session_id: SessionId) -> 
 
     Of a session that has ended this tells again what stands.
     """
-    return (await while_connected(request, service.give_up(session_id))).reply
+    return (await while_connected(request, service.give_up(session_id, client_of(request)))).reply
 
 
 @watching.head("/healthz", include_in_schema=False)

@@ -24,6 +24,7 @@ from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSessio
 from secondlook.engine.errors import PictureMismatchError, SessionError, ShuttingDownError
 from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, Made, most_bytes
 from secondlook.engine.serve.kept import KeptLook, without_second
+from secondlook.engine.serve.keys import owner_of
 from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.served import Served
@@ -41,7 +42,6 @@ ResultT = TypeVar("ResultT")
 
 _BYTES_A_CHARACTER = 4
 """Of UTF-8, at most."""
-
 
 _VERSION = installed_version("secondlook") or ""
 
@@ -72,7 +72,7 @@ class TwoLookService:
         self._places = Places(
             lambda: self.loaded.result().slots, settings.queue_size, settings.decoding_threads
         )
-        self._stopping = False
+        self._stopping = self._at_once = False
         self.decoding = Decoding(self._places, settings.decoding_threads)
 
     @property
@@ -130,17 +130,17 @@ class TwoLookService:
         """Sessions that wait for their second look, or have it computed."""
         return len(self._sessions)
 
-    def begin_shutdown(self) -> None:
+    def begin_shutdown(self, *, at_once: bool = False) -> None:
         """Refuse new questions from now on (ShuttingDownError); what was accepted is still answered, and so
-        are the second looks of open sessions until `stop`."""
-        self._stopping = True
+        are the second looks of open sessions until `stop`, which waits for none if that must be `at_once`."""
+        self._stopping, self._at_once = True, at_once
 
     async def stop(self) -> None:
         """Begin the shutdown, if that was not done, and wait for what was accepted."""
-        self.begin_shutdown()
+        self._stopping = True
         self._inference.close()
         # A model that is still being read cannot be interrupted, and need not be waited for.
-        if self.loaded.done():
+        if self.loaded.done() and not self._at_once:
             # Not on asyncio's own threads, which may all wait for a name to be looked up, a cloud's say.
             await self.decoding.run(self._inference.join)
         self.decoding.close()
@@ -168,15 +168,15 @@ class TwoLookService:
             self.check_ready()
         self._places.check(client, second=second)
 
-    async def check_question(self, question: str, original: Size) -> None:
+    async def check_question(self, question: str, original: Size, client: str = "") -> None:
         """Raise what `first_look` would of a question and its original's size, whatever its picture."""
         engine = self.loaded.result()
-        blank = sent_size(engine.card.global_view, original)
-        await self.decoding.run(
-            lambda: engine.prepare(
-                Image.new("RGB", (blank.width, blank.height)), question, original, AnswerOptions(), client=""
-            )
-        )
+        sent = sent_size(engine.card.global_view, original)
+        blank = Image.new("RGB", (sent.width, sent.height))
+        check = partial(engine.prepare, blank, question, original, AnswerOptions(), client=client)
+        with self._places.taken(client) as place:
+            await self.decoding.in_turn(place, check)
+        self._places.leave(place)
 
     async def first_look(
         self, jpeg: bytes, question: str, original: Size, options: AnswerOptions, client: str = ""
@@ -247,7 +247,8 @@ class TwoLookService:
         if found.pending is not None:
             stands = Future[Served]()
             submitted.future.add_done_callback(partial(without_second, stands))
-            name, seconds = self._sessions.open(KeptLook(found.pending, submitted, stands, found.nbytes))
+            kept = KeptLook(found.pending, submitted, stands, found.nbytes)
+            name, seconds = self._sessions.open(kept, owner_of(client))
             session = PendingSession(id=name, expires_in=seconds)
         return Served(
             found,
@@ -258,7 +259,7 @@ class TwoLookService:
             received_bytes,
         )
 
-    async def second_look(self, session_id: str, jpeg: bytes) -> Served:
+    async def second_look(self, session_id: str, jpeg: bytes, client: str = "") -> Served:
         """Answer from both images, and end the session; whatever is raised later than SessionErrors leaves it
         waiting.
 
@@ -275,12 +276,13 @@ class TwoLookService:
             most = sent_size(engine.card.local_view, pending.region.size)
             return self.decoding.jpeg(place, jpeg, most, lambda image: engine.prepare_local(pending, image))
 
-        return await self.look_closer(session_id, make, received_bytes=len(jpeg))
+        return await self.look_closer(session_id, make, client, received_bytes=len(jpeg))
 
     async def look_closer(
         self,
         session_id: str,
         make: Callable[[Place, Pending], Awaitable[Made[LocalImage]]],
+        client: str = "",
         *,
         received_bytes: int,
         on_tokens: Callable[[Look], None] | None = None,
@@ -293,7 +295,8 @@ class TwoLookService:
             on_tokens: see `TwoLookEngine.start_second_look`; called on the event loop.
         """
         self._inference.check_ready()
-        pending, loop = self._sessions.look(session_id).pending, asyncio.get_running_loop()
+        pending = self._sessions.look(session_id, owner_of(client)).pending
+        loop = asyncio.get_running_loop()
         with self._places.taken(pending.question.client, second=True) as place:
             made = await make(place, pending)
             async with self._claimed(session_id) as (kept, stands):
@@ -316,7 +319,7 @@ class TwoLookService:
                 stands.set_result(served)
         return served
 
-    async def give_up(self, session_id: str) -> Served:
+    async def give_up(self, session_id: str, client: str = "") -> Served:
         """End a session without a second look; what stands, its first answer complete.
 
         A session that has ended stays as it is: this tells what stands again, if the reply that had it was
@@ -327,13 +330,13 @@ class TwoLookService:
             AnsweredSessionError: its second look is being computed.
             EngineFailedError, NonFiniteError, OutOfMemoryError: the first answer could not be completed.
         """
-        left = self._sessions.give_up(session_id)
+        left = self._sessions.give_up(session_id, owner_of(client))
         return await asyncio.shield(asyncio.wrap_future(left))
 
-    def end_session(self, session_id: str) -> None:
+    def end_session(self, session_id: str, client: str = "") -> None:
         """End a session that nobody asks about any more; nothing happens to one that is over."""
         with suppress(SessionError):
-            self._sessions.give_up(session_id)
+            self._sessions.give_up(session_id, owner_of(client))
 
     @asynccontextmanager
     async def _claimed(self, session_id: str) -> AsyncIterator[tuple[KeptLook, Future[Served]]]:

@@ -8,6 +8,8 @@ up. Three bounds hold what is kept:
   waiting ones are given up, and their first answers stand. A claimed session has a place in the server's
   bounded queue, and does not count.
 
+A session belongs to its owner, if it has one, and to whoever holds its id: to anybody else it is unknown.
+
 Keys and values are not a session's: it holds on to what can be computed again without them.
 
 The ends of the latest sessions are remembered, with the little that each leaves, so that a late edge learns
@@ -37,15 +39,23 @@ KeptT = TypeVar("KeptT")
 LeftT = TypeVar("LeftT")
 
 _ID_BYTES = 24
-"""192 bits of randomness: an id cannot be guessed, and holding it is the right to use the session."""
+"""192 bits of randomness: an id cannot be guessed, and is the right to a session that has no owner."""
 
 
 @dataclass
 class _Session(Generic[KeptT]):
     kept: KeptT
+    owner: str
     nbytes: int
     expires_at: float
     claimed: bool = False
+
+
+@dataclass(frozen=True)
+class _Ended(Generic[LeftT]):
+    error: SessionError
+    owner: str
+    left: LeftT
 
 
 class SessionStore(Generic[KeptT, LeftT]):
@@ -74,16 +84,16 @@ class SessionStore(Generic[KeptT, LeftT]):
         self._clock = clock
         # In the order of opening, which is also the order of expiry: all sessions live equally long.
         self._sessions: OrderedDict[str, _Session[KeptT]] = OrderedDict()
-        self._ended: OrderedDict[str, tuple[SessionError, LeftT]] = OrderedDict()
+        self._ended: OrderedDict[str, _Ended[LeftT]] = OrderedDict()
 
     def __len__(self) -> int:
         """Sessions waiting or claimed."""
         return len(self._sessions)
 
-    def open(self, kept: KeptT) -> tuple[str, float]:
-        """Keep what a second look needs; returns the session's id and its seconds to live."""
+    def open(self, kept: KeptT, owner: str = "") -> tuple[str, float]:
+        """Keep what an owner's second look needs; returns the session's id and its seconds to live."""
         self.purge()
-        opened = _Session(kept, self._nbytes(kept), self._clock() + self._limits.seconds)
+        opened = _Session(kept, owner, self._nbytes(kept), self._clock() + self._limits.seconds)
         waiting = [(name, session) for name, session in self._sessions.items() if not session.claimed]
         number, nbytes = len(waiting) + 1, opened.nbytes + sum(session.nbytes for _, session in waiting)
         for name, session in waiting:
@@ -95,8 +105,9 @@ class SessionStore(Generic[KeptT, LeftT]):
         self._sessions[name] = opened
         return name, self._limits.seconds
 
-    def look(self, name: str) -> KeptT:
-        """What a waiting session keeps; it stays as it is."""
+    def look(self, name: str, owner: str = "") -> KeptT:
+        """What a waiting session of an owner's keeps; it stays as it is."""
+        self._check_owner(name, owner)
         return self._waiting(name).kept
 
     def claim(self, name: str) -> KeptT:
@@ -117,15 +128,16 @@ class SessionStore(Generic[KeptT, LeftT]):
         assert self._sessions[name].claimed, "only a claimed session can be released"
         self._sessions[name].claimed = False
 
-    def give_up(self, name: str) -> LeftT:
+    def give_up(self, name: str, owner: str = "") -> LeftT:
         """The edge does not want the second look, or does not know what came of it: what the session leaves.
 
         A session that ended before stays as it ended; only one that is claimed cannot be given up.
         """
         self.purge()
+        self._check_owner(name, owner)
         ended = self._ended.get(name)
         if ended is not None:
-            return ended[1]
+            return ended.left
         self._waiting(name)
         return self._expire(name, "the edge gave this session up")
 
@@ -141,6 +153,11 @@ class SessionStore(Generic[KeptT, LeftT]):
             self._expire(name, f"the local image did not come within {self._limits.seconds:g} seconds")
         return len(over)
 
+    def _check_owner(self, name: str, owner: str) -> None:
+        session = self._sessions.get(name) or self._ended.get(name)
+        if session is None or session.owner != owner:
+            raise UnknownSessionError("this session does not exist; ask the question again")
+
     def _waiting(self, name: str) -> _Session[KeptT]:
         self.purge()
         session = self._sessions.get(name)
@@ -148,7 +165,7 @@ class SessionStore(Generic[KeptT, LeftT]):
             ended = self._ended.get(name)
             if ended is None:
                 raise UnknownSessionError("this session does not exist; ask the question again")
-            raise type(ended[0])(*ended[0].args)
+            raise type(ended.error)(*ended.error.args)
         if session.claimed:
             raise AnsweredSessionError(f"session {name} is being answered; its local image was already sent")
         return session
@@ -162,8 +179,7 @@ class SessionStore(Generic[KeptT, LeftT]):
         )
         return left
 
-    def _end(self, name: str, end: SessionError, left: LeftT) -> None:
-        del self._sessions[name]
-        self._ended[name] = end, left
+    def _end(self, name: str, error: SessionError, left: LeftT) -> None:
+        self._ended[name] = _Ended(error, self._sessions.pop(name).owner, left)
         while len(self._ended) > self._limits.max_remembered:
             self._ended.popitem(last=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt
@@ -11,7 +12,15 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
 
-__all__ = ["ChatLimits", "ConnectionLimits", "PictureStoreLimits", "ServerSettings", "SessionLimits"]
+__all__ = [
+    "ChatLimits",
+    "ConnectionLimits",
+    "KeyLimits",
+    "PictureStoreLimits",
+    "ServerSettings",
+    "SessionLimits",
+    "TlsFiles",
+]
 
 _MEBIBYTE = 1024 * 1024
 
@@ -28,6 +37,47 @@ def _network(text: str) -> str:
 
 _Network = Annotated[str, AfterValidator(_network)]
 """One address, or several (10.0.0.0/8)."""
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s@,]+", text):
+        raise SettingsError(
+            f"--cors-origin (cors_origins) has {text!r}; an origin is a scheme, a host and perhaps a port: "
+            "https://page.example:8443, or * for every page"
+        )
+    return text
+
+
+_Origin = Annotated[str, AfterValidator(_origin)]
+"""Of pages, as browsers tell it."""
+
+
+@validated(frozen=True)
+class KeyLimits:
+    """How much may be asked with a key; None: as much as anybody.
+
+    Attributes:
+        concurrent: questions in progress.
+        looks_per_minute: requests with a picture, or with a question for a stream.
+        bytes_per_minute: of their bodies.
+    """
+
+    concurrent: PositiveInt | None = None
+    looks_per_minute: PositiveInt | None = None
+    bytes_per_minute: PositiveInt | None = None
+
+
+@validated(frozen=True)
+class TlsFiles:
+    """Files in PEM.
+
+    Attributes:
+        certificate: the server's, and behind it those that lead to its authority's.
+        key: its private key, without a password.
+    """
+
+    certificate: Path
+    key: Path
 
 
 @validated(frozen=True)
@@ -121,8 +171,8 @@ class ServerSettings:
     """The HTTP server's bounds, which protect it from its clients, and where it is mounted.
 
     Attributes:
-        queue_size: questions that may wait, besides those that the model works on; second looks may be that
-            many more, and fill all places. Of one client, fewer: see `secondlook.engine.serve.places`.
+        queue_size: first looks that may wait, besides those that the model works on, and as many second
+            looks. Of one client, fewer: see `secondlook.engine.serve.places`.
         max_body_bytes: size of a request's body, counted while it arrives; less where the model's pictures
             are small.
         max_bodies_bytes: size of all bodies that are arriving, or waiting for their answer, but room for two
@@ -137,6 +187,10 @@ class ServerSettings:
         chat: see `ChatLimits`.
         grace_seconds: how long a server that was told to stop waits for answers and second looks.
         root_path: the path under which a proxy serves this, such as "/eyes"; for the links in `/docs`.
+        api_key_file: who may ask, see `secondlook.engine.serve.keys`; None: anybody.
+        key_limits: of keys whose line has none.
+        cors_origins: whose pages may ask from a browser; "*": everybody's.
+        tls: what to speak TLS with; None: none is spoken.
     """
 
     queue_size: PositiveInt = 32
@@ -151,6 +205,10 @@ class ServerSettings:
     chat: ChatLimits = ChatLimits()
     grace_seconds: PositiveFloat = 30.0
     root_path: str = ""
+    api_key_file: Path | None = None
+    key_limits: KeyLimits = KeyLimits()
+    cors_origins: tuple[_Origin, ...] = ()
+    tls: TlsFiles | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(/[^/?#\s]+)*", self.root_path):

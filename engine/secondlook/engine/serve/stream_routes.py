@@ -27,6 +27,7 @@ from secondlook.engine.serve.uploads import (
     UploadRoute,
     VersionedRoute,
     check_each_once,
+    client_of,
     jpeg_parts,
     read_jpeg_part,
 )
@@ -95,7 +96,7 @@ class _FrameRoute(UploadRoute):
 
     def check_room(self, request: Request) -> None:
         """A frame that finds no place is answered by what held before, so there need be a stream only."""
-        _service(request).check(request.path_params["stream_id"])
+        _service(request).check(request.path_params["stream_id"], client_of(request))
 
 
 streams = APIRouter(prefix="/v1", tags=["streams"], route_class=VersionedRoute)
@@ -106,12 +107,12 @@ frames = APIRouter(route_class=_FrameRoute, dependencies=[Depends(check_each_onc
 @openings.post(
     "/streams", summary="Open a stream", responses=describe(400, 408, 413, 415, 422, 429, 500, 503)
 )
-async def open_stream(service: Service, options: StreamOptions) -> StreamCard:
+async def open_stream(request: Request, service: Service, options: StreamOptions) -> StreamCard:
     """A question about every frame that will come; how the frames are prepared, and by when each is answered.
 
     A stream ends by `DELETE`, when no frame comes for the card's `idle_seconds`, or with the server.
     """
-    return await service.open(options)
+    return await while_connected(request, service.open(options, client_of(request)))
 
 
 @frames.post(
@@ -160,7 +161,8 @@ async def send_frame(
     jpeg = await read_jpeg_part(image)
     closer = None if focus is None else await read_jpeg_part(focus, "focus")
     details = [await read_jpeg_part(part, name) for part, name in zip(given, _DETAILS, strict=False)]
-    return await while_connected(request, service.frame(stream_id, header, jpeg, closer, details))
+    look = service.frame(stream_id, header, jpeg, closer, details, client_of(request))
+    return await while_connected(request, look)
 
 
 streams.include_router(openings)
@@ -173,15 +175,16 @@ streams.include_router(frames)
     response_class=StreamingResponse,
     responses=_EVENTS | describe(400, 404, 429, 503),
 )
-async def watch(service: Service, stream_id: StreamId) -> StreamingResponse:
+async def watch(request: Request, service: Service, stream_id: StreamId) -> StreamingResponse:
     """What happens from now on. Who does not read loses the oldest."""
-    return StreamingResponse(_lines(service.events(stream_id)), media_type="application/x-ndjson")
+    events = service.events(stream_id, client_of(request))
+    return StreamingResponse(_lines(events), media_type="application/x-ndjson")
 
 
 @streams.delete("/streams/{stream_id}", summary="End a stream", responses=describe(400, 404, 500, 503))
-async def close_stream(service: Service, stream_id: StreamId) -> StreamSummary:
+async def close_stream(request: Request, service: Service, stream_id: StreamId) -> StreamSummary:
     """What it came to."""
-    return service.close(stream_id)
+    return service.close(stream_id, client_of(request))
 
 
 async def _lines(events: AsyncIterator[StreamEvent]) -> AsyncIterator[bytes]:

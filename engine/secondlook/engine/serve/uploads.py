@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope
 
 from secondlook.edge.errors import ProtocolError
 from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, check_protocol
+from secondlook.engine.serve.access import CLIENT
 from secondlook.engine.serve.errors import (
     BodyTooLargeError,
     InvalidFieldError,
@@ -202,7 +203,11 @@ class Body:
 
 
 def client_of(request: Request) -> str:
-    """Who asks: the address, as far as the server knows it (`ServerSettings.forwarded_allow_ips`)."""
+    """Who asks: whose key it is, or without keys the address, as far as the server knows it
+    (`ServerSettings.forwarded_allow_ips`)."""
+    named: str | None = request.scope.get(CLIENT)
+    if named is not None:
+        return named
     return request.client.host if request.client is not None else ""
 
 

@@ -84,7 +84,7 @@ class LiveStream:
     """One of a `StreamService`'s.
 
     Args:
-        name: its id, and to the engine the client whose pictures these are.
+        client: whose pictures these are, to the engine.
         view: of the whole frames.
         deadline: seconds from a frame's arrival to its reply.
         watched: events that are kept for one who does not read them.
@@ -93,7 +93,7 @@ class LiveStream:
 
     def __init__(
         self,
-        name: str,
+        client: str,
         stream: Stream,
         looks: TwoLookService,
         cloud: Cloud | None,
@@ -102,7 +102,7 @@ class LiveStream:
         watched: int,
         clock: Callable[[], float],
     ) -> None:
-        self.name = name
+        self.client = client
         self.deadline = deadline
         self.touched = clock()
         self._stream = stream
@@ -233,15 +233,16 @@ class LiveStream:
             _log.exception("a frame failed")
             frame.outcome.set_exception(error)
             return
-        if fault is not None:
-            frame.outcome.set_exception(fault)
-            return
         outcome = _Outcome("answered" if looked else "held", verdict, reason)
-        frame.outcome.set_result(outcome)
+        if fault is None:
+            frame.outcome.set_result(outcome)
+        else:
+            frame.outcome.set_exception(fault)
         if frame.late:
             reply = self._told(info, outcome, frame.arrived, missed=True)
             self._event(StreamEvent(kind="answered", frame=info.number, reply=reply))
-        self._ask_cloud(frame)
+        if fault is None:
+            self._ask_cloud(frame)
 
     async def _look(self, frame: _Frame, ask: Ask) -> tuple[Said, str]:
         """What the small model says, and why it could not look closer where it should have."""
@@ -250,19 +251,20 @@ class LiveStream:
         if focus is not None and ask.focus is not None:
             options = AnswerOptions(threshold=ask.sure, region=box_of(ask.focus), relevance=ask.relevance)
         original = frame.info.original
-        look = await self._looks.first_look(frame.image, ask.question, original, options, self.name)
+        client = self.client
+        look = await self._looks.first_look(frame.image, ask.question, original, options, client)
         reply = first = look.reply
         reason = ""
         if first.session is not None:
             assert focus is not None, "sessions are opened for given regions only"
             try:
-                reply = (await self._looks.second_look(first.session.id, focus)).reply
+                reply = (await self._looks.second_look(first.session.id, focus, client)).reply
             except SecondLookError as error:
                 reason = one_line(f"not looked at closer: {error}")
-                reply = (await self._looks.give_up(first.session.id)).reply
+                reply = (await self._looks.give_up(first.session.id, client)).reply
             except asyncio.CancelledError:  # see `end`; the server would wait for a session that is open
                 with suppress(SecondLookError):
-                    await self._looks.give_up(first.session.id)
+                    await self._looks.give_up(first.session.id, client)
                 raise
         cells = None if first.relevance is None else first.relevance.rows()
         answer, closer = reply.answer, reply.decision == "took_second"

@@ -1,5 +1,9 @@
 """The streams that are open at a site: opened, found by their ids, ended when nobody sends frames any more.
 
+They are shared out among clients as places are (`secondlook.engine.serve.places`): a client may have no more
+open than are still free, so that a newcomer always finds one. A stream belongs to its client's key, if that
+has one, and to whoever holds its id.
+
 Nothing here knows of HTTP.
 """
 
@@ -27,6 +31,7 @@ from secondlook.edge.wire_stream import (
     StreamSummary,
 )
 from secondlook.engine.errors import TooManyStreamsError, UnknownStreamError
+from secondlook.engine.serve.keys import owner_of
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.stream.cloud import Cloud
 from secondlook.engine.stream.live import LiveStream
@@ -35,7 +40,7 @@ from secondlook.engine.stream.state import Method, Stream
 __all__ = ["StreamService", "StreamSettings"]
 
 _ID_BYTES: Final = 24
-"""192 bits of randomness: an id cannot be guessed, and holding it is the right to use the stream."""
+"""192 bits of randomness: an id cannot be guessed, and without keys holding it is the right to the stream."""
 
 _LOOK_SECONDS: Final = 0.25
 """How often streams over time are looked for."""
@@ -54,7 +59,7 @@ class StreamSettings:
             read that; else it stands in place of an unsure answer.
         deadline: seconds from a frame's arrival to its reply, for streams that do not say.
         idle_seconds: without a frame for so long, a stream ends.
-        max_streams: open at once.
+        max_streams: open at once; of one client half of them, or fewer where others have some.
         max_watchers: of one stream's events.
         watched: events that are kept for a watcher who does not read them; the oldest go.
     """
@@ -107,31 +112,32 @@ class StreamService:
         """Streams that are open."""
         return len(self._open)
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, client: str = "") -> None:
         """
         Raises:
-            UnknownStreamError: no such stream is open.
+            UnknownStreamError: no such stream is open, or it is not this client's.
         """
-        self._found(name)
+        self._found(name, client)
 
-    async def open(self, options: StreamOptions) -> StreamCard:
-        """Begin a stream.
+    async def open(self, options: StreamOptions, client: str = "") -> StreamCard:
+        """Begin a client's stream.
 
         Raises:
             QuestionError: the engine cannot take the question.
             TooManyStreamsError: there are as many as there may be.
+            QueueFullError: the question finds no place to be checked in.
             ModelNotReadyError, ShuttingDownError: no questions are taken now.
         """
         settings, card = self.settings, self._looks.card
-        self._check_room()
-        await self._looks.check_question(options.question, _TRIED_ON)
-        self._check_room()  # others may have come meanwhile
+        self._check_room(client)
+        await self._looks.check_question(options.question, _TRIED_ON, client)
+        self._check_room(client)  # others may have come meanwhile
         context = self._looks.context if settings.use_context else None
         method = replace(settings.method, context=context)
         view, name = card.global_view, secrets.token_urlsafe(_ID_BYTES)
         deadline = options.deadline or settings.deadline
         self._open[name] = LiveStream(
-            name,
+            client,
             Stream(options.question, method, view),
             self._looks,
             self._cloud,
@@ -155,6 +161,7 @@ class StreamService:
         image: bytes,
         focus: bytes | None = None,
         details: Sequence[bytes] = (),
+        client: str = "",
     ) -> FrameReply:
         """What holds for a frame, by its deadline.
 
@@ -164,51 +171,55 @@ class StreamService:
             details: those of `header.details`.
 
         Raises:
-            UnknownStreamError: no such stream is open.
+            UnknownStreamError: see `check`.
             PictureError, PictureMismatchError, GeometryError: of this frame's own pictures; the next may be
                 better.
             InvalidFieldError: its time of capture is before that of an earlier frame.
             ShuttingDownError, ModelNotReadyError: see TwoLookService.
         """
-        live = self._found(name)
+        live = self._found(name, client)
         self._looks.check_ready()
         limits = PictureLimits(max_bytes=self._looks.max_body_bytes)  # now, for it may wait
         for jpeg in (image, focus or b""):
             limits.check_bytes(len(jpeg), "the JPEG")
         return await live.frame(header, image, focus, details)
 
-    def events(self, name: str) -> AsyncIterator[StreamEvent]:
+    def events(self, name: str, client: str = "") -> AsyncIterator[StreamEvent]:
         """What happens in a stream from now on, to its end.
 
         Raises:
-            UnknownStreamError: no such stream is open.
+            UnknownStreamError: see `check`.
             TooManyStreamsError: as many watch it as may.
         """
-        live = self._found(name)
+        live = self._found(name, client)
         if live.watchers >= self.settings.max_watchers:
             raise TooManyStreamsError(f"{live.watchers} watch this stream already; try again later", 1.0)
         return live.events()
 
-    def close(self, name: str) -> StreamSummary:
+    def close(self, name: str, client: str = "") -> StreamSummary:
         """End a stream.
 
         Raises:
-            UnknownStreamError: no such stream is open.
+            UnknownStreamError: see `check`.
         """
-        live = self._found(name)
+        live = self._found(name, client)
         del self._open[name]
         return live.end("it was closed")
 
-    def _check_room(self) -> None:
+    def _check_room(self, client: str) -> None:
         self._looks.check_ready()
-        if len(self._open) >= self.settings.max_streams:
+        free = self.settings.max_streams - len(self._open)
+        held = sum(live.client == client for live in self._open.values())
+        if free <= 0 or held >= max(1, free):
             raise TooManyStreamsError(
-                f"{len(self._open)} streams are open already; end one, or try again later", 1.0
+                f"{len(self._open)} streams are open already, {held} of this client's; end one, or try again "
+                "later",
+                1.0,
             )
 
-    def _found(self, name: str) -> LiveStream:
+    def _found(self, name: str, client: str) -> LiveStream:
         live = self._open.get(name)
-        if live is None:
+        if live is None or owner_of(live.client) != owner_of(client):
             raise UnknownStreamError("this stream does not exist, or has ended; open another one")
         return live
 

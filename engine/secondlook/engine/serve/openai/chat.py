@@ -146,13 +146,14 @@ class Chat:
             served = await self._service.look_closer(
                 session.id,
                 lambda place, pending: self._cut(place, asked, pending),
+                asker.client,
                 received_bytes=0 if asked.crop is None else len(asked.crop.data),
                 on_tokens=asker.on_tokens,
             )
         except ExpiredSessionError:  # there were too many: the first answer stands
-            served = await self._service.give_up(session.id)
+            served = await self._service.give_up(session.id, asker.client)
         except BaseException:
-            self._service.end_session(session.id)  # nobody else knows of it
+            self._service.end_session(session.id, asker.client)  # nobody else knows of it
             raise
         return self._chatted(served, asked)
 
@@ -165,16 +166,17 @@ class Chat:
             crop = await self._encoded(closer.picture, closer.where, asker)
         try:
             if crop is None:
-                served = await self._service.give_up(closer.session)
+                served = await self._service.give_up(closer.session, asker.client)
             else:
                 served = await self._service.look_closer(
                     closer.session,
                     lambda place, pending: self._fitted(place, crop, pending),
+                    asker.client,
                     received_bytes=len(crop.data),
                     on_tokens=asker.on_tokens,
                 )
         except AnsweredSessionError:
-            served = await self._service.give_up(closer.session)  # tells again what stands
+            served = await self._service.give_up(closer.session, asker.client)  # tells again what stands
         except (UnknownSessionError, ExpiredSessionError) as error:
             return await self._again(request, conversation, closer, crop, asker, error)
         return Chatted(served, None, conversation.question, None, 0 if crop is None else len(crop.data), ())
