@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -26,7 +27,17 @@ from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.uploads import Bodies
 
-__all__ = ["AddressError", "Extension", "address_url", "create_app", "create_loading_app", "listen", "serve"]
+__all__ = [
+    "AddressError",
+    "Extension",
+    "GracefulServer",
+    "Stoppable",
+    "address_url",
+    "create_app",
+    "create_loading_app",
+    "listen",
+    "serve",
+]
 
 
 _BACKLOG = 128
@@ -171,7 +182,7 @@ def serve(
     app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
     config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips)
-    server = _Server(config, service)
+    server = GracefulServer(config, service, settings.grace_seconds)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
         if loaded.exception() is None:
@@ -185,13 +196,26 @@ def serve(
         service.loaded.result()
 
 
-class _Server(uvicorn.Server):
+class Stoppable(Protocol):
+    """What a server that is told to stop asks of what it serves."""
+
+    @property
+    def open_sessions(self) -> int:
+        """How many second looks may still come."""
+        ...
+
+    def begin_shutdown(self) -> None:
+        """Take no more questions."""
+        ...
+
+
+class GracefulServer(uvicorn.Server):
     """Stays, after the first signal, for what was promised: answers in progress, and open sessions."""
 
-    def __init__(self, config: ConnectionConfig, service: TwoLookService) -> None:
+    def __init__(self, config: ConnectionConfig, service: Stoppable, grace_seconds: float) -> None:
         super().__init__(config)
         self._notices = config.notices
-        self._service = service
+        self._service, self._grace_seconds = service, grace_seconds
         self._stop_by: float | None = None
         self._told = False
         config.timeout_graceful_shutdown = _LAST_SECONDS
@@ -207,7 +231,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         self.should_exit = self.force_exit = second
         if not second:
-            self._stop_by = time.monotonic() + self._service.settings.grace_seconds
+            self._stop_by = time.monotonic() + self._grace_seconds
 
     async def on_tick(self, counter: int) -> bool:
         if self._stop_by is not None and not self._told and self._service.open_sessions > 0:
@@ -216,7 +240,7 @@ class _Server(uvicorn.Server):
                 "stopping; sessions open: %d; their second looks are answered for up to %g s, or until a "
                 "second signal",
                 self._service.open_sessions,
-                self._service.settings.grace_seconds,
+                self._grace_seconds,
             )
         if self._stop_by is not None and (time.monotonic() >= self._stop_by or not self._promised):
             self.should_exit = True
