@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +24,7 @@ class Camera:
         scheme: of authentication, "basic" or "digest"; None for none.
         challenge: what is told of it in place of the usual.
         asked: the paths of all requests.
+        stop: what ends it before the end of its block.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class Camera:
         self.challenge = ""
         self.asked: list[str] = []
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self.stop: Callable[[], object] = lambda: None
 
     def show(self, picture: bytes) -> None:
         """Send one picture."""
@@ -104,6 +106,7 @@ def listening(camera: CameraT, path: str, port: int = 0) -> Iterator[CameraT]:
             """Stay silent."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        camera.stop = lambda: (server.shutdown(), server.server_close())
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         camera.address = f"127.0.0.1:{server.server_port}/{path}"
