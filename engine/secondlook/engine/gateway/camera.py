@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from secondlook.edge.errors import NoFrameError, SourceError
+from secondlook.edge.errors import NoFrameError, PictureError, SourceError
 from secondlook.edge.frames import Frame, Source
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import LOCAL_JPEG, Picture, PictureLimits, open_picture
@@ -116,6 +116,7 @@ class Camera:
         self._taking: asyncio.Task[HeldFrame] | None = None
         self._held: dict[str, HeldFrame] = {}
         self._newest: HeldFrame | None = None
+        self._closed = False
 
     async def newest(self) -> HeldFrame:
         """The newest frame; of several who ask while it is on its way, all get the same.
@@ -158,8 +159,8 @@ class Camera:
 
     async def close(self) -> None:
         """Let go of the camera and of all frames."""
-        if self._source is not None:
-            self._source.close()
+        self._closed = True
+        self._let_go()
         if self._taking is not None:
             await asyncio.wait({self._taking}, timeout=_WAIT_SECONDS)
             self._taking.cancel()
@@ -184,12 +185,11 @@ class Camera:
 
     def _read(self) -> Frame | None:
         """The camera's next frame, in a thread; None: it has none yet, and the last one is new enough."""
-        if self._source is None:
-            self._source = open_source(self._address, limits=self._limits)
+        source = self._source = self._source or open_source(self._address, limits=self._limits)
         end = time.monotonic() + _FRESH_SECONDS
-        while True:
+        while not self._closed:
             try:
-                frame = self._source.newest(timeout=_WAIT_SECONDS)
+                frame = source.newest(timeout=_WAIT_SECONDS)
             except NoFrameError:
                 last = self._newest
                 if last is not None and last.age < _FRESH_SECONDS:
@@ -197,14 +197,20 @@ class Camera:
                 if time.monotonic() > end:
                     raise
                 continue
-            except SourceError:
-                self._source.close()
-                self._source = None
+            except (SourceError, PictureError):
+                self._let_go()  # the next one who asks has it opened anew
                 raise
             if frame is None:
-                raise NoFrameError(f"{self._source.name} has ended")
+                break
             if time.monotonic() - frame.captured < _FRESH_SECONDS:
                 return frame
+        self._let_go()
+        raise NoFrameError(f"{self.name} has ended")
+
+    def _let_go(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
 
     def _give_up(self) -> None:
         """Let go of the oldest that nobody uses, until all bounds hold; the newest stays."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Message
 
 from secondlook.edge.client import AsyncEdgeClient
 from secondlook.edge.conversation import check_text
@@ -37,7 +39,7 @@ from secondlook.engine.serve.app import GracefulServer
 from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.errors import BodyTooLargeError, InvalidFieldError, add_error_handlers, describe
 from secondlook.engine.serve.requests import EveryRequest
-from secondlook.engine.serve.routes import Health, read_field, while_connected
+from secondlook.engine.serve.routes import Health, while_connected
 from secondlook.engine.serve.settings import ConnectionLimits
 
 __all__ = ["Gateway", "create_gateway_app", "serve_gateway"]
@@ -211,30 +213,52 @@ def _gateway(request: Request) -> Gateway:
 
 
 Service = Annotated[Gateway, Depends(_gateway)]
+
+
+class _QuestionRoute(APIRoute):
+    """Takes a little JSON, whatever its sender calls it: curl calls all that it sends a form."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_small(request: Request) -> Response:
+            read = 0
+
+            async def receive() -> Message:
+                nonlocal read
+                message = await request.receive()
+                read += len(message.get("body", b""))
+                if read > _MOST_BODY:
+                    raise BodyTooLargeError(_MOST_BODY)
+                return message
+
+            kept = [each for each in request.scope["headers"] if each[0] != b"content-type"]
+            headers = [*kept, (b"content-type", b"application/json")]
+            return await handle(Request({**request.scope, "headers": headers}, receive))
+
+        return handle_small
+
+
 routes = APIRouter()
-_SCHEMA: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/GatewayQuestion"}}},
-    }
-}
+questions = APIRouter(route_class=_QuestionRoute)
 
 
-@routes.post(
+@questions.post(
     "/v1/ask",
     summary="Ask about the camera's newest frame",
-    openapi_extra=_SCHEMA,
-    responses=describe(404, 413, 422, 429, 502, 503),
+    responses=describe(400, 404, 413, 422, 429, 502, 503),
 )
-async def ask_question(request: Request, service: Service) -> JSONResponse:
+async def ask_question(request: Request, service: Service, asked: GatewayQuestion) -> JSONResponse:
     """Both looks at one frame. The answer is what `secondlook-edge ask --json` prints, with the `frame`, its
     `age` in seconds, and whether the second look saw a later one."""
-    asked = read_field(GatewayQuestion, "body", await _text(request))
     try:
         check_text(asked.question)
     except ClientError as error:
         raise InvalidFieldError(str(error)) from error
     return JSONResponse(await while_connected(request, service.ask(asked)))
+
+
+routes.include_router(questions)
 
 
 @routes.get(
@@ -268,23 +292,6 @@ async def readyz(service: Service) -> JSONResponse:
     if lost:
         return JSONResponse({"error": "not_ready", "message": "; ".join(lost), **states}, 503)
     return JSONResponse({"status": "ready", **states})
-
-
-async def _text(request: Request) -> str:
-    """A request's body.
-
-    Raises:
-        BodyTooLargeError: it has more bytes than a question may have. InvalidFieldError: it is not UTF-8.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise BodyTooLargeError(_MOST_BODY)
-    try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidFieldError("the body is not UTF-8; send JSON") from error
 
 
 def create_gateway_app(gateway: Gateway) -> FastAPI:
