@@ -372,3 +372,35 @@ def test_of_a_stream_the_newest_frame_is_taken(server: str) -> None:
         told = ask(client, QUESTION, options=ALWAYS, frame=one.headers["x-frame"]).json()
         assert told["looked_twice"]
         camera.hang_up()
+
+
+def test_a_stream_that_has_fallen_silent_is_told(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondlook.engine.gateway.camera._WAIT_SECONDS", 0.01)
+    with mjpeg_camera() as camera, gateway(f"http://{camera.address}", server) as client:
+        camera.show(coded(sight(0)))
+        assert ask(client, QUESTION).status_code == 200
+        monkeypatch.setattr("secondlook.engine.gateway.camera._FRESH_SECONDS", 0.01)
+        assert_error(ask(client, QUESTION), 503, "camera_failed", "has given no new frame in time")
+
+
+def test_a_camera_that_takes_too_long_is_told_and_its_frame_is_the_next_ones(
+    camera: SnapshotCamera, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera.faults = ["waits"]
+    with monkeypatch.context() as short:
+        short.setattr("secondlook.engine.gateway.camera._OPENING_SECONDS", 0.01)
+        assert_error(ask(client, QUESTION), 503, "camera_failed", "has given no frame within 0.01 s")
+        assert camera.waiting.wait(SECONDS)
+    camera.go_on.set()
+    assert ask(client, QUESTION).status_code == 200
+
+
+def test_after_a_picture_above_a_limit_the_camera_is_asked_again(server: str) -> None:
+    pictures = [Image.new("RGB", (16, 12)), Image.new("RGB", (16, 12)), Image.new("RGB", (12_000, 6000))]
+    with (
+        snapshot_camera(lambda number: pictures[number] if number < 3 else sight(0)) as camera,
+        gateway(f"http://{camera.address}", server) as client,
+    ):
+        assert client.get("/image.jpg").status_code == 200
+        assert_error(client.get("/image.jpg"), 503, "camera_failed", "the limit is 64000000")
+        assert client.get("/image.jpg").status_code == 200
