@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import logging
 import threading
@@ -20,8 +19,6 @@ from engine.serving_harness import SECONDS, assert_error, listening
 from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.edge import AnswerOptions, EdgeClient
 from secondlook.engine import Engine, load_model
-from secondlook.engine.errors import QueueFullError, UnknownFrameError
-from secondlook.engine.gateway.camera import Camera, HoldLimits
 from secondlook.engine.serve.app import create_app
 
 ALWAYS = {"second_look": "always"}
@@ -187,61 +184,6 @@ def test_a_frame_that_is_not_held_is_told(client: httpx.Client) -> None:
     told = "is not held: one is given up after 30 s"
     assert_error(client.get("/image.jpg", params={"frame": "feed"}), 404, "unknown_frame", told)
     assert_error(ask(client, QUESTION, frame="feed"), 404, "unknown_frame", told)
-
-
-# --- what is held is bounded -------------------------------------------------------------------------------
-
-
-def frames(address: str, hold: HoldLimits, count: int) -> tuple[list[str], list[str]]:
-    """The ids of so many frames, and of those that are still held."""
-
-    async def main() -> tuple[list[str], list[str]]:
-        camera = Camera(address, hold)
-        taken = [(await camera.newest()).id for _ in range(count)]
-        kept = [name for name in taken if is_held(camera, name)]
-        await camera.close()
-        return taken, kept
-
-    return asyncio.run(main())
-
-
-def is_held(camera: Camera, name: str) -> bool:
-    try:
-        return camera.held(name).id == name
-    except UnknownFrameError:
-        return False
-
-
-@pytest.mark.parametrize(
-    ("hold", "kept"),
-    [
-        (HoldLimits(), 5),
-        (HoldLimits(most=2), 3),  # and the newest
-        (HoldLimits(seconds=1e-6), 1),
-        (HoldLimits(bytes=1), 1),
-        (HoldLimits(bytes=2 * len(coded(sight(0))) + 1000), 2),
-    ],
-)
-def test_frames_are_bounded_in_number_bytes_and_seconds(hold: HoldLimits, kept: int) -> None:
-    with snapshot_camera(lambda _number: sight(0)) as camera:
-        taken, found = frames(f"http://{camera.address}", hold, 5)
-    assert found == taken[-kept:]
-
-
-def test_a_frame_in_use_is_held_and_leaves_no_room(camera: SnapshotCamera) -> None:
-    async def main() -> None:
-        held = Camera(f"http://{camera.address}", HoldLimits(bytes=1, seconds=1e-6))
-        used = await held.newest()
-        with held.using(used):
-            with pytest.raises(QueueFullError, match=r"hold more \(--hold-mb\)"):
-                await held.newest()
-            assert held.held(used.id) is used
-        newer = await held.newest()
-        assert held.held(newer.id) is newer
-        assert not is_held(held, used.id)
-        await held.close()
-
-    asyncio.run(main())
 
 
 def test_questions_under_way_are_bounded(camera: SnapshotCamera, server: str) -> None:

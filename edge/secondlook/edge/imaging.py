@@ -196,6 +196,10 @@ class Picture:
         kept = self._source
         return kept.data if isinstance(kept, Jpeg) and kept.orientation == 1 else None
 
+    def again(self) -> Picture:
+        """The same picture, for another thread; nothing is copied."""
+        return Picture(self.size, self._source, self._name)
+
     def original(self) -> Image.Image:
         """The whole picture, upright, RGB. Not to be changed. A large JPEG is decoded each time.
 

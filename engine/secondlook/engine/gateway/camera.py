@@ -21,7 +21,7 @@ from pydantic import PositiveFloat, PositiveInt
 from secondlook.edge.errors import NoFrameError, PictureError, SourceError
 from secondlook.edge.frames import Frame, Source
 from secondlook.edge.geometry import Region
-from secondlook.edge.imaging import LOCAL_JPEG, Picture, PictureLimits, open_picture
+from secondlook.edge.imaging import LOCAL_JPEG, Picture, PictureLimits
 from secondlook.edge.sources import open_source, source_name
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import Fixed, View
@@ -67,7 +67,6 @@ class HeldFrame:
     users: int = 0
 
     def __post_init__(self) -> None:
-        # A Picture that is a JPEG may decode itself in use, and is not for two at once: each gets its own.
         self._jpeg = self._picture.upright_jpeg
         self.nbytes, self.size = self._picture.held_bytes, self._picture.size
 
@@ -77,8 +76,8 @@ class HeldFrame:
         return time.monotonic() - self.captured
 
     def picture(self) -> Picture:
-        """For one question, or one crop."""
-        return self._picture if self._jpeg is None else open_picture(self._jpeg)
+        """For one question, or one crop: one that is used may keep what it decodes, and is not for two."""
+        return self._picture.again()
 
     def jpeg(self, region: Region | None = None) -> bytes:
         """The whole as the camera sent it, where it sent an upright JPEG; else compressed, as a region is.

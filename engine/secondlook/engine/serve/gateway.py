@@ -46,12 +46,16 @@ __all__ = ["Gateway", "create_gateway_app", "serve_gateway"]
 
 FRAME_HEADER: Final = "X-Frame"
 AGE_HEADER: Final = "X-Frame-Age"
+REACHABLE: Final = "reachable"
 
 _MOST_BODY: Final = 65536
 """Bytes of a question and its options."""
 
 _PROBE_SECONDS: Final = 5.0
 _REFUSED_QUESTION: Final = 422
+
+_CUTS: Final = 2
+"""Pictures that are cut at once: each may be decoded as a whole."""
 
 
 class GatewayQuestion(BaseModel):
@@ -85,7 +89,7 @@ class Gateway:
         self._camera, self._crops, self._most = camera, crops, most
         self._client = AsyncEdgeClient(server, settings=settings)
         self._probe = AsyncDriver(server, settings)
-        self._settings = settings
+        self._cutting = asyncio.Semaphore(_CUTS)
         self._asking, self._stopping = 0, False
 
     @property
@@ -131,7 +135,7 @@ class Gateway:
     async def _answered(self, frame: HeldFrame, asked: GatewayQuestion) -> dict[str, Any]:
         later = None if self._crops is None else await self._crops.of(frame)
         with _servers_faults():
-            picture = await asyncio.to_thread(frame.picture) if later is None else later
+            picture = frame.picture() if later is None else later
             answer = await self._client.ask(picture, asked.question, asked.options)
         return {"frame": frame.id, "age": round(frame.age, 3), **_told_of(later), **answer.to_dict()}
 
@@ -145,7 +149,8 @@ class Gateway:
             frame = await self.frame(name)
             region = None if crop is None else _cropped(crop, frame)
             with self._camera.using(frame):
-                jpeg = await asyncio.to_thread(frame.jpeg, region)
+                async with self._cutting:
+                    jpeg = await asyncio.to_thread(frame.jpeg, region)
         headers = {FRAME_HEADER: frame.id, AGE_HEADER: f"{frame.age:.3f}", "Cache-Control": "no-store"}
         if region is not None:
             headers[APPLIED] = written_crop(region)
@@ -179,9 +184,11 @@ def _told_of(later: LaterCrops | None) -> dict[str, Any]:
 async def _state(asking: Any) -> str:
     try:
         await asking
+    except QueueFullError:  # so there is a frame
+        return REACHABLE
     except SecondLookError as error:
         return str(error)
-    return "reachable"
+    return REACHABLE
 
 
 @contextmanager
@@ -288,7 +295,7 @@ async def healthz() -> Health:
 async def readyz(service: Service) -> JSONResponse:
     """Asks both; 503 tells which cannot be reached, and why."""
     states = await service.states()
-    lost = [f"the {name}: {state}" for name, state in states.items() if state != "reachable"]
+    lost = [f"the {name}: {state}" for name, state in states.items() if state != REACHABLE]
     if lost:
         return JSONResponse({"error": "not_ready", "message": "; ".join(lost), **states}, 503)
     return JSONResponse({"status": "ready", **states})
