@@ -87,29 +87,6 @@ def test_a_held_frame_can_be_asked_about_again(camera: SnapshotCamera, client: h
     assert len(camera.shown) == shown
 
 
-def test_who_asks_at_once_gets_the_frame_that_is_on_its_way(
-    camera: SnapshotCamera, client: httpx.Client
-) -> None:
-    ask(client, QUESTION)
-    shown = len(camera.shown)
-    camera.faults = ["waits"]
-    answers = list[str]()
-    threads = [
-        threading.Thread(target=lambda: answers.append(ask(client, QUESTION).json()["frame"]))
-        for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    assert camera.waiting.wait(SECONDS)
-    while client.get("/healthz").status_code != 200:
-        pass
-    camera.go_on.set()
-    for thread in threads:
-        thread.join()
-    assert len(camera.shown) - shown == len(set(answers))
-    assert len(answers) == 3
-
-
 def test_a_camera_may_make_the_crop_itself_of_a_later_moment(server: str) -> None:
     def small(number: int) -> Image.Image:
         whole = sight(2)

@@ -69,3 +69,16 @@ def test_a_frame_in_use_is_held_and_leaves_no_room(camera: SnapshotCamera) -> No
         await held.close()
 
     asyncio.run(main())
+
+
+def test_who_asks_at_once_gets_the_frame_that_is_on_its_way(camera: SnapshotCamera) -> None:
+    async def main() -> None:
+        held = Camera(f"http://{camera.address}")
+        await held.newest()
+        shown = len(camera.shown)
+        found = await asyncio.gather(*(held.newest() for _ in range(5)))
+        assert len(set(found)) == len(camera.shown) - shown == 1
+        assert await held.newest() is not found[0]
+        await held.close()
+
+    asyncio.run(main())
