@@ -1,15 +1,16 @@
-"""A camera that sends MJPEG over HTTP on the loopback interface: what a test tells it to, and no more."""
+"""Cameras that send MJPEG over HTTP on the loopback interface: what a test tells them to, and no more."""
 
 from __future__ import annotations
 
 import base64
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
+from typing import TypeVar
 
 USER, PASSWORD = "zoe7", "s3cret"
 
@@ -23,6 +24,7 @@ class Camera:
         scheme: of authentication, "basic" or "digest"; None for none.
         challenge: what is told of it in place of the usual.
         asked: the paths of all requests.
+        stop: what ends it before the end of its block.
     """
 
     def __init__(self) -> None:
@@ -33,6 +35,7 @@ class Camera:
         self.challenge = ""
         self.asked: list[str] = []
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self.stop: Callable[[], object] = lambda: None
 
     def show(self, picture: bytes) -> None:
         """Send one picture."""
@@ -49,6 +52,15 @@ class Camera:
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer one request, until the connection is closed."""
+        status = self.begin(handler)
+        handler.send_header("content-type", self.content_type)
+        handler.end_headers()
+        with suppress(ConnectionError):  # nobody looks any more
+            while status == 200 and (text := self._queue.get()) is not None:
+                handler.wfile.write(text)
+
+    def begin(self, handler: BaseHTTPRequestHandler) -> int:
+        """The status of a reply, which has been sent."""
         self.asked.append(handler.path)
         status = self.statuses.pop(0) if self.statuses else 200
         if self.scheme is not None and not self._admits(handler.path, handler.headers["authorization"]):
@@ -57,11 +69,7 @@ class Camera:
         if status == 401:
             extra = ', nonce="abc", qop="auth"' if self.scheme == "digest" else ""
             handler.send_header("www-authenticate", self.challenge or f'{self.scheme} realm="camera"{extra}')
-        handler.send_header("content-type", self.content_type)
-        handler.end_headers()
-        with suppress(ConnectionError):  # nobody looks any more
-            while status == 200 and (text := self._queue.get()) is not None:
-                handler.wfile.write(text)
+        return status
 
     def _admits(self, path: str, told: str | None) -> bool:
         if told is None or self.scheme == "basic":
@@ -76,10 +84,19 @@ def _hash(text: str) -> str:
     return md5(text.encode()).hexdigest()  # what RFC 7616 calls for
 
 
+CameraT = TypeVar("CameraT", bound=Camera)
+
+
 @contextmanager
 def mjpeg_camera() -> Iterator[Camera]:
     """A camera at `address`, a path such as /video, until the end of the block."""
-    camera = Camera()
+    with listening(Camera(), "video") as camera:
+        yield camera
+
+
+@contextmanager
+def listening(camera: CameraT, path: str, port: int = 0) -> Iterator[CameraT]:
+    """A camera at `address`, until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -88,10 +105,11 @@ def mjpeg_camera() -> Iterator[Camera]:
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
             """Stay silent."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        camera.stop = lambda: (server.shutdown(), server.server_close())
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        camera.address = f"127.0.0.1:{server.server_port}/video"
+        camera.address = f"127.0.0.1:{server.server_port}/{path}"
         try:
             yield camera
         finally:

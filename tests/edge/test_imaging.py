@@ -319,3 +319,18 @@ def test_impossible_jpeg_settings_are_refused(quality: Any) -> None:
         JpegSettings(quality)
     with pytest.raises(SettingsError, match="'4:4:4', '4:2:2' or '4:2:0', not '4:1:1'"):
         JpegSettings(90, "4:1:1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_picture_again_shares_what_it_is_and_not_what_it_decodes(turned: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    buffer = io.BytesIO()
+    gradient(60, 40).save(buffer, "JPEG", exif=exif)
+    picture = open_picture(buffer.getvalue())
+    again, held = picture.again(), picture.held_bytes
+    assert (picture.upright_jpeg is None) == turned
+    expected = again.global_image(View(size=Fixed(width=30, height=30)))  # which decodes so small a JPEG
+    assert again.held_bytes > picture.held_bytes == held
+    assert again.upright_jpeg is None
+    assert picture.again().global_image(View(size=Fixed(width=30, height=30))) == expected

@@ -251,7 +251,7 @@ def test_closing_wakes_whoever_waits() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{tmp}/gone", r"there is no .*/gone; a source is rtsp://… or http://… \(MJPEG\), a device"),
+        ("{tmp}/gone", r"there is no .*/gone; a source is rtsp://… or http://… \(MJPEG or snapshots\), a"),
         ("{tmp}/*.gone", r"there is no file like .*/\*\.gone$"),
         ("{tmp}/empty", r"the folder .*/empty holds no pictures \(\.avif, \.bmp"),
         ("{tmp}/null.jpg", r"/null\.jpg is no file, and no folder of pictures"),

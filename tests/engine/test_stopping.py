@@ -15,7 +15,7 @@ import pytest
 from engine.fake_engine import FakeEngine, jpeg
 from engine.serving_harness import SECONDS, SPOKEN, assert_error, image_part
 from engine.test_connections import HALF_BODY, HEAD, connected, error_of, until_closed
-from secondlook.engine.serve.app import _Server, address_url, create_app, listen
+from secondlook.engine.serve.app import GracefulServer, address_url, create_app, listen
 from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.settings import ServerSettings
 
@@ -30,7 +30,8 @@ class Running:
         app = create_app(engine, settings)
         self._listener = listen("127.0.0.1", 0)
         self.url = address_url(self._listener)
-        self._server = _Server(ConnectionConfig(app, settings.connections), app.state.service)
+        config = ConnectionConfig(app, settings.connections)
+        self._server = GracefulServer(config, app.state.service, settings.grace_seconds)
         self._thread = threading.Thread(target=lambda: self._server.run([self._listener]))
         self._thread.start()
         self.client = httpx.Client(base_url=self.url, timeout=SECONDS, headers=SPOKEN)

@@ -25,6 +25,7 @@ _BENCHES: Final[dict[str, tuple[str, type[Any], str]]] = {
     "prefill": ("latency.prefill:bench_prefill", options.PrefillRun, ""),
     "load": ("load:bench_load", options.LoadRun, ""),
     "edge": ("edge.edge:bench_edge", options.EdgeRun, "uint8"),
+    "lossless": ("edge.lossless:bench_lossless", options.LosslessRun, "float32"),
     "site": ("streams.live:bench_site", options.SiteRun, "float32"),
     "vision": ("vision:bench_vision", options.VisionRun, "float32"),
     "kernels": ("operators:bench_operators", options.KernelsRun, "various"),

@@ -122,6 +122,15 @@ class EdgeRun:
         return View(size=Fixed(width=self.image_size, height=self.image_size), fit=self.resize_mode)
 
 
+@validated(frozen=True)
+class LosslessRun:
+    """Crops cut out of a camera's JPEG on its own grid of blocks, beside the edge's, compressed anew."""
+
+    model: ModelOption = "demo"
+    count: Annotated[int, typer.Option(min=1, help="Pictures of signs, with a question each.")] = 300
+    seed: SeedOption = 7
+
+
 class Graph(Enum):
     """Not bfloat16, of which ONNX Runtime has no products on CPUs."""
 

@@ -57,7 +57,7 @@ def watch(
     source: Annotated[
         str,
         typer.Argument(
-            help="A camera (rtsp://…, http://… for MJPEG, /dev/video0), a video, a folder of pictures, or a "
+            help="A camera (rtsp://…, http://…, /dev/video0), a video, a folder of pictures, or a "
             "pattern of their names in quotes.",
             show_default=False,
         ),

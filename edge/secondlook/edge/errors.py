@@ -7,7 +7,8 @@ SecondLookError
 ├── GeometryError           sizes, regions or grids that contradict each other
 ├── SettingsError           a setting out of its range
 ├── SourceError             a camera, a video or a folder of pictures cannot be read
-│   └── NoFrameError            no new frame in the time given; one may come yet
+│   ├── NoFrameError            no new frame in the time given; one may come yet
+│   └── StillPictureError       a camera answers with one picture, and no stream of them
 ├── WriteError              a file cannot be written; what was there before is there still
 ├── ClientError             the edge's side of a conversation failed
 │   ├── ConnectionFailedError   the server could not be reached, after all retries
@@ -34,6 +35,7 @@ __all__ = [
     "ServerBusyError",
     "SettingsError",
     "SourceError",
+    "StillPictureError",
     "UnexpectedReplyError",
     "WriteError",
 ]
@@ -69,6 +71,10 @@ class SourceError(SecondLookError):
 
 class NoFrameError(SourceError):
     """There was no new frame in the time given; the source may still give one."""
+
+
+class StillPictureError(SourceError):
+    """A camera answers a request with one picture, where a stream of them was looked for."""
 
 
 class WriteError(SecondLookError):

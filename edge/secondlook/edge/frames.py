@@ -17,7 +17,7 @@ from .errors import NoFrameError, NotAPictureError, SourceError
 from .imaging import Picture
 from .retry import ClientSettings, backoff_seconds
 
-__all__ = ["Frame", "Pulled", "Reader", "Source", "Take", "Takes", "played", "reconnecting"]
+__all__ = ["PATIENCE", "Frame", "Pulled", "Reader", "Source", "Take", "Takes", "played", "reconnecting"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ _JOIN_SECONDS = 0.2
 _FIRST_SECONDS = 60.0
 # A connection that gave frames for less is another failure.
 _STEADY_SECONDS = 10.0
-_PATIENCE = ClientSettings(first_wait=0.25, longest_wait=8.0)
+PATIENCE = ClientSettings(first_wait=0.25, longest_wait=8.0)
+"""With a camera that is away."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,5 +264,5 @@ def reconnecting(name: str, connect: Callable[[], Takes], stop: threading.Event)
             failures = 0
         level = logging.INFO if failures else logging.WARNING
         logger.log(level, "%s; connecting again until it is back", reason)
-        stop.wait(backoff_seconds(_PATIENCE, failures, random.random()))
+        stop.wait(backoff_seconds(PATIENCE, failures, random.random()))
         failures += 1

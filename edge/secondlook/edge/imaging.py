@@ -190,6 +190,16 @@ class Picture:
         """What it keeps in memory: the JPEG, or three bytes a pixel."""
         return len(self._source.data) if isinstance(self._source, Jpeg) else 3 * self.size.pixels
 
+    @property
+    def upright_jpeg(self) -> bytes | None:
+        """The JPEG that it is kept as, without metadata; None where it is decoded, or a JPEG to be turned."""
+        kept = self._source
+        return kept.data if isinstance(kept, Jpeg) and kept.orientation == 1 else None
+
+    def again(self) -> Picture:
+        """The same picture, for another thread; nothing is copied."""
+        return Picture(self.size, self._source, self._name)
+
     def original(self) -> Image.Image:
         """The whole picture, upright, RGB. Not to be changed. A large JPEG is decoded each time.
 

@@ -14,92 +14,37 @@ from functools import partial
 
 import httpx
 
-from .errors import PictureTooLargeError, SourceError
+from .errors import PictureTooLargeError, SourceError, StillPictureError
 from .frames import Take, Takes
 from .imaging import open_picture
 from .limits import PictureLimits
-from .route import Route
+from .snapshots import HttpCamera
 
 __all__ = ["mjpeg_takes", "parts"]
-
-_SECONDS = 10.0
-"""How long a camera may be silent."""
 
 _LONGEST_LINE = 8192
 _MOST_HEADERS = 100
 
 
-def mjpeg_takes(url: httpx.URL, name: str, route: Route, limits: PictureLimits) -> Takes:
+def mjpeg_takes(camera: HttpCamera, limits: PictureLimits) -> Takes:
     """The frames of one connection, each as soon as it is there, timed by the arrival of its head.
-
-    Args:
-        route: to the camera's host; the proxy and the certificates of the environment count.
 
     Raises:
         SourceError: there is no connection, it breaks off, or what comes is no MJPEG.
+        StillPictureError: it is one picture.
         PictureTooLargeError: a frame has more bytes than the limit.
     """
-    options = route.options()
-    del options["base_url"]
-    # A transport, and no client: that would log the whole address.
-    with httpx.HTTPTransport(**options) as transport:
-        try:
-            response = _asked(transport, url, name)
-            try:
-                boundary = _boundary(response, name)
-                for arrived, body in parts(response.iter_raw(), boundary, limits.max_bytes, name):
-                    yield Take(arrived, partial(open_picture, body, limits))
-            finally:
-                response.close()
-        except httpx.RequestError as error:
-            raise SourceError(str(route.lost(error))) from None
-
-
-def _asked(transport: httpx.HTTPTransport, url: httpx.URL, name: str) -> httpx.Response:
-    """The reply, its body not read yet. The password is given as the camera wants it."""
-    plain = url.copy_with(userinfo=b"")
-    timeout = httpx.Timeout(_SECONDS).as_dict()
-    headers = {"accept": "multipart/x-mixed-replace, image/*", "accept-encoding": "identity"}
-    request = httpx.Request("GET", plain, headers=headers, extensions={"timeout": timeout})
-    response = transport.handle_request(request)
-    if response.status_code == 401 and url.userinfo:
-        response.close()
-        response = transport.handle_request(_authorised(request, response, url, name))
-    if response.is_success:
-        return response
-    response.close()
-    status = f"{response.status_code} {response.reason_phrase}".strip()
-    advice = ""
-    if response.status_code == 401:
-        said = "are refused" if url.userinfo else "are wanted: write them before the host, as user:password@"
-        advice = f": a user's name and a password {said}"
-    elif response.has_redirect_location:
-        advice = ": it points elsewhere; use that address"
-    raise SourceError(f"{name} answered {status}{advice}")
-
-
-def _authorised(request: httpx.Request, refused: httpx.Response, url: httpx.URL, name: str) -> httpx.Request:
-    """The request with name and password: as a digest where the camera takes one, else as they are."""
-    wanted = refused.headers.get("www-authenticate", "")
-    digest = re.search(r"(?:^|,)\s*(digest .*)", wanted, re.IGNORECASE)  # there may be several in a line
-    if digest is None:
-        return next(httpx.BasicAuth(url.username, url.password).sync_auth_flow(request))
-    refused.request = request
-    refused.headers["www-authenticate"] = digest[1]
-    flow = httpx.DigestAuth(url.username, url.password).sync_auth_flow(request)
-    next(flow)
-    try:
-        return flow.send(refused)
-    except (KeyError, NotImplementedError, ValueError, httpx.ProtocolError):
-        # Of these no text: it has what the camera sent.
-        raise SourceError(
-            f"{name} wants a digest of the password of a kind that is not known here (MD5 or SHA, for auth)"
-        ) from None
+    with camera.reply() as response:
+        boundary = _boundary(response, camera.name)
+        for arrived, body in parts(response.iter_raw(), boundary, limits.max_bytes, camera.name):
+            yield Take(arrived, partial(open_picture, body, limits))
 
 
 def _boundary(response: httpx.Response, name: str) -> bytes:
     head = Message()
     head["content-type"] = response.headers.get("content-type", "")
+    if head.get_content_maintype() == "image":
+        raise StillPictureError(f"{name} answered with one picture, which is no MJPEG stream")
     boundary = head.get_boundary("").lstrip("-")
     if head.get_content_maintype() != "multipart" or not boundary:
         told = head["content-type"] or "no content type"

@@ -18,10 +18,10 @@ from urllib.request import getproxies
 
 import httpx
 
-from .errors import SettingsError
+from .errors import SettingsError, SourceError
 from .exchange import LostError
 
-__all__ = ["Route", "checked_url", "without_password"]
+__all__ = ["Route", "camera_name", "checked_url", "without_password"]
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,28 @@ def _address(url: httpx.URL) -> httpx.URL:
 def without_password(url: str) -> str:
     """A URL as it may be shown."""
     return re.sub(r"^([a-z0-9+.-]*://)?.*@", r"\1…@", url, flags=re.IGNORECASE)
+
+
+def camera_name(text: str) -> str:
+    """A camera's address as it may be shown: some have the password in their path or query.
+
+    Raises:
+        SourceError: it is none.
+    """
+    try:
+        url = httpx.URL(text)
+        host = url.host
+        host.encode("idna")
+        if url.port is not None and not 0 < url.port < 65536:
+            host = ""
+    except (httpx.InvalidURL, UnicodeError):
+        host = ""
+    if not host:
+        raise SourceError("the camera's address is malformed; it must look like rtsp://host:port/path")
+    path = url.path if re.fullmatch(r"[\w/.~-]*", url.path) else "/…"
+    query = "?…" if url.query else ""
+    port = "" if url.port is None else f":{url.port}"
+    return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}{path}{query}"
 
 
 def _reason(error: Exception, shown: str) -> str:

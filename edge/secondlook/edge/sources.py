@@ -15,22 +15,21 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 
-import httpx
-
-from .errors import PictureError, SettingsError, SourceError
+from .errors import PictureError, SettingsError, SourceError, StillPictureError
 from .frames import Pulled, Reader, Source, Take, Takes, played, reconnecting
 from .imaging import Picture, PictureSource, open_picture
 from .limits import PictureLimits
 from .mjpeg import mjpeg_takes
-from .route import Route, without_password
+from .route import camera_name, without_password
+from .snapshots import HttpCamera, Snapshots
 from .video import need_pyav, recorded_takes, streamed_takes
 
-__all__ = ["open_source"]
+__all__ = ["open_source", "source_name"]
 
 Pictures: TypeAlias = Iterable[PictureSource | Picture]
 
 KINDS = (
-    "rtsp://… or http://… (MJPEG), a device such as /dev/video0, a video file, "
+    "rtsp://… or http://… (MJPEG or snapshots), a device such as /dev/video0, a video file, "
     "a folder of pictures, or a pattern such as 'shots/*.jpg'"
 )
 
@@ -57,10 +56,11 @@ def open_source(
     given a frame is connected to again, with growing pauses, whenever it is lost.
 
     Args:
-        source: `rtsp://…`, `rtsps://…`; `http://…`, `https://…` for MJPEG; `/dev/video0`, also with V4L2's
-            options, as in `/dev/video0?video_size=1920x1080&input_format=mjpeg`; a video file; a picture, a
-            folder of pictures or a pattern of their names, taken in the order of their names and of the
-            numbers in them; or pictures.
+        source: `rtsp://…`, `rtsps://…`; `http://…`, `https://…` for MJPEG, or for one picture, which is then
+            asked for whenever a frame is; `/dev/video0`, also with V4L2's options, as in
+            `/dev/video0?video_size=1920x1080&input_format=mjpeg`; a video file; a picture, a folder of
+            pictures or a pattern of their names, taken in the order of their names and of the numbers in
+            them; or pictures.
         fps: frames a second: of pictures (1 by default; a program's own come when they come), of a video in
             place of its own times, and asked of a device.
         loop: begin a video, a folder or a pattern anew at its end.
@@ -85,11 +85,24 @@ def open_source(
     if live is not None:
         if loop or not paced:
             raise SettingsError(f"a live camera can neither be looped nor be read at another pace: {live[0]}")
-        return _seen(Reader(*live))
+        try:
+            return _seen(Reader(*live))
+        except StillPictureError:
+            return Snapshots(HttpCamera(text), limits)
     name, begin = _recorded(text, fps, loop, limits)
     if not paced:
         return Pulled(name, begin())
     return _seen(Reader(name, lambda stop: played(begin(), stop)))
+
+
+def source_name(source: str) -> str:
+    """A source's name, fit to be shown; what it says is checked, as far as that goes without opening it.
+
+    Raises:
+        SourceError: it is none, or what it takes is not installed.
+    """
+    limits = PictureLimits()
+    return (_live(source, None, limits) or _recorded(source, None, False, limits))[0]
 
 
 def _seen(reader: Reader) -> Reader:
@@ -123,40 +136,16 @@ def _live(
         raise SettingsError(
             "fps is for recordings, pictures and devices: a camera of the network has its own"
         )
-    name = _shown(text)
+    name = camera_name(text)
     connect: Callable[[], Takes]
     if scheme[1].lower() in ("rtsp", "rtsps"):
         need_pyav(name)
         connect = partial(streamed_takes, text, name, limits)
     elif scheme[1].lower() in ("http", "https"):
-        url = httpx.URL(text)
-        route = Route.to(str(url.copy_with(userinfo=b"", raw_path=b"/", fragment=None)))
-        connect = partial(mjpeg_takes, url, name, route, limits)
+        connect = partial(mjpeg_takes, HttpCamera(text), limits)
     else:
         raise SourceError(f"there are no sources of {scheme[1]}://; known are {KINDS}")
     return name, lambda stop: reconnecting(name, connect, stop)
-
-
-def _shown(text: str) -> str:
-    """A camera's address as it may be shown: some have the password in their path or query.
-
-    Raises:
-        SourceError: it is none.
-    """
-    try:
-        url = httpx.URL(text)
-        host = url.host
-        host.encode("idna")
-        if url.port is not None and not 0 < url.port < 65536:
-            host = ""
-    except (httpx.InvalidURL, UnicodeError):
-        host = ""
-    if not host:
-        raise SourceError("the camera's address is malformed; it must look like rtsp://host:port/path")
-    path = url.path if re.fullmatch(r"[\w/.~-]*", url.path) else "/…"
-    query = "?…" if url.query else ""
-    port = "" if url.port is None else f":{url.port}"
-    return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}{path}{query}"
 
 
 def _recorded(

@@ -25,6 +25,7 @@ SecondLookError (secondlook.edge.errors)
 ├── StreamError             a stream cannot be opened, or gone on with
 │   ├── UnknownStreamError      never existed, or has ended
 │   └── LostDetailError         the camera did not send a detail of a frame while that was of use
+├── UnknownFrameError       a camera's frame is not held, or no more
 ├── PolicyFileError         a calibrated policy cannot be read, or is for another model
 ├── PictureMismatchError    a picture contradicts the sizes it was announced with
 ├── QueueFullError          too many questions are waiting; carries retry_after
@@ -77,6 +78,7 @@ __all__ = [
     "StreamError",
     "TooManyStreamsError",
     "UnauthorizedError",
+    "UnknownFrameError",
     "UnknownSessionError",
     "UnknownStreamError",
     "UnsupportedModelError",
@@ -169,6 +171,10 @@ class UnknownStreamError(StreamError):
 
 class LostDetailError(StreamError):
     """The camera did not send a detail of a frame while that was of use."""
+
+
+class UnknownFrameError(SecondLookError):
+    """No such frame of a camera is held: it never was, or was given up."""
 
 
 class PolicyFileError(SecondLookError):

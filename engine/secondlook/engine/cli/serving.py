@@ -21,12 +21,35 @@ if TYPE_CHECKING:
     from secondlook.engine.serve.service import TwoLookService
     from secondlook.engine.serve.settings import ServerSettings
 
-__all__ = ["LogFormatOption", "ServerChoice", "run_until_stopped"]
+__all__ = [
+    "ConnectionsOption",
+    "HostOption",
+    "LogFormatOption",
+    "PortOption",
+    "ServerChoice",
+    "run_until_stopped",
+]
 
 NETWORK = "Network"
 KEYS = "Keys"
 
 LogFormatOption = Annotated[LogFormat, typer.Option(help="text, or json: one object a line, for programs.")]
+HostOption = Annotated[
+    str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.", rich_help_panel=NETWORK)
+]
+PortOption = Annotated[
+    int,
+    typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.", rich_help_panel=NETWORK),
+]
+ConnectionsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Connections; by default 1000, or as many as `ulimit -n` allows.",
+        show_default=False,
+        rich_help_panel=LIMITS,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -80,15 +103,7 @@ class ServerChoice:
             rich_help_panel=LIMITS,
         ),
     ] = 64
-    max_connections: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Connections; by default 1000, or as many as `ulimit -n` allows.",
-            show_default=False,
-            rich_help_panel=LIMITS,
-        ),
-    ] = None
+    max_connections: ConnectionsOption = None
     header_seconds: Annotated[
         float, typer.Option(help="Seconds for a request's headers to arrive.", rich_help_panel=LIMITS)
     ] = 10.0
@@ -101,16 +116,8 @@ class ServerChoice:
             help="Seconds for answers and second looks after a signal to stop.", rich_help_panel=LIMITS
         ),
     ] = 30.0
-    host: Annotated[
-        str,
-        typer.Option(help="Address to listen on; 0.0.0.0 for every network.", rich_help_panel=NETWORK),
-    ] = "127.0.0.1"
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, help="Port to listen on; 0 takes a free one.", rich_help_panel=NETWORK
-        ),
-    ] = 8000
+    host: HostOption = "127.0.0.1"
+    port: PortOption = 8000
     metrics_port: Annotated[
         int | None,
         typer.Option(

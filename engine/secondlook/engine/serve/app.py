@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -36,7 +36,17 @@ from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.tls import server_context
 from secondlook.engine.serve.uploads import Bodies
 
-__all__ = ["AddressError", "Extension", "address_url", "create_app", "create_loading_app", "listen", "serve"]
+__all__ = [
+    "AddressError",
+    "Extension",
+    "GracefulServer",
+    "Stoppable",
+    "address_url",
+    "create_app",
+    "create_loading_app",
+    "listen",
+    "serve",
+]
 
 
 _BACKLOG = 128
@@ -210,7 +220,7 @@ def serve(
     app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
     config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips, tls)
-    server = _Server(config, service, metrics)
+    server = GracefulServer(config, service, settings.grace_seconds, metrics)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
         if loaded.exception() is None:
@@ -224,17 +234,34 @@ def serve(
         service.loaded.result()
 
 
-class _Server(uvicorn.Server):
+class Stoppable(Protocol):
+    """What a server that is told to stop asks of what it serves."""
+
+    @property
+    def open_sessions(self) -> int:
+        """How many second looks may still come."""
+        ...
+
+    def begin_shutdown(self, *, at_once: bool = False) -> None:
+        """Take no more questions; with `at_once`, wait for none that was taken."""
+        ...
+
+
+class GracefulServer(uvicorn.Server):
     """Stays, after the first signal, for what was promised: answers in progress, and open sessions."""
 
     def __init__(
-        self, config: ConnectionConfig, service: TwoLookService, metrics: socket.socket | None = None
+        self,
+        config: ConnectionConfig,
+        service: Stoppable,
+        grace_seconds: float,
+        metrics: socket.socket | None = None,
     ) -> None:
         super().__init__(config)
         self._metrics = metrics
         self._limits = config.limits
         self._notices = config.notices
-        self._service = service
+        self._service, self._grace_seconds = service, grace_seconds
         self._stop_by: float | None = None
         self._told = False
         config.timeout_graceful_shutdown = _LAST_SECONDS
@@ -259,7 +286,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         self.should_exit = self.force_exit = second
         if not second:
-            self._stop_by = time.monotonic() + self._service.settings.grace_seconds
+            self._stop_by = time.monotonic() + self._grace_seconds
 
     async def on_tick(self, counter: int) -> bool:
         if self._stop_by is not None and not self._told and self._service.open_sessions > 0:
@@ -268,7 +295,7 @@ class _Server(uvicorn.Server):
                 "stopping; sessions open: %d; their second looks are answered for up to %g s, or until a "
                 "second signal",
                 self._service.open_sessions,
-                self._service.settings.grace_seconds,
+                self._grace_seconds,
             )
         if self._stop_by is not None and (time.monotonic() >= self._stop_by or not self._promised):
             self.should_exit = True

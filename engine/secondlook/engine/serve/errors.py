@@ -15,12 +15,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from secondlook.edge.errors import (
+    ConnectionFailedError,
     GeometryError,
     NotAPictureError,
     PictureTooLargeError,
     ProtocolError,
+    RequestRefusedError,
     SecondLookError,
+    ServerBusyError,
     SettingsError,
+    SourceError,
+    UnexpectedReplyError,
 )
 from secondlook.edge.wire import ErrorReply
 from secondlook.engine import errors
@@ -92,6 +97,13 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.ShuttingDownError: (503, "shutting_down"),
     errors.OutOfMemoryError: (503, "out_of_memory"),
     errors.EngineFailedError: (500, "engine_failed"),
+    # Of a gateway, which stands between a camera and a server.
+    errors.UnknownFrameError: (404, "unknown_frame"),
+    SourceError: (503, "camera_failed"),
+    ConnectionFailedError: (503, "server_unreachable"),
+    ServerBusyError: (503, "server_busy"),
+    RequestRefusedError: (502, "server_refused"),
+    UnexpectedReplyError: (502, "server_refused"),
     SecondLookError: (500, "server_error"),
 }
 """An exception has the entry of its nearest class."""
@@ -107,7 +119,7 @@ _FRAMEWORK_NAMES = {
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
     401: "The server wants a key, and the request has none of its keys.",
-    404: "No such session, or no such stream.",
+    404: "No such session, no such stream, or no such frame.",
     408: "The body did not arrive in time.",
     409: "The session is answered already, or being answered.",
     410: "The session expired or was given up: the first answer stands.",
@@ -117,6 +129,7 @@ _DESCRIPTIONS = {
     429: "The queue is full, or a client's share of it, or the memory for bodies, or the number of streams, "
     "or a key's limit is reached; Retry-After says when to come back.",
     500: "The model failed on this question; the server goes on.",
+    502: "The server behind this one refuses what it is asked, or is none.",
     503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
 }
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import httpx
 import torch
@@ -22,6 +22,7 @@ from secondlook.edge.imaging import EncodedPicture, JpegSettings
 from secondlook.edge.retry import ClientSettings
 from secondlook.edge.wire import AnswerOptions, ModelCard, View
 from secondlook.edge.wire_stream import Wanted
+from secondlook.engine.later import Later
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.stream.messages import box_of
 
@@ -32,17 +33,6 @@ MOST_TEXT: Final = 4000
 
 Want = Callable[[Wanted], Awaitable[bytes]]
 """Has the camera send a detail; its JPEG, or LostDetailError."""
-
-
-class _Later:
-    """A coroutine that is made once it is awaited: of one that is made for a client that was cancelled Python
-    would warn."""
-
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, EncodedPicture]]) -> None:
-        self._make = make
-
-    def __await__(self) -> Generator[Any, Any, EncodedPicture]:
-        return self._make().__await__()
 
 
 class KeyFrame:
@@ -68,11 +58,11 @@ class KeyFrame:
 
     def global_image(self, view: View, jpeg: JpegSettings) -> Awaitable[EncodedPicture]:
         """What the camera sent, where the cloud's view makes the same of the original; else a detail."""
-        return _Later(lambda: self._global(view))
+        return Later(lambda: self._global(view))
 
     def local_image(self, region: Region, view: View, jpeg: JpegSettings) -> Awaitable[EncodedPicture]:
         """A detail of the region."""
-        return _Later(lambda: self._local(region, view))
+        return Later(lambda: self._local(region, view))
 
     async def _global(self, view: View) -> EncodedPicture:
         size = sent_size(view, self.size)
