@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from secondlook.engine.serve.service import TwoLookService
     from secondlook.engine.serve.settings import ServerSettings
 
-__all__ = ["LogFormatOption", "ServerChoice", "run_until_stopped"]
+__all__ = ["NETWORK", "LogFormatOption", "ServerChoice", "run_until_stopped"]
 
 NETWORK = "Network"
 

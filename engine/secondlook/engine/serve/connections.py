@@ -58,6 +58,7 @@ class ConnectionConfig(uvicorn.Config):
         super().__init__(
             app,
             http=Connection,
+            loop="asyncio",  # for whose transports Connection is written; not uvloop, where that is installed
             ws="none",
             backlog=at_once,
             # Logging is the caller's, and every request is logged by EveryRequest.
