@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import httpx
 from PIL import Image
 
 from secondlook.edge import AsyncEdgeClient, ClientSettings, EdgeAnswer
@@ -16,6 +17,7 @@ from secondlook.edge.wire import AnswerOptions
 ALWAYS = AnswerOptions(second_look="always", arbitration=False)
 QUESTION = "What number is on the red sign?"
 SETTINGS = ClientSettings(timeout=120, wait_budget=120)
+SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,19 @@ async def _ask_all(url: str, questions: int, edges: int, in_the_middle: Callable
 def _picture(number: int) -> Image.Image:
     coarse = random.Random(number).randbytes(3 * 32 * 24)
     return Image.frombytes("RGB", (32, 24), coarse).resize((800, 600), Image.Resampling.NEAREST)
+
+
+def wait_until_ready(url: str) -> None:
+    """Until a server that is starting takes questions."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").is_success:
+                return
+        except httpx.TransportError:
+            pass  # it does not listen yet
+        time.sleep(0.1)
+    raise AssertionError(f"{url} is not ready after {SECONDS} seconds")
 
 
 def check_none_lost(ended: list[Ended], questions: int) -> None:
