@@ -20,7 +20,7 @@ from packaging.version import Version
 from repository import PARTS, ROOT, build, copy_sources
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-EXTRAS = {"engine", "export", "onnxruntime-gpu", "tensorrt", "tensorrt-lean", "bench", "video", "dev"}
+EXTRAS = {"engine", "export", "onnxruntime-gpu", "tensorrt", "tensorrt-lean", "bench", "ray", "video", "dev"}
 OURS = {"secondlook", "secondlook-edge"}
 EDGE_REQUIREMENTS = {"httpx", "pillow", "pydantic", "rich", "typer"}
 INFORMATION = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}

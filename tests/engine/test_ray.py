@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from engine.crowd import ALWAYS, ask_all, check_none_lost
+from repository import ROOT
 from secondlook.edge import EdgeClient
 from secondlook.edge.wire import SESSION_HEADER
 
@@ -111,7 +112,7 @@ def test_the_whole_interface_is_there(cluster: Cluster) -> None:
         unknown = client.delete("/v1/answers/nobody", headers=headers)
         assert (unknown.status_code, unknown.json()["error"]) == (404, "unknown_session")
     with EdgeClient(cluster.url) as edge:
-        picture_file = Path(__file__).parents[2] / "docs" / "two-looks.jpg"
+        picture_file = ROOT / "docs" / "two-looks.jpg"
         answer = edge.ask(picture_file, "What number is on the red sign?", ALWAYS)
         assert (answer.looked_twice, answer.asked_again) == (True, False)
 
@@ -120,6 +121,24 @@ def test_the_header_is_the_one_that_ray_goes_by() -> None:
     code = "from ray.serve._private.constants import SERVE_SESSION_ID; print(SERVE_SESSION_ID)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == SESSION_HEADER
+
+
+def test_the_file_for_a_cluster_is_one() -> None:
+    """By the schema of Ray's own files, and by what the application takes."""
+    code = """
+import sys, yaml
+from ray.serve.schema import ServeDeploySchema
+from secondlook.engine.serve.ray_app import Deployed
+text = open(sys.argv[1], encoding="utf-8").read()
+(application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
+print(application.import_path, Deployed.model_validate(application.args).replicas)
+"""
+    file = ROOT / "deploy" / "ray.yaml"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, env=paths, check=False
+    )
+    assert found.stdout == "secondlook.engine.serve.ray_app:app 2\n", found.stderr
 
 
 def test_what_keeps_the_replicas_from_starting_is_said_in_one_line(tmp_path: Path) -> None:

@@ -59,10 +59,11 @@ class _Limits:
         int, typer.Option(min=1, help="Questions that may wait for a replica.", rich_help_panel=LIMITS)
     ] = 32
     session_ttl: Annotated[
-        float, typer.Option(help="Seconds that a session waits.", rich_help_panel=LIMITS)
+        float, typer.Option(min=0.1, help="Seconds that a session waits.", rich_help_panel=LIMITS)
     ] = 60.0
     grace_seconds: Annotated[
-        float, typer.Option(help="Seconds for answers after a signal to stop.", rich_help_panel=LIMITS)
+        float,
+        typer.Option(min=0.1, help="Seconds for answers after a signal to stop.", rich_help_panel=LIMITS),
     ] = 30.0
 
 
@@ -87,21 +88,8 @@ def _deploy(
 
     from secondlook.engine.serve.app import listen
     from secondlook.engine.serve.ray_app import NAME, Deployed, app
-    from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
-    settings = ServerSettings(
-        queue_size=limits.queue_size,
-        sessions=SessionLimits(seconds=limits.session_ttl),
-        grace_seconds=limits.grace_seconds,
-    )
-    deployed = Deployed(
-        **vars(model),
-        kv_cache_gb=limits.kv_cache_gb,
-        replicas=replicas,
-        cpus=cpus,
-        gpus=gpus,
-        settings=settings,
-    )
+    deployed = Deployed(**vars(model), **vars(limits), replicas=replicas, cpus=cpus, gpus=gpus)
     deployed.engine()  # a policy that cannot be read is told here
     listen(host, port).close()  # and so is a port that is taken
     stopped = threading.Event()

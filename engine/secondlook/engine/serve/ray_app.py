@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from ray import serve
 
-from secondlook.engine.serve.settings import ServerSettings
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -44,7 +44,8 @@ class Deployed(BaseModel):
         replicas: servers, each with an engine of its own.
         cpus, gpus: what Ray sets aside for each; without a GPU it sees none. As many threads compute.
         policy: a file of `secondlook calibrate threshold`, in place of a threshold.
-        settings: each server's; of those about connections none counts, as it is Ray that has these.
+        queue_size, session_ttl, grace_seconds: each server's, as of `secondlook serve`. None is about
+            connections, which Ray has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,7 +61,9 @@ class Deployed(BaseModel):
     threshold: NonNegativeFloat | None = None
     policy: Path | None = None
     kv_cache_gb: PositiveFloat | None = None
-    settings: ServerSettings = ServerSettings()
+    queue_size: PositiveInt = 32
+    session_ttl: PositiveFloat = 60.0
+    grace_seconds: PositiveFloat = 30.0
 
     def engine(self) -> "EngineOptions":
         """What each replica's engine is made of; raises `PolicyFileError`."""
@@ -78,6 +81,14 @@ class Deployed(BaseModel):
             profile=self.profile,
         )
 
+    def server(self) -> ServerSettings:
+        """Each server's settings."""
+        return ServerSettings(
+            queue_size=self.queue_size,
+            sessions=SessionLimits(seconds=self.session_ttl),
+            grace_seconds=self.grace_seconds,
+        )
+
 
 class Replica:
     """One server: the application of `create_app`, whose lifespan Ray begins and ends."""
@@ -92,7 +103,7 @@ class Replica:
         from secondlook.engine.opening import load_engine
         from secondlook.engine.serve.app import create_app
 
-        served = create_app(load_engine(self._deployed.engine()), self._deployed.settings)
+        served = create_app(load_engine(self._deployed.engine()), self._deployed.server())
         # What is there now stays: see `secondlook.engine.cli.serving`.
         gc.collect()
         gc.freeze()
@@ -113,7 +124,7 @@ def app(deployed: Deployed) -> serve.Application:
         num_replicas=deployed.replicas,
         ray_actor_options={"num_cpus": deployed.cpus, "num_gpus": deployed.gpus},
         max_ongoing_requests=_MOST_ONGOING,
-        graceful_shutdown_timeout_s=deployed.settings.grace_seconds,
+        graceful_shutdown_timeout_s=deployed.grace_seconds,
         health_check_period_s=1.0,
         request_router_config={"request_router_class": _ROUTER},
     )
