@@ -77,6 +77,13 @@ class PrefillRun:
 class LoadRun:
     """Answers a second of a server over HTTP, many edges beside one at a time; 16 unless told."""
 
+    server: Annotated[
+        str | None,
+        typer.Option(help="Address of a server, or of several behind one; by default one is started here."),
+    ] = None
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Questions a second of each edge, at random times; 0: no pauses.")
+    ] = 0.0
     preset: PresetOption = "demo"
     dtype: DTypeOption = "float32"
     device: DeviceOption = "auto"
@@ -93,8 +100,38 @@ class LoadRun:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Numbers of edges, one first."""
-        return tuple(sorted({1, *(self.edges or (16,))}))
+        """Numbers of edges; one first, unless a server is named."""
+        asked = self.edges or (16,)
+        return tuple(sorted({*asked} if self.server else {1, *asked}))
+
+
+@validated(frozen=True)
+class PlanRun:
+    """How many replicas so many edges need, how long answers take and what is sent, by a simulation."""
+
+    log: Annotated[Path, typer.Argument(help="A log of secondlook eval, for the questions.")]
+    latency: Annotated[Path, typer.Option(help="JSON file of secondlook bench load, of one replica.")]
+    edges: Annotated[int, typer.Option(min=1, max=100_000, help="Each asks one question at a time.")]
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Questions a second of each edge, at random times; 0: no pauses.")
+    ] = 1.0
+    percentile: Annotated[float, typer.Option(min=1.0, max=99.9, help="Of the seconds to an answer.")] = 95.0
+    target: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds that this percentile may take.")
+    ] = None
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="So many; by default up to some more than are needed.")
+    ] = None
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, help="For second looks; by default that of the log.")
+    ] = None
+    delay_ms: Annotated[float, typer.Option(min=0.0, max=10_000.0, help="Of the network, each way.")] = 0.0
+    measured: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of secondlook bench load --server, of --replicas, to compare with."),
+    ] = None
+    questions: Annotated[int, typer.Option(min=100, help="That are simulated.")] = 10_000
+    seed: SeedOption = 0
 
 
 @validated(frozen=True)
