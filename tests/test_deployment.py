@@ -139,3 +139,10 @@ def test_what_an_image_is_built_from_is_in_the_context() -> None:
     assert all((ROOT / name).exists() for name in names)
     needed = {"edge", "kernels", "engine", "export", "benchmarks", "setup.py", "pyproject.toml", "README.md"}
     assert not needed & left_out
+
+
+def test_the_document_shows_what_the_configuration_has() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"(?s)```nginx\n(.*?)```", page)
+    there = [line.strip() for line in (DEPLOY / "nginx.conf").read_text(encoding="utf-8").splitlines()]
+    assert not {line.strip() for line in shown.splitlines()} - set(there)
