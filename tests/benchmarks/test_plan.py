@@ -54,24 +54,6 @@ def test_the_bytes_are_those_of_the_log() -> None:
     assert row["bytes_per_second"] == pytest.approx(never["question_bytes"] * row["answers_per_second"])
 
 
-def measured(tmp_path: Path, **changes: Any) -> Path:
-    report = json.loads(LOAD.read_text(encoding="utf-8")) | changes
-    path = tmp_path / "measured.json"
-    path.write_text(json.dumps(report), encoding="utf-8")
-    return path
-
-
-def test_a_measured_run_stands_beside(tmp_path: Path) -> None:
-    """Here that of the curve itself, of one replica: little is off."""
-    report = planned(edges=16, rate=0.0, replicas=1, measured=measured(tmp_path))
-    assert set(report["off"]) == {"answers_per_second", "p50_ms", "p90_ms"}
-    assert all(abs(share) < 0.1 for share in report["off"].values())
-    with pytest.raises(MeasurementError, match="is no run of 5 edges at 0 questions a second each"):
-        planned(edges=5, rate=0.0, replicas=1, measured=measured(tmp_path))
-    with pytest.raises(MeasurementError, match="is no run of 16 edges at 0 questions a second each"):
-        planned(edges=16, rate=0.0, replicas=1, measured=measured(tmp_path, rate=2.0))
-
-
 def test_the_command_shows_a_table_and_json(tmp_path: Path) -> None:
     output = tmp_path / "plan.json"
     arguments = ["plan", LOG, "--latency", LOAD, "--edges", 40, "--rate", 0.5, "--target", 0.4]

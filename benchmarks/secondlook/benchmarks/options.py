@@ -106,6 +106,39 @@ class LoadRun:
 
 
 @validated(frozen=True)
+class ReplicasRun:
+    """Servers behind one address, beside what the simulation of `plan` makes of each one's load curve."""
+
+    server: Annotated[str, typer.Option(help="Address of all together.")]
+    replica: Annotated[list[str], typer.Option(help="Address of one; once for each of them.")]
+    edges: Annotated[int, typer.Option(min=2, max=64, help="That ask all together.")] = 16
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Questions a second of each edge, at random times; 0: no pauses.")
+    ] = 0.0
+    retransmission_rate: RateOption = 0.4
+    new_tokens: NewTokensOption = 4
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each phase.")] = 6.0
+    warmup_seconds: Annotated[float, typer.Option(min=0.0, help="Of load before each phase.")] = 1.0
+    rounds: Annotated[int, typer.Option(min=1, help="Of all phases.")] = 5
+    seed: SeedOption = 0
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Edges of each replica by itself: powers of two, and all."""
+        return tuple(sorted({self.edges, *(2**power for power in range(self.edges.bit_length()))}))
+
+    @property
+    def load(self) -> LoadRun:
+        """What each edge does, without pauses."""
+        return LoadRun(
+            retransmission_rate=self.retransmission_rate,
+            new_tokens=self.new_tokens,
+            seconds=self.seconds,
+            warmup_seconds=self.warmup_seconds,
+        )
+
+
+@validated(frozen=True)
 class PlanRun:
     """How many replicas so many edges need, how long answers take and what is sent, by a simulation."""
 
@@ -126,10 +159,6 @@ class PlanRun:
         float | None, typer.Option(min=0.0, help="For second looks; by default that of the log.")
     ] = None
     delay_ms: Annotated[float, typer.Option(min=0.0, max=10_000.0, help="Of the network, each way.")] = 0.0
-    measured: Annotated[
-        Path | None,
-        typer.Option(help="JSON file of secondlook bench load --server, of --replicas, to compare with."),
-    ] = None
     questions: Annotated[int, typer.Option(min=100, help="That are simulated.")] = 10_000
     seed: SeedOption = 0
 

@@ -20,8 +20,6 @@ _KEPT_UP: Final = 0.95
 _MORE: Final = 2
 """Rows of a plan beyond the number that is needed."""
 
-_COMPARED: Final = ("answers_per_second", "p50_ms", "p90_ms")
-
 
 def plan(run: PlanRun) -> dict[str, Any]:
     """The report of `secondlook plan`.
@@ -61,7 +59,6 @@ def plan(run: PlanRun) -> dict[str, Any]:
         "preset": measured["preset"],
         "log": run.log.name,
         "latency": run.latency.name,
-        **_beside(rows, run),
     }
 
 
@@ -82,22 +79,6 @@ def _is_enough(row: dict[str, Any], run: PlanRun) -> bool:
     """Whether edges are kept up with, and the percentile is within its target, where these are asked for."""
     kept_up = row["answers_per_second"] >= _KEPT_UP * run.edges * run.rate
     return kept_up and (run.target is None or row["percentile_ms"] <= 1000 * run.target)
-
-
-def _beside(rows: list[dict[str, Any]], run: PlanRun) -> dict[str, Any]:
-    """What a run with as many replicas measured, and how far the simulation is off, as shares of that."""
-    if run.measured is None:
-        return {"measured": None, "off": None}
-    found = _read(run.measured)
-    same = [row for row in found["rows"] if row.get("edges") == run.edges]
-    if len(rows) != 1 or not same or found.get("rate", 0.0) != run.rate:
-        raise MeasurementError(
-            f"{run.measured} is no run of {run.edges} edges at {run.rate:g} questions a second each: give "
-            "the JSON file of secondlook bench load --server, and with --replicas how many it was of"
-        )
-    measured = {name: same[0][name] for name in (*_COMPARED, "answers", "looked_twice", "failures")}
-    off = {name: rows[0][name] / measured[name] - 1 for name in _COMPARED}
-    return {"measured": measured, "off": off}
 
 
 def _read(path: Path) -> dict[str, Any]:
