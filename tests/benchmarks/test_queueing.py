@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import statistics
 from typing import Any
 
+import numpy as np
 import pytest
 
 from repository import ROOT
@@ -116,3 +118,87 @@ def test_a_curve_has_one_edge_and_more_and_both_kinds() -> None:
     alone = [{**found["rows"][0], "unsure_p50_ms": None}, *found["rows"][1:]]
     with pytest.raises(SettingsError, match="questions of both kinds"):
         LoadCurve.of(found | {"rows": alone})
+
+
+class Rounds:
+    """Replicas that work in rounds, as the engine does: a round takes longer the more looks are in it, a look
+    takes some rounds, and who comes meanwhile waits for the next one."""
+
+    ROUNDS, FIXED, EACH = 7, 0.020, 0.004
+
+    def __init__(self, replicas: int, edges: int, rate: float = 0.0, share: float = 0.4) -> None:
+        self.chance = np.random.default_rng(3)
+        self.rate, self.share = rate, share
+        self.running: list[list[list[Any]]] = [
+            [] for _ in range(replicas)
+        ]  # rounds left, looks left, asked at
+        self.waiting: list[list[list[Any]]] = [[] for _ in range(replicas)]
+        self.arrivals = [(self.gap(), edge) for edge in range(edges)]
+        self.ends = [math.inf] * replicas
+        self.answers: list[tuple[float, float, bool]] = []
+
+    def gap(self) -> float:
+        return float(self.chance.exponential(1 / self.rate)) if self.rate else 0.0
+
+    def begin(self, replica: int, now: float) -> None:
+        self.running[replica] += self.waiting[replica]
+        self.waiting[replica] = []
+        looks = len(self.running[replica])
+        self.ends[replica] = now + self.FIXED + self.EACH * looks if looks else math.inf
+
+    def run(self, answers: int) -> list[tuple[float, float, bool]]:
+        """Of each: when it came, after how long, and whether it took two looks."""
+        heapq.heapify(self.arrivals)
+        while len(self.answers) < answers:
+            replica = int(np.argmin(self.ends))
+            if self.arrivals and self.arrivals[0][0] <= self.ends[replica]:
+                now, _ = heapq.heappop(self.arrivals)
+                replica = int(self.chance.integers(len(self.ends)))
+                unsure = bool(self.chance.random() < self.share)
+                self.waiting[replica].append([self.ROUNDS, unsure, now, unsure, now + self.gap()])
+                if self.ends[replica] == math.inf:
+                    self.begin(replica, now)
+                continue
+            self.round_over(replica, self.ends[replica])
+        return self.answers[answers // 10 :]
+
+    def round_over(self, replica: int, now: float) -> None:
+        for look in self.running[replica]:
+            look[0] -= 1
+        over = [look for look in self.running[replica] if not look[0]]
+        self.running[replica] = [look for look in self.running[replica] if look[0]]
+        for look in over:
+            if look[1]:  # the second look
+                self.waiting[replica].append([self.ROUNDS, False, *look[2:]])
+            else:
+                self.answers.append((now, now - look[2], look[3]))
+                heapq.heappush(self.arrivals, (max(now, look[4]), 0))
+        self.begin(replica, now)
+
+
+def row(answers: list[tuple[float, float, bool]], edges: int = 0) -> dict[str, Any]:
+    """As `bench load` has it."""
+    kinds = [[1000 * each[1] for each in answers if each[2] == unsure] for unsure in (False, True)]
+    return {
+        "edges": edges,
+        "answers_per_second": (len(answers) - 1) / (answers[-1][0] - answers[0][0]),
+        "p50_ms": 1000 * float(np.percentile([each[1] for each in answers], 50)),
+        "p90_ms": 1000 * float(np.percentile([each[1] for each in answers], 90)),
+        "sure_p50_ms": float(np.median(kinds[0])),
+        "unsure_p50_ms": float(np.median(kinds[1])),
+        "looked_twice": statistics.fmean(each[2] for each in answers),
+    }
+
+
+@pytest.mark.parametrize("rate", [0.0, 4.0, 1.5])
+@pytest.mark.parametrize(("replicas", "edges"), [(2, 16), (3, 24), (2, 6)])
+def test_it_agrees_with_replicas_that_work_in_rounds(replicas: int, edges: int, rate: float) -> None:
+    """An engine computes a round for all its looks at once, which is no even sharing. From the curve of one
+    such replica, throughput, median and 90th percentile of several are within 15 %."""
+    rows = [row(Rounds(1, count).run(2000), count) for count in (1, 2, 4, 8, 16, 24)]
+    curve = LoadCurve.of({"rows": rows, "delay_ms": 0.0, "slots": None})
+    found = row(Rounds(replicas, edges, rate).run(6000))
+    served = simulate(curve, Demand(edges, rate, (True,) * 2 + (False,) * 3), replicas, 6000)
+    assert served.answers_per_second == pytest.approx(found["answers_per_second"], rel=0.15)
+    assert served.percentile_ms(50) == pytest.approx(found["p50_ms"], rel=0.15)
+    assert served.percentile_ms(90) == pytest.approx(found["p90_ms"], rel=0.15)
