@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -33,7 +34,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail.
 
     Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1; and those that
-    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1.
+    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1, or nginx, unless
+    SECONDLOOK_REQUIRE_NGINX=1.
     """
     if item.get_closest_marker("needs_cuda") is not None:
         _need("a CUDA GPU", _has_gpu(), "SECONDLOOK_REQUIRE_CUDA")
@@ -46,6 +48,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             rtsp_python() is not None,
             "SECONDLOOK_REQUIRE_RTSP",
         )
+    if item.get_closest_marker("needs_nginx") is not None:
+        there = shutil.which("nginx") is not None
+        _need("nginx: apt-get install nginx-light", there, "SECONDLOOK_REQUIRE_NGINX")
 
 
 def _has_gpu() -> bool:

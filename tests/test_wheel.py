@@ -28,6 +28,7 @@ EXTRAS = {
     "tensorrt",
     "tensorrt-lean",
     "bench",
+    "ray",
     "video",
     "dev",
 }

@@ -123,6 +123,17 @@ def test_one_budget_bounds_all_waiting_of_a_question(
     assert warnings[0].endswith("asking again in 2.00 s, for up to 11 s")
 
 
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_gateway_that_lost_its_server_is_tried_again(status: int, ask: Ask, server: ScriptedServer) -> None:
+    lost = httpx.Response(status, text="<html>no upstream</html>")
+    server.steps = [CARD, lost, final()]
+    assert ask(PICTURE, QUESTION).text == "17"
+    server.steps = [CARD, lost]
+    with pytest.raises(ServerBusyError, match=rf"a gateway does not reach its server \({status}\)") as caught:
+        ask(PICTURE, QUESTION, settings=ClientSettings(retries=0))
+    assert caught.value.status == status
+
+
 @pytest.mark.parametrize("status", [400, 404, 413, 415, 422, 500])
 def test_a_refusal_is_not_tried_again(status: int, ask: Ask, server: ScriptedServer) -> None:
     server.steps = [CARD, refusal(status, "the question is empty;\nask something")]
@@ -187,14 +198,11 @@ GIVEN_UP = httpx.Response(204)
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        ([refusal(404, "no such session")], r"\(404\): no such session"),
         ([refusal(409, "answered already"), GIVEN_UP], r"\(409\): answered already"),
         ([refusal(410, "the session has expired")], r"\(410\): the session has expired"),
         ([refusal(422, "not the region asked for"), GIVEN_UP], r"\(422\)"),
-        ([httpx.ReadError] * 5, "connection .* was lost"),
         ([httpx.ReadError, refusal(409, "answered already"), refusal(409, "?")], "answered already"),
-        ([*[refusal(503, "shutting down")] * 5, httpx.ReadError], r"busy \(503\): shutting down"),
-        ([refusal(503, "later", **{"retry-after": "31"}), GIVEN_UP], "longer than there is time for"),
+        ([refusal(429, "later", **{"retry-after": "31"}), GIVEN_UP], "longer than there is time for"),
         ([httpx.Response(200, text="?"), refusal(404, "gone")], "AnswerReply"),
         ([wants_region(), GIVEN_UP], "third look"),
     ],
@@ -227,7 +235,7 @@ def test_a_final_answer_whose_reply_was_lost_is_told_again(ask: Ask, server: Scr
     assert len(answer.server_seconds) == 2
 
 
-@pytest.mark.parametrize("trouble", [[refusal(410, "expired")], [httpx.ReadError] * 5])
+@pytest.mark.parametrize("trouble", [[refusal(410, "expired")], [httpx.ReadError] * 10])
 def test_a_first_answer_that_was_not_complete_is_completed(
     trouble: Any, ask: Ask, server: ScriptedServer
 ) -> None:
@@ -271,13 +279,96 @@ def test_a_second_look_is_tried_again_too(ask: Ask, server: ScriptedServer) -> N
 
 def test_no_wait_goes_beyond_the_sessions_end(ask: Ask, server: ScriptedServer) -> None:
     """Time spent in calls counts: a second each."""
-    busy = refusal(503, "busy", **{"retry-after": "2"})
+    busy = refusal(429, "busy", **{"retry-after": "2"})
     server.steps = [CARD, wants_region(session={"id": "abc", "expires_in": 4.5}), busy, busy, GIVEN_UP]
     answer = ask(PICTURE, QUESTION)
     assert answer.second_look_failed is not None
     assert "longer than there is time for" in answer.second_look_failed
     assert server.slept == [2.0]
     assert server.steps == []
+
+
+# --- questions that are lost between the looks ------------------------------------------------------------
+
+LOST = [
+    [refusal(404, "no such session")],
+    [httpx.ReadError] * 5,
+    [refusal(503, "shutting down")] * 5,
+    [httpx.Response(502, text="<html>")] * 5,
+    [*[httpx.Response(502, text="<html>")] * 2, refusal(404, "no such session")],
+]
+
+
+def names(server: ScriptedServer) -> list[str | None]:
+    """The questions' names, in the order in which they were first used."""
+    return list(dict.fromkeys(one.headers.get("x-session-id") for one in server.requests))
+
+
+def test_all_requests_of_a_question_have_one_name(ask: Ask, server: ScriptedServer) -> None:
+    """Which cannot be guessed; it is another for each question, and the card needs none."""
+    server.steps = [CARD, wants_region(), refusal(429, "full"), refusal(422, "not it"), GIVEN_UP]
+    ask(PICTURE, QUESTION)
+    card, first, *further = (request.headers.get("x-session-id") for request in server.requests)
+    assert card is None
+    assert re.fullmatch("[0-9a-f]{48}", first)
+    assert further == [first] * 3
+    server.steps = [CARD, final()]
+    ask(PICTURE, QUESTION)
+    assert server.requests[-1].headers["x-session-id"] != first
+
+
+@pytest.mark.parametrize("trouble", LOST)
+def test_a_lost_question_is_asked_again(trouble: Any, ask: Ask, server: ScriptedServer) -> None:
+    other = wants_region(session={"id": "other", "expires_in": 30.0})
+    server.steps = [CARD, wants_region(), *trouble, other, refined()]
+    answer = ask(PICTURE, QUESTION, settings=ClientSettings(retries=4))
+    assert server.steps == []
+    assert (answer.text, answer.refined, answer.second_look_failed) == ("71", True, None)
+    assert answer.asked_again
+    assert server.asked[1] == server.asked[-2] == "POST /v1/answers"
+    assert server.asked[-1] == "POST /v1/answers/other/local"
+    assert len(names(server)) == 3  # the card's, which is none, and one for each asking
+    assert answer.to_dict()["asked_again"] is True
+
+
+def test_what_asking_again_cost_is_counted(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(), refusal(404, "no such session"), wants_region(), refined()]
+    answer = ask(PICTURE, QUESTION)
+    sent = [len(request.content) for request in server.requests[1:]]
+    assert answer.bytes_up == (sent[0] + sent[2], sent[1] + sent[3])
+    assert answer.pixels == (2 * 96 * 96, 2 * 96 * 96)
+    assert (answer.seconds.first_look, answer.seconds.second_look) == (2, 2)
+    assert len(answer.server_seconds) == 2
+
+
+def test_a_question_asked_again_may_be_sure(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(), refusal(404, "no such session"), final()]
+    answer = ask(PICTURE, QUESTION)
+    assert (answer.decision, answer.second_look_failed, answer.asked_again) == ("sure", None, True)
+    assert (answer.region, len(answer.bytes_up), len(answer.server_seconds)) == (None, 2, 1)
+
+
+@pytest.mark.parametrize("trouble", LOST)
+@pytest.mark.parametrize("then", [[refusal(422, "another model")], [httpx.ConnectError] * 5])
+def test_if_that_fails_too_the_first_answer_stands(
+    then: Any, trouble: Any, ask: Ask, server: ScriptedServer
+) -> None:
+    away = [httpx.ReadError] if "503" in str(trouble) or "502" in str(trouble[-1]) else []
+    server.steps = [CARD, wants_region(), *trouble, *then, *away]
+    answer = ask(PICTURE, QUESTION, settings=ClientSettings(retries=4))
+    assert server.steps == []
+    assert (answer.text, answer.looked_twice, answer.asked_again) == ("17", False, True)
+    assert answer.second_look_failed is not None
+    assert re.search("no such session|was lost|503|502", answer.second_look_failed)
+
+
+def test_a_question_is_asked_again_once(ask: Ask, server: ScriptedServer) -> None:
+    gone = refusal(404, "no such session")
+    server.steps = [CARD, wants_region(), gone, wants_region(answer={**FIRST, "text": "18"}), gone]
+    answer = ask(PICTURE, QUESTION)
+    assert server.steps == []
+    assert (answer.text, answer.asked_again) == ("18", True)
+    assert answer.second_look_failed is not None
 
 
 def test_session_names_cannot_lead_elsewhere(ask: Ask, server: ScriptedServer) -> None:

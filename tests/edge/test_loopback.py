@@ -125,7 +125,7 @@ def test_an_answer_is_not_lost_when_its_crop_cannot_be_saved(address: str, pictu
 
 
 def test_a_failed_second_look_is_noted(address: str, handler: type[Handler], picture: Path) -> None:
-    handler.drop[:] = ["/v1/answers/abc/local"]
+    handler.drop[:] = ["/v1/answers/abc/local"] * 2
     result = run(picture, QUESTION, "--server", address, "--retries", 0)
     assert (result.exit_code, result.stdout) == (0, "17\n")
     assert "the first answer stands" in result.stderr

@@ -15,7 +15,7 @@ import secondlook.edge
 import secondlook.edge.errors as edge_errors
 import secondlook.engine
 import secondlook.engine.errors as engine_errors
-from secondlook.edge.errors import RequestRefusedError, SecondLookError
+from secondlook.edge.errors import RequestRefusedError, SecondLookError, ServerBusyError
 from secondlook.engine.errors import QueueFullError, RateLimitError, TooManyStreamsError
 
 
@@ -68,6 +68,7 @@ def test_every_error_can_be_copied() -> None:
         RateLimitError: ("too many", 2.5),
         TooManyStreamsError: ("too many", 2.5),
         RequestRefusedError: (404, "unknown"),
+        ServerBusyError: (503, "busy"),
     }
     ours = ("secondlook.edge", "secondlook.engine")
     for kind in (kind for kind in all_errors(SecondLookError) if kind.__module__.startswith(ours)):

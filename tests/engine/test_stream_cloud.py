@@ -12,15 +12,20 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
-from engine.fake_engine import REGION, SIDE, jpeg
+from engine.fake_engine import REGION, SIDE, FakeEngine, jpeg
+from engine.serving_harness import listening
 from engine.streaming import ScriptedCloud, run, until
 from secondlook.edge.answer import EdgeAnswer, StageSeconds
+from secondlook.edge.client import AsyncEdgeClient
 from secondlook.edge.errors import SettingsError, UnexpectedReplyError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import JpegSettings
 from secondlook.edge.wire import Answer, Fixed, ModelCard, Relevance, View
 from secondlook.edge.wire_stream import Wanted
+from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 from secondlook.engine.stream.cloud import MOST_TEXT, CloudAnswer, HttpCloud, KeyFrame, looked_at
 from secondlook.engine.stream.local import LateCloud
 
@@ -96,6 +101,34 @@ def test_what_a_cloud_says_is_a_finite_doubt_and_a_bounded_text(said: dict[str, 
             asyncio.run(ask())
     else:
         assert asyncio.run(ask()).text == said["text"][:MOST_TEXT]
+
+
+def test_a_cloud_that_lost_a_key_frame_is_asked_again() -> None:
+    """As one of several would: the camera is asked for the region again, and not for the whole frame."""
+    settings = ServerSettings(sessions=SessionLimits(max_waiting=1, max_remembered=0))
+    wanted: list[Wanted] = []
+
+    async def scenario(url: str) -> CloudAnswer:
+        async with AsyncEdgeClient(url) as other:
+
+            async def want(detail: Wanted) -> bytes:
+                wanted.append(detail)
+                if len(wanted) == 1:  # one session waits at a time, and this opens another
+                    await other.ask(Image.new("RGB", (400, 300)), "unsure")
+                return jpeg(32, 21)
+
+            view = View(size=Fixed(width=SIDE, height=SIDE))
+            cloud = HttpCloud(url, 60.0)
+            try:
+                return await cloud.ask(KeyFrame(0, Size(400, 300), view, jpeg(), want), "unsure")
+            finally:
+                await cloud.aclose()
+
+    with listening(create_app(FakeEngine(), settings)) as url:
+        answer = asyncio.run(scenario(url))
+    assert answer.text == "second to unsure"
+    assert [detail.region is not None for detail in wanted] == [True, True]
+    assert answer.bytes_up > 2 * (len(jpeg()) + len(jpeg(32, 21)))
 
 
 def test_the_time_of_a_late_cloud_is_all_of_it() -> None:

@@ -24,6 +24,7 @@ _BENCHES: Final[dict[str, tuple[str, type[Any], str]]] = {
     "flops": ("latency.work:bench_flops", options.FlopsRun, "none: shapes only"),
     "prefill": ("latency.prefill:bench_prefill", options.PrefillRun, ""),
     "load": ("load:bench_load", options.LoadRun, ""),
+    "replicas": ("replicas:bench_replicas", options.ReplicasRun, "float32"),
     "edge": ("edge.edge:bench_edge", options.EdgeRun, "uint8"),
     "lossless": ("edge.lossless:bench_lossless", options.LosslessRun, "float32"),
     "site": ("streams.live:bench_site", options.SiteRun, "float32"),

@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from secondlook.benchmarks.benches import OutputOption, reported, tell
 from secondlook.benchmarks.benches import register as register_benches
 from secondlook.benchmarks.calibration.cli import register as register_calibration
+from secondlook.benchmarks.commands import with_options
 from secondlook.benchmarks.evaluation.cli import register as register_evaluation
+from secondlook.benchmarks.options import PlanRun
+from secondlook.edge.files import check_writable
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import ModelOption, VerboseOption
 
@@ -27,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(demo_stream)
     app.command()(report)
+    app.command("plan", help=PlanRun.__doc__)(with_options(_plan, PlanRun))
 
 
 def demo(
@@ -57,6 +62,15 @@ def demo_stream(
     from secondlook.benchmarks.streams.demo import run_demo_stream
 
     run_demo_stream(out, seed, seconds, delay, model, cloud)
+
+
+def _plan(run: PlanRun, output: OutputOption = None, verbose: VerboseOption = 0) -> None:
+    configure_logging(verbose)
+    from secondlook.benchmarks.plan import plan
+
+    if output is not None:
+        check_writable(output)
+    tell("plan", reported(run, plan, "float64"), output)
 
 
 def report(

@@ -22,12 +22,16 @@ from secondlook.engine.devices import chosen_device
 
 
 def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
-    console = Console(stderr=True)
-    dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
-    with console.status(f"making {preset.name} ..."):
-        subject = build_subject(preset, dtype, device, seed=run.seed)
-    with loopback_server(subject.engine) as url:
-        results, interrupted = complete_rounds(_phases(run, url, console), len(run.counts))
+    console, slots = Console(stderr=True), None
+    if run.server is not None:
+        results, interrupted = complete_rounds(_phases(run, run.server, console), len(run.counts))
+    else:
+        dtype, device = getattr(torch, run.dtype), chosen_device(run.device)
+        with console.status(f"making {preset.name} ..."):
+            subject = build_subject(preset, dtype, device, seed=run.seed)
+        slots = subject.engine.slots
+        with loopback_server(subject.engine) as url:
+            results, interrupted = complete_rounds(_phases(run, url, console), len(run.counts))
     by_count = {count: results[place :: len(run.counts)] for place, count in enumerate(run.counts)}
     rows = load_rows(by_count, run.seconds)
     return {
@@ -36,7 +40,7 @@ def bench_load(preset: Preset, run: LoadRun) -> dict[str, Any]:
         "rounds": len(results) // len(run.counts),
         "interrupted": interrupted,
         "inputs": "every question has a new picture; edges are clients in one other process here",
-        "slots": subject.engine.slots,
+        "slots": slots,
         "rows": rows,
     }
 

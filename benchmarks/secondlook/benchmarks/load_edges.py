@@ -1,4 +1,4 @@
-"""Edges that ask without a pause: each its next question when the last is answered."""
+"""Edges that ask one question at a time: each its next when the last is answered, or after a pause."""
 
 from __future__ import annotations
 
@@ -103,10 +103,18 @@ async def _edge(phase: Phase, number: int, window: _Window, result: PhaseResult)
     unsure = unsure_pattern(phase.run.retransmission_rate, generator.random())
     network = _Network(phase.run.delay_ms / 1000, window, result.statuses)
     async with AsyncEdgeClient(phase.url, transport=network) as client:
-        while time.perf_counter() < window.closes:
+        due = time.perf_counter() + _gap(generator, phase.run.rate)
+        while max(due, time.perf_counter()) < window.closes:
+            await asyncio.sleep(due - time.perf_counter())
+            due = time.perf_counter() + _gap(generator, phase.run.rate)
             asked = await _ask(client, _picture(generator), phase.run.new_tokens, next(unsure))
             if window.open:
                 result.asked.append(asked)
+
+
+def _gap(generator: np.random.Generator, rate: float) -> float:
+    """Seconds from one question to the next, at least."""
+    return float(generator.exponential(1 / rate)) if rate else 0.0
 
 
 async def _ask(client: AsyncEdgeClient, picture: Image.Image, new_tokens: int, unsure: bool) -> Asked:

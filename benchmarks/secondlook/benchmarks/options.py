@@ -77,6 +77,13 @@ class PrefillRun:
 class LoadRun:
     """Answers a second of a server over HTTP, many edges beside one at a time; 16 unless told."""
 
+    server: Annotated[
+        str | None,
+        typer.Option(help="Address of a server, or of several behind one; by default one is started here."),
+    ] = None
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Questions a second of each edge, at random times; 0: no pauses.")
+    ] = 0.0
     preset: PresetOption = "demo"
     dtype: DTypeOption = "float32"
     device: DeviceOption = "auto"
@@ -93,8 +100,67 @@ class LoadRun:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Numbers of edges, one first."""
-        return tuple(sorted({1, *(self.edges or (16,))}))
+        """Numbers of edges; one first, unless a server is named."""
+        asked = self.edges or (16,)
+        return tuple(sorted({*asked} if self.server else {1, *asked}))
+
+
+@validated(frozen=True)
+class ReplicasRun:
+    """Servers behind one address, beside what the simulation of `plan` makes of each one's load curve."""
+
+    server: Annotated[str, typer.Option(help="Address of all together.")]
+    replica: Annotated[list[str], typer.Option(help="Address of one; once for each of them.")]
+    edges: Annotated[int, typer.Option(min=2, max=64, help="That ask all together.")] = 16
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Questions a second of each edge, at random times; 0: no pauses.")
+    ] = 0.0
+    retransmission_rate: RateOption = 0.4
+    new_tokens: NewTokensOption = 4
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each phase.")] = 6.0
+    warmup_seconds: Annotated[float, typer.Option(min=0.0, help="Of load before each phase.")] = 1.0
+    rounds: Annotated[int, typer.Option(min=1, help="Of all phases.")] = 5
+    seed: SeedOption = 0
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Edges of each replica by itself: powers of two, and all."""
+        return tuple(sorted({self.edges, *(2**power for power in range(self.edges.bit_length()))}))
+
+    @property
+    def load(self) -> LoadRun:
+        """What each edge does, without pauses."""
+        return LoadRun(
+            retransmission_rate=self.retransmission_rate,
+            new_tokens=self.new_tokens,
+            seconds=self.seconds,
+            warmup_seconds=self.warmup_seconds,
+        )
+
+
+@validated(frozen=True)
+class PlanRun:
+    """How many replicas so many edges need, how long answers take and what is sent, by a simulation."""
+
+    log: Annotated[Path, typer.Argument(help="A log of secondlook eval, for the questions.")]
+    latency: Annotated[Path, typer.Option(help="JSON file of secondlook bench load, of one replica.")]
+    edges: Annotated[int, typer.Option(min=1, max=100_000, help="Each asks one question at a time.")]
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Questions a second of each edge, at random times; 0: no pauses.")
+    ] = 1.0
+    percentile: Annotated[float, typer.Option(min=1.0, max=99.9, help="Of the seconds to an answer.")] = 95.0
+    target: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds that this percentile may take.")
+    ] = None
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="So many; by default up to some more than are needed.")
+    ] = None
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, help="For second looks; by default that of the log.")
+    ] = None
+    delay_ms: Annotated[float, typer.Option(min=0.0, max=10_000.0, help="Of the network, each way.")] = 0.0
+    questions: Annotated[int, typer.Option(min=100, help="That are simulated.")] = 10_000
+    seed: SeedOption = 0
 
 
 @validated(frozen=True)

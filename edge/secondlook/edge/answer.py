@@ -40,12 +40,14 @@ class EdgeAnswer:
         looked_twice: whether the server answered a second look (arbitration may still have kept the first).
         second_look_failed: why the server's request for a second look could not be met, so that the first
             answer stands; None if there was no such failure.
+        asked_again: whether the server had lost the question between the looks, so that all of it was asked
+            once more, from the global image. What that cost is counted in each look's numbers.
         decision: the server's reason for the last answer it gave.
         first, second: both looks' answers; `second` is None unless `looked_twice`.
         region: where the server asked to look, in original pixels.
         original: the picture's upright size.
         bytes_up, bytes_down: bytes of request and reply bodies, repetitions included, for each look.
-        pixels: pixels sent, for each look.
+        pixels: pixels sent, for each look; of repetitions only where the whole question was asked again.
         visual_tokens: tokens of pictures that the model answered from, for each look it answered.
         seconds: time for each stage.
         server_seconds: the server's own times, for each look it answered.
@@ -71,6 +73,7 @@ class EdgeAnswer:
     server_seconds: tuple[LookSeconds, ...]
     relevance: Relevance | None = None
     local_image: EncodedPicture | None = field(default=None, repr=False)
+    asked_again: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pictures, in types that JSON has."""
@@ -80,6 +83,7 @@ class EdgeAnswer:
             "refined": self.refined,
             "looked_twice": self.looked_twice,
             "second_look_failed": self.second_look_failed,
+            "asked_again": self.asked_again,
             "decision": self.decision,
             "first": self.first.model_dump(),
             "second": self.second.model_dump() if self.second else None,

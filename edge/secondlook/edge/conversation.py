@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,13 +19,14 @@ from .errors import (
     GeometryError,
     RequestRefusedError,
     SecondLookError,
+    ServerBusyError,
     UnexpectedReplyError,
 )
 from .exchange import Call, LostError, Message, Patience, Steps, Surroundings, Traffic, ask, work
 from .geometry import Region
 from .imaging import EncodedPicture, Original, PictureSource, open_picture
 from .retry import ClientSettings
-from .wire import AnswerOptions, AnswerReply, ModelCard, PendingSession
+from .wire import SESSION_HEADER, AnswerOptions, AnswerReply, ModelCard, PendingSession, Relevance
 
 __all__ = ["Conversation", "Stage", "check_text"]
 
@@ -35,6 +37,12 @@ Stage = Literal["open", "model", "prepare_global", "first_look", "prepare_local"
 
 _GIVE_UP_SECONDS = 2.0
 """How long a complete answer may be kept back to tell the server that its session will not go on."""
+
+_SESSION_BYTES = 24
+"""192 random bits, as a session's id has."""
+
+_QUEUE_FULL = 429
+"""The server is there, and keeps the session."""
 
 
 class Conversation:
@@ -59,6 +67,8 @@ class Conversation:
         """Ask one question about one picture, and show the server the region it asks for.
 
         A first look that fails raises. A second look that fails does not: the first answer stands, marked so.
+        Where the server has lost the question between the looks, all of it is asked again, once: behind
+        several servers another one answers it.
         """
         check_text(question)
         clock, patience = self.surroundings.clock, Patience(self.settings)
@@ -80,106 +90,132 @@ class Conversation:
         )
         prepare_global = opening + clock() - before
 
-        on_stage("first_look")
-        before = clock()
-        data = {"question": question, "width": str(opened.size.width), "height": str(opened.size.height)}
+        form = {"question": question, "width": str(opened.size.width), "height": str(opened.size.height)}
         if options is not None:
-            data["options"] = options.model_dump_json(exclude_defaults=True)
-        traffic = Traffic()
-        try:
-            reply = yield from self._ask(
-                Call("POST", "/v1/answers", data, {"image": global_image.jpeg}),
-                AnswerReply,
-                traffic,
-                patience,
-            )
-        except RequestRefusedError:
-            self.card = None  # perhaps the server has another model by now: the next question asks it again
-            raise
-        first_look = clock() - before
-
-        relevance = reply.relevance
-        second: _SecondLook | None = None
-        failure: str | None = None
-        if reply.status == "region":
-            second = _SecondLook(patience)
+            form["options"] = options.model_dump_json(exclude_defaults=True)
+        asked = _Question(opened, form, global_image, card, patience, on_stage)
+        looks = yield from self._look(asked)
+        lost = looks.error if looks.error is not None and _loses_session(looks.error) else None
+        if lost is not None:
+            logger.warning("the question was lost between the looks, and is asked again: %s", lost)
             try:
-                yield from self._look_closer(second, opened, reply, card, on_stage)
+                looks = yield from self._look(asked)
             except SecondLookError as error:
-                failure = " ".join(str(error).split())
-                told = yield from _give_up(reply, error, self.settings.timeout)
-                if told.second is None:
-                    reply = told
-                    logger.warning("the second look failed, the first answer stands: %s", failure)
-                else:
-                    second.reply, failure = told, None
-        final = second.reply if second and second.reply else reply
-        looks = [traffic, second.traffic] if second else [traffic]
+                logger.warning("asked again, it failed: %s", error)
+        if looks.error is not None:
+            yield from self._give_up(looks)
+        final = looks.second or looks.reply
+        costs = asked.costs if asked.costs[1].begun else asked.costs[:1]
         return EdgeAnswer(
             text=final.answer.text,
             uncertainty=final.answer.uncertainty,
             refined=final.decision == "took_second",
             looked_twice=final.second is not None,
-            second_look_failed=failure,
+            second_look_failed=None if looks.error is None else " ".join(str(looks.error).split()),
             decision=final.decision,
             first=final.first,
             second=final.second,
-            region=second.region if second else None,
+            region=looks.region,
             original=opened.size,
-            bytes_up=tuple(look.up for look in looks),
-            bytes_down=tuple(look.down for look in looks),
+            bytes_up=tuple(look.traffic.up for look in costs),
+            bytes_down=tuple(look.traffic.down for look in costs),
             visual_tokens=tuple(said.visual_tokens for said in (final.first, final.second) if said),
-            relevance=final.relevance or relevance,
-            pixels=(global_image.size.pixels, *([second.pixels_sent] if second else [])),
+            relevance=final.relevance or looks.relevance,
+            pixels=tuple(look.pixels for look in costs),
             seconds=StageSeconds(
                 prepare_global=prepare_global,
-                first_look=first_look,
-                prepare_local=second.preparing if second else 0.0,
-                second_look=second.asking if second else 0.0,
+                first_look=asked.costs[0].asking,
+                prepare_local=asked.costs[1].preparing,
+                second_look=asked.costs[1].asking,
                 total=clock() - started,
             ),
-            server_seconds=(reply.seconds, *([second.reply.seconds] if second and second.reply else [])),
-            local_image=second.image if second else None,
+            server_seconds=(looks.reply.seconds, *([looks.second.seconds] if looks.second else [])),
+            local_image=looks.image,
+            asked_again=lost is not None,
         )
 
-    def _look_closer(
-        self,
-        look: _SecondLook,
-        opened: Original,
-        first: AnswerReply,
-        card: ModelCard,
-        on_stage: Callable[[Stage], None],
-    ) -> Steps[None]:
-        clock = self.surroundings.clock
-        box, session = first.region, first.session
+    def _look(self, asked: _Question) -> Steps[_Looks]:
+        """Both looks, in a session of their own. A first look that fails raises; a second one does not."""
+        cost, clock = asked.costs[0], self.surroundings.clock
+        header = {SESSION_HEADER: secrets.token_hex(_SESSION_BYTES)}
+        asked.on_stage("first_look")
+        before = clock()
+        call = Call("POST", "/v1/answers", asked.form, {"image": asked.global_image.jpeg}, headers=header)
+        cost.pixels += asked.global_image.size.pixels
+        try:
+            reply = yield from self._ask(call, AnswerReply, cost.traffic, asked.patience)
+        except RequestRefusedError:
+            self.card = None  # perhaps the server has another model by now: the next question asks it again
+            raise
+        finally:
+            cost.asking += clock() - before
+        looks = _Looks(header, reply, reply.relevance)
+        if reply.status == "region":
+            asked.costs[1].begun = True
+            try:
+                yield from self._look_closer(asked, looks)
+            except SecondLookError as error:
+                looks.error = error
+        return looks
+
+    def _look_closer(self, asked: _Question, looks: _Looks) -> Steps[None]:
+        cost, clock = asked.costs[1], self.surroundings.clock
+        box, session = looks.reply.region, looks.reply.session
         if box is None or session is None:
             raise UnexpectedReplyError("the server wants a second look, but does not say where and for whom")
         region = Region(box.left, box.top, box.right, box.bottom)
-        if not region.within(opened.size):
-            raise GeometryError(f"the server asks for region {region} of a picture of {opened.size} pixels")
-        look.region = region
+        if not region.within(asked.opened.size):
+            raise GeometryError(
+                f"the server asks for region {region} of a picture of {asked.opened.size} pixels"
+            )
+        looks.region = region
 
-        on_stage("prepare_local")
+        asked.on_stage("prepare_local")
         started = clock()
         try:
             image = yield from work(
-                lambda: opened.local_image(region, card.local_view, self.settings.local_jpeg)
+                lambda: asked.opened.local_image(region, asked.card.local_view, self.settings.local_jpeg)
             )
         finally:
-            look.preparing = clock() - started
-        look.image = image
+            preparing = clock() - started
+            cost.preparing += preparing
+        looks.image = image
 
-        on_stage("second_look")
-        before = clock()
-        lasting = session.expires_in - look.preparing
-        call = Call("POST", f"{_path(session)}/local", images={"image": image.jpeg})
+        asked.on_stage("second_look")
+        before, sent = clock(), cost.traffic.up
+        lasting = session.expires_in - preparing
+        call = Call("POST", f"{_path(session)}/local", images={"image": image.jpeg}, headers=looks.header)
         try:
-            reply = yield from self._ask(call, AnswerReply, look.traffic, look.patience, lasting)
+            reply = yield from self._ask(call, AnswerReply, cost.traffic, asked.patience, lasting)
         finally:
-            look.asking = clock() - before
+            cost.asking += clock() - before
+            if cost.traffic.up > sent:
+                cost.pixels += image.size.pixels
         if reply.status != "final":
             raise UnexpectedReplyError("the server asks for a third look; there are only two")
-        look.reply = reply
+        looks.second = reply
+
+    def _give_up(self, looks: _Looks) -> Steps[None]:
+        """Tell the server, once, that a session will not go on; what it says that stands, stands.
+
+        That has the whole first answer, and the second look's if only the reply with it was lost. Nothing is
+        asked where it would tell nothing: where the server does not know the session (404), or has the whole
+        of the reply and let it expire (410), or is out of reach, which would only cost another timeout.
+        """
+        error, session = looks.error, looks.reply.session
+        whole = looks.reply.answer.complete
+        status = error.status if isinstance(error, RequestRefusedError) else None
+        lost = isinstance(error, ConnectionFailedError)
+        if session is not None and status != 404 and not (whole and (lost or status == 410)):
+            seconds = _GIVE_UP_SECONDS if whole else self.settings.timeout
+            try:
+                told = yield Call("DELETE", _path(session), headers=looks.header, timeout=seconds)
+                if told.is_success:
+                    looks.take(AnswerReply.model_validate_json(told.content))
+            except (LostError, ValidationError) as trouble:
+                logger.info("the session could not be given up: %s", trouble)
+        if looks.error is not None:
+            logger.warning("the second look failed, the first answer stands: %s", looks.error)
 
     def _open(self, picture: PictureSource | Original) -> Original:
         return picture if isinstance(picture, Original) else open_picture(picture, self.settings.limits)
@@ -199,25 +235,13 @@ def _path(session: PendingSession) -> str:
     return f"/v1/answers/{quote(session.id, safe='')}"
 
 
-def _give_up(reply: AnswerReply, error: SecondLookError, timeout: float) -> Steps[AnswerReply]:
-    """Tell the server, once, that a session will not go on; what it says that stands, or `reply`.
-
-    That has the whole first answer, and the second look's if only the reply with it was lost. Nothing is
-    asked where it would tell nothing: where the server does not know the session (404), or has the whole of
-    `reply` and let it expire (410), or is out of reach, which would only cost another timeout.
-    """
-    whole, session = reply.answer.complete, reply.session
-    status = error.status if isinstance(error, RequestRefusedError) else None
-    lost = isinstance(error, ConnectionFailedError)
-    if session is None or status == 404 or (whole and (lost or status == 410)):
-        return reply
-    try:
-        seconds = _GIVE_UP_SECONDS if whole else timeout
-        told = yield Call("DELETE", _path(session), timeout=seconds)
-        return AnswerReply.model_validate_json(told.content) if told.is_success else reply
-    except (LostError, ValidationError) as trouble:
-        logger.info("the session could not be given up: %s", trouble)
-        return reply
+def _loses_session(error: SecondLookError) -> bool:
+    """Whether a second look's failure means that its server is gone, or does not know the session."""
+    if isinstance(error, RequestRefusedError):
+        return error.status == 404
+    return isinstance(error, ConnectionFailedError) or (
+        isinstance(error, ServerBusyError) and error.status != _QUEUE_FULL
+    )
 
 
 def check_text(question: str) -> None:
@@ -234,17 +258,53 @@ def check_text(question: str) -> None:
 
 
 @dataclass
-class _SecondLook:
-    """How far a second look came; what is set stays set if it fails."""
+class _Cost:
+    """What one of the looks cost, in both askings of its question.
 
-    patience: Patience
-    region: Region | None = None
-    image: EncodedPicture | None = None
-    reply: AnswerReply | None = None
+    Attributes:
+        begun: whether it was asked for.
+    """
+
+    begun: bool = False
     traffic: Traffic = field(default_factory=Traffic)
+    pixels: int = 0
     preparing: float = 0.0
     asking: float = 0.0
 
-    @property
-    def pixels_sent(self) -> int:
-        return self.image.size.pixels if self.image and self.traffic.up else 0
+
+@dataclass
+class _Question:
+    """What stays the same when a question is asked again, and what both looks cost."""
+
+    opened: Original
+    form: dict[str, str]
+    global_image: EncodedPicture
+    card: ModelCard
+    patience: Patience
+    on_stage: Callable[[Stage], None]
+    costs: tuple[_Cost, _Cost] = field(default_factory=lambda: (_Cost(), _Cost()))
+
+
+@dataclass
+class _Looks:
+    """How far both looks of one session came; what is set stays set if the second one fails.
+
+    Attributes:
+        header: of all its requests.
+        reply: the first look's.
+    """
+
+    header: dict[str, str]
+    reply: AnswerReply
+    relevance: Relevance | None
+    region: Region | None = None
+    image: EncodedPicture | None = None
+    second: AnswerReply | None = None
+    error: SecondLookError | None = None
+
+    def take(self, told: AnswerReply) -> None:
+        """What the server says that stands, of a session that was given up."""
+        if told.second is None:
+            self.reply = told
+        else:
+            self.second, self.error = told, None

@@ -12,7 +12,7 @@ SecondLookError
 ├── WriteError              a file cannot be written; what was there before is there still
 ├── ClientError             the edge's side of a conversation failed
 │   ├── ConnectionFailedError   the server could not be reached, after all retries
-│   ├── ServerBusyError         429 or 503, after all retries
+│   ├── ServerBusyError         429, 503 or a gateway without its server, after all retries; carries status
 │   ├── RequestRefusedError     any other status the server answered; carries status and reason
 │   └── UnexpectedReplyError    an answer that is not of this protocol: another server
 │       └── ProtocolError           another version of this protocol; a server raises it of a client, too
@@ -107,7 +107,19 @@ class RequestRefusedError(ClientError):
 
 
 class ServerBusyError(ClientError):
-    """The server still answered 429 or 503 after all retries."""
+    """The server still answered 429 or 503 after all retries, or a gateway that it has lost its server.
+
+    Attributes:
+        status: the HTTP status code.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ServerBusyError], tuple[int, str]]:
+        return type(self), (self.status, self.reason)  # as RequestRefusedError's
 
 
 class UnexpectedReplyError(ClientError):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import httpx
@@ -23,7 +24,7 @@ from .errors import (
     ServerBusyError,
     UnexpectedReplyError,
 )
-from .retry import BUSY_STATUSES, ClientSettings, backoff_seconds, retry_after_seconds
+from .retry import BUSY_STATUSES, GATEWAY_STATUSES, ClientSettings, backoff_seconds, retry_after_seconds
 from .wire import ErrorReply, WireModel
 
 __all__ = [
@@ -53,6 +54,7 @@ class Call:
         data: text parts, beside images.
         images: JPEG parts by their names.
         message: the whole body, as JSON, in place of parts.
+        headers: of this request alone.
         timeout: seconds, where the client's own is too long.
     """
 
@@ -61,14 +63,19 @@ class Call:
     data: dict[str, str] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict, repr=False)
     message: WireModel | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     timeout: float | None = None
 
     def parts(self) -> dict[str, Any]:
-        """Body and timeout, as arguments for `httpx.Client.build_request`."""
+        """Headers, body and timeout, as arguments for `httpx.Client.build_request`."""
         parts: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
+        parts["headers"] = self.headers
         if self.message is not None:
             json = {"content-type": "application/json"}
-            parts |= {"content": self.message.model_dump_json(exclude_none=True), "headers": json}
+            parts |= {
+                "content": self.message.model_dump_json(exclude_none=True),
+                "headers": self.headers | json,
+            }
         elif self.images:
             files = {name: (f"{name}.jpg", jpeg, "image/jpeg") for name, jpeg in self.images.items()}
             parts |= {"data": self.data, "files": files}
@@ -177,8 +184,8 @@ def ask(
 ) -> Steps[Message]:
     """One request, repeated while there is patience, until there is a message or no hope.
 
-    Repeated are requests that met connection loss, 429 or 503; every other status is the server's last word.
-    What a failed attempt took is waiting too, and taken from the patience.
+    Repeated are requests that met connection loss, 429, 503 or a gateway that lost its server; every other
+    status is the server's last word. What a failed attempt took is waiting too, and taken from the patience.
 
     Args:
         lasting: seconds from now after which an answer would come too late; no wait goes beyond.
@@ -193,7 +200,7 @@ def ask(
     end = clock() + lasting
     attempt = 0
     while True:
-        failure: type[ClientError]
+        failure: Callable[[str], ClientError]
         asked_for = 0.0
         before = clock()
         try:
@@ -207,10 +214,13 @@ def ask(
         else:
             traffic.up += int(response.request.headers.get("content-length", 0))
             traffic.down += len(response.content)
-            if response.status_code not in BUSY_STATUSES:
+            status = response.status_code
+            busy = status in BUSY_STATUSES
+            if not busy and not _is_gateways(response):
                 return _read(response, message)
-            failure = ServerBusyError
-            reason = f"the server is busy ({response.status_code}): {_reason(response)}"
+            failure = partial(ServerBusyError, status)
+            what = "the server is busy" if busy else "a gateway does not reach its server"
+            reason = f"{what} ({status}): {_reason(response)}"
             asked_for = retry_after_seconds(response.headers.get("retry-after"), surroundings.now()) or 0.0
         now = clock()
         patience.left -= now - before
@@ -250,6 +260,17 @@ def _read(response: httpx.Response, message: type[Message]) -> Message:
             f"{asked} did not answer with a {message.__name__} ({where}: {first['msg']}); "
             "is this a secondlook server of the same version?"
         ) from error
+
+
+def _is_gateways(response: httpx.Response) -> bool:
+    """Whether an error is of what stands between, not of the server, which would say it in its own words."""
+    if response.status_code not in GATEWAY_STATUSES:
+        return False
+    try:
+        ErrorReply.model_validate_json(response.content)
+    except ValidationError:
+        return True
+    return False
 
 
 def _reason(response: httpx.Response) -> str:

@@ -15,18 +15,29 @@ from .errors import SettingsError
 from .imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
 from .limits import PictureLimits
 from .validation import validated
-from .wire import PROTOCOL_HEADER
+from .wire import PROTOCOL_HEADER, SESSION_HEADER
 
-__all__ = ["BUSY_STATUSES", "ClientSettings", "backoff_seconds", "retry_after_seconds"]
+__all__ = ["BUSY_STATUSES", "GATEWAY_STATUSES", "ClientSettings", "backoff_seconds", "retry_after_seconds"]
 
 BUSY_STATUSES = (429, 503)
 """A full queue, and a server that starts or stops: worth asking again."""
+
+GATEWAY_STATUSES = (500, 502, 504)
+"""With these a gateway says that it lost its server, or found none: worth asking again. A server of ours says
+its own 500 in an `ErrorReply`, and means it."""
 
 HeaderName = Annotated[str, Field(pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 HeaderValue = Annotated[str, Field(pattern="^[\\t -~]*$")]
 
 _OWN_HEADERS = frozenset(
-    ("content-type", "content-length", "transfer-encoding", "accept-encoding", PROTOCOL_HEADER)
+    (
+        "content-type",
+        "content-length",
+        "transfer-encoding",
+        "accept-encoding",
+        PROTOCOL_HEADER,
+        SESSION_HEADER,
+    )
 )
 
 
@@ -39,7 +50,8 @@ class ClientSettings:
         connect_timeout: seconds to wait for a connection.
         wait_budget: seconds that one question may wait in all for a server that is away, restarts or is
             busy: failed attempts and the pauses between them. A pause that would exceed it is not begun.
-        retries: most repetitions of one request after connection loss, 429 or 503, within that time.
+        retries: most repetitions of one request after connection loss, 429, 503 or a gateway's error, within
+            that time.
         first_wait: seconds before the first repetition; every further one waits `wait_factor` times longer.
         wait_factor: growth of the wait; at least 1.
         longest_wait: upper bound of one such wait. A Retry-After of the server may be longer.

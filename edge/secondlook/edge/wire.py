@@ -16,6 +16,9 @@ its region, never from the picture that came.
 Both sides say which version they speak (`PROTOCOL`): the server in its card, a client in the header
 `secondlook-protocol` of every request; one without it is of version 1, and refused. Versions of one major
 number understand each other: what a newer server adds to a reply is passed over by an older client.
+
+Both looks at one question, and the DELETE, carry the same random `x-session-id`, another for each question:
+what stands before several servers sends them to the same one by it. No server reads it.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from .errors import ProtocolError, UnexpectedReplyError
 __all__ = [
     "PROTOCOL",
     "PROTOCOL_HEADER",
+    "SESSION_HEADER",
     "Aggregation",
     "Answer",
     "AnswerOptions",
@@ -57,6 +61,9 @@ PROTOCOL: Final = "2.1"
 
 PROTOCOL_HEADER: Final = "secondlook-protocol"
 """The header of a request that says which version its client speaks."""
+
+SESSION_HEADER: Final = "x-session-id"
+"""The header that all requests of one question have alike, for balancers; the name is Ray Serve's default."""
 
 Fit = Literal["squash", "pad"]
 """How a picture is fitted to the size that a model takes: stretched to it, or padded, its shape kept."""

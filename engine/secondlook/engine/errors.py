@@ -38,7 +38,8 @@ SecondLookError (secondlook.edge.errors)
 ├── ShuttingDownError       the server is stopping
 ├── UnsupportedContentError a request or its image is of another content type (serve.errors)
 ├── InvalidFieldError       a form field has an impossible value (serve.errors)
-└── AddressError            the server cannot listen there (serve.app)
+├── AddressError            the server cannot listen there (serve.app)
+└── DeploymentError         the replicas of a deployment do not start (cli.deploy)
 
 Of a body that is too large, and of a client that is gone, HTTP's own exceptions tell; export's branch is
 drawn in secondlook.export.errors.

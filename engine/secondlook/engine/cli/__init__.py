@@ -13,7 +13,7 @@ import typer
 from secondlook.edge.console import on_console, one_line
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.versions import installed_version
-from secondlook.engine.cli import ask, gateway, kernels, serve, site, stream
+from secondlook.engine.cli import ask, deploy, gateway, kernels, serve, site, stream
 from secondlook.engine.plugins import COMMANDS, plugins
 from secondlook.engine.threads import configure_threads
 
@@ -32,7 +32,10 @@ def command_line() -> typer.Typer:
         name="secondlook", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
     )
     app.callback()(_secondlook)
-    for command in (serve.serve, site.site, stream.stream, gateway.gateway, ask.ask, kernels.kernels):
+    for command in (
+        *(serve.serve, deploy.deploy, site.site, stream.stream),
+        *(gateway.gateway, ask.ask, kernels.kernels),
+    ):
         app.command()(command)
     for part in plugins(COMMANDS):
         try:
@@ -59,7 +62,7 @@ def run(application: typer.Typer, arguments: list[str] | None = None) -> NoRetur
         if (error.name or "").startswith("secondlook"):
             raise
         missing = (error.name or "").partition(".")[0]
-        extra = {"matplotlib": "bench", "av": "bench"}.get(
+        extra = {"matplotlib": "bench", "av": "bench", "ray": "ray"}.get(
             missing, "export" if missing.startswith("onnx") else "engine"
         )
         typer.echo(f"error: {error}: this command needs pip install 'secondlook[{extra}]'", err=True)

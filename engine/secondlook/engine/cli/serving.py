@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from secondlook.engine.serve.settings import ServerSettings
 
 __all__ = [
+    "NETWORK",
     "ConnectionsOption",
     "HostOption",
     "LogFormatOption",

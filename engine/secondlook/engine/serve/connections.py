@@ -71,6 +71,7 @@ class ConnectionConfig(uvicorn.Config):
         super().__init__(
             app,
             http=self._protocol,  # type: ignore[arg-type]  # uvicorn calls it, as it would a class
+            loop="asyncio",  # for whose transports Connection is written; not uvloop, where that is installed
             ws="none",
             backlog=at_once,
             # Logging is the caller's, and every request is logged by EveryRequest.

@@ -112,7 +112,7 @@ class Cloud(Protocol):
 
 
 class HttpCloud:
-    """A server's two looks; asked once, never again.
+    """A server's two looks; asked once, and once more only where a server was lost between the looks.
 
     Args:
         url: such as `https://cloud.example`.

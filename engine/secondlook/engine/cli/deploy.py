@@ -1,0 +1,122 @@
+"""The command `secondlook deploy`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import threading
+from dataclasses import dataclass
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from secondlook.edge.errors import SecondLookError
+from secondlook.engine.cli.logs import configure_logging
+from secondlook.engine.cli.options import (
+    LIMITS,
+    CacheOption,
+    DeviceOption,
+    DTypeOption,
+    ModelOption,
+    PolicyOption,
+    ProfileOption,
+    RevisionOption,
+    ThresholdOption,
+    VerboseOption,
+    with_groups,
+)
+from secondlook.engine.cli.serving import NETWORK
+
+__all__ = ["DeploymentError", "deploy"]
+
+
+class DeploymentError(SecondLookError):
+    """The replicas could not be started."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Every replica's model, and when it looks twice."""
+
+    model: ModelOption = "demo"
+    revision: RevisionOption = None
+    profile: ProfileOption = None
+    dtype: DTypeOption = "auto"
+    device: DeviceOption = "auto"
+    threshold: ThresholdOption = None
+    policy: PolicyOption = None
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Of every replica."""
+
+    kv_cache_gb: CacheOption = None
+    queue_size: Annotated[
+        int, typer.Option(min=1, help="Questions that may wait for a replica.", rich_help_panel=LIMITS)
+    ] = 32
+    session_ttl: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that a session waits.", rich_help_panel=LIMITS)
+    ] = 60.0
+    grace_seconds: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds for answers after a signal to stop.", rich_help_panel=LIMITS),
+    ] = 30.0
+
+
+def _deploy(
+    model: _Model,
+    limits: _Limits,
+    replicas: Annotated[int, typer.Option(min=1, help="Servers, each with an engine of its own.")] = 2,
+    cpus: Annotated[float, typer.Option(min=0.01, help="Cores that Ray sets aside for each.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs, or parts of one, for each.")] = 0.0,
+    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=NETWORK)] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port to listen on.", rich_help_panel=NETWORK)
+    ] = 8000,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Serve from several replicas behind one address, by Ray Serve, until Ctrl-C."""
+    configure_logging(verbose)
+    # Ray would tell its makers that it runs here; who wants that sets the variable.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve
+
+    from secondlook.engine.serve.app import listen
+    from secondlook.engine.serve.ray_app import NAME, Deployed, app
+
+    deployed = Deployed(**vars(model), **vars(limits), replicas=replicas, cpus=cpus, gpus=gpus)
+    deployed.engine()  # a policy that cannot be read is told here
+    listen(host, port).close()  # and so is a port that is taken
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    level = logging.INFO if verbose else logging.ERROR
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(level)
+    ray.init(include_dashboard=False, log_to_driver=verbose > 0, logging_level=level)
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        try:
+            serve.run(app(deployed), name=NAME)
+        except RuntimeError as error:
+            states = serve.status().applications[NAME].deployments.values()
+            last = ("\n".join(state.message for state in states).strip().splitlines() or [str(error)])[-1]
+            why = re.sub(r"^secondlook\.[\w.]+Error: ", "", last)
+            raise DeploymentError(f"the replicas do not start (-v shows their logs): {why}") from error
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        typer.echo(f"{replicas} replicas of {model.model} answer on http://{host}:{port} (Ctrl-C ends them)")
+        stopped.wait()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+deploy = with_groups(_deploy, model=_Model, limits=_Limits)

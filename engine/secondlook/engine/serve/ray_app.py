@@ -1,0 +1,131 @@
+"""Several servers behind one address, by Ray Serve: an application to import, each of whose replicas is a
+server with an engine of its own.
+
+    serve run secondlook.engine.serve.ray_app:app model=demo replicas=2
+
+Both looks at a question carry one `x-session-id`, which Ray's consistent hashing sends to the same replica;
+requests without one go to any. A replica that is gone leaves the others' sessions where they are, and its own
+are lost: the edge asks those questions again.
+
+Nothing of Ray is imported by the rest of the engine (extra `ray`), and nothing of the engine here before a
+replica starts.
+"""
+
+# Without `from __future__ import annotations`: Ray reads the type of an application's argument as it stands.
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from ray import serve
+
+from secondlook.engine.serve.settings import ServerSettings, SessionLimits
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from secondlook.engine.opening import EngineOptions
+
+__all__ = ["NAME", "Deployed", "app"]
+
+NAME: Final = "secondlook"
+"""Of application and deployment, in Ray's logs and status."""
+
+_ROUTER: Final = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+
+_MOST_ONGOING: Final = 1000
+"""Requests that Ray lets a replica have; a server of ours refuses before (429), and says why."""
+
+
+class Deployed(BaseModel):
+    """What is deployed; in a YAML file of Ray's, the application's `args`.
+
+    Attributes:
+        replicas: servers, each with an engine of its own.
+        cpus, gpus: what Ray sets aside for each; without a GPU it sees none. As many threads compute.
+        policy: a file of `secondlook calibrate threshold`, in place of a threshold.
+        queue_size, session_ttl, grace_seconds: each server's, as of `secondlook serve`. None is about
+            connections, which Ray has.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    replicas: PositiveInt = 2
+    cpus: PositiveFloat = 1.0
+    gpus: NonNegativeFloat = 0.0
+    model: str = "demo"
+    revision: str | None = None
+    profile: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    threshold: NonNegativeFloat | None = None
+    policy: Path | None = None
+    kv_cache_gb: PositiveFloat | None = None
+    queue_size: PositiveInt = 32
+    session_ttl: PositiveFloat = 60.0
+    grace_seconds: PositiveFloat = 30.0
+
+    def engine(self) -> "EngineOptions":
+        """What each replica's engine is made of; raises `PolicyFileError`."""
+        from secondlook.engine.method.policy_file import read_policy
+        from secondlook.engine.opening import EngineOptions
+
+        return EngineOptions(
+            model=self.model,
+            dtype=self.dtype,
+            device=self.device,
+            threshold=self.threshold,
+            calibrated=None if self.policy is None else read_policy(self.policy),
+            kv_cache_gb=self.kv_cache_gb,
+            revision=self.revision,
+            profile=self.profile,
+        )
+
+    def server(self) -> ServerSettings:
+        """Each server's settings."""
+        return ServerSettings(
+            queue_size=self.queue_size,
+            sessions=SessionLimits(seconds=self.session_ttl),
+            grace_seconds=self.grace_seconds,
+        )
+
+
+class Replica:
+    """One server: the application of `create_app`, whose lifespan Ray begins and ends."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        self._deployed = deployed
+
+    def __serve_build_asgi_app__(self) -> "FastAPI":
+        from secondlook.engine.threads import configure_threads
+
+        configure_threads()
+        from secondlook.engine.opening import load_engine
+        from secondlook.engine.serve.app import create_app
+
+        served = create_app(load_engine(self._deployed.engine()), self._deployed.server())
+        # What is there now stays: see `secondlook.engine.cli.serving`.
+        gc.collect()
+        gc.freeze()
+        self._check_ready = served.state.service.check_ready
+        return served
+
+    def check_health(self) -> None:
+        """Ray starts a replica anew that raises here."""
+        self._check_ready()
+
+
+_DEPLOYMENT: Any = serve.deployment(name=NAME)(serve.ingress()(Replica))
+
+
+def app(deployed: Deployed) -> serve.Application:
+    """The application, for `serve run`, `serve deploy` and `serve.run`."""
+    deployment = _DEPLOYMENT.options(
+        num_replicas=deployed.replicas,
+        ray_actor_options={"num_cpus": deployed.cpus, "num_gpus": deployed.gpus},
+        max_ongoing_requests=_MOST_ONGOING,
+        graceful_shutdown_timeout_s=deployed.grace_seconds,
+        health_check_period_s=1.0,
+        request_router_config={"request_router_class": _ROUTER},
+    )
+    return deployment.bind(deployed)

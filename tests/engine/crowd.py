@@ -1,0 +1,81 @@
+"""Edges that ask several servers behind one address, one of which is killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+from PIL import Image
+
+from secondlook.edge import AsyncEdgeClient, ClientSettings, EdgeAnswer
+from secondlook.edge.wire import AnswerOptions
+
+ALWAYS = AnswerOptions(second_look="always", arbitration=False)
+QUESTION = "What number is on the red sign?"
+SETTINGS = ClientSettings(timeout=120, wait_budget=120)
+SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A question that was answered, `at` seconds after the first was asked."""
+
+    at: float
+    answer: EdgeAnswer
+
+
+def ask_all(url: str, questions: int, edges: int, in_the_middle: Callable[[], None]) -> list[Ended]:
+    """The answers to so many two-look questions, each about a picture of its own; an error raises.
+
+    Args:
+        in_the_middle: called, on a thread, once half of them are answered.
+    """
+    return asyncio.run(_ask_all(url, questions, edges, in_the_middle))
+
+
+async def _ask_all(url: str, questions: int, edges: int, in_the_middle: Callable[[], None]) -> list[Ended]:
+    numbers, ended, started = iter(range(questions)), list[Ended](), time.perf_counter()
+    half = asyncio.Event()
+
+    async def edge() -> None:
+        async with AsyncEdgeClient(url, settings=SETTINGS) as client:
+            for number in numbers:
+                answer = await client.ask(_picture(number), QUESTION, ALWAYS)
+                ended.append(Ended(time.perf_counter() - started, answer))
+                if len(ended) >= questions // 2:
+                    half.set()
+
+    async def trouble() -> None:
+        await half.wait()
+        await asyncio.to_thread(in_the_middle)
+
+    await asyncio.gather(trouble(), *(edge() for _ in range(edges)))
+    return ended
+
+
+def _picture(number: int) -> Image.Image:
+    coarse = random.Random(number).randbytes(3 * 32 * 24)
+    return Image.frombytes("RGB", (32, 24), coarse).resize((800, 600), Image.Resampling.NEAREST)
+
+
+def wait_until_ready(url: str) -> None:
+    """Until a server that is starting takes questions."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").is_success:
+                return
+        except httpx.TransportError:
+            pass  # it does not listen yet
+        time.sleep(0.1)
+    raise AssertionError(f"{url} is not ready after {SECONDS} seconds")
+
+
+def check_none_lost(ended: list[Ended], questions: int) -> None:
+    assert len(ended) == questions
+    failed = [one.answer.second_look_failed for one in ended if not one.answer.looked_twice]
+    assert failed == []
