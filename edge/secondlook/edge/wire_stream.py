@@ -155,6 +155,9 @@ class FrameReply(WireModel):
     age: float | None = Field(
         default=None, description="Seconds since the capture of what the answer rests on."
     )
+    chance: float | None = Field(
+        default=None, description="That the answer is right, from all answers of the last seconds."
+    )
     focus: FocusAt | None = None
     wanted: tuple[Wanted, ...] = ()
     deadline_missed: bool = False
@@ -165,8 +168,8 @@ class FrameReply(WireModel):
 class StreamEvent(WireModel):
     """Something that happened beside the frames' own answers.
 
-    `asked`: a key frame went to the cloud. `cloud`: its answer came; `counts` says whether it is sure enough
-    to enter the history. `lost`: it will not come (`reason`). `dropped`: a line of history could not be put
+    `asked`: a key frame went to the cloud. `cloud`: its answer came; `counts` says whether it tells anything,
+    and enters the history. `lost`: it will not come (`reason`). `dropped`: a line of history could not be put
     behind the question. `answered`: a frame's reply, for whoever watches. `ended`: the stream.
     """
 

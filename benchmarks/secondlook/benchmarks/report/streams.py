@@ -24,19 +24,20 @@ NAMES: Final = {
     "offload": "offloading by deadline",
     "partition": "large model, split",
     "switch": "switch",
+    "switch_ungated": "switch, doubtful cloud answers taken",
     "switch_memory": "switch with memory",
+    "belief": "belief",
+    "belief_doubt": "belief, key frames by doubt",
     "replace": "context replacement",
     "focus_own": "focus, own tracking",
     "focus_known": "focus, known motion",
     "focus_still": "focus, region left where it was",
-    "switch_memory_doubt": "switch with memory, key frames by doubt",
-    "switch_ungated": "switch, doubtful cloud answers taken",
     "memory": "memory without a cloud",
 }
 
-_PLOTTED: Final = ("switch", "switch_memory", "replace", "focus_own", "focus_known", "offload")
+_PLOTTED: Final = ("switch", "switch_memory", "belief", "focus_own", "focus_known", "offload")
 _COMPARED: Final = ("small", "large")
-_BANDED: Final = frozenset({"switch_memory", "focus_known", "large"})
+_BANDED: Final = frozenset({"belief", "focus_known", "large"})
 _NETWORKS: Final = {
     "constant": "constant delays",
     "lognormal": "log-normal delays",
@@ -159,26 +160,29 @@ def plots(report: Report) -> list[Plot]:
     lines = [series(name, "accuracy", quiet=True) for name in _COMPARED if name in methods]
     lines += [series(name, "accuracy", band=name in _BANDED) for name in _PLOTTED if name in methods]
     right = draw_lines(lines, "delay of the cloud, s", "frames right")
-    rules = [name for name in ("switch_memory", "switch_memory_doubt") if name in methods]
-    calls = draw_lines(
-        [series(name, "calls_per_frame") for name in rules], "delay of the cloud, s", "key frames"
-    )
     network = _NETWORKS[report["network"]]
     frames = f"{report['streams']} streams, {report['frames']} frames, {network}"
-    return [
+    drawn = [
         Plot(
             f"stream-accuracy-{report['network']}",
             "Accuracy over the delay of the cloud",
             f"{frames}; bands are 95 % intervals by stream. A split large model is as right as a whole one.",
             _logarithmic(right, delays),
-        ),
-        Plot(
-            f"stream-calls-{report['network']}",
-            "Key frames over the delay of the cloud",
-            f"Whenever there is room, and by doubt; share of all frames; {frames}.",
-            _logarithmic(calls, delays),
-        ),
+        )
     ]
+    if rules := [name for name in ("belief", "belief_doubt") if name in methods]:
+        calls = draw_lines(
+            [series(name, "calls_per_frame") for name in rules], "delay of the cloud, s", "key frames"
+        )
+        drawn.append(
+            Plot(
+                f"stream-calls-{report['network']}",
+                "Key frames over the delay of the cloud",
+                f"Whenever there is room, and by doubt; share of all frames; {frames}.",
+                _logarithmic(calls, delays),
+            )
+        )
+    return drawn
 
 
 def _logarithmic(figure: Figure, delays: Sequence[float]) -> Figure:
