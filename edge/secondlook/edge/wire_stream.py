@@ -25,6 +25,7 @@ from .wire import Box, ModelCard, View, WireModel
 
 __all__ = [
     "MOST_DETAILS",
+    "MOST_REFUSED",
     "By",
     "Detail",
     "FocusAt",
@@ -41,6 +42,9 @@ __all__ = [
 
 MOST_DETAILS: Final = 4
 """Details of earlier frames that may travel with one frame."""
+
+MOST_REFUSED: Final = 64
+"""Details that one frame may refuse."""
 
 By = Literal["own", "cloud"]
 """Whose answer: the site's small model's, or the cloud's."""
@@ -112,6 +116,9 @@ class FrameHeader(WireModel):
     window: Window | None = Field(default=None, description="Where the camera knows its own motion.")
     focus: Box | None = Field(default=None, description="What the part `focus` shows of this frame.")
     details: tuple[Detail, ...] = Field(default=(), max_length=MOST_DETAILS)
+    refused: tuple[Detail, ...] = Field(
+        default=(), max_length=MOST_REFUSED, description="Wanted details that will not come."
+    )
 
 
 class FocusAt(WireModel):
