@@ -74,9 +74,10 @@ def sections(report: Report) -> tuple[str, list[Table], list[Plot]]:
         "Bytes: of pictures, that leave the camera, and the site for the cloud. Held: frames with no answer "
         "of their own by the deadline of 0.2 s. Of the right: age of the newest capture that was answered "
         "rightly. Mended: from a change of the number to the first right answer. The split was run in two "
-        f"processes: {split['bytes_whole'] / 1e3:.0f} kB of features for a whole frame, "
-        f"{split['bytes_region'] / 1e3:.0f} for a region, in {1e3 * split['seconds_split']:.0f} ms where "
-        f"one process took {1e3 * split['seconds_whole']:.0f}."
+        f"processes on {split['frames']} frames: {split['bytes_whole'] / 1e3:.0f} kB of features for a whole "
+        f"frame, {split['bytes_region'] / 1e3:.0f} for a region; {split['same_answers']:.0%} of the answers "
+        f"were the same as in one process, and each took {1e3 * split['extra_seconds']:+.1f} ms (median of "
+        "differences). So its row has the whole model's answers and its own bytes."
     )
     costs = replace(cost_table(report, _COSTS_AT), note=note)
     return text, [accuracy_table(report), costs, difference_table(report)], plots(report)
