@@ -16,7 +16,7 @@ from secondlook.benchmarks.streams import asking, bench
 from secondlook.benchmarks.streams.recording import read_recording
 from secondlook.engine.cli import command_line
 
-METHODS = ("small", "large", "partition", "switch_memory", "focus_known")
+METHODS = ("small", "large", "partition", "belief", "focus_known")
 COLUMNS = {
     *("method", "delay", "accuracy", "low", "high", "calls_per_frame", "bytes_up_edge", "bytes_up_site"),
     *("deadline_misses", "age", "age_right", "correct_after"),
@@ -102,6 +102,6 @@ def test_a_report_is_told_with_tables_and_plots(made: tuple[Path, dict[str, Any]
     assert len(accuracy.columns) == 3
     assert len(costs.rows) == len(METHODS)
     assert "70 kB" in costs.note
-    assert [row[0] for row in differences.rows] == [f"{NAMES['switch_memory']} less {NAMES['large']}"]
+    assert [row[0] for row in differences.rows] == [f"{NAMES['belief']} less {NAMES['large']}"]
     assert [plot.name for plot in plots] == ["stream-accuracy-constant", "stream-calls-constant"]
     assert all("<svg" in plot.svg for plot in plots)

@@ -35,11 +35,12 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region
 from secondlook.edge.wire import Fixed, View
 from secondlook.engine.stream.keyframes import KeyFrames
+from secondlook.engine.stream.rules import Newest
 from secondlook.engine.stream.state import Method
 
 VIEW = View(size=Fixed(width=168, height=168))
 TIMES = [n / FPS for n in range(100)]
-BUSY = Method(key_frames=KeyFrames("busy"))
+BUSY = Method(rule=Newest(), key_frames=KeyFrames("busy"))
 NEVER = [LOST] * 100
 
 
@@ -107,7 +108,7 @@ def test_a_network_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
 
 
 def test_the_small_model_alone_says_what_it_sees() -> None:
-    found = run(looks([1.0] * 100), Way("small", Method(in_flight=0, remember=None)), NEVER)
+    found = run(looks([1.0] * 100), Way("small", replace(BUSY, in_flight=0, memory=False)), NEVER)
     assert found.texts == [f"own {n}" for n in range(100)]
     assert set(found.ages) == {0.0}
     assert not any([*found.missed, *found.asked, *found.to_cloud])
@@ -115,7 +116,7 @@ def test_the_small_model_alone_says_what_it_sees() -> None:
 
 
 def test_the_large_model_alone_is_held_until_its_next_answer() -> None:
-    way = Way("large", replace(BUSY, own=False, believe=None), kind="cloud")
+    way = Way("large", replace(BUSY, own=False, rule=Newest(cloud=None)), kind="cloud")
     found = run(looks([1.0] * 100), way, [1.0] * 100)
     assert [n for n, asked in enumerate(found.asked) if asked] == list(range(0, 100, 5))
     assert found.texts[:5] == [""] * 5
@@ -127,7 +128,7 @@ def test_the_large_model_alone_is_held_until_its_next_answer() -> None:
 
 
 def test_a_split_large_model_says_the_same_and_sends_features() -> None:
-    method = replace(BUSY, own=False, believe=None)
+    method = replace(BUSY, own=False, rule=Newest(cloud=None))
     whole, split = (
         run(looks([1.0] * 100), Way("", method, kind=kind), [0.5] * 100) for kind in ("cloud", "partition")
     )
@@ -136,7 +137,7 @@ def test_a_split_large_model_says_the_same_and_sends_features() -> None:
 
 
 def test_a_frame_that_is_answered_by_its_deadline_is_no_miss() -> None:
-    way = Way("large", replace(BUSY, own=False, believe=None), kind="cloud")
+    way = Way("large", replace(BUSY, own=False, rule=Newest(cloud=None)), kind="cloud")
     assert not any(run(looks([1.0] * 100), way, [0.2] * 100).missed)
 
 
@@ -156,7 +157,7 @@ def test_unsure_answers_give_way_to_the_newest_that_counts() -> None:
 
 @given(st.lists(st.one_of(st.floats(0.0, 12.0), st.just(LOST)), min_size=30, max_size=30))
 def test_what_is_said_depends_on_what_has_come_and_not_on_the_order(delays: list[float]) -> None:
-    method = replace(BUSY, in_flight=1000, remember=None, history_seconds=3.0)
+    method = replace(BUSY, in_flight=1000, memory=False, history_seconds=3.0)
     found = run(looks([1.0] * 30), Way("", method), delays)
     assert all(found.asked)
     for n, text in enumerate(found.texts):

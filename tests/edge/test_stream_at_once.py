@@ -21,6 +21,7 @@ from edge.site import (
 from secondlook.edge import (
     AsyncEdgeStream,
     Box,
+    ClientError,
     FrameReply,
     RequestRefusedError,
 )
@@ -173,7 +174,9 @@ def test_a_stream_may_be_closed_while_it_is_being_opened() -> None:
         task = asyncio.create_task(stream.show(picture(0)))
         await asyncio.sleep(0)
         await stream.aclose()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(ClientError, match="the stream is closed"):
             await task
+        with pytest.raises(ClientError, match="the stream is closed"):
+            await stream.show(picture(1))
 
     assert concurrently(scenario).shown == []

@@ -150,7 +150,7 @@ def test_a_site_that_comes_back_is_shown_frames_again(
     [
         (None, 3, "the connection to "),
         (500, 4, "the server refused the request (500)"),
-        (422, 4, "the server refused the request (422)"),
+        (403, 4, "the server refused the request (403)"),
     ],
 )
 def test_a_site_that_stays_away_ends_it(
@@ -191,6 +191,14 @@ def test_a_damaged_frame_is_passed_over(frames: list[Any], site: Site) -> None:
     assert result.exit_code == 0
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["0", "2"]
     assert result.stderr.startswith("warning: frame 1 of the program's pictures is passed over: ")
+
+
+def test_a_frame_that_the_site_refuses_is_passed_over(frames: list[Any], site: Site) -> None:
+    site.reply = lambda shown: 422 if shown.header.frame == 1 else {}
+    result = run("camera", site)
+    assert result.exit_code == 0
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["0", "2"]
+    assert result.stderr.startswith("warning: the site refuses frame 1: ")
 
 
 def test_nothing_but_damage_is_an_error(frames: list[Any], site: Site) -> None:

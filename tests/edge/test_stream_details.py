@@ -26,6 +26,7 @@ from secondlook.edge import (
     GLOBAL_JPEG,
     MOST_DETAILS,
     Box,
+    ClientError,
     Detail,
     RingLimits,
     Wanted,
@@ -157,7 +158,7 @@ def test_a_detail_is_sent_once_however_often_it_is_wanted(opened: Opened, site: 
     assert [frames_of(shown.header.details) for shown in site.shown] == [[], [0], [], []]
 
 
-def test_a_detail_that_cannot_be_made_is_left_out_and_said(
+def test_a_detail_that_cannot_be_made_is_refused_and_said(
     opened: Opened, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     outside, empty = Box(left=0, top=0, right=500, bottom=10), Box(left=9, top=9, right=9, bottom=9)
@@ -166,11 +167,33 @@ def test_a_detail_that_cannot_be_made_is_left_out_and_said(
     }
     site.reply = lambda shown: wrong if shown.header.frame == 1 else {}
     with opened() as stream, caplog.at_level(logging.WARNING, "secondlook.edge"):
-        for number in range(3):
+        for number in range(5):
             stream.show(picture(number))
     assert site.shown[2].header.details == (Detail(frame=0, region=REGION),)
+    assert [shown.header.refused for shown in site.shown] == [
+        *((), (), ()),
+        (Detail(frame=1, region=outside), Detail(frame=1, region=empty)),
+        (),
+    ]
     assert site.shown[2].images["detail0"] == local_image(picture(0), REGION, DETAIL_VIEW)
-    assert len([text for text in caplog.messages if "detail of frame 1 cannot be sent" in text]) == 2
+    assert len([text for text in caplog.messages if "detail of frame 1 cannot be sent" in text]) == 1
+
+
+@pytest.mark.parametrize("status", [413, 422, 500, None])
+def test_what_a_lost_frame_carried_goes_with_the_next(status: int | None, opened: Opened, site: Site) -> None:
+    def reply(shown: Any) -> dict[str, Any] | int | None:
+        return wants(0, 9) if shown.header.frame == 1 else status if shown.header.frame == 2 else {}
+
+    site.reply = reply
+    with opened() as stream:
+        stream.show(picture(0))
+        stream.show(picture(1))
+        with pytest.raises(ClientError):
+            stream.show(picture(2))
+        stream.show(picture(3))
+    for shown in site.shown[2:]:
+        assert frames_of(shown.header.details) == [0]
+        assert frames_of(shown.header.refused) == [9]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +214,7 @@ def test_the_ring_is_bounded_in_seconds(
         for number, captured in enumerate(times):
             stream.show(picture(number), captured)
     assert frames_of(site.shown[3].header.details) == kept
+    assert sorted(frames_of(site.shown[3].header.refused)) == sorted({0, 1, 2} - {*kept})
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "raw"])

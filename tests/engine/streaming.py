@@ -18,6 +18,7 @@ from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.stream_routes import streaming
 from secondlook.engine.stream.cloud import Cloud, CloudAnswer, KeyFrame
+from secondlook.engine.stream.rules import Newest
 from secondlook.engine.stream.service import StreamService, StreamSettings
 from secondlook.engine.stream.state import Method
 
@@ -52,7 +53,8 @@ class ScriptedCloud:
 
 def method(**choices: Any) -> Method:
     """One that never takes the fake engine's answers of doubt 0.1 for sure, unless told."""
-    return Method(**{"sure": 0.05, "remember": None, **choices})
+    sure = choices.get("sure", 0.05)
+    return Method(**{"rule": Newest(sure=sure, own=0.2), "sure": sure, "memory": False, **choices})
 
 
 def site(

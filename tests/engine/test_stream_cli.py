@@ -18,6 +18,7 @@ from secondlook.edge.wire_stream import FrameReply, StreamCard, StreamEvent
 from secondlook.engine.cli import site, stream
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.stream.keyframes import KeyFrames
+from secondlook.engine.stream.rules import Belief
 from secondlook.engine.stream.service import StreamSettings
 from secondlook.engine.stream.state import Method
 
@@ -58,15 +59,14 @@ def test_site_hands_its_choices_on(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     choices = ["--cloud", "https://cloud.example/eyes", "--key-frames", "every:0.5", "--cloud-in-flight", "3"]
     choices += ["--history-seconds", "7", "--focus", "crop", "--deadline", "0.3", "--context", "off"]
-    choices += ["--sure", "0.4", "--remember", "0.05", "--believe", "0.6", "--max-streams", "2"]
+    choices += ["--sure", "0.4", "--change", "0.5", "--max-streams", "2"]
     choices += ["--idle-seconds", "9", "--api-key", "key", "--header", "x-team: eyes", "--queue-size", "5"]
     assert exit_status("site", "--port", "0", *choices) == 0
     assert served == [(ServerSettings(queue_size=5), "extension")]
     [(settings, cloud)] = made
     method = Method(
         sure=0.4,
-        remember=0.05,
-        believe=0.6,
+        rule=Belief(change=0.5),
         key_frames=KeyFrames("every", 0.5),
         in_flight=3,
         history_seconds=7.0,

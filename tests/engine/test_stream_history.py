@@ -16,7 +16,7 @@ from secondlook.edge.geometry import GridMap, Region, Size, target
 from secondlook.edge.wire import Fit, Fixed, View
 from secondlook.engine.context import MOST_CHARACTERS, check_template, condensed, with_history
 from secondlook.engine.stream.focus import anchored
-from secondlook.engine.stream.history import MOST_FRAMES, Entry, History
+from secondlook.engine.stream.history import MOST_ANSWERS, MOST_FRAMES, Entry, History
 from secondlook.engine.stream.keyframes import KeyFrames
 
 SECONDS = 5.0
@@ -47,19 +47,18 @@ def answers(draw: st.DrawFn) -> tuple[list[float], list[Entry]]:
     return captured, entries
 
 
-def implied(entries: list[Entry], frame: int, captured: float, *, placed: bool) -> Entry | None:
-    """What the newest answer is, from frames' numbers and answers alone."""
+def implied(entries: list[Entry], frame: int, captured: float) -> list[Entry]:
+    """What is known before a frame, from frames' numbers and answers alone."""
     best = {}
     for entry in sorted(entries, key=lambda entry: entry.rank):
         best[entry.frame, entry.by] = entry
-    known = [entry for entry in best.values() if entry.frame < frame and (entry.region or not placed)]
-    newest = max(known, key=lambda entry: entry.rank, default=None)
-    return newest if newest is not None and captured - newest.captured <= SECONDS else None
+    known = [each for each in best.values() if each.frame < frame and captured - each.captured <= SECONDS]
+    return sorted(known, key=lambda entry: entry.rank)
 
 
-@given(answers(), st.randoms(use_true_random=False), st.booleans())
+@given(answers(), st.randoms(use_true_random=False), st.sampled_from((0.0, 0.1, 0.2)))
 def test_the_history_is_what_frame_numbers_imply(
-    drawn: tuple[list[float], list[Entry]], chance: random.Random, placed: bool
+    drawn: tuple[list[float], list[Entry]], chance: random.Random, doubt: float
 ) -> None:
     """However often, in whatever order, and at whatever time the answers come that do come."""
     captured, entries = drawn
@@ -73,22 +72,20 @@ def test_the_history_is_what_frame_numbers_imply(
         else:
             history.reach(event)
     frame, now = len(captured), captured[-1]
-    assert history.newest(frame, now, placed=placed) == implied(come, frame, now, placed=placed)
+    expected = implied(come, frame, now)
+    assert history.before(frame, now) == expected
+    placed = [entry for entry in expected if entry.region and entry.uncertainty <= doubt]
+    assert history.place(frame - 1, now, doubt) == (placed[-1] if placed else None)
     assert len(history) <= len(come)
 
 
-def test_a_cloud_answer_stands_before_the_frames_own_and_a_newer_own_before_it() -> None:
+def test_a_cloud_answer_comes_after_the_frames_own_and_before_a_newer_own() -> None:
     history = History(SECONDS)
-    for frame, by in ((3, "cloud"), (3, "own"), (2, "cloud")):
+    for frame, by in ((3, "cloud"), (3, "own"), (2, "cloud"), (4, "own")):
         history.put(Entry(frame, frame / 5, by, 0.1, by))  # type: ignore[arg-type]
-    newest = history.newest(9, 1.0)
-    assert newest is not None
-    assert (newest.frame, newest.by) == (3, "cloud")
-    history.put(Entry(4, 0.8, "own", 0.1, "own"))
-    newest = history.newest(9, 1.0)
-    assert newest is not None
-    assert newest.frame == 4
-    assert history.newest(2, 1.0) is None
+    known = [(entry.frame, entry.by) for entry in history.before(9, 1.0)]
+    assert known == [(2, "cloud"), (3, "own"), (3, "cloud"), (4, "own")]
+    assert history.before(2, 1.0) == []
 
 
 @pytest.mark.parametrize("step", [0.1, 0.0])
@@ -97,29 +94,26 @@ def test_the_history_is_bounded(step: float) -> None:
     history = History(SECONDS)
     for frame in range(MOST_FRAMES + 1000):
         history.put(Entry(frame, frame * step, "a", 0.0, "own"))
-    assert len(history) == (51 if step else MOST_FRAMES)
-    newest = history.newest(10**9, (MOST_FRAMES + 999) * step)
-    assert newest is not None
-    assert newest.frame == MOST_FRAMES + 999
+    assert len(history) == (51 if step else MOST_ANSWERS)
+    assert history.before(10**9, (MOST_FRAMES + 999) * step)[-1].frame == MOST_FRAMES + 999
 
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("doubt", [(True, None, 0.0, None), (True, 0.41, 0.1, 0.0)]),
-        ("busy", [(False, 0.2, 0.0, None), (True, 0.2, 0.1, 0.0)]),
-        ("every:0.5", [(False, 0.2, 0.0, None), (False, None, 0.7, 0.2), (True, 0.2, 1.2, 0.7)]),
+        ("doubt", [(0.0, 0.0, None), (0.96, 0.1, 0.0)]),
+        ("busy", [(1.0, 0.0, None), (0.0, 0.1, 0.0)]),
+        ("every:0.5", [(1.0, 0.0, None), (1.0, 0.7, 0.2), (0.0, 1.2, 0.7)]),
     ],
 )
-def test_key_frames(text: str, wanted: list[tuple[bool, float | None, float, float | None]]) -> None:
+def test_key_frames(text: str, wanted: list[tuple[float, float, float | None]]) -> None:
     rule = KeyFrames.parsed(text)
     assert all(rule.wants(*each) for each in wanted)
 
 
 def test_other_frames_are_no_key_frames() -> None:
-    assert not KeyFrames.parsed("doubt").wants(False, None, 9.0, None)
-    assert not KeyFrames.parsed("doubt").wants(True, 0.6 - 0.2, 9.0, None)  # a sure answer is fresh
-    assert not KeyFrames.parsed("every:0.5").wants(True, None, 0.6, 0.2)
+    assert not KeyFrames.parsed("doubt").wants(0.98, 9.0, None)
+    assert not KeyFrames.parsed("every:0.5").wants(0.0, 0.6, 0.2)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_camera_site_and_cloud_in_one_process() -> None:
         [summary] = ends
         assert summary.frames == summary.answered == len(replies)
         assert summary.cloud_counted >= 1
-        assert summary.cloud_lost == 0
+        assert summary.cloud_answers + summary.cloud_lost == summary.cloud_calls
         assert summary.bytes_to_cloud > 0
 
     run(scenario)

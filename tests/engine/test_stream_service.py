@@ -59,7 +59,7 @@ def test_a_frame_is_answered_from_its_picture() -> None:
 def test_at_the_deadline_what_held_goes_out_and_the_look_goes_on() -> None:
     async def scenario() -> None:
         engine = FakeEngine()
-        async with streams(engine, method=method(remember=0.2)) as (service, client):
+        async with streams(engine, method=method(memory=True)) as (service, client):
             name = await opened(client, deadline=0.05)
             watching = Watching(service, name)
             engine.gate.clear()
@@ -357,7 +357,7 @@ def test_the_shutdown_ends_streams() -> None:
 def test_a_camera_that_leaves_has_its_frame_computed() -> None:
     async def scenario() -> None:
         engine = FakeEngine()
-        async with streams(engine, method=method(remember=0.2)) as (service, client):
+        async with streams(engine, method=method(memory=True)) as (service, client):
             name = await opened(client)
             watching = Watching(service, name)
             engine.gate.clear()

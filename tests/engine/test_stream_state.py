@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from secondlook.edge.geometry import Rectangle, Region, Size
 from secondlook.edge.wire import Fixed, View
 from secondlook.engine.stream.focus import narrowed, widened
-from secondlook.engine.stream.history import MOST_FRAMES
+from secondlook.engine.stream.history import MOST_ANSWERS, MOST_FRAMES
 from secondlook.engine.stream.keyframes import KeyFrames
+from secondlook.engine.stream.rules import Newest
 from secondlook.engine.stream.state import Ask, FrameInfo, Method, Said, Stream, Verdict
 
 VIEW = View(size=Fixed(width=168, height=168))
@@ -21,6 +22,7 @@ ORIGINAL = Size(1200, 600)
 QUESTION = "What number?"
 TEMPLATE = "{question} ({age:.1f} s ago: {answer})"
 PLACE = Region(500, 200, 640, 340)
+PLAIN = Newest(sure=0.2, own=0.1, cloud=0.3)
 SURE, UNSURE = Said("own", 0.05, 0.05), Said("guess", 1.0, 1.0)
 
 
@@ -29,8 +31,7 @@ def frame(number: int, **more: object) -> FrameInfo:
 
 
 def stream(**method: object) -> Stream:
-    chosen = {"sure": 0.2, "remember": 0.1, "believe": 0.3, **method}
-    return Stream(QUESTION, Method(**chosen), VIEW)  # type: ignore[arg-type]
+    return Stream(QUESTION, Method(**{"rule": PLAIN, "sure": 0.2, **method}), VIEW)  # type: ignore[arg-type]
 
 
 def driven(one: Stream, info: FrameInfo, *said: Said | None) -> tuple[Verdict, list[Ask]]:
@@ -67,13 +68,13 @@ def test_an_unsure_answer_gives_way_to_the_newest_sure_one() -> None:
 
 
 def test_what_is_neither_sure_nor_of_doubt_is_not_remembered() -> None:
-    one = stream(sure=0.2, remember=0.1, believe=0.3)
+    one = stream()
     driven(one, frame(0), Said("half", 0.15, 0.15))
     assert driven(one, frame(1), UNSURE)[0].source == "picture"
     assert not one.answered(0, 0.0, "doubtful", 0.31, None)
     assert not one.answered(0, 0.0, "  ", 0.0, None)
     assert driven(one, frame(2), UNSURE)[0].source == "picture"
-    free = stream(remember=None, believe=None)
+    free = stream(memory=False, rule=replace(PLAIN, cloud=None))
     driven(free, frame(0), SURE)
     assert driven(free, frame(1), UNSURE)[0].source == "picture"
     assert free.answered(0, 0.0, "doubtful", 9.0, None)
@@ -271,11 +272,11 @@ def test_order_and_number_of_answers_do_not_matter(
                 one,
                 frame(number),
                 UNSURE,
-                *([None] if one.history.newest(number, number / 5) and context else []),
+                *([None] if one.history.before(number, number / 5) and context else []),
             )
         for answer in answers:
             one.answered(answer.about, answer.about / 5, f"about {answer.about}", answer.doubt, None)
-        more = [SURE] if one.history.newest(20, 4.0) and context else []
+        more = [SURE] if one.history.before(20, 4.0) and context else []
         return driven(one, frame(20), UNSURE, *more)
 
     expected = run(late)
@@ -302,5 +303,5 @@ def test_memory_is_bounded(step: float) -> None:
             one.answered(number, info.captured, "75", 0.1, PLACE)
     most = 51 if step else MOST_FRAMES
     assert len(one._frames) == len(one._order) == most
-    assert len(one.history) <= 2 * most
+    assert len(one.history) <= MOST_ANSWERS
     assert one.in_flight <= 2

@@ -25,6 +25,7 @@ from secondlook.edge.imaging import JpegSettings
 from secondlook.edge.wire import Box, Fixed, View
 from secondlook.edge.wire_stream import MOST_DETAILS
 from secondlook.engine.errors import (
+    LostDetailError,
     ReservedTextError,
 )
 from secondlook.engine.results import FirstLook, Question
@@ -34,6 +35,7 @@ from secondlook.engine.stream.keyframes import KeyFrames
 BUSY = method(key_frames=KeyFrames("busy"))
 TEMPLATE = "{question} ({age:.1f} s ago: {answer})"
 JPEG = JpegSettings()
+WIDE = View(size=Fixed(width=64, height=64))
 FOCUS = {"left": REGION.left, "top": REGION.top, "right": REGION.right, "bottom": REGION.bottom}
 
 
@@ -237,7 +239,7 @@ def test_details_go_to_the_cloud_as_they_came() -> None:
                 (0, None, larger),
                 (0, Box(**FOCUS), larger),
             ]
-            assert (await shown(client, name, 2)).wanted == ()  # each is told once
+            assert (await shown(client, name, 2)).wanted == wanted  # the reply may have been lost
             sent = {"detail0": b"a part", "detail1": b"a whole"}
             details = [{"frame": 0, "region": FOCUS}, {"frame": 0}]
             late = await shown(client, name, 2, sent, details=details)  # of a frame that is itself too late
@@ -247,28 +249,59 @@ def test_details_go_to_the_cloud_as_they_came() -> None:
             assert key_frame.handed == len(jpeg()) + len(b"a part") + len(b"a whole")
             again = [{"frame": 0}, {"frame": 7}]
             more = {"detail0": b"once more", "detail1": b"unasked"}
-            await shown(client, name, 3, more, details=again)
+            assert (await shown(client, name, 3, more, details=again)).wanted == ()
             total = 5 * len(jpeg()) + sum(map(len, (*sent.values(), *more.values())))
             assert service.close(name).bytes_from_camera == total
 
     run(scenario)
 
 
-def test_more_details_than_travel_with_a_frame_are_told_with_the_next() -> None:
+def test_a_detail_that_the_camera_refuses_holds_no_key_frame() -> None:
     async def scenario() -> None:
         cloud = ScriptedCloud()
         async with streams(cloud=cloud, method=BUSY) as (_, client):
             name = await opened(client)
             await shown(client, name, 0)
             await until(lambda: 0 in cloud.frames)
-            views = [View(size=Fixed(width=64, height=64))] * (MOST_DETAILS + 1)
+            task = asyncio.ensure_future(cloud.frames[0].local_image(REGION, WIDE, JPEG))
+            await asyncio.sleep(0)
+            refused = [{"frame": 0, "region": FOCUS}, {"frame": 7}]
+            assert (await shown(client, name, 1, refused=refused)).wanted == ()
+            with pytest.raises(LostDetailError, match="no such detail any more, of frame 0"):
+                await task
+
+    run(scenario)
+
+
+def test_a_key_frame_that_is_under_way_at_the_end_is_lost() -> None:
+    async def scenario() -> None:
+        cloud = ScriptedCloud()
+        async with streams(cloud=cloud, method=BUSY) as (service, client):
+            name = await opened(client)
+            await shown(client, name, 0)
+            await until(lambda: 0 in cloud.frames)
+            same = View(size=Fixed(width=32, height=32), filter="bicubic")
+            await cloud.frames[0].global_image(same, JPEG)
+            told = service.close(name)
+            assert (told.cloud_calls, told.cloud_answers, told.cloud_lost) == (1, 0, 1)
+            assert told.bytes_to_cloud == len(jpeg())
+
+    run(scenario)
+
+
+def test_more_details_than_travel_with_a_frame_are_all_told() -> None:
+    async def scenario() -> None:
+        cloud = ScriptedCloud()
+        async with streams(cloud=cloud, method=BUSY) as (_, client):
+            name = await opened(client)
+            await shown(client, name, 0)
+            await until(lambda: 0 in cloud.frames)
             tasks = [
-                asyncio.ensure_future(cloud.frames[0].local_image(Region(at, 0, at + 40, 40), view, JPEG))
-                for at, view in enumerate(views)
+                asyncio.ensure_future(cloud.frames[0].local_image(Region(at, 0, at + 40, 40), WIDE, JPEG))
+                for at in range(MOST_DETAILS + 1)
             ]
             await asyncio.sleep(0)
-            told = [len((await shown(client, name, number)).wanted) for number in (1, 2, 3)]
-            assert told == [MOST_DETAILS, 1, 0]
+            assert len((await shown(client, name, 1)).wanted) == MOST_DETAILS + 1
             for task in tasks:
                 task.cancel()
 
@@ -288,7 +321,7 @@ def test_a_detail_of_a_frame_that_is_too_old_is_lost() -> None:
             await shown(client, name, 50)
             assert not task.done()
             await shown(client, name, 51)
-            with pytest.raises(Exception, match="did not send the detail of frame 0"):
+            with pytest.raises(Exception, match="did not send the detail in time, of frame 0"):
                 await task
 
     run(scenario)

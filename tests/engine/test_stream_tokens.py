@@ -174,7 +174,7 @@ def test_a_region_of_the_cloud_makes_the_next_frames_focus(engine: Engine) -> No
             ]
             await service.frame(name, headers[0], jpeg)
             await until(lambda: 0 in cloud.asked)
-            cloud.asked[0].set_result(CloudAnswer("75", 0.1, region, 10, 0.1))
+            cloud.asked[0].set_result(CloudAnswer("75", 0.0, region, 10, 0.1))
             await until(lambda: ("cloud", 0) in watching.kinds())
             reply = await service.frame(name, headers[1], jpeg)
             assert reply.focus is not None

@@ -17,11 +17,10 @@ from .conversation import check_text
 from .driver import SURROUNDINGS
 from .errors import (
     ClientError,
-    ConnectionFailedError,
     GeometryError,
     PictureError,
     RequestRefusedError,
-    ServerBusyError,
+    SecondLookError,
     SettingsError,
 )
 from .exchange import Call, Patience, Steps, Surroundings, Traffic, ask, work
@@ -32,6 +31,7 @@ from .validation import told, validated
 from .wire import Box
 from .wire_stream import (
     MOST_DETAILS,
+    MOST_REFUSED,
     Detail,
     FocusAt,
     FrameHeader,
@@ -46,6 +46,9 @@ from .wire_stream import (
 __all__ = ["Camera", "RingLimits"]
 
 logger = logging.getLogger(__name__)
+
+_MOST_NOTED = 4096
+"""Frames for which it is known what of them was wanted: as many as a site knows."""
 
 _END_SECONDS = 2.0
 """How long the end of a stream may take to be told; untold, the site ends it by itself."""
@@ -150,20 +153,35 @@ class Camera:
         self._told = -1  # the newest frame of which the site told where it would look closer, or nowhere
         self._place: _Place | None = None
         self._wanted: list[Wanted] = []  # to be sent
-        self._noted: set[Wanted] = set()  # those, and what was sent, of the frames that are kept
+        self._noted: set[Wanted] = set()  # those, and what was sent or refused, as long as it is asked for
+        self._refused: list[Detail] = []  # to be told
+        self._has_refused = self._closed = False
         self.card: StreamCard | None = None
         self.latest: FrameReply | None = None
         self.summary: StreamSummary | None = None
         self.traffic = Traffic()
 
     def begin(self, captured: float | None) -> tuple[int, float]:
-        """Number and time of a new frame."""
+        """Number and time of a new frame; raises ClientError once the stream is closed."""
+        self.check_open()
         if captured is None:
             captured = self._surroundings.clock()
         elif not math.isfinite(captured):
             raise SettingsError(f"the time of a frame's capture must be a finite number, not {captured}")
         self._next += 1
         return self._next - 1, captured
+
+    def shut(self) -> None:
+        """Take no more frames."""
+        self._closed = True
+
+    def check_open(self) -> None:
+        """
+        Raises:
+            ClientError: the stream was closed.
+        """
+        if self._closed:
+            raise ClientError("the stream is closed; make another one for further frames")
 
     def open(self) -> Steps[StreamCard]:
         """Open a stream, with the patience of a question."""
@@ -172,6 +190,7 @@ class Camera:
         self.card, self._told, self._place = card, -1, None
         self._wanted.clear()
         self._noted.clear()
+        self._refused.clear()
         return card
 
     def show(
@@ -183,17 +202,16 @@ class Camera:
         kept = _Kept(number, captured, window, picture)
         self._ring.put(kept, card.history_seconds)
         focus = None if self._place is None else self._place.brought_to(kept, card.history_seconds)
-        details = self._take_details()
+        details, refused = self._take_details()
         try:
-            call = yield from work(lambda: self._call(card, kept, focus, details))
+            call = yield from work(lambda: self._call(card, kept, focus, details, refused))
             reply = yield from ask(call, FrameReply, self.traffic, self._patience(card), self._surroundings)
-        except RequestRefusedError as error:
-            if error.status == 404 and self.card is card:
-                self.card = None  # the site has forgotten the stream: the next frame opens another
-            raise
-        except (PictureError, GeometryError, ConnectionFailedError, ServerBusyError):
+        except SecondLookError as error:
             if self.card is card:
+                if isinstance(error, RequestRefusedError) and error.status == 404:
+                    self.card = None  # the site has forgotten the stream: the next frame opens another
                 self._wanted += [wanted for _, wanted in details]  # with a later frame, perhaps
+                self._refused = (refused + self._refused)[:MOST_REFUSED]
             raise
         if self.card is card:
             self._learn(kept, reply)
@@ -201,6 +219,7 @@ class Camera:
 
     def close(self) -> Steps[StreamSummary | None]:
         """End the stream, if one is open."""
+        self.shut()
         card, self.card = self.card, None
         if card is None:
             return self.summary
@@ -224,17 +243,35 @@ class Camera:
         budget = min(settings.wait_budget, card.deadline)
         return Patience(replace(settings, retries=settings.retries or 0, wait_budget=budget))
 
-    def _take_details(self) -> list[tuple[_Kept, Wanted]]:
-        """What goes with the next frame, the newest first. What is no longer kept is not sent at all."""
-        there = [(kept, wanted) for wanted in self._wanted if (kept := self._ring.get(wanted.frame))]
+    def _take_details(self) -> tuple[list[tuple[_Kept, Wanted]], list[Detail]]:
+        """What goes with the next frame, the newest first, and what is refused."""
+        there = list[tuple[_Kept, Wanted]]()
+        for wanted in self._wanted:
+            if kept := self._ring.get(wanted.frame):
+                there.append((kept, wanted))
+            else:
+                self._refuse(wanted, "it is no longer kept; a larger ring keeps more")
         there.sort(key=lambda pair: pair[1].frame, reverse=True)
         self._wanted = [wanted for _, wanted in there[MOST_DETAILS:]]
-        return there[:MOST_DETAILS]
+        refused, self._refused = self._refused[:MOST_REFUSED], self._refused[MOST_REFUSED:]
+        return there[:MOST_DETAILS], refused
+
+    def _refuse(self, wanted: Wanted, why: str) -> None:
+        """Tell the site, which else would wait; who runs the camera is warned once."""
+        level = logging.INFO if self._has_refused else logging.WARNING
+        logger.log(level, "a detail of frame %d cannot be sent: %s", wanted.frame, why)
+        self._has_refused = True
+        self._refused.append(Detail(frame=wanted.frame, region=wanted.region))
 
     def _call(
-        self, card: StreamCard, kept: _Kept, focus: Region | None, details: list[tuple[_Kept, Wanted]]
+        self,
+        card: StreamCard,
+        kept: _Kept,
+        focus: Region | None,
+        details: list[tuple[_Kept, Wanted]],
+        refused: list[Detail],
     ) -> Call:
-        """A frame with its parts. A detail that cannot be made is left out with a warning."""
+        """A frame with its parts. A detail that cannot be made is refused with the next one."""
         settings, size = self.settings, kept.picture.size
         picture = copy.copy(kept.picture)
         images = {"image": picture.global_image(card.model.global_view, settings.global_jpeg).jpeg}
@@ -245,7 +282,7 @@ class Camera:
             try:
                 image = _detail(copy.copy(earlier.picture), wanted, settings)
             except (GeometryError, PictureError) as error:
-                logger.warning("a detail of frame %d cannot be sent: %s", wanted.frame, error)
+                self._refuse(wanted, str(error))
                 continue
             images[f"detail{len(sent)}"] = image.jpeg
             sent.append(Detail(frame=wanted.frame, region=wanted.region))
@@ -257,6 +294,7 @@ class Camera:
             window=kept.window,
             focus=None if focus is None else _box(focus),
             details=tuple(sent),
+            refused=tuple(refused),
         )
         data = {"frame": header.model_dump_json(exclude_none=True)}
         seconds = min(settings.timeout, card.deadline + settings.connect_timeout)
@@ -269,11 +307,12 @@ class Camera:
         tells = reply.status == "answered" or reply.focus is not None
         if tells and reply.frame > self._told:
             self._told, self._place = reply.frame, self._where(kept, reply.focus)
-        self._noted = {wanted for wanted in self._noted if self._ring.get(wanted.frame)}
         for wanted in reply.wanted:
-            if wanted not in self._noted and self._ring.get(wanted.frame):
+            if wanted not in self._noted:
                 self._noted.add(wanted)
                 self._wanted.append(wanted)
+        oldest = reply.frame - _MOST_NOTED
+        self._noted = {wanted for wanted in self._noted if wanted.frame >= oldest}
 
     def _where(self, kept: _Kept, focus: FocusAt | None) -> _Place | None:
         if focus is None:

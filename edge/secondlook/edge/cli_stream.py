@@ -37,6 +37,7 @@ from .cli_options import (
 from .console import one_line
 from .errors import (
     ConnectionFailedError,
+    GeometryError,
     PictureError,
     RequestRefusedError,
     SecondLookError,
@@ -51,6 +52,9 @@ from .stream import EdgeStream
 from .wire_stream import FrameReply, StreamSummary
 
 __all__ = ["frame_json", "frame_line", "has_no_rate", "stream", "told_summary"]
+
+_OF_ONE_FRAME = (400, 413, 422)
+"""Statuses of a frame that cannot be used; the next may be better."""
 
 
 def stream(
@@ -149,7 +153,8 @@ class _Showing:
 
     def run(self, step: float) -> None:
         """To the source's end; `step` seconds or more from frame to frame."""
-        begin, damage = 0.0, None
+        begin = 0.0
+        damage: SecondLookError | None = None
         while True:
             time.sleep(max(0.0, begin - time.monotonic()))
             frame = self._source.newest()
@@ -159,7 +164,7 @@ class _Showing:
             opened = self._stream.card is not None
             try:
                 reply = self._stream.show(frame.picture, frame.captured)
-            except PictureError as error:
+            except (PictureError, GeometryError) as error:
                 damage = error
                 note(f"warning: frame {frame.number} of {self._source.name} is passed over: {error}")
             except (ConnectionFailedError, ServerBusyError) as error:
@@ -169,6 +174,9 @@ class _Showing:
                     note("note: the site has forgotten the stream; another is opened")
                 elif error.status >= 500:  # as of a gateway before a site that restarts
                     begin = max(begin, self._try_until(error, opened))
+                elif opened and error.status in _OF_ONE_FRAME:
+                    damage = error
+                    note(f"warning: the site refuses frame {frame.number}: {error}")
                 else:
                     raise
             else:

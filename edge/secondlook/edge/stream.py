@@ -154,12 +154,17 @@ class AsyncEdgeStream(_Stream):
         while self._camera.card is None:  # one opens the stream, and all wait for it
             if self._opening is None or self._opening.done():
                 self._opening = asyncio.create_task(self._driver.drive(self._camera.open()))
-            await asyncio.shield(self._opening)
+            try:
+                await asyncio.shield(self._opening)
+            except asyncio.CancelledError:
+                self._camera.check_open()  # closed meanwhile; else it was this frame that is not waited for
+                raise
         return await self._driver.drive(self._camera.show(number, captured, picture, window))
 
     async def aclose(self) -> StreamSummary | None:
         """As `EdgeStream.close`."""
         try:
+            self._camera.shut()
             if self._opening is not None:
                 self._opening.cancel()
                 await asyncio.gather(self._opening, return_exceptions=True)

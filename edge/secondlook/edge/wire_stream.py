@@ -25,6 +25,7 @@ from .wire import Box, ModelCard, View, WireModel
 
 __all__ = [
     "MOST_DETAILS",
+    "MOST_REFUSED",
     "By",
     "Detail",
     "FocusAt",
@@ -41,6 +42,9 @@ __all__ = [
 
 MOST_DETAILS: Final = 4
 """Details of earlier frames that may travel with one frame."""
+
+MOST_REFUSED: Final = 64
+"""Details that one frame may refuse."""
 
 By = Literal["own", "cloud"]
 """Whose answer: the site's small model's, or the cloud's."""
@@ -112,6 +116,9 @@ class FrameHeader(WireModel):
     window: Window | None = Field(default=None, description="Where the camera knows its own motion.")
     focus: Box | None = Field(default=None, description="What the part `focus` shows of this frame.")
     details: tuple[Detail, ...] = Field(default=(), max_length=MOST_DETAILS)
+    refused: tuple[Detail, ...] = Field(
+        default=(), max_length=MOST_REFUSED, description="Wanted details that will not come."
+    )
 
 
 class FocusAt(WireModel):
@@ -155,6 +162,9 @@ class FrameReply(WireModel):
     age: float | None = Field(
         default=None, description="Seconds since the capture of what the answer rests on."
     )
+    chance: float | None = Field(
+        default=None, description="That the answer is right, from all answers of the last seconds."
+    )
     focus: FocusAt | None = None
     wanted: tuple[Wanted, ...] = ()
     deadline_missed: bool = False
@@ -165,8 +175,8 @@ class FrameReply(WireModel):
 class StreamEvent(WireModel):
     """Something that happened beside the frames' own answers.
 
-    `asked`: a key frame went to the cloud. `cloud`: its answer came; `counts` says whether it is sure enough
-    to enter the history. `lost`: it will not come (`reason`). `dropped`: a line of history could not be put
+    `asked`: a key frame went to the cloud. `cloud`: its answer came; `counts` says whether it tells anything,
+    and enters the history. `lost`: it will not come (`reason`). `dropped`: a line of history could not be put
     behind the question. `answered`: a frame's reply, for whoever watches. `ended`: the stream.
     """
 

@@ -24,19 +24,20 @@ NAMES: Final = {
     "offload": "offloading by deadline",
     "partition": "large model, split",
     "switch": "switch",
+    "switch_ungated": "switch, doubtful cloud answers taken",
     "switch_memory": "switch with memory",
+    "belief": "belief",
+    "belief_doubt": "belief, key frames by doubt",
     "replace": "context replacement",
     "focus_own": "focus, own tracking",
     "focus_known": "focus, known motion",
     "focus_still": "focus, region left where it was",
-    "switch_memory_doubt": "switch with memory, key frames by doubt",
-    "switch_ungated": "switch, doubtful cloud answers taken",
     "memory": "memory without a cloud",
 }
 
-_PLOTTED: Final = ("switch", "switch_memory", "replace", "focus_own", "focus_known", "offload")
+_PLOTTED: Final = ("switch", "switch_memory", "belief", "focus_own", "focus_known", "offload")
 _COMPARED: Final = ("small", "large")
-_BANDED: Final = frozenset({"switch_memory", "focus_known", "large"})
+_BANDED: Final = frozenset({"belief", "focus_known", "large"})
 _NETWORKS: Final = {
     "constant": "constant delays",
     "lognormal": "log-normal delays",
@@ -73,9 +74,10 @@ def sections(report: Report) -> tuple[str, list[Table], list[Plot]]:
         "Bytes: of pictures, that leave the camera, and the site for the cloud. Held: frames with no answer "
         "of their own by the deadline of 0.2 s. Of the right: age of the newest capture that was answered "
         "rightly. Mended: from a change of the number to the first right answer. The split was run in two "
-        f"processes: {split['bytes_whole'] / 1e3:.0f} kB of features for a whole frame, "
-        f"{split['bytes_region'] / 1e3:.0f} for a region, in {1e3 * split['seconds_split']:.0f} ms where "
-        f"one process took {1e3 * split['seconds_whole']:.0f}."
+        f"processes on {split['frames']} frames: {split['bytes_whole'] / 1e3:.0f} kB of features for a whole "
+        f"frame, {split['bytes_region'] / 1e3:.0f} for a region; {split['same_answers']:.0%} of the answers "
+        f"were the same as in one process, and each took {1e3 * split['extra_seconds']:+.1f} ms (median of "
+        "differences). So its row has the whole model's answers and its own bytes."
     )
     costs = replace(cost_table(report, _COSTS_AT), note=note)
     return text, [accuracy_table(report), costs, difference_table(report)], plots(report)
@@ -159,26 +161,29 @@ def plots(report: Report) -> list[Plot]:
     lines = [series(name, "accuracy", quiet=True) for name in _COMPARED if name in methods]
     lines += [series(name, "accuracy", band=name in _BANDED) for name in _PLOTTED if name in methods]
     right = draw_lines(lines, "delay of the cloud, s", "frames right")
-    rules = [name for name in ("switch_memory", "switch_memory_doubt") if name in methods]
-    calls = draw_lines(
-        [series(name, "calls_per_frame") for name in rules], "delay of the cloud, s", "key frames"
-    )
     network = _NETWORKS[report["network"]]
     frames = f"{report['streams']} streams, {report['frames']} frames, {network}"
-    return [
+    drawn = [
         Plot(
             f"stream-accuracy-{report['network']}",
             "Accuracy over the delay of the cloud",
             f"{frames}; bands are 95 % intervals by stream. A split large model is as right as a whole one.",
             _logarithmic(right, delays),
-        ),
-        Plot(
-            f"stream-calls-{report['network']}",
-            "Key frames over the delay of the cloud",
-            f"Whenever there is room, and by doubt; share of all frames; {frames}.",
-            _logarithmic(calls, delays),
-        ),
+        )
     ]
+    if rules := [name for name in ("belief", "belief_doubt") if name in methods]:
+        calls = draw_lines(
+            [series(name, "calls_per_frame") for name in rules], "delay of the cloud, s", "key frames"
+        )
+        drawn.append(
+            Plot(
+                f"stream-calls-{report['network']}",
+                "Key frames over the delay of the cloud",
+                f"Whenever there is room, and by doubt; share of all frames; {frames}.",
+                _logarithmic(calls, delays),
+            )
+        )
+    return drawn
 
 
 def _logarithmic(figure: Figure, delays: Sequence[float]) -> Figure:

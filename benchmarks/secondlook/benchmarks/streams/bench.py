@@ -27,6 +27,7 @@ from secondlook.benchmarks.streams.scenes import SECONDS, sample_stream
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.wire import View
 from secondlook.engine.stream.keyframes import KeyFrames
+from secondlook.engine.stream.rules import Newest
 from secondlook.engine.stream.state import Method
 
 _SAVE_SECONDS: Final = 30.0
@@ -42,20 +43,22 @@ _TEMPLATE: Final = "{question} ({age:.1f} s ago: {answer})"
 def _ways(run: StreamRun, context: str) -> tuple[Way, ...]:
     """Every way that is compared. Key frames are sent when there is room, unless its name says otherwise."""
     busy = Method(key_frames=KeyFrames("busy"), in_flight=run.in_flight, history_seconds=run.history_seconds)
+    plain, ungated = replace(busy, rule=Newest()), Newest(cloud=None)
     every = (
-        Way("small", replace(busy, remember=None, in_flight=0)),
-        Way("large", replace(busy, own=False, believe=None), kind="cloud"),
-        Way("large_gated", replace(busy, own=False), kind="cloud"),
-        Way("offload", busy, kind="offload"),
-        Way("partition", replace(busy, own=False, believe=None), kind="partition"),
-        Way("switch", replace(busy, remember=None)),
-        Way("switch_memory", busy),
+        Way("small", replace(plain, memory=False, in_flight=0)),
+        Way("large", replace(plain, own=False, rule=ungated), kind="cloud"),
+        Way("large_gated", replace(plain, own=False), kind="cloud"),
+        Way("offload", plain, kind="offload"),
+        Way("partition", replace(plain, own=False, rule=ungated), kind="partition"),
+        Way("switch", replace(plain, memory=False)),
+        Way("switch_ungated", replace(plain, memory=False, rule=ungated)),
+        Way("switch_memory", plain),
+        Way("belief", busy),
+        Way("belief_doubt", replace(busy, key_frames=KeyFrames("doubt"))),
         Way("replace", replace(busy, context=context)),
         Way("focus_own", replace(busy, focus="crop")),
         Way("focus_known", replace(busy, focus="crop"), windows=True),
         Way("focus_still", replace(busy, focus="still")),
-        Way("switch_memory_doubt", replace(busy, key_frames=KeyFrames("doubt"))),
-        Way("switch_ungated", replace(busy, remember=None, believe=None)),
         Way("memory", replace(busy, in_flight=0)),
     )
     wanted = run.methods or [way.name for way in every]

@@ -45,6 +45,9 @@ _FRAME: Final = Size(1280, 960)
 _FRAMES: Final = 25
 """Of different frames, which come again and again."""
 
+_HISTORY_SECONDS: Final = 2.0
+"""After which a key frame is given up, and another may be sent: a stalled cloud is to be asked often."""
+
 _CACHE_GB: Final = 0.25
 """Of keys and values, each model: for a single camera."""
 _WARM_FRAMES: Final = 500
@@ -72,10 +75,12 @@ class PhaseResult:
     Attributes:
         seconds: from before its pictures were prepared to its reply.
         statuses: of the replies.
+        asked: key frames that the cloud was asked about.
     """
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
 
     def add(self, seconds: float, reply: FrameReply) -> None:
         self.seconds.append(seconds)
@@ -112,7 +117,7 @@ def bench_site(run: SiteRun) -> dict[str, Any]:
 
 def _sites(run: SiteRun, stack: ExitStack) -> dict[str, str]:
     """The address of a site for each kind of cloud."""
-    method = Method(focus=run.focus)
+    method = Method(focus=run.focus, history_seconds=_HISTORY_SECONDS)
     settings = StreamSettings(method=method, deadline=run.deadline)
     clouds: dict[str, str | None] = {"none": None}
     clouds["dead"] = stack.enter_context(_nobody(listening=False))
@@ -168,6 +173,7 @@ def _rows(results: dict[str, list[PhaseResult]], run: SiteRun) -> list[dict[str,
                 "p50_over_none": times["p50_ms"] / first["p50_ms"],
                 "p90_over_none": times["p90_ms"] / first["p90_ms"],
                 "p99_over_none": times["p99_ms"] / first["p99_ms"],
+                "key_frames": sum(phase.asked for phase in phases),
                 "statuses": dict(sum((phase.statuses for phase in phases), Counter[str]())),
             }
         )
@@ -235,6 +241,9 @@ async def _show(phase: Phase) -> PhaseResult:
             await asyncio.sleep(max(0.0, begin + number / phase.fps - loop.time()))
             showing.add(asyncio.create_task(show(jpeg, loop.time() - begin + 0.001)))
         await asyncio.gather(*showing)
+        summary = await camera.aclose()
+    assert summary is not None, "the site is there"
+    result.asked = summary.cloud_calls
     return result
 
 

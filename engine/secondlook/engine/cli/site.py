@@ -50,23 +50,22 @@ class MethodChoice:
     sure: Annotated[
         float,
         typer.Option(
-            help="Up to this doubt, in nats, the model's own answer stands.", rich_help_panel=STREAMS
+            help="Up to this doubt, in nats, the model does not look closer, and what it says to an earlier "
+            "answer counts.",
+            rich_help_panel=STREAMS,
         ),
     ] = 0.1
-    remember: Annotated[
+    change: Annotated[
         float,
         typer.Option(
-            help="Up to this doubt, in nats, it is remembered for later frames.", rich_help_panel=STREAMS
+            help="How often a second the right answer changes: earlier answers are trusted less for it.",
+            rich_help_panel=STREAMS,
         ),
-    ] = 0.02
-    believe: Annotated[
-        float,
-        typer.Option(help="Up to this doubt, in nats, the cloud's answer counts.", rich_help_panel=CLOUD),
-    ] = 0.2
+    ] = 0.1
     key_frames: Annotated[
         str,
         typer.Option(
-            help="Frames that the cloud is asked about: doubt, where the model is unsure; busy, whenever it "
+            help="Frames that the cloud is asked about: doubt, where no answer is likely; busy, whenever it "
             "has room; or every:SECONDS.",
             rich_help_panel=CLOUD,
         ),
@@ -81,12 +80,12 @@ class MethodChoice:
             SettingsError: a value is impossible.
         """
         from secondlook.engine.stream.keyframes import KeyFrames
+        from secondlook.engine.stream.rules import Belief
         from secondlook.engine.stream.state import Method
 
         return Method(
+            rule=Belief(change=self.change),
             sure=self.sure,
-            remember=self.remember,
-            believe=self.believe,
             key_frames=KeyFrames.parsed(self.key_frames),
             in_flight=self.cloud_in_flight,
             history_seconds=self.history_seconds,

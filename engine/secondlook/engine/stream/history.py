@@ -13,10 +13,13 @@ from typing import Final
 from secondlook.edge.geometry import Region
 from secondlook.edge.wire_stream import By
 
-__all__ = ["MOST_FRAMES", "Entry", "History"]
+__all__ = ["MOST_ANSWERS", "MOST_FRAMES", "Entry", "History"]
 
 MOST_FRAMES: Final = 4096
 """Of one stream that are known at once, however close their times of capture are."""
+
+MOST_ANSWERS: Final = 256
+"""The same of answers, which are weighed at every frame: more than ten seconds of 25 frames each."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class History:
                 break
         else:
             self._entries.insert(place, entry)
-        del self._entries[:-MOST_FRAMES]
+        del self._entries[:-MOST_ANSWERS]
         self.reach(entry.captured)
 
     def reach(self, captured: float) -> None:
@@ -77,16 +80,26 @@ class History:
             old += 1
         del self._entries[:old]
 
-    def newest(self, frame: int, captured: float, *, placed: bool = False) -> Entry | None:
-        """The newest answer to a frame before `frame`, not too old at `captured`; None: there is none.
+    def before(self, frame: int, captured: float) -> list[Entry]:
+        """The answers to frames before `frame`, not too old at `captured`, in the order of the frames."""
+        return [
+            entry
+            for entry in self._entries
+            if entry.frame < frame and captured - entry.captured <= self.seconds
+        ]
+
+    def place(self, frame: int, captured: float, doubt: float) -> Entry | None:
+        """The newest answer to a frame up to `frame` whose region is known; None: there is none.
 
         Args:
-            placed: of those whose region is known.
+            doubt: that it has at most.
         """
-        for entry in reversed(self._entries):
-            if entry.frame < frame and (entry.region is not None or not placed):
-                return entry if captured - entry.captured <= self.seconds else None
-        return None
+        placed = (
+            entry
+            for entry in reversed(self.before(frame + 1, captured))
+            if entry.region is not None and entry.uncertainty <= doubt
+        )
+        return next(placed, None)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
@@ -17,18 +17,17 @@ _EARLY: Final = 1e-6
 
 @validated(frozen=True)
 class KeyFrames:
-    """A rule: `doubt`, where the small model is unsure and nothing sure is fresh; `busy`, whenever the cloud
-    has room; `every` so many seconds. All but the last wait for nothing but room.
+    """A rule: `doubt`, where the answer that stands is not likely enough; `busy`, whenever the cloud has
+    room; `every` so many seconds. All but the last wait for nothing but room.
 
     Attributes:
         seconds: between two key frames, for `every`.
-        fresh: seconds that a sure answer is still believed without the cloud, for `doubt`. What is seen on
-            and off would cost many calls, and tell nothing new.
+        likely: chance of being right from which an answer needs no cloud, for `doubt`.
     """
 
     rule: Literal["doubt", "busy", "every"] = "doubt"
     seconds: Annotated[float, Field(gt=0)] | None = None
-    fresh: NonNegativeFloat = 0.4
+    likely: Annotated[float, Field(ge=0, le=1)] = 0.97
 
     def __post_init__(self) -> None:
         if (self.rule == "every") != (self.seconds is not None):
@@ -55,15 +54,14 @@ class KeyFrames:
             pass  # told below
         raise SettingsError(f"key frames are doubt, busy or every:SECONDS (above 0), not {text!r}")
 
-    def wants(self, unsure: bool, known: float | None, captured: float, last: float | None) -> bool:
+    def wants(self, chance: float, captured: float, last: float | None) -> bool:
         """Whether a frame should be asked about, where there is room.
 
         Args:
-            unsure: whether the small model is, of the picture alone.
-            known: age in seconds of the newest sure answer to an earlier frame; None: there is none.
+            chance: that the answer which stands for it is right.
             captured, last: seconds of this frame, and of the last one asked about.
         """
         if self.rule == "every":
             assert self.seconds is not None, "checked when it was made"
             return last is None or captured - last >= self.seconds - _EARLY
-        return self.rule == "busy" or (unsure and (known is None or known > self.fresh + _EARLY))
+        return self.rule == "busy" or chance < self.likely

@@ -18,7 +18,6 @@ from secondlook.edge.console import one_line
 from secondlook.edge.errors import GeometryError, PictureError, SecondLookError
 from secondlook.edge.wire import AnswerOptions, View
 from secondlook.edge.wire_stream import (
-    MOST_DETAILS,
     Detail,
     FrameHeader,
     FrameReply,
@@ -72,12 +71,11 @@ class _Frame:
 
 @dataclass(eq=False)
 class _Detail:
-    """A detail that the cloud waits for; `told` once the camera knows."""
+    """A detail that the cloud waits for. Every reply tells it until it comes, for replies may be lost."""
 
     wanted: Wanted
     captured: float
     jpeg: asyncio.Future[bytes]
-    told: bool = False
 
 
 class LiveStream:
@@ -115,7 +113,7 @@ class LiveStream:
         self._working: asyncio.Task[None] | None = None
         self._computed: _Frame | None = None  # by it
         self._waiting: _Frame | None = None
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking: dict[asyncio.Task[None], KeyFrame] = {}
         self._without_cloud = False
         self._details: dict[Detail, _Detail] = {}
         self._watchers: set[asyncio.Queue[StreamEvent]] = set()
@@ -139,6 +137,8 @@ class LiveStream:
         self._counts["bytes_from_camera"] += len(image) + len(focus or b"") + sum(map(len, details))
         for detail, jpeg in zip(header.details, details, strict=True):
             self._take(detail, jpeg)
+        for detail in header.refused:
+            self._miss(detail, "has no such detail any more")
         info = frame_info(header)
         number, captured = self._newest
         if info.number <= number:
@@ -183,6 +183,8 @@ class LiveStream:
         self._waiting = None
         for task in (*self._asking, *([] if self._working is None else [self._working])):
             task.cancel()
+        self._counts["cloud_lost"] += len(self._asking)
+        self._counts["bytes_to_cloud"] += sum(key_frame.handed for key_frame in self._asking.values())
         self._ended = StreamEvent(kind="ended", frame=max(0, self._newest[0]), reason=reason)
         self._event(self._ended)
         return StreamSummary(**self._counts)
@@ -277,15 +279,16 @@ class LiveStream:
         self._stream.asked(number)
         self._counts["cloud_calls"] += 1
         self._event(StreamEvent(kind="asked", frame=number))
-        task = asyncio.create_task(self._hear_cloud(self._cloud, frame))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-
-    async def _hear_cloud(self, cloud: Cloud, frame: _Frame) -> None:
-        info, seconds = frame.info, self._stream.method.history_seconds
+        info = frame.info
         key_frame = KeyFrame(
-            info.number, info.original, self._view, frame.image, lambda wanted: self._want(wanted, info)
+            number, info.original, self._view, frame.image, lambda wanted: self._want(wanted, info)
         )
+        task = asyncio.create_task(self._hear_cloud(self._cloud, key_frame, info))
+        self._asking[task] = key_frame
+        task.add_done_callback(self._asking.pop)
+
+    async def _hear_cloud(self, cloud: Cloud, key_frame: KeyFrame, info: FrameInfo) -> None:
+        seconds = self._stream.method.history_seconds
         try:
             said = await asyncio.wait_for(cloud.ask(key_frame, self._stream.question), seconds)
         except asyncio.TimeoutError:
@@ -341,22 +344,21 @@ class LiveStream:
         if known is not None and not known.jpeg.done():
             known.jpeg.set_result(jpeg)
 
+    def _miss(self, detail: Detail, why: str) -> None:
+        known = self._details.get(detail)
+        if known is not None and not known.jpeg.done():
+            known.jpeg.set_exception(LostDetailError(f"the camera {why}, of frame {detail.frame}"))
+
     def _forget_details(self, captured: float) -> None:
-        for detail in self._details.values():
-            old = captured - detail.captured > self._stream.method.history_seconds
-            if old and not detail.jpeg.done():
-                error = LostDetailError(f"the camera did not send the detail of frame {detail.wanted.frame}")
-                detail.jpeg.set_exception(error)
+        for detail, known in self._details.items():
+            if captured - known.captured > self._stream.method.history_seconds:
+                self._miss(detail, "did not send the detail in time")
 
     def _reply(self, info: FrameInfo, outcome: _Outcome, arrived: float, missed: bool = False) -> FrameReply:
         """The reply that goes out, counted; from then on the stream waits for the next frame."""
         self.touched = self._clock()
-        untold = [detail for detail in self._details.values() if not (detail.told or detail.jpeg.done())]
-        for detail in untold[:MOST_DETAILS]:
-            detail.told = True
-        reply = self._told(info, outcome, arrived, missed).model_copy(
-            update={"wanted": tuple(detail.wanted for detail in untold[:MOST_DETAILS])}
-        )
+        wanted = tuple(detail.wanted for detail in self._details.values() if not detail.jpeg.done())
+        reply = self._told(info, outcome, arrived, missed).model_copy(update={"wanted": wanted})
         self._counts["frames"] += 1
         self._counts[outcome.status] += 1
         self._counts["deadline_misses"] += missed

@@ -41,6 +41,7 @@ def frame_reply(
         context_uncertainty=verdict.context_uncertainty,
         history=None if verdict.entry is None else _history(verdict.entry, info),
         age=verdict.age,
+        chance=verdict.chance,
         focus=None if verdict.focus is None else _focus(verdict.focus),
     )
 

@@ -4,12 +4,11 @@ A frame's steps are a generator: it yields what to ask the small model (`Ask`), 
 (`Said`), and returns the `Verdict`. Whoever drives it, a server with a model and a clock or a replay with a
 recording and none, takes the same steps.
 
-    every frame n:      the small model looks at it; its answer stands where it is sure
-                        else the newest sure answer to an earlier frame, its own or the cloud's, within the
-                        limit: behind the question, where the checkpoint has learnt to read that, or in place
-                        of the answer
+    every frame n:      the small model looks at it; its answer and all that count of the last seconds, its
+                        own and the cloud's, are weighed. Where another than its own stands: that one, behind
+                        the question, where the checkpoint has learnt to read it, or in place of the answer
     a key frame:        goes to the cloud, whose answer may come at any later time
-    an answer for k:    counts if it is sure enough, as of frame k
+    an answer for k:    counts as of frame k, if it tells anything
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from secondlook.engine.context import with_history
 from secondlook.engine.stream.focus import anchored, narrowed, widened
 from secondlook.engine.stream.history import MOST_FRAMES, Entry, History
 from secondlook.engine.stream.keyframes import KeyFrames
+from secondlook.engine.stream.rules import Belief, Newest, Standing
 
 __all__ = ["Ask", "Focus", "FrameInfo", "Method", "Said", "Stream", "Verdict"]
 
@@ -37,13 +37,14 @@ Cells = Sequence[Sequence[int]]
 
 @validated(frozen=True)
 class Method:
-    """What a stream does with its frames. The doubts, in nats, are of answers that count; their defaults were
-    chosen for the embedded model on drawn streams of the calibration split, and are a start for others.
+    """What a stream does with its frames. The defaults were chosen for the embedded model on drawn streams of
+    the calibration split, and are a start for others.
 
     Attributes:
-        sure: at most so doubtful, the small model's own answer stands for its frame.
-        remember: at most so doubtful, it is remembered for later frames; None: none is.
-        believe: at most so doubtful, the cloud's answer counts; None: whatever its doubt.
+        rule: how answers are weighed.
+        memory: whether the small model's own answers are remembered for later frames.
+        sure: doubt in nats up to which the small model need not look closer, and up to which counts what it
+            says to an earlier answer behind the question.
         key_frames, in_flight: which frames the cloud is asked about, and how many at once; 0: it is not
             asked.
         history_seconds: how long an answer is of use.
@@ -54,9 +55,9 @@ class Method:
             brought to it; `still`: in the region as it was, for comparison.
     """
 
+    rule: Belief | Newest = Belief()
+    memory: bool = True
     sure: NonNegativeFloat = 0.1
-    remember: NonNegativeFloat | None = 0.02
-    believe: NonNegativeFloat | None = 0.2
     key_frames: KeyFrames = KeyFrames()
     in_flight: Annotated[int, Field(ge=0)] = 1
     history_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -133,6 +134,7 @@ class Verdict:
         uncertainty: the small model's, from pictures alone; None: it did not look.
         context_uncertainty: with the history behind the question; None: it was not asked so.
         entry: the earlier answer that this rests on.
+        chance: that the answer is right, as far as that was weighed; None: there is none.
         age: seconds since the capture of what it rests on; None: there is no answer.
         focus: where the next frame is looked at closer.
     """
@@ -144,6 +146,7 @@ class Verdict:
     entry: Entry | None = None
     age: float | None = None
     focus: Focus | None = None
+    chance: float | None = None
 
 
 Steps = Generator[Ask, "Said | None", Verdict]
@@ -163,7 +166,7 @@ class _Known:
     """A frame of the last seconds."""
 
     info: FrameInfo
-    unsure: bool = True
+    own: Entry | None = None
     relevance: Cells | None = field(default=None, repr=False)
 
 
@@ -198,21 +201,22 @@ class Stream:
         if said is None:
             return self._hold(info)
         known.relevance = said.relevance
-        known.unsure = said.uncertainty > method.sure
-        own = self._own_answer(info, said)
+        known.own = self._own_answer(info, said)
         focus = self._focus(info) if focusing and said.first > method.sure else None
-        entry = self.history.newest(info.number, info.captured) if known.unsure else None
-        if entry is None:
-            return Verdict(said.text, "picture", said.uncertainty, age=0.0, focus=focus)
+        standing = self._standing(info, known.own)
+        assert standing is not None, "its own answer is there, if nothing else"
+        entry, chance, own = standing.entry, standing.chance, said.uncertainty
+        if entry is known.own:
+            return Verdict(said.text, "picture", own, age=0.0, focus=focus, chance=chance)
         age = info.captured - entry.captured
         told = None
         if method.context is not None:
             told = yield Ask(with_history(method.context, self.question, age, entry.text), method.sure)
         if told is None:
-            return Verdict(entry.text, "history", own, None, entry, age, focus)
+            return Verdict(entry.text, "history", own, None, entry, age, focus, chance)
         if told.text.strip() and told.uncertainty <= method.sure:
-            return Verdict(told.text, "context", own, told.uncertainty, entry, age, focus)
-        return Verdict(entry.text, "history", own, told.uncertainty, entry, age, focus)
+            return Verdict(told.text, "context", own, told.uncertainty, entry, age, focus, chance)
+        return Verdict(entry.text, "history", own, told.uncertainty, entry, age, focus, chance)
 
     def held(self, info: FrameInfo) -> Verdict:
         """What holds for a frame that was not looked at, or is not yet: what held before. Changes nothing."""
@@ -223,10 +227,9 @@ class Stream:
         known = self._frames.get(number)
         if known is None or number in self._asked or len(self._asked) >= self.method.in_flight:
             return False
-        captured = known.info.captured
-        entry = self.history.newest(number, captured)
-        age = None if entry is None else captured - entry.captured
-        return self.method.key_frames.wants(known.unsure, age, captured, self._last_asked)
+        standing = self._standing(known.info, known.own)
+        chance = 0.0 if standing is None else standing.chance
+        return self.method.key_frames.wants(chance, known.info.captured, self._last_asked)
 
     def asked(self, number: int) -> None:
         """The cloud was asked about a frame."""
@@ -239,9 +242,10 @@ class Stream:
     ) -> bool:
         """The cloud's answer about a frame came, or came again; whether it counts."""
         self._asked.pop(number, None)
-        counts = bool(text.strip()) and (self.method.believe is None or uncertainty <= self.method.believe)
+        entry = Entry(number, captured, text, uncertainty, "cloud", region)
+        counts = self.method.rule.counts(entry)
         if counts:
-            self.history.put(Entry(number, captured, text, uncertainty, "cloud", region))
+            self.history.put(entry)
         return counts
 
     def lost(self, number: int) -> None:
@@ -266,27 +270,36 @@ class Stream:
     def _age(self, info: FrameInfo, earlier: int) -> float:
         return info.captured - self._frames[earlier].info.captured
 
-    def _own_answer(self, info: FrameInfo, said: Said) -> float:
+    def _own_answer(self, info: FrameInfo, said: Said) -> Entry:
         region = narrowed(info.focus) if said.closer and info.focus is not None else None
         entry = Entry(info.number, info.captured, said.text, said.uncertainty, "own", region)
         if self._own is None or entry.frame > self._own.frame:
             self._own = entry
-        remember = self.method.remember
-        if remember is not None and said.uncertainty <= remember and said.text.strip():
+        if self.method.memory and self.method.rule.counts(entry):
             self.history.put(entry)
-        return said.uncertainty
+        return entry
+
+    def _standing(self, info: FrameInfo, own: Entry | None) -> Standing | None:
+        earlier = self.history.before(info.number, info.captured)
+        return self.method.rule.standing(earlier, own, info.captured)
 
     def _hold(self, info: FrameInfo) -> Verdict:
-        entry, own = self.history.newest(info.number, info.captured), self._own
-        if entry is None and own is not None and own.frame < info.number:
-            entry = own if info.captured - own.captured <= self.method.history_seconds else None
-        if entry is None:
+        standing, own = self._standing(info, None), self._own
+        if standing is not None:
+            entry, chance = standing.entry, standing.chance
+        elif own is None or own.frame >= info.number or self._too_old(own, info):
             return Verdict("", "nothing")
-        return Verdict(entry.text, "history", entry=entry, age=info.captured - entry.captured)
+        else:
+            entry, chance = own, 0.0
+        age = info.captured - entry.captured
+        return Verdict(entry.text, "history", entry=entry, age=age, chance=chance)
+
+    def _too_old(self, entry: Entry, info: FrameInfo) -> bool:
+        return info.captured - entry.captured > self.method.history_seconds
 
     def _focus(self, info: FrameInfo) -> Focus | None:
         """The newest known place, brought to this frame."""
-        entry = self.history.newest(info.number + 1, info.captured, placed=True)
+        entry = self.history.place(info.number, info.captured, self.method.sure)
         if entry is None or entry.region is None:
             return None
         place = self._brought(entry, entry.region, info)
