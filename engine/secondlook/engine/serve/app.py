@@ -19,6 +19,7 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
 from secondlook.engine.serve.errors import add_error_handlers
+from secondlook.engine.serve.metrics import Metrics
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.requests import EveryRequest, shown_address
 from secondlook.engine.serve.routes import answers, documentation, watching
@@ -54,7 +55,7 @@ def create_app(
     """An application that serves `engine`, ready as soon as its lifespan has begun.
 
     The lifespan starts the inference thread, the only one that calls `engine`, and ends it after the
-    questions it has. `app.state.service` is the TwoLookService behind it.
+    questions it has. `app.state.service` is the TwoLookService behind it, `app.state.metrics` its Metrics.
     """
     return _create(lambda: engine, settings, extend, wait=True)
 
@@ -77,6 +78,8 @@ def _create(
 ) -> FastAPI:
     settings = settings or ServerSettings()
     service = TwoLookService(load, settings)
+    metrics = Metrics(service)
+    service.observe(metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -101,13 +104,14 @@ def _create(
         redoc_url=None,
     )
     app.state.service = service
+    app.state.metrics = metrics
     app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * settings.max_body_bytes))
     app.include_router(answers)
     app.include_router(watching)
     app.include_router(documentation)
     extension = nullcontext() if extend is None else extend(app, service)
     app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
-    app.add_middleware(EveryRequest, root_path=settings.root_path)
+    app.add_middleware(EveryRequest, root_path=settings.root_path, on_response=metrics.responded)
     add_error_handlers(app)
     return app
 

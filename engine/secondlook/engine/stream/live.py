@@ -128,6 +128,11 @@ class LiveStream:
         return self._working is not None
 
     @property
+    def summary(self) -> StreamSummary:
+        """What it came to until now."""
+        return StreamSummary(**self._counts)
+
+    @property
     def watchers(self) -> int:
         return len(self._watchers)
 
@@ -185,7 +190,7 @@ class LiveStream:
             task.cancel()
         self._ended = StreamEvent(kind="ended", frame=max(0, self._newest[0]), reason=reason)
         self._event(self._ended)
-        return StreamSummary(**self._counts)
+        return self.summary
 
     def _queue(self, frame: _Frame) -> None:
         if self._working is None:
