@@ -98,6 +98,15 @@ class ServerChoice:
             rich_help_panel=NETWORK,
         ),
     ] = ""
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="A collector's URL, such as http://localhost:4318, that is told of looks as OpenTelemetry's "
+            "spans.",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
     root_path: Annotated[
         str,
         typer.Option(
@@ -127,6 +136,7 @@ class ServerChoice:
                 most=self.max_connections, header_seconds=self.header_seconds, body_seconds=self.body_seconds
             ),
             grace_seconds=self.grace_seconds,
+            otlp_endpoint=self.otlp_endpoint,
             root_path=self.root_path,
         )
 

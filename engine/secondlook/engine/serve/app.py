@@ -93,6 +93,8 @@ def _create(
         finally:
             purging.cancel()
             await service.stop()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="secondlook",
@@ -105,6 +107,13 @@ def _create(
     )
     app.state.service = service
     app.state.metrics = metrics
+    tracing = None
+    if settings.otlp_endpoint is not None:
+        from secondlook.engine.serve.tracing import Joining, Tracing, exporter_to  # an extra
+
+        tracing = Tracing(exporter_to(settings.otlp_endpoint), service)
+        service.observe(tracing)
+        app.add_middleware(Joining)
     app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * settings.max_body_bytes))
     app.include_router(answers)
     app.include_router(watching)

@@ -92,6 +92,8 @@ class ServerSettings:
         sessions: see `SessionLimits`.
         connections: see `ConnectionLimits`.
         grace_seconds: how long a server that was told to stop waits for answers and second looks.
+        otlp_endpoint: a collector's URL (OTLP over HTTP, without `/v1/traces`), which is told of looks as
+            spans; None: nobody.
         root_path: the path under which a proxy serves this, such as "/eyes"; for the links in `/docs`.
     """
 
@@ -105,9 +107,15 @@ class ServerSettings:
     sessions: SessionLimits = SessionLimits()
     connections: ConnectionLimits = ConnectionLimits()
     grace_seconds: PositiveFloat = 30.0
+    otlp_endpoint: str | None = None
     root_path: str = ""
 
     def __post_init__(self) -> None:
+        if self.otlp_endpoint is not None and not re.fullmatch(r"https?://[^\s/]\S*", self.otlp_endpoint):
+            raise SettingsError(
+                f"otlp_endpoint should be a collector's URL, such as http://localhost:4318, not "
+                f"{self.otlp_endpoint!r}"
+            )
         if not re.fullmatch(r"(/[^/?#\s]+)*", self.root_path):
             raise SettingsError(
                 f"root_path should begin with a slash and not end with one, as /eyes, not {self.root_path!r}"

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -58,6 +59,7 @@ class _Frame:
         focus: the JPEG of `info.focus`.
         arrived: on the service's clock.
         late: whether its reply has gone out before its outcome was there.
+        context: that of its request, for logs and traces: the task that computes it began with another's.
     """
 
     info: FrameInfo
@@ -68,6 +70,7 @@ class _Frame:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     late: bool = False
+    context: Context = field(default_factory=copy_context)
 
 
 @dataclass(eq=False)
@@ -205,7 +208,7 @@ class LiveStream:
         try:
             while following is not None:
                 self._computed = following
-                await self._compute(following)
+                await following.context.run(asyncio.ensure_future, self._compute(following))
                 following, self._waiting = self._waiting, None
         finally:
             self._computed = self._working = None
