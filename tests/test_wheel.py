@@ -28,6 +28,7 @@ EXTRAS = {
     "tensorrt",
     "tensorrt-lean",
     "bench",
+    "otel",
     "ray",
     "video",
     "dev",

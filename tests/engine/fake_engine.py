@@ -30,6 +30,7 @@ from secondlook.engine.results import (
     Look,
     Pending,
     Question,
+    Usage,
 )
 
 SIDE, CELL = 32, 16
@@ -94,6 +95,10 @@ class FakeEngine:
     @property
     def slots(self) -> int:
         return 1
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(1, 0, 0, 0, 0, 0)
 
     def prepare(
         self,

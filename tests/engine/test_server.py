@@ -163,6 +163,7 @@ def test_the_model_card_the_probes_and_the_documentation() -> None:
             "/readyz",
             "/health",
             "/version",
+            "/metrics",
         }
         documented = schema["paths"]["/v1/answers/{session_id}/local"]["post"]["responses"]
         errors = {"400", "404", "408", "409", "410", "413", "415", "422", "429", "500", "503"}

@@ -53,6 +53,7 @@ from secondlook.engine.results import (
     Look,
     Pending,
     Question,
+    Usage,
 )
 
 __all__ = ["Engine"]
@@ -137,6 +138,12 @@ class Engine:
     def slots(self) -> int:
         """Sequences that can be computed at once."""
         return self._pool.count
+
+    @property
+    def usage(self) -> Usage:
+        """What the cache is used for. May be asked for on any thread."""
+        pool, prefixes = self._pool, self.prefixes
+        return Usage(pool.count, pool.used, pool.kept, prefixes.queries, prefixes.hits, prefixes.recomputed)
 
     def prepare(
         self,
@@ -267,6 +274,7 @@ class Engine:
         find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
         try:
+            self.prefixes.count(len(asked.prompt.ids), prefix)
             given = asked.region
             read = options.relevance or (given is None and options.second_look != "never")
             of_prompt = read and not self.model.localisation.generated_rows
@@ -325,7 +333,9 @@ class Engine:
             after.future.result()  # where that failed, nothing can be compared in the end
         slot, prefix = yield Slot(lambda: pending.prefix)
         try:
+            self.prefixes.count(len(local.prompt.ids), prefix)
             if prefix is None:
+                self.prefixes.recomputed += 1
                 # It was given up: the first look's pass, alone, gives the same keys and values.
                 yield from self._ask(slot, asked, 1, None, stages, probe=False)
                 self._pool.hold(slot, pending.prefix)

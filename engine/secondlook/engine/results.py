@@ -20,7 +20,7 @@ from secondlook.engine.models.base import Prompt, QuestionTokens
 from secondlook.engine.models.pictures import Picture
 from secondlook.kernels import relative_attention
 
-__all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "LocalImage", "Look", "Pending", "Question"]
+__all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "LocalImage", "Look", "Pending", "Question", "Usage"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,3 +215,21 @@ class FinalAnswer:
     def look(self) -> Look:
         """The one that stands."""
         return self.second if self.decision == "took_second" else self.first
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an engine's cache is used for, and was.
+
+    Attributes:
+        slots, used, kept: there are, have a look computed in them, are kept for a further one.
+        prefix_queries, prefix_hits: rows of all prompts so far, and those of them that were kept.
+        recomputed: prefixes that were given up, and computed again for a second look.
+    """
+
+    slots: int
+    used: int
+    kept: int
+    prefix_queries: int
+    prefix_hits: int
+    recomputed: int

@@ -62,7 +62,7 @@ def run(application: typer.Typer, arguments: list[str] | None = None) -> NoRetur
         if (error.name or "").startswith("secondlook"):
             raise
         missing = (error.name or "").partition(".")[0]
-        extra = {"matplotlib": "bench", "av": "bench", "ray": "ray"}.get(
+        extra = {"matplotlib": "bench", "av": "bench", "ray": "ray", "opentelemetry": "otel"}.get(
             missing, "export" if missing.startswith("onnx") else "engine"
         )
         typer.echo(f"error: {error}: this command needs pip install 'secondlook[{extra}]'", err=True)

@@ -146,6 +146,15 @@ class ServerChoice:
             rich_help_panel=NETWORK,
         ),
     ] = ""
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="A collector's URL, such as http://localhost:4318, that is told of looks as OpenTelemetry's "
+            "spans.",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
     root_path: Annotated[
         str,
         typer.Option(
@@ -247,6 +256,7 @@ class ServerChoice:
             ),
             chat=chat,
             grace_seconds=self.grace_seconds,
+            otlp_endpoint=self.otlp_endpoint,
             root_path=self.root_path,
             api_key_file=self.api_key_file,
             key_limits=limits,

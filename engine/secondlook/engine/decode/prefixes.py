@@ -14,15 +14,27 @@ __all__ = ["PrefixIndex"]
 
 
 class PrefixIndex:
-    """Kept prefixes by client and key; not many more than there are in slots or claimed."""
+    """Kept prefixes by client and key; not many more than there are in slots or claimed.
+
+    Attributes:
+        queries: rows of prompts that were begun.
+        hits: those of them that were kept.
+        recomputed: prefixes that were given up before what was to go on from them.
+    """
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._known: dict[tuple[str, Hashable], KeptPrefix] = {}
+        self.queries = self.hits = self.recomputed = 0
 
     def find(self, client: str, key: Hashable) -> KeptPrefix | None:
         """The prefix, which may be given up by now."""
         return self._known.get((client, key))
+
+    def count(self, rows: int, prefix: KeptPrefix | None) -> None:
+        """A prompt of so many rows begins, with what was kept of it."""
+        self.queries += rows
+        self.hits += 0 if prefix is None else prefix.length
 
     def remember(self, prefix: KeptPrefix, client: str, key: Hashable) -> None:
         """Find the prefix there from now on."""

@@ -124,18 +124,25 @@ class Stages:
 
     A stage begins when a flow wants something of it, or says so, and lasts until the next begins: what was
     computed for others meanwhile is included. The first is "queue".
+
+    Attributes:
+        first_token: seconds until a decode was first wanted, and so the first token was there.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._stage, self._since = "queue", clock()
         self._seconds: dict[str, float] = {}
+        self.first_token = 0.0
 
     def enter(self, stage: str) -> None:
         """From now on it is in that stage."""
         now = self._clock()
+        first_decode = stage == "decode" and stage not in self._seconds and stage != self._stage
         self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
+        if first_decode:
+            self.first_token = sum(self._seconds.values())
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -26,6 +26,7 @@ from secondlook.engine.serve.access import Access, OnlyMetrics
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
 from secondlook.engine.serve.errors import add_error_handlers, describe
 from secondlook.engine.serve.keys import KeyRing, Meter
+from secondlook.engine.serve.metrics import Metrics
 from secondlook.engine.serve.openai.chat import Chat
 from secondlook.engine.serve.openai.routes import chats
 from secondlook.engine.serve.protocol import TwoLookEngine
@@ -74,7 +75,7 @@ def create_app(
     """An application that serves `engine`, ready as soon as its lifespan has begun.
 
     The lifespan starts the inference thread, the only one that calls `engine`, and ends it after the
-    questions it has. `app.state.service` is the TwoLookService behind it.
+    questions it has. `app.state.service` is the TwoLookService behind it, `app.state.metrics` its Metrics.
 
     Raises:
         SettingsError: the keys cannot be read.
@@ -104,6 +105,8 @@ def _create(
     settings = settings or ServerSettings()
     keys = None if settings.api_key_file is None else KeyRing(settings.api_key_file, settings.key_limits)
     service = TwoLookService(load, settings)
+    metrics = Metrics(service)
+    service.observe(metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -117,6 +120,8 @@ def _create(
         finally:
             purging.cancel()
             await service.stop()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="secondlook",
@@ -133,6 +138,14 @@ def _create(
     app.state.service = service
     app.state.created = int(time.time())
     app.state.chat = Chat(service)
+    app.state.metrics = metrics
+    tracing = None
+    if settings.otlp_endpoint is not None:
+        from secondlook.engine.serve.tracing import Joining, Tracing, exporter_to  # an extra
+
+        tracing = Tracing(exporter_to(settings.otlp_endpoint), service)
+        service.observe(tracing)
+        app.add_middleware(Joining)
     largest = max(settings.max_body_bytes, settings.chat.max_body_bytes)
     app.state.bodies = Bodies(max(settings.max_bodies_bytes, 2 * largest))
     app.include_router(answers)
@@ -152,7 +165,7 @@ def _create(
             allow_headers=("*",),  # clients of OpenAI's send many; what counts here is the key
             expose_headers=("Retry-After", REQUEST_ID_HEADER),
         )
-    app.add_middleware(EveryRequest, root_path=settings.root_path)
+    app.add_middleware(EveryRequest, root_path=settings.root_path, on_response=metrics.responded)
     add_error_handlers(app)
     return app
 

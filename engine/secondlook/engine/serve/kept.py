@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from secondlook.engine.serve.observing import Observation
 from secondlook.engine.serve.served import Served
 from secondlook.engine.serve.worker import Submitted
 
@@ -23,12 +24,14 @@ class KeptLook:
     Attributes:
         stands: what stands without a second look.
         nbytes: see `FirstLook.nbytes`.
+        observed: the first look, as its observers see it.
     """
 
     pending: Pending
     submitted: Submitted[FirstLook]
     stands: Future[Served]
     nbytes: int
+    observed: Observation
 
 
 def without_second(stands: Future[Served], first: Future[FirstLook]) -> None:

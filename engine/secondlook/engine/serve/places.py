@@ -84,6 +84,11 @@ class Places:
         """Places taken, without those of looks that the engine may compute."""
         return max(0, len(self._taken) - self._slots()) if self._taken else 0
 
+    @property
+    def running(self) -> int:
+        """Places of looks that the engine may compute."""
+        return len(self._taken) - self.waiting
+
     def check(self, client: str, *, second: bool = False) -> None:
         """Raise QueueFullError, with an estimate of when to come back, if there is no place for a client."""
         taken, slots = len(self._taken), self._slots()

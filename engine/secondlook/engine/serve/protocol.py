@@ -13,7 +13,7 @@ from secondlook.edge.wire import AnswerOptions, ModelCard
 if TYPE_CHECKING:
     from secondlook.engine.decode.scheduler import Request
     from secondlook.engine.decode.token_options import TokenOptions
-    from secondlook.engine.results import FinalAnswer, FirstLook, LocalImage, Look, Pending, Question
+    from secondlook.engine.results import FinalAnswer, FirstLook, LocalImage, Look, Pending, Question, Usage
 
 __all__ = ["TwoLookEngine"]
 
@@ -32,6 +32,11 @@ class TwoLookEngine(Protocol):
     @property
     def slots(self) -> int:
         """Looks that are computed at once; more of them wait."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """What its cache is used for."""
         ...
 
     @property

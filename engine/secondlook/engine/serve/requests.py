@@ -13,6 +13,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -43,10 +44,14 @@ class EveryRequest:
 
     Args:
         root_path: where a proxy serves `app`; the proxy may pass that part of the path on, or take it away.
+        on_response: told the status of every reply.
     """
 
-    def __init__(self, app: ASGIApp, root_path: str = "") -> None:
+    def __init__(
+        self, app: ASGIApp, root_path: str = "", on_response: Callable[[int], None] = lambda _status: None
+    ) -> None:
         self._app = app
+        self._on_response = on_response
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +77,7 @@ class EveryRequest:
             status = 500
             raise
         finally:
+            self._on_response(status)
             client = shown_address(*scope["client"]) if scope.get("client") else "-"
             path, seconds = shown_path(scope["path"]), time.perf_counter() - started
             _log.info("%s %s %s: %d in %.3f s", client, scope["method"], path, status, seconds)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Path, Request, UploadFile
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ValidationError
 
 from secondlook.edge.geometry import Size
@@ -204,6 +204,19 @@ async def readyz(service: Service) -> Health:
     """503 while the model is being loaded, and during the shutdown. A full queue is still ready."""
     service.check_ready()
     return Health(status="ready")
+
+
+@watching.head("/metrics", include_in_schema=False)
+@watching.get(
+    "/metrics",
+    summary="What the server measures of itself",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "As Prometheus or OpenMetrics have it, by the Accept header."}},
+)
+async def metrics(request: Request) -> Response:
+    """Looks by what was decided, where their time went, how things are; no question, answer or picture."""
+    text, kind = request.app.state.metrics.exposed(request.headers.get("accept", ""))
+    return Response(text, headers={"Content-Type": kind})
 
 
 @documentation.head("/docs")

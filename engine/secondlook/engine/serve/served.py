@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secondlook.edge.wire import AnswerReply, PendingSession
 from secondlook.engine.replies import final_reply, first_reply
 
 if TYPE_CHECKING:
     from secondlook.engine.results import FinalAnswer, FirstLook
+    from secondlook.engine.serve.decoding import Made
+    from secondlook.engine.serve.worker import Submitted
 
 __all__ = ["Served"]
 
@@ -25,6 +27,7 @@ class Served:
         queue_seconds: waiting for its turn, and for the inference thread.
         decode_seconds: its picture and its question, made ready for it.
         received_bytes: of its picture; 0 where none was received, as when a session was given up.
+        first_token_seconds: from its coming until its answer's first token was computed.
     """
 
     found: FirstLook | FinalAnswer
@@ -33,6 +36,25 @@ class Served:
     queue_seconds: float = 0.0
     decode_seconds: float = 0.0
     received_bytes: int = 0
+    first_token_seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        found: FirstLook | FinalAnswer,
+        *,
+        made: Made[Any],
+        submitted: Submitted[Any],
+        received_bytes: int,
+        session: PendingSession | None = None,
+        complete: bool = True,
+    ) -> Served:
+        """What a look came to that was made ready and handed in."""
+        queue, decode = made.queue_seconds + submitted.waited, made.decode_seconds
+        request = submitted.request
+        assert request is not None, "what came to something was begun"
+        first_token = queue + decode + request.stages.first_token
+        return cls(found, session, complete, queue, decode, received_bytes, first_token)
 
     @property
     def reply(self) -> AnswerReply:

@@ -13,22 +13,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
-from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Size, most_pixels, sent_size
 from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSession
-from secondlook.engine.errors import PictureMismatchError, SessionError, ShuttingDownError
+from secondlook.engine.errors import SessionError, ShuttingDownError
 from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, Made, most_bytes
 from secondlook.engine.serve.kept import KeptLook, without_second
 from secondlook.engine.serve.keys import owner_of
+from secondlook.engine.serve.observing import Observation, Observer
 from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.served import Served
-from secondlook.engine.serve.sessions import SessionStore
+from secondlook.engine.serve.sessions import Census, SessionStore
 from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.worker import InferenceThread, Submitted
 
@@ -72,6 +72,7 @@ class TwoLookService:
         self._places = Places(
             lambda: self.loaded.result().slots, settings.queue_size, settings.decoding_threads
         )
+        self._observers: list[Observer] = []
         self._stopping = self._at_once = False
         self.decoding = Decoding(self._places, settings.decoding_threads)
 
@@ -115,6 +116,20 @@ class TwoLookService:
     def waiting(self) -> int:
         """Questions accepted, without those being answered."""
         return self._places.waiting
+
+    @property
+    def running(self) -> int:
+        """Questions being answered."""
+        return self._places.running
+
+    @property
+    def sessions(self) -> Census:
+        """How many there are, and were."""
+        return self._sessions.census
+
+    def observe(self, observer: Observer) -> None:
+        """Tell it of every look from now on."""
+        self._observers.append(observer)
 
     def start(self) -> None:
         """Begin to load the engine."""
@@ -197,7 +212,7 @@ class TwoLookService:
             InferenceThread.
         """
         view = self.card.global_view
-        self.check_allowed(options, original)
+        self.settings.check_allowed(options, original)
         engine = self.loaded.result()
         most = sent_size(view, original)
 
@@ -228,7 +243,7 @@ class TwoLookService:
         def on_region(found: FirstLook) -> None:
             loop.call_soon_threadsafe(_settle, region, found)
 
-        with self._places.taken(client) as place:
+        with Observation("first", self._observers) as observed, self._places.taken(client) as place:
             made = await make(place)
             submitted, complete = self._submit(
                 place,
@@ -236,7 +251,8 @@ class TwoLookService:
                     made.prepared, on_region=on_region, on_tokens=_on(loop, on_tokens)
                 ),
             )
-        complete.add_done_callback(_heard)  # once the region is told nobody waits for it
+        served = partial(Served.of, made=made, submitted=submitted, received_bytes=received_bytes)
+        complete.add_done_callback(partial(observed.settle, served))
         try:
             await asyncio.wait({region, complete}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -247,17 +263,10 @@ class TwoLookService:
         if found.pending is not None:
             stands = Future[Served]()
             submitted.future.add_done_callback(partial(without_second, stands))
-            kept = KeptLook(found.pending, submitted, stands, found.nbytes)
+            kept = KeptLook(found.pending, submitted, stands, found.nbytes, observed)
             name, seconds = self._sessions.open(kept, owner_of(client))
             session = PendingSession(id=name, expires_in=seconds)
-        return Served(
-            found,
-            session,
-            complete.done(),
-            made.queue_seconds + submitted.waited,
-            made.decode_seconds,
-            received_bytes,
-        )
+        return served(found, session=session, complete=complete.done())
 
     async def second_look(self, session_id: str, jpeg: bytes, client: str = "") -> Served:
         """Answer from both images, and end the session; whatever is raised later than SessionErrors leaves it
@@ -295,11 +304,14 @@ class TwoLookService:
             on_tokens: see `TwoLookEngine.start_second_look`; called on the event loop.
         """
         self._inference.check_ready()
-        pending = self._sessions.look(session_id, owner_of(client)).pending
+        kept = self._sessions.look(session_id, owner_of(client))
         loop = asyncio.get_running_loop()
-        with self._places.taken(pending.question.client, second=True) as place:
-            made = await make(place, pending)
-            async with self._claimed(session_id) as (kept, stands):
+        with (
+            Observation("second", self._observers, kept.observed) as observed,
+            self._places.taken(kept.pending.question.client, second=True) as place,
+        ):
+            made = await make(place, kept.pending)
+            async with self._claimed(session_id) as stands:
                 submitted, complete = self._submit(
                     place,
                     lambda engine: engine.start_second_look(
@@ -310,12 +322,9 @@ class TwoLookService:
                         on_tokens=_on(loop, on_tokens),
                     ),
                 )
-                served = Served(
-                    await complete,
-                    queue_seconds=made.queue_seconds + submitted.waited,
-                    decode_seconds=made.decode_seconds,
-                    received_bytes=received_bytes,
-                )
+                found = await complete
+                served = Served.of(found, made=made, submitted=submitted, received_bytes=received_bytes)
+                observed.end(served)
                 stands.set_result(served)
         return served
 
@@ -339,11 +348,12 @@ class TwoLookService:
             self._sessions.give_up(session_id, owner_of(client))
 
     @asynccontextmanager
-    async def _claimed(self, session_id: str) -> AsyncIterator[tuple[KeptLook, Future[Served]]]:
-        """What the session keeps; it waits again unless the future given has what stands in the end."""
-        kept, stands = self._sessions.claim(session_id), Future[Served]()
+    async def _claimed(self, session_id: str) -> AsyncIterator[Future[Served]]:
+        """The session is claimed; it waits again unless the future given has what stands in the end."""
+        self._sessions.claim(session_id)
+        stands = Future[Served]()
         try:
-            yield kept, stands
+            yield stands
         finally:
             if stands.done():
                 self._sessions.finish(session_id, stands)
@@ -358,22 +368,6 @@ class TwoLookService:
         complete = asyncio.wrap_future(submitted.future)
         complete.add_done_callback(lambda _: self._places.leave(place))
         return submitted, complete
-
-    def check_allowed(self, options: AnswerOptions, original: Size) -> None:
-        """
-        Raises:
-            SettingsError: options that the server does not allow.
-            PictureMismatchError: an original larger than it allows.
-        """
-        if (options.max_new_tokens or 0) > self.settings.max_new_tokens:
-            raise SettingsError(
-                f"max_new_tokens is {options.max_new_tokens}; the limit is {self.settings.max_new_tokens}"
-            )
-        if original.pixels > self.settings.max_original_pixels:
-            raise PictureMismatchError(
-                f"the original is said to have {original} = {original.pixels} pixels; the limit is "
-                f"{self.settings.max_original_pixels}"
-            )
 
 
 def _on(
@@ -392,9 +386,3 @@ def _on(
 def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:
     if not future.done():
         future.set_result(result)
-
-
-def _heard(future: asyncio.Future[Any]) -> None:
-    """asyncio logs errors that nobody asked for."""
-    if not future.cancelled():
-        future.exception()

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 from secondlook.engine.errors import (
     AnsweredSessionError,
@@ -33,13 +33,31 @@ from secondlook.engine.errors import (
 )
 from secondlook.engine.serve.settings import SessionLimits
 
-__all__ = ["SessionStore"]
+__all__ = ["Census", "SessionEnd", "SessionStore"]
 
 KeptT = TypeVar("KeptT")
 LeftT = TypeVar("LeftT")
 
 _ID_BYTES = 24
 """192 bits of randomness: an id cannot be guessed, and is the right to a session that has no owner."""
+
+SessionEnd = Literal["answered", "expired", "given_up", "too_many"]
+"""Why a session ended: it was answered, its time was over, its edge gave it up, or the server for another."""
+
+
+@dataclass(frozen=True)
+class Census:
+    """How many sessions there are, and were.
+
+    Attributes:
+        waiting: for their local image.
+        claimed: whose second look is being computed.
+        ended: from the beginning, by why.
+    """
+
+    waiting: int
+    claimed: int
+    ended: dict[SessionEnd, int]
 
 
 @dataclass
@@ -85,10 +103,17 @@ class SessionStore(Generic[KeptT, LeftT]):
         # In the order of opening, which is also the order of expiry: all sessions live equally long.
         self._sessions: OrderedDict[str, _Session[KeptT]] = OrderedDict()
         self._ended: OrderedDict[str, _Ended[LeftT]] = OrderedDict()
+        self._ends: Counter[SessionEnd] = Counter(dict.fromkeys(get_args(SessionEnd), 0))
 
     def __len__(self) -> int:
         """Sessions waiting or claimed."""
         return len(self._sessions)
+
+    @property
+    def census(self) -> Census:
+        """How many there are, and were."""
+        claimed = sum(session.claimed for session in self._sessions.values())
+        return Census(len(self) - claimed, claimed, dict(self._ends))
 
     def open(self, kept: KeptT, owner: str = "") -> tuple[str, float]:
         """Keep what an owner's second look needs; returns the session's id and its seconds to live."""
@@ -99,7 +124,7 @@ class SessionStore(Generic[KeptT, LeftT]):
         for name, session in waiting:
             if number <= self._limits.max_waiting and nbytes <= self._limits.max_bytes:
                 break
-            self._expire(name, "the server had too many open sessions")
+            self._expire(name, "too_many", "the server had too many open sessions")
             number, nbytes = number - 1, nbytes - session.nbytes
         name = secrets.token_urlsafe(_ID_BYTES)
         self._sessions[name] = opened
@@ -119,9 +144,8 @@ class SessionStore(Generic[KeptT, LeftT]):
     def finish(self, name: str, left: LeftT) -> None:
         """A claimed session has its final answer, and leaves that."""
         assert self._sessions[name].claimed, "only a claimed session can be finished"
-        self._end(
-            name, AnsweredSessionError(f"session {name} was already answered; ask the question again"), left
-        )
+        error = AnsweredSessionError(f"session {name} was already answered; ask the question again")
+        self._end(name, "answered", error, left)
 
     def release(self, name: str) -> None:
         """A claimed session's second look could not be computed: it waits again, until its time is over."""
@@ -139,7 +163,7 @@ class SessionStore(Generic[KeptT, LeftT]):
         if ended is not None:
             return ended.left
         self._waiting(name)
-        return self._expire(name, "the edge gave this session up")
+        return self._expire(name, "given_up", "the edge gave this session up")
 
     def purge(self) -> int:
         """End what is over time; returns how many sessions that were."""
@@ -150,7 +174,9 @@ class SessionStore(Generic[KeptT, LeftT]):
             if not session.claimed and session.expires_at <= now
         ]
         for name in over:
-            self._expire(name, f"the local image did not come within {self._limits.seconds:g} seconds")
+            self._expire(
+                name, "expired", f"the local image did not come within {self._limits.seconds:g} seconds"
+            )
         return len(over)
 
     def _check_owner(self, name: str, owner: str) -> None:
@@ -170,16 +196,18 @@ class SessionStore(Generic[KeptT, LeftT]):
             raise AnsweredSessionError(f"session {name} is being answered; its local image was already sent")
         return session
 
-    def _expire(self, name: str, why: str) -> LeftT:
+    def _expire(self, name: str, end: SessionEnd, why: str) -> LeftT:
         left = self._leaves(self._sessions[name].kept)
         self._end(
             name,
+            end,
             ExpiredSessionError(f"{why}: the first answer stands; ask the question again for another"),
             left,
         )
         return left
 
-    def _end(self, name: str, error: SessionError, left: LeftT) -> None:
+    def _end(self, name: str, end: SessionEnd, error: SessionError, left: LeftT) -> None:
+        self._ends[end] += 1
         self._ended[name] = _Ended(error, self._sessions.pop(name).owner, left)
         while len(self._ended) > self._limits.max_remembered:
             self._ended.popitem(last=False)

@@ -10,7 +10,10 @@ from typing import Annotated
 from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.geometry import Size
 from secondlook.edge.validation import validated
+from secondlook.edge.wire import AnswerOptions
+from secondlook.engine.errors import PictureMismatchError
 
 __all__ = [
     "ChatLimits",
@@ -186,6 +189,8 @@ class ServerSettings:
         connections: see `ConnectionLimits`.
         chat: see `ChatLimits`.
         grace_seconds: how long a server that was told to stop waits for answers and second looks.
+        otlp_endpoint: a collector's URL (OTLP over HTTP, without `/v1/traces`), which is told of looks as
+            spans; None: nobody.
         root_path: the path under which a proxy serves this, such as "/eyes"; for the links in `/docs`.
         api_key_file: who may ask, see `secondlook.engine.serve.keys`; None: anybody.
         key_limits: of keys whose line has none.
@@ -204,6 +209,7 @@ class ServerSettings:
     connections: ConnectionLimits = ConnectionLimits()
     chat: ChatLimits = ChatLimits()
     grace_seconds: PositiveFloat = 30.0
+    otlp_endpoint: str | None = None
     root_path: str = ""
     api_key_file: Path | None = None
     key_limits: KeyLimits = KeyLimits()
@@ -211,7 +217,28 @@ class ServerSettings:
     tls: TlsFiles | None = None
 
     def __post_init__(self) -> None:
+        if self.otlp_endpoint is not None and not re.fullmatch(r"https?://[^\s/]\S*", self.otlp_endpoint):
+            raise SettingsError(
+                f"otlp_endpoint should be a collector's URL, such as http://localhost:4318, not "
+                f"{self.otlp_endpoint!r}"
+            )
         if not re.fullmatch(r"(/[^/?#\s]+)*", self.root_path):
             raise SettingsError(
                 f"root_path should begin with a slash and not end with one, as /eyes, not {self.root_path!r}"
+            )
+
+    def check_allowed(self, options: AnswerOptions, original: Size) -> None:
+        """
+        Raises:
+            SettingsError: options that the server does not allow.
+            PictureMismatchError: an original larger than it allows.
+        """
+        if (options.max_new_tokens or 0) > self.max_new_tokens:
+            raise SettingsError(
+                f"max_new_tokens is {options.max_new_tokens}; the limit is {self.max_new_tokens}"
+            )
+        if original.pixels > self.max_original_pixels:
+            raise PictureMismatchError(
+                f"the original is said to have {original} = {original.pixels} pixels; the limit is "
+                f"{self.max_original_pixels}"
             )

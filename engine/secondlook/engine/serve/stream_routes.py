@@ -56,6 +56,7 @@ def streaming(settings: StreamSettings, cloud: Cloud | None) -> Extension:
 
     def extend(app: FastAPI, looks: TwoLookService) -> AbstractAsyncContextManager[None]:
         service = app.state.streams = StreamService(looks, cloud, settings)
+        app.state.metrics.streams = service
         app.include_router(streams)
         return service.running()
 

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -57,6 +58,7 @@ class _Frame:
         focus: the JPEG of `info.focus`.
         arrived: on the service's clock.
         late: whether its reply has gone out before its outcome was there.
+        context: that of its request, for logs and traces: the task that computes it began with another's.
     """
 
     info: FrameInfo
@@ -67,6 +69,7 @@ class _Frame:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     late: bool = False
+    context: Context = field(default_factory=copy_context)
 
 
 @dataclass(eq=False)
@@ -124,6 +127,11 @@ class LiveStream:
     def busy(self) -> bool:
         """Whether a frame is being computed."""
         return self._working is not None
+
+    @property
+    def summary(self) -> StreamSummary:
+        """What it came to until now."""
+        return StreamSummary(**self._counts)
 
     @property
     def watchers(self) -> int:
@@ -187,7 +195,7 @@ class LiveStream:
         self._counts["bytes_to_cloud"] += sum(key_frame.handed for key_frame in self._asking.values())
         self._ended = StreamEvent(kind="ended", frame=max(0, self._newest[0]), reason=reason)
         self._event(self._ended)
-        return StreamSummary(**self._counts)
+        return self.summary
 
     def _queue(self, frame: _Frame) -> None:
         if self._working is None:
@@ -202,7 +210,7 @@ class LiveStream:
         try:
             while following is not None:
                 self._computed = following
-                await self._compute(following)
+                await following.context.run(asyncio.ensure_future, self._compute(following))
                 following, self._waiting = self._waiting, None
         finally:
             self._computed = self._working = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -95,6 +96,7 @@ class StreamService:
         self._cloud = cloud
         self._clock = clock
         self._open: dict[str, LiveStream] = {}
+        self._past: Counter[str] = Counter(dict.fromkeys(StreamSummary.model_fields, 0))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -111,6 +113,14 @@ class StreamService:
     def __len__(self) -> int:
         """Streams that are open."""
         return len(self._open)
+
+    @property
+    def totals(self) -> StreamSummary:
+        """What all streams came to, those that have ended too."""
+        counts = Counter(self._past)
+        for live in self._open.values():
+            counts.update(live.summary.model_dump())
+        return StreamSummary(**counts)
 
     def check(self, name: str, client: str = "") -> None:
         """
@@ -202,9 +212,8 @@ class StreamService:
         Raises:
             UnknownStreamError: see `check`.
         """
-        live = self._found(name, client)
-        del self._open[name]
-        return live.end("it was closed")
+        self._found(name, client)
+        return self._end(name, "it was closed")
 
     def _check_room(self, client: str) -> None:
         self._looks.check_ready()
@@ -231,9 +240,13 @@ class StreamService:
             idle = self.settings.idle_seconds
             for name, live in list(self._open.items()):
                 if not live.busy and self._clock() - live.touched >= idle:
-                    del self._open[name]
-                    live.end(f"no frame came within {idle:g} s")
+                    self._end(name, f"no frame came within {idle:g} s")
 
     def _end_all(self, reason: str) -> None:
-        while self._open:
-            self._open.popitem()[1].end(reason)
+        for name in list(self._open):
+            self._end(name, reason)
+
+    def _end(self, name: str, reason: str) -> StreamSummary:
+        summary = self._open.pop(name).end(reason)
+        self._past.update(summary.model_dump())
+        return summary

@@ -268,7 +268,7 @@ class Chat:
         def prepare() -> Question:
             picture = asked.picture.open(self._limits)
             asked.original = original = asked.given or picture.size
-            self._service.check_allowed(asked.options, original)
+            self._service.settings.check_allowed(asked.options, original)
             image = picture.shrunk(engine.card.global_view, original)
             options, wanted = asked.options, asked.wanted
             return engine.prepare(
