@@ -19,6 +19,7 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
 from secondlook.engine.serve.errors import add_error_handlers
+from secondlook.engine.serve.page import add_page
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.requests import EveryRequest, shown_address
 from secondlook.engine.serve.routes import answers, documentation, watching
@@ -105,6 +106,7 @@ def _create(
     app.include_router(answers)
     app.include_router(watching)
     app.include_router(documentation)
+    add_page(app)
     extension = nullcontext() if extend is None else extend(app, service)
     app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
     app.add_middleware(EveryRequest, root_path=settings.root_path)
