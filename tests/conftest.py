@@ -33,7 +33,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail.
 
     Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1; and those that
-    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1.
+    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1; and those that need a Chromium, unless
+    SECONDLOOK_REQUIRE_CHROMIUM=1.
     """
     if item.get_closest_marker("needs_cuda") is not None:
         _need("a CUDA GPU", _has_gpu(), "SECONDLOOK_REQUIRE_CUDA")
@@ -46,6 +47,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             rtsp_python() is not None,
             "SECONDLOOK_REQUIRE_RTSP",
         )
+    if item.get_closest_marker("needs_chromium") is not None:
+        from secondlook.benchmarks.browser import chromium_path
+
+        there = chromium_path() is not None
+        _need("a browser: apt-get install chromium", there, "SECONDLOOK_REQUIRE_CHROMIUM")
 
 
 def _has_gpu() -> bool:
