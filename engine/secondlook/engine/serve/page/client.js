@@ -27,11 +27,7 @@ const WORDS = {
 const LOST = "The server does not answer. Is it running, and is this device on its network?";
 const KEY = "The server wants a key, or refuses this one. Enter it under Settings.";
 
-/**
- * One server.
- *
- * @param {() => string} key - the server's key, or "": sent as a bearer token with every request.
- */
+/** One server; `key()` is its key, or "", and goes with every request as a bearer token. */
 export class Client {
   constructor(key = () => "") {
     this.key = key;
@@ -50,9 +46,7 @@ export class Client {
    *   {stage: "local", image, sent}    the second look's picture
    *   {stage: "done", reply, failure}  what stands; `failure`: why there was no second look
    *
-   * @param picture - a `Picture`.
-   * @param options - an `AnswerOptions`.
-   * @throws Trouble, TooSlender: there is no first answer.
+   * `picture` is a `Picture`, `options` an `AnswerOptions`. Trouble or TooSlender: there is no first answer.
    */
   async *ask(card, picture, question, options, { signal, onWait }) {
     const global = await picture.globalImage(card.global_view);
@@ -76,9 +70,7 @@ export class Client {
     } catch (error) {
       const stands = await this.giveUp(session, first, error);
       if (signal.aborted) throw error;
-      yield stands.second
-        ? { stage: "done", reply: stands, failure: null }
-        : { stage: "done", reply: stands, failure: error.message };
+      yield { stage: "done", reply: stands, failure: stands.second ? null : error.message };
     }
   }
 

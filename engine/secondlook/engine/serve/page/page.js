@@ -27,6 +27,7 @@ const $ = (id) => document.getElementById(id);
 const client = new Client(() => sessionStorage.getItem(KEY) ?? "");
 let card = null;
 let picture = null;
+let opening = null; // a promise of the next one
 let asking = null; // the AbortController of the question in progress
 
 const size = (bytes) =>
@@ -82,15 +83,11 @@ function show(opened, name) {
   $("empty").hidden = $("video").hidden = true;
 }
 
-async function choose(file) {
+function choose(file) {
   if (!file) return;
   stopCamera();
   clear();
-  try {
-    show(await openFile(file), file.name || "Pasted picture");
-  } catch (error) {
-    tell(error);
-  }
+  opening = openFile(file).then((opened) => show(opened, file.name), tell);
 }
 
 // The camera
@@ -136,41 +133,57 @@ async function takeFrame() {
 
 // The answer
 
+/** The second look is shown as the first is. */
+function makeSecond() {
+  const look = $("first").cloneNode(true);
+  look.id = "second";
+  look.hidden = true;
+  look.querySelector("b").textContent = "Second look";
+  look.querySelector("img").alt = "The marked part, as it was sent";
+  look.querySelector(".meter").ariaLabel = "Doubt of the second answer";
+  $("looks").append(look);
+}
+
+const part = (look, selector) => $(look).querySelector(selector);
+
 function showSent(look, image, sent) {
-  const shown = $(look).querySelector("img");
-  URL.revokeObjectURL(shown.src);
-  shown.src = URL.createObjectURL(image.jpeg);
-  $(look).querySelector("figcaption").textContent = `${pixels(image)}, ${size(sent)}`;
-  $(look).querySelector(".said").textContent = "…";
-  $(look).querySelector(".doubt").textContent = "";
-  $(look).querySelector("i").style.width = 0;
+  URL.revokeObjectURL(part(look, "img").src);
+  part(look, "img").src = URL.createObjectURL(image.jpeg);
+  part(look, "figcaption").textContent = `${pixels(image)}, ${size(sent)}`;
+  part(look, ".said").textContent = "…";
+  part(look, ".doubt").textContent = "";
+  part(look, "i").style.width = 0;
   $(look).classList.remove("stands");
   $(look).hidden = $("answer").hidden = false;
   $("how").hidden = true;
 }
 
-function showLook(look, said) {
+function showLook(look, { text, uncertainty, complete }) {
   const { threshold } = card;
-  const doubt = said.uncertainty;
-  const share = doubt + threshold > 0 ? doubt / (doubt + threshold) : 0; // the threshold is in the middle
-  const meter = $(look).querySelector(".meter");
-  $(look).querySelector(".said").textContent = said.complete ? said.text : `${said.text} …`;
-  $(look).querySelector(".doubt").textContent =
-    `Doubt ${doubt.toFixed(3)} (unsure from ${threshold.toFixed(3)})`;
-  meter.setAttribute("aria-valuenow", share.toFixed(3));
-  meter.setAttribute("aria-valuetext", $(look).querySelector(".doubt").textContent);
-  meter.classList.toggle("unsure", doubt >= threshold);
-  meter.querySelector("i").style.width = `${100 * share}%`;
+  const share = uncertainty && uncertainty / (uncertainty + threshold); // the threshold is in the middle
+  const told = `Doubt ${uncertainty.toFixed(3)}`;
+  part(look, ".said").textContent = complete ? text : `${text} …`;
+  part(look, ".doubt").textContent = told;
+  part(look, "i").style.width = `${100 * share}%`;
+  const meter = part(look, ".meter");
+  meter.ariaValueNow = share.toFixed(3);
+  meter.ariaValueText = `${told}, unsure from ${threshold.toFixed(3)}`;
+  $("mark").textContent = `The mark is the threshold: from a doubt of ${threshold.toFixed(3)} the model is unsure.`;
+  meter.classList.toggle("unsure", uncertainty >= threshold);
+}
+
+/** Put an element over a part of the picture, which has this size in the same units. */
+function lay({ style }, { left, top, width, height }, size) {
+  style.left = `${(100 * left) / size.width}%`;
+  style.top = `${(100 * top) / size.height}%`;
+  style.width = `${(100 * width) / size.width}%`;
+  style.height = `${(100 * height) / size.height}%`;
 }
 
 function showRegion({ left, top, right, bottom }) {
-  const { style, classList } = $("box");
-  style.left = `${(100 * left) / picture.width}%`;
-  style.top = `${(100 * top) / picture.height}%`;
-  style.width = `${(100 * (right - left)) / picture.width}%`;
-  style.height = `${(100 * (bottom - top)) / picture.height}%`;
-  classList.toggle("high", top < picture.height / 8);
-  classList.toggle("right", left > picture.width / 2);
+  lay($("box"), { left, top, width: right - left, height: bottom - top }, picture);
+  $("box").classList.toggle("high", top < picture.height / 8);
+  $("box").classList.toggle("right", left > picture.width / 2);
   $("box").hidden = false;
 }
 
@@ -188,10 +201,7 @@ function showHeat({ width, height, data }) {
   canvas.getContext("2d").putImageData(cells, 0, 0);
   const into = target(card.global_view, picture);
   const placed = place(picture, into, card.global_view.fit);
-  canvas.style.left = `${(-100 * placed.left) / placed.width}%`;
-  canvas.style.top = `${(-100 * placed.top) / placed.height}%`;
-  canvas.style.width = `${(100 * into.width) / placed.width}%`;
-  canvas.style.height = `${(100 * into.height) / placed.height}%`;
+  lay(canvas, { left: -placed.left, top: -placed.top, ...into }, placed);
 }
 
 function showAnswer(text) {
@@ -260,8 +270,9 @@ async function submitted() {
     asking.abort();
     return;
   }
+  await opening;
   clear();
-  for (const id of ["second"]) $(id).hidden = true;
+  $("second").hidden = true;
   $("decision").textContent = "";
   showAnswer("");
   try {
@@ -291,5 +302,6 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop") choose(event.dataTransfer.files[0]);
   });
 }
+makeSecond();
 $("key").value = sessionStorage.getItem(KEY) ?? "";
-loadCard(undefined).then(() => status(""), (error) => (tell(error), status("")));
+loadCard().catch(tell).finally(() => status(""));

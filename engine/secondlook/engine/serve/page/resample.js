@@ -23,28 +23,27 @@ const FILTERS = {
 };
 
 /**
- * A box of a picture in another size.
+ * A box of a picture, {left, top, width, height} in its pixels, in a size no larger than that.
  *
- * @param source - whatever a canvas draws: an ImageBitmap, a canvas.
- * @param box - {left, top, width, height} in the source's pixels, whole numbers.
- * @param size - {width, height}, no larger than the box.
- * @param {string} filter - one of `FILTERS`, by Pillow's name.
- * @returns {ImageData} opaque; what was transparent is laid over white.
+ * `source` is whatever a canvas draws, `filter` one of `FILTERS`, by Pillow's name. The ImageData that is returned is
+ * opaque: what was transparent is laid over white.
  */
 export function resized(source, box, size, filter) {
   const across = Math.trunc(box.width / size.width / GAP) || 1;
   const down = Math.trunc(box.height / size.height / GAP) || 1;
   const reduced = reduce(source, box, across, down);
-  let { data, width, height } = reduced;
+  let { data, width } = reduced;
+  const { height } = reduced;
   if (size.width !== width || box.width !== width * across) {
-    data = horizontally(data, width, height, size.width, Math.fround(box.width / across), FILTERS[filter]);
+    const span = Math.fround(box.width / across); // Pillow's boxes have single precision
+    data = filtered(data, height, width, size.width, span, [4, 4 * width, 4 * size.width], FILTERS[filter]);
     width = size.width;
   }
   if (size.height !== height || box.height !== height * down) {
-    data = vertically(data, width, height, size.height, Math.fround(box.height / down), FILTERS[filter]);
-    height = size.height;
+    const span = Math.fround(box.height / down);
+    data = filtered(data, width, height, size.height, span, [4 * width, 4, 4], FILTERS[filter]);
   }
-  return new ImageData(data, width, height);
+  return new ImageData(data, size.width, size.height);
 }
 
 /** Means of blocks of across × down pixels; those at the right and bottom edges may be smaller. */
@@ -116,23 +115,17 @@ function weights(length, span, wanted, [support, filter]) {
   });
 }
 
-function horizontally(data, width, height, wanted, span, filter) {
-  const found = new Uint8ClampedArray(4 * wanted * height);
-  const taps = weights(width, span, wanted, filter);
-  for (let y = 0; y < height; y++) {
+/**
+ * Lines of `length` pixels in `wanted` ones. Pixels lie `step` bytes apart; lines begin `line` bytes apart in the
+ * data, and `to` bytes apart in what is returned.
+ */
+function filtered(data, lines, length, wanted, span, [step, line, to], filter) {
+  const found = new Uint8ClampedArray(4 * lines * wanted);
+  const taps = weights(length, span, wanted, filter);
+  for (let y = 0; y < lines; y++) {
     for (let x = 0; x < wanted; x++) {
-      blend(data, 4 * (y * width + taps[x].first), 4, taps[x].fixed, found, 4 * (y * wanted + x));
-    }
-  }
-  return found;
-}
-
-function vertically(data, width, height, wanted, span, filter) {
-  const found = new Uint8ClampedArray(4 * width * wanted);
-  const taps = weights(height, span, wanted, filter);
-  for (let y = 0; y < wanted; y++) {
-    for (let x = 0; x < width; x++) {
-      blend(data, 4 * (taps[y].first * width + x), 4 * width, taps[y].fixed, found, 4 * (y * width + x));
+      const { first, fixed } = taps[x];
+      blend(data, y * line + first * step, step, fixed, found, y * to + x * step);
     }
   }
   return found;

@@ -12,13 +12,7 @@ function roundHalfEven(value) {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/**
- * What the model takes of an original (or region) of this size.
- *
- * @param view - a `View` of the model card: {size, fit, …}.
- * @param {{width: number, height: number}} original - in pixels.
- * @throws TooSlender: it has no size under a budget.
- */
+/** What the model takes of an original (or region) of this size; TooSlender: a budget has no size for it. */
 export function target(view, original) {
   const rule = view.size;
   if (rule.kind === "fixed") return { width: rule.width, height: rule.height };
@@ -76,17 +70,9 @@ function withinSheet(sheet, original) {
 export function place(image, into, fit) {
   if (fit === "squash") return { left: 0, top: 0, width: into.width, height: into.height };
   let { width, height } = into;
-  if (image.width * into.height >= image.height * into.width) {
-    height = scaled(image.height, into.width, image.width);
-  } else {
-    width = scaled(image.width, into.height, image.height);
-  }
-  return {
-    left: Math.floor((into.width - width) / 2),
-    top: Math.floor((into.height - height) / 2),
-    width,
-    height,
-  };
+  if (image.width * height >= image.height * width) height = scaled(image.height, width, image.width);
+  else width = scaled(image.width, height, image.height);
+  return { left: (into.width - width) >> 1, top: (into.height - height) >> 1, width, height };
 }
 
 /** length · numerator / denominator, rounded half up, at least 1; exact, for the remainder of integers is. */
@@ -98,9 +84,6 @@ function scaled(length, numerator, denominator) {
 
 /** How large an original (or region) is sent: never enlarged, never padded. The server does both. */
 export function sentSize(view, original) {
-  const placed = place(original, target(view, original), view.fit);
-  return {
-    width: Math.min(placed.width, original.width),
-    height: Math.min(placed.height, original.height),
-  };
+  const { width, height } = place(original, target(view, original), view.fit);
+  return { width: Math.min(width, original.width), height: Math.min(height, original.height) };
 }
