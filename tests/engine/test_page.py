@@ -33,6 +33,7 @@ from secondlook.benchmarks.browser import chromium_path, headless
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.edge import EdgeClient
+from secondlook.edge.wire import PROTOCOL
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.serve.app import create_app
@@ -45,7 +46,7 @@ ANY = encoded(quarters(ORIGINAL.width, ORIGINAL.height))
 # Of the signs of this seed: one that the embedded model reads at once, and one that it looks closer at.
 SURE, UNSURE = (SignsPicture("test", 77, index) for index in (3, 2))
 
-TALLER = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+WIDER = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 COLOURS = """() => [...document.querySelectorAll("body *")].filter((one) => {
     const texts = [...one.childNodes].filter((node) => node.nodeType === 3 && node.textContent.trim());
     return texts.length && one.checkVisibility();
@@ -101,6 +102,10 @@ def test_the_page_is_small_and_names_nothing_that_is_elsewhere() -> None:
         "http://www",
         "http://localhost",
     }  # SVG's namespace, and what is said of cameras
+
+
+def test_the_page_speaks_the_servers_protocol() -> None:
+    assert f'PROTOCOL = "{PROTOCOL}";' in (FOLDER / "client.js").read_text(encoding="utf-8")
 
 
 def test_the_page_is_served_with_headers_that_let_it_do_nothing_else(fake: str) -> None:
@@ -436,7 +441,7 @@ def test_the_page_fits_and_can_be_read(
     browser: Browser, fake: str, viewport: dict[str, int], scheme: str
 ) -> None:
     def check(page: Page) -> None:
-        assert page.evaluate(TALLER) == 0
+        assert page.evaluate(WIDER) == 0
         for what, ink, paper in page.evaluate(COLOURS):
             dark, light = sorted((luminance(ink), luminance(paper)))
             assert (light + 0.05) / (dark + 0.05) >= 4.5, what

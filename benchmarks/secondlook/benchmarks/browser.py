@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,14 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from secondlook.benchmarks.analysis.columns import Columns
 from secondlook.benchmarks.analysis.replay import Replay, choose_threshold
 from secondlook.benchmarks.analysis.statistics import Bootstrap
-from secondlook.benchmarks.commands import MeasurementError, progress
+from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress
 from secondlook.benchmarks.evaluation.asking import Opened, ask_all, load_run_model
 from secondlook.benchmarks.evaluation.summary import bytes_sent, measures
 from secondlook.benchmarks.options import Asking, BrowserRun
-from secondlook.benchmarks.run_log import Record
+from secondlook.benchmarks.run_log import LoggedPicture, Record
 from secondlook.benchmarks.signs.evaluation import signs_data_set
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.imaging import EncodedPicture, JpegSettings, open_picture
@@ -220,36 +218,39 @@ def bench_browser(run: BrowserRun) -> dict[str, Any]:
     kept = (
         replace(one, source=_Kept(one.source.read()), questions=one.questions[:1]) for one in data.pictures
     )
-    records: dict[str, list[Record]] = {"edge": [], "browser": [], "canvas": []}
-    resizing = defaultdict[str, list[Distance]](list)
     with headless() as browser, progress(Console(stderr=True), "pictures", run.count) as go_on:
         page = PageEdge(browser.new_page())
         ways: list[Callable[[bytes], Opened]] = [open_picture, page.open, partial(page.open, drawn=True)]
-        asked = (
+        logged = (
             ask_all(asking, each, 1, model=model, opened=opened)
             for each, opened in zip(tee(kept, len(ways)), ways, strict=True)
         )
-        for index, logged in enumerate(zip(*asked, strict=True)):
-            for found, picture in zip(records.values(), logged, strict=True):
-                assert isinstance(picture, list), "a picture that was drawn can be read"
-                found += picture
-            if index < run.resized:
-                for name, distance in page.distances(view):
-                    resizing[name].append(distance)
-            go_on()
+        numbered = enumerate(zip(*logged, strict=True))
+        rows = ((asked, dict(page.distances(view)) if at < run.resized else {}) for at, asked in numbered)
+        measured, interrupted = complete_rounds(rows, 1, go_on)
         version = browser.version
-    policy = Policy(threshold)
-    edge, *others = (Replay(Columns.of(found), policy) for found in records.values())
+    edge, drawn, canvas = (
+        Replay([record for asked, _ in measured for record in _records(asked[way])], Policy(threshold))
+        for way in range(len(ways))
+    )
+    distances = [found for _, found in measured if found]
     return {
         "bench": "browser",
         "chromium": version,
         "split": "test",
+        "count": len(measured),
         "threshold": threshold,
         "edge": _summary(edge) | _differences(edge, edge),
-        "browser": _summary(others[0]) | _differences(edge, others[0]),
-        "canvas": _summary(others[1]) | _differences(edge, others[1]),
-        "resizing": [{"way": name, **_mean(found)} for name, found in resizing.items()],
+        "browser": _summary(drawn) | _differences(edge, drawn),
+        "canvas": _summary(canvas) | _differences(edge, canvas),
+        "resizing": [{"way": way, **_mean([found[way] for found in distances])} for way in distances[0]],
+        "interrupted": interrupted,
     }
+
+
+def _records(picture: LoggedPicture) -> list[Record]:
+    assert isinstance(picture, list), "a picture that was drawn can be read"
+    return picture
 
 
 def _summary(replay: Replay) -> dict[str, Any]:

@@ -7,10 +7,9 @@ const [FIRST_WAIT, LONGEST_WAIT] = [0.5, 4];
 
 /** The conversation failed; the message is for people. `status` is 0 where there was no reply. */
 export class Trouble extends Error {
-  constructor(message, status = 0, name = "") {
+  constructor(message, status = 0) {
     super(message);
     this.status = status;
-    this.name = name;
   }
 }
 
@@ -120,7 +119,7 @@ async function attempted(path, options) {
   const told = WORDS[content?.error] ?? (status === 401 || status === 403 ? KEY : content?.message);
   const message = told ?? `The server's answer is not one of secondlook (status ${status}).`;
   const wanted = Number(response.headers.get("retry-after")) || 0;
-  return { trouble: new Trouble(message, status, content?.error), wanted };
+  return { trouble: new Trouble(message, status), wanted };
 }
 
 /** A multipart body as it travels, so that its bytes can be counted. */

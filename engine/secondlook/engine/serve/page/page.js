@@ -35,7 +35,6 @@ const size = (bytes) =>
 const pixels = ({ width, height }) => `${width} × ${height}`;
 
 function tell(error) {
-  if (error?.name === "AbortError") return;
   const known = error instanceof Trouble || error instanceof Unreadable || error instanceof TooSlender;
   if (!known) console.error(error);
   $("trouble").textContent = known ? error.message : `Something failed on this page: ${error.message}`;
@@ -190,6 +189,7 @@ function showRegion({ left, top, right, bottom }) {
 /** Draw the cells; with the fit `pad` they cover the padding, which lies outside the picture. */
 function showHeat({ width, height, data }) {
   const canvas = $("heat");
+  canvas.hidden = !$("mapped").checked;
   canvas.width = width;
   canvas.height = height;
   const cells = new ImageData(width, height);
@@ -253,8 +253,9 @@ async function ask(question) {
       } else showDone(step);
     }
   } catch (error) {
+    if (signal.aborted) return;
     card = null; // perhaps it is another server by now: the next question asks it
-    if (!signal.aborted) clear();
+    clear();
     tell(error);
   } finally {
     if (asking?.signal === signal) {
