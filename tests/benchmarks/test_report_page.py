@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from benchmarks.logs import header, random_records, write_run
+from engine.browsing import luminance
 from secondlook.benchmarks.analysis.runs import read_family
 from secondlook.benchmarks.browser import headless
 from secondlook.benchmarks.report.content import describe, write_document
@@ -69,15 +70,6 @@ def shown(browser: Browser, file: Path, width: int, scheme: ColorScheme) -> Iter
         page.goto(file.resolve().as_uri())
         yield page
     assert said == []
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of "rgb(r, g, b)" (WCAG 2)."""
-    parts = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    red, green, blue = (
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

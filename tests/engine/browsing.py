@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import BytesParser
@@ -12,12 +13,14 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, ViewportSize
 
+from engine.fake_engine import ORIGINAL
+from engine.serving_harness import SECONDS
+
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 INSECURE = "insecure.test"
 """A name of this machine that is not trusted with a camera, as an address in a network is not."""
 
 SWITCHES = (*CAMERA, f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1")
-SECONDS = 60
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 
@@ -97,3 +100,16 @@ def quarters(width: int, height: int) -> Image.Image:
     pixels[height // 2 :, : width // 2] = (30, 30, 200)
     pixels[height // 2 :, width // 2 :] = (230, 230, 60)
     return Image.fromarray(pixels)
+
+
+PICTURE = encoded(quarters(ORIGINAL.width, ORIGINAL.height))
+"""What fake engines are asked about."""
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "rgb(r, g, b)" (WCAG 2)."""
+    parts = [float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3]]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
