@@ -34,8 +34,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail.
 
     Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1; and those that
-    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1, or nginx, unless
-    SECONDLOOK_REQUIRE_NGINX=1.
+    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1, nginx, unless SECONDLOOK_REQUIRE_NGINX=1, or
+    a Chromium, unless SECONDLOOK_REQUIRE_CHROMIUM=1.
     """
     if item.get_closest_marker("needs_cuda") is not None:
         _need("a CUDA GPU", _has_gpu(), "SECONDLOOK_REQUIRE_CUDA")
@@ -51,6 +51,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("needs_nginx") is not None:
         there = shutil.which("nginx") is not None
         _need("nginx: apt-get install nginx-light", there, "SECONDLOOK_REQUIRE_NGINX")
+    if item.get_closest_marker("needs_chromium") is not None:
+        from secondlook.benchmarks.browser import chromium_path
+
+        there = chromium_path() is not None
+        _need("a browser: apt-get install chromium", there, "SECONDLOOK_REQUIRE_CHROMIUM")
 
 
 def _has_gpu() -> bool:

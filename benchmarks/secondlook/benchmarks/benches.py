@@ -32,6 +32,7 @@ _BENCHES: Final[dict[str, tuple[str, type[Any], str]]] = {
     "kernels": ("operators:bench_operators", options.KernelsRun, "various"),
     "replay": ("analysis.replay:bench_replay", options.ReplayRun, "float64"),
     "stream": ("streams.bench:bench_stream", options.StreamRun, ""),
+    "browser": ("browser:bench_browser", options.BrowserRun, "float32"),
     "budget": ("calibration.budget:bench_budget", options.BudgetRun, "float64"),
 }
 """Each command's function, its options, and the dtype where these name none. The function takes the options

@@ -315,6 +315,16 @@ class SiteRun:
     seed: SeedOption = 0
 
 
+@validated(frozen=True)
+class BrowserRun:
+    """Pictures that the server's page makes in a browser, beside the edge's: answers, doubts and bytes."""
+
+    model: ModelOption = "demo"
+    count: Annotated[int, typer.Option(min=2, help="Pictures, with one question each.")] = 500
+    resized: Annotated[int, typer.Option(min=1, help="Of them, that are resized in other ways too.")] = 20
+    seed: SeedOption = 5151
+
+
 QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 
@@ -29,9 +29,9 @@ from secondlook.benchmarks.latency.work import look_flops
 from secondlook.benchmarks.options import Asking, Served
 from secondlook.benchmarks.run_log import LoggedLook, LoggedPicture, Record, Skipped
 from secondlook.edge.errors import PictureError, SecondLookError
-from secondlook.edge.geometry import Region
-from secondlook.edge.imaging import EncodedPicture, Picture, decode_jpeg, open_picture
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.geometry import Region, Size
+from secondlook.edge.imaging import EncodedPicture, JpegSettings, decode_jpeg, open_picture
+from secondlook.edge.wire import AnswerOptions, View
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import QuestionError
@@ -97,22 +97,35 @@ def needed_room(model: VisionLanguageModel, pictures: Iterable[AskedPicture]) ->
     return Room(tokens, characters)
 
 
+class Opened(Protocol):
+    """An original as an edge has it, such as `secondlook.edge.imaging.Picture`."""
+
+    @property
+    def size(self) -> Size: ...
+
+    def global_image(self, view: View, jpeg: JpegSettings) -> EncodedPicture: ...
+
+    def local_image(self, region: Region, view: View, jpeg: JpegSettings) -> EncodedPicture: ...
+
+
 def ask_all(
     asking: Asking,
     pictures: Iterable[AskedPicture],
     processes: int,
     room: Room | None = None,
     model: VisionLanguageModel | None = None,
+    opened: Callable[[bytes], Opened] = open_picture,
 ) -> Iterator[LoggedPicture]:
     """Records of each picture, in the order of `pictures`.
 
     Args:
         processes: 1 asks in this one; more load the model each.
         model: the one that `asking` means, if it is loaded already; only for one process.
+        opened: what makes an original's pictures; likewise.
     """
     room = Room() if room is None else room
     if processes == 1:
-        yield from map(_asker(asking, room, model).ask, pictures)
+        yield from map(replace(_asker(asking, room, model), opened=opened).ask, pictures)
         return
     workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
     waiting = deque[Future[LoggedPicture]]()
@@ -165,7 +178,7 @@ class _Shown:
     """A picture of a data set, as the edge has it, and its global image."""
 
     asked: AskedPicture
-    picture: Picture
+    picture: Opened
     sent: EncodedPicture
 
 
@@ -176,17 +189,19 @@ class _Asker:
     Attributes:
         passes: count what it computes, where that can be counted.
         tiled: asks the same model with pictures in tiles, where that is the baseline.
+        opened: makes an original's pictures.
     """
 
     asking: Asking
     engine: Engine
     passes: PassFlops | None
     tiled: _Asker | None = None
+    opened: Callable[[bytes], Opened] = open_picture
 
     def ask(self, asked: AskedPicture) -> LoggedPicture:
         try:
             original = asked.source.read()
-            shown = self._shown(asked, open_picture(original))
+            shown = self._shown(asked, self.opened(original))
             records = [self._record(shown, question, len(original)) for question in asked.questions]
             if self.tiled is None:
                 return records
@@ -196,7 +211,7 @@ class _Asker:
         except (MissingDataError, PictureError) as error:
             return left_out(asked, error, self.asking)
 
-    def _shown(self, asked: AskedPicture, picture: Picture) -> _Shown:
+    def _shown(self, asked: AskedPicture, picture: Opened) -> _Shown:
         view = self.engine.model.global_view
         return _Shown(asked, picture, picture.global_image(view, self.asking.global_jpeg))
 

@@ -119,6 +119,7 @@ PARTS: Final = (
     Part("speed", Path("docs/performance.md"), _SPEED, _each),
     Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each),
     Part("vision", Path("docs/export.md"), ("vision-*.json",), _each),
+    Part("browser", Path("docs/browser.md"), ("browser-*.json",), _each),
     Part("edge", Path("docs/edge.md"), ("edge-*.json",), _each),
     Part("lossless", Path("docs/gateway.md"), ("lossless-*.json",), _each),
 )

@@ -20,7 +20,7 @@ __all__ = ["CLIENT", "OPEN_FOLDERS", "OPEN_PATHS", "Access", "OnlyMetrics"]
 OPEN_PATHS: Final = frozenset({"/", "/docs", "/health", "/healthz", "/openapi.json", "/readyz"})
 """What needs no key, for it tells nothing of anybody's and computes nothing."""
 
-OPEN_FOLDERS: Final = ("/docs/",)
+OPEN_FOLDERS: Final = ("/docs/", "/page/")
 """Nor does what is below these."""
 
 _METRICS: Final = "/metrics"

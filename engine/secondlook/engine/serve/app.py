@@ -29,6 +29,7 @@ from secondlook.engine.serve.keys import KeyRing, Meter
 from secondlook.engine.serve.metrics import Metrics
 from secondlook.engine.serve.openai.chat import Chat
 from secondlook.engine.serve.openai.routes import chats
+from secondlook.engine.serve.page import add_page
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.requests import REQUEST_ID_HEADER, EveryRequest, shown_address
 from secondlook.engine.serve.routes import answers, documentation, watching
@@ -152,6 +153,7 @@ def _create(
     app.include_router(chats)
     app.include_router(watching)
     app.include_router(documentation)
+    add_page(app)
     extension = nullcontext() if extend is None else extend(app, service)
     app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
     # The last is the outermost.

@@ -1,0 +1,149 @@
+"""What the page says when something is not as it should be: camera, file, server, time."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Route
+
+from engine.browsing import CAMERA, INSECURE, PICTURE, answered, ask, browsing, choose, trouble
+from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
+from engine.serving_harness import SECONDS, SPOKEN, image_part, listening
+from secondlook.benchmarks.browser import chromium_path
+from secondlook.engine.serve.app import create_app
+
+pytestmark = pytest.mark.needs_chromium
+
+
+def test_an_insecure_page_has_no_camera_and_says_why(browser: Browser, fake_url: str) -> None:
+    with browsing(browser, fake_url.replace("127.0.0.1", INSECURE)) as page:
+        page.get_by_role("button", name="Use camera").click()
+        assert "secure pages only: https" in trouble(page)
+        choose(page, PICTURE)  # files it may have
+        ask(page, "sure")
+        assert answered(page) == "first to sure"
+
+
+@pytest.mark.parametrize(
+    ("switches", "words"),
+    [
+        (("--use-fake-device-for-media-stream", "--deny-permission-prompts"), "The camera was not allowed"),
+        ((CAMERA[0] + "=device-count=0", CAMERA[1]), "No camera was found"),
+    ],
+)
+def test_a_camera_that_cannot_be_had_is_told_of(
+    browser: Browser, fake_url: str, switches: tuple[str, ...], words: str
+) -> None:
+    arguments = ["--no-sandbox", *switches]
+    other = browser.browser_type.launch(executable_path=chromium_path(), args=arguments)
+    with browsing(other, fake_url) as page:
+        page.get_by_role("button", name="Use camera").click()
+        assert words in trouble(page)
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "a video"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"II*\0\x08\0\0\0", "a TIFF picture"),
+        (PICTURE[:30], "damaged"),
+        (b"hello, I am a text", "not a picture that this browser can read"),
+        (b"", "empty"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_named(browser: Browser, fake_url: str, data: bytes, words: str) -> None:
+    with browsing(browser, fake_url) as page:
+        choose(page, data, "strange.heic", "application/octet-stream")
+        assert words in trouble(page)
+        choose(page, PICTURE)
+        page.locator("#shown").wait_for()
+        assert page.get_by_role("alert").is_hidden()
+
+
+def test_a_question_without_a_picture_asks_for_one(browser: Browser, fake_url: str) -> None:
+    with browsing(browser, fake_url) as page:
+        ask(page, "anything")
+        assert "Choose a picture first" in trouble(page)
+
+
+def test_a_busy_server_is_waited_for(browser: Browser, fake: FakeEngine, fake_url: str) -> None:
+    def other() -> int:
+        data = {"question": "sure", "width": ORIGINAL.width, "height": ORIGINAL.height}
+        with httpx.Client(base_url=fake_url, headers=SPOKEN, timeout=SECONDS) as client:
+            return client.post("/v1/answers", data=data, files=image_part(jpeg())).status_code
+
+    with browsing(browser, fake_url, refusals=True) as page, ThreadPoolExecutor() as threads:
+        fake.gate.clear()
+        others = [threads.submit(other) for _ in range(2)]
+        assert fake.entered.acquire(timeout=SECONDS)
+        choose(page, PICTURE)
+        ask(page, "sure")
+        page.get_by_text(re.compile(r"The server is busy; asking again in \d+ s")).wait_for()
+        fake.gate.set()
+        assert answered(page) == "first to sure"
+        assert [each.result(SECONDS) for each in others].count(200) >= 1
+
+
+@pytest.mark.parametrize("question", ["anything", "long"])
+def test_a_second_look_that_comes_too_late_leaves_the_first_answer(
+    browser: Browser, fake: FakeEngine, fake_url: str, question: str
+) -> None:
+    """Which is told whole, if it was not complete."""
+
+    def too_late(route: Route) -> None:
+        name = route.request.url.removesuffix("/local")
+        fake.rest.set()
+        assert httpx.delete(name, headers=SPOKEN, timeout=SECONDS).status_code == 200
+        route.continue_()
+
+    with browsing(browser, fake_url, refusals=True) as page:
+        page.route("**/local", too_late)
+        choose(page, PICTURE)
+        ask(page, question)
+        assert answered(page) == f"first to {question}" + (", and more" if question == "long" else "")
+        assert "came too late" in trouble(page)
+        assert "the first answer stands" in page.locator("#decision").inner_text()
+
+
+def test_a_model_that_fails_is_told_of(browser: Browser, fake: FakeEngine, fake_url: str) -> None:
+    fake.break_second = True
+    with browsing(browser, fake_url, refusals=True) as page:
+        choose(page, PICTURE)
+        ask(page, "anything")
+        assert answered(page) == "first to anything"
+        assert "The model failed on this question" in trouble(page)
+        ask(page, "broken")
+        page.get_by_text("Try another picture or question.", exact=False).wait_for()
+        assert page.locator("#answer").is_hidden()
+        ask(page, "endless")
+        page.get_by_text("does not fit the context").wait_for()  # the server's own words
+
+
+def test_a_server_that_is_gone_is_missed(browser: Browser, fake: FakeEngine) -> None:
+    with listening(create_app(fake)) as address:
+        opened = browsing(browser, address, refusals=True)
+        page = opened.__enter__()
+        choose(page, PICTURE)
+    ask(page, "anything")
+    assert "The server does not answer" in trouble(page)
+    opened.__exit__(None, None, None)
+
+
+def test_a_question_can_be_stopped(browser: Browser, fake: FakeEngine, fake_url: str) -> None:
+    with browsing(browser, fake_url, refusals=True) as page:
+        fake.gate.clear()
+        choose(page, PICTURE)
+        ask(page, "sure")
+        assert fake.entered.acquire(timeout=SECONDS)
+        page.get_by_role("button", name="Stop", exact=True).click()
+        page.get_by_role("button", name="Ask").wait_for()
+        assert page.get_by_role("alert").is_hidden()
+        fake.gate.set()
+        ask(page, "sure")
+        assert answered(page) == "first to sure"
