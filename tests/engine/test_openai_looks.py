@@ -93,6 +93,10 @@ def test_a_plain_client_gets_the_right_answer(
     assert usage["completion_tokens"] == sum(look["tokens"] for look in told)
     assert usage["prompt_tokens_details"]["image_tokens"] == sum(look["visual_tokens"] for look in told)
     assert usage["prompt_tokens"] > usage["prompt_tokens_details"]["image_tokens"]
+    # The second look goes on from the first; who asks again about the picture, from the start.
+    assert (usage["prompt_tokens_details"]["cached_tokens"] > 0) >= (looks == 2)
+    cached = chat(client, about(drawn))["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert cached >= looks * told[0]["visual_tokens"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
