@@ -35,6 +35,7 @@ SecondLookError (secondlook.edge.errors)
 ├── ShuttingDownError       the server is stopping
 ├── UnsupportedContentError a request or its image is of another content type (serve.errors)
 ├── InvalidFieldError       a form field has an impossible value (serve.errors)
+├── ChatError               a request in OpenAI's format cannot be answered (serve.openai.errors)
 └── AddressError            the server cannot listen there (serve.app)
 
 Of a body that is too large, and of a client that is gone, HTTP's own exceptions tell; export's branch is

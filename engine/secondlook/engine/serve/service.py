@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
@@ -23,6 +23,7 @@ from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import PictureMismatchError, SessionError, ShuttingDownError
 from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, Made, most_bytes
+from secondlook.engine.serve.futures import heard, on_loop, settle
 from secondlook.engine.serve.kept import KeptLook, without_second
 from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
@@ -226,17 +227,17 @@ class TwoLookService:
         region: asyncio.Future[FirstLook] = loop.create_future()
 
         def on_region(found: FirstLook) -> None:
-            loop.call_soon_threadsafe(_settle, region, found)
+            loop.call_soon_threadsafe(settle, region, found)
 
         with self._places.taken(client) as place:
             made = await make(place)
             submitted, complete = self._submit(
                 place,
                 lambda engine: engine.start_first_look(
-                    made.prepared, on_region=on_region, on_tokens=_on(loop, on_tokens)
+                    made.prepared, on_region=on_region, on_tokens=on_loop(loop, on_tokens)
                 ),
             )
-        complete.add_done_callback(_heard)  # once the region is told nobody waits for it
+        complete.add_done_callback(heard)  # once the region is told nobody waits for it
         try:
             await asyncio.wait({region, complete}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -304,7 +305,7 @@ class TwoLookService:
                         made.prepared,
                         after=kept.submitted.request,
                         sent_bytes=received_bytes,
-                        on_tokens=_on(loop, on_tokens),
+                        on_tokens=on_loop(loop, on_tokens),
                     ),
                 )
                 served = Served(
@@ -371,27 +372,3 @@ class TwoLookService:
                 f"the original is said to have {original} = {original.pixels} pixels; the limit is "
                 f"{self.settings.max_original_pixels}"
             )
-
-
-def _on(
-    loop: asyncio.AbstractEventLoop, call: Callable[[ResultT], None] | None
-) -> Callable[[ResultT], None] | None:
-    """What calls it on the loop, from any thread."""
-    if call is None:
-        return None
-
-    def tell(result: ResultT) -> None:
-        loop.call_soon_threadsafe(call, result)
-
-    return tell
-
-
-def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _heard(future: asyncio.Future[Any]) -> None:
-    """asyncio logs errors that nobody asked for."""
-    if not future.cancelled():
-        future.exception()
