@@ -16,6 +16,8 @@ from PIL import Image
 from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.benchmarks.signs.questions import all_questions
 
+PATH = "/v1/chat/completions"
+
 RECORDED = Path(__file__).with_name("recorded_requests.jsonl")
 """Of real clients (openai 3.57.0, litellm 1.110.2, langchain-openai, aiperf 0.13.0, guidellm 0.8.1); of each
 picture nothing but a name is left, in angle brackets."""
@@ -124,3 +126,36 @@ def assert_chat_error(response: httpx.Response, status: int, code: str, text: st
     assert "\n" not in error["message"]
     assert "Traceback" not in error["message"]
     return error
+
+
+def chat(client: httpx.Client, request: dict[str, Any]) -> dict[str, Any]:
+    response = client.post(PATH, json=request)
+    assert response.status_code == 200, response.text
+    answered: dict[str, Any] = response.json()
+    return answered
+
+
+def zoomed(client: httpx.Client, request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The reply that calls the zoom tool, and the call."""
+    reply = chat(client, request)
+    choice = reply["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    return choice["message"], call
+
+
+def box_of(call: dict[str, Any]) -> list[float]:
+    found: list[float] = json.loads(call["function"]["arguments"])["bbox_2d"]
+    return found
+
+
+def streamed(client: httpx.Client, request: dict[str, Any]) -> list[dict[str, Any]]:
+    response = client.post(PATH, json={**request, "stream": True})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return events(response.text)
+
+
+def text_of(chunks: list[dict[str, Any]]) -> str:
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)

@@ -20,8 +20,11 @@ class Answers:
     def __init__(self, model: VisionLanguageModel) -> None:
         self._model = model
 
-    def look(self, decoded: Decoded, prompt: Prompt, policy: Policy) -> Look:
+    def look(self, decoded: Decoded, prompt: Prompt, policy: Policy, cached: int) -> Look:
         """
+        Args:
+            cached: rows of the prompt that were there before.
+
         Raises:
             NonFiniteError: the model computed NaN or infinity.
         """
@@ -40,10 +43,11 @@ class Answers:
             len(prompt.ids),
             prompt.visual_tokens,
             decoded.likeliest,
+            cached,
         )
 
     def shown(
-        self, prompt: Prompt, policy: Policy, on_tokens: Callable[[Look], None] | None
+        self, prompt: Prompt, policy: Policy, cached: int, on_tokens: Callable[[Look], None] | None
     ) -> Callable[[Decoded], None] | None:
         """What tells an answer that is being decoded, each time that it is longer."""
         if on_tokens is None:
@@ -55,7 +59,7 @@ class Answers:
             # Of other numbers the look itself tells, in the end.
             if len(decoded.token_ids) > told and _finite(decoded):
                 told = len(decoded.token_ids)
-                on_tokens(self.look(decoded, prompt, policy))
+                on_tokens(self.look(decoded, prompt, policy, cached))
 
         return seen
 

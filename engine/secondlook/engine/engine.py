@@ -273,6 +273,7 @@ class Engine:
         key = self.model.prefix_key(asked.picture, asked.tokens)
         find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
+        cached = 0 if prefix is None else prefix.length
         try:
             self.prefixes.count(len(asked.prompt.ids), prefix)
             given = asked.region
@@ -283,10 +284,10 @@ class Engine:
             kept = self._pool.hold(slot, find() or new)
             self._projections[kept] = projection
             self.prefixes.remember(kept, asked.client, key)
-            seen = self._answers.shown(asked.prompt, policy, on_tokens)
+            seen = self._answers.shown(asked.prompt, policy, cached, on_tokens)
             least = min(limit, policy.decide_after)
             early = yield Decode(slot, least, seen if options.second_look == "never" else None)
-            look = self._answers.look(early, asked.prompt, policy)
+            look = self._answers.look(early, asked.prompt, policy, cached)
             doubt = (look.uncertainty, asked.original, policy, options)
             region, pending, maps, relevance = given, None, None, None
             if read and (options.relevance or self._decider.seeks(*doubt)):
@@ -311,7 +312,7 @@ class Engine:
                 seen = seen if decision != "unsure" else None
                 if seen is not None:
                     seen(early)
-                look = self._answers.look((yield Decode(slot, limit, seen)), asked.prompt, policy)
+                look = self._answers.look((yield Decode(slot, limit, seen)), asked.prompt, policy, cached)
             pending = None if pending is None else replace(pending, first=look)
             if kept.claimed:
                 self._pool.hold(slot, kept)  # again: where it was, it may have been given up
@@ -332,6 +333,7 @@ class Engine:
         if after is not None and after.future.done():
             after.future.result()  # where that failed, nothing can be compared in the end
         slot, prefix = yield Slot(lambda: pending.prefix)
+        cached = 0 if prefix is None else prefix.length
         try:
             self.prefixes.count(len(local.prompt.ids), prefix)
             if prefix is None:
@@ -345,8 +347,8 @@ class Engine:
             prompt = local.prompt
             rest = prompted(self.model, slot, prompt, pending.prefix, [features], limit, asked.wanted)
             yield Prefill(rest)
-            seen = None if policy.arbitration else self._answers.shown(prompt, policy, on_tokens)
-            second = self._answers.look((yield Decode(slot, limit, seen)), prompt, policy)
+            seen = None if policy.arbitration else self._answers.shown(prompt, policy, cached, on_tokens)
+            second = self._answers.look((yield Decode(slot, limit, seen)), prompt, policy, cached)
         finally:
             self._pool.give_back(slot)
         known = pending.first if after is None else (yield Wait(after)).look

@@ -39,6 +39,7 @@ SecondLookError (secondlook.edge.errors)
 ├── UnsupportedContentError a request or its image is of another content type (serve.errors)
 ├── InvalidFieldError       a form field has an impossible value (serve.errors)
 ├── AddressError            the server cannot listen there (serve.app)
+├── ChatError               a request in OpenAI's format cannot be answered (serve.openai.errors)
 └── DeploymentError         the replicas of a deployment do not start (cli.deploy)
 
 Of a body that is too large, and of a client that is gone, HTTP's own exceptions tell; export's branch is

@@ -22,6 +22,7 @@ from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import AnswerOptions, Limits, ModelCard, PendingSession
 from secondlook.engine.errors import SessionError, ShuttingDownError
 from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, Made, most_bytes
+from secondlook.engine.serve.futures import on_loop, settle
 from secondlook.engine.serve.kept import KeptLook, without_second
 from secondlook.engine.serve.keys import owner_of
 from secondlook.engine.serve.observing import Observation, Observer
@@ -241,14 +242,14 @@ class TwoLookService:
         region: asyncio.Future[FirstLook] = loop.create_future()
 
         def on_region(found: FirstLook) -> None:
-            loop.call_soon_threadsafe(_settle, region, found)
+            loop.call_soon_threadsafe(settle, region, found)
 
         with Observation("first", self._observers) as observed, self._places.taken(client) as place:
             made = await make(place)
             submitted, complete = self._submit(
                 place,
                 lambda engine: engine.start_first_look(
-                    made.prepared, on_region=on_region, on_tokens=_on(loop, on_tokens)
+                    made.prepared, on_region=on_region, on_tokens=on_loop(loop, on_tokens)
                 ),
             )
         served = partial(Served.of, made=made, submitted=submitted, received_bytes=received_bytes)
@@ -319,7 +320,7 @@ class TwoLookService:
                         made.prepared,
                         after=kept.submitted.request,
                         sent_bytes=received_bytes,
-                        on_tokens=_on(loop, on_tokens),
+                        on_tokens=on_loop(loop, on_tokens),
                     ),
                 )
                 found = await complete
@@ -368,21 +369,3 @@ class TwoLookService:
         complete = asyncio.wrap_future(submitted.future)
         complete.add_done_callback(lambda _: self._places.leave(place))
         return submitted, complete
-
-
-def _on(
-    loop: asyncio.AbstractEventLoop, call: Callable[[ResultT], None] | None
-) -> Callable[[ResultT], None] | None:
-    """What calls it on the loop, from any thread."""
-    if call is None:
-        return None
-
-    def tell(result: ResultT) -> None:
-        loop.call_soon_threadsafe(call, result)
-
-    return tell
-
-
-def _settle(future: asyncio.Future[ResultT], result: ResultT) -> None:
-    if not future.done():
-        future.set_result(result)

@@ -42,7 +42,9 @@ class ChatError(SecondLookError):
         status: of HTTP.
     """
 
-    def __init__(self, message: str, *, code: str, param: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self, message: str, *, code: str = "invalid_request", param: str | None = None, status: int = 400
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.param = param

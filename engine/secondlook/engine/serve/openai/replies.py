@@ -192,12 +192,17 @@ def _standing(chatted: Chatted) -> Look:
 def _usage(looks: Sequence[Look]) -> dict[str, Any]:
     """Tokens of all looks; those of pictures are among the prompts'."""
     prompt = sum(look.prompt_tokens for look in looks)
+    images = sum(look.visual_tokens for look in looks)
     completion = sum(len(look.tokens) for look in looks)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"image_tokens": sum(look.visual_tokens for look in looks)},
+        "prompt_tokens_details": {
+            "cached_tokens": sum(look.cached_tokens for look in looks),
+            "text_tokens": prompt - images,
+            "image_tokens": images,
+        },
     }
 
 
