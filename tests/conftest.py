@@ -33,13 +33,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail.
 
     Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1; and those that
-    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1.
+    need GStreamer's RTSP server, unless SECONDLOOK_REQUIRE_RTSP=1; and those that need litellm, which has an
+    environment of its own, whose Python SECONDLOOK_LITELLM_PYTHON names, unless SECONDLOOK_REQUIRE_LITELLM=1.
     """
     if item.get_closest_marker("needs_cuda") is not None:
         _need("a CUDA GPU", _has_gpu(), "SECONDLOOK_REQUIRE_CUDA")
     if item.get_closest_marker("needs_tensorrt") is not None:
         there = find_spec("tensorrt") is not None and _has_gpu()
         _need("TensorRT and a CUDA GPU", there, "SECONDLOOK_REQUIRE_TENSORRT")
+    if item.get_closest_marker("needs_litellm") is not None:
+        _need(
+            "litellm in an environment of its own, and SECONDLOOK_LITELLM_PYTHON, its Python",
+            "SECONDLOOK_LITELLM_PYTHON" in os.environ,
+            "SECONDLOOK_REQUIRE_LITELLM",
+        )
     if item.get_closest_marker("needs_rtsp") is not None:
         _need(
             f"an RTSP server: apt-get install {PACKAGES}",

@@ -273,13 +273,13 @@ class Scheduler:
         progress = self._decoder.progress
         progress.catch_up()
         wanted = [pair for pair in self._wanting(Decode) if not progress.has(pair[1].slot, pair[1].tokens)]
+        for _, want in wanted:  # before the next step, which would delay them
+            if want.seen is not None and progress.known(want.slot):
+                want.seen(self._decoder.record.read(want.slot, want.tokens))
         going = [pair for pair in wanted if progress.begun(pair[1].slot) < pair[1].tokens]
         self._together(going, self._step)
         if wanted:
             progress.catch_up(wait=not going)
-        for _, want in wanted:
-            if want.seen is not None and progress.known(want.slot):
-                want.seen(self._decoder.record.read(want.slot, want.tokens))
         known = [pair for pair in self._wanting(Decode) if progress.has(pair[1].slot, pair[1].tokens)]
         self._together(known, self._read)
 

@@ -122,9 +122,10 @@ class PictureStore:
         self._kept[client, picture.name] = picture, self._clock() + self._limits.seconds
         self._bytes[client] += len(picture.data)
         self._purge()
-        while len(self._kept) > self._limits.most or self.nbytes > self._limits.max_bytes:
-            largest = max(self._bytes, key=self._bytes.__getitem__)
-            self._drop(next(key for key in self._kept if key[0] == largest))
+        while len(self._kept) > self._limits.most:
+            self._drop_of(Counter(client for client, _ in self._kept))
+        while self.nbytes > self._limits.max_bytes:
+            self._drop_of(self._bytes)
 
     def find(self, client: str, name: str, where: str) -> Encoded:
         """A client's picture, which from now on is its latest.
@@ -151,6 +152,11 @@ class PictureStore:
         now = self._clock()
         while self._kept and next(iter(self._kept.values()))[1] <= now:
             self._drop(next(iter(self._kept)))
+
+    def _drop_of(self, held: Counter[str]) -> None:
+        """Give up the oldest of who holds most."""
+        most = max(held, key=held.__getitem__)
+        self._drop(next(key for key in self._kept if key[0] == most))
 
     def _drop(self, key: tuple[str, str]) -> None:
         kept = self._kept.pop(key, None)

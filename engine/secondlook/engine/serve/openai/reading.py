@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from secondlook.edge.errors import GeometryError
 from secondlook.edge.geometry import Region, Size
 from secondlook.engine.serve.openai.errors import ChatError
 from secondlook.engine.serve.openai.messages import ZOOM_TOOL, ChatMessage, Part, ToolCall
@@ -114,7 +115,7 @@ def region_of(call: ToolCall, original: Size) -> Region:
             for edge, side in zip(box, sides, strict=True)
         )
         return Region(left, top, right, bottom)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (GeometryError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise ChatError(
             f"the call of {ZOOM_TOOL} has no bbox_2d of four numbers, left, top, right and bottom from 0 to "
             f"{_SCALE}, in its arguments: {call.function.arguments[:200]!r}",

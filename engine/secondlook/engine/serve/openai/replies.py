@@ -86,7 +86,8 @@ class Completion:
         """What an answer that stands has more than was sent; empty where that is no text yet."""
         text = look.text
         more = text[len(self._sent) :]
-        if not more or text.endswith(_BROKEN):
+        # A part of a character may become one; bytes that are none of a text may change what was before them.
+        if not more or text.endswith(_BROKEN) or not text.startswith(self._sent):
             return ""
         logprobs = self._logprobs(look, self._tokens_sent)
         self._sent, self._tokens_sent = text, len(look.token_ids)

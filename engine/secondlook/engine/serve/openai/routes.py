@@ -69,6 +69,7 @@ _completions = APIRouter(route_class=_ChatRoute)
     summary="Ask about a picture as OpenAI's clients do",
     response_class=JSONResponse,
     responses=_errors(400, 404, 408, 409, 410, 413, 415, 429, 500, 503),
+    openapi_extra=_schema(),
 )
 async def complete(request: Request, service: Service) -> Response:
     """Both looks in one reply, or, with the tool `image_zoom_in_tool` and an unsure answer, its call."""
