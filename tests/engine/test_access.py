@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import signal
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
+from engine.chats import ZOOM_TOOL, body, image_part, sign, user
 from engine.fake_engine import FakeEngine, jpeg
 from engine.serving_harness import (
     SECONDS,
@@ -32,6 +36,7 @@ from engine.test_keys import line, written
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.errors import RequestRefusedError, SettingsError
 from secondlook.edge.retry import ClientSettings
+from secondlook.engine import Engine, load_model
 from secondlook.engine.serve.app import _Server, address_url, create_app, listen
 from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.settings import KeyLimits, ServerSettings
@@ -299,3 +304,38 @@ def test_a_second_port_tells_metrics_alone_and_without_a_key(tmp_path: Path) -> 
             server.handle_exit(signal.SIGTERM, None)
             thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+def test_pictures_and_open_tool_calls_of_openais_clients_are_their_keys(tmp_path: Path) -> None:
+    """On the embedded model: both looks, a picture named again, and a call that another key cannot answer."""
+    drawn = sign()
+    asked = user(drawn.question, image_part(drawn.jpeg, uuid="one"))
+    named = user(drawn.question, image_part(None, uuid="one"))
+    with listening(create_app(Engine(load_model("demo")), settings(tmp_path))) as url, ExitStack() as stack:
+
+        def client(key: str) -> httpx.Client:
+            headers = {"authorization": f"Bearer {key}"}
+            return stack.enter_context(httpx.Client(base_url=url, timeout=SECONDS, headers=headers))
+
+        def chat(of: httpx.Client, *messages: Any, **fields: Any) -> Any:
+            return of.post("/v1/chat/completions", json=body(*messages, **fields)).json()
+
+        ann, bob = client("a"), client("b")
+        assert chat(ann, asked)["secondlook"]["decision"] == "took_second"
+        assert chat(ann, named)["choices"][0]["message"]["content"] == drawn.answer
+        unknown = chat(bob, named)
+        assert "error" in unknown
+        message = chat(ann, asked, tools=[ZOOM_TOOL])["choices"][0]["message"]
+        [call] = message["tool_calls"]
+        [left, top, right, bottom] = json.loads(call["function"]["arguments"])["bbox_2d"]
+        with Image.open(io.BytesIO(drawn.jpeg)) as whole:
+            scale = whole.width / 1000, whole.height / 1000
+            box = (left * scale[0], top * scale[1], right * scale[0], bottom * scale[1])
+            crop, out = whole.crop(tuple(map(round, box))), io.BytesIO()
+            crop.save(out, "jpeg")
+        came = {"role": "tool", "tool_call_id": call["id"], "content": [image_part(out.getvalue())]}
+        told = (user(drawn.question, image_part(None, uuid="never sent")), message, came)
+        assert chat(bob, *told, tools=[ZOOM_TOOL])["error"]["code"] == "expired_session"
+        reply = chat(ann, *told, tools=[ZOOM_TOOL])
+        assert reply["secondlook"]["decision"] == "took_second"
+        assert reply["choices"][0]["message"]["content"] == drawn.answer

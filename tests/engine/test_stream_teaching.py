@@ -157,7 +157,7 @@ def test_history_is_read_behind_the_question() -> None:
             [dropped] = [event for event in watching.seen if event.kind == "dropped"]
             assert dropped.frame == 5
             assert "'<image>'" in dropped.reason
-            assert engine.clients == [name] * 4  # the same client, and so the same prefix
+            assert engine.clients == ["127.0.0.1"] * 4  # the same client, and so the same prefix
 
     run(scenario)
 

@@ -255,10 +255,13 @@ class Scheduler:
         So one client may have all slots, but gets none more while another waits that has fewer, and who waits
         is overtaken only by others' first: max-min fairness, as slots become free.
         """
+        wanting = sorted(self._wanting(Slot), key=_slot_order)
+        if len(wanting) < 2:
+            return wanting
         shares = Counter(request.client for request in self._requests if request.begun)
         came = {request: number for number, request in enumerate(self._requests)}
         ranks = dict[tuple[Request[Any], Slot], tuple[int, int]]()
-        for pair in sorted(self._wanting(Slot), key=_slot_order):
+        for pair in wanting:
             shares[pair[0].client] += 1
             ranks[pair] = shares[pair[0].client], came[pair[0]]
         return sorted(ranks, key=ranks.__getitem__)
