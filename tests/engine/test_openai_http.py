@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.chats import ZOOM_TOOL, assert_chat_error, body, data_url, events, image_part, user
-from engine.fake_engine import FakeEngine, jpeg
+from engine.chats import PATH, ZOOM_TOOL, assert_chat_error, body, data_url, events, image_part, user
+from engine.fake_engine import FakeEngine, jpeg, look
 from engine.serving_harness import (
     SECONDS,
     assert_error,
@@ -21,10 +21,10 @@ from engine.serving_harness import (
     serving,
     visitor,
 )
+from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.results import FirstLook, Question
 from secondlook.engine.serve.app import create_app, create_loading_app
 from secondlook.engine.serve.settings import ChatLimits, PictureStoreLimits, ServerSettings
-
-PATH = "/v1/chat/completions"
 
 
 def asked(question: str = "sure", picture: bytes | None = None, **fields: Any) -> dict[str, Any]:
@@ -326,6 +326,33 @@ def test_the_interface_describes_itself() -> None:
             assert f"schema/$defs/{name}" in text
 
     served(scenario)
+
+
+class Telling(FakeEngine):
+    """Tells the beginning of an answer that stands, and then fails, or is `endless`."""
+
+    def start_first_look(self, question: Question, **told: Any) -> Request[FirstLook]:
+        on_tokens = told["on_tokens"]
+
+        def job() -> FirstLook:
+            on_tokens(look("fir", 0.1))
+            on_tokens(look("first", 0.1))
+            raise RuntimeError("secret detail")
+
+        return self._start(job)
+
+
+def test_a_stream_that_fails_ends_with_an_error() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await client.post(PATH, json=asked(stream=True))
+        assert response.status_code == 200
+        *told, failed = events(response.text)
+        assert [chunk["choices"][0]["delta"]["content"] for chunk in told] == ["", "fir", "st"]
+        assert set(failed) == {"error"}
+        assert (failed["error"]["code"], failed["error"]["type"]) == ("engine_failed", "server_error")
+        assert "secret" not in response.text
+
+    served(scenario, Telling())
 
 
 def test_a_data_url_may_be_a_text_of_its_own() -> None:
