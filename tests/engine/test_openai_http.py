@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from engine.serving_harness import (
     assert_error,
     entered,
     first_look,
+    listening,
     queued,
     served,
     serving,
@@ -329,7 +331,7 @@ def test_the_interface_describes_itself() -> None:
 
 
 class Telling(FakeEngine):
-    """Tells the beginning of an answer that stands, and then fails, or is `endless`."""
+    """Tells the beginning of an answer that stands, and then fails."""
 
     def start_first_look(self, question: Question, **told: Any) -> Request[FirstLook]:
         on_tokens = told["on_tokens"]
@@ -353,6 +355,38 @@ def test_a_stream_that_fails_ends_with_an_error() -> None:
         assert "secret" not in response.text
 
     served(scenario, Telling())
+
+
+class Endless(FakeEngine):
+    """Tells the beginning of an answer that never ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+
+    def start_first_look(self, question: Question, **told: Any) -> Request[FirstLook]:
+        told["on_tokens"](look("fir", 0.1))
+        request = self._start(lambda: None)
+        self._jobs.clear()
+        return request
+
+    def cancel(self, request: Request[Any]) -> None:
+        super().cancel(request)
+        self.ended.set()
+
+
+def test_who_leaves_in_the_middle_of_a_stream_is_not_answered_on() -> None:
+    engine = Endless()
+    with (
+        listening(create_app(engine)) as address,
+        httpx.stream("POST", f"{address}{PATH}", json=asked(stream=True), timeout=SECONDS) as response,
+    ):
+        told = (line for line in response.iter_lines() if line)
+        assert '"role":"assistant"' in next(told)
+        assert '"content":"fir"' in next(told)
+        assert not engine.ended.is_set()
+        response.close()
+        assert engine.ended.wait(SECONDS)
 
 
 def test_a_data_url_may_be_a_text_of_its_own() -> None:
