@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import httpx
 import pytest
 
-from engine.chats import ZOOM_TOOL, assert_chat_error, body, data_url, events, image_part, user
-from engine.fake_engine import FakeEngine, jpeg
+from engine.chats import PATH, ZOOM_TOOL, assert_chat_error, body, data_url, events, image_part, user
+from engine.fake_engine import FakeEngine, jpeg, look
 from engine.serving_harness import (
     SECONDS,
     assert_error,
     entered,
     first_look,
+    listening,
     queued,
     served,
     serving,
     visitor,
 )
+from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.results import FirstLook, Question
 from secondlook.engine.serve.app import create_app, create_loading_app
 from secondlook.engine.serve.settings import ChatLimits, PictureStoreLimits, ServerSettings
-
-PATH = "/v1/chat/completions"
 
 
 def asked(question: str = "sure", picture: bytes | None = None, **fields: Any) -> dict[str, Any]:
@@ -326,6 +328,65 @@ def test_the_interface_describes_itself() -> None:
             assert f"schema/$defs/{name}" in text
 
     served(scenario)
+
+
+class Telling(FakeEngine):
+    """Tells the beginning of an answer that stands, and then fails."""
+
+    def start_first_look(self, question: Question, **told: Any) -> Request[FirstLook]:
+        on_tokens = told["on_tokens"]
+
+        def job() -> FirstLook:
+            on_tokens(look("fir", 0.1))
+            on_tokens(look("first", 0.1))
+            raise RuntimeError("secret detail")
+
+        return self._start(job)
+
+
+def test_a_stream_that_fails_ends_with_an_error() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await client.post(PATH, json=asked(stream=True))
+        assert response.status_code == 200
+        *told, failed = events(response.text)
+        assert [chunk["choices"][0]["delta"]["content"] for chunk in told] == ["", "fir", "st"]
+        assert set(failed) == {"error"}
+        assert (failed["error"]["code"], failed["error"]["type"]) == ("engine_failed", "server_error")
+        assert "secret" not in response.text
+
+    served(scenario, Telling())
+
+
+class Endless(FakeEngine):
+    """Tells the beginning of an answer that never ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+
+    def start_first_look(self, question: Question, **told: Any) -> Request[FirstLook]:
+        told["on_tokens"](look("fir", 0.1))
+        request = self._start(lambda: None)
+        self._jobs.clear()
+        return request
+
+    def cancel(self, request: Request[Any]) -> None:
+        super().cancel(request)
+        self.ended.set()
+
+
+def test_who_leaves_in_the_middle_of_a_stream_is_not_answered_on() -> None:
+    engine = Endless()
+    with (
+        listening(create_app(engine)) as address,
+        httpx.stream("POST", f"{address}{PATH}", json=asked(stream=True), timeout=SECONDS) as response,
+    ):
+        told = (line for line in response.iter_lines() if line)
+        assert '"role":"assistant"' in next(told)
+        assert '"content":"fir"' in next(told)
+        assert not engine.ended.is_set()
+        response.close()
+        assert engine.ended.wait(SECONDS)
 
 
 def test_a_data_url_may_be_a_text_of_its_own() -> None:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.chats import data_url, encoded
@@ -106,6 +106,7 @@ def test_what_is_sent_again_takes_the_place_of_what_was() -> None:
     assert store.nbytes == 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("12345"), st.integers(0, 30)), max_size=60))
 def test_the_store_keeps_within_its_bounds_and_the_shares_of_three(
     pictures: list[tuple[str, str, int]],

@@ -73,14 +73,21 @@ _completions = APIRouter(route_class=_ChatRoute)
 )
 async def complete(request: Request, service: Service) -> Response:
     """Both looks in one reply, or, with the tool `image_zoom_in_tool` and an unsure answer, its call."""
-    body = await request.body()
-    asked = await service.decoding.run(lambda: read_request(body))
+    asked = await _read(request, service)
     chat: Chat = request.app.state.chat
     completion = Completion(service.card.name, asked, service.loaded.result().token_texts)
     asker = Asker(client_of(request), request.state.take)
     if asked.stream:
         return await _streamed(request, chat, asked, asker, completion)
     return JSONResponse(completion.whole(await while_connected(request, chat.answer(asked, asker))))
+
+
+async def _read(request: Request, service: Service) -> ChatRequest:
+    """The request, read on another thread; its body is not kept, which may be large."""
+    body = bytearray()
+    async for more in request.stream():
+        body += more
+    return await service.decoding.run(lambda: read_request(bytes(body)))
 
 
 async def _streamed(
