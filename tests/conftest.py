@@ -35,8 +35,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1; and those that
     need GStreamer's RTSP server, nginx or a Chromium, unless SECONDLOOK_REQUIRE_RTSP=1, _NGINX=1 or
-    _CHROMIUM=1; or litellm, which has an environment of its own, whose Python SECONDLOOK_LITELLM_PYTHON names, unless
-    SECONDLOOK_REQUIRE_LITELLM=1.
+    _CHROMIUM=1; or litellm, which has an environment of its own (its Python: SECONDLOOK_LITELLM_PYTHON),
+    unless SECONDLOOK_REQUIRE_LITELLM=1.
     """
     if item.get_closest_marker("needs_cuda") is not None:
         _need("a CUDA GPU", _has_gpu(), "SECONDLOOK_REQUIRE_CUDA")
