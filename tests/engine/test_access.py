@@ -37,7 +37,7 @@ from secondlook.edge.client import EdgeClient
 from secondlook.edge.errors import RequestRefusedError, SettingsError
 from secondlook.edge.retry import ClientSettings
 from secondlook.engine import Engine, load_model
-from secondlook.engine.serve.app import _Server, address_url, create_app, listen
+from secondlook.engine.serve.app import GracefulServer, address_url, create_app, listen
 from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.settings import KeyLimits, ServerSettings
 
@@ -287,7 +287,9 @@ def test_a_second_port_tells_metrics_alone_and_without_a_key(tmp_path: Path) -> 
     app = create_app(FakeEngine(), chosen)
     app.get("/metrics")(lambda: "numbers")
     with listen("127.0.0.1", 0) as main, listen("127.0.0.1", 0) as second:
-        server = _Server(ConnectionConfig(app, chosen.connections), app.state.service, second)
+        server = GracefulServer(
+            ConnectionConfig(app, chosen.connections), app.state.service, chosen.grace_seconds, second
+        )
         thread = threading.Thread(target=lambda: server.run([main]))
         thread.start()
         try:

@@ -122,6 +122,7 @@ PARTS: Final = (
     Part("browser", Path("docs/browser.md"), ("browser-*.json",), _each),
     Part("edge", Path("docs/edge.md"), ("edge-*.json",), _each),
     Part("lossless", Path("docs/gateway.md"), ("lossless-*.json",), _each),
+    Part("replicas", Path("docs/deployment.md"), ("replicas-*.json",), _each),
 )
 
 
