@@ -120,6 +120,7 @@ PARTS: Final = (
     Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each),
     Part("vision", Path("docs/export.md"), ("vision-*.json",), _each),
     Part("edge", Path("docs/edge.md"), ("edge-*.json",), _each),
+    Part("clients", Path("docs/openai.md"), ("clients-*.json",), _each),
 )
 
 
