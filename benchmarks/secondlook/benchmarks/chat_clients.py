@@ -31,17 +31,6 @@ from secondlook.engine.opening import EngineOptions, load_engine
 __all__ = ["main"]
 
 _SEED: Final = 4242
-_AIPERF: Final = (
-    "request_throughput",
-    "time_to_first_token",
-    "request_latency",
-    "inter_token_latency",
-    "output_sequence_length",
-    "input_sequence_length",
-    "request_count",
-    "error_request_count",
-)
-_GUIDELLM: Final = ("time_to_first_token_ms", "request_latency", "output_token_count")
 
 
 def main() -> None:
@@ -57,7 +46,7 @@ def main() -> None:
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder, loopback_server(load_engine(EngineOptions())) as url:
         asked = _draw(Path(folder), options.pictures)
-        runs = [
+        rows = [
             run(program, url, asked, options.requests, count)
             for program, run in ((options.aiperf, _aiperf), (options.guidellm, _guidellm))
             for count in options.concurrency
@@ -67,7 +56,7 @@ def main() -> None:
         "environment": ran_on,
         "load_average_before": round(load[0], 2),
         "inputs": f"{options.pictures} drawn pictures of the test split, seed {_SEED}; streamed",
-        "runs": runs,
+        "rows": rows,
     }
     sys.stdout.write(json.dumps(result, indent=4) + "\n")
 
@@ -100,14 +89,20 @@ def _aiperf(program: str, url: str, asked: Path, requests: int, concurrency: int
     command += ["--tokenizer", str(EMBEDDED["demo"]), "--artifact-dir", str(out)]
     _run(command)
     told = json.loads((out / "profile_export_aiperf.json").read_text(encoding="utf-8"))
-    kept = {name: _rounded(told[name]) for name in _AIPERF if told.get(name)}
-    return {"program": "aiperf", "concurrency": concurrency, **kept}
-
-
-def _rounded(metric: dict[str, Any]) -> dict[str, Any]:
-    names = ("unit", "avg", "p50", "p90", "p99")
-    values = {name: metric[name] for name in names if metric.get(name) is not None}
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
+    first, whole = told["time_to_first_token"], told["request_latency"]
+    return {
+        "program": "AIPerf",
+        "version": told.get("aiperf_version"),
+        "concurrency": concurrency,
+        "requests": round(told["request_count"]["avg"]),
+        "errors": round((told.get("error_request_count") or {"avg": 0})["avg"]),
+        "requests_per_second": told["request_throughput"]["avg"],
+        "first_token_p50_ms": first["p50"],
+        "first_token_p90_ms": first["p90"],
+        "whole_p50_ms": whole["p50"],
+        "whole_p90_ms": whole["p90"],
+        "output_tokens": told["output_sequence_length"]["avg"],
+    }
 
 
 def _guidellm(program: str, url: str, asked: Path, requests: int, concurrency: int) -> dict[str, Any]:
@@ -124,14 +119,25 @@ def _guidellm(program: str, url: str, asked: Path, requests: int, concurrency: i
     command += ["--tokenizer", f"kind=hf_auto,model={EMBEDDED['demo']}"]
     command += ["--output", f"kind=json,path={out}", "--disable-console"]
     _run(command)
-    (told,) = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]
-    metrics = {name: told["metrics"][name]["successful"] for name in _GUIDELLM}
-    kept = {name: _rounded({"avg": found["mean"], **found["percentiles"]}) for name, found in metrics.items()}
-    # Its own mean of rates counts the time before the first answer and behind the last.
-    totals = told["metrics"]["request_totals"]
-    rate = round(totals["successful"] / told["duration"], 3)
-    counts = {"requests_per_second": rate, "requests": totals["total"], "errors": totals["errored"]}
-    return {"program": "guidellm", "concurrency": concurrency, **counts, **kept}
+    report = json.loads(out.read_text(encoding="utf-8"))
+    (told,) = report["benchmarks"]
+    totals, metrics = told["metrics"]["request_totals"], told["metrics"]
+    first = metrics["time_to_first_token_ms"]["successful"]["percentiles"]
+    whole = metrics["request_latency"]["successful"]["percentiles"]
+    return {
+        "program": "GuideLLM",
+        "version": report["metadata"]["guidellm_version"],
+        "concurrency": concurrency,
+        "requests": totals["successful"],
+        "errors": totals["errored"],
+        # Its own rate is a mean over times in which nothing was asked yet.
+        "requests_per_second": totals["successful"] / told["duration"],
+        "first_token_p50_ms": first["p50"],
+        "first_token_p90_ms": first["p90"],
+        "whole_p50_ms": 1e3 * whole["p50"],
+        "whole_p90_ms": 1e3 * whole["p90"],
+        "output_tokens": metrics["output_token_count"]["successful"]["mean"],
+    }
 
 
 if __name__ == "__main__":
