@@ -121,12 +121,9 @@ PARTS: Final = (
     Part("vision", Path("docs/export.md"), ("vision-*.json",), _each),
     Part("browser", Path("docs/browser.md"), ("browser-*.json",), _each),
     Part("edge", Path("docs/edge.md"), ("edge-*.json",), _each),
-<<<<<<< HEAD
     Part("lossless", Path("docs/gateway.md"), ("lossless-*.json",), _each),
     Part("replicas", Path("docs/deployment.md"), ("replicas-*.json",), _each),
-=======
     Part("clients", Path("docs/openai.md"), ("clients-*.json",), _each),
->>>>>>> hO
 )
 
 
