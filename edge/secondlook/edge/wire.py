@@ -56,7 +56,7 @@ __all__ = [
     "check_protocol",
 ]
 
-PROTOCOL: Final = "2.1"
+PROTOCOL: Final = "2.2"
 """The version of all that is described here, major.minor."""
 
 PROTOCOL_HEADER: Final = "secondlook-protocol"

@@ -1,6 +1,6 @@
 // The two looks as an edge has them, over HTTP; see secondlook/edge/conversation.py, which this follows.
 
-const PROTOCOL = "2.1";
+const PROTOCOL = "2.2";
 const PATIENCE = 60; // seconds that one question may wait for a server that is away or busy
 const LOST_TRIES = 3; // a lost connection is tried again more often than people like to wait
 const [FIRST_WAIT, LONGEST_WAIT] = [0.5, 4];
@@ -51,8 +51,9 @@ export class Client {
     const global = await picture.globalImage(card.global_view);
     const form = { question, width: picture.width, height: picture.height, options: JSON.stringify(options) };
     const body = await packed({ ...form, image: global.jpeg });
+    const name = Array.from(crypto.getRandomValues(new Uint32Array(6)), (n) => n.toString(16)).join("");
     yield { stage: "global", image: global, sent: body.bytes.byteLength };
-    const first = await this.request("POST", "v1/answers", body, { signal, onWait });
+    const first = await this.request("POST", "v1/answers", body, { signal, onWait, name });
     yield { stage: "first", reply: first };
     if (first.status === "final") {
       yield { stage: "done", reply: first, failure: null };
@@ -64,31 +65,33 @@ export class Client {
       const local = await picture.localImage(first.region, card.local_view);
       const closer = await packed({ image: local.jpeg });
       yield { stage: "local", image: local, sent: closer.bytes.byteLength };
-      const reply = await this.request("POST", `${session}/local`, closer, { signal, onWait, patience });
+      const reply = await this.request("POST", `${session}/local`, closer, { signal, onWait, patience, name });
       yield { stage: "done", reply, failure: null };
     } catch (error) {
-      const stands = await this.giveUp(session, first, error);
+      const stands = await this.giveUp(session, first, error, name);
       if (signal.aborted) throw error;
       yield { stage: "done", reply: stands, failure: stands.second ? null : error.message };
     }
   }
 
   /** Tell the server that a session will not go on; what it says that stands, or the first reply. */
-  async giveUp(session, first, error) {
+  async giveUp(session, first, error, name) {
     const known = error.status !== 404 && !(error.status === 410 && first.answer.complete);
     const kept = { ...first, status: "final" };
     if (!known || (error instanceof Trouble && !error.status && first.answer.complete)) return kept;
     try {
-      return await this.request("DELETE", session, {}, { patience: 0 });
+      return await this.request("DELETE", session, {}, { patience: 0, name });
     } catch {
       return kept; // the first failure is the one to tell
     }
   }
 
-  /** JSON of one request, which is repeated while the server is busy and there is patience. */
-  async request(method, path, { bytes, type }, { signal, onWait = () => {}, patience = PATIENCE }) {
+  /** JSON of one request, which is repeated while the server is busy and there is patience; `name`: of its
+   * question, by which balancers send both looks to one server. */
+  async request(method, path, { bytes, type }, { signal, onWait = () => {}, patience = PATIENCE, name }) {
     const headers = { "secondlook-protocol": PROTOCOL, accept: "application/json" };
     if (type) headers["content-type"] = type;
+    if (name) headers["x-session-id"] = name;
     if (this.key()) headers.authorization = `Bearer ${this.key()}`;
     const until = performance.now() + 1000 * patience;
     for (let attempt = 0; ; attempt++) {
