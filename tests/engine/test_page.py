@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Request
 
 from engine.browsing import PICTURE, answered, ask, browsing, choose, encoded, form, quarters, trouble
 from engine.fake_engine import ORIGINAL, FakeEngine
@@ -99,6 +99,20 @@ def test_the_page_works_where_a_proxy_puts_it(browser: Browser, fake: FakeEngine
         choose(page, PICTURE)
         ask(page, "anything")
         assert answered(page) == "second to anything"
+
+
+@chromium
+def test_both_looks_carry_the_name_of_their_question(browser: Browser, fake_url: str) -> None:
+    with browsing(browser, fake_url) as page:
+        asked = list[Request]()
+        page.on("request", lambda request: asked.append(request))
+        choose(page, PICTURE)
+        for _ in range(2):
+            ask(page, "anything")
+            assert answered(page) == "second to anything"
+        names = [one.all_headers().get("x-session-id") for one in asked if one.method == "POST"]
+    assert names[0] == names[1] != names[2] == names[3]
+    assert all(name and len(name) > 30 for name in names)
 
 
 @chromium
