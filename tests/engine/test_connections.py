@@ -19,7 +19,7 @@ from secondlook.edge.wire import ErrorReply
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.connections import connections_allowed
 from secondlook.engine.serve.errors import TooManyBodiesError
-from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings
+from secondlook.engine.serve.settings import ChatLimits, ConnectionLimits, ServerSettings
 from secondlook.engine.serve.uploads import Bodies
 
 HEAD = (
@@ -210,7 +210,10 @@ def test_connections_leave_files_to_the_rest() -> None:
 
 
 def test_bodies_have_a_bound_of_all_of_them() -> None:
-    settings = ServerSettings(max_body_bytes=40_000, max_bodies_bytes=1)  # one of the largest a client
+    chat = ChatLimits(max_body_bytes=40_000)
+    settings = ServerSettings(
+        max_body_bytes=40_000, max_bodies_bytes=1, chat=chat
+    )  # one of the largest a client
     part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
     with listening(create_app(FakeEngine(), settings)) as url, ExitStack() as stack:
         large = HEAD + b"Content-Length: 39000\r\n\r\n" + part + bytes(20_000)

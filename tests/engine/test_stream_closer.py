@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from engine.fake_engine import REGION, FakeEngine, jpeg
@@ -23,12 +22,10 @@ class Focused(FakeEngine):
         super().__init__()
         self.regions: list[tuple[str, Box | None, float | None]] = []
 
-    def start_first_look(
-        self, question: Question, *, on_region: Callable[[FirstLook], None]
-    ) -> Request[FirstLook]:
+    def start_first_look(self, question: Question, **told: Any) -> Request[FirstLook]:
         options = question.options
         self.regions.append((options.second_look, options.region, options.threshold))
-        return super().start_first_look(question, on_region=on_region)
+        return super().start_first_look(question, **told)
 
 
 def test_the_focus_is_looked_at_closer() -> None:

@@ -72,7 +72,7 @@ class Look:
         prompt_tokens, visual_tokens: rows of the prompt, and those of them that are of pictures.
         uncertainty: G, their one number under the policy asked for.
         likeliest: for each token the likeliest at its place, where that was asked for.
-        cached_tokens: rows of the prompt whose keys and values were there before.
+        cached_tokens: rows of the prompt whose keys and values were there before; of no say in what is equal.
     """
 
     text: str
@@ -82,7 +82,7 @@ class Look:
     prompt_tokens: int
     visual_tokens: int
     likeliest: tuple[Likeliest, ...] = ()
-    cached_tokens: int = 0
+    cached_tokens: int = field(default=0, compare=False)
 
     @property
     def answer(self) -> Answer:
