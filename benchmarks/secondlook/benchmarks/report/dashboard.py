@@ -1,11 +1,12 @@
 """The panels of deploy/grafana/secondlook.json as Prometheus sees a server now, in one picture:
 
-    python -m secondlook.benchmarks.report.dashboard --prometheus http://127.0.0.1:9090 --output FILE.png
+python -m secondlook.benchmarks.report.dashboard --prometheus http://127.0.0.1:9090 --output FILE.png
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
+from PIL import Image
 
 from secondlook.benchmarks.report.plots import STYLE
 from secondlook.edge.errors import SettingsError
@@ -28,7 +30,8 @@ _POINTS: Final = 90
 _RATE: Final = "20s"
 """For Grafana's $__rate_interval: some scrapes."""
 
-_UNITS: Final = {"reqps": "1/s", "Bps": "B/s", "bytes": "B", "s": "s", "nats": "nats"}
+_UNITS: Final = {"Bps": "B/s", "bytes": "B", "s": "s"}
+"""Those with prefixes."""
 
 
 def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +53,12 @@ def series(client: httpx.Client, target: dict[str, Any], begin: float, end: floa
     Raises:
         SettingsError: Prometheus refuses the query.
     """
-    asked = {"query": expression(target), "start": begin, "end": end, "step": (end - begin) / _POINTS}
+    asked: dict[str, str | float] = {
+        "query": expression(target),
+        "start": begin,
+        "end": end,
+        "step": (end - begin) / _POINTS,
+    }
     reply = client.get("/api/v1/query_range", params=asked).json()
     if reply["status"] != "success":
         raise SettingsError(f"Prometheus refuses {asked['query']!r}: {reply.get('error')}")
@@ -68,28 +76,31 @@ def draw(dashboard: dict[str, Any], prometheus: str, seconds: float) -> Figure:
     """Each panel that has data of the last `seconds`."""
     end = time.time()
     with httpx.Client(base_url=prometheus) as client:
-        told = [
-            (panel, [line for target in panel["targets"] for line in series(client, target, end - seconds, end)])
-            for panel in panels(dashboard)
-        ]
-    told = [(panel, lines) for panel, lines in told if any(np.isfinite(at[:, 1]).any() for _, at in lines)]
+        told = []
+        for panel in panels(dashboard):
+            found = [series(client, target, end - seconds, end) for target in panel["targets"]]
+            lines = [line for some in found for line in some]
+            if any(np.isfinite(at[:, 1]).any() for _, at in lines):
+                told.append((panel, lines))
     if not told:
         raise SettingsError(f"{prometheus} has nothing of secondlook's from the last {seconds:g} s")
     rows = -(-len(told) // _COLUMNS)
     with rc_context(fname=STYLE):
-        figure = Figure(figsize=(4 * _COLUMNS, 2.3 * rows), layout="constrained", dpi=100)
+        figure = Figure(figsize=(4 * _COLUMNS, 2.3 * rows), layout="constrained", dpi=80)
         for place, (panel, lines) in enumerate(told):
             axes = figure.add_subplot(rows, _COLUMNS, place + 1)
             for name, at in lines:
                 axes.plot(at[:, 0] - end, at[:, 1], label=name, linewidth=1.2)
             unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
-            axes.yaxis.set_major_formatter(
-                PercentFormatter(1.0) if unit == "percentunit" else EngFormatter(_UNITS.get(unit, ""))
-            )
-            axes.set_title(panel["title"], loc="left", fontsize=9)
+            if unit == "percentunit":
+                axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            elif unit in _UNITS:
+                axes.yaxis.set_major_formatter(EngFormatter(_UNITS[unit]))
+            told_unit = {"reqps": ", a second", "nats": ", nats"}.get(unit, "")
+            axes.set_title(f"{panel['title']}{told_unit}", loc="left", fontsize=9)
             axes.tick_params(labelsize=7)
             axes.set_ylim(bottom=0)
-            axes.legend(fontsize=6, loc="upper left")
+            axes.legend(fontsize=6, loc="best", frameon=True, framealpha=0.8)
     return figure
 
 
@@ -101,7 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     dashboard = json.loads(chosen.dashboard.read_text(encoding="utf-8"))
-    draw(dashboard, chosen.prometheus, chosen.seconds).savefig(chosen.output)
+    drawn = io.BytesIO()
+    draw(dashboard, chosen.prometheus, chosen.seconds).savefig(drawn, format="png")
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(64).save(chosen.output, optimize=True)
 
 
 if __name__ == "__main__":
