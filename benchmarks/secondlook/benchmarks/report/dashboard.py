@@ -1,6 +1,8 @@
-"""The panels of deploy/grafana/secondlook.json as Prometheus sees a server now, in one picture:
+"""The Grafana dashboard's panels as a picture, without Grafana: their own expressions, asked of a Prometheus.
 
-python -m secondlook.benchmarks.report.dashboard --prometheus http://127.0.0.1:9090 --output FILE.png
+    python -m secondlook.benchmarks.report.dashboard PROMETHEUS OUT [--minutes 3]
+
+Runs in the repository's root.
 """
 
 from __future__ import annotations
@@ -9,113 +11,115 @@ import argparse
 import io
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
 from PIL import Image
 
-from secondlook.benchmarks.report.plots import STYLE
-from secondlook.edge.errors import SettingsError
+from secondlook.benchmarks.report.plots import SERIES, STYLE
 
-__all__ = ["draw", "panels"]
+__all__ = ["draw_dashboard"]
 
+DASHBOARD: Final = Path("deploy/grafana/secondlook.json")
+
+_VARIABLES: Final = {"$__rate_interval": "20s", "$instance": ".*", "$model": ".*"}
+"""What stands for Grafana's variables."""
+
+_STEPS: Final = 90
 _COLUMNS: Final = 3
-_POINTS: Final = 90
-_RATE: Final = "20s"
-"""For Grafana's $__rate_interval: some scrapes."""
-
-_UNITS: Final = {"Bps": "B/s", "bytes": "B", "s": "s"}
-"""Those with prefixes."""
+_COLOURS: Final = 32
+_HEADROOM: Final = 1.35
+"""For the legend."""
+_DRAWN_UNITS: Final = {"percentunit": PercentFormatter(1), "s": EngFormatter("s"), "bytes": EngFormatter("B")}
 
 
-def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
-    """A dashboard's panels with something to draw, in order."""
-    return [panel for panel in dashboard["panels"] if panel.get("targets")]
+def draw_dashboard(prometheus: str, minutes: float) -> Figure:
+    """Every panel over the last minutes, in the dashboard's order.
 
-
-def expression(target: dict[str, Any]) -> str:
-    """A target's query, for all servers and models."""
-    text: str = target["expr"]
-    for name, value in {"$instance": ".*", "$model": ".*", "$__rate_interval": _RATE}.items():
-        text = text.replace(name, value)
-    return text
-
-
-def series(client: httpx.Client, target: dict[str, Any], begin: float, end: float) -> list[tuple[str, Any]]:
-    """What a target draws: a name, and [points, 2] of seconds and values, for each line.
-
-    Raises:
-        SettingsError: Prometheus refuses the query.
+    Args:
+        prometheus: its URL.
     """
-    asked: dict[str, str | float] = {
-        "query": expression(target),
-        "start": begin,
-        "end": end,
-        "step": (end - begin) / _POINTS,
-    }
-    reply = client.get("/api/v1/query_range", params=asked).json()
-    if reply["status"] != "success":
-        raise SettingsError(f"Prometheus refuses {asked['query']!r}: {reply.get('error')}")
-    lines = []
-    for found in reply["data"]["result"]:
-        name = target.get("legendFormat", "")
-        for label, value in found["metric"].items():
-            name = name.replace("{{" + label + "}}", value)
-        values = np.array([[float(when), float(value)] for when, value in found["values"]])
-        lines.append((name, values))
-    return lines
-
-
-def draw(dashboard: dict[str, Any], prometheus: str, seconds: float) -> Figure:
-    """Each panel that has data of the last `seconds`."""
     end = time.time()
-    with httpx.Client(base_url=prometheus) as client:
-        told = []
-        for panel in panels(dashboard):
-            found = [series(client, target, end - seconds, end) for target in panel["targets"]]
-            lines = [line for some in found for line in some]
-            if any(np.isfinite(at[:, 1]).any() for _, at in lines):
-                told.append((panel, lines))
-    if not told:
-        raise SettingsError(f"{prometheus} has nothing of secondlook's from the last {seconds:g} s")
-    rows = -(-len(told) // _COLUMNS)
-    with rc_context(fname=STYLE):
-        figure = Figure(figsize=(4 * _COLUMNS, 2.3 * rows), layout="constrained", dpi=80)
-        for place, (panel, lines) in enumerate(told):
-            axes = figure.add_subplot(rows, _COLUMNS, place + 1)
-            for name, at in lines:
-                axes.plot(at[:, 0] - end, at[:, 1], label=name, linewidth=1.2)
-            unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
-            if unit == "percentunit":
-                axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-            elif unit in _UNITS:
-                axes.yaxis.set_major_formatter(EngFormatter(_UNITS[unit]))
-            told_unit = {"reqps": ", a second", "nats": ", nats"}.get(unit, "")
-            axes.set_title(f"{panel['title']}{told_unit}", loc="left", fontsize=9)
-            axes.tick_params(labelsize=7)
-            axes.set_ylim(bottom=0)
-            axes.legend(fontsize=6, loc="best", frameon=True, framealpha=0.8)
-    return figure
+    dashboard: dict[str, Any] = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    rows = -(-len(panels) // _COLUMNS)
+    with rc_context(fname=STYLE), httpx.Client(base_url=prometheus, timeout=30) as client:
+        figure = Figure(figsize=(13, 2.35 * rows))
+        for place, panel in enumerate(panels, 1):
+            axes = figure.add_subplot(rows, _COLUMNS, place)
+            _draw(axes, panel, client, end - 60 * minutes, end)
+        return figure
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prometheus", required=True)
-    parser.add_argument("--dashboard", type=Path, default=Path("deploy/grafana/secondlook.json"))
-    parser.add_argument("--seconds", type=float, default=180.0)
-    parser.add_argument("--output", type=Path, required=True)
-    chosen = parser.parse_args(arguments)
-    dashboard = json.loads(chosen.dashboard.read_text(encoding="utf-8"))
+def _draw(axes: Axes, panel: dict[str, Any], client: httpx.Client, start: float, end: float) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+    curves = [curve for target in panel["targets"] for curve in _curves(target, client, start, end)]
+    at = np.linspace(0, (end - start) / 60, _STEPS)
+    # Grafana lists what is zero all the time too; here that would hide the rest.
+    seen = [(label, values) for label, values in curves if np.nanmax(np.nan_to_num(values)) > 0] or curves[:1]
+    if defaults["custom"]["stacking"]["mode"] == "normal":
+        colours = [SERIES[number % len(SERIES)] for number in range(len(seen))]
+        heights = [np.nan_to_num(values) for _, values in seen]
+        axes.stackplot(at, heights, labels=[label for label, _ in seen], colors=colours, alpha=0.75)
+    else:
+        for number, (label, values) in enumerate(seen):
+            axes.plot(at, values, label=label, color=SERIES[number % len(SERIES)])
+    unit = defaults["unit"]
+    axes.set_title(
+        {"reqps": "{} (a second)", "nats": "{} (nats)", "Bps": "{} (bytes a second)"}.get(unit, "{}").format(
+            panel["title"]
+        ),
+        loc="left",
+        fontweight="bold",
+    )
+    axes.yaxis.set_major_formatter(_DRAWN_UNITS.get(unit, FuncFormatter(_number)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda minute, _: f"{minute:g} min"))
+    axes.set_ylim(0, axes.get_ylim()[1] * _HEADROOM)
+    axes.set_xlim(0, at[-1])
+    axes.legend(loc="upper left", fontsize=7, handlelength=1.2, labelspacing=0.25)
+
+
+def _number(value: float, _place: int) -> str:
+    return f"{value:g}" if value < 1000 else f"{value / 1000:g}k"
+
+
+def _curves(
+    target: dict[str, Any], client: httpx.Client, start: float, end: float
+) -> list[tuple[str, np.ndarray[Any, np.dtype[np.float64]]]]:
+    expression = target["expr"]
+    for name, value in _VARIABLES.items():
+        expression = expression.replace(name, value)
+    step = (end - start) / (_STEPS - 1)
+    asked = {"query": expression, "start": start, "end": end, "step": step}
+    reply = client.get("/api/v1/query_range", params={k: str(v) for k, v in asked.items()})
+    reply.raise_for_status()
+    curves = []
+    for series in reply.json()["data"]["result"]:
+        values = np.full(_STEPS, np.nan)
+        for moment, value in series["values"]:
+            values[min(_STEPS - 1, round((float(moment) - start) / step))] = float(value)
+        legend = target["legendFormat"]
+        for label, text in series["metric"].items():
+            legend = legend.replace(f"{{{{{label}}}}}", text)
+        curves.append((legend, values))
+    return curves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("prometheus", help="its URL")
+    parser.add_argument("out", type=Path, help="the picture's file")
+    parser.add_argument("--minutes", type=float, default=3.0)
+    given = parser.parse_args()
     drawn = io.BytesIO()
-    draw(dashboard, chosen.prometheus, chosen.seconds).savefig(drawn, format="png")
-    with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(64).save(chosen.output, optimize=True)
+    draw_dashboard(given.prometheus, given.minutes).savefig(drawn, format="png", dpi=72)
+    Image.open(drawn).convert("RGB").quantize(_COLOURS).save(given.out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the server measures of itself, for Prometheus.
 
-Names that vLLM has too are vLLM's, with `secondlook:` before them: those of its v1/metrics/loggers.py from
-0.11 on, where `request_time_per_output_token_seconds` took the place of `time_per_output_token_seconds`. A
+Names that vLLM has too are vLLM's, with `secondlook:` before them: those of its v1/metrics/loggers.py as of
+2026, where `request_time_per_output_token_seconds` has the place of `time_per_output_token_seconds`. A
 request of vLLM's is a look here, and its times have a label `look` more. Buckets are our own, for small
 models answer in milliseconds.
 
