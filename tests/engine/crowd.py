@@ -1,11 +1,16 @@
-"""Edges that ask several servers behind one address, one of which is killed in the middle."""
+"""Edges that ask servers, real processes, one of which goes away in the middle."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import httpx
@@ -18,6 +23,7 @@ ALWAYS = AnswerOptions(second_look="always", arbitration=False)
 QUESTION = "What number is on the red sign?"
 SETTINGS = ClientSettings(timeout=120, wait_budget=120)
 SECONDS = 120
+SERVE = "from secondlook.engine.cli import main; main()"
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,25 @@ async def _ask_all(url: str, questions: int, edges: int, in_the_middle: Callable
 def _picture(number: int) -> Image.Image:
     coarse = random.Random(number).randbytes(3 * 32 * 24)
     return Image.frombytes("RGB", (32, 24), coarse).resize((800, 600), Image.Resampling.NEAREST)
+
+
+def free_ports(number: int) -> list[int]:
+    with ExitStack() as stack:
+        taken = [stack.enter_context(closing(socket.socket())) for _ in range(number)]
+        for one in taken:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in taken]
+
+
+def start_server(port: int, *options: str) -> subprocess.Popen[bytes]:
+    """`secondlook serve`, of the embedded model, in a process of its own."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVE, "serve", f"--port={port}", "--kv-cache-gb=0.1", *options],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def wait_until_ready(url: str) -> None:

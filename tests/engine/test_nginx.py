@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from engine.crowd import ask_all, check_none_lost, wait_until_ready
+from engine.crowd import ask_all, check_none_lost, free_ports, start_server, wait_until_ready
 from repository import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs_nginx]
@@ -21,17 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs_nginx]
 QUESTIONS, EDGES = 60, 8
 SECONDS = 120
 CONFIGURATION = ROOT / "deploy" / "nginx.conf"
-SERVE = "from secondlook.engine.cli import main; main()"
-OPTIONS = ("--kv-cache-gb=0.1", "--forwarded-allow-ips=127.0.0.1")
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-
-
-def free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        taken = [stack.enter_context(closing(socket.socket())) for _ in range(number)]
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in taken]
 
 
 def configuration(folder: Path, listen: int, servers: list[int]) -> Path:
@@ -52,16 +39,7 @@ def configuration(folder: Path, listen: int, servers: list[int]) -> Path:
 @pytest.fixture
 def servers() -> Iterator[dict[int, subprocess.Popen[bytes]]]:
     """Two, by their ports."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    started = {
-        port: subprocess.Popen(
-            [sys.executable, "-c", SERVE, "serve", f"--port={port}", *OPTIONS],
-            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for port in free_ports(2)
-    }
+    started = {port: start_server(port, "--forwarded-allow-ips=127.0.0.1") for port in free_ports(2)}
     try:
         for port in started:
             wait_until_ready(f"http://127.0.0.1:{port}")

@@ -102,8 +102,11 @@ def test_a_client_of_another_version_is_told_so_in_one_line(spoken: str) -> None
         client.headers["secondlook-protocol"] = spoken
         for reply in (await client.get("/v1/model"), await first_look(client)):
             assert_error(reply, 400, "incompatible_protocol", f"speaks protocol {spoken}")
-        client.headers["secondlook-protocol"] = PROTOCOL.partition(".")[0] + ".99"
+        newer = PROTOCOL.partition(".")[0] + ".99"
+        client.headers["secondlook-protocol"] = newer
         assert (await first_look(client, "sure")).status_code == 200
+        described = (await client.get("/openapi.json")).json()["paths"]["/v1/model"]["get"]["parameters"]
+        assert [bool(re.search(described[0]["schema"]["pattern"], one)) for one in (spoken, newer)] == [0, 1]
 
     served(scenario)
 

@@ -40,12 +40,15 @@ __all__ = [
 
 Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
+_SPOKEN: Final = rf"^{PROTOCOL.partition('.')[0]}(\.[ -~]*)?$"
+"""What `check_protocol` takes."""
+
 _HEADER: dict[str, Any] = {
     "name": PROTOCOL_HEADER,
     "in": "header",
     "required": True,
     "description": "The version of this interface that the client speaks; the same major number as here.",
-    "schema": {"type": "string", "default": PROTOCOL},
+    "schema": {"type": "string", "default": PROTOCOL, "pattern": _SPOKEN},
 }
 
 

@@ -156,7 +156,7 @@ async def model(name: str, request: Request, service: Service) -> dict[str, Any]
 
 
 @chats.head("/health", include_in_schema=False)
-@chats.get("/health", summary="As /readyz, without a body", responses=_errors(503))
+@chats.get("/health", summary="As /readyz, without a body", response_class=Response, responses=_errors(503))
 async def health(service: Service) -> Response:
     """200 when questions are taken."""
     service.check_ready()
