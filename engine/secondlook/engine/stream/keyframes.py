@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -54,14 +55,14 @@ class KeyFrames:
             pass  # told below
         raise SettingsError(f"key frames are doubt, busy or every:SECONDS (above 0), not {text!r}")
 
-    def wants(self, chance: float, captured: float, last: float | None) -> bool:
+    def wants(self, chance: Callable[[], float], captured: float, last: float | None) -> bool:
         """Whether a frame should be asked about, where there is room.
 
         Args:
-            chance: that the answer which stands for it is right.
+            chance: tells that of the answer which stands for it to be right.
             captured, last: seconds of this frame, and of the last one asked about.
         """
         if self.rule == "every":
             assert self.seconds is not None, "checked when it was made"
             return last is None or captured - last >= self.seconds - _EARLY
-        return self.rule == "busy" or chance < self.likely
+        return self.rule == "busy" or chance() < self.likely

@@ -97,9 +97,12 @@ class Belief:
 
     def _pass(self, chances: dict[str, float], seconds: float) -> None:
         """Time passes: the right answer may change to any other."""
+        if not seconds:
+            return
         stays = math.exp(-self.change * seconds)
-        for text in chances:
-            chances[text] = stays * chances[text] + (1 - stays) / self.others
+        comes = (1 - stays) / self.others
+        for text, chance in chances.items():
+            chances[text] = stays * chance + comes
 
     def _hear(self, chances: dict[str, float], entry: Entry) -> None:
         """An answer is heard; what nobody has said shares what is left."""
@@ -109,11 +112,10 @@ class Belief:
             rest -= chances[entry.text]
         right = self._right(entry.uncertainty)
         wrong = (1 - right) / self.others
-        for text in chances:
-            chances[text] *= right + wrong if text == entry.text else wrong
-        total = sum(chances.values()) + rest * wrong
-        for text in chances:
-            chances[text] /= total
+        total = (1 - rest) * wrong + chances[entry.text] * right + rest * wrong
+        for text, chance in chances.items():
+            chances[text] = chance * wrong / total
+        chances[entry.text] *= (right + wrong) / wrong
 
 
 @validated(frozen=True)

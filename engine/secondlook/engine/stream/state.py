@@ -227,9 +227,9 @@ class Stream:
         known = self._frames.get(number)
         if known is None or number in self._asked or len(self._asked) >= self.method.in_flight:
             return False
-        standing = self._standing(known.info, known.own)
-        chance = 0.0 if standing is None else standing.chance
-        return self.method.key_frames.wants(chance, known.info.captured, self._last_asked)
+        return self.method.key_frames.wants(
+            lambda: self._chance(known), known.info.captured, self._last_asked
+        )
 
     def asked(self, number: int) -> None:
         """The cloud was asked about a frame."""
@@ -282,6 +282,10 @@ class Stream:
     def _standing(self, info: FrameInfo, own: Entry | None) -> Standing | None:
         earlier = self.history.before(info.number, info.captured)
         return self.method.rule.standing(earlier, own, info.captured)
+
+    def _chance(self, known: _Known) -> float:
+        standing = self._standing(known.info, known.own)
+        return 0.0 if standing is None else standing.chance
 
     def _hold(self, info: FrameInfo) -> Verdict:
         standing, own = self._standing(info, None), self._own
