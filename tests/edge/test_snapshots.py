@@ -13,7 +13,7 @@ from PIL import Image
 from edge.cameras import PASSWORD, USER
 from edge.snapshot_camera import Fault, SnapshotCamera, coded, snapshot_camera
 from edge.support import gradient
-from secondlook.edge import PictureLimits, PictureTooLargeError, Size, SourceError, open_source
+from secondlook.edge import PictureLimits, PictureTooLargeError, SourceError, open_source
 from secondlook.edge.snapshots import HttpCamera
 from secondlook.edge.sources import source_name
 
@@ -104,23 +104,15 @@ def test_a_picture_above_a_limit_is_told(camera: SnapshotCamera) -> None:
         source.newest()
 
 
-def test_a_part_and_the_size_can_be_asked_for(camera: SnapshotCamera) -> None:
+def test_a_part_can_be_asked_for(camera: SnapshotCamera) -> None:
     address = f"http://{camera.address}?channel=1"
     body, headers = HttpCamera(address).picture(PictureLimits(), {"crop": "20x16x64x32"})
     assert headers["x-crop-applied"] == "16x16x68x32"
-    assert HttpCamera(address).size(PictureLimits()) == Size(161, 120)
     assert camera.asked[0] == "/image.jpg?channel=1&crop=20x16x64x32"
     assert len(body) < len(coded(picture(0)))
 
 
-def test_a_size_that_is_not_told_is_an_error(camera: SnapshotCamera) -> None:
-    camera.faults = ["is no JPEG"]
-    with pytest.raises(SourceError, match="does not say how large its picture is"):
-        HttpCamera(f"http://{camera.address}").size(PictureLimits())
+def test_what_is_no_picture_is_an_error(camera: SnapshotCamera) -> None:
     camera.content_type = "text/html"
-    for ask in (HttpCamera.size, HttpCamera.picture):
-        with pytest.raises(SourceError, match="answered with no picture, but text/html"):
-            ask(HttpCamera(f"http://{camera.address}"), PictureLimits())
-    camera.content_type = "image/jpeg"
-    with pytest.raises(PictureTooLargeError):
-        HttpCamera(f"http://{camera.address}").size(PictureLimits(max_pixels=100))
+    with pytest.raises(SourceError, match="answered with no picture, but text/html"):
+        HttpCamera(f"http://{camera.address}").picture(PictureLimits())

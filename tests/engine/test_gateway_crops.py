@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.edge.errors import GeometryError
+from edge.snapshot_camera import snapshot_camera
+from edge.support import gradient
+from secondlook.edge.errors import GeometryError, PictureTooLargeError, SourceError
 from secondlook.edge.geometry import Region, Size
-from secondlook.engine.gateway.crops import GRID, on_grid, parsed_crop, written_crop
+from secondlook.edge.imaging import PictureLimits
+from secondlook.edge.snapshots import HttpCamera
+from secondlook.engine.gateway.crops import GRID, on_grid, parsed_crop, stored_size, written_crop
 
 
 @st.composite
@@ -54,3 +58,17 @@ def test_the_example_of_the_cameras_own_documentation() -> None:
 def test_what_is_no_crop_of_the_picture_is_refused(text: str) -> None:
     with pytest.raises(GeometryError, match="must look like XxYxWxH"):
         parsed_crop(text, Size(100, 100))
+
+
+def test_a_cameras_size_is_read_from_its_pictures_head() -> None:
+    with snapshot_camera(lambda number: gradient(161, 120)) as camera:
+        asked = HttpCamera(f"http://{camera.address}")
+        assert stored_size(asked, PictureLimits()) == Size(161, 120)
+        with pytest.raises(PictureTooLargeError):
+            stored_size(asked, PictureLimits(max_pixels=100))
+        camera.faults = ["is no JPEG"]
+        with pytest.raises(SourceError, match="does not say how large its picture is"):
+            stored_size(asked, PictureLimits())
+        camera.content_type = "text/html"
+        with pytest.raises(SourceError, match="answered with no picture, but text/html"):
+            stored_size(asked, PictureLimits())

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.geometry import GridMap, Region, Size, target
+from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.wire import Fit, Fixed, View
 from secondlook.engine.context import MOST_CHARACTERS, check_template, condensed, with_history
+from secondlook.engine.method.grid import GridMap
 from secondlook.engine.stream.focus import anchored
 from secondlook.engine.stream.history import MOST_ANSWERS, MOST_FRAMES, Entry, History
 from secondlook.engine.stream.keyframes import KeyFrames

@@ -48,7 +48,6 @@ __all__ = [
     "FrameHeader",
     "FrameReply",
     "GeometryError",
-    "GridMap",
     "HistoryEntry",
     "JpegSettings",
     "Limits",

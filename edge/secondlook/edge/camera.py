@@ -48,7 +48,7 @@ __all__ = ["Camera", "RingLimits"]
 logger = logging.getLogger(__name__)
 
 _MOST_NOTED = 4096
-"""Frames for which it is known what of them was wanted: as many as a site knows."""
+"""Frames that a site knows."""
 
 _END_SECONDS = 2.0
 """How long the end of a stream may take to be told; untold, the site ends it by itself."""
@@ -162,7 +162,7 @@ class Camera:
         self.traffic = Traffic()
 
     def begin(self, captured: float | None) -> tuple[int, float]:
-        """Number and time of a new frame; raises ClientError once the stream is closed."""
+        """Number and time of a new frame; raises as `check_open`."""
         self.check_open()
         if captured is None:
             captured = self._surroundings.clock()
@@ -176,12 +176,9 @@ class Camera:
         self._closed = True
 
     def check_open(self) -> None:
-        """
-        Raises:
-            ClientError: the stream was closed.
-        """
+        """Raise ClientError once it was shut."""
         if self._closed:
-            raise ClientError("the stream is closed; make another one for further frames")
+            raise ClientError("the stream is closed; make another one")
 
     def open(self) -> Steps[StreamCard]:
         """Open a stream, with the patience of a question."""
@@ -250,14 +247,14 @@ class Camera:
             if kept := self._ring.get(wanted.frame):
                 there.append((kept, wanted))
             else:
-                self._refuse(wanted, "it is no longer kept; a larger ring keeps more")
+                self._refuse(wanted, "it is no longer kept")
         there.sort(key=lambda pair: pair[1].frame, reverse=True)
         self._wanted = [wanted for _, wanted in there[MOST_DETAILS:]]
         refused, self._refused = self._refused[:MOST_REFUSED], self._refused[MOST_REFUSED:]
         return there[:MOST_DETAILS], refused
 
     def _refuse(self, wanted: Wanted, why: str) -> None:
-        """Tell the site, which else would wait; who runs the camera is warned once."""
+        """Tell the site, which else would wait."""
         level = logging.INFO if self._has_refused else logging.WARNING
         logger.log(level, "a detail of frame %d cannot be sent: %s", wanted.frame, why)
         self._has_refused = True

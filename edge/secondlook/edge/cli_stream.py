@@ -54,7 +54,7 @@ from .wire_stream import FrameReply, StreamSummary
 __all__ = ["frame_json", "frame_line", "has_no_rate", "stream", "told_summary"]
 
 _OF_ONE_FRAME = (400, 413, 422)
-"""Statuses of a frame that cannot be used; the next may be better."""
+"""Statuses of a frame that cannot be used."""
 
 
 def stream(

@@ -1,15 +1,14 @@
-"""Sizes, regions, views, and the maps between an attention grid and the original picture.
+"""Sizes, regions and views.
 
-Three frames occur. *Original pixels*: x to the right, y down, (0, 0) the top left corner of the upright
-picture. *Target pixels*: what the model takes, into which the picture was squashed or padded. *Grid cells*:
-that rectangle divided into rows and columns. Coordinates are continuous: pixel i covers [i, i + 1).
+Two frames occur. *Original pixels*: x to the right, y down, (0, 0) the top left corner of the upright
+picture. *Target pixels*: what the model takes, into which the picture was squashed or padded. Coordinates are
+continuous: pixel i covers [i, i + 1).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from fractions import Fraction
 from typing import NamedTuple
 
 from pydantic import PositiveInt
@@ -19,7 +18,6 @@ from .validation import validated
 from .wire import Budget, Fit, Fixed, Tiles, View
 
 __all__ = [
-    "GridMap",
     "Placement",
     "Rectangle",
     "Region",
@@ -289,43 +287,3 @@ def inside(place: Rectangle, original: Size) -> Region | None:
     left = min(max(0, round(x - width / 2)), original.width - width)
     top = min(max(0, round(y - height / 2)), original.height - height)
     return Region(left, top, left + width, top + height)
-
-
-@validated(frozen=True, raises=GeometryError)
-class GridMap:
-    """The map between grid cells and original pixels for one picture, target, fit and grid.
-
-    It follows the placement that `place` computes in whole target pixels, which is where the picture really
-    lies in what the model sees. Coordinates are computed as fractions, so the two directions are exact
-    inverses.
-
-    Attributes:
-        image: the original picture's size.
-        target: what the model takes.
-        fit: how the picture was fitted to it.
-        rows, columns: the grid over the target.
-    """
-
-    image: Size
-    target: Size
-    fit: Fit
-    rows: PositiveInt
-    columns: PositiveInt
-
-    @property
-    def placement(self) -> Placement:
-        return place(self.image, self.target, self.fit)
-
-    def to_grid(self, x: float | Fraction, y: float | Fraction) -> tuple[Fraction, Fraction]:
-        """Original pixels (x, y) → grid (column, row); both continuous, cell i covering [i, i + 1)."""
-        left, top, width, height = self.placement
-        column = (left + Fraction(x) * width / self.image.width) * self.columns / self.target.width
-        row = (top + Fraction(y) * height / self.image.height) * self.rows / self.target.height
-        return column, row
-
-    def to_pixels(self, column: float | Fraction, row: float | Fraction) -> tuple[Fraction, Fraction]:
-        """Grid (column, row) → original pixels (x, y): the exact inverse of `to_grid`."""
-        left, top, width, height = self.placement
-        x = (Fraction(column) * self.target.width / self.columns - left) * self.image.width / width
-        y = (Fraction(row) * self.target.height / self.rows - top) * self.image.height / height
-        return x, y

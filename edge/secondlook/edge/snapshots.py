@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import httpx
-from PIL import ImageFile
 
 from .errors import NotAPictureError, SourceError
 from .frames import PATIENCE, Frame, Source
-from .geometry import Size
 from .imaging import open_picture
 from .limits import PictureLimits
 from .retry import backoff_seconds
@@ -31,9 +29,8 @@ _SECONDS = 10.0
 _WHOLE_SECONDS = 30.0
 """How long it may take to send a picture."""
 
-# A picture is asked for no more often, however fast somebody reads: many cameras do nothing else meanwhile.
+# A picture is asked for no more often: many cameras do nothing else meanwhile.
 _PAUSE_SECONDS = 0.1
-_HEADER_BYTES = 262_144
 
 
 class HttpCamera:
@@ -90,37 +87,15 @@ class HttpCamera:
         """
         end, body = time.monotonic() + _WHOLE_SECONDS, bytearray()
         with self.reply(parameters) as response:
-            for chunk in self._chunks(response):
+            for chunk in self.chunks(response):
                 body += chunk
                 limits.check_bytes(len(body), f"the picture of {self.name}")
                 if time.monotonic() > end:
                     raise SourceError(f"{self.name} has not sent its picture within {_WHOLE_SECONDS:g} s")
         return bytes(body), response.headers
 
-    def size(self, limits: PictureLimits) -> Size:
-        """Of the picture that it would send, in pixels as stored; no more of that is read than its head.
-
-        Raises:
-            SourceError: there is no picture.
-            PictureTooLargeError: it has more pixels than the limit.
-        """
-        parser, count = ImageFile.Parser(), 0
-        with self.reply() as response:
-            for chunk in self._chunks(response):
-                count += len(chunk)
-                try:
-                    parser.feed(chunk)
-                except (OSError, ValueError, SyntaxError):
-                    break
-                if parser.image is not None:
-                    limits.check_pixels(*parser.image.size, self.name)
-                    return Size(*parser.image.size)
-                if count > _HEADER_BYTES:
-                    break
-        raise SourceError(f"{self.name} does not say how large its picture is: it is none, or damaged")
-
-    def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
-        """What a picture's reply brings."""
+    def chunks(self, response: httpx.Response) -> Iterator[bytes]:
+        """What a picture's reply brings; raises SourceError if it is none."""
         told = response.headers.get("content-type", "") or "no content type"
         if not told.lower().startswith("image/"):
             raise SourceError(f"{self.name} answered with no picture, but {told[:100]}")

@@ -162,9 +162,7 @@ class FrameReply(WireModel):
     age: float | None = Field(
         default=None, description="Seconds since the capture of what the answer rests on."
     )
-    chance: float | None = Field(
-        default=None, description="That the answer is right, from all answers of the last seconds."
-    )
+    chance: float | None = Field(default=None, description="That the answer is right.")
     focus: FocusAt | None = None
     wanted: tuple[Wanted, ...] = ()
     deadline_missed: bool = False

@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from secondlook.edge.answer import EdgeAnswer
-from secondlook.edge.geometry import GridMap, Region, Size, target
+from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.imaging import Picture
 from secondlook.edge.wire import Relevance, View
+from secondlook.engine.method.grid import GridMap
 
 _PANEL = 480
 _GAP = 12

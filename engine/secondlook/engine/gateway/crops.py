@@ -14,6 +14,8 @@ import time
 from collections.abc import Awaitable
 from typing import Final
 
+from PIL import ImageFile
+
 from secondlook.edge.errors import GeometryError, SourceError
 from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.imaging import EncodedPicture, JpegSettings, PictureLimits, open_picture
@@ -28,6 +30,8 @@ GRID: Final = 16
 """Pixels from one place where a crop may begin to the next: the blocks of a JPEG with 4:2:0 chroma."""
 
 APPLIED: Final = "X-Crop-Applied"
+
+_HEADER_BYTES: Final = 262_144
 
 _SHAPE: Final = 0.02
 """How far two pictures of one camera may differ in their shapes: their sizes are rounded."""
@@ -97,7 +101,7 @@ class CameraCrops:
             SourceError: the camera does not say how large its whole picture is, or that has another shape.
         """
         if self._size is None:
-            self._size = await in_thread(lambda: self._camera.size(self._limits))
+            self._size = await in_thread(lambda: stored_size(self._camera, self._limits))
         whole, small = self._size, frame.size
         if abs(whole.width * small.height / (whole.height * small.width) - 1) > _SHAPE:
             self._size = None  # perhaps it was turned
@@ -168,3 +172,26 @@ class LaterCrops:
         cut = await self._crops.cut(region, self.size, view, jpeg)
         self.captured = began
         return cut
+
+
+def stored_size(camera: HttpCamera, limits: PictureLimits) -> Size:
+    """Of the picture that a camera would send, in pixels as stored; no more of that is read than its head.
+
+    Raises:
+        SourceError: there is no picture.
+        PictureTooLargeError: it has more pixels than the limit.
+    """
+    parser, count = ImageFile.Parser(), 0
+    with camera.reply() as response:
+        for chunk in camera.chunks(response):
+            count += len(chunk)
+            try:
+                parser.feed(chunk)
+            except (OSError, ValueError, SyntaxError):
+                break
+            if parser.image is not None:
+                limits.check_pixels(*parser.image.size, camera.name)
+                return Size(*parser.image.size)
+            if count > _HEADER_BYTES:
+                break
+    raise SourceError(f"{camera.name} does not say how large its picture is: it is none, or damaged")

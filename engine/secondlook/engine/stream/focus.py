@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from secondlook.edge.geometry import GridMap, Rectangle, Region, Size, inside
+from secondlook.edge.geometry import Rectangle, Region, Size, inside
+from secondlook.engine.method.grid import GridMap
 
 __all__ = ["anchored", "narrowed", "widened"]
 

@@ -20,10 +20,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat
 
-from secondlook.edge.geometry import GridMap, Rectangle, Region, Size, inside, moved, target
+from secondlook.edge.geometry import Rectangle, Region, Size, inside, moved, target
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import View
 from secondlook.engine.context import with_history
+from secondlook.engine.method.grid import GridMap
 from secondlook.engine.stream.focus import anchored, narrowed, widened
 from secondlook.engine.stream.history import MOST_FRAMES, Entry, History
 from secondlook.engine.stream.keyframes import KeyFrames
