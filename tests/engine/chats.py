@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import httpx
 from PIL import Image
 
+from engine.fake_engine import jpeg
 from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.benchmarks.signs.questions import all_questions
 
@@ -159,3 +160,20 @@ def streamed(client: httpx.Client, request: dict[str, Any]) -> list[dict[str, An
 def text_of(chunks: list[dict[str, Any]]) -> str:
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
     return "".join(delta.get("content") or "" for delta in deltas)
+
+
+def asked(question: str = "sure", picture: bytes | None = None, **fields: Any) -> dict[str, Any]:
+    return body(user(question, image_part(picture or jpeg(400, 300))), **fields)
+
+
+async def zoom_called(client: httpx.AsyncClient, question: str = "unsure") -> str:
+    """The id of a call of the zoom tool."""
+    reply = (await client.post(PATH, json=asked(question, tools=[ZOOM_TOOL]))).json()
+    identity: str = reply["choices"][0]["message"]["tool_calls"][0]["id"]
+    return identity
+
+
+def closer(call: str) -> dict[str, Any]:
+    calls = [{"id": call, "function": {"name": "image_zoom_in_tool", "arguments": "{}"}}]
+    tool = {"role": "tool", "tool_call_id": call, "content": [image_part(jpeg(96, 64))]}
+    return body(user("Q", image_part(None, uuid="gone")), {"role": "assistant", "tool_calls": calls}, tool)

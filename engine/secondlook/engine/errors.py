@@ -37,6 +37,7 @@ SecondLookError (secondlook.edge.errors)
 ├── EngineFailedError       the model failed on one question, in a way nobody foresaw
 ├── ShuttingDownError       the server is stopping
 ├── UnsupportedContentError a request or its image is of another content type (serve.errors)
+├── ForeignPageError        a page of another site asks the gateway (serve.errors)
 ├── InvalidFieldError       a form field has an impossible value (serve.errors)
 ├── AddressError            the server cannot listen there (serve.app)
 ├── ChatError               a request in OpenAI's format cannot be answered (serve.openai.errors)

@@ -28,7 +28,7 @@ from secondlook.engine.cli.options import (
     VerboseOption,
     with_groups,
 )
-from secondlook.engine.cli.serving import NETWORK
+from secondlook.engine.cli.serving import NETWORK, ApiKeyFileOption
 
 __all__ = ["DeploymentError", "deploy"]
 
@@ -65,6 +65,7 @@ class _Limits:
         float,
         typer.Option(min=0.1, help="Seconds for answers after a signal to stop.", rich_help_panel=LIMITS),
     ] = 30.0
+    api_key_file: ApiKeyFileOption = None
 
 
 def _deploy(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NETWORK",
+    "ApiKeyFileOption",
     "ConnectionsOption",
     "HostOption",
     "LogFormatOption",
@@ -49,6 +50,15 @@ ConnectionsOption = Annotated[
         help="Connections; by default 1000, or as many as `ulimit -n` allows.",
         show_default=False,
         rich_help_panel=LIMITS,
+    ),
+]
+ApiKeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Who may ask: a file of lines name:sha256, read again when it has changed; by default "
+        "anybody may.",
+        show_default=False,
+        rich_help_panel=KEYS,
     ),
 ]
 
@@ -186,15 +196,7 @@ class ServerChoice:
             rich_help_panel=NETWORK,
         ),
     ] = None
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Who may ask: a file of lines name:sha256, read again when it has changed; by default "
-            "anybody may.",
-            show_default=False,
-            rich_help_panel=KEYS,
-        ),
-    ] = None
+    api_key_file: ApiKeyFileOption = None
     key_concurrency: Annotated[
         int | None,
         typer.Option(

@@ -108,13 +108,14 @@ def _create(
     service = TwoLookService(load, settings)
     metrics = Metrics(service)
     service.observe(metrics)
+    chat = Chat(service)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.start()
         if wait:
             await asyncio.wrap_future(service.loaded)
-        purging = asyncio.create_task(service.purge_regularly())
+        purging = asyncio.create_task(service.purge_regularly(chat.pictures.purge))
         try:
             async with extension:
                 yield
@@ -138,7 +139,7 @@ def _create(
     )
     app.state.service = service
     app.state.created = int(time.time())
-    app.state.chat = Chat(service)
+    app.state.chat = chat
     app.state.metrics = metrics
     tracing = None
     if settings.otlp_endpoint is not None:

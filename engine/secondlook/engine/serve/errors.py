@@ -34,6 +34,7 @@ from secondlook.engine.serve.requests import REQUEST_ID_HEADER, request_id, show
 
 __all__ = [
     "BodyTooLargeError",
+    "ForeignPageError",
     "InvalidFieldError",
     "TooManyBodiesError",
     "UnsupportedContentError",
@@ -69,6 +70,10 @@ class UnsupportedContentError(SecondLookError):
     """A request, or its image, is of a content type that the server does not take."""
 
 
+class ForeignPageError(SecondLookError):
+    """A page of another site asks what only pages of this one may."""
+
+
 class InvalidFieldError(SecondLookError):
     """A form field has an impossible value."""
 
@@ -76,6 +81,7 @@ class InvalidFieldError(SecondLookError):
 _STATUSES: dict[type[Exception], tuple[int, str]] = {
     UnsupportedContentError: (415, "unsupported_content_type"),
     ProtocolError: (400, "incompatible_protocol"),
+    ForeignPageError: (403, "foreign_page"),
     InvalidFieldError: (422, "invalid_field"),
     SettingsError: (422, "invalid_options"),
     NotAPictureError: (422, "not_a_picture"),
@@ -119,6 +125,7 @@ _FRAMEWORK_NAMES = {
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
     401: "The server wants a key, and the request has none of its keys.",
+    403: "A page of another site asks.",
     404: "No such session, no such stream, or no such frame.",
     408: "The body did not arrive in time.",
     409: "The session is answered already, or being answered.",

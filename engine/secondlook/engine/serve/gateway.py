@@ -37,7 +37,13 @@ from secondlook.engine.gateway.camera import Camera, HeldFrame
 from secondlook.engine.gateway.crops import APPLIED, CameraCrops, LaterCrops, parsed_crop, written_crop
 from secondlook.engine.serve.app import GracefulServer
 from secondlook.engine.serve.connections import ConnectionConfig
-from secondlook.engine.serve.errors import BodyTooLargeError, InvalidFieldError, add_error_handlers, describe
+from secondlook.engine.serve.errors import (
+    BodyTooLargeError,
+    ForeignPageError,
+    InvalidFieldError,
+    add_error_handlers,
+    describe,
+)
 from secondlook.engine.serve.requests import EveryRequest
 from secondlook.engine.serve.routes import Health, while_connected
 from secondlook.engine.serve.settings import ConnectionLimits
@@ -229,6 +235,7 @@ class _QuestionRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_small(request: Request) -> Response:
+            _check_origin(request)
             read = 0
 
             async def receive() -> Message:
@@ -246,6 +253,17 @@ class _QuestionRoute(APIRoute):
         return handle_small
 
 
+def _check_origin(request: Request) -> None:
+    """
+    Raises:
+        ForeignPageError: a page of another site asks, in a browser whose user may not know of it.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    ours = origin is None or origin.partition("://")[2] == request.headers.get("host")
+    if site == "cross-site" or not ours:
+        raise ForeignPageError(f"a page of {(origin or 'another site')[:200]} may not ask here")
+
+
 routes = APIRouter()
 questions = APIRouter(route_class=_QuestionRoute)
 
@@ -253,7 +271,7 @@ questions = APIRouter(route_class=_QuestionRoute)
 @questions.post(
     "/v1/ask",
     summary="Ask about the camera's newest frame",
-    responses=describe(400, 404, 413, 422, 429, 502, 503),
+    responses=describe(400, 403, 404, 413, 422, 429, 502, 503),
 )
 async def ask_question(request: Request, service: Service, asked: GatewayQuestion) -> JSONResponse:
     """Both looks at one frame. The answer is what `secondlook-edge ask --json` prints, with the `frame`, its
@@ -272,14 +290,17 @@ routes.include_router(questions)
     "/image.jpg",
     summary="The newest frame, or one that is held, or a part of it",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **describe(404, 422, 503)},
+    responses={200: {"content": {"image/jpeg": {}}}, **describe(403, 404, 422, 503)},
 )
-async def image(service: Service, frame: str | None = None, crop: str | None = None) -> Response:
+async def image(
+    request: Request, service: Service, frame: str | None = None, crop: str | None = None
+) -> Response:
     """The frame's id is in the header `X-Frame`, its age in seconds in `X-Frame-Age`.
 
     `crop` is XxYxWxH, whose corner is brought to a grid of 16 pixels, outwards: `X-Crop-Applied` tells what
     is shown.
     """
+    _check_origin(request)
     return await service.image(frame, crop)
 
 

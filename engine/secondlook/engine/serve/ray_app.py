@@ -44,8 +44,8 @@ class Deployed(BaseModel):
         replicas: servers, each with an engine of its own.
         cpus, gpus: what Ray sets aside for each; without a GPU it sees none. As many threads compute.
         policy: a file of `secondlook calibrate threshold`, in place of a threshold.
-        queue_size, session_ttl, grace_seconds: each server's, as of `secondlook serve`. None is about
-            connections, which Ray has.
+        queue_size, session_ttl, grace_seconds, api_key_file: each server's, as of `secondlook serve`; a
+            key's limits count in each. None is about connections, which Ray has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +64,7 @@ class Deployed(BaseModel):
     queue_size: PositiveInt = 32
     session_ttl: PositiveFloat = 60.0
     grace_seconds: PositiveFloat = 30.0
+    api_key_file: Path | None = None
 
     def engine(self) -> "EngineOptions":
         """What each replica's engine is made of; raises `PolicyFileError`."""
@@ -87,6 +88,7 @@ class Deployed(BaseModel):
             queue_size=self.queue_size,
             sessions=SessionLimits(seconds=self.session_ttl),
             grace_seconds=self.grace_seconds,
+            api_key_file=self.api_key_file,
         )
 
 

@@ -161,11 +161,16 @@ class TwoLookService:
             await self.decoding.run(self._inference.join)
         self.decoding.close()
 
-    async def purge_regularly(self) -> None:
-        """End sessions that are over time, until cancelled."""
+    async def purge_regularly(self, also: Callable[[], object]) -> None:
+        """End sessions that are over time, and what else is, until cancelled."""
         while True:
             await asyncio.sleep(_PURGE_SECONDS)
             self._sessions.purge()
+            also()
+
+    def check_alive(self) -> None:
+        """Raise ModelNotReadyError, or ShuttingDownError once not even second looks are taken."""
+        self._inference.check_ready()
 
     def check_ready(self) -> None:
         """Raise ModelNotReadyError or ShuttingDownError unless questions are taken; the queue may be full."""

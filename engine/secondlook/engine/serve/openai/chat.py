@@ -15,7 +15,14 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.edge.geometry import Size
 from secondlook.edge.limits import PictureLimits
 from secondlook.edge.wire import AnswerOptions, Box
-from secondlook.engine.errors import AnsweredSessionError, ExpiredSessionError, UnknownSessionError
+from secondlook.engine.errors import (
+    AnsweredSessionError,
+    EngineFailedError,
+    ExpiredSessionError,
+    OutOfMemoryError,
+    QueueFullError,
+    UnknownSessionError,
+)
 from secondlook.engine.serve.openai.errors import ChatError
 from secondlook.engine.serve.openai.fetching import Fetcher
 from secondlook.engine.serve.openai.messages import ChatRequest, ImageUrl, Part
@@ -106,7 +113,7 @@ class Chat:
         """
         unknown = tuple(dict.fromkeys(request.unknown()))
         self._tell(unknown)
-        name = self._service.card.name
+        name = self._service.loaded.result().card.name
         if request.model not in (None, "", name):
             raise ChatError(
                 f"there is no model {str(request.model)[:200]!r} here; this server has {name!r}",
@@ -115,6 +122,7 @@ class Chat:
                 status=404,
             )
         conversation = read_conversation(request.messages)
+        self._service.check_room(asker.client, second=conversation.closer is not None)
         ignored = conversation.ignored + unknown
         if conversation.closer is not None:
             chatted = await self._closer(request, conversation, conversation.closer, asker)
@@ -150,7 +158,8 @@ class Chat:
                 received_bytes=0 if asked.crop is None else len(asked.crop.data),
                 on_tokens=asker.on_tokens,
             )
-        except ExpiredSessionError:  # there were too many: the first answer stands
+        except (ExpiredSessionError, QueueFullError, OutOfMemoryError, EngineFailedError):
+            # There were too many, or it failed: the first answer stands.
             served = await self._service.give_up(session.id, asker.client)
         except BaseException:
             self._service.end_session(session.id, asker.client)  # nobody else knows of it
@@ -191,6 +200,7 @@ class Chat:
         gone: SecondLookError,
     ) -> Chatted:
         """Both looks from the conversation alone: the session is gone."""
+        self._service.check_room(asker.client, second=False)
         try:
             asked = await self._asked(request, conversation, asker)
         except ChatError as error:

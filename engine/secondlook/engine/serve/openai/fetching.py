@@ -21,6 +21,9 @@ __all__ = ["Fetcher", "is_public"]
 
 _PORTS: Final = {"http": 80, "https": 443}
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_NEVER: Final = tuple(map(ipaddress.ip_network, ("::/96", "64:ff9b:1::/48")))
+"""Networks that stand for IPv4 (RFC 4291, deprecated; RFC 8215, within a site), whatever they stand for."""
+
 _LONGEST_SHOWN: Final = 200
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -37,6 +40,8 @@ def is_public(text: str) -> bool:
             inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
         if address.ipv4_mapped is not None:
             inner.remove(address)
+        if any(address in network for network in _NEVER):
+            return False
     return all(one is None or (one.is_global and not one.is_multicast) for one in inner)
 
 
@@ -93,7 +98,10 @@ class Fetcher:
             raise _refused(url, "it has a user's name in it", where)
         address = await self._resolved(host, port, url, where)
         shown = f"[{address}]" if ":" in address else address
-        target = httpx.URL(parts._replace(netloc=f"{shown}:{port}", fragment="").geturl())
+        try:
+            target = httpx.URL(parts._replace(netloc=f"{shown}:{port}", fragment="").geturl())
+        except httpx.InvalidURL as error:
+            raise _refused(url, f"it is no URL that can be fetched ({error})", where) from error
         named = f"[{host}]" if ":" in host else host
         headers = {"Host": named if parts.port is None else f"{named}:{port}", "Accept-Encoding": "identity"}
         async with (

@@ -121,7 +121,7 @@ class PictureStore:
             return
         self._kept[client, picture.name] = picture, self._clock() + self._limits.seconds
         self._bytes[client] += len(picture.data)
-        self._purge()
+        self.purge()
         while len(self._kept) > self._limits.most:
             self._drop_of(Counter(client for client, _ in self._kept))
         while self.nbytes > self._limits.max_bytes:
@@ -133,7 +133,7 @@ class PictureStore:
         Raises:
             ChatError: it never came, or was given up; the client should send it again.
         """
-        self._purge()
+        self.purge()
         kept = self._kept.get((client, name))
         if kept is None:
             raise ChatError(
@@ -147,7 +147,7 @@ class PictureStore:
         self._kept.move_to_end((client, name))
         return kept[0]
 
-    def _purge(self) -> None:
+    def purge(self) -> None:
         """Give up what was not asked about for so long; used last, they lie in the order of their ends."""
         now = self._clock()
         while self._kept and next(iter(self._kept.values()))[1] <= now:

@@ -134,6 +134,9 @@ def _closer(messages: Sequence[ChatMessage]) -> tuple[Closer | None, int]:
     pictures = [(at, part) for at in after for part in messages[at].parts if part.type == "image_url"]
     if call is None or not (pictures or any(messages[at].role in ("tool", "function") for at in after)):
         return None, len(messages)
+    last = messages[-1]
+    if not pictures and last.role == "user" and any(part.type == "text" for part in last.parts):
+        return None, len(messages)  # the tool brought nothing, and another question is asked
     if len(pictures) > 1:
         raise ChatError(
             f"there are {len(pictures)} pictures since the call of {ZOOM_TOOL}; send the region's alone",

@@ -22,6 +22,8 @@ from secondlook.engine.serve.routes import Service, while_connected
 from secondlook.engine.serve.uploads import Handler, begin_upload, client_of, counted_body
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from secondlook.engine.results import Look
 
 __all__ = ["chats"]
@@ -39,7 +41,7 @@ class _ChatRoute(APIRoute):
 
         async def handle_counted(request: Request) -> Response:
             service = request.app.state.service
-            service.check_room(client_of(request), second=False)
+            service.check_alive()  # whether there is room is known when it is read: a closer look has its own
             most = begin_upload(request, _JSON, lambda: service.settings.chat.max_body_bytes)
             with counted_body(request, most) as (body, receive):
                 request.state.take = body.take
@@ -75,7 +77,8 @@ async def complete(request: Request, service: Service) -> Response:
     """Both looks in one reply, or, with the tool `image_zoom_in_tool` and an unsure answer, its call."""
     asked = await _read(request, service)
     chat: Chat = request.app.state.chat
-    completion = Completion(service.card.name, asked, service.loaded.result().token_texts)
+    engine = service.loaded.result()
+    completion = Completion(engine.card.name, asked, engine.token_texts)
     asker = Asker(client_of(request), request.state.take)
     if asked.stream:
         return await _streamed(request, chat, asked, asker, completion)
@@ -105,8 +108,21 @@ async def _streamed(
     except BaseException:
         working.cancel()
         raise
-    events = _events(first, looks, working, completion)
-    return StreamingResponse(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
+    return _EventStream(_events(first, looks, working, completion), working)
+
+
+class _EventStream(StreamingResponse):
+    """Events of an answer, which is given up when nobody reads them: also before the first was asked for."""
+
+    def __init__(self, events: AsyncIterator[str], working: asyncio.Future[Chatted]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
+        self._working = working
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._working.cancel()
 
 
 async def _events(
@@ -126,8 +142,6 @@ async def _events(
     except SecondLookError as error:  # the status is sent already
         status, name, _ = told(error)
         yield event(error_body(status, name, str(error))) + DONE
-    finally:
-        working.cancel()
 
 
 chats.include_router(_completions)
