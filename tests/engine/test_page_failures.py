@@ -147,3 +147,26 @@ def test_a_question_can_be_stopped(browser: Browser, fake: FakeEngine, fake_url:
         fake.gate.set()
         ask(page, "sure")
         assert answered(page) == "first to sure"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_question_whose_server_is_lost_is_asked_again_once(
+    browser: Browser, fake_url: str, whole: bool
+) -> None:
+    """The second look meets a server that knows nothing, once, or both times that it is asked."""
+    names, lost = list[str | None](), iter([True, not whole])
+
+    def local(route: Route) -> None:
+        names.append(route.request.all_headers().get("x-session-id"))
+        if next(lost):
+            told = {"error": "unknown_session", "message": "this session does not exist"}
+            route.fulfill(status=404, json=told)
+        else:
+            route.continue_()
+
+    with browsing(browser, fake_url, refusals=True) as page:
+        page.route("**/local", local)
+        choose(page, PICTURE)
+        ask(page, "anything")
+        assert answered(page) == ("second to anything" if whole else "first to anything")
+    assert len(set(names)) == len(names) == 2

@@ -47,7 +47,7 @@ export class Client {
    *
    * `picture` is a `Picture`, `options` an `AnswerOptions`. Trouble or TooSlender: there is no first answer.
    */
-  async *ask(card, picture, question, options, { signal, onWait }) {
+  async *ask(card, picture, question, options, { signal, onWait, again = true }) {
     const global = await picture.globalImage(card.global_view);
     const form = { question, width: picture.width, height: picture.height, options: JSON.stringify(options) };
     const body = await packed({ ...form, image: global.jpeg });
@@ -68,6 +68,14 @@ export class Client {
       const reply = await this.request("POST", `${session}/local`, closer, { signal, onWait, patience, name });
       yield { stage: "done", reply, failure: null };
     } catch (error) {
+      if (again && !signal.aborted && [0, 404, 503].includes(error.status)) {
+        try {
+          yield* this.ask(card, picture, question, options, { signal, onWait, again: false });
+          return;
+        } catch {
+          if (signal.aborted) throw error;
+        }
+      }
       const stands = await this.giveUp(session, first, error, name);
       if (signal.aborted) throw error;
       yield { stage: "done", reply: stands, failure: stands.second ? null : error.message };
