@@ -1,6 +1,6 @@
 # make demo     a dozen pictures asked through edge and server, on an embedded model (MODEL=demo-qwen: the second)
 # make demo-stream  a minute of a moving camera through edge, site and cloud, live and as a film
-# make test     the tests, but for the slow ones: at most 8 minutes on two idle cores
+# make test     the tests, but for the slow ones: some 15 minutes on two cores
 # make test-all  all tests, as continuous integration runs them
 # make check    lint, format and types
 # make bench    a quick measurement of accuracy and retransmission

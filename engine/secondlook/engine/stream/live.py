@@ -304,6 +304,8 @@ class LiveStream:
         except SecondLookError as error:
             self._lost(key_frame, one_line(str(error)))
         except Exception as error:  # noqa: BLE001 -- whatever the cloud does, the stream goes on
+            if self._ended is not None:  # and so does the cloud, whose client may be closed by now
+                return
             _log.exception("a key frame failed")
             self._lost(key_frame, f"{type(error).__name__}; the log says more")
         else:
@@ -329,6 +331,8 @@ class LiveStream:
             )
 
     def _lost(self, frame: KeyFrame, reason: str) -> None:
+        if self._ended is not None:  # it was counted then
+            return
         self._stream.lost(frame.number)
         self._counts["cloud_lost"] += 1
         level = logging.INFO if self._without_cloud else logging.WARNING  # the first of them
