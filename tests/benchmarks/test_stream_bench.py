@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     path = tmp_path_factory.mktemp("streams") / "recording.jsonl.gz"
     options = [option for name in METHODS for option in ("--methods", name)]
     split = {"bytes_whole": 70_000, "bytes_region": 60_000, "seconds_split": 0.2, "seconds_whole": 0.1}
+    split |= {"extra_seconds": 0.012, "same_answers": 1.0, "frames": 34}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(bench, "SECONDS", 4.0)
         patched.setattr(bench, "measure_partition", lambda *_arguments: split)
@@ -102,6 +103,8 @@ def test_a_report_is_told_with_tables_and_plots(made: tuple[Path, dict[str, Any]
     assert len(accuracy.columns) == 3
     assert len(costs.rows) == len(METHODS)
     assert "70 kB" in costs.note
+    assert "100% of the answers" in costs.note
+    assert "+12.0 ms" in costs.note
     assert [row[0] for row in differences.rows] == [f"{NAMES['belief']} less {NAMES['large']}"]
     assert [plot.name for plot in plots] == ["stream-accuracy-constant", "stream-calls-constant"]
     assert all("<svg" in plot.svg for plot in plots)
