@@ -1,6 +1,6 @@
 """The page that a browser gets at `/`: an edge in JavaScript, without anything from elsewhere.
 
-Its files are those of `page/`, as they are; there is nothing to build. They name each other and the
+Its files are those of `page_files/`, as they are; there is nothing to build. They name each other and the
 interface by relative addresses, so that the page works below any path.
 """
 
@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 __all__ = ["FOLDER", "add_page"]
 
-FOLDER: Final = Path(__file__).with_name("page")
+FOLDER: Final = Path(__file__).with_name("page_files")
 
 _POLICY: Final = "; ".join(
     (
