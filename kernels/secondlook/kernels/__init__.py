@@ -7,7 +7,9 @@ PyTorch that specifies it and serves where nothing can be built. Importing build
 from __future__ import annotations
 
 from secondlook.kernels.attention_row import *
+from secondlook.kernels.blocked_linear import *
 from secondlook.kernels.decode_attention import *
+from secondlook.kernels.decoder_layer import *
 from secondlook.kernels.errors import *
 from secondlook.kernels.find_region import *
 from secondlook.kernels.library import *
@@ -22,8 +24,13 @@ __all__ = [
     "Status",
     "attention_row",
     "attention_row_reference",
+    "block_weights",
+    "blocked_linear",
+    "blocked_linear_reference",
     "decode_attention",
     "decode_attention_reference",
+    "decoder_layer",
+    "decoder_layer_reference",
     "find_region",
     "find_region_reference",
     "record_tokens",

@@ -209,14 +209,14 @@ class DecodePlan:
     """
 
     def __init__(self, cache: KVCache, slots: Tensor, places: Tensor) -> None:
-        self._cache = cache
-        self._slots, self._places = slots, places
+        self.cache = cache
+        self.slots, self.places = slots, places
         self._lengths = places + 1
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[self._slots, :, self._places] = key[0].transpose(0, 1)
-        values[self._slots, :, self._places] = value[0].transpose(0, 1)
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.slots, :, self.places] = key[0].transpose(0, 1)
+        values[self.slots, :, self.places] = value[0].transpose(0, 1)
         rows = query[0].transpose(0, 1)  # [B, H, D]
-        seen = decode_attention(rows, keys, values, self._slots, self._lengths, scale)
+        seen = decode_attention(rows, keys, values, self.slots, self._lengths, scale)
         return seen.unsqueeze(0)

@@ -18,10 +18,11 @@ from torch import Tensor
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import View
 from secondlook.engine.decode.cache import DecoderShape
-from secondlook.engine.decode.plans import AttentionPlan, Rows
+from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, Rows
 from secondlook.engine.devices import to_device
 from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
 from secondlook.engine.models.checkpoint import digest, state
+from secondlook.engine.models.fused_layers import fused_layers
 from secondlook.engine.models.pictures import Grid, Picture, fitted, largest_grid
 from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
 from secondlook.engine.models.settings import Localisation, LookSettings
@@ -74,6 +75,7 @@ class Adapter(VisionLanguageModel):
         largest = [self.layout(largest_grid(view, cell)) for view in views]
         self.most_visual_tokens = (largest[0].shape[1], largest[1].shape[1])
         self._axes = len(largest[0])
+        self._fused = fused_layers(module.get_decoder(), self.decoder, self._axes)
 
     def picture(self, image: Image.Image, view: View, original: Size) -> Picture:
         return fitted(image, view, original, self.cell)
@@ -115,6 +117,8 @@ class Adapter(VisionLanguageModel):
 
     @torch.inference_mode()
     def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
+        if self._fused is not None and isinstance(plan, DecodePlan) and len(rows) <= self._fused.most:
+            return self._fused.hidden(rows, plan)
         # Of positions in one dimension transformers' decoders take [1, R], of three [3, 1, R].
         positions = rows.positions if len(rows.positions) == 1 else rows.positions.unsqueeze(1)
         deep = dict[str, Any]()

@@ -1,8 +1,9 @@
-"""Linear layers on a CPU, each multiplied as is the fastest there: by a measurement when a model is loaded.
+"""Linear layers on a CPU, multiplied as is the fastest there: by a measurement when a model is loaded.
 
-PyTorch multiplies float32 weights by MKL, as they lie in memory. oneDNN can do so, too, or packs them in
-blocks, as TorchInductor does with those of a frozen model. What is faster depends on processor, dtype, shape
-and number of rows: packed float32 was always faster on an AMD Zen 4, on an Intel Xeon from four rows on.
+PyTorch multiplies float32 weights by MKL, as they lie in memory. oneDNN packs them in blocks, as TorchInductor
+does with those of a frozen model. What is faster depends on processor, dtype, shape and number of rows. The
+same blocks serve `secondlook.kernels.blocked_linear`, which reads them at the speed of memory where rows are
+few.
 
 Kernels add products up in different orders, and one kernel does for different numbers of rows. So a row's
 result depends on how many are computed with it, as everywhere in PyTorch: by the float32 rounding of its sum,
@@ -13,6 +14,7 @@ made here, in near ties only.
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -22,22 +24,18 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-__all__ = [
-    "PACKED",
-    "PADDED",
-    "PLAIN",
-    "Choice",
-    "PackedLinear",
-    "Seconds",
-    "choose",
-    "measure",
-    "pack_linear_layers",
-]
+from secondlook.kernels import blocked_linear
+from secondlook.kernels.library import uses_reference
 
-_DTYPES: Final = (torch.float32, torch.bfloat16)
-_OPERATORS: Final = ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linear_weight")
+__all__ = ["PACKED", "PLAIN", "Choice", "PackedLinear", "Seconds", "choose", "measure", "pack_linear_layers"]
+
+_PAIRS: Final = {torch.float32: 1, torch.bfloat16: 2}
+_OPERATORS: Final = (
+    *("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linear_weight"),
+    *("_nbytes", "data_ptr"),
+)
+_WIDTHS: Final = (64, 48, 32, 16)
 _COUNTS: Final = (1, 2, 4, 8, 16, 64, 256, 640, 1280)
 _FEW: Final = 16
 _ROUNDS: Final = 4
@@ -51,6 +49,9 @@ _VALUES: Final = 2**21
 _CLEARLY: Final = 0.9
 """What is chosen instead of a plain layer takes at most so much of its time, lest noise decides."""
 _HARDLY: Final = 1.05
+_MUCH: Final = 1.15
+_ALIKE: Final = 0.02
+"""Of the largest result, what two kernels' may differ: in bfloat16 each is rounded to 8 bits."""
 Shape: TypeAlias = tuple[int, int, torch.dtype]
 Clock: TypeAlias = Callable[[], float]
 _ops: Any = torch.ops.mkldnn  # private to PyTorch
@@ -62,70 +63,68 @@ class Choice:
     """How a layer is multiplied.
 
     Attributes:
-        packed: whether weights are packed, for any number of rows.
-        low, high: from how many rows to how many oneDNN multiplies; all others PyTorch does.
-        padded: to how many rows fewer are padded.
+        packed: whether weights are packed; else all is PyTorch's.
+        few: up to so many rows are multiplied by our own operator, if it can read the blocks.
     """
 
     packed: bool = False
-    low: int = 1
-    high: float = 0
-    padded: int = 1
+    few: int = 0
 
 
 PLAIN: Final = Choice()
-DIRECT: Final = Choice(high=math.inf)
-PACKED: Final = Choice(packed=True, low=0, high=math.inf)
-PADDED: Final = Choice(packed=True, low=0, high=math.inf, padded=4)
-"""Fewer rows are slower than four with some processors if weights come from memory."""
+PACKED: Final = Choice(packed=True)
 
 
 class Seconds(NamedTuple):
-    """Of one call: PyTorch's own layer; oneDNN with the same weights, with packed ones, with padded rows."""
+    """Of one call: PyTorch's own layer; oneDNN with packed weights; our own operator with these, infinite where
+    it cannot read them."""
 
     plain: float
-    direct: float
     packed: float
-    padded: float
+    blocked: float
 
 
 class PackedLinear(nn.Module):
-    """What a linear layer computes, for inference on the CPU, multiplied as chosen; weights are held once.
+    """What a linear layer computes, for inference on the CPU, with packed weights, which are held once.
 
     It can be neither moved nor cast, and no state can be loaded into it; but its own state is the plain
     layer's, and a deep copy is a plain layer.
+
+    Attributes:
+        blocks: the same memory, as `blocked_linear` takes it; None if it cannot.
+        few: up to so many rows are multiplied by that.
     """
 
-    def __init__(self, layer: nn.Linear, choice: Choice = PACKED) -> None:
+    def __init__(self, layer: nn.Linear, few: int = 0) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = layer.bias
-        self.choice = choice
         weight = layer.weight.detach()
-        self._weight: Tensor = _ops._reorder_linear_weight(weight) if choice.packed else weight
+        self._weight: Tensor = _ops._reorder_linear_weight(weight)
+        self.blocks = _blocks(self._weight, self.in_features, self.out_features)
+        self.few = 0 if self.blocks is None else few
         self.train(layer.training)
 
     def unpacked(self) -> Tensor:
-        """The weights [out_features, in_features], the very same values: a copy if they are packed."""
-        return self._weight.to_dense() if self.choice.packed else self._weight
+        """The weights [out_features, in_features], a copy of the very same values."""
+        return self._weight.to_dense()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
         """[..., out_features] of [..., in_features]."""
         count = input.numel() // self.in_features
-        if not self.choice.low <= count <= self.choice.high:
-            return functional.linear(input, self._weight, self.bias)
-        few, rows = 0 < count < self.choice.padded, input
-        if few:
-            rows = functional.pad(rows.reshape(count, -1), (0, 0, 0, self.choice.padded - count))
-        output: Tensor = _ops._linear_pointwise(rows, self._weight, self.bias, "none", [], "")
-        return output[:count].view(*input.shape[:-1], self.out_features) if few else output
+        if 0 < count <= self.few:
+            assert self.blocks is not None, "they were found when few was set"
+            rows = input.reshape(count, self.in_features)
+            found = blocked_linear(rows, self.blocks, self.bias, self.out_features)
+            return found.view(*input.shape[:-1], self.out_features)
+        output: Tensor = _ops._linear_pointwise(input, self._weight, self.bias, "none", [], "")
+        return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
         """A plain layer, for what must read its weights: other devices, other dtypes, exports."""
         with torch.device("meta"):  # nothing is allocated
             layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        weight = self.unpacked() if self.choice.packed else copy.deepcopy(self._weight, memo)
-        layer.weight = nn.Parameter(weight, requires_grad=False)
+        layer.weight = nn.Parameter(self.unpacked(), requires_grad=False)
         layer.bias = copy.deepcopy(self.bias, memo)
         return layer.train(self.training)
 
@@ -137,6 +136,31 @@ class PackedLinear(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
+def _blocks(packed: Tensor, inputs: int, outputs: int) -> Tensor | None:
+    """Packed weights as `blocked_linear` takes them, in the same memory, which lives as long as `packed`.
+
+    Nothing tells how oneDNN packs, so what is found is multiplied with, and kept if that gives what oneDNN
+    gives.
+    """
+    if uses_reference(torch.device("cpu")):
+        return None
+    pair, size = _PAIRS[packed.dtype], _ops._nbytes(packed)
+    memory = (ctypes.c_char * size).from_address(_ops.data_ptr(packed))
+    flat = torch.frombuffer(memory, dtype=packed.dtype)
+    rows = torch.randn(1, inputs, generator=torch.Generator().manual_seed(inputs)).to(packed.dtype)
+    expected = _ops._linear_pointwise(rows, packed, None, "none", [], "")
+    for width in _WIDTHS:
+        blocks, rest = divmod(len(flat), -(-outputs // width) * width * pair)
+        if rest or blocks * pair < inputs:
+            continue
+        found = flat.view(-1, blocks, width, pair)
+        apart = (blocked_linear(rows, found, None, outputs).float() - expected.float()).abs().max()
+        if apart <= _ALIKE * expected.float().abs().max():
+            return found
+    return None
+
+
+@torch.inference_mode()
 def pack_linear_layers(model: nn.Module, choice: Choice | None = None) -> None:
     """Put a `PackedLinear` in the place of each linear layer where that was measured to be faster.
 
@@ -154,14 +178,14 @@ def pack_linear_layers(model: nn.Module, choice: Choice | None = None) -> None:
     choices = _measured(frozenset(shapes.values()), torch.get_num_threads()) if choice is None else {}
     for name, shape in shapes.items():
         chosen = choice or choices[shape]
-        if chosen != PLAIN:
+        if chosen.packed:
             layer: Any = model.get_submodule(name)
-            model.set_submodule(name, PackedLinear(layer, chosen))
+            model.set_submodule(name, PackedLinear(layer, chosen.few))
 
 
 def _shape(layer: nn.Module) -> Shape | None:
     """Of the part of a layer that is measured; None if oneDNN cannot multiply it, or was never tried."""
-    if type(layer) is not nn.Linear or not layer.weight.is_cpu or layer.weight.dtype not in _DTYPES:
+    if type(layer) is not nn.Linear or not layer.weight.is_cpu or layer.weight.dtype not in _PAIRS:
         return None
     capability: str = torch.backends.cpu.get_cpu_capability()
     if not capability.startswith("AVX") or not all(hasattr(_ops, name) for name in _OPERATORS):
@@ -174,6 +198,7 @@ def _shape(layer: nn.Module) -> Shape | None:
 
 def _measured(shapes: frozenset[Shape], threads: int) -> dict[Shape, Choice]:
     """What is chosen for each shape. What was measured is remembered; what there was no time for is not."""
+    uses_reference(torch.device("cpu"))  # what must be built for that is, before the clock runs
     limit = time.perf_counter() + _LIMIT
     for shape in sorted(shapes, key=str):
         if (shape, threads) not in _known and time.perf_counter() < limit:
@@ -190,10 +215,8 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
     plain = [nn.Linear(inputs, outputs, bias=False, device="meta") for _ in range(_COPIES)]
     for layer in plain:
         layer.weight = nn.Parameter(torch.ones(outputs, inputs, dtype=dtype), requires_grad=False)
-    kinds: list[Any] = [
-        plain,
-        *([PackedLinear(layer, to) for layer in plain] for to in (DIRECT, PACKED, PADDED)),
-    ]
+    packed, blocked = ([PackedLinear(layer, few) for layer in plain] for few in (0, _FEW))
+    kinds: list[Any] = [plain, packed, blocked]
     found: dict[int, list[Seconds]] = {count: [] for count in _COUNTS}
     for _ in range(_ROUNDS):
         seconds = math.inf
@@ -208,8 +231,11 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
                 times.append(clock())
             if times[-1] > limit:
                 return {}
-            found[count].append(Seconds(*((end - start) / calls for start, end in pairwise(times))))
-            seconds = min(found[count][-1])
+            each = [(end - start) / calls for start, end in pairwise(times)]
+            if count > blocked[0].few:
+                each[2] = math.inf
+            found[count].append(Seconds(*each))
+            seconds = min(each)
     # without the first round, in which oneDNN makes its kernels
     return {
         count: Seconds(*map(min, zip(*turns[1:], strict=True))) for count, turns in found.items() if turns[2:]
@@ -217,18 +243,15 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
 
 
 def choose(seconds: Mapping[int, Seconds]) -> Choice:
-    """Packed weights if they are clearly faster on average and for no number of rows slower; or oneDNN with
-    plain weights, for the longest range of two measured numbers or more where that is; or neither.
-    """
-    if not seconds:
-        return PLAIN
-    padded = seconds[1].padded <= _CLEARLY * seconds[1].packed
-    ratios = [(found.padded if padded else found.packed) / found.plain for found in seconds.values()]
-    if max(ratios) <= _HARDLY and sum(ratios) / len(ratios) <= _CLEARLY:
-        return PADDED if padded else PACKED
-    longest: list[int] = []
-    run: list[int] = []
-    for count, found in seconds.items():
-        run = [*run, count] if found.direct <= _CLEARLY * found.plain else []
-        longest = max(longest, run, key=len)
-    return Choice(low=longest[0], high=longest[-1]) if len(longest) > 1 else PLAIN
+    """Packed weights if they are clearly faster on average, and for no number of rows much slower. Our own
+    operator multiplies up to that number of rows to which its gains add up most, so that one disturbed
+    measurement decides nothing."""
+    few, gained, most = 0, 0.0, 0.0
+    for count, each in seconds.items():
+        gained += _HARDLY - each.blocked / each.packed
+        if gained > most:
+            few, most = count, gained
+    ratios = [(each.blocked if count <= few else each.packed) / each.plain for count, each in seconds.items()]
+    if ratios and max(ratios) <= _MUCH and sum(ratios) / len(ratios) <= _CLEARLY:
+        return Choice(packed=True, few=few)
+    return PLAIN

@@ -1,43 +1,19 @@
 // secondlook::decode_attention on the CPU: checks, memory and threads around the passes of
 // decode_attention.h.
-#include "cpu/decode_attention.h"
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
-#include <vector>
 
+#include "cpu/decode_attention_threads.h"
 #include "decode_attention_checks.h"
 
 namespace {
 
 using secondlook::check_values;
-using secondlook::grain;
-using secondlook::decode_attention::Call;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-template <typename T>
-void run(const Call<T>& call, const Tensor& query) {
-  namespace decode = secondlook::decode_attention;
-  std::vector<std::int64_t> first_task{0};
-  for (std::int64_t b = 0; b < call.batch; ++b) {
-    first_task.push_back(first_task.back() + call.kv_heads * decode::chunks(call, b));
-  }
-  const std::int64_t tasks = first_task.back(), size = decode::partials_of_a_task(call);
-  Tensor scratch = torch::stable::new_empty(query, {tasks * size}, ScalarType::Float);
-  const decode::Work work{first_task.data(), static_cast<float*>(scratch.mutable_data_ptr())};
-
-  using torch::stable::parallel_for;
-  using Index = std::int64_t;
-  const Index rows = call.batch * call.heads;
-  parallel_for(0, tasks, grain(decode::kChunk * size / 4),
-               [&](Index begin, Index end) { decode::run_attend(call, work, begin, end); });
-  parallel_for(0, rows, grain(tasks * size / rows),
-               [&](Index begin, Index end) { decode::run_merge(call, work, begin, end); });
-}
 
 Tensor decode_attention(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& slots,
                         const Tensor& lengths, double scale) {
@@ -47,7 +23,8 @@ Tensor decode_attention(const Tensor& query, const Tensor& keys, const Tensor& v
   Tensor result = torch::stable::new_empty(query, {query.size(0), query.size(1), query.size(2)});
   if (result.numel() == 0) return result;
   const auto run_as = [&]<typename T>(T) {
-    run(secondlook::decode_attention::call_of<T>(query, keys, values, slots, lengths, scale, result), query);
+    secondlook::decode_attention::run(
+        secondlook::decode_attention::call_of<T>(query, keys, values, slots, lengths, scale, result), query);
   };
   switch (query.scalar_type()) {
     case ScalarType::Float:

@@ -159,4 +159,12 @@ SECONDLOOK_INLINE void round_to(float value, Half& to) {
   to.bits = static_cast<std::uint16_t>(rounded | sign);
 }
 
+// What is left of a value that is written as a T.
+template <typename T>
+SECONDLOOK_INLINE float rounded(float value) {
+  T to;
+  round_to(value, to);
+  return to_float(to);
+}
+
 }  // namespace secondlook

@@ -1,0 +1,182 @@
+// Products of a few rows with weights in blocks, read once and in the order in which they lie, so that the
+// memory decides how long they take.
+//
+// Weights [outputs, inputs] lie as [blocks, pairs, width, pair], block after block of `width` outputs: oneDNN's
+// BA16a64b and its kin with pairs of 16-bit floats (https://uxlfoundation.github.io/oneDNN, "Understanding
+// Memory Formats"). Blocks may have more pairs than there are inputs; what pads them is zero.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/rows.h"
+
+namespace secondlook::blocked {
+
+inline constexpr std::int64_t kRows = 4;     // rows that are multiplied while a block is read
+inline constexpr std::int64_t kWidth = 64;   // outputs of the widest block
+inline constexpr std::int64_t kChunk = 512;  // products that are added up in a row; then those sums are
+
+template <typename T>
+struct Weights {
+  const T* data;
+  std::int64_t outputs, inputs, width;  // of which inputs are a multiple of kPair
+  std::int64_t stride;                  // elements of a block
+};
+
+template <typename T>
+inline constexpr std::int64_t kPair = 4 / sizeof(T);  // inputs in 32 bits
+
+// The multiple of kPair that so many inputs are padded to.
+template <typename T>
+SECONDLOOK_INLINE std::int64_t paired(std::int64_t inputs) {
+  return tiles(inputs, kPair<T>) * kPair<T>;
+}
+
+template <typename T>
+SECONDLOOK_INLINE std::int64_t blocks(const Weights<T>& weights) {
+  return tiles(weights.outputs, weights.width);
+}
+
+// Not `splat`, of which GCC 12 makes 16 instructions in a clone; of this loop it makes one.
+SECONDLOOK_INLINE Floats broadcast(float value) {
+  float lanes[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = value;
+  return load(lanes);
+}
+
+// sum[r][i] += x[r, k] * weights[k, i] for a pair of inputs k, or one of 32 bits.
+template <int R, int V>
+SECONDLOOK_INLINE void add_products(const float* const (&x)[R], std::int64_t k, const float* weights,
+                                    Floats (&sum)[R][V]) {
+  Floats weight[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) weight[v] = load(weights + kLanes * v);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const Floats value = broadcast(x[r][k]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sum[r][v] += value * weight[v];
+  }
+}
+template <int R, int V>
+SECONDLOOK_INLINE void add_products(const float* const (&x)[R], std::int64_t k, const BFloat16* weights,
+                                    Floats (&sum)[R][V]) {
+  Floats even[R], odd[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    even[r] = broadcast(x[r][k]);
+    odd[r] = broadcast(x[r][k + 1]);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    Words pairs;
+    std::memcpy(&pairs, weights + 2 * kLanes * v, sizeof(pairs));
+    const Floats first = reinterpret_bits<Floats>(pairs << 16);
+    const Floats second = reinterpret_bits<Floats>(pairs & 0xffff0000u);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      sum[r][v] += even[r] * first;
+      sum[r][v] += odd[r] * second;
+    }
+  }
+}
+
+// products[r, i] of R rows of x, `stride` apart, with a block of 16 V outputs.
+template <typename T, int R, int V>
+SECONDLOOK_INLINE void multiply(const float* x, std::int64_t stride, const T* block, std::int64_t inputs,
+                                float* products) {
+  constexpr std::int64_t width = kLanes * V;
+  const float* rows[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) rows[r] = x + r * stride;
+  for (std::int64_t first = 0; first < inputs; first += kChunk) {
+    const std::int64_t last = std::min(inputs, first + kChunk);
+    Floats sum[R][V];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[r][v] = Floats{};
+    }
+    for (std::int64_t k = first; k < last; k += kPair<T>) add_products<R, V>(rows, k, block + k * width, sum);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        float* const place = products + r * width + kLanes * v;
+        store(place, first == 0 ? sum[r][v] : load(place) + sum[r][v]);
+      }
+    }
+  }
+}
+
+template <typename T, int R>
+SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const Weights<T>& weights,
+                                     std::int64_t block, float* products) {
+  const T* const data = weights.data + block * weights.stride;
+  switch (weights.width / kLanes) {
+    case 1:
+      return multiply<T, R, 1>(x, stride, data, weights.inputs, products);
+    case 2:
+      return multiply<T, R, 2>(x, stride, data, weights.inputs, products);
+    case 3:
+      return multiply<T, R, 3>(x, stride, data, weights.inputs, products);
+    default:
+      return multiply<T, R, 4>(x, stride, data, weights.inputs, products);
+  }
+}
+
+// products [rows, width] of up to kRows rows of x with one block; a row's bits do not depend on the others.
+template <typename T>
+SECONDLOOK_INLINE void multiply_block(const float* x, std::int64_t stride, std::int64_t rows,
+                                      const Weights<T>& weights, std::int64_t block, float* products) {
+  switch (rows) {
+    case 1:
+      return multiply_rows<T, 1>(x, stride, weights, block, products);
+    case 2:
+      return multiply_rows<T, 2>(x, stride, weights, block, products);
+    case 3:
+      return multiply_rows<T, 3>(x, stride, weights, block, products);
+    default:
+      return multiply_rows<T, 4>(x, stride, weights, block, products);
+  }
+}
+
+// A product with weights in blocks.
+template <typename T>
+struct Product {
+  const float* x;       // [rows, stride]: the inputs, with zeros to the end of the last pair
+  std::int64_t stride, rows;
+  Weights<T> weights;
+  const T* bias;        // [outputs], or null
+};
+
+// Blocks for one thread.
+template <typename T>
+std::int64_t block_grain(const Product<T>& product) {
+  return grain(product.weights.inputs * product.weights.width * product.rows / 8);
+}
+
+// Calls use(row, first, count, sums) with the sums of each row and `count` outputs of a block from `first` on,
+// biased, rounded to T.
+template <typename T, typename Use>
+SECONDLOOK_INLINE void for_products(const Product<T>& product, std::int64_t block, const Use& use) {
+  alignas(64) float sums[kRows * kWidth];
+  const Weights<T>& weights = product.weights;
+  const std::int64_t first = block * weights.width;
+  const std::int64_t count = std::min(weights.width, weights.outputs - first);
+  for (std::int64_t row = 0; row < product.rows; row += kRows) {
+    const std::int64_t rows = std::min(kRows, product.rows - row);
+    multiply_block(product.x + row * product.stride, product.stride, rows, weights, block, sums);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      float* const sum = sums + r * weights.width;
+      if (product.bias) {
+        for (std::int64_t i = 0; i < count; ++i) sum[i] += to_float(product.bias[first + i]);
+      }
+      for (std::int64_t i = 0; i < count; ++i) sum[i] = rounded<T>(sum[i]);
+      use(row + r, first, count, sum);
+    }
+  }
+}
+
+}  // namespace secondlook::blocked
