@@ -6,10 +6,12 @@ PyTorch that specifies it and serves where nothing can be built. Importing build
 
 from __future__ import annotations
 
+from secondlook.kernels.attention import *
 from secondlook.kernels.attention_row import *
 from secondlook.kernels.blocked_linear import *
 from secondlook.kernels.decode_attention import *
 from secondlook.kernels.decoder_layer import *
+from secondlook.kernels.elementwise import *
 from secondlook.kernels.errors import *
 from secondlook.kernels.find_region import *
 from secondlook.kernels.library import *
@@ -22,6 +24,8 @@ __all__ = [
     "KernelError",
     "NextToken",
     "Status",
+    "attention",
+    "attention_reference",
     "attention_row",
     "attention_row_reference",
     "block_weights",
@@ -31,11 +35,19 @@ __all__ = [
     "decode_attention_reference",
     "decoder_layer",
     "decoder_layer_reference",
+    "gated_silu",
+    "gated_silu_reference",
     "find_region",
     "find_region_reference",
+    "quick_gelu",
+    "quick_gelu_reference",
     "record_tokens",
     "record_tokens_reference",
     "relative_attention",
+    "rms_norm",
+    "rms_norm_reference",
+    "rotate",
+    "rotate_reference",
     "set_mode",
     "status",
     "token_statistics",
