@@ -18,6 +18,7 @@ from transformers import LlavaForConditionalGeneration
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.edge.geometry import Size
 from secondlook.engine.decode.decoder import Decoder, Prompted
+from secondlook.engine.decode.plans import PrefillPlan
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.models.base import Prompt
 from secondlook.engine.models.checkpoint import load_model
@@ -212,21 +213,23 @@ def generic_prompt(adapter: Llava) -> Prompt:
     return adapter.prompt(adapter.tokens(GENERIC_QUESTION), [(GRID, GRID)])
 
 
-def test_attention_rows_run_no_layer_behind_the_probe(adapter: Llava) -> None:
+def test_attention_rows_run_no_layer_behind_the_probe(
+    adapter: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoder = decoder_of(adapter)
     ran: Counter[int] = Counter()
-    layers: Any = adapter.module.model.language_model.layers
-    handles = [
-        layer.register_forward_pre_hook(lambda *_, number=number: ran.update([number]))
-        for number, layer in enumerate(layers)
-    ]
+    attend = PrefillPlan.attend
+
+    def counted(plan: PrefillPlan, layer: int, *others: Any) -> Tensor:
+        ran.update([layer])
+        return attend(plan, layer, *others)
+
+    monkeypatch.setattr(PrefillPlan, "attend", counted)
     decoder.prefill([prompted(adapter, SHORT, 0)], probe=True)
     whole = Counter(ran)
     ran.clear()
     decoder.attention_rows([generic(adapter, 0, generic_prompt(adapter).shared)])
-    for handle in handles:
-        handle.remove()
-    assert whole == Counter(range(len(layers)))
+    assert whole == Counter(range(adapter.decoder.layers))
     assert ran == Counter(range(adapter.localisation.deepest + 1))
 
 

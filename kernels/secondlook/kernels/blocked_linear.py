@@ -3,9 +3,9 @@
     result[b, n] = sum_k input[b, k] weight[n, k] + bias[n]
 
 With few rows the time is that of reading the weights, so they are read once, in the order in which they lie:
-[blocks, pairs, W, P], that is, blocks of W outputs, in each the inputs one after the other; in float32 P is 1,
-in bfloat16 two inputs follow each other. That is how oneDNN packs weights for a processor with AVX-512 (its
-BA16a64b and BA16a64b2a), so that the same memory serves a matrix product of many rows.
+[blocks, pairs, W, P], that is, blocks of W outputs, in each the inputs one after the other; in float32 P is 1
+and in bfloat16 two inputs follow each other. That is how oneDNN packs weights for a processor with AVX-512
+(its BA16a64b and BA16a64b2a), so that the same memory serves a matrix product of many rows.
 """
 
 from __future__ import annotations

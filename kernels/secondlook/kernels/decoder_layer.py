@@ -60,8 +60,8 @@ def decoder_layer(
     Args:
         hidden: float32 or bfloat16, contiguous, on the CPU; all other floating tensors are of its dtype, and
             contiguous.
-        query, key, value, output, gate, up, down: as `secondlook.kernels.block_weights` gives them; `gate` and
-            `up` in blocks of the same width.
+        query, key, value, output, gate, up, down: as `secondlook.kernels.block_weights` gives them; `gate`
+            and `up` in blocks of the same width.
         cosine, sine: of each row's rotation, for both halves of a head.
         keys, values: of the layer, in slots; W is even and at most 256, its stride 1.
         slots, places: int64, each row's slot, and the place of its key there; it sees that and all before it.
@@ -147,8 +147,8 @@ def _rounded_reference(*arguments: object) -> Tensor:
 
 
 def _check(*arguments: object) -> None:
-    """Only where there is a kernel at all: what it is given, that checks itself, for it is called once a layer
-    and step."""
+    """Only where there is a kernel at all: what it is given, that checks itself, for it is called once a
+    layer and step."""
     hidden = arguments[0]
     if isinstance(hidden, Tensor) and hidden.device.type != "cpu":
         raise ValueError(f"hidden must be on the CPU, but is on {hidden.device}")

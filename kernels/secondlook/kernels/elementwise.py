@@ -129,8 +129,8 @@ def _check(name: str, tensor: Tensor, like: Tensor, shape: tuple[int, ...] | Non
         raise TypeError(f"{name} must be {like.dtype} as the other is, but is {tensor.dtype}")
     if shape is not None and (tensor.shape != shape or not tensor.is_contiguous()):
         raise ValueError(
-            f"{name} must be {list(shape)} and contiguous, but its shape is {list(tensor.shape)}, its strides "
-            f"are {tensor.stride()}"
+            f"{name} must be {list(shape)} and contiguous, but its shape is {list(tensor.shape)}, its "
+            f"strides are {tensor.stride()}"
         )
     if tensor.dim() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(

@@ -29,7 +29,17 @@ from secondlook.kernels.build import (
 )
 from secondlook.kernels.errors import BuildError, KernelError
 
-__all__ = ["Mode", "Status", "build_library", "cache_folder", "mode", "set_mode", "status", "uses_reference"]
+__all__ = [
+    "Mode",
+    "Status",
+    "build_library",
+    "cache_folder",
+    "has_kernels",
+    "mode",
+    "set_mode",
+    "status",
+    "uses_reference",
+]
 
 Mode = Literal["auto", "reference"]
 """auto: compiled operators where they can be had; reference: plain PyTorch everywhere."""
@@ -111,6 +121,13 @@ def uses_reference(device: torch.device) -> bool:
     backend: Backend = "cuda" if device.type == "cuda" else "cpu"
     found = _state.loaded.get(backend)  # the usual case, without the lock
     return (found or status(backend)).source == "reference"
+
+
+def has_kernels(tensor: torch.Tensor) -> bool:
+    """Whether those operators that are compiled for the CPU alone, in float32 and bfloat16, take such a
+    tensor."""
+    fits = tensor.is_cpu and tensor.dtype in (torch.float32, torch.bfloat16)
+    return fits and not uses_reference(tensor.device)
 
 
 def status(backend: Backend) -> Status:

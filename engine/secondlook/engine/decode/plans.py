@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from secondlook.engine.decode.cache import KVCache
-from secondlook.kernels import attention_row, decode_attention
+from secondlook.kernels import attention, attention_row, decode_attention, has_kernels
 
 __all__ = ["AttentionPlan", "DecodePlan", "PrefillPlan", "Probe", "ProbeReached", "Rows", "Segment"]
 
@@ -145,20 +145,22 @@ class PrefillPlan:
                     self.read.append(row)
                 if ends:
                     continue
-            outputs.append(
-                scaled_dot_product_attention(
-                    query[:, :, own],
-                    keys,
-                    values,
-                    attn_mask=self._mask(number, query.device),
-                    is_causal=segment.start == 0 and segment.length > 1,
-                    scale=scale,
-                    enable_gqa=query.shape[1] != key.shape[1],
-                )
+            if has_kernels(query):
+                outputs.append(attention(query[:, :, own], keys, values, scale, True))
+                continue
+            found = scaled_dot_product_attention(
+                query[:, :, own],
+                keys,
+                values,
+                attn_mask=self._mask(number, query.device),
+                is_causal=segment.start == 0 and segment.length > 1,
+                scale=scale,
+                enable_gqa=query.shape[1] != key.shape[1],
             )
+            outputs.append(found.transpose(1, 2))
         if ends:
             raise ProbeReached
-        return torch.cat(outputs, dim=2).transpose(1, 2)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def _seen(self, cache: Tensor, segment: Segment, own: Tensor) -> Tensor:
         """Keys or values [1, H_kv, start + length, D] that the last row sees; `own` are the segment's."""

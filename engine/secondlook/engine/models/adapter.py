@@ -18,7 +18,7 @@ from torch import Tensor
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import View
 from secondlook.engine.decode.cache import DecoderShape
-from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, Rows
+from secondlook.engine.decode.plans import AttentionPlan, Rows
 from secondlook.engine.devices import to_device
 from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
 from secondlook.engine.models.checkpoint import digest, state
@@ -117,7 +117,7 @@ class Adapter(VisionLanguageModel):
 
     @torch.inference_mode()
     def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
-        if self._fused is not None and isinstance(plan, DecodePlan) and len(rows) <= self._fused.most:
+        if self._fused is not None:
             return self._fused.hidden(rows, plan)
         # Of positions in one dimension transformers' decoders take [1, R], of three [3, 1, R].
         positions = rows.positions if len(rows.positions) == 1 else rows.positions.unsqueeze(1)

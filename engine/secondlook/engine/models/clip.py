@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import QuickGELUActivation
 
 from secondlook.engine.models.attention import graph_attention
+from secondlook.kernels import attention, has_kernels, quick_gelu
 
 __all__ = ["ClipVision"]
 
@@ -20,10 +22,10 @@ __all__ = ["ClipVision"]
 class ClipVision(nn.Module):
     """Features [n, N, D] of normalised pixels [n, 3, S, S]; row-major patches, without the class token.
 
-    Made of the model's own modules and tensors, and on eager torch its results have the bits of transformers'
-    own forward. While torch exports it, two places are written for other runtimes: patches are cut by a
-    reshape and multiplied as a matrix (the convolution of opset 18 knows no bfloat16), and attention is
-    `graph_attention`.
+    Made of the model's own modules and tensors. Where no operator of `secondlook.kernels` serves, its results
+    on eager torch have the bits of transformers' own forward. While torch exports it, two places are written
+    for other runtimes: patches are cut by a reshape and multiplied as a matrix (the convolution of opset 18
+    knows no bfloat16), and attention is `graph_attention`.
 
     Linear layers may be of a narrower dtype than norms, positions and what is summed up between the blocks.
     """
@@ -75,15 +77,24 @@ class _Block(nn.Module):
 
     def __init__(self, block: Any, heads: int) -> None:
         super().__init__()
-        attention = block.self_attn
+        own = block.self_attn
         self.heads = heads
         self.norm1, self.norm2, self.mlp = block.layer_norm1, block.layer_norm2, block.mlp
-        self.query, self.key, self.value = attention.q_proj, attention.k_proj, attention.v_proj
-        self.out = attention.out_proj
+        self.query, self.key, self.value = own.q_proj, own.k_proj, own.v_proj
+        self.out = own.out_proj
+        self.quick = isinstance(self.mlp.activation_fn, QuickGELUActivation)
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self._attended(self.norm1(hidden)).to(hidden.dtype)
-        output: Tensor = hidden + self.mlp(self.norm2(hidden)).to(hidden.dtype)
+        output: Tensor = hidden + self._transformed(self.norm2(hidden)).to(hidden.dtype)
+        return output
+
+    def _transformed(self, hidden: Tensor) -> Tensor:
+        output: Tensor
+        if self.quick and not torch.compiler.is_exporting() and has_kernels(hidden):
+            output = self.mlp.fc2(quick_gelu(self.mlp.fc1(hidden)))
+        else:
+            output = self.mlp(hidden)
         return output
 
     def _attended(self, hidden: Tensor) -> Tensor:
@@ -94,8 +105,10 @@ class _Block(nn.Module):
         )
         scale = (size // self.heads) ** -0.5
         if torch.compiler.is_exporting():
-            found, _ = graph_attention(query, key, value, scale)
+            found = graph_attention(query, key, value, scale)[0].transpose(1, 2)
+        elif has_kernels(query):
+            found = attention(query, key, value, scale, False)
         else:
-            found = functional.scaled_dot_product_attention(query, key, value, scale=scale)
-        output: Tensor = self.out(found.transpose(1, 2).reshape(count, tokens, size))
+            found = functional.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2)
+        output: Tensor = self.out(found.reshape(count, tokens, size))
         return output

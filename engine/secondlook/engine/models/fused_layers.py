@@ -1,22 +1,23 @@
-"""A decoder's step of a few rows on a CPU, each of its layers one operator: `secondlook.kernels.decoder_layer`.
+"""A decoder's layers on a CPU, by the operators of `secondlook.kernels`.
 
-Transformers' modules stay what they are, and compute all else: prefill, many rows, other devices. Whether a
-decoder's layers are what that operator computes is not read from its name: they have the same parts, and give
-the same result, or they are left alone.
+Transformers' modules keep the weights, and compute wherever no such operator serves. Whether a decoder's
+layers are what is computed here is not read from its name: they have the same parts, and give the same
+results, or they are left alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from secondlook.engine.decode.cache import DecoderShape, KVCache
-from secondlook.engine.decode.plans import DecodePlan, Rows
+from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, Rows, Segment
 from secondlook.engine.models.packed_linear import PackedLinear
-from secondlook.kernels import decoder_layer
+from secondlook.kernels import decoder_layer, gated_silu, rms_norm, rotate
+from secondlook.kernels.library import uses_reference
 
 __all__ = ["FusedLayers", "fused_layers"]
 
@@ -27,47 +28,74 @@ _PRODUCTS: Final = (
 _NORMS: Final = ("input_layernorm", "post_attention_layernorm")
 _HEAD_NORMS: Final = ("self_attn.q_norm", "self_attn.k_norm")
 _ALIKE: Final = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Of the largest value, what a layer may differ by: in bfloat16 roundings of inner values fall differently."""
+"""Of the largest value, what a layer may differ by: in bfloat16 inner values are rounded differently."""
 
 
-@dataclass(frozen=True)
 class _Layer:
-    """What the operator takes of a layer, in its order: before the rotation, and behind the cache."""
+    """One layer's parts.
 
-    before: tuple[Tensor | None, ...]
-    behind: tuple[Any, ...]
+    Attributes:
+        most: rows of a decode step up to which one operator computes all of it.
 
-    @classmethod
-    def of(cls, module: nn.Module) -> _Layer | None:
-        """None: it has other parts."""
+    Raises:
+        LookupError: it has other parts.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
         parts: dict[str, Any] = {name: part for name, part in module.named_modules() if _holds(part)}
-        packed = [parts.pop(name, None) for name in _PRODUCTS]
-        norms = [parts.pop(name, None) for name in _NORMS]
-        heads = [parts.pop(name, None) for name in _HEAD_NORMS]
-        if parts or None in norms or (heads[0] is None) != (heads[1] is None):
-            return None
-        if not all(isinstance(one, PackedLinear) and one.blocks is not None for one in packed):
-            return None
-        epsilons = {getattr(norm, "variance_epsilon", None) for norm in (*norms, *heads) if norm is not None}
-        attention: Any = module.get_submodule("self_attn")
-        scale, width = getattr(attention, "scaling", None), getattr(attention, "head_dim", None)
-        unbiased = all(one.bias is None for one in packed[3:])
-        if (
-            len(epsilons) != 1
-            or None in epsilons
-            or not isinstance(scale, float)
-            or not width
-            or not unbiased
+        try:
+            self._products = [parts.pop(name) for name in _PRODUCTS]
+            norms = [parts.pop(name) for name in _NORMS]
+            heads = [parts.pop(name) for name in _HEAD_NORMS if name in parts]
+            attention: Any = module.get_submodule("self_attn")
+            self.scale, self.width = float(attention.scaling), int(attention.head_dim)
+            (self._epsilon,) = {float(norm.variance_epsilon) for norm in (*norms, *heads)}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise LookupError(f"it is no layer as is computed here: {error}") from error
+        if parts or len(heads) == 1:
+            raise LookupError(f"it has other parts: {', '.join(parts)}")
+        self._norms = [norm.weight for norm in norms]
+        self._head_norms = [norm.weight for norm in heads] or [None, None]
+        self._before, self._behind = tuple[Any, ...](), tuple[Any, ...]()
+        self.most = self._for_steps()
+
+    def _for_steps(self) -> int:
+        """What the operator for a step takes, before the rotation and behind the cache; 0 if it cannot."""
+        packed = self._products
+        if not all(isinstance(one, PackedLinear) for one in packed) or any(
+            one.bias is not None for one in packed[3:]
         ):
-            return None
+            return 0
         query, key, value, output, gate, up, down = (one.blocks for one in packed)
         biases = [one.bias for one in packed[:3]]
-        weights = [None if norm is None else norm.weight for norm in heads]
-        count, inner = packed[0].out_features // width, packed[4].out_features
-        return cls(
-            (norms[0].weight, query, key, value, *biases, *weights),
-            (output, norms[1].weight, gate, up, down, count, inner, scale, *epsilons),
-        )
+        self._before = (self._norms[0], query, key, value, *biases, *self._head_norms)
+        heads, inner = packed[0].out_features // self.width, packed[4].out_features
+        self._behind = (output, self._norms[1], gate, up, down, heads, inner, self.scale, self._epsilon)
+        few: int = min(one.few for one in packed)
+        return few
+
+    def step(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: DecodePlan) -> Tensor:
+        """[B, D] of one row each of B sequences."""
+        cache = plan.cache.keys[number], plan.cache.values[number], plan.slots, plan.places
+        arguments: tuple[Any, ...] = (hidden, *self._before, *turns, *cache, *self._behind)
+        return decoder_layer(*arguments)
+
+    def run(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
+        """[R, D] of any rows."""
+        query, key, value, output, gate, up, down = self._products
+        x = rms_norm(hidden, self._norms[0], self._epsilon)
+        heads = [linear(x).view(len(x), -1, self.width) for linear in (query, key, value)]  # [R, H, W]
+        for which, norm in enumerate(self._head_norms):
+            if norm is not None:
+                flat = heads[which].view(-1, self.width)
+                heads[which] = rms_norm(flat, norm, self._epsilon).view_as(heads[which])
+            heads[which] = rotate(heads[which], *turns)
+        own, keys, values = (one.transpose(0, 1).unsqueeze(0) for one in heads)
+        mixed = plan.attend(number, own, keys, values, self.scale)
+        middle: Tensor = hidden + output(mixed.reshape(len(x), -1))
+        x = rms_norm(middle, self._norms[1], self._epsilon)
+        result: Tensor = middle + down(gated_silu(gate(x), up(x)))
+        return result
 
 
 def _holds(module: nn.Module) -> bool:
@@ -80,71 +108,84 @@ class FusedLayers:
 
     Args:
         decoder: transformers', with `norm` behind its layers, and `rotary_emb`.
-        most: rows of a step, up to which this is worth while.
     """
 
-    def __init__(self, decoder: Any, layers: list[_Layer], most: int) -> None:
+    def __init__(self, decoder: Any, layers: list[_Layer]) -> None:
         self._decoder = decoder
         self._layers = layers
-        self.most = most
+        self.most = min(layer.most for layer in layers)
 
-    def hidden(self, rows: Rows, plan: DecodePlan) -> Tensor:
-        """[B, D], of one row each of B sequences, whose positions are the same in all dimensions."""
-        hidden = rows.embeddings
-        cosine, sine = _rotation(self._decoder, hidden, rows.positions)
-        caches = zip(plan.cache.keys, plan.cache.values, strict=True)
-        for layer, (keys, values) in zip(self._layers, caches, strict=True):
-            cache = (cosine, sine, keys, values, plan.slots, plan.places)
-            hidden = decoder_layer(hidden, *layer.before, *cache, *layer.behind)
+    def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
+        """[R, D], see `DecoderModel.hidden`."""
+        hidden, turns = rows.embeddings, self.turns(rows)
+        stepping = isinstance(plan, DecodePlan) and len(rows) <= self.most
+        for number, layer in enumerate(self._layers):
+            if stepping:
+                assert isinstance(plan, DecodePlan), "just asked"
+                hidden = layer.step(number, hidden, turns, plan)
+            else:
+                hidden = layer.run(number, hidden, turns, plan)
+            if number < len(rows.deep):
+                hidden = hidden + rows.deep[number]
         normed: Tensor = self._decoder.norm(hidden)
         return normed
 
+    def turns(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [R, W]."""
+        positions = rows.positions if len(rows.positions) == 1 else rows.positions.unsqueeze(1)
+        cosine, sine = (one[0].contiguous() for one in self._decoder.rotary_emb(rows.embeddings, positions))
+        return cosine, sine
 
-def _rotation(decoder: Any, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [B, W] of positions [P, B], which are the same for all P."""
-    found = decoder.rotary_emb(hidden, positions[:1] if len(positions) == 1 else positions.unsqueeze(1))
-    cosine, sine = (one.reshape(-1, *one.shape[-2:])[0].contiguous() for one in found)
-    return cosine, sine
+    def alike(self, module: Any, shape: DecoderShape, axes: int) -> bool:
+        """Whether the first layer gives what its module gives, for rows behind each other and in a step.
+
+        Args:
+            module: the first layer.
+            axes: of rotary positions.
+        """
+        layer, generator = self._layers[0], torch.Generator().manual_seed(0)
+        weight: Tensor = self._decoder.norm.weight
+        values = torch.randn(3, shape.width, generator=generator).to(weight.dtype)
+        positions = torch.tensor([[2, 5, 7], [2, 6, 7], [3, 5, 8]])[:axes]
+        rows = Rows(values, positions)
+        turns = self.turns(rows)
+        found = []
+        for stepping in (True, False) if layer.most >= len(rows) else (False,):
+            for ours in (True, False):
+                cache = KVCache(replace(shape, layers=1), 3, 4, weight.dtype, weight.device)
+                for tensor in (*cache.keys, *cache.values):
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator.manual_seed(1)))
+                plan: Any = PrefillPlan(cache, [Segment(1, 1, 3)])
+                if stepping:
+                    plan = DecodePlan(cache, torch.tensor([1, 0, 2]), torch.tensor([2, 3, 0]))
+                if not ours:
+                    at = positions if axes == 1 else positions.unsqueeze(1)
+                    angles = self._decoder.rotary_emb(values[None], at)
+                    given = {"position_embeddings": angles, "attention_mask": None, "attention_plan": plan}
+                    output = module(values[None], **given)
+                    found.append((output if isinstance(output, Tensor) else output[0])[0])
+                else:
+                    found.append((layer.step if stepping else layer.run)(0, values, turns, plan))
+        pairs = zip(found[::2], found[1::2], strict=True)
+        apart = [(one.float() - two.float()).abs().max() / two.float().abs().max() for one, two in pairs]
+        return all(bool(each <= _ALIKE[weight.dtype]) for each in apart)
 
 
 @torch.inference_mode()
 def fused_layers(decoder: Any, shape: DecoderShape, axes: int) -> FusedLayers | None:
-    """A decoder's layers as operators; None if they are not what that computes, or not packed.
+    """A decoder's layers by operators; None if they are not what that computes, or nothing serves here.
 
     Args:
-        axes: of rotary positions, P.
+        axes: of rotary positions.
     """
     modules = list(getattr(decoder, "layers", ()))
-    layers = [layer for module in modules if (layer := _Layer.of(module)) is not None]
-    if not layers or len(layers) < len(modules) or not hasattr(decoder, "rotary_emb"):
+    weight = getattr(getattr(decoder, "norm", None), "weight", None)
+    if not modules or weight is None or not hasattr(decoder, "rotary_emb"):
         return None
-    packed = [one for one in decoder.layers.modules() if isinstance(one, PackedLinear)]
-    fused = FusedLayers(decoder, layers, min(one.few for one in packed))
-    return fused if fused.most and _alike(fused, modules[0], shape, axes) else None
-
-
-def _alike(fused: FusedLayers, module: Any, shape: DecoderShape, axes: int) -> bool:
-    """Whether the first layer, at the third place of two sequences, gives what its module gives."""
-    layer, decoder = fused._layers[0], fused._decoder
-    generator = torch.Generator().manual_seed(0)
-    weight = layer.before[0]
-    assert weight is not None, "it is a norm's"
-    hidden = torch.randn(2, shape.width, generator=generator).to(weight.dtype)
-    positions = torch.tensor([[2, 5]]).expand(axes, -1)
-    one = DecoderShape(1, shape.heads, shape.kv_heads, shape.head_width, shape.width)
-    found = []
-    for ours in (True, False):
-        cache = KVCache(one, 2, 3, weight.dtype, weight.device)
-        for tensor in (*cache.keys, *cache.values):
-            tensor.copy_(torch.randn(tensor.shape, generator=generator.manual_seed(1)))
-        plan = DecodePlan(cache, torch.tensor([1, 0]), torch.tensor([2, 2]))
-        if ours:
-            rotation = _rotation(decoder, hidden, positions)
-            held = (*rotation, cache.keys[0], cache.values[0], plan.slots, plan.places)
-            found.append(decoder_layer(hidden, *layer.before, *held, *layer.behind).float())
-        else:
-            turns = decoder.rotary_emb(hidden[None], positions if axes == 1 else positions[:, None])
-            output = module(hidden[None], position_embeddings=turns, attention_mask=None, attention_plan=plan)
-            found.append((output if isinstance(output, Tensor) else output[0])[0].float())
-    apart = (found[0] - found[1]).abs().max()
-    return bool(apart <= _ALIKE[hidden.dtype] * found[1].abs().max())
+    if not weight.is_cpu or weight.dtype not in _ALIKE or uses_reference(weight.device):
+        return None
+    try:
+        fused = FusedLayers(decoder, [_Layer(module) for module in modules])
+    except LookupError:
+        return None
+    return fused if fused.alike(modules[0], shape, axes) else None

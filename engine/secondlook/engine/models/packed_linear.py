@@ -1,9 +1,9 @@
 """Linear layers on a CPU, multiplied as is the fastest there: by a measurement when a model is loaded.
 
-PyTorch multiplies float32 weights by MKL, as they lie in memory. oneDNN packs them in blocks, as TorchInductor
-does with those of a frozen model. What is faster depends on processor, dtype, shape and number of rows. The
-same blocks serve `secondlook.kernels.blocked_linear`, which reads them at the speed of memory where rows are
-few.
+PyTorch multiplies float32 weights by MKL, as they lie in memory. oneDNN packs them in blocks, as
+TorchInductor does with those of a frozen model. What is faster depends on processor, dtype, shape and number
+of rows. The same blocks serve `secondlook.kernels.blocked_linear`, which reads them at the speed of memory
+where rows are few.
 
 Kernels add products up in different orders, and one kernel does for different numbers of rows. So a row's
 result depends on how many are computed with it, as everywhere in PyTorch: by the float32 rounding of its sum,
@@ -76,8 +76,8 @@ PACKED: Final = Choice(packed=True)
 
 
 class Seconds(NamedTuple):
-    """Of one call: PyTorch's own layer; oneDNN with packed weights; our own operator with these, infinite where
-    it cannot read them."""
+    """Of one call: PyTorch's own layer; oneDNN with packed weights; our own operator with these, infinite
+    where it cannot read them."""
 
     plain: float
     packed: float
