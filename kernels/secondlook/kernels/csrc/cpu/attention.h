@@ -76,16 +76,16 @@ SECONDLOOK_INLINE void part_values(const Call<T>& call, const T* values, float* 
 SECONDLOOK_INLINE float weigh_row(float* __restrict scores, std::int64_t count, std::int64_t full, float scale) {
   constexpr float infinity = std::numeric_limits<float>::infinity();
   for (std::int64_t s = count; s < full; ++s) scores[s] = scale < 0.0f ? infinity : -infinity;
-  Floats most = blocked::broadcast(-infinity);
+  Floats most = broadcast(-infinity);
   for (std::int64_t s = 0; s < full; s += kLanes) {
-    const Floats scaled = load(scores + s) * blocked::broadcast(scale);
+    const Floats scaled = load(scores + s) * broadcast(scale);
     store(scores + s, scaled);
     most = maximum(most, scaled);
   }
   const float largest = maximum_lanes(most), point = reference_point(largest);
   Floats sum{};
   for (std::int64_t s = 0; s < full; s += kLanes) {
-    const Floats weight = exp_nonpositive(load(scores + s) - blocked::broadcast(point));
+    const Floats weight = exp_nonpositive(load(scores + s) - broadcast(point));
     store(scores + s, weight);
     sum += weight;
   }

@@ -38,13 +38,6 @@ SECONDLOOK_INLINE std::int64_t blocks(const Weights<T>& weights) {
   return tiles(weights.outputs, weights.width);
 }
 
-// Not `splat`, of which GCC 12 makes 16 instructions in a clone; of this loop it makes one.
-SECONDLOOK_INLINE Floats broadcast(float value) {
-  float lanes[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = value;
-  return load(lanes);
-}
-
 // sum[r][i] += x[r, k] * weights[k, i] for a pair of inputs k, or one of 32 bits.
 template <int R, int V>
 SECONDLOOK_INLINE void add_products(const float* const (&x)[R], std::int64_t k, const float* weights,
@@ -70,10 +63,8 @@ SECONDLOOK_INLINE void add_products(const float* const (&x)[R], std::int64_t k, 
   }
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
-    Words pairs;
-    std::memcpy(&pairs, weights + 2 * kLanes * v, sizeof(pairs));
-    const Floats first = reinterpret_bits<Floats>(pairs << 16);
-    const Floats second = reinterpret_bits<Floats>(pairs & 0xffff0000u);
+    const Words pairs = load_pairs(weights + 2 * kLanes * v);
+    const Floats first = secondlook::even(pairs), second = secondlook::odd(pairs);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       sum[r][v] += even[r] * first;

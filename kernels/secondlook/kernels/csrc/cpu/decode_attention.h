@@ -14,7 +14,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "cpu/rows.h"
 #include "decode_attention_call.h"
@@ -47,6 +49,83 @@ SECONDLOOK_INLINE std::int64_t partials_of_a_task(const Call<T>& call) {
   return call.heads / call.kv_heads * partial_size(call);
 }
 
+// bfloat16 is handled in pairs where the width allows: 16 even elements, then the 16 odd ones between them, for
+// in 32 bits those are a shift and a mask away. Queries and sums are in that order, too, until they are merged.
+inline constexpr std::int64_t kPaired = 2 * kLanes;
+template <typename T>
+SECONDLOOK_INLINE bool in_pairs(std::int64_t width) {
+  return std::is_same_v<T, BFloat16> && width % kPaired == 0;
+}
+
+// Asks for the memory of rows that will be read next: while a chunk's keys are read its values come, while those
+// are read the next chunk's keys. No row need be there.
+template <typename T>
+SECONDLOOK_INLINE void fetch(const T* rows, std::int64_t stride, std::int64_t count, std::int64_t width) {
+  constexpr std::int64_t line = 64 / sizeof(T);
+  for (std::int64_t s = 0; s < count; ++s) {
+    for (std::int64_t d = 0; d < width; d += line) __builtin_prefetch(rows + s * stride + d);
+  }
+}
+
+// `widen`, `score` and `add` of rows.h for rows in pairs.
+SECONDLOOK_INLINE void widen_pairs(const BFloat16* rows, std::int64_t stride, std::int64_t count,
+                                   std::int64_t width, float* wide) {
+  for (std::int64_t s = 0; s < count; ++s) {
+    for (std::int64_t d = 0; d < width; d += kPaired) {
+      const Words pairs = load_pairs(rows + s * stride + d);
+      store(wide + s * width + d, even(pairs));
+      store(wide + s * width + d + kLanes, odd(pairs));
+    }
+  }
+}
+
+SECONDLOOK_INLINE void score_pairs(const float* query, const BFloat16* rows, std::int64_t stride,
+                                   std::int64_t count, std::int64_t width, float scale, float* scores) {
+  for (std::int64_t s = 0; s < count; s += kTogether) {
+    Floats sums[kTogether] = {};
+    for (std::int64_t d = 0; d < width; d += kPaired) {
+      const Floats first = load(query + d), second = load(query + d + kLanes);
+#pragma GCC unroll 4
+      for (std::int64_t r = 0; r < kTogether; ++r) {
+        const Words pairs = load_pairs(rows + std::min(s + r, count - 1) * stride + d);
+        sums[r] += first * even(pairs);
+        sums[r] += second * odd(pairs);
+      }
+    }
+#pragma GCC unroll 4
+    for (std::int64_t r = 0; r < kTogether; ++r) {
+      float lanes[kLanes];
+      store(lanes, sums[r]);
+      const Four four = sum_to_four(lanes);
+      scores[s + r] = scale * ((four[0] + four[2]) + (four[1] + four[3]));
+    }
+  }
+}
+
+SECONDLOOK_INLINE void add_pairs(const float* weights, const BFloat16* rows, std::int64_t stride,
+                                 std::int64_t count, std::int64_t width, float* sum) {
+  for (std::int64_t d = 0; d < width; d += kPaired) {
+    Floats first = load(sum + d), second = load(sum + d + kLanes);
+    Floats third{}, fourth{};
+    std::int64_t s = 0;
+    for (; s + 2 <= count; s += 2) {
+      const Words one = load_pairs(rows + s * stride + d), two = load_pairs(rows + (s + 1) * stride + d);
+      const Floats weight = broadcast(weights[s]), other = broadcast(weights[s + 1]);
+      first += weight * even(one);
+      second += weight * odd(one);
+      third += other * even(two);
+      fourth += other * odd(two);
+    }
+    if (s < count) {
+      const Words one = load_pairs(rows + s * stride + d);
+      first += broadcast(weights[s]) * even(one);
+      second += broadcast(weights[s]) * odd(one);
+    }
+    store(sum + d, first + third);
+    store(sum + d + kLanes, second + fourth);
+  }
+}
+
 // One chunk's rows of keys or values.
 template <typename T>
 struct Rows {
@@ -57,15 +136,24 @@ struct Rows {
 // Calls use(rows, stride, first, count) for tiles of the chunk as rows of padded(width) elements, which are
 // floats where they are to be used more than once.
 template <typename T, typename Use>
-SECONDLOOK_INLINE void for_tiles(const Rows<T>& rows, bool once, const Use& use) {
+SECONDLOOK_INLINE void for_tiles(const Rows<T>& rows, const T* next, bool once, const Use& use) {
   const std::int64_t full = padded(rows.width);
-  if (full == rows.width && (once || sizeof(T) == sizeof(float))) {
-    use(rows.first, rows.stride, std::int64_t{0}, rows.count);
-    return;
-  }
+  const bool as_they_are = full == rows.width && (once || sizeof(T) == sizeof(float));
   alignas(64) float wide[kTile * kMostWidth];
   for (std::int64_t s = 0; s < rows.count; s += kTile) {
     const std::int64_t count = std::min(kTile, rows.count - s);
+    fetch(next + s * rows.stride, rows.stride, count, rows.width);
+    if (as_they_are) {
+      use(rows.first + s * rows.stride, rows.stride, s, count);
+      continue;
+    }
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (in_pairs<T>(rows.width)) {
+        widen_pairs(rows.first + s * rows.stride, rows.stride, count, rows.width, wide);
+        use(static_cast<const float*>(wide), full, s, count);
+        continue;
+      }
+    }
     widen(rows.first + s * rows.stride, rows.stride, count, rows.width, full, wide);
     use(static_cast<const float*>(wide), full, s, count);
   }
@@ -77,26 +165,41 @@ SECONDLOOK_INLINE void attend_chunk(const Rows<T>& queries, const Rows<T>& keys,
                                     float scale, float* partials) {
   const std::int64_t heads = queries.count, full = padded(queries.width), size = full + 2;
   alignas(64) float query[kHeads * kMostWidth], weights[kHeads][kChunk];
-  widen(queries.first, queries.stride, heads, queries.width, full, query);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (in_pairs<T>(queries.width)) widen_pairs(queries.first, queries.stride, heads, queries.width, query);
+  }
+  if (!in_pairs<T>(queries.width)) widen(queries.first, queries.stride, heads, queries.width, full, query);
   const auto score_heads = [&](const auto* rows, std::int64_t stride, std::int64_t first,
                                std::int64_t count) __attribute__((always_inline)) {
     for (std::int64_t h = 0; h < heads; ++h) {
+      if constexpr (std::is_same_v<decltype(rows), const BFloat16*>) {
+        if (in_pairs<T>(queries.width)) {
+          score_pairs(query + h * full, rows, stride, count, full, scale, weights[h] + first);
+          continue;
+        }
+      }
       score(query + h * full, rows, stride, count, full, scale, weights[h] + first);
     }
   };
   const auto add_heads = [&](const auto* rows, std::int64_t stride, std::int64_t first,
                              std::int64_t count) __attribute__((always_inline)) {
     for (std::int64_t h = 0; h < heads; ++h) {
+      if constexpr (std::is_same_v<decltype(rows), const BFloat16*>) {
+        if (in_pairs<T>(queries.width)) {
+          add_pairs(weights[h] + first, rows, stride, count, full, partials + h * size);
+          continue;
+        }
+      }
       add(weights[h] + first, rows, stride, count, full, partials + h * size);
     }
   };
-  for_tiles(keys, heads == 1, score_heads);
+  for_tiles(keys, values.first, heads == 1, score_heads);
   for (std::int64_t h = 0; h < heads; ++h) {
     float* const partial = partials + h * size;
     std::fill(partial, partial + full, 0.0f);
     weigh(weights[h], keys.count, partial[full], partial[full + 1]);
   }
-  for_tiles(values, heads == 1, add_heads);
+  for_tiles(values, keys.first + kChunk * keys.stride, heads == 1, add_heads);
 }
 
 // Pass 1: the partial results of the given (row, key head, chunk of the row's length) triples.
@@ -147,6 +250,15 @@ SECONDLOOK_INLINE void merge(const Call<T>& call, const Work& work, std::int64_t
     }
     if (parts == 0) total = 1.0f;  // no position: zeros
     T* const result = call.result + task * call.width;
+    if (in_pairs<T>(call.width)) {
+      for (std::int64_t d = 0; d < call.width; d += kPaired) {
+        for (std::int64_t i = 0; i < kLanes; ++i) {
+          round_to(sum[d + i] / total, result[d + 2 * i]);
+          round_to(sum[d + kLanes + i] / total, result[d + 2 * i + 1]);
+        }
+      }
+      continue;
+    }
     for (std::int64_t i = 0; i < call.width; ++i) round_to(sum[i] / total, result[i]);
   }
 }

@@ -79,24 +79,14 @@ SECONDLOOK_INLINE Floats quick_gelu(const Floats& x) {
   return rounded_lanes<T>(x * logistic(x * 1.702f));
 }
 
-SECONDLOOK_INLINE Words load_pairs(const BFloat16* from) {
-  Words pairs;
-  std::memcpy(&pairs, from, sizeof(pairs));
-  return pairs;
-}
-SECONDLOOK_INLINE Floats first_of(const Words& pairs) { return reinterpret_bits<Floats>(pairs << 16); }
-SECONDLOOK_INLINE Floats second_of(const Words& pairs) {
-  return reinterpret_bits<Floats>(pairs & 0xffff0000u);
-}
-
 // to[i] = use(from[i]...) for `count` values, 16 at a time, of 16 bits 32; what is beyond them is read as zeros.
 template <typename Use, typename To, typename... From>
 SECONDLOOK_INLINE void for_lanes(std::int64_t count, const Use& use, To* to, const From*... from) {
   std::int64_t i = 0;
   if constexpr (sizeof(To) == 2 && (... && (sizeof(From) == 2))) {
     for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-      const Words first = reinterpret_bits<Words>(use(first_of(load_pairs(from + i))...));
-      const Words second = reinterpret_bits<Words>(use(second_of(load_pairs(from + i))...));
+      const Words first = reinterpret_bits<Words>(use(even(load_pairs(from + i))...));
+      const Words second = reinterpret_bits<Words>(use(odd(load_pairs(from + i))...));
       const Words pairs = first >> 16 | second;
       std::memcpy(to + i, &pairs, sizeof(pairs));
     }

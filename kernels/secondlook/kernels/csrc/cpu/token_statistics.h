@@ -56,7 +56,7 @@ inline void add_below(TokenState& to, float best, const TokenState& low) {
 template <typename T>
 SECONDLOOK_INLINE void read_block(const T* logits, std::int64_t first, std::int64_t size, TokenState& state) {
   alignas(64) float block[kTokenBlock];
-  Floats largest = splat(-kInfinity);
+  Floats largest = broadcast(-kInfinity);
   Words nan{};
   std::int64_t at = 0;
   for (; at + kLanes <= size; at += kLanes) {
@@ -91,7 +91,7 @@ SECONDLOOK_INLINE void read_block(const T* logits, std::int64_t first, std::int6
     block[position] = -kInfinity;
   }
   if (state.best == -kInfinity || state.best == kInfinity) return;
-  Floats others = splat(0), spread = splat(0), second = splat(state.second);
+  Floats others = broadcast(0), spread = broadcast(0), second = broadcast(state.second);
   for (std::int64_t i = 0; i < at; i += kLanes) {
     const Floats values = load(block + i);
     const Floats distance = state.best - values;
