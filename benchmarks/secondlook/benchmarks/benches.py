@@ -23,6 +23,7 @@ _BENCHES: Final[dict[str, tuple[str, type[Any], str]]] = {
     "latency": ("latency.latency:bench_latency", options.LatencyRun, ""),
     "flops": ("latency.work:bench_flops", options.FlopsRun, "none: shapes only"),
     "prefill": ("latency.prefill:bench_prefill", options.PrefillRun, ""),
+    "account": ("latency.account:bench_account", options.AccountRun, ""),
     "load": ("load:bench_load", options.LoadRun, ""),
     "replicas": ("replicas:bench_replicas", options.ReplicasRun, "float32"),
     "edge": ("edge.edge:bench_edge", options.EdgeRun, "uint8"),

@@ -74,6 +74,26 @@ class PrefillRun:
 
 
 @validated(frozen=True)
+class AccountRun:
+    """Where an answer's time goes: the engine's passes beside their floors, operator by operator."""
+
+    preset: Annotated[Literal[_Clip, _Qwen25, _Qwen3, "demo"], typer.Option(help=_SIZES)] = "small"
+    dtype: DTypeOption = "float32"
+    device: DeviceOption = "auto"
+    repeats: RepeatsOption = 10
+    sequences: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=64, help="Of a decode step; may be repeated; 1 and 16 unless told."),
+    ] = None
+    seed: SeedOption = 0
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Sequences of each step."""
+        return tuple(dict.fromkeys(self.sequences or (1, 16)))
+
+
+@validated(frozen=True)
 class LoadRun:
     """Answers a second of a server over HTTP, many edges beside one at a time; 16 unless told."""
 

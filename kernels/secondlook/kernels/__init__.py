@@ -53,4 +53,6 @@ __all__ = [
     "status",
     "token_statistics",
     "token_statistics_reference",
+    "write_cache",
+    "write_cache_reference",
 ]

@@ -23,6 +23,8 @@ __all__ = [
     "rms_norm_reference",
     "rotate",
     "rotate_reference",
+    "write_cache",
+    "write_cache_reference",
 ]
 
 _DTYPES: Final = (torch.float32, torch.bfloat16)
@@ -117,6 +119,41 @@ def quick_gelu_reference(input: Tensor) -> Tensor:  # noqa: A002
     return x * torch.sigmoid(1.702 * x)
 
 
+def write_cache(
+    keys: Tensor,  # [S, H, T, W]
+    values: Tensor,  # [S, H, T, W]
+    new_keys: Tensor,  # [B, H, W]
+    new_values: Tensor,  # [B, H, W]
+    slots: Tensor,  # [B]
+    places: Tensor,  # [B]
+) -> None:
+    """Write one row each of B sequences to their places in a slotted cache.
+
+    Args:
+        keys, values: float32 or bfloat16, on the CPU; W's stride is 1, others are free.
+        new_keys, new_values: of the same dtype; W's stride is 1, others are free.
+        slots, places: int64, in [0, S) and [0, T); no two rows may be of one slot and place.
+
+    Raises:
+        RuntimeError: a wrong dtype, shape, stride or value; the message names the argument.
+    """
+    _write_cache(keys, values, new_keys.detach(), new_values.detach(), slots, places)
+
+
+def write_cache_reference(
+    keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor, slots: Tensor, places: Tensor
+) -> None:
+    """What `write_cache` does, by indexing."""
+    keys[slots, :, places] = new_keys
+    values[slots, :, places] = new_values
+
+
+def _check_cache(keys: Tensor, *_: Tensor) -> None:
+    """What is given is checked by the kernel itself, for this is called once a layer and step."""
+    if keys.device.type not in ("cpu", "meta"):
+        raise ValueError(f"keys must be on the CPU, but are on {keys.device}")
+
+
 def _check(name: str, tensor: Tensor, like: Tensor, shape: tuple[int, ...] | None) -> None:
     """Args:
     shape: that a contiguous tensor must have; None: any, of which only the last stride is 1.
@@ -189,4 +226,11 @@ _quick_gelu: Final = register(
     check=_check_gelu,
     reference=lambda input: quick_gelu_reference(input).to(input.dtype),  # noqa: A006
     fake=lambda input: input.new_empty(input.shape),  # noqa: A006
+)
+_write_cache: Final = register(
+    "write_cache(Tensor(a!) keys, Tensor(b!) values, Tensor new_keys, Tensor new_values, Tensor slots, "
+    "Tensor places) -> ()",
+    check=_check_cache,
+    reference=write_cache_reference,
+    fake=lambda *_: None,
 )

@@ -100,7 +100,9 @@ _SIGNS: Final = "signs-test-4242.json"
 _HEADLINE: Final = (_SIGNS, "latency-small-4-cpu.json", "load-demo-float32-cpu.json")
 _LOGS: Final = ("signs-5151-90-90.jsonl.gz", "signs-5151-*.jsonl.gz")
 _STREAMS: Final = tuple(f"stream-{network}.json" for network in ("constant", "lognormal", "trace"))
-_SPEED: Final = ("latency-*.json", "flops-*.json", "load-*.json", "prefill-*.json", "replay-*.json")
+_SPEED: Final = tuple(
+    f"{kind}-*.json" for kind in ("latency", "flops", "load", "prefill", "account", "replay")
+)
 
 _CARD: Final = Path("engine/secondlook/engine/checkpoint/README.md")
 _QWEN_CARD: Final = Path("engine/secondlook/engine/checkpoint_qwen/README.md")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from secondlook.engine.decode.cache import KVCache
-from secondlook.kernels import attention, attention_row, decode_attention, has_kernels
+from secondlook.kernels import attention, attention_row, decode_attention, has_kernels, write_cache
 
 __all__ = ["AttentionPlan", "DecodePlan", "PrefillPlan", "Probe", "ProbeReached", "Rows", "Segment"]
 
@@ -217,8 +217,11 @@ class DecodePlan:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.slots, :, self.places] = key[0].transpose(0, 1)
-        values[self.slots, :, self.places] = value[0].transpose(0, 1)
-        rows = query[0].transpose(0, 1)  # [B, H, D]
+        rows, own_keys, own_values = (one[0].transpose(0, 1) for one in (query, key, value))  # [B, H, D]
+        if has_kernels(query):
+            write_cache(keys, values, own_keys, own_values, self.slots, self.places)
+        else:
+            keys[self.slots, :, self.places] = own_keys
+            values[self.slots, :, self.places] = own_values
         seen = decode_attention(rows, keys, values, self.slots, self._lengths, scale)
         return seen.unsqueeze(0)

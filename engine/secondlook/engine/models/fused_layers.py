@@ -60,7 +60,8 @@ class _Layer:
         self.most = self._for_steps()
 
     def _for_steps(self) -> int:
-        """What the operator for a step takes, before the rotation and behind the cache; 0 if it cannot."""
+        """What the operator for a step takes, before the rotation and behind the cache; up to how many rows
+        it is used, by what was measured of its products at their best. 0: it cannot compute this layer."""
         packed = self._products
         if not all(isinstance(one, PackedLinear) for one in packed) or any(
             one.bias is not None for one in packed[3:]
@@ -71,7 +72,7 @@ class _Layer:
         self._before = (self._norms[0], query, key, value, *biases, *self._head_norms)
         heads, inner = packed[0].out_features // self.width, packed[4].out_features
         self._behind = (output, self._norms[1], gate, up, down, heads, inner, self.scale, self._epsilon)
-        few: int = min(one.few for one in packed)
+        few: int = max(one.few for one in packed)
         return few
 
     def step(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: DecodePlan) -> Tensor:

@@ -1,4 +1,4 @@
-// secondlook::rms_norm, rotate, gated_silu and quick_gelu on the CPU.
+// secondlook::rms_norm, rotate, gated_silu, quick_gelu and write_cache on the CPU.
 #include "cpu/elementwise.h"
 
 #include <torch/csrc/stable/library.h>
@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "checks.h"
 
@@ -147,6 +148,49 @@ Tensor quick_gelu(const Tensor& input) {
   return result;
 }
 
+void write_rows(const Tensor& rows, const Tensor& slots, const Tensor& places, Tensor& cache) {
+  const std::size_t bytes = rows.scalar_type() == ScalarType::Float ? 4 : 2;
+  const auto* from = static_cast<const char*>(rows.const_data_ptr());
+  auto* to = static_cast<char*>(cache.mutable_data_ptr());
+  const Index *slot = data<Index>(slots), *place = data<Index>(places);
+  for (Index row = 0; row < rows.size(0); ++row) {
+    const Index first =
+        slot[row * slots.stride(0)] * cache.stride(0) + place[row * places.stride(0)] * cache.stride(2);
+    for (Index head = 0; head < rows.size(1); ++head) {
+      std::memcpy(to + (first + head * cache.stride(1)) * bytes,
+                  from + (row * rows.stride(0) + head * rows.stride(1)) * bytes, rows.size(2) * bytes);
+    }
+  }
+}
+
+void write_cache(Tensor keys, Tensor values, const Tensor& new_keys, const Tensor& new_values,
+                 const Tensor& slots, const Tensor& places) {
+  check_dtype(keys, "keys");
+  SECONDLOOK_CHECK_DIM(keys, 4, "[S, H, T, W]");
+  for (const Tensor* one : {&keys, &values}) {
+    bool alike = one->dim() == 4 && one->scalar_type() == keys.scalar_type();
+    for (int dimension = 0; alike && dimension < 4; ++dimension) {
+      alike = one->size(dimension) == keys.size(dimension);
+    }
+    STD_TORCH_CHECK(alike, "values must be of the shape and dtype of keys");
+    SECONDLOOK_CHECK_LAST_STRIDE(*one);
+  }
+  for (const Tensor* one : {&new_keys, &new_values}) {
+    STD_TORCH_CHECK(one->dim() == 3 && one->size(0) == slots.size(0) && one->size(1) == keys.size(1) &&
+                        one->size(2) == keys.size(3) && one->scalar_type() == keys.scalar_type(),
+                    "new_keys and new_values must be [B, H, W] of the dtype of keys");
+    SECONDLOOK_CHECK_LAST_STRIDE(*one);
+  }
+  for (const Tensor* one : {&slots, &places}) {
+    SECONDLOOK_CHECK_DTYPE(*one, Long);
+    STD_TORCH_CHECK(one->dim() == 1 && one->size(0) == slots.size(0), "slots and places must be [B]");
+  }
+  secondlook::check_values(slots, "slots", keys.size(0) - 1);
+  secondlook::check_values(places, "places", keys.size(2) - 1);
+  write_rows(new_keys, slots, places, keys);
+  write_rows(new_values, slots, places, values);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(secondlook, CPU, m) {
@@ -154,4 +198,5 @@ STABLE_TORCH_LIBRARY_IMPL(secondlook, CPU, m) {
   m.impl("rotate", TORCH_BOX(&rotate));
   m.impl("gated_silu", TORCH_BOX(&gated_silu));
   m.impl("quick_gelu", TORCH_BOX(&quick_gelu));
+  m.impl("write_cache", TORCH_BOX(&write_cache));
 }
