@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
@@ -166,6 +167,8 @@ def _create(
             expose_headers=("Retry-After", REQUEST_ID_HEADER),
         )
     app.add_middleware(EveryRequest, root_path=settings.root_path, on_response=metrics.responded)
+    if settings.forwarded_allow_ips:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.forwarded_allow_ips))
     add_error_handlers(app)
     return app
 
@@ -232,7 +235,7 @@ def serve(
     tls = None if settings.tls is None else server_context(settings.tls)
     app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
-    config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips, tls)
+    config = ConnectionConfig(app, settings.connections, tls)
     server = GracefulServer(config, service, settings.grace_seconds, metrics)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:
