@@ -225,3 +225,9 @@ def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
         _, told = started("--port", str(port)).communicate(timeout=SECONDS)
     assert told.startswith(f"error: cannot listen on 127.0.0.1:{port}")
     assert told.count("\n") == 1
+
+
+def test_keys_that_cannot_be_read_are_told_before_anything_starts(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    _, told = started("--api-key-file", str(gone), "--port", str(free_port())).communicate(timeout=SECONDS)
+    assert told == f"error: the keys of {gone} cannot be read: No such file or directory\n"

@@ -53,19 +53,24 @@ def _deploy(
     from ray import serve
 
     from secondlook.engine.serve.app import listen
+    from secondlook.engine.serve.keys import read_keys
     from secondlook.engine.serve.ray_app import NAME, Deployed, app
 
-    chosen_policy(policy.policy, policy.threshold)  # one that cannot be read is told here
+    settings = server.settings()
+    # What cannot be read or had is told here, before anything starts: a policy, keys, a port.
+    chosen_policy(policy.policy, policy.threshold)
+    if settings.api_key_file is not None:
+        read_keys(settings.api_key_file, settings.key_limits)
+    listen(host, port).close()
     deployed = Deployed(
         **vars(model),
         **vars(policy),
         kv_cache_gb=server.kv_cache_gb,
-        server=server.settings(),
+        server=settings,
         replicas=replicas,
         cpus=cpus,
         gpus=gpus,
     )
-    listen(host, port).close()  # and so is a port that is taken
     stopped = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
