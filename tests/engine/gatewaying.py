@@ -17,6 +17,7 @@ from secondlook.edge.retry import ClientSettings
 from secondlook.engine.gateway.camera import Camera, HoldLimits
 from secondlook.engine.gateway.crops import CameraCrops
 from secondlook.engine.serve.gateway import Gateway, create_gateway_app
+from secondlook.engine.serve.settings import GatewaySettings
 
 IMPATIENT = ClientSettings(wait_budget=0, retries=0)
 
@@ -35,13 +36,14 @@ def gateway(
     crops: str | None = None,
     most: int = 8,
     settings: ClientSettings = IMPATIENT,
+    bounds: GatewaySettings | None = None,
 ) -> Iterator[httpx.Client]:
     """One that listens, and its client."""
     opened = Gateway(
         Camera(camera, hold), server, settings, None if crops is None else CameraCrops(crops), most
     )
     with (
-        listening(create_gateway_app(opened)) as url,
+        listening(create_gateway_app(opened, bounds)) as url,
         httpx.Client(base_url=url, timeout=SECONDS) as client,
     ):
         yield client

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -92,7 +92,6 @@ async def queued(app: FastAPI, questions: int) -> None:
 def listening(
     app: FastAPI,
     limits: ConnectionLimits | None = None,
-    forwarded_allow_ips: Sequence[str] = (),
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[str]:
     started = threading.Event()
@@ -105,7 +104,7 @@ def listening(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), forwarded_allow_ips, tls))
+        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), tls))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)

@@ -107,7 +107,12 @@ def test_probes_and_documents_need_no_key(tmp_path: Path, root: str) -> None:
         assert (await client.get(f"{root}/v1/model")).status_code == 401
         described = (await client.get("/openapi.json")).json()
         assert described["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
-        assert "401" in described["paths"]["/v1/answers"]["post"]["responses"]
+        paths = described["paths"]
+        for path in ("/healthz", "/readyz"):
+            assert "security" not in paths[path]["get"]
+            assert "401" not in paths[path]["get"]["responses"]
+        assert "401" in paths["/v1/answers"]["post"]["responses"]
+        assert paths["/v1/answers"]["post"]["security"] == [{"HTTPBearer": []}]
 
     served(scenario, settings=settings(tmp_path, root_path=root))
 

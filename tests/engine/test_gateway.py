@@ -272,19 +272,6 @@ def test_a_question_that_cannot_be_asked_is_told(client: httpx.Client, body: byt
     assert_error(client.post("/v1/ask", content=body), 422, "invalid_field", told)
 
 
-@pytest.mark.parametrize(
-    "headers", [{"sec-fetch-site": "cross-site"}, {"origin": "https://elsewhere.example"}]
-)
-def test_a_page_of_another_site_may_not_ask(client: httpx.Client, headers: dict[str, str]) -> None:
-    for reply in (
-        client.post("/v1/ask", json={"question": "What number?"}, headers=headers),
-        client.get("/image.jpg", headers=headers),
-    ):
-        assert (reply.status_code, reply.json()["error"]) == (403, "foreign_page")
-    own = {"sec-fetch-site": "same-origin", "origin": str(client.base_url).rstrip("/")}
-    assert client.get("/image.jpg", headers=own).status_code == 200
-
-
 def test_a_body_that_is_too_large_is_not_read(client: httpx.Client) -> None:
     assert_error(client.post("/v1/ask", content=b" " * 70_000), 413, "body_too_large")
 

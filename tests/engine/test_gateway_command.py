@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from subprocess import Popen
 
 import httpx
@@ -21,6 +22,7 @@ from engine.gatewaying import ask, gateway, sight
 from engine.serving_harness import assert_error, listening
 from secondlook.engine.cli import gateway as command
 from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.settings import ConnectionLimits, GatewaySettings
 
 SERVER = "http://127.0.0.1:9"
 # What a test has loaded stays loaded, so each runs in a process of its own, where what is heavy is not there.
@@ -118,6 +120,11 @@ def test_a_camera_that_is_silent_does_not_keep_it() -> None:
         (["http://camera/x", "--server", SERVER, "--hold-seconds", "0"], "seconds should be greater than 0"),
         (["http://camera/x", "--server", SERVER, "--header", "x"], "must look like 'Name: value'"),
         (["http://camera/x", "--server", SERVER, "--host", "300.1.1.1"], "cannot listen on"),
+        (
+            ["http://camera/x", "--server", SERVER, "--allowed-host", "a.example:80"],
+            "which is no host's name",
+        ),
+        (["http://camera/x", "--server", SERVER, "--api-key-file", "nowhere"], "the keys of nowhere cannot"),
         (["nowhere.jpg", "--server", SERVER], "there is no file like|there is no nowhere.jpg"),
     ],
 )
@@ -133,11 +140,20 @@ def test_its_options_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "configure_logging", lambda *_options: None)
     served = list[object]()
     monkeypatch.setattr(
-        "secondlook.engine.serve.gateway.serve_gateway", lambda *handed: served.extend(handed[1:3])
+        "secondlook.engine.serve.gateway.serve_gateway",
+        lambda _gateway, settings, *_: served.append(settings),
     )
-    options = ["--max-connections", "7", "--grace-seconds", "3", "--port", "0"]
+    options = ["--max-connections", "7", "--grace-seconds", "3", "--port", "0", "--host", "localhost"]
+    options += ["--api-key-file", "keys", "--allowed-host", "Eyes.example", "--allowed-host", "*"]
     assert exit_status("gateway", "http://camera/x", "--server", SERVER, *options) == 0
-    assert [getattr(served[0], "most", None), served[1]] == [7, 3.0]
+    assert served == [
+        GatewaySettings(
+            connections=ConnectionLimits(most=7),
+            grace_seconds=3.0,
+            api_key_file=Path("keys"),
+            allowed_hosts=("localhost", "eyes.example", "*"),
+        )
+    ]
 
 
 @pytest.mark.slow

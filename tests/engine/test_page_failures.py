@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from playwright.sync_api import Browser, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.browsing import CAMERA, INSECURE, PICTURE, answered, ask, browsing, choose, trouble
 from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
@@ -170,3 +171,88 @@ def test_a_question_whose_server_is_lost_is_asked_again_once(
         ask(page, "anything")
         assert answered(page) == ("second to anything" if whole else "first to anything")
     assert len(set(names)) == len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("**/v1/answers", 502), ("**/local", 500), ("**/local", 502), ("**/local", 504)]
+)
+def test_what_a_gateway_says_of_its_server_is_waited_for(
+    browser: Browser, fake_url: str, path: str, status: int
+) -> None:
+    """Once, in its own words; then it finds the server."""
+    names = list[str | None]()
+
+    def through(route: Route) -> None:
+        names.append(route.request.all_headers().get("x-session-id"))
+        if len(names) == 1:
+            route.fulfill(status=status, content_type="text/html", body="<h1>Bad Gateway</h1>")
+        else:
+            route.continue_()
+
+    with browsing(browser, fake_url, refusals=True) as page:
+        page.route(path, through)
+        choose(page, PICTURE)
+        ask(page, "anything")
+        assert answered(page) == "second to anything"
+        assert page.get_by_role("alert").is_hidden()
+    assert len(names) == 2
+    assert len(set(names)) == 1, "the same question"
+
+
+def test_a_reply_that_breaks_off_is_no_reply(browser: Browser, fake: FakeEngine) -> None:
+    cut = iter([True, False, False])
+
+    class Cutting:
+        def __init__(self, app: ASGIApp) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async def sent(message: Message) -> None:
+                if message["type"] == "http.response.body":
+                    message = {**message, "body": message["body"][:20]}
+                await send(message)
+
+            answering = scope["type"] == "http" and scope["path"] == "/v1/answers"
+            await self._app(scope, receive, sent if answering and next(cut) else send)
+
+    app = create_app(fake)
+    app.add_middleware(Cutting)
+    with listening(app) as address, browsing(browser, address, refusals=True) as page:
+        choose(page, PICTURE)
+        ask(page, "anything")
+        assert answered(page) == "second to anything"
+    assert next(cut) is False, "two first looks, of which one was cut"
+
+
+@pytest.mark.parametrize("status", [404, 502, 503])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_first_answer_stands_where_its_server_is_lost_twice_if_it_was_whole(
+    browser: Browser, fake: FakeEngine, fake_url: str, status: int, whole: bool
+) -> None:
+    """Of `long` the page has seen a part; the server, which has the rest, is gone."""
+    asked = list[str]()
+
+    def lost(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.continue_()
+            return
+        fake.rest.set()  # for the server; the page does not hear of it
+        if status == 404:
+            route.fulfill(
+                status=404, json={"error": "unknown_session", "message": "there is no such session"}
+            )
+        else:
+            route.fulfill(status=status, headers={"retry-after": "1000"}, body="Bad Gateway")
+
+    question = "anything" if whole else "long"
+    with browsing(browser, fake_url, refusals=True) as page:
+        page.route(re.compile("/v1/answers"), lost)
+        choose(page, PICTURE)
+        ask(page, question)
+        if whole:
+            assert answered(page) == f"first to {question}"
+            assert "The first answer stands" in trouble(page)
+        else:
+            assert "lost before its answer was whole" in trouble(page)
+            assert page.locator("#answer").is_hidden()

@@ -9,13 +9,18 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+from engine.chats import PATH, body, image_part, user
 from engine.crowd import ALWAYS, ask_all, check_none_lost
+from engine.fake_engine import jpeg
+from engine.serving_harness import SPOKEN
+from engine.test_keys import line, written
 from repository import ROOT
 from secondlook.edge import EdgeClient
 from secondlook.edge.wire import SESSION_HEADER
@@ -66,19 +71,26 @@ class Cluster:
         return found
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+@contextmanager
+def running(replicas: int, *options: str) -> Iterator[Cluster]:
     mark, port = uuid.uuid4().hex, free_port()
-    process = started("--replicas", "2", "--kv-cache-gb", "0.1", "--port", str(port), mark=mark)
+    arguments = "--replicas", str(replicas), "--kv-cache-gb", "0.1", "--port", str(port), *options
+    process = started(*arguments, mark=mark)
     assert process.stdout is not None
-    line = process.stdout.readline()
+    said = process.stdout.readline()
     try:
-        assert "2 replicas of demo answer on" in line, process.communicate(timeout=SECONDS)
+        assert f"{replicas} replicas of demo answer on" in said, process.communicate(timeout=SECONDS)
         yield Cluster(f"http://127.0.0.1:{port}", mark)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
     assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with running(2) as found:
+        yield found
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the replicas in /proc")
@@ -115,6 +127,58 @@ def test_the_whole_interface_is_there(cluster: Cluster) -> None:
         picture_file = ROOT / "docs" / "two-looks.jpg"
         answer = edge.ask(picture_file, "What number is on the red sign?", ALWAYS)
         assert (answer.looked_twice, answer.asked_again) == (True, False)
+
+
+FORWARDED = {"x-forwarded-for": "10.1.2.3", "x-forwarded-proto": "https"}
+
+
+def test_no_proxy_is_believed_that_is_not_named(cluster: Cluster) -> None:
+    """Nor does Ray's own believe one: the scheme of a redirection tells."""
+    moved = httpx.get(f"{cluster.url}/page", headers=FORWARDED)
+    assert moved.headers["location"] == f"{cluster.url}/page/"
+
+
+def test_keys_limits_origins_paths_and_proxies_are_those_of_a_server(tmp_path: Path) -> None:
+    keys = written(tmp_path / "keys", line("ann", "a"), line("bob", "b") + ":looks=1")
+    options = ["--api-key-file", str(keys), "--key-looks-per-minute", "2", "--max-body-mb", "1"]
+    options += ["--max-chat-body-mb", "1", "--allowed-media-domains", "localhost"]
+    options += ["--cors-origin", "https://page.example", "--root-path", "/eyes"]
+    options += ["--forwarded-allow-ips", "127.0.0.1"]
+    form = {"question": "What?", "width": "400", "height": "300", "options": '{"second_look": "never"}'}
+    picture = {"image": ("a.jpg", jpeg(), "image/jpeg")}
+    with running(1, *options) as found, httpx.Client(base_url=found.url, timeout=SECONDS) as client:
+        assert client.get("/eyes/readyz").json() == {"status": "ready"}
+        assert client.get("/v1/model", headers=SPOKEN).status_code == 401
+        moved = client.get("/eyes/page", headers={"authorization": "Bearer a"} | FORWARDED)
+        assert moved.headers["location"].startswith("https://")
+        preflight = {"origin": "https://page.example", "access-control-request-method": "POST"}
+        allowed = client.options("/eyes/v1/answers", headers=preflight)
+        assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+
+        for key, looks in (("a", 2), ("b", 1)):
+            headers = SPOKEN | {"authorization": f"Bearer {key}"}
+            for _ in range(looks):
+                asked = client.post("/v1/answers", data=form, files=picture, headers=headers)
+                assert asked.status_code == 200, asked.text
+            asked = client.post("/v1/answers", data=form, files=picture, headers=headers)
+            assert (asked.status_code, asked.json()["error"]) == (429, "rate_limited")
+
+        written(keys, line("cat", "c") + ":looks=100")  # read again
+        client.headers["authorization"] = "Bearer c"
+        large = client.post(PATH, json=body(user("What?", image_part(jpeg() + bytes(2_000_000)))))
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
+        large = client.post(
+            "/v1/answers",
+            data=form,
+            files={"image": ("a.jpg", bytes(2_000_000), "image/jpeg")},
+            headers=SPOKEN,
+        )
+        assert (large.status_code, large.json()["error"]) == (413, "body_too_large")
+        for host, told in (("other.example", "allowed-media-domains"), ("localhost", "not of the internet")):
+            part = {"type": "image_url", "image_url": {"url": f"http://{host}/a.jpg"}}
+            refused = client.post(PATH, json=body(user("What?", part)))
+            assert refused.status_code == 400
+            assert told in refused.json()["error"]["message"]
 
 
 def test_the_header_is_the_one_that_ray_goes_by() -> None:
@@ -161,3 +225,9 @@ def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
         _, told = started("--port", str(port)).communicate(timeout=SECONDS)
     assert told.startswith(f"error: cannot listen on 127.0.0.1:{port}")
     assert told.count("\n") == 1
+
+
+def test_keys_that_cannot_be_read_are_told_before_anything_starts(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    _, told = started("--api-key-file", str(gone), "--port", str(free_port())).communicate(timeout=SECONDS)
+    assert told == f"error: the keys of {gone} cannot be read: No such file or directory\n"

@@ -207,7 +207,7 @@ def test_whom_a_proxy_asks_for_is_believed_of_those_that_are_named(
     trusted: tuple[str, ...], address: str
 ) -> None:
     engine = FakeEngine()
-    with listening(create_app(engine), forwarded_allow_ips=trusted) as url:
+    with listening(create_app(engine, ServerSettings(forwarded_allow_ips=trusted))) as url:
         headers = SPOKEN | {"X-Forwarded-For": "10.1.2.3"}
         form = {"question": "sure", "width": "400", "height": "300"}
         response = httpx.post(f"{url}/v1/answers", data=form, files=image_part(), headers=headers)

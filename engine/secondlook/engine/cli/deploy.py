@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated
 
@@ -16,19 +15,13 @@ import typer
 from secondlook.edge.errors import SecondLookError
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
-    LIMITS,
-    CacheOption,
-    DeviceOption,
-    DTypeOption,
-    ModelOption,
-    PolicyOption,
-    ProfileOption,
-    RevisionOption,
-    ThresholdOption,
+    PlainModel,
+    PolicyChoice,
     VerboseOption,
+    chosen_policy,
     with_groups,
 )
-from secondlook.engine.cli.serving import NETWORK, ApiKeyFileOption
+from secondlook.engine.cli.serving import NETWORK, HostOption, RequestChoice
 
 __all__ = ["DeploymentError", "deploy"]
 
@@ -37,44 +30,14 @@ class DeploymentError(SecondLookError):
     """The replicas could not be started."""
 
 
-@dataclass(frozen=True)
-class _Model:
-    """Every replica's model, and when it looks twice."""
-
-    model: ModelOption = "demo"
-    revision: RevisionOption = None
-    profile: ProfileOption = None
-    dtype: DTypeOption = "auto"
-    device: DeviceOption = "auto"
-    threshold: ThresholdOption = None
-    policy: PolicyOption = None
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """Of every replica."""
-
-    kv_cache_gb: CacheOption = None
-    queue_size: Annotated[
-        int, typer.Option(min=1, help="Questions that may wait for a replica.", rich_help_panel=LIMITS)
-    ] = 32
-    session_ttl: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that a session waits.", rich_help_panel=LIMITS)
-    ] = 60.0
-    grace_seconds: Annotated[
-        float,
-        typer.Option(min=0.1, help="Seconds for answers after a signal to stop.", rich_help_panel=LIMITS),
-    ] = 30.0
-    api_key_file: ApiKeyFileOption = None
-
-
 def _deploy(
-    model: _Model,
-    limits: _Limits,
+    model: PlainModel,
+    policy: PolicyChoice,
+    server: RequestChoice,
     replicas: Annotated[int, typer.Option(min=1, help="Servers, each with an engine of its own.")] = 2,
     cpus: Annotated[float, typer.Option(min=0.01, help="Cores that Ray sets aside for each.")] = 1.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs, or parts of one, for each.")] = 0.0,
-    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=NETWORK)] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port to listen on.", rich_help_panel=NETWORK)
     ] = 8000,
@@ -84,15 +47,30 @@ def _deploy(
     configure_logging(verbose)
     # Ray would tell its makers that it runs here; who wants that sets the variable.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # And its proxy would believe anybody on this machine whom he asks for; the replicas know whom to believe.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     import ray
     from ray import serve
 
     from secondlook.engine.serve.app import listen
+    from secondlook.engine.serve.keys import read_keys
     from secondlook.engine.serve.ray_app import NAME, Deployed, app
 
-    deployed = Deployed(**vars(model), **vars(limits), replicas=replicas, cpus=cpus, gpus=gpus)
-    deployed.engine()  # a policy that cannot be read is told here
-    listen(host, port).close()  # and so is a port that is taken
+    settings = server.settings()
+    # What cannot be read or had is told here, before anything starts: a policy, keys, a port.
+    chosen_policy(policy.policy, policy.threshold)
+    if settings.api_key_file is not None:
+        read_keys(settings.api_key_file, settings.key_limits)
+    listen(host, port).close()
+    deployed = Deployed(
+        **vars(model),
+        **vars(policy),
+        kv_cache_gb=server.kv_cache_gb,
+        server=settings,
+        replicas=replicas,
+        cpus=cpus,
+        gpus=gpus,
+    )
     stopped = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -120,4 +98,4 @@ def _deploy(
         ray.shutdown()
 
 
-deploy = with_groups(_deploy, model=_Model, limits=_Limits)
+deploy = with_groups(_deploy, model=PlainModel, policy=PolicyChoice, server=RequestChoice)

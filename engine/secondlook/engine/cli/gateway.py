@@ -10,6 +10,8 @@ import typer
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import LIMITS, VerboseOption
 from secondlook.engine.cli.serving import (
+    NETWORK,
+    ApiKeyFileOption,
     ConnectionsOption,
     HostOption,
     LogFormatOption,
@@ -92,6 +94,16 @@ def gateway(
     ] = 30.0,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name by which it is asked, besides addresses, localhost and --host; may be given several "
+            "times; * for any.",
+            show_default="none",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    api_key_file: ApiKeyFileOption = None,
     log_format: LogFormatOption = "text",
     verbose: VerboseOption = 0,
 ) -> None:
@@ -102,16 +114,24 @@ def gateway(
     from secondlook.engine.gateway.camera import Camera, HoldLimits
     from secondlook.engine.gateway.crops import CameraCrops
     from secondlook.engine.serve.app import address_url, listen
+    from secondlook.engine.serve.foreign import is_address
     from secondlook.engine.serve.gateway import Gateway, serve_gateway
-    from secondlook.engine.serve.settings import ConnectionLimits
+    from secondlook.engine.serve.settings import ConnectionLimits, GatewaySettings
 
     settings = ClientSettings(api_key=api_key, headers=parsed_headers(header), ca=ca, wait_budget=wait_budget)
+    named = [] if not host or is_address(host) else [host]
+    bounds = GatewaySettings(
+        connections=ConnectionLimits(most=max_connections),
+        grace_seconds=grace_seconds,
+        api_key_file=api_key_file,
+        allowed_hosts=(*named, *(allowed_host or ())),
+    )
     held = Camera(camera, HoldLimits(bytes=hold_mb * 2**20, seconds=hold_seconds))
     opened = Gateway(held, server, settings, None if crops == HELD else CameraCrops(crops), max_questions)
     with listen(host, port) as listener:
         url = address_url(listener)
-        typer.echo(f"{held.name} can be asked about on {url}; {opened.url} answers (Ctrl-C ends it)")
+        told = f"{held.name} can be asked about on {url}; {opened.url} answers (Ctrl-C ends it)"
         try:
-            serve_gateway(opened, ConnectionLimits(most=max_connections), grace_seconds, listener)
+            serve_gateway(opened, bounds, listener, lambda: typer.echo(told))
         except KeyboardInterrupt:
             typer.echo("stopped", err=True)

@@ -24,6 +24,8 @@ __all__ = [
     "EncoderOption",
     "ModelChoice",
     "ModelOption",
+    "PlainModel",
+    "PolicyChoice",
     "PolicyOption",
     "ProfileOption",
     "ProviderOption",
@@ -168,14 +170,28 @@ def chosen_policy(policy: Path | None, threshold: float | None) -> PolicyFile | 
 
 
 @dataclass(frozen=True)
-class ModelChoice:
-    """Which model, where, and what encodes its pictures."""
+class PolicyChoice:
+    """When to look twice."""
+
+    threshold: ThresholdOption = None
+    policy: PolicyOption = None
+
+
+@dataclass(frozen=True)
+class PlainModel:
+    """Which model, and where."""
 
     model: ModelOption = "demo"
     revision: RevisionOption = None
     profile: ProfileOption = None
     dtype: DTypeOption = "auto"
     device: DeviceOption = "auto"
+
+
+@dataclass(frozen=True)
+class ModelChoice(PlainModel):
+    """Which model, where, and what encodes its pictures."""
+
     vision: VisionOption = "torch"
     encoder: EncoderOption = None
     provider: ProviderOption = "auto"

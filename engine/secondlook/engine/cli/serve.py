@@ -11,8 +11,7 @@ from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
     POLICY,
     ModelChoice,
-    PolicyOption,
-    ThresholdOption,
+    PolicyChoice,
     VerboseOption,
     chosen_policy,
     with_groups,
@@ -24,11 +23,9 @@ __all__ = ["serve"]
 
 
 @dataclass(frozen=True)
-class _Policy:
-    """When to look twice."""
+class _Policy(PolicyChoice):
+    """When to look twice, and what that may cost."""
 
-    threshold: ThresholdOption = None
-    policy: PolicyOption = None
     retransmission_rate: Annotated[
         float | None,
         typer.Option(

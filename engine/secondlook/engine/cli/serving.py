@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +28,7 @@ __all__ = [
     "HostOption",
     "LogFormatOption",
     "PortOption",
+    "RequestChoice",
     "ServerChoice",
     "run_until_stopped",
 ]
@@ -64,8 +65,8 @@ ApiKeyFileOption = Annotated[
 
 
 @dataclass(frozen=True)
-class ServerChoice:
-    """A server's limits, and where it listens."""
+class RequestChoice:
+    """What a server lets be asked, and by whom, wherever it listens."""
 
     kv_cache_gb: CacheOption = None
     queue_size: Annotated[
@@ -114,31 +115,12 @@ class ServerChoice:
             rich_help_panel=LIMITS,
         ),
     ] = 64
-    max_connections: ConnectionsOption = None
-    header_seconds: Annotated[
-        float, typer.Option(help="Seconds for a request's headers to arrive.", rich_help_panel=LIMITS)
-    ] = 10.0
-    body_seconds: Annotated[
-        float, typer.Option(help="Seconds for a request's body to arrive.", rich_help_panel=LIMITS)
-    ] = 30.0
     grace_seconds: Annotated[
         float,
         typer.Option(
             help="Seconds for answers and second looks after a signal to stop.", rich_help_panel=LIMITS
         ),
     ] = 30.0
-    host: HostOption = "127.0.0.1"
-    port: PortOption = 8000
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="A second port of plain http, for /metrics alone, without a key.",
-            show_default=False,
-            rich_help_panel=NETWORK,
-        ),
-    ] = None
     allowed_media_domains: Annotated[
         str,
         typer.Option(
@@ -173,20 +155,6 @@ class ServerChoice:
             rich_help_panel=NETWORK,
         ),
     ] = ""
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(
-            help="Its certificate (PEM), with those that lead to an authority's; then it speaks https.",
-            show_default=False,
-            rich_help_panel=NETWORK,
-        ),
-    ] = None
-    tls_key: Annotated[
-        Path | None,
-        typer.Option(
-            help="Its private key (PEM), without a password.", show_default=False, rich_help_panel=NETWORK
-        ),
-    ] = None
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -222,19 +190,12 @@ class ServerChoice:
         """
         from secondlook.engine.serve.settings import (
             ChatLimits,
-            ConnectionLimits,
             KeyLimits,
             PictureStoreLimits,
             ServerSettings,
             SessionLimits,
-            TlsFiles,
         )
 
-        tls = None
-        if self.tls_cert is not None and self.tls_key is not None:
-            tls = TlsFiles(self.tls_cert, self.tls_key)
-        elif (self.tls_cert, self.tls_key) != (None, None):
-            raise typer.BadParameter("--tls-cert and --tls-key go together: name both files")
         most = self.key_mb_per_minute
         limits = KeyLimits(self.key_concurrency, self.key_looks_per_minute, most and most * 2**20)
         if self.api_key_file is None and limits != KeyLimits():
@@ -253,9 +214,6 @@ class ServerChoice:
             max_bodies_bytes=self.max_bodies_mb * 2**20,
             forwarded_allow_ips=_listed(self.forwarded_allow_ips),
             sessions=sessions,
-            connections=ConnectionLimits(
-                most=self.max_connections, header_seconds=self.header_seconds, body_seconds=self.body_seconds
-            ),
             chat=chat,
             grace_seconds=self.grace_seconds,
             otlp_endpoint=self.otlp_endpoint,
@@ -263,8 +221,63 @@ class ServerChoice:
             api_key_file=self.api_key_file,
             key_limits=limits,
             cors_origins=tuple(self.cors_origin or ()),
-            tls=tls,
         )
+
+
+@dataclass(frozen=True)
+class ServerChoice(RequestChoice):
+    """The same of a server that has connections of its own, with their limits, and where it listens."""
+
+    max_connections: ConnectionsOption = None
+    header_seconds: Annotated[
+        float, typer.Option(help="Seconds for a request's headers to arrive.", rich_help_panel=LIMITS)
+    ] = 10.0
+    body_seconds: Annotated[
+        float, typer.Option(help="Seconds for a request's body to arrive.", rich_help_panel=LIMITS)
+    ] = 30.0
+    host: HostOption = "127.0.0.1"
+    port: PortOption = 8000
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="A second port of plain http, for /metrics alone, without a key.",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its certificate (PEM), with those that lead to an authority's; then it speaks https.",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its private key (PEM), without a password.", show_default=False, rich_help_panel=NETWORK
+        ),
+    ] = None
+
+    def settings(self) -> ServerSettings:
+        """
+        Raises:
+            SettingsError, typer.BadParameter: as without the connections.
+        """
+        from secondlook.engine.serve.settings import ConnectionLimits, TlsFiles
+
+        tls = None
+        if self.tls_cert is not None and self.tls_key is not None:
+            tls = TlsFiles(self.tls_cert, self.tls_key)
+        elif (self.tls_cert, self.tls_key) != (None, None):
+            raise typer.BadParameter("--tls-cert and --tls-key go together: name both files")
+        connections = ConnectionLimits(
+            most=self.max_connections, header_seconds=self.header_seconds, body_seconds=self.body_seconds
+        )
+        return replace(super().settings(), connections=connections, tls=tls)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
-from fastapi import Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import ErrorReply
-from secondlook.engine.serve.errors import reply_to
+from secondlook.engine.serve.errors import describe, reply_to
 from secondlook.engine.serve.keys import KeyRing, Meter
 
-__all__ = ["CLIENT", "OPEN_FOLDERS", "OPEN_PATHS", "Access", "OnlyMetrics"]
+__all__ = ["CLIENT", "OPEN_FOLDERS", "OPEN_PATHS", "Access", "OnlyMetrics", "guard", "wants_key"]
 
 OPEN_PATHS: Final = frozenset({"/", "/docs", "/health", "/healthz", "/openapi.json", "/readyz"})
 """What needs no key, for it tells nothing of anybody's and computes nothing."""
@@ -69,6 +70,28 @@ class OnlyMetrics:
             return
         told = ErrorReply(error="not_found", message=f"this port has {_METRICS} and nothing else")
         await JSONResponse(told.model_dump(), 404)(scope, receive, send)
+
+
+def wants_key() -> dict[str, Any]:
+    """Arguments for a FastAPI that is to be guarded, for its documents: it is `Access` that refuses, before
+    anything is read."""
+    return {"dependencies": [Depends(HTTPBearer(auto_error=False))], "responses": describe(401)}
+
+
+def guard(app: FastAPI, keys: KeyRing) -> None:
+    """Let in who has a key; and have the documents of `app`, made with `wants_key`, say what needs none."""
+    app.add_middleware(Access, keys=keys, meter=Meter())
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = described()
+        for path in OPEN_PATHS & schema["paths"].keys():
+            for operation in schema["paths"][path].values():
+                operation.pop("security", None)
+                operation["responses"].pop("401", None)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI has it
 
 
 def _is_open(scope: Scope) -> bool:

@@ -14,18 +14,18 @@ from types import FrameType
 from typing import Any, Protocol, cast
 
 import uvicorn
-from fastapi import Depends, FastAPI
-from fastapi.security import HTTPBearer
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import PROTOCOL
-from secondlook.engine.serve.access import Access, OnlyMetrics
+from secondlook.engine.serve.access import OnlyMetrics, guard, wants_key
 from secondlook.engine.serve.connections import Connection, ConnectionConfig
-from secondlook.engine.serve.errors import add_error_handlers, describe
-from secondlook.engine.serve.keys import KeyRing, Meter
+from secondlook.engine.serve.errors import add_error_handlers
+from secondlook.engine.serve.keys import KeyRing
 from secondlook.engine.serve.metrics import Metrics
 from secondlook.engine.serve.openai.chat import Chat
 from secondlook.engine.serve.openai.routes import chats
@@ -133,9 +133,7 @@ def _create(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        # For the documents: it is Access that refuses, before anything is read.
-        dependencies=[] if keys is None else [Depends(HTTPBearer(auto_error=False))],
-        responses={} if keys is None else describe(401),
+        **({} if keys is None else wants_key()),
     )
     app.state.service = service
     app.state.created = int(time.time())
@@ -159,7 +157,7 @@ def _create(
     app.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))
     # The last is the outermost.
     if keys is not None:
-        app.add_middleware(Access, keys=keys, meter=Meter())
+        guard(app, keys)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -169,6 +167,8 @@ def _create(
             expose_headers=("Retry-After", REQUEST_ID_HEADER),
         )
     app.add_middleware(EveryRequest, root_path=settings.root_path, on_response=metrics.responded)
+    if settings.forwarded_allow_ips:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.forwarded_allow_ips))
     add_error_handlers(app)
     return app
 
@@ -235,7 +235,7 @@ def serve(
     tls = None if settings.tls is None else server_context(settings.tls)
     app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
-    config = ConnectionConfig(app, settings.connections, settings.forwarded_allow_ips, tls)
+    config = ConnectionConfig(app, settings.connections, tls)
     server = GracefulServer(config, service, settings.grace_seconds, metrics)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:

@@ -18,7 +18,7 @@ import os
 import re
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, cast
 
@@ -50,7 +50,6 @@ class ConnectionConfig(uvicorn.Config):
     """uvicorn's configuration for an application on `Connection`s within `limits`.
 
     Args:
-        forwarded_allow_ips: see `ServerSettings`.
         tls: what TLS is spoken with; None: none is.
 
     Raises:
@@ -61,7 +60,6 @@ class ConnectionConfig(uvicorn.Config):
         self,
         app: Any,
         limits: ConnectionLimits,
-        forwarded_allow_ips: Sequence[str] = (),
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.limits = limits
@@ -78,9 +76,7 @@ class ConnectionConfig(uvicorn.Config):
             log_config=None,
             access_log=False,
             timeout_keep_alive=86_400,  # NEXT_REQUEST has a deadline of ours
-            # uvicorn's default believes 127.0.0.1, which is anybody on this machine.
-            proxy_headers=bool(forwarded_allow_ips),
-            forwarded_allow_ips=list(forwarded_allow_ips),
+            proxy_headers=False,  # by default it believes 127.0.0.1, which is anybody on this machine
         )
 
     def _protocol(self, **of_server: Any) -> asyncio.Protocol:

@@ -125,7 +125,7 @@ _FRAMEWORK_NAMES = {
 _DESCRIPTIONS = {
     400: "The client speaks another version of the protocol, or the body is not well-formed multipart.",
     401: "The server wants a key, and the request has none of its keys.",
-    403: "A page of another site asks.",
+    403: "A page of another site asks, or by a name that is not known here.",
     404: "No such session, no such stream, or no such frame.",
     408: "The body did not arrive in time.",
     409: "The session is answered already, or being answered.",

@@ -35,18 +35,20 @@ from secondlook.edge.wire import PROTOCOL, AnswerOptions, ModelCard
 from secondlook.engine.errors import QueueFullError, ShuttingDownError
 from secondlook.engine.gateway.camera import Camera, HeldFrame
 from secondlook.engine.gateway.crops import APPLIED, CameraCrops, LaterCrops, parsed_crop, written_crop
+from secondlook.engine.serve.access import guard, wants_key
 from secondlook.engine.serve.app import GracefulServer
 from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.errors import (
     BodyTooLargeError,
-    ForeignPageError,
     InvalidFieldError,
     add_error_handlers,
     describe,
 )
+from secondlook.engine.serve.foreign import OwnPages
+from secondlook.engine.serve.keys import KeyRing
 from secondlook.engine.serve.requests import EveryRequest
 from secondlook.engine.serve.routes import Health, while_connected
-from secondlook.engine.serve.settings import ConnectionLimits
+from secondlook.engine.serve.settings import GatewaySettings, KeyLimits
 
 __all__ = ["Gateway", "create_gateway_app", "serve_gateway"]
 
@@ -56,6 +58,9 @@ REACHABLE: Final = "reachable"
 
 _MOST_BODY: Final = 65536
 """Bytes of a question and its options."""
+
+_OURS_ALONE: Final = {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
+"""Of a picture: nobody keeps it, and no page of another origin shows it."""
 
 _PROBE_SECONDS: Final = 5.0
 _REFUSED_QUESTION: Final = 422
@@ -157,7 +162,7 @@ class Gateway:
             with self._camera.using(frame):
                 async with self._cutting:
                     jpeg = await asyncio.to_thread(frame.jpeg, region)
-        headers = {FRAME_HEADER: frame.id, AGE_HEADER: f"{frame.age:.3f}", "Cache-Control": "no-store"}
+        headers = {FRAME_HEADER: frame.id, AGE_HEADER: f"{frame.age:.3f}", **_OURS_ALONE}
         if region is not None:
             headers[APPLIED] = written_crop(region)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
@@ -235,7 +240,6 @@ class _QuestionRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_small(request: Request) -> Response:
-            _check_origin(request)
             read = 0
 
             async def receive() -> Message:
@@ -253,17 +257,6 @@ class _QuestionRoute(APIRoute):
         return handle_small
 
 
-def _check_origin(request: Request) -> None:
-    """
-    Raises:
-        ForeignPageError: a page of another site asks, in a browser whose user may not know of it.
-    """
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    ours = origin is None or origin.partition("://")[2] == request.headers.get("host")
-    if site == "cross-site" or not ours:
-        raise ForeignPageError(f"a page of {(origin or 'another site')[:200]} may not ask here")
-
-
 routes = APIRouter()
 questions = APIRouter(route_class=_QuestionRoute)
 
@@ -271,7 +264,7 @@ questions = APIRouter(route_class=_QuestionRoute)
 @questions.post(
     "/v1/ask",
     summary="Ask about the camera's newest frame",
-    responses=describe(400, 403, 404, 413, 422, 429, 502, 503),
+    responses=describe(400, 404, 413, 422, 429, 502, 503),
 )
 async def ask_question(request: Request, service: Service, asked: GatewayQuestion) -> JSONResponse:
     """Both looks at one frame. The answer is what `secondlook-edge ask --json` prints, with the `frame`, its
@@ -290,17 +283,14 @@ routes.include_router(questions)
     "/image.jpg",
     summary="The newest frame, or one that is held, or a part of it",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **describe(403, 404, 422, 503)},
+    responses={200: {"content": {"image/jpeg": {}}}, **describe(404, 422, 503)},
 )
-async def image(
-    request: Request, service: Service, frame: str | None = None, crop: str | None = None
-) -> Response:
+async def image(service: Service, frame: str | None = None, crop: str | None = None) -> Response:
     """The frame's id is in the header `X-Frame`, its age in seconds in `X-Frame-Age`.
 
     `crop` is XxYxWxH, whose corner is brought to a grid of 16 pixels, outwards: `X-Crop-Applied` tells what
     is shown.
     """
-    _check_origin(request)
     return await service.image(frame, crop)
 
 
@@ -322,8 +312,15 @@ async def readyz(service: Service) -> JSONResponse:
     return JSONResponse({"status": "ready", **states})
 
 
-def create_gateway_app(gateway: Gateway) -> FastAPI:
-    """An application that serves a gateway, and closes it in the end."""
+def create_gateway_app(gateway: Gateway, settings: GatewaySettings | None = None) -> FastAPI:
+    """An application that serves a gateway, and closes it in the end.
+
+    Raises:
+        SettingsError: the keys cannot be read.
+    """
+    settings = settings or GatewaySettings()
+    keys = None if settings.api_key_file is None else KeyRing(settings.api_key_file, KeyLimits())
+    described = {} if keys is None else wants_key()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -333,23 +330,35 @@ def create_gateway_app(gateway: Gateway) -> FastAPI:
             await gateway.close()
 
     app = FastAPI(
-        title="secondlook gateway", version=PROTOCOL, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="secondlook gateway",
+        version=PROTOCOL,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        **described | {"responses": describe(403) | described.get("responses", {})},
     )
     app.state.gateway = gateway
     app.include_router(routes)
+    # The last is the outermost.
+    if keys is not None:
+        guard(app, keys)
+    app.add_middleware(OwnPages, hosts=settings.allowed_hosts)
     app.add_middleware(EveryRequest)
     add_error_handlers(app)
     return app
 
 
 def serve_gateway(
-    gateway: Gateway, limits: ConnectionLimits, grace_seconds: float, listener: socket.socket
+    gateway: Gateway, settings: GatewaySettings, listener: socket.socket, on_ready: Callable[[], None]
 ) -> None:
     """Answer on `listener` until SIGINT or SIGTERM; then what is being answered is finished.
 
+    `on_ready` is called once nothing is known that would keep it from that.
+
     Raises:
-        SettingsError: more connections than this process may open.
+        SettingsError: more connections than this process may open, or keys that cannot be read.
         KeyboardInterrupt: after SIGINT, once everything has ended.
     """
-    config = ConnectionConfig(create_gateway_app(gateway), limits)
-    GracefulServer(config, gateway, grace_seconds).run(sockets=[listener])
+    config = ConnectionConfig(create_gateway_app(gateway, settings), settings.connections)
+    on_ready()
+    GracefulServer(config, gateway, settings.grace_seconds).run(sockets=[listener])

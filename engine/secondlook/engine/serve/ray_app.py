@@ -13,13 +13,16 @@ replica starts.
 
 # Without `from __future__ import annotations`: Ray reads the type of an application's argument as it stands.
 import gc
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from ray import serve
 
-from secondlook.engine.serve.settings import ServerSettings, SessionLimits
+from secondlook.edge.errors import SettingsError
+from secondlook.edge.validation import from_json
+from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -44,8 +47,8 @@ class Deployed(BaseModel):
         replicas: servers, each with an engine of its own.
         cpus, gpus: what Ray sets aside for each; without a GPU it sees none. As many threads compute.
         policy: a file of `secondlook calibrate threshold`, in place of a threshold.
-        queue_size, session_ttl, grace_seconds, api_key_file: each server's, as of `secondlook serve`; a
-            key's limits count in each. None is about connections, which Ray has.
+        server: each server's settings, as of `secondlook serve`; a key's limits count in each. Connections
+            and TLS are Ray's. As JSON, too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,10 +64,19 @@ class Deployed(BaseModel):
     threshold: NonNegativeFloat | None = None
     policy: Path | None = None
     kv_cache_gb: PositiveFloat | None = None
-    queue_size: PositiveInt = 32
-    session_ttl: PositiveFloat = 60.0
-    grace_seconds: PositiveFloat = 30.0
-    api_key_file: Path | None = None
+    server: ServerSettings = ServerSettings()
+
+    @field_validator("server", mode="before")
+    @classmethod
+    def _settings(cls, given: object) -> ServerSettings:
+        """What a file of Ray's or its command line has, by the rules for JSON."""
+        if not isinstance(given, ServerSettings):
+            given = from_json(ServerSettings, given if isinstance(given, str) else json.dumps(given))
+        if (given.connections, given.tls) != (ConnectionLimits(), None):
+            raise SettingsError(
+                "connections and tls are Ray's own here: leave them out of the server's settings"
+            )
+        return given
 
     def engine(self) -> "EngineOptions":
         """What each replica's engine is made of; raises `PolicyFileError`."""
@@ -82,15 +94,6 @@ class Deployed(BaseModel):
             profile=self.profile,
         )
 
-    def server(self) -> ServerSettings:
-        """Each server's settings."""
-        return ServerSettings(
-            queue_size=self.queue_size,
-            sessions=SessionLimits(seconds=self.session_ttl),
-            grace_seconds=self.grace_seconds,
-            api_key_file=self.api_key_file,
-        )
-
 
 class Replica:
     """One server: the application of `create_app`, whose lifespan Ray begins and ends."""
@@ -105,7 +108,7 @@ class Replica:
         from secondlook.engine.opening import load_engine
         from secondlook.engine.serve.app import create_app
 
-        served = create_app(load_engine(self._deployed.engine()), self._deployed.server())
+        served = create_app(load_engine(self._deployed.engine()), self._deployed.server)
         # What is there now stays: see `secondlook.engine.cli.serving`.
         gc.collect()
         gc.freeze()
@@ -126,7 +129,7 @@ def app(deployed: Deployed) -> serve.Application:
         num_replicas=deployed.replicas,
         ray_actor_options={"num_cpus": deployed.cpus, "num_gpus": deployed.gpus},
         max_ongoing_requests=_MOST_ONGOING,
-        graceful_shutdown_timeout_s=deployed.grace_seconds,
+        graceful_shutdown_timeout_s=deployed.server.grace_seconds,
         health_check_period_s=1.0,
         request_router_config={"request_router_class": _ROUTER},
     )

@@ -40,7 +40,7 @@ _CLIENT_LEFT = 499
 
 
 class EveryRequest:
-    """ASGI middleware; the outermost but the one for unforeseen errors.
+    """ASGI middleware; the outermost but the one for unforeseen errors, and the one that believes proxies.
 
     Args:
         root_path: where a proxy serves `app`; the proxy may pass that part of the path on, or take it away.

@@ -18,6 +18,7 @@ from secondlook.engine.errors import PictureMismatchError
 __all__ = [
     "ChatLimits",
     "ConnectionLimits",
+    "GatewaySettings",
     "KeyLimits",
     "PictureStoreLimits",
     "ServerSettings",
@@ -141,13 +142,17 @@ class PictureStoreLimits:
     seconds: PositiveFloat = 600.0
 
 
-def _host(text: str) -> str:
-    if not re.fullmatch(r"[^\s/@?#\[\]]+", text) or re.search(r":\d+$", text):
-        raise SettingsError(
-            f"--allowed-media-domains (allowed_media_domains) has {text!r}, which is no host's name, such as "
-            "pictures.example"
-        )
-    return text.lower()
+def _host_of(option: str) -> AfterValidator:
+    def host(text: str) -> str:
+        if not re.fullmatch(r"[^\s/@?#\[\]]+", text) or re.search(r":\d+$", text):
+            raise SettingsError(f"{option} has {text!r}, which is no host's name, such as pictures.example")
+        return text.lower()
+
+    return AfterValidator(host)
+
+
+_MediaDomain = Annotated[str, _host_of("--allowed-media-domains (allowed_media_domains)")]
+_AllowedHost = Annotated[str, _host_of("--allowed-host (allowed_hosts)")]
 
 
 @validated(frozen=True)
@@ -164,9 +169,26 @@ class ChatLimits:
 
     max_body_bytes: PositiveInt = 20 * _MEBIBYTE
     max_pixels: PositiveInt = 64_000_000
-    allowed_media_domains: tuple[Annotated[str, AfterValidator(_host)], ...] = ()
+    allowed_media_domains: tuple[_MediaDomain, ...] = ()
     fetch_seconds: PositiveFloat = 5.0
     pictures: PictureStoreLimits = PictureStoreLimits()
+
+
+@validated(frozen=True)
+class GatewaySettings:
+    """A gateway's bounds towards those that ask it.
+
+    Attributes:
+        connections: see `ConnectionLimits`.
+        grace_seconds: how long a gateway that was told to stop waits for answers.
+        api_key_file: who may ask, see `secondlook.engine.serve.keys`; None: anybody.
+        allowed_hosts: names by which it is reached, see `secondlook.engine.serve.foreign`; "*": any.
+    """
+
+    connections: ConnectionLimits = ConnectionLimits()
+    grace_seconds: PositiveFloat = 30.0
+    api_key_file: Path | None = None
+    allowed_hosts: tuple[_AllowedHost, ...] = ()
 
 
 @validated(frozen=True)

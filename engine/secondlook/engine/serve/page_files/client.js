@@ -4,6 +4,7 @@ const PROTOCOL = "2.2";
 const PATIENCE = 60; // seconds that one question may wait for a server that is away or busy
 const LOST_TRIES = 3; // a lost connection is tried again more often than people like to wait
 const [FIRST_WAIT, LONGEST_WAIT] = [0.5, 4];
+const GATEWAYS = [500, 502, 503, 504]; // where they are not in the server's own words
 
 /** The conversation failed; the message is for people. `status` is 0 where there was no reply. */
 export class Trouble extends Error {
@@ -24,6 +25,7 @@ const WORDS = {
   engine_failed: "The model failed on this question. Try another picture or question.",
 };
 const LOST = "The server does not answer. Is it running, and is this device on its network?";
+const PARTIAL = "The server was lost before its answer was whole. Ask again.";
 const KEY = "The server wants a key, or refuses this one. Enter it under Settings.";
 
 /** One server; `key()` is its key, or "", and goes with every request as a bearer token. */
@@ -32,7 +34,6 @@ export class Client {
     this.key = key;
   }
 
-  /** The model card. */
   card(signal, onWait) {
     return this.request("GET", "v1/model", {}, { signal, onWait });
   }
@@ -45,12 +46,12 @@ export class Client {
    *   {stage: "local", image, sent}    the second look's picture
    *   {stage: "done", reply, failure}  what stands; `failure`: why there was no second look
    *
-   * `picture` is a `Picture`, `options` an `AnswerOptions`. Trouble or TooSlender: there is no first answer.
+   * `picture` is a `Picture`, `options` an `AnswerOptions`. Trouble or TooSlender: no answer stands.
    */
   async *ask(card, picture, question, options, { signal, onWait, again = true }) {
     const global = await picture.globalImage(card.global_view);
-    const form = { question, width: picture.width, height: picture.height, options: JSON.stringify(options) };
-    const body = await packed({ ...form, image: global.jpeg });
+    const { width, height } = picture;
+    const body = await packed({ question, width, height, options: JSON.stringify(options), image: global.jpeg });
     const name = Array.from(crypto.getRandomValues(new Uint32Array(6)), (n) => n.toString(16)).join("");
     yield { stage: "global", image: global, sent: body.bytes.byteLength };
     const first = await this.request("POST", "v1/answers", body, { signal, onWait, name });
@@ -82,16 +83,18 @@ export class Client {
     }
   }
 
-  /** Tell the server that a session will not go on; what it says that stands, or the first reply. */
-  async giveUp(session, first, error, name) {
-    const known = error.status !== 404 && !(error.status === 410 && first.answer.complete);
-    const kept = { ...first, status: "final" };
-    if (!known || (error instanceof Trouble && !error.status && first.answer.complete)) return kept;
-    try {
-      return await this.request("DELETE", session, {}, { patience: 0, name });
-    } catch {
-      return kept; // the first failure is the one to tell
+  /** Tell the server that a session will not go on; what it says that stands, or the first reply if that is whole. */
+  async giveUp(session, first, { status }, name) {
+    const { complete } = first.answer;
+    if (status !== 404 && !(complete && [0, 410].includes(status))) {
+      try {
+        return await this.request("DELETE", session, {}, { patience: 0, name });
+      } catch {
+        // the first failure is the one to tell
+      }
     }
+    if (!complete) throw new Trouble(PARTIAL);
+    return { ...first, status: "final" };
   }
 
   /** JSON of one request, which is repeated while the server is busy and there is patience; `name`: of its
@@ -120,16 +123,19 @@ async function attempted(path, options) {
   let content;
   try {
     response = await fetch(path, { ...options, cache: "no-store" }); // relative: whatever path a proxy adds
-    content = await response.json().catch(() => null);
+    content = await response.json().catch((error) => {
+      if (!(error instanceof SyntaxError)) throw error;
+    });
   } catch (error) {
     if (options.signal?.aborted) throw error;
     return { trouble: new Trouble(LOST), wanted: 0 };
   }
   if (response.ok && content) return { reply: content };
   const { status } = response;
+  const wanted = Number(response.headers.get("retry-after")) || 0;
+  if (GATEWAYS.includes(status) && !content?.error) return { trouble: new Trouble(LOST, 503), wanted };
   const told = WORDS[content?.error] ?? (status === 401 || status === 403 ? KEY : content?.message);
   const message = told ?? `The server's answer is not one of secondlook (status ${status}).`;
-  const wanted = Number(response.headers.get("retry-after")) || 0;
   return { trouble: new Trouble(message, status), wanted };
 }
 
@@ -146,10 +152,7 @@ async function packed(fields) {
 
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, 1000 * seconds);
-    signal?.addEventListener("abort", () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    });
+    setTimeout(resolve, 1000 * seconds);
+    signal?.addEventListener("abort", () => reject(signal.reason));
   });
 }

@@ -93,18 +93,14 @@ function choose(file) {
 
 async function startCamera() {
   clear();
-  if (!navigator.mediaDevices) {
-    tell(new Trouble(INSECURE));
-    return;
-  }
+  if (!navigator.mediaDevices) return tell(new Trouble(INSECURE));
   try {
     const wanted = { facingMode: { ideal: "environment" }, width: { ideal: 4096 }, height: { ideal: 3072 } };
     $("video").srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted });
     await $("video").play();
   } catch (error) {
     stopCamera();
-    tell(CAMERA[error.name] ? new Trouble(CAMERA[error.name]) : error);
-    return;
+    return tell(CAMERA[error.name] ? new Trouble(CAMERA[error.name]) : error);
   }
   $("camera").textContent = "Stop camera";
   $("picture").textContent = "Asking takes the picture.";
@@ -172,11 +168,9 @@ function showLook(look, { text, uncertainty, complete }) {
 }
 
 /** Put an element over a part of the picture, which has this size in the same units. */
-function lay({ style }, { left, top, width, height }, size) {
-  style.left = `${(100 * left) / size.width}%`;
-  style.top = `${(100 * top) / size.height}%`;
-  style.width = `${(100 * width) / size.width}%`;
-  style.height = `${(100 * height) / size.height}%`;
+function lay({ style }, box, size) {
+  for (const side of ["left", "width"]) style[side] = `${(100 * box[side]) / size.width}%`;
+  for (const side of ["top", "height"]) style[side] = `${(100 * box[side]) / size.height}%`;
 }
 
 function showRegion({ left, top, right, bottom }) {
@@ -240,16 +234,18 @@ async function ask(question) {
     const options = { second_look: $("twice").value, relevance: $("mapped").checked };
     const sent = [];
     for await (const step of client.ask(card, picture, question, options, { signal, onWait: waiting })) {
-      if (step.stage === "global" || step.stage === "local") {
+      const { stage, reply } = step;
+      if (step.image) {
+        const first = stage === "global";
         sent.push(step.sent);
-        showSent(step.stage === "global" ? "first" : "second", step.image, step.sent);
+        showSent(first ? "first" : "second", step.image, step.sent);
         showBytes(sent);
-        status(step.stage === "global" ? "The first look …" : "Unsure: looking closer at the marked part …");
-      } else if (step.stage === "first") {
-        showLook("first", step.reply.first);
-        showAnswer(step.reply.answer.text);
-        if (step.reply.relevance) showHeat(step.reply.relevance);
-        if (step.reply.region) showRegion(step.reply.region);
+        status(first ? "The first look …" : "Unsure: looking closer at the marked part …");
+      } else if (stage === "first") {
+        showLook("first", reply.first);
+        showAnswer(reply.answer.text);
+        if (reply.relevance) showHeat(reply.relevance);
+        if (reply.region) showRegion(reply.region);
       } else showDone(step);
     }
   } catch (error) {
@@ -267,10 +263,7 @@ async function ask(question) {
 }
 
 async function submitted() {
-  if (asking) {
-    asking.abort();
-    return;
-  }
+  if (asking) return asking.abort();
   await opening;
   clear();
   $("second").hidden = true;
@@ -279,8 +272,7 @@ async function submitted() {
   try {
     if ($("video").srcObject) await takeFrame();
   } catch (error) {
-    tell(error);
-    return;
+    return tell(error);
   }
   if (picture) await ask($("question").value);
   else tell(new Trouble("Choose a picture first, or use the camera."));

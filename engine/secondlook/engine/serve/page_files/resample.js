@@ -31,9 +31,7 @@ const FILTERS = {
 export function resized(source, box, size, filter) {
   const across = Math.trunc(box.width / size.width / GAP) || 1;
   const down = Math.trunc(box.height / size.height / GAP) || 1;
-  const reduced = reduce(source, box, across, down);
-  let { data, width } = reduced;
-  const { height } = reduced;
+  let { data, width, height } = reduce(source, box, across, down);
   if (size.width !== width || box.width !== width * across) {
     const span = Math.fround(box.width / across); // Pillow's boxes have single precision
     data = filtered(data, height, width, size.width, span, [4, 4 * width, 4 * size.width], FILTERS[filter]);
