@@ -1,6 +1,6 @@
 # make demo     a dozen pictures asked through edge and server, on an embedded model (MODEL=demo-qwen: the second)
 # make demo-stream  a minute of a moving camera through edge, site and cloud, live and as a film
-# make test     the tests, but for the slow ones: some 15 minutes on two cores
+# make test     the tests, but for the slow ones, in two processes of a thread each (JOBS=4: in four)
 # make test-all  all tests, as continuous integration runs them
 # make check    lint, format and types
 # make bench    a quick measurement of accuracy and retransmission
@@ -17,6 +17,7 @@ READY := $(VENV)/.ready
 
 OUT ?= out/gpu-check
 MODEL ?= demo
+JOBS ?= 2
 
 .PHONY: demo demo-stream test test-all check bench figures gpu-check clean
 
@@ -27,7 +28,7 @@ demo-stream: $(READY)
 	$(BIN)/secondlook demo-stream
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q

@@ -1,7 +1,8 @@
 """The Markdown files of the repository: their blocks of code, their links, and the commands that they name.
 
 * Python blocks of a document are run from top to bottom as one program. An address with port 8000, whatever
-  its host, is a server on the embedded model; a picture that is named in quotes exists.
+  its host, is a server on the embedded model; but keys.… is one with keys, gateway.… one of a camera, and
+  several.… two servers, one of which goes away. A picture and a result that are named in quotes exist.
 * In `console` blocks a command follows `$ `, the other lines are output; in `bash` blocks every line is one.
   Commands are not run, but programs, subcommands, options, make's targets and pip's extras must exist.
 * `<!-- not run: reason -->` right before a block: it is compiled, or its commands are not looked at.

@@ -10,9 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from secondlook.benchmarks import browser
-from secondlook.benchmarks.browser import bench_browser, headless
+from secondlook.benchmarks.browser import headless
 from secondlook.benchmarks.commands import MeasurementError
-from secondlook.benchmarks.options import BrowserRun
 from secondlook.benchmarks.report import tables
 from secondlook.engine.cli import command_line
 
@@ -20,8 +19,18 @@ DIFFERENCES = ("doubt_difference", "doubt_distance", "accuracy_difference", "dec
 
 
 @pytest.fixture(scope="module")
-def report() -> dict[str, Any]:
-    return bench_browser(BrowserRun(count=4, resized=2, seed=3))
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench") / "browser.json"
+
+
+@pytest.fixture(scope="module")
+def report(kept: Path) -> dict[str, Any]:
+    """The last line of the command."""
+    arguments = ["bench", "browser", "--count", "4", "--resized", "2", "--output", str(kept)]
+    done = CliRunner().invoke(command_line(), arguments)
+    assert done.exit_code == 0, done.output
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
 @pytest.mark.needs_chromium
@@ -43,17 +52,11 @@ def test_the_edge_does_not_differ_from_itself(report: dict[str, Any]) -> None:
 
 
 @pytest.mark.needs_chromium
-def test_the_command_ends_with_one_object(tmp_path: Path) -> None:
-    kept = tmp_path / "browser.json"
-    done = CliRunner().invoke(
-        command_line(), ["bench", "browser", "--count", "2", "--resized", "1", "--output", str(kept)]
-    )
-    assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told == json.loads(kept.read_text(encoding="utf-8"))
-    assert (told["bench"], told["count"], told["seed"]) == ("browser", 2, 5151)
-    assert told["environment"]["pillow"]
-    shown = tables.measured("browser", told)
+def test_the_command_ends_with_one_object(report: dict[str, Any], kept: Path) -> None:
+    assert report == json.loads(kept.read_text(encoding="utf-8"))
+    assert (report["bench"], report["count"], report["seed"]) == ("browser", 4, 5151)
+    assert report["environment"]["pillow"]
+    shown = tables.measured("browser", report)
     assert "| best threshold |" in shown
     assert "| halving, by `drawImage` |" in shown
 

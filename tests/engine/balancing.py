@@ -30,11 +30,13 @@ class Balancer(BaseHTTPRequestHandler):
     Attributes:
         replicas: addresses, host:port.
         served: of each request the session and the replica.
+        last: after so many requests the replica of the latest is gone; 0: never.
     """
 
     protocol_version = "HTTP/1.1"
     replicas: ClassVar[list[str]]
     served: ClassVar[list[tuple[str, str]]]
+    last: ClassVar[int]
 
     def do_GET(self) -> None:
         self._pass_on()
@@ -55,6 +57,8 @@ class Balancer(BaseHTTPRequestHandler):
                 except OSError:
                     continue  # it is gone: the next one, as nothing was sent yet
                 self.served.append((name, replica))
+                if len(self.served) == self.last:
+                    self.replicas.remove(replica)
                 try:
                     upstream.request(self.command, self.path, body, dict(self.headers))
                     reply = upstream.getresponse()
@@ -76,9 +80,9 @@ class Balancer(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def balanced(*replicas: str) -> Iterator[tuple[str, type[Balancer]]]:
+def balanced(*replicas: str, last: int = 0) -> Iterator[tuple[str, type[Balancer]]]:
     """A balancer's address, and what it does."""
-    handler = type("Fresh", (Balancer,), {"replicas": list(replicas), "served": []})
+    handler = type("Fresh", (Balancer,), {"replicas": list(replicas), "served": [], "last": last})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         try:

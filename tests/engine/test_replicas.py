@@ -43,6 +43,13 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 @pytest.fixture
 def replicas() -> Iterator[dict[str, Popen[str]]]:
+    """Two for a test alone, which may kill them."""
+    with two_replicas() as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def lasting_replicas() -> Iterator[dict[str, Popen[str]]]:
     with two_replicas() as both:
         yield both
 
@@ -84,8 +91,10 @@ def test_a_replica_killed_between_the_looks_costs_a_question_asked_again(
         assert not ask(url, lambda stage: None).asked_again
 
 
-def test_both_looks_of_a_question_meet_the_same_replica(ask: Ask, replicas: dict[str, Popen[str]]) -> None:
-    with balanced(*replicas) as (url, balancer):
+def test_both_looks_of_a_question_meet_the_same_replica(
+    ask: Ask, lasting_replicas: dict[str, Popen[str]]
+) -> None:
+    with balanced(*lasting_replicas) as (url, balancer):
         for _ in range(QUESTIONS):
             answer = ask(url, lambda stage: None)
             assert (answer.looked_twice, answer.asked_again) == (True, False)

@@ -336,7 +336,7 @@ def test_the_shutdown_ends_streams() -> None:
             await until(lambda: 0 in cloud.asked)
             engine.gate.clear()
             sent = asyncio.create_task(send(client, name, 1))
-            await entered(engine)
+            await entered(engine, 2)  # frame 0's look, and this one's
             after = asyncio.create_task(send(client, name, 2))
             await until(lambda: service._open[name]._waiting is not None)
             service._looks.begin_shutdown()

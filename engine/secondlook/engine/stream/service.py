@@ -237,10 +237,14 @@ class StreamService:
             await asyncio.sleep(_LOOK_SECONDS)
             if self._looks.stopping:
                 self._end_all("the server is shutting down")
-            idle = self.settings.idle_seconds
-            for name, live in list(self._open.items()):
-                if not live.busy and self._clock() - live.touched >= idle:
-                    self._end(name, f"no frame came within {idle:g} s")
+            self._end_idle()
+
+    def _end_idle(self) -> None:
+        """A function of its own, so that no stream that has ended is held on to until the next look."""
+        idle = self.settings.idle_seconds
+        for name, live in list(self._open.items()):
+            if not live.busy and self._clock() - live.touched >= idle:
+                self._end(name, f"no frame came within {idle:g} s")
 
     def _end_all(self, reason: str) -> None:
         for name in list(self._open):
