@@ -23,6 +23,9 @@ from secondlook.benchmarks.peers.tasks import VllmEngine, Worker, vllm_environme
 from secondlook.benchmarks.report import tables
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
+NAMES = ["first token, ms", "each further token, ms", "answer, ms", "two looks, ms", "answers a second"]
+"""Of the metrics, as the documents have them."""
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -94,8 +97,9 @@ def test_engines_in_their_own_processes_answer_alike() -> None:
     on = {"device": "A CPU", "torch": "2.99", "transformers": "5.0", "commit": None}
     more = {"preset": "tiny", "threads": 1, "new_tokens": 3, "load_tokens": 2, "clients": 2}
     shown = tables.measured("peers", {**report, **more, "environment": on})
-    assert "| float32 | 1 | two looks, ms |" in shown
-    assert "secondlook" in shown
+    head, line, *body = shown[shown.index("| precision") :].splitlines()
+    assert {row.count("|") for row in (head, line, *body)} == {head.count("|")}
+    assert [row.split(" | ")[1:3] for row in body] == [[str(busy), name] for busy in (0, 1) for name in NAMES]
 
 
 def test_a_peer_that_is_missing_is_named_before_anything_is_measured(
@@ -123,10 +127,12 @@ def test_an_environment_without_vllm_is_none(tmp_path: Path) -> None:
 
 
 def test_what_a_process_said_last_is_told(tmp_path: Path) -> None:
-    worker = Worker(
-        [sys.executable, "-c", "raise SystemExit('no such weights')"], os.environ, tmp_path / "one"
-    )
+    unready = "raise SystemExit('no such weights')"
     with pytest.raises(MeasurementError, match="one failed; the last it said: no such weights"):
+        Worker([sys.executable, "-c", unready], os.environ, tmp_path / "one")
+    failing = "import os, pickle, sys; os.write(1, pickle.dumps(0)); os.read(0, 1); sys.exit('too large')"
+    worker = Worker([sys.executable, "-c", failing], os.environ, tmp_path / "two")
+    with pytest.raises(MeasurementError, match="two failed; the last it said: too large"):
         worker.ask("look")
     worker.close()
 

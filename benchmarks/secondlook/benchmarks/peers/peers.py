@@ -103,7 +103,11 @@ def _rounds(
                 *run.clients * [(False, run.load_tokens)],
             )
         )
-        arguments: dict[str, tuple[Any, ...]] = {"look": (one,), "two_looks": (two,), "load": (many, run.clients)}
+        arguments: dict[str, tuple[Any, ...]] = {
+            "look": (one,),
+            "two_looks": (two,),
+            "load": (many, run.clients),
+        }
         for task, peer in _turn(list(asked), index):
             told = asked[peer].ask(task, *arguments[task])
             yield Sample(precision.value, busy, peer.value, index, told)

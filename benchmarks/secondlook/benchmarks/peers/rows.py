@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["METRICS", "OURS", "Sample", "ahead", "peer_rows", "same_tokens"]
+__all__ = ["METRICS", "OURS", "Sample", "ahead", "peer_rows", "same_tokens", "times_as_fast"]
 
 OURS: Final = "ours"
 METRICS: Final = ("first_token_ms", "per_token_ms", "final_ms", "two_looks_ms", "answers_per_second")
@@ -35,6 +35,7 @@ class Sample:
 
 def peer_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """A row for each precision, load, metric and peer: the median, the least and the most of so many."""
+    measured = list(dict.fromkeys((sample.precision, sample.busy) for sample in samples))
     found = defaultdict[tuple[str, int, str, str], list[float]](list)
     for sample in samples:
         for metric in sample.told.keys() & METRICS:
@@ -47,19 +48,30 @@ def peer_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
             "most": max(values),
             "count": len(values),
         }
-        for key, values in sorted(found.items(), key=lambda item: (item[0][:2], METRICS.index(item[0][2])))
+        for key, values in sorted(
+            found.items(), key=lambda item: (measured.index(item[0][:2]), METRICS.index(item[0][2]))
+        )
     ]
 
 
 def ahead(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """How many times as fast as each peer ours is where that is least; below 1 it is behind there."""
-    cells = {(row["precision"], row["busy"], row["metric"], row["peer"]): row["median"] for row in rows}
     times = defaultdict[str, list[float]](list)
-    for (*cell, peer), theirs in cells.items():
-        ours = cells.get((*cell, OURS))
-        if peer != OURS and ours is not None:
-            times[peer].append(ours / theirs if cell[-1] == "answers_per_second" else theirs / ours)
+    for (*_, peer), each in times_as_fast(rows).items():
+        times[peer].append(each)
     return {peer: min(each) for peer, each in times.items()}
+
+
+def times_as_fast(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int, str, str], float]:
+    """By precision, load, metric and peer, how many times as fast as that peer ours is."""
+    cells = {(row["precision"], row["busy"], row["metric"], row["peer"]): row["median"] for row in rows}
+    times = dict[tuple[str, int, str, str], float]()
+    for (precision, busy, metric, peer), theirs in cells.items():
+        ours = cells.get((precision, busy, metric, OURS))
+        if peer != OURS and ours is not None:
+            more_is_better = metric == "answers_per_second"
+            times[precision, busy, metric, peer] = ours / theirs if more_is_better else theirs / ours
+    return times
 
 
 def same_tokens(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

@@ -41,14 +41,23 @@ _NOT_VLLM: Final = ("PYTHONPATH", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOC
 
 
 class Worker:
-    """An engine in a process of its own; `errors` has what it writes."""
+    """An engine in a process of its own, that is ready."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], errors: Path) -> None:
+        """Start it, and wait until it says by anything at all that it is ready.
+
+        Args:
+            errors: the file for what it writes.
+
+        Raises:
+            MeasurementError: it ended before; with what it said last.
+        """
         self._errors = errors
         with errors.open("wb") as said:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=dict(environment)
             )
+        self._told()
 
     def ask(self, task: str, *arguments: Any) -> Any:
         """Have a task done, and wait for what comes of it.
@@ -57,12 +66,17 @@ class Worker:
             MeasurementError: the process is gone; with what it said last.
         """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
+        with suppress(OSError):  # of one that is gone; it is told below
             pickle.dump((task, arguments), self._process.stdin)
             self._process.stdin.flush()
+        return self._told()
+
+    def _told(self) -> Any:
+        assert self._process.stdout is not None
+        try:
             return pickle.load(self._process.stdout)
-        except (EOFError, OSError) as error:
+        except EOFError as error:
+            self.close()
             said = self._errors.read_text(encoding="utf-8", errors="replace")[-_SAID:]
             raise MeasurementError(f"{self._errors.name} failed; the last it said: {said}") from error
 
@@ -83,7 +97,8 @@ class Worker:
 def engines(
     peers: Sequence[Peer], model: VisionLanguageModel, folder: Path, precision: str, vllm: Path | None
 ) -> Iterator[dict[Peer, Engine]]:
-    """A process for each peer, those of transformers' in one, while the block runs.
+    """A process for each peer, those of transformers' in one, while the block runs. One starts after the
+    other, for ours measures something as it loads.
 
     Args:
         model: of the folder, without weights.

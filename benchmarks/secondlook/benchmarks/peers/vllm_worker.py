@@ -109,13 +109,15 @@ async def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     peer = Vllm(*sys.argv[1:])
+    told: object = "ready"
     while True:
+        pickle.dump(told, answers)
+        answers.flush()
         try:
             task, arguments = await asyncio.to_thread(pickle.load, sys.stdin.buffer)
         except EOFError:
             return
-        pickle.dump(await getattr(peer, task)(*arguments), answers)
-        answers.flush()
+        told = await getattr(peer, task)(*arguments)
 
 
 if __name__ == "__main__":  # its own processes begin by importing this again

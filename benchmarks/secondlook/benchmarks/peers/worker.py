@@ -159,14 +159,15 @@ def main() -> None:
         peers = {OURS: Ours(Path(folder), precision)}
     else:
         peers = {flow.name: Transformers(flow) for flow in flows_on(Path(folder), precision)}
+    told: object = "ready"
     while True:
+        pickle.dump(told, answers)
+        answers.flush()
         try:
             task, (peer, *arguments) = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         told = getattr(peers[peer], task)(*arguments)
-        pickle.dump(told, answers)
-        answers.flush()
 
 
 if __name__ == "__main__":

@@ -146,15 +146,17 @@ def _latency_rows(report: Report, flows: Mapping[str, str]) -> list[list[str]]:
 
 
 def _peer_rows(report: Report, engines: Mapping[str, str]) -> list[list[str]]:
+    from secondlook.benchmarks.peers.rows import times_as_fast
+
     found = {(r["precision"], r["busy"], r["metric"], r["peer"]): r["median"] for r in report["rows"]}
-    cells = dict.fromkeys(cell[:3] for cell in found)
-    return [
-        [
-            *(precision, str(busy), _PEERS[metric]),
-            *(_cell(found.get((precision, busy, metric, peer)), digits) for peer in engines),
-        ]
-        for precision, busy, metric in cells
-    ]
+    times = times_as_fast(report["rows"])
+    rows = []
+    for precision, busy, metric in dict.fromkeys(cell[:3] for cell in found):
+        beside = [each for cell, each in times.items() if cell[:3] == (precision, busy, metric)]
+        cells = [_cell(found.get((precision, busy, metric, peer)), digits) for peer in engines]
+        least = f"{min(beside):.2f}" if beside else NONE
+        rows.append([precision, str(busy), _PEERS[metric], *cells, least])
+    return rows
 
 
 def _written(macro: str, *values: object) -> str:
