@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
+from secondlook.benchmarks.checkpoints import save_model
 from secondlook.engine.models.settings import LOCALISATION_FILE, SETTINGS_FILE
 from training.architectures import add_model_option
 from training.history import TEMPLATE
@@ -59,7 +60,7 @@ def publish(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.half().save_pretrained(folder)
+    save_model(model.half(), folder)
     save_file({name: tensor.half() for name, tensor in trained["head"].items()}, head_file)
     tokenizer.save_pretrained(folder)
     architecture.save_processor(tokenizer, folder)

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    LlavaForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
 )
 
 from secondlook.benchmarks.signs.evaluation import SignsPicture
@@ -39,6 +42,42 @@ def test_it_is_small_and_has_a_card(name: str) -> None:
     folder = EMBEDDED[name]
     assert (folder / "model.safetensors").stat().st_size <= 16 * 2**20
     assert "secondlook eval signs" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def public_llava_names(tower: int, decoder: int) -> set[str]:
+    """What the files of `llava-hf/llava-1.5-7b-hf` name their tensors, for so many layers; the head is the
+    embedding here."""
+    seen, told = "vision_tower.vision_model.", "language_model.model."
+    names = {f"{seen}embeddings.{part}" for part in ("class_embedding", "patch_embedding.weight")}
+    names |= {
+        f"{seen}embeddings.position_embedding.weight",
+        f"{told}embed_tokens.weight",
+        f"{told}norm.weight",
+    }
+    both = [f"{seen}pre_layrnorm", f"{seen}post_layernorm"]  # as they are spelt
+    both += [f"multi_modal_projector.linear_{place}" for place in (1, 2)]
+    for layer in range(tower):
+        parts = [f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
+        parts += ["mlp.fc1", "mlp.fc2", "layer_norm1", "layer_norm2"]
+        both += [f"{seen}encoder.layers.{layer}.{part}" for part in parts]
+    for layer in range(decoder):
+        parts = [f"self_attn.{part}_proj" for part in "qkvo"]
+        parts += [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
+        parts += ["input_layernorm", "post_attention_layernorm"]
+        names |= {f"{told}layers.{layer}.{part}.weight" for part in parts}
+    return names | {f"{part}.{kind}" for part in both for kind in ("weight", "bias")}
+
+
+def test_the_tensors_have_the_names_of_public_llavas() -> None:
+    with safe_open(EMBEDDED["demo"] / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == public_llava_names(tower=6, decoder=4)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_transformers_finds_every_weight_by_its_name_and_no_other(name: str) -> None:
+    kind = {"demo": LlavaForConditionalGeneration, "demo-qwen": Qwen2_5_VLForConditionalGeneration}[name]
+    _, told = kind.from_pretrained(EMBEDDED[name], local_files_only=True, output_loading_info=True)
+    assert told["missing_keys"] == told["unexpected_keys"] == told["mismatched_keys"] == set()
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -11,14 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from secondlook.benchmarks.signs.questions import WORDINGS
 from secondlook.benchmarks.signs.scene import COLOURS
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, Fixed
+from secondlook.engine.embedded import DEMO
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.folders import find_folder
 from training import publish as publishing
 from training.head import PatchHead
 from training.model import IMAGE_SIZE, PROBE_LAYER
@@ -146,6 +149,12 @@ def test_the_published_settings_are_those_trained_for(published: Path) -> None:
         },
         {"layers": {str(PROBE_LAYER): None}, "crop_size": IMAGE_SIZE, "min_cells": 2},
     ]
+
+
+def test_the_published_tensors_have_the_names_of_those_that_ship(published: Path) -> None:
+    folders = (published, find_folder(DEMO))
+    ours, shipped = (load_file(folder / "model.safetensors").keys() for folder in folders)
+    assert ours == shipped
 
 
 def test_the_published_model_holds_the_trained_weights(

@@ -13,6 +13,7 @@ import typer
 
 from secondlook.benchmarks import options
 from secondlook.benchmarks.commands import settings, show, with_options, write_report
+from secondlook.benchmarks.peers.options import PeersRun
 from secondlook.edge.files import check_writable
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import VerboseOption
@@ -21,6 +22,7 @@ OutputOption = Annotated[Path | None, typer.Option(help="Write the JSON object h
 
 _BENCHES: Final[dict[str, tuple[str, type[Any], str]]] = {
     "latency": ("latency.latency:bench_latency", options.LatencyRun, ""),
+    "peers": ("peers.peers:bench_peers", PeersRun, "various"),
     "flops": ("latency.work:bench_flops", options.FlopsRun, "none: shapes only"),
     "prefill": ("latency.prefill:bench_prefill", options.PrefillRun, ""),
     "account": ("latency.account:bench_account", options.AccountRun, ""),

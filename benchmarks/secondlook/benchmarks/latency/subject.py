@@ -82,7 +82,7 @@ def random_preset(name: str, config: Mapping[str, Any]) -> Preset:
     counts. `config` is that of config.json.
     """
     with TemporaryDirectory() as folder:
-        values = _write_folder(Path(folder), config)
+        values = write_settings(Path(folder), config)
         checkpoint = _Weightless(name, Path(folder), values, "float32", META)
         return Preset(name, architecture(values["model_type"], name).load(checkpoint))
 
@@ -97,8 +97,8 @@ class _Weightless(Checkpoint):
         return module.eval()
 
 
-def _write_folder(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A folder as one from the hub, without weights; what is in its config.json."""
+def write_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a folder as one from the hub, but for weights; returns what is in its config.json."""
     demo, family = find_folder(DEMO), PRESETS["families"][config["model_type"]]
     tokenizer = json.loads((demo / "tokenizer.json").read_text(encoding="utf-8"))
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

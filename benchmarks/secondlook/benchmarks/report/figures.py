@@ -119,6 +119,7 @@ PARTS: Final = (
     Part("streams", Path("docs/streams.md"), _STREAMS, streams),
     Part("site", Path("docs/streams.md"), ("site-*.json",), _each),
     Part("speed", Path("docs/performance.md"), _SPEED, _each),
+    Part("peers", Path("docs/performance.md"), ("peers-*.json",), _each),
     Part("operators", Path("docs/performance.md"), ("kernels-*.json",), _each),
     Part("vision", Path("docs/export.md"), ("vision-*.json",), _each),
     Part("browser", Path("docs/browser.md"), ("browser-*.json",), _each),

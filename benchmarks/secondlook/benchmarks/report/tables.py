@@ -34,6 +34,13 @@ _FLOWS: Final = {
     "high_resolution": "in tiles",
     "ours": "secondlook",
 }
+_PEERS: Final = {
+    "first_token_ms": "first token, ms",
+    "per_token_ms": "each further token, ms",
+    "final_ms": "answer, ms",
+    "two_looks_ms": "two looks, ms",
+    "answers_per_second": "answers a second",
+}
 _MEASURES: Final = {
     "count": "questions",
     "accuracy_global": "accuracy, global image only",
@@ -94,6 +101,10 @@ def measured(kind: str, report: Report) -> str:
         more = (flows, _latency_rows(report, flows), _tail(report)[0])
     elif kind == "flops":
         more = (_FLOWS,)
+    elif kind == "peers":
+        there = {row["peer"] for row in report["rows"]} | report["missing"].keys()
+        engines = {peer: name for peer, name in (_FLOWS | {"vllm": "vLLM"}).items() if peer in there}
+        more = (engines, _peer_rows(report, engines))
     elif kind == "stream":
         from secondlook.benchmarks.report.document import part_lines
         from secondlook.benchmarks.report.streams import accuracy_table, cost_table
@@ -132,6 +143,20 @@ def _latency_rows(report: Report, flows: Mapping[str, str]) -> list[list[str]]:
             rows.append([request, name, *cells, *more])
     extra = [f"{memory['unsure', flow] / 2**20:.0f} MiB" for flow in flows]
     return [*rows, ["unsure", "extra memory", *extra, "", "", ""]]
+
+
+def _peer_rows(report: Report, engines: Mapping[str, str]) -> list[list[str]]:
+    from secondlook.benchmarks.peers.rows import times_as_fast
+
+    found = {(r["precision"], r["busy"], r["metric"], r["peer"]): r["median"] for r in report["rows"]}
+    times = times_as_fast(report["rows"])
+    rows = []
+    for precision, busy, metric in dict.fromkeys(cell[:3] for cell in found):
+        beside = [each for cell, each in times.items() if cell[:3] == (precision, busy, metric)]
+        cells = [_cell(found.get((precision, busy, metric, peer)), digits) for peer in engines]
+        least = f"{min(beside):.2f}" if beside else NONE
+        rows.append([precision, str(busy), _PEERS[metric], *cells, least])
+    return rows
 
 
 def _written(macro: str, *values: object) -> str:
