@@ -20,10 +20,10 @@ from secondlook.benchmarks.latency.subject import Preset, random_model, served
 from secondlook.benchmarks.options import Graph, VisionRun
 from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.geometry import Size
+from secondlook.engine.encoders.manifest import TOLERANCES
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.packed_linear import pack_linear_layers
 from secondlook.engine.models.vision import VisionEncoder
-from secondlook.export.gate import TOLERANCES
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
 _WARMUPS: Final = 2
