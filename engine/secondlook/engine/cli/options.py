@@ -25,6 +25,7 @@ __all__ = [
     "ModelChoice",
     "ModelOption",
     "PolicyOption",
+    "PrecisionOption",
     "ProfileOption",
     "ProviderOption",
     "RebuildOption",
@@ -102,9 +103,11 @@ CacheOption = Annotated[
     ),
 ]
 VisionOption = Annotated[
-    Literal["torch", "onnx", "tensorrt"],
+    Literal["torch", "onnx", "openvino", "tensorrt"],
     typer.Option(
-        "--vision", help="What encodes pictures; onnx and tensorrt need --encoder.", rich_help_panel=ENCODER
+        "--vision",
+        help="What encodes pictures; all but torch need --encoder.",
+        rich_help_panel=ENCODER,
     ),
 ]
 EncoderOption = Annotated[
@@ -120,6 +123,14 @@ ProviderOption = Annotated[
     typer.Option(
         "--provider",
         help="What computes inside ONNX Runtime; auto is the CPU, or CUDA.",
+        rich_help_panel=ENCODER,
+    ),
+]
+PrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        "--precision",
+        help="What OpenVINO computes products in; auto is --dtype's, where the processor has such products.",
         rich_help_panel=ENCODER,
     ),
 ]
@@ -181,6 +192,7 @@ class ModelChoice:
     provider: ProviderOption = "auto"
     trust_plan: TrustOption = False
     rebuild: RebuildOption = False
+    precision: PrecisionOption = "auto"
 
     def options(
         self,
@@ -201,7 +213,9 @@ class ModelChoice:
             calibrated,
             budget,
             kv_cache_gb,
-            EncoderChoice(self.vision, self.encoder, self.provider, self.trust_plan, self.rebuild),
+            EncoderChoice(
+                self.vision, self.encoder, self.provider, self.trust_plan, self.rebuild, self.precision
+            ),
             self.revision,
             self.profile,
         )

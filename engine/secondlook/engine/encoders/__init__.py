@@ -9,6 +9,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
 from secondlook.engine.encoders.manifest import read_manifest
 from secondlook.engine.encoders.onnx_runtime import Provider, open_onnx
+from secondlook.engine.encoders.openvino import Precision, open_openvino
 from secondlook.engine.encoders.tensorrt import open_plan
 from secondlook.engine.errors import RuntimeMissingError
 from secondlook.engine.models.base import VisionLanguageModel
@@ -16,7 +17,7 @@ from secondlook.engine.plugins import PLAN_BUILDERS, plugins
 
 __all__ = ["EncoderChoice", "Vision", "with_vision"]
 
-Vision = Literal["torch", "onnx", "tensorrt"]
+Vision = Literal["torch", "onnx", "openvino", "tensorrt"]
 """What runs the vision tower and the projector."""
 
 
@@ -30,6 +31,7 @@ class EncoderChoice:
         provider: of ONNX Runtime.
         trust_plan: open a TensorRT plan from outside the cache of this user; it is executable code.
         rebuild: build a TensorRT plan that does not run here again.
+        precision: of OpenVINO.
     """
 
     vision: Vision = "torch"
@@ -37,11 +39,12 @@ class EncoderChoice:
     provider: Provider = "auto"
     trust_plan: bool = False
     rebuild: bool = False
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.vision == "torch" and self.folder is not None:
             raise SettingsError(
-                f"encoder {self.folder} is not for torch; add --vision onnx or --vision tensorrt"
+                f"encoder {self.folder} is not for torch; add --vision onnx, openvino or tensorrt"
             )
         if self.rebuild and self.vision != "tensorrt":
             raise SettingsError(f"--rebuild builds TensorRT plans, and {self.vision} encodes; leave it out")
@@ -53,6 +56,8 @@ class EncoderChoice:
             )
         if self.provider != "auto" and self.vision != "onnx":
             raise SettingsError(f"provider {self.provider!r} is ONNX Runtime's; add --vision onnx")
+        if self.precision != "auto" and self.vision != "openvino":
+            raise SettingsError(f"precision {self.precision!r} is OpenVINO's; add --vision openvino")
 
 
 def with_vision(model: VisionLanguageModel, choice: EncoderChoice) -> VisionLanguageModel:
@@ -78,4 +83,9 @@ def with_vision(model: VisionLanguageModel, choice: EncoderChoice) -> VisionLang
         return model.with_encoder(*opened.encoders)
     manifest = read_manifest(choice.folder)
     manifest.check_fits(choice.folder, model)
+    if choice.vision == "openvino":
+        encoders = open_openvino(
+            choice.folder, manifest, model.device, model.dtype, precision=choice.precision
+        )
+        return model.with_encoder(*encoders)
     return model.with_encoder(*open_onnx(choice.folder, manifest, model.device, provider=choice.provider))
