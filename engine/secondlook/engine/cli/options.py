@@ -103,10 +103,11 @@ CacheOption = Annotated[
     ),
 ]
 VisionOption = Annotated[
-    Literal["torch", "onnx", "openvino", "tensorrt"],
+    Literal["torch", "onnx", "openvino", "tensorrt", "auto"],
     typer.Option(
         "--vision",
-        help="What encodes pictures; all but torch need --encoder.",
+        help="What encodes pictures; auto measures once what is the fastest here. All but torch need "
+        "--encoder.",
         rich_help_panel=ENCODER,
     ),
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import validated
+from secondlook.engine.encoders.fastest import with_fastest
 from secondlook.engine.encoders.manifest import read_manifest
 from secondlook.engine.encoders.onnx_runtime import Provider, open_onnx
 from secondlook.engine.encoders.openvino import Precision, open_openvino
@@ -17,8 +21,8 @@ from secondlook.engine.plugins import PLAN_BUILDERS, plugins
 
 __all__ = ["EncoderChoice", "Vision", "with_vision"]
 
-Vision = Literal["torch", "onnx", "openvino", "tensorrt"]
-"""What runs the vision tower and the projector."""
+Vision = Literal["torch", "onnx", "openvino", "tensorrt", "auto"]
+"""What runs the vision tower and the projector; "auto": the fastest that is here."""
 
 
 @validated(frozen=True)
@@ -26,7 +30,7 @@ class EncoderChoice:
     """A runtime, and the exported encoder that it runs.
 
     Attributes:
-        vision: "torch" takes the checkpoint's own modules.
+        vision: "torch" takes the checkpoint's own modules; "auto" what `with_fastest` finds.
         folder: of the exported encoder, or of a TensorRT plan; None for torch.
         provider: of ONNX Runtime.
         trust_plan: open a TensorRT plan from outside the cache of this user; it is executable code.
@@ -44,7 +48,7 @@ class EncoderChoice:
     def __post_init__(self) -> None:
         if self.vision == "torch" and self.folder is not None:
             raise SettingsError(
-                f"encoder {self.folder} is not for torch; add --vision onnx, openvino or tensorrt"
+                f"encoder {self.folder} is not for torch; add --vision auto, onnx, openvino or tensorrt"
             )
         if self.rebuild and self.vision != "tensorrt":
             raise SettingsError(f"--rebuild builds TensorRT plans, and {self.vision} encodes; leave it out")
@@ -69,6 +73,12 @@ def with_vision(model: VisionLanguageModel, choice: EncoderChoice) -> VisionLang
     """
     if choice.folder is None:
         return model
+    if choice.vision == "auto":
+        others: tuple[Vision, ...] = ("onnx", "openvino" if model.device.type == "cpu" else "tensorrt")
+        candidates: dict[str, Callable[[], VisionLanguageModel]] = {
+            one: partial(with_vision, model, replace(choice, vision=one)) for one in others
+        }
+        return with_fastest(model, choice.folder, candidates)
     if choice.vision == "tensorrt":
         opens = open_plan
         if choice.rebuild:
