@@ -13,7 +13,7 @@ import torch
 from secondlook.edge.versions import installed_version
 from secondlook.engine.devices import hardware_name
 
-PACKAGES = ("torch", "transformers", "onnxruntime", "pillow", "numpy", "secondlook")
+PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "pillow", "numpy", "secondlook")
 """Whose versions a measurement depends on."""
 
 _SOURCES = tuple(f":/{root}/*.py" for root in ("edge", "kernels", "engine", "export", "benchmarks"))
