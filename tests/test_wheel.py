@@ -25,6 +25,7 @@ EXTRAS = {
     "gateway",
     "export",
     "onnxruntime-gpu",
+    "openvino",
     "tensorrt",
     "tensorrt-lean",
     "bench",

@@ -17,6 +17,7 @@ ON = {
     "torch": "2.99.0",
     "transformers": "5.0.0",
     "onnxruntime": "1.31.1",
+    "openvino": "2026.4.1",
     "commit": None,
 }
 
@@ -103,7 +104,7 @@ BUDGET: dict[str, Any] = {
 }
 VISION_SHOWN = """\
 The vision encoder of `small` with random weights, medians of 20, on A CPU (2 CPU threads), torch 2.99.0, \
-ONNX Runtime 1.31.1, commit unknown:
+ONNX Runtime 1.31.1, OpenVINO 2026.4.1, commit unknown:
 
 | encoder | pictures | ms | 90 %, ms | beside torch float32 | relative error | small enough |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |

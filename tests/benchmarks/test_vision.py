@@ -16,8 +16,13 @@ from secondlook.benchmarks.latency import subject
 from secondlook.benchmarks.options import Graph, VisionRun
 from secondlook.benchmarks.vision import bench_vision
 from secondlook.engine.cli import command_line
+from secondlook.engine.encoders.openvino import load_openvino, precisions
 
-ENCODERS = ["torch float32", "engine float32", "engine bfloat16", "onnx float32"]
+PRECISIONS = precisions(load_openvino().Core())
+ENCODERS = [
+    *("torch float32", "torch bfloat16", "engine float32", "engine bfloat16", "onnx float32"),
+    *(f"{one} {precision}" for precision in PRECISIONS for one in ("openvino", "openvino-bare")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +43,22 @@ def test_every_encoder_is_measured_at_every_batch(report: dict[str, Any]) -> Non
             assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["max_ms"]
             assert row["speedup"] == pytest.approx(baseline["p50_ms"] / row["p50_ms"])
         assert rows["onnx float32", batch]["relative_error"] <= 1e-5
+        assert rows["openvino float32", batch]["relative_error"] <= 1e-5
         assert rows["engine bfloat16", batch]["relative_error"] > 1e-5
         assert rows["onnx float32", batch]["passes"]
     assert report["speedup_onnx_float32"] == min(rows["onnx float32", batch]["speedup"] for batch in (1, 2))
+    for precision in PRECISIONS:
+        assert report[f"openvino_{precision}_beside_bare"] == max(
+            rows[f"openvino {precision}", batch]["p50_ms"]
+            / rows[f"openvino-bare {precision}", batch]["p50_ms"]
+            for batch in (1, 2)
+        )
+    assert report["speedup_openvino_float32"] == min(
+        rows["openvino float32", batch]["speedup"] for batch in (1, 2)
+    )
     assert (report["preset"], report["threads"]) == ("small", torch.get_num_threads())
     assert report["environment"]["onnxruntime"]
+    assert report["environment"]["openvino"]
 
 
 def test_the_command_ends_with_one_json_object(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Vision encoders of all shapes, exported: the gate, the answers through ONNX Runtime, the plans' shapes."""
+"""Vision encoders of all shapes, exported: the gate, the answers in other runtimes, the plans' shapes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from export.support import Exported, asked
 from export.test_tensorrt_operators import TAKEN
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.encoders import EncoderChoice, tensorrt, with_vision
+from secondlook.engine.encoders import EncoderChoice, Vision, tensorrt, with_vision
 from secondlook.engine.encoders.manifest import GraphDType, graph_file
 from secondlook.engine.encoders.profiles import BatchProfile, lengths_of
 from secondlook.engine.encoders.tensorrt import LoadedPlan, TensorRtVisionEncoder
@@ -78,8 +78,9 @@ def test_it_passes_the_gate_of_float32(exported: Exported) -> None:
     assert exported.manifest.views == (exported.model.global_view, exported.model.local_view)
 
 
-def test_pictures_of_all_sizes_are_encoded_as_torch_encodes_them(exported: Exported) -> None:
-    model, other = exported.model, with_vision(exported.model, EncoderChoice("onnx", exported.folder))
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_pictures_of_all_sizes_are_encoded_as_torch_encodes_them(exported: Exported, runtime: Vision) -> None:
+    model, other = exported.model, with_vision(exported.model, EncoderChoice(runtime, exported.folder))
     pictures = [model.picture(drawn(size, 1), model.global_view, Size(*size)) for size in SIZES]
     tokens = model.tokens(question(exported))
     for some in (pictures, pictures[:1], pictures[2:3], pictures[:2] * 3):
@@ -95,9 +96,10 @@ def test_pictures_of_all_sizes_are_encoded_as_torch_encodes_them(exported: Expor
                 assert float((found - expected).norm() / expected.norm()) <= 1e-5
 
 
-def test_both_looks_through_onnx_runtime_have_torchs_tokens(exported: Exported) -> None:
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_both_looks_in_another_runtime_have_torchs_tokens(exported: Exported, runtime: Vision) -> None:
     options = AnswerOptions(second_look="always", arbitration=False)
-    other = with_vision(exported.model, EncoderChoice("onnx", exported.folder))
+    other = with_vision(exported.model, EncoderChoice(runtime, exported.folder))
     for seed, size in enumerate(SIZES[:2]):
         answers = []
         for model in (exported.model, other):

@@ -1,8 +1,9 @@
-"""The commands: export, verify, inspect, and asking through ONNX Runtime."""
+"""The commands: export, verify, inspect, and asking through other runtimes."""
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -77,14 +78,24 @@ def test_it_is_verified_and_inspected(folder: Path, capsys: pytest.CaptureFixtur
     assert "attention: 2 times" in told
 
 
+@pytest.mark.parametrize("vision", ["onnx", "openvino", "auto"])
 def test_a_question_is_answered_through_it(
-    model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    model: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    vision: str,
 ) -> None:
+    monkeypatch.setenv("SECONDLOOK_CACHE", str(tmp_path))
+    caplog.set_level(logging.INFO, "secondlook.engine.encoders.fastest")
     question = ("ask", str(PICTURE), "What number is on the red sign?", "--json", "--model", model)
     assert exit_status(*question) == 0
     theirs = json.loads(capsys.readouterr().out)
-    assert exit_status(*question, "--vision", "onnx", "--encoder", str(folder)) == 0
+    assert exit_status(*question, "--vision", vision, "--encoder", str(folder)) == 0
     ours = json.loads(capsys.readouterr().out)
+    assert ("a picture takes torch" in caplog.text) == (vision == "auto")
     assert (ours["text"], ours["region"]) == (theirs["text"], theirs["region"])
     assert ours["uncertainty"] == pytest.approx(theirs["uncertainty"], abs=1e-4)
 
@@ -101,6 +112,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     picture = (str(PICTURE), "what?")
     assert "needs --encoder" in refusal(capsys, "ask", *picture, "--vision", "onnx")
     assert "add --vision tensorrt" in refusal(capsys, "ask", *picture, "--trust-plan")
+    assert "add --vision openvino" in refusal(capsys, "ask", *picture, "--precision", "bfloat16")
     for command in (("ask", *picture), ("serve", "--port", "0"), ("verify", str(folder))):
         assert "--rebuild builds TensorRT plans" in refusal(capsys, *command, "--rebuild")
     assert "is no exported encoder" in refusal(

@@ -104,12 +104,17 @@ def test_threads_follow_torchs(exported: Exported) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("jax",), "vision should be 'torch', 'onnx' or 'tensorrt', not 'jax'"),
-        (("torch", Path("x")), "encoder x is not for torch; add --vision onnx"),
+        (("jax",), "vision should be 'torch', 'onnx', 'openvino', 'tensorrt' or 'auto', not 'jax'"),
+        (("torch", Path("x")), "encoder x is not for torch; add --vision auto, onnx, openvino or tensorrt"),
         (("onnx",), "--vision onnx needs --encoder FOLDER; make one with secondlook export"),
         (("tensorrt", Path("x"), "tensorrt"), "provider 'tensorrt' is ONNX Runtime's; add --vision onnx"),
         (("onnx", Path("x"), "auto", True), "--trust-plan is about TensorRT plans; add --vision tensorrt"),
         (("onnx", Path("x"), "auto", False, True), "--rebuild builds TensorRT plans, and onnx encodes"),
+        (("auto",), "--vision auto needs --encoder FOLDER; make one with secondlook export"),
+        (
+            ("auto", Path("x"), "auto", False, False, "bfloat16"),
+            "'bfloat16' is OpenVINO's; add --vision open",
+        ),
     ],
 )
 def test_a_choice_that_contradicts_itself_is_refused(arguments: tuple[Any, ...], message: str) -> None:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from export.support import CPU, QUICK, Exported, asked
 from secondlook.edge.errors import SettingsError
-from secondlook.engine.encoders.manifest import GraphDType, Parity
+from secondlook.engine.encoders.manifest import TOLERANCES, GraphDType, Parity
 from secondlook.engine.encoders.onnx_runtime import open_onnx
 from secondlook.engine.errors import EncoderError
 from secondlook.engine.method.uncertainty import TokenStatistics
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.results import Look
 from secondlook.export.errors import ExportError, Failure, GateError
-from secondlook.export.gate import TOLERANCES, AnswerTally, GateSettings, pass_gate
+from secondlook.export.gate import AnswerTally, GateSettings, pass_gate
 from secondlook.export.graph import narrowed, write_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

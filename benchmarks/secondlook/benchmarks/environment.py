@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from secondlook.edge.versions import installed_version
+from secondlook.engine.devices import hardware_name
 
-PACKAGES = ("torch", "transformers", "onnxruntime", "pillow", "numpy", "secondlook")
+PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "pillow", "numpy", "secondlook")
 """Whose versions a measurement depends on."""
 
 _SOURCES = tuple(f":/{root}/*.py" for root in ("edge", "kernels", "engine", "export", "benchmarks"))
@@ -24,9 +25,8 @@ def environment(device: str, dtype: str) -> dict[str, Any]:
     "+" behind the commit: with changes, or modules that it lacks; None: no checkout. Ask before a long run,
     for what it runs was loaded then.
     """
-    on_gpu = device.startswith("cuda")
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "device": hardware_name(torch.device(device)),
         "dtype": dtype,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -34,15 +34,6 @@ def environment(device: str, dtype: str) -> dict[str, Any]:
         **{name: installed_version(name) for name in PACKAGES},
         "commit": _commit(),
     }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

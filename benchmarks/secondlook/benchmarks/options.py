@@ -227,7 +227,7 @@ class Graph(Enum):
 
 @validated(frozen=True)
 class VisionRun:
-    """The vision encoder in torch and in ONNX Runtime, one picture and two at a time, on the CPU."""
+    """The vision encoder in torch, ONNX Runtime and OpenVINO, one picture and two at a time, on the CPU."""
 
     preset: Annotated[_Clip, typer.Option(help="Whose vision encoder, with random weights.")] = "small"
     graph: Annotated[

@@ -1,4 +1,8 @@
-"""The vision encoder in torch and in ONNX Runtime on the CPU, in turns, on the same weights and pictures."""
+"""The vision encoder in torch, ONNX Runtime and OpenVINO on the CPU, in turns, on equal weights and pictures.
+
+*openvino-bare* is OpenVINO as its own benchmark has it: the same graph compiled for one size of batch, with
+its own choice of everything but precision, the number of threads and that latency counts.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,18 @@ from secondlook.benchmarks.latency.subject import Preset, random_model, served
 from secondlook.benchmarks.options import Graph, VisionRun
 from secondlook.benchmarks.timing import milliseconds
 from secondlook.edge.geometry import Size
+from secondlook.engine.encoders.manifest import TOLERANCES, graph_file
+from secondlook.engine.encoders.openvino import (
+    HINTS,
+    GraphPrecision,
+    OpenVinoVisionEncoder,
+    compile_graph,
+    load_openvino,
+    precisions,
+)
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.packed_linear import pack_linear_layers
-from secondlook.engine.models.vision import VisionEncoder
-from secondlook.export.gate import TOLERANCES
+from secondlook.engine.models.vision import Interface, VisionEncoder
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 
 _WARMUPS: Final = 2
@@ -43,9 +55,14 @@ def bench_vision(preset: Preset, run: VisionRun) -> dict[str, Any]:
         for batch in _BATCHES:
             pictures = _pixels(model, batch, run)
             rows += _rows(batch, _measured(encoders, pictures, console, f"batches of {batch}"))
-    float32 = [row["speedup"] for row in rows if row["encoder"] == "onnx float32"]
+    speedups = {
+        f"speedup_{runtime}_float32": min(found)
+        for runtime in ("onnx", "openvino")
+        if (found := [row["speedup"] for row in rows if row["encoder"] == f"{runtime} float32"])
+    }
     return {
-        **({"speedup_onnx_float32": min(float32)} if float32 else {}),
+        **speedups,
+        **_beside_bare(rows),
         "weights": "random",
         "rows": rows,
     }
@@ -56,22 +73,74 @@ def _encoders(
     model: VisionLanguageModel, graphs: Sequence[Graph], console: Console
 ) -> Iterator[dict[str, VisionEncoder]]:
     plain: Any = copy.deepcopy(model.vision_module())  # with torch's own linear layers
-    narrow = copy.deepcopy(plain).to(torch.bfloat16)
-    for part in narrow.children():  # of which are what is packed when a model is loaded
+    narrow, packed = (copy.deepcopy(plain).to(torch.bfloat16) for _ in range(2))
+    for part in packed.children():  # of which are what is packed when a model is loaded
         if not isinstance(part, nn.Linear):
             pack_linear_layers(part)
     encoders: dict[str, VisionEncoder] = {
         _BASELINE: plain,
+        "torch bfloat16": lambda pixels: narrow(pixels.to(torch.bfloat16)).to(pixels.dtype),
         "engine float32": model.vision_module(),
-        "engine bfloat16": lambda pixels: narrow(pixels.to(torch.bfloat16)).to(pixels.dtype),
+        "engine bfloat16": lambda pixels: packed(pixels.to(torch.bfloat16)).to(pixels.dtype),
     }
     with TemporaryDirectory() as folder:
         for dtype in (graph.value for graph in graphs):
             with console.status(f"exporting in {dtype} ..."):
                 place = Path(folder) / dtype
                 place.mkdir()
-                (encoders[f"onnx {dtype}"],) = write_encoder(model, dtype, DEFAULT_OPSET, place).open()
+                written = write_encoder(model, dtype, DEFAULT_OPSET, place)
+                (encoders[f"onnx {dtype}"],) = written.open()
+                if dtype == "float32":
+                    encoders |= _in_openvino(place, written.graphs)
         yield encoders
+
+
+def _in_openvino(folder: Path, graphs: dict[str, Interface]) -> Iterator[tuple[str, VisionEncoder]]:
+    """Of the float32 graph, in the precisions that this processor has products in: as served, and bare."""
+    runtime = load_openvino()
+    core = runtime.Core()
+    ((name, interface),) = graphs.items()
+    for precision in precisions(core):
+        compiled = compile_graph(core, folder / graph_file(name), precision)
+        yield f"openvino {precision}", OpenVinoVisionEncoder(runtime, compiled, interface)
+        yield f"openvino-bare {precision}", _Bare(runtime, core, folder / graph_file(name), precision)
+
+
+class _Bare:
+    """OpenVINO with a graph compiled for one size of batch, and anew when another comes."""
+
+    def __init__(self, runtime: Any, core: Any, graph: Path, precision: GraphPrecision) -> None:
+        self._runtime, self._core, self._graph = runtime, core, graph
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        self._request: Any = None
+        self._shape = torch.Size()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        if pixels.shape != self._shape:
+            self._request = None  # gives its memory back before more is taken
+            model = self._core.read_model(self._graph)
+            model.reshape(list(pixels.shape))
+            compiled = self._core.compile_model(model, "CPU", self._settings)
+            self._request, self._shape = compiled.create_infer_request(), pixels.shape
+        self._request.set_input_tensor(self._runtime.Tensor(pixels.numpy(), shared_memory=True))
+        self._request.infer()
+        return torch.from_numpy(self._request.get_output_tensor().data.copy())
+
+
+def _beside_bare(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How many times what OpenVINO takes by itself ours takes, of every precision the worst batch."""
+    times = {(row["encoder"], row["batch"]): row["p50_ms"] for row in rows}
+    found = dict[str, float]()
+    for (encoder, batch), bare in times.items():
+        runtime, precision = encoder.split()
+        if runtime == "openvino-bare":
+            name = f"openvino_{precision}_beside_bare"
+            found[name] = max(found.get(name, 0.0), times[f"openvino {precision}", batch] / bare)
+    return found
 
 
 def _encoder_only(preset: Preset, seed: int) -> VisionLanguageModel:

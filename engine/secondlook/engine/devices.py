@@ -1,8 +1,10 @@
-"""Which device is meant, which one is current, and how values get there without waiting."""
+"""Which device is meant, its name, which one is current, and how values get there without waiting."""
 
 from __future__ import annotations
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from secondlook.engine.errors import DeviceError
 
-__all__ = ["chosen_device", "on_device", "synchronise", "to_device"]
+__all__ = ["chosen_device", "hardware_name", "on_device", "synchronise", "to_device"]
 
 
 def chosen_device(device: str) -> torch.device:
@@ -34,6 +36,18 @@ def chosen_device(device: str) -> torch.device:
             there = f"{count or 'no'} CUDA GPU{'s' if count > 1 else ''}"
             raise DeviceError(f"device {device!r} is not available: torch sees {there}; use cpu")
     return place
+
+
+def hardware_name(device: torch.device) -> str:
+    """What a GPU calls itself, or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def on_device(device: torch.device) -> AbstractContextManager[Any]:

@@ -15,6 +15,7 @@ from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
     DeviceOption,
     ModelOption,
+    PrecisionOption,
     ProviderOption,
     RebuildOption,
     RevisionOption,
@@ -82,12 +83,13 @@ def verify(
         typer.Option("--model", help="Compare with this one; by default the one it was exported from."),
     ] = None,
     runtime: Annotated[
-        Literal["onnx", "torch", "tensorrt"], typer.Option(help="What runs the encoder.")
+        Literal["onnx", "torch", "openvino", "tensorrt"], typer.Option(help="What runs the encoder.")
     ] = "onnx",
     device: DeviceOption = "auto",
     provider: ProviderOption = "auto",
     trust_plan: TrustOption = False,
     rebuild: RebuildOption = False,
+    precision: PrecisionOption = "auto",
     questions: Annotated[int, typer.Option(min=1, help="Asked with both encoders.")] = _LEAST_QUESTIONS,
     as_json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -99,7 +101,8 @@ def verify(
     from secondlook.export.gate import GateSettings
     from secondlook.export.inspecting import parity_text
 
-    choice = EncoderChoice(runtime, None if runtime == "torch" else folder, provider, trust_plan, rebuild)
+    named = None if runtime == "torch" else folder
+    choice = EncoderChoice(runtime, named, provider, trust_plan, rebuild, precision)
     revision = None
     if model is None:
         exported = exported_manifest(folder, runtime)

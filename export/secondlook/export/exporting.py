@@ -122,17 +122,19 @@ def verify_encoder(
         ExportError: int8 in torch.
     """
     manifest = exported_manifest(folder, choice.vision)
-    failures = []
+    dtype, failures = manifest.dtype, list[Failure]()
+    if dtype == "float32" and choice.precision == "bfloat16":
+        dtype = "bfloat16"
     if choice.vision == "torch":
         manifest.check_files(folder)
         manifest.check_fits(folder, model)
         candidate = model.with_encoder(*_in_torch(model, manifest.dtype))
     else:
         candidate = with_vision(model, replace(choice, folder=folder))
-        if choice.vision == "onnx":
+        if choice.vision in ("onnx", "openvino"):
             failures = check_graphs(folder, manifest.opset, manifest.graphs)
-    what = f"the {manifest.dtype} encoder in {folder}, run by {choice.vision},"
-    return pass_gate(what, model, candidate, manifest.dtype, asked, settings, failures)
+    what = f"the {manifest.dtype} encoder in {folder}, run by {choice.vision} in {dtype},"
+    return pass_gate(what, model, candidate, dtype, asked, settings, failures)
 
 
 def _in_torch(model: VisionLanguageModel, name: GraphDType) -> Iterator[VisionEncoder]:

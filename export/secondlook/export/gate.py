@@ -23,7 +23,7 @@ from torch import Tensor
 from secondlook.edge.validation import validated
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.scheduler import Request
-from secondlook.engine.encoders.manifest import GraphDType, Parity
+from secondlook.engine.encoders.manifest import TOLERANCES, GraphDType, Parity
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import NonFiniteError
 from secondlook.engine.local import LocalEdge
@@ -33,17 +33,9 @@ from secondlook.engine.models.pictures import Picture
 from secondlook.engine.results import FinalAnswer, FirstLook, Look, Pending
 from secondlook.export.errors import ExportError, Failure, GateError
 
-__all__ = ["LEAST_QUESTIONS", "TOLERANCES", "AnswerTally", "GatePicture", "GateSettings", "pass_gate"]
+__all__ = ["LEAST_QUESTIONS", "AnswerTally", "GatePicture", "GateSettings", "pass_gate"]
 
 _Result = TypeVar("_Result")
-
-TOLERANCES: Final[dict[GraphDType, float]] = {
-    "float32": 1e-5,
-    "float16": 5e-3,
-    "bfloat16": 2e-2,
-    "int8": 1e-1,
-}
-"""The relative error allowed. For int8, whose steps are coarser than any rounding, the answers decide."""
 
 LEAST_QUESTIONS: Final = 200
 """What an export is asked before it gets a manifest."""

@@ -18,6 +18,7 @@ from secondlook.engine.cli.options import (
     EncoderOption,
     ModelOption,
     PolicyOption,
+    PrecisionOption,
     ProfileOption,
     ProviderOption,
     RebuildOption,
@@ -49,6 +50,7 @@ def ask(
     provider: ProviderOption = "auto",
     trust_plan: TrustOption = False,
     rebuild: RebuildOption = False,
+    precision: PrecisionOption = "auto",
     second_look: Annotated[
         Literal["auto", "always", "never"], typer.Option("--second-look", help="Whether to look twice.")
     ] = "auto",
@@ -74,7 +76,7 @@ def ask(
         chosen_policy(policy, threshold),
         None,
         kv_cache_gb,
-        EncoderChoice(vision, encoder, provider, trust_plan, rebuild),
+        EncoderChoice(vision, encoder, provider, trust_plan, rebuild, precision),
         revision,
         profile,
     )

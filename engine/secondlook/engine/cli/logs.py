@@ -30,6 +30,8 @@ def configure_logging(verbose: int, log_format: LogFormat = "text") -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # That operators are being built is always said: it happens once, and takes a while.
     logging.getLogger("secondlook.kernels").setLevel(min(level, logging.INFO))
+    # And what was measured, on which rests what encodes from then on.
+    logging.getLogger("secondlook.engine.encoders.fastest").setLevel(min(level, logging.INFO))
 
 
 def _handler(verbose: int, log_format: LogFormat) -> logging.Handler:

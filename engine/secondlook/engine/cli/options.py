@@ -27,6 +27,7 @@ __all__ = [
     "PlainModel",
     "PolicyChoice",
     "PolicyOption",
+    "PrecisionOption",
     "ProfileOption",
     "ProviderOption",
     "RebuildOption",
@@ -104,9 +105,12 @@ CacheOption = Annotated[
     ),
 ]
 VisionOption = Annotated[
-    Literal["torch", "onnx", "tensorrt"],
+    Literal["torch", "onnx", "openvino", "tensorrt", "auto"],
     typer.Option(
-        "--vision", help="What encodes pictures; onnx and tensorrt need --encoder.", rich_help_panel=ENCODER
+        "--vision",
+        help="What encodes pictures; auto measures once what is the fastest here. All but torch need "
+        "--encoder.",
+        rich_help_panel=ENCODER,
     ),
 ]
 EncoderOption = Annotated[
@@ -122,6 +126,14 @@ ProviderOption = Annotated[
     typer.Option(
         "--provider",
         help="What computes inside ONNX Runtime; auto is the CPU, or CUDA.",
+        rich_help_panel=ENCODER,
+    ),
+]
+PrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        "--precision",
+        help="What OpenVINO computes products in; auto is --dtype's, where the processor has such products.",
         rich_help_panel=ENCODER,
     ),
 ]
@@ -197,6 +209,7 @@ class ModelChoice(PlainModel):
     provider: ProviderOption = "auto"
     trust_plan: TrustOption = False
     rebuild: RebuildOption = False
+    precision: PrecisionOption = "auto"
 
     def options(
         self,
@@ -217,7 +230,9 @@ class ModelChoice(PlainModel):
             calibrated,
             budget,
             kv_cache_gb,
-            EncoderChoice(self.vision, self.encoder, self.provider, self.trust_plan, self.rebuild),
+            EncoderChoice(
+                self.vision, self.encoder, self.provider, self.trust_plan, self.rebuild, self.precision
+            ),
             self.revision,
             self.profile,
         )

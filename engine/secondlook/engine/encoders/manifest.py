@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST_FILE",
+    "TOLERANCES",
     "EncoderManifest",
     "GraphDType",
     "Parity",
@@ -49,6 +50,15 @@ MANIFEST_FILE: Final = "manifest.json"
 
 GraphDType = Literal["float32", "float16", "bfloat16", "int8"]
 """The precision that graphs compute in; what an int8 graph takes and gives is float32."""
+
+TOLERANCES: Final[dict[GraphDType, float]] = {
+    "float32": 1e-5,
+    "float16": 5e-3,
+    "bfloat16": 2e-2,
+    "int8": 1e-1,
+}
+"""The relative error that the gate allows. For int8, whose steps are coarser than any rounding, the answers
+decide."""
 
 
 @validated(frozen=True)

@@ -65,20 +65,20 @@ class UntrustedPlanError(EncoderError):
     """A plan from outside the cache was to be opened without being asked for by name."""
 
 
-def cache_folder() -> Path:
-    """Where plans are kept.
+def cache_folder(kind: str = "plans") -> Path:
+    """Where plans are kept, or another kind of thing that was found out once.
 
     Raises:
         EncoderError: there is no home folder to have it in.
     """
     named = os.environ.get(_CACHE_VARIABLE)
     if named:
-        return Path(named) / "plans"
+        return Path(named) / kind
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError as error:
         raise EncoderError(f"there is no home folder; name a folder in {_CACHE_VARIABLE}") from error
-    return base / "secondlook" / "plans"
+    return base / "secondlook" / kind
 
 
 def find_plan(folder: Path, tensorrt: str, machine: Machine, *, lean: bool = False) -> Path:
