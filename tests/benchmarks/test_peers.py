@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ from transformers import LlavaForConditionalGeneration
 from benchmarks.small_llava import tiny_preset
 from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.latency.flow import Request, synthetic_request
+from secondlook.benchmarks.peers import peers as bench
 from secondlook.benchmarks.peers.folder import preset_folder
 from secondlook.benchmarks.peers.options import Peer, PeersRun, Precision
-from secondlook.benchmarks.peers.peers import bench_peers
 from secondlook.benchmarks.peers.rows import METRICS, Sample, ahead, peer_rows, same_tokens
-from secondlook.benchmarks.peers.tasks import VllmEngine, Worker, vllm_environment, vllm_is_in
+from secondlook.benchmarks.peers.tasks import Engine, VllmEngine, Worker, vllm_environment, vllm_is_in
 from secondlook.benchmarks.report import tables
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
@@ -86,7 +88,7 @@ def test_engines_in_their_own_processes_answer_alike() -> None:
         repeats=1,
         warmups=0,
     )
-    report = bench_peers(tiny_preset(), run)
+    report = bench.bench_peers(tiny_preset(), run)
     assert report["same_tokens"] == {"float32": {"reference": 1.0, "strong": 1.0}}
     cells = {(row["busy"], row["peer"], row["metric"]) for row in report["rows"]}
     for busy in (0, 1):
@@ -102,20 +104,44 @@ def test_engines_in_their_own_processes_answer_alike() -> None:
     assert [row.split(" | ")[1:3] for row in body] == [[str(busy), name] for busy in (0, 1) for name in NAMES]
 
 
+def test_no_picture_comes_twice_not_even_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[Peer, list[bytes]] = {Peer.ours: [], Peer.reference: []}
+
+    class Recorder(Engine):
+        def __init__(self, peer: Peer) -> None:
+            self.peer = peer
+
+        def ask(self, task: str, asked: Request | Sequence[Request], *more: Any) -> dict[str, Any]:
+            requests = [asked] if isinstance(asked, Request) else asked
+            shown[self.peer] += [request.original.tobytes() for request in requests]
+            return {"final_ms": 1.0}
+
+    @contextmanager
+    def recorders(peers: Sequence[Peer], *_: object) -> Iterator[dict[Peer, Engine]]:
+        yield {peer: Recorder(peer) for peer in peers}
+
+    monkeypatch.setattr(bench, "engines", recorders)
+    run = PeersRun(peer=list(shown), precision=[Precision.float32], busy=1, clients=2, repeats=1, warmups=1)
+    report = bench.bench_peers(tiny_preset(), run)
+    assert sorted(shown[Peer.ours]) == sorted(shown[Peer.reference])
+    assert len(set(shown[Peer.ours])) == len(shown[Peer.ours]) == 3 * (1 + 1 + 2)
+    assert {row["count"] for row in report["rows"]} == {3}  # a task each, without the warm-up
+
+
 def test_a_peer_that_is_missing_is_named_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(MeasurementError, match=r"vllm is missing: .*install-vllm\.sh"):
-        bench_peers(tiny_preset(), PeersRun(peer=[Peer.vllm, Peer.ours]))
+        bench.bench_peers(tiny_preset(), PeersRun(peer=[Peer.vllm, Peer.ours]))
     with pytest.raises(MeasurementError, match="there is no vLLM in"):
-        bench_peers(tiny_preset(), PeersRun(vllm=tmp_path))
+        bench.bench_peers(tiny_preset(), PeersRun(vllm=tmp_path))
 
     def stop(*_: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr("secondlook.benchmarks.peers.peers.preset_folder", stop)
+    monkeypatch.setattr(bench, "preset_folder", stop)
     with pytest.raises(InterruptedError):
-        bench_peers(tiny_preset(), PeersRun())
+        bench.bench_peers(tiny_preset(), PeersRun())
     assert "vllm is missing" in capsys.readouterr().err
 
 

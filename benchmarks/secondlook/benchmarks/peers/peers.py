@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
@@ -38,11 +39,11 @@ def bench_peers(preset: Preset, run: PeersRun) -> dict[str, Any]:
                 for engine in asked.values():
                     versions |= engine.versions() if isinstance(engine, VllmEngine) else {}
                 rounds = len(run.loads) * run.repeats
+                asking = partial(_rounds, preset, run, asked, precision, np.random.default_rng(run.seed))
                 with progress(console, precision.value, (run.warmups + rounds) * size) as go_on:
-                    for _ in _rounds(preset, run, asked, precision, 0, run.warmups):
+                    for _ in asking(0, run.warmups):
                         go_on()
-                    each = _measured(preset, run, asked, precision)
-                    found, interrupted = complete_rounds(each, size, go_on)
+                    found, interrupted = complete_rounds(_measured(run, asking), size, go_on)
             samples += found
             if interrupted:
                 break
@@ -74,13 +75,11 @@ def _there(run: PeersRun) -> tuple[list[Peer], dict[str, str]]:
     return [peer for peer in peers if peer is not Peer.vllm], {Peer.vllm.value: why}
 
 
-def _measured(
-    preset: Preset, run: PeersRun, asked: Mapping[Peer, Engine], precision: Precision
-) -> Iterator[Sample]:
+def _measured(run: PeersRun, asking: Callable[[int, int], Iterator[Sample]]) -> Iterator[Sample]:
     """With nothing beside, and then with busy processes."""
     for busy in run.loads:
         with busy_processes(busy):
-            yield from _rounds(preset, run, asked, precision, busy, run.repeats)
+            yield from asking(busy, run.repeats)
 
 
 def _rounds(
@@ -88,11 +87,15 @@ def _rounds(
     run: PeersRun,
     asked: Mapping[Peer, Engine],
     precision: Precision,
+    generator: np.random.Generator,
     busy: int,
     count: int,
 ) -> Iterator[Sample]:
-    """Every task, by every peer on the same requests, another one first each time."""
-    generator = np.random.default_rng([run.seed, busy, count])
+    """Every task, by every peer on the same requests, another one first each time.
+
+    Args:
+        generator: of the requests; never begun anew, for what was asked before is in the peers' caches.
+    """
     view = preset.shapes.global_view
     for index in range(count):
         one, two, *many = (
