@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -133,3 +134,37 @@ def test_kernels_for_ever_new_numbers_of_rows_do_not_pile_up() -> None:
         pytest.skip("no oneDNN for this processor")
     before, after = map(int, done.stdout.split())
     assert (after - before) * os.sysconf("SC_PAGESIZE") < MEGABYTES * 2**20
+
+
+FAULTS = """
+import resource, sys
+from secondlook.engine.threads import configure_threads
+configure_threads()
+import torch
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.set_num_threads(1)
+for _ in range(3):
+    [torch.ones(2**21) for _ in range(3)]
+before = faults()
+for _ in range(20):
+    [torch.ones(2**21) for _ in range(3)]
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs GNU's malloc")
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise() -> None:
+    """Three tensors of 8 MiB, made and freed: a page of 4 KiB that was given back is faulted in again."""
+    found = {}
+    for trimmed in ("", "65536"):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC")}
+        if trimmed:
+            environment["MALLOC_TRIM_THRESHOLD_"] = trimmed
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True
+        )
+        found[trimmed] = int(done.stdout)
+    pages = 20 * 3 * 8 * 2**20 // os.sysconf("SC_PAGESIZE")
+    assert found[""] < pages / 20
+    assert found["65536"] > pages / 4

@@ -17,19 +17,28 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
+from torch.nn import functional
 
 from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.options import KernelsRun
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.engine.devices import chosen_device
-from secondlook.engine.models.packed_linear import PADDED, PackedLinear, pack_linear_layers
+from secondlook.engine.models.packed_linear import PackedLinear, pack_linear_layers
 from secondlook.kernels import (
     KernelError,
+    attention,
     attention_row,
+    block_weights,
+    blocked_linear,
     compositions,
     decode_attention,
+    decoder_layer,
     find_region,
+    gated_silu,
+    quick_gelu,
     record_tokens,
+    rms_norm,
+    rotate,
     token_statistics,
 )
 from secondlook.kernels.library import Status, status
@@ -114,9 +123,12 @@ def _cases(device: torch.device) -> Iterator[_Case]:
         for dtype in dtypes:
             query, cache = normal(batch, 16, 64, dtype=dtype), normal(2, batch + 1, 16, 1408, 64, dtype=dtype)
             yield _decode_case(query, cache, length)
-    for rows, outputs in ((1, 32064), (8, 32064), (640, 2816)):
+    for rows, outputs in ((1, 2816), (4, 2816), (16, 2816), (1, 32064), (640, 2816)):
         for dtype in dtypes:
             yield from _linear_case(normal(rows, 1024, dtype=dtype), outputs)
+    if device.type == "cpu":
+        for dtype in dtypes:
+            yield from _cpu_cases(partial(normal, dtype=dtype), dtype)
     for side in (12, 24):
         maps = normal(2, side * side, dtype=torch.float32).exp()
         yield _region_case(maps[:1], maps[1:], side)
@@ -178,10 +190,10 @@ def _decode_case(query: Tensor, cache: Tensor, length: int) -> _Case:
 
 
 def _linear_case(rows: Tensor, outputs: int) -> Iterator[_Case]:
-    """None where linear layers cannot be packed, be it faster or not."""
+    """As it is chosen here; None where PyTorch's own layer is."""
     plain = nn.Linear(rows.shape[1], outputs, bias=False, device=rows.device, dtype=rows.dtype)
     packed = nn.Sequential(plain.requires_grad_(False))
-    pack_linear_layers(packed, PADDED)
+    pack_linear_layers(packed)
     if isinstance(packed[0], PackedLinear):
         yield _Case(
             "PackedLinear",
@@ -191,6 +203,78 @@ def _linear_case(rows: Tensor, outputs: int) -> Iterator[_Case]:
             lambda: plain(rows),
             rows.nbytes + plain.weight.nbytes + len(rows) * outputs * rows.element_size(),
         )
+
+
+def _cpu_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_Case]:
+    """Operators that are for the CPU alone, with the sizes of `small`."""
+    for batch in (1, 4):
+        rows, weight = normal(batch, 1024), normal(2816, 1024)
+        blocks = block_weights(weight)
+        yield _Case(
+            "blocked_linear",
+            dtype,
+            f"B={batch} K=1024 N=2816",
+            partial(blocked_linear, rows, blocks, None, 2816),
+            partial(functional.linear, rows, weight),
+            weight.nbytes,
+        )
+        yield _layer_case(normal, batch, dtype)
+    for length, causal in ((577, False), (620, True)):
+        query, keys, values = (normal(1, length, 16, 64).transpose(1, 2) for _ in range(3))
+        yield _Case(
+            "attention",
+            dtype,
+            f"L={length} H=16 D=64{' causal' if causal else ''}",
+            partial(attention, query, keys, values, 0.125, causal),
+            partial(functional.scaled_dot_product_attention, query, keys, values, is_causal=causal),
+            4 * query.nbytes,
+        )
+    gate, up, wide = normal(620, 2816), normal(620, 2816), normal(577, 4096)
+    hidden, weight = normal(620, 1024), normal(1024)
+    heads, angles = normal(620, 16, 64), normal(620, 64)
+    for operator, composition, given in (
+        (gated_silu, compositions.gated_silu, (gate, up)),
+        (quick_gelu, compositions.quick_gelu, (wide,)),
+        (rms_norm, compositions.rms_norm, (hidden, weight, 1e-5)),
+        (rotate, compositions.rotate, (heads, angles, angles)),
+    ):
+        first, *others = given
+        several = sum(one.nbytes for one in others if one is up)
+        yield _Case(
+            operator.__name__,
+            dtype,
+            "x".join(map(str, first.shape)),
+            partial(operator, *given),
+            partial(composition, *given),
+            2 * first.nbytes + several,
+        )
+
+
+def _layer_case(normal: Callable[..., Tensor], batch: int, dtype: torch.dtype) -> _Case:
+    """A layer of `small` behind 650 positions, beside the operators that it is made of."""
+    size, heads, width, inner, length = 1024, 16, 64, 2816, 650
+    shapes = ((size, size),) * 4 + ((inner, size),) * 2 + ((size, inner),)
+    query, key, value, output, gate, up, down = (
+        nn.Linear(shape[1], shape[0], bias=False, dtype=dtype) for shape in shapes
+    )
+    layers = nn.ModuleList([query, key, value, output, gate, up, down]).requires_grad_(False)
+    blocks = [block_weights(layer.weight) for layer in (query, key, value, output, gate, up, down)]
+    pack_linear_layers(layers)
+    norm, angles = normal(size), normal(batch, width)
+    keys, values = normal(2, batch, heads, length + 1, width)
+    slots, places = torch.arange(batch), torch.full((batch,), length)
+    hidden = normal(batch, size)
+    before = (hidden, norm, *blocks[:3], None, None, None, None, None, angles, angles, keys, values)
+    behind = (slots, places, blocks[3], norm, *blocks[4:], heads, inner, width**-0.5, 1e-5)
+    parts = compositions.DecoderLayer(norm, list(layers), heads)
+    return _Case(
+        "decoder_layer",
+        dtype,
+        f"B={batch} D={size} I={inner} S={length}",
+        partial(decoder_layer, *before, *behind),
+        partial(parts, hidden, angles, angles, keys, values, length),
+        sum(one.nbytes for one in blocks) + keys.nbytes + values.nbytes,
+    )
 
 
 def _region_case(question: Tensor, generic: Tensor, side: int) -> _Case:

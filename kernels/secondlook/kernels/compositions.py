@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -76,6 +76,72 @@ def decode_attention(
         for row, slot in enumerate(slots)
     ]
     return torch.cat(rows)[:, :, 0]
+
+
+def rms_norm(
+    input: Tensor,  # noqa: A002 -- torch's name; [R, D]
+    weight: Tensor,  # [D]
+    epsilon: float,
+) -> Tensor:  # [R, D]
+    """As transformers writes it."""
+    x = input.float()
+    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)).to(input.dtype)
+
+
+def rotate(
+    input: Tensor,  # noqa: A002 -- torch's name; [R, H, W]
+    cosine: Tensor,  # [R, W]
+    sine: Tensor,  # [R, W]
+) -> Tensor:  # [R, H, W]
+    """As transformers writes it."""
+    low, high = input.chunk(2, dim=-1)
+    return input * cosine[:, None] + torch.cat([-high, low], dim=-1) * sine[:, None]
+
+
+def gated_silu(
+    gate: Tensor,  # [R, D]
+    up: Tensor,  # [R, D]
+) -> Tensor:  # [R, D]
+    """As transformers writes it."""
+    return functional.silu(gate) * up
+
+
+def quick_gelu(input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
+    """As transformers writes it."""
+    return input * torch.sigmoid(1.702 * input)
+
+
+class DecoderLayer:
+    """A decoder's layer in a step of B rows, of which each is in the slot of its number, at one place.
+
+    Args:
+        norm: weights [D] of both norms.
+        products: query, key, value, output, gate, up and down.
+    """
+
+    def __init__(self, norm: Tensor, products: Sequence[nn.Module], heads: int) -> None:
+        self.norm, self.heads = norm, heads
+        *self.projections, self.output, self.gate, self.up, self.down = products
+
+    def __call__(
+        self,
+        hidden: Tensor,  # [B, D]
+        cosine: Tensor,  # [B, W]
+        sine: Tensor,  # [B, W]
+        keys: Tensor,  # [B, H, T, W]
+        values: Tensor,  # [B, H, T, W]
+        place: int,
+    ) -> Tensor:  # [B, D]
+        x = rms_norm(hidden, self.norm, 1e-5)
+        query, key, value = (product(x).view(len(x), self.heads, -1) for product in self.projections)
+        keys[:, :, place] = rotate(key, cosine, sine)
+        values[:, :, place] = value
+        turned, scale = rotate(query, cosine, sine), query.shape[-1] ** -0.5
+        mixed = decode_attention(turned, keys, values, range(len(x)), place + 1, scale)
+        middle: Tensor = hidden + self.output(mixed.flatten(1))
+        x = rms_norm(middle, self.norm, 1e-5)
+        result: Tensor = middle + self.down(gated_silu(self.gate(x), self.up(x)))
+        return result
 
 
 @dataclass(frozen=True)

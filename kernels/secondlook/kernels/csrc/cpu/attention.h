@@ -75,13 +75,10 @@ SECONDLOOK_INLINE void part_values(const Call<T>& call, const T* values, float* 
 // scores of which none is above -inf.
 SECONDLOOK_INLINE float weigh_row(float* __restrict scores, std::int64_t count, std::int64_t full, float scale) {
   constexpr float infinity = std::numeric_limits<float>::infinity();
-  for (std::int64_t s = count; s < full; ++s) scores[s] = scale < 0.0f ? infinity : -infinity;
+  for (std::int64_t s = 0; s < full; s += kLanes) store(scores + s, load(scores + s) * broadcast(scale));
+  for (std::int64_t s = count; s < full; ++s) scores[s] = -infinity;
   Floats most = broadcast(-infinity);
-  for (std::int64_t s = 0; s < full; s += kLanes) {
-    const Floats scaled = load(scores + s) * broadcast(scale);
-    store(scores + s, scaled);
-    most = maximum(most, scaled);
-  }
+  for (std::int64_t s = 0; s < full; s += kLanes) most = maximum(most, load(scores + s));
   const float largest = maximum_lanes(most), point = reference_point(largest);
   Floats sum{};
   for (std::int64_t s = 0; s < full; s += kLanes) {

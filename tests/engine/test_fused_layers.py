@@ -1,0 +1,145 @@
+"""A decoder's layers by operators: which are, that they are transformers' own, and when they are used."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+
+from engine.checkpoints import Variant, write_checkpoint
+from engine.packing import can_pack
+from secondlook.engine.decode.cache import DecoderShape, KVCache
+from secondlook.engine.decode.plans import DecodePlan, PrefillPlan, Rows, Segment
+from secondlook.engine.models.checkpoint import load_model
+from secondlook.engine.models.fused_layers import FusedLayers, fused_layers
+from secondlook.engine.models.packed_linear import Choice, pack_linear_layers
+from secondlook.kernels import set_mode
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no layer is packed here")
+SIZES: dict[str, Any] = {
+    "hidden_size": 96,
+    "intermediate_size": 200,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 32,
+    "attn_implementation": "secondlook",
+}
+KINDS = {
+    "Llama": lambda: LlamaModel(LlamaConfig(**SIZES)),
+    "Qwen2": lambda: Qwen2Model(Qwen2Config(**SIZES)),
+    "Qwen3": lambda: Qwen3Model(Qwen3Config(**SIZES, head_dim=32)),
+}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03}
+
+
+def decoder(kind: str = "Llama", dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(7)
+    model = KINDS[kind]().to(dtype).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def fused(model: Any, *, few: int = 16) -> FusedLayers | None:
+    pack_linear_layers(model, Choice(packed=True, few=few))
+    return fused_layers(model, DecoderShape.of(model.config), 1)
+
+
+def drawn(rows: int, model: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, model.config.hidden_size, generator=generator).to(model.dtype)
+
+
+@torch.inference_mode()
+def answered(model: Any, ours: FusedLayers | None) -> list[Tensor]:
+    """Hidden states of two sequences behind each other, of the first continued, and of a step of both."""
+    shape = DecoderShape.of(model.config)
+    cache = KVCache(shape, 2, 12, model.dtype, torch.device("cpu"))
+    passes = (
+        (7, torch.tensor([*range(4), *range(3)]), PrefillPlan(cache, [Segment(0, 0, 4), Segment(1, 0, 3)])),
+        (2, torch.tensor([4, 5]), PrefillPlan(cache, [Segment(0, 4, 2)])),
+        (2, torch.tensor([6, 3]), DecodePlan(cache, torch.tensor([0, 1]), torch.tensor([6, 3]))),
+        (2, torch.tensor([4, 7]), DecodePlan(cache, torch.tensor([1, 0]), torch.tensor([4, 7]))),
+    )
+    found = []
+    for count, positions, plan in passes:
+        values = drawn(count, model)
+        if ours is None:
+            given = {"position_ids": positions[None], "use_cache": False, "attention_plan": plan}
+            found.append(model(inputs_embeds=values[None], **given).last_hidden_state[0])
+        else:
+            found.append(ours.hidden(Rows(values, positions[None]), plan))
+    return found
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("few", [0, 1, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_are_transformers_own(kind: str, few: int, dtype: torch.dtype) -> None:
+    if not can_pack(dtype):
+        pytest.skip("no layer of this dtype is packed here")
+    expected = answered(decoder(kind, dtype), None)
+    model = decoder(kind, dtype)
+    ours = fused(model, few=few)
+    assert ours is not None
+    assert ours.most == few
+    for one, two in zip(answered(model, ours), expected, strict=True):
+        assert (one.double() - two.double()).abs().max() <= TOLERANCE[dtype] * two.double().abs().max()
+
+
+def test_plain_layers_serve_too_but_for_the_operator_of_a_step() -> None:
+    model = decoder()
+    ours = fused_layers(model, DecoderShape.of(model.config), 1)
+    assert ours is not None
+    assert ours.most == 0
+
+
+def changed(change: str) -> Any:
+    model = decoder()
+    for layer in model.layers:
+        if change == "activation":
+            layer.mlp.act_fn = nn.GELU()
+        elif change == "norm":
+            norm = GemmaRMSNorm(96)
+            norm.variance_epsilon = layer.input_layernorm.variance_epsilon
+            norm.weight = nn.Parameter(layer.input_layernorm.weight.detach(), requires_grad=False)
+            layer.input_layernorm = norm
+        elif change == "part":
+            layer.scale = nn.Linear(1, 1)
+        elif change == "scale":
+            layer.self_attn.scaling = "1"
+    return model
+
+
+@pytest.mark.parametrize("change", ["activation", "norm", "part"])
+def test_others_are_left_alone(change: str) -> None:
+    assert fused(decoder()) is not None
+    assert fused(changed(change)) is None
+
+
+def test_nothing_is_fused_where_references_serve() -> None:
+    set_mode("reference")
+    try:
+        assert fused(decoder()) is None
+    finally:
+        set_mode(None)
+
+
+def test_nor_other_dtypes_and_devices() -> None:
+    model = decoder(dtype=torch.float64)
+    assert fused_layers(model, DecoderShape.of(model.config), 1) is None
+    model = copy.deepcopy(decoder()).to("meta")
+    assert fused_layers(model, DecoderShape.of(model.config), 1) is None
+
+
+def test_a_loaded_model_computes_so(tmp_path: Path) -> None:
+    model: Any = load_model(str(write_checkpoint(tmp_path / "model", Variant(seed=3, kv_heads=2))))
+    assert isinstance(model._fused, FusedLayers)

@@ -1,0 +1,154 @@
+"""A decoder's layer as one operator: float64, bits, and what is refused. Transformers' own layers are what
+`engine/test_fused_layers.py` compares it with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from secondlook.kernels import block_weights, decoder_layer, decoder_layer_reference, library
+
+DTYPES = (torch.float32, torch.bfloat16)
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.0**-6}
+"""Of the largest value of all."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    assert library.status("cpu").source != "reference"
+
+
+def sample(
+    rows: int,
+    size: int,
+    heads: int,
+    kv_heads: int,
+    width: int,
+    inner: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    biased: bool = False,
+    normed: bool = False,
+    block: int = 64,
+) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(rows)
+
+    def drawn(*shape: int, times: float = 1.0, plus: float = 0.0) -> Tensor:
+        return (times * torch.randn(shape, generator=generator) + plus).to(dtype)
+
+    def weights(outputs: int, inputs: int) -> Tensor:
+        return block_weights(drawn(outputs, inputs, times=inputs**-0.5), block)
+
+    angles = torch.randn(rows, width // 2, generator=generator).repeat(1, 2)
+    of_keys = kv_heads * width
+    return {
+        "hidden": drawn(rows, size),
+        "input_norm": drawn(size, times=0.1, plus=1),
+        "query": weights(heads * width, size),
+        "key": weights(of_keys, size),
+        "value": weights(of_keys, size),
+        "query_bias": drawn(heads * width) if biased else None,
+        "key_bias": drawn(of_keys) if biased else None,
+        "value_bias": drawn(of_keys) if biased else None,
+        "query_norm": drawn(width, times=0.1, plus=1) if normed else None,
+        "key_norm": drawn(width, times=0.1, plus=1) if normed else None,
+        "cosine": angles.cos().to(dtype),
+        "sine": angles.sin().to(dtype),
+        "keys": drawn(rows + 2, kv_heads, 150, width),
+        "values": drawn(rows + 2, kv_heads, 150, width),
+        "slots": torch.randperm(rows + 2, generator=generator)[:rows],
+        "places": torch.randint(0, 150, (rows,), generator=generator),
+        "output": weights(size, heads * width),
+        "output_norm": drawn(size, times=0.1, plus=1),
+        "gate": weights(inner, size),
+        "up": weights(inner, size),
+        "down": weights(size, inner),
+        "heads": heads,
+        "inner": inner,
+        "scale": width**-0.5,
+        "epsilon": 1e-5,
+    }
+
+
+def copied(given: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        name: value.clone() if isinstance(value, Tensor) else value for name, value in given.items()
+    } | changes
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "more"),
+    [
+        ((1, 128, 4, 4, 32, 256), {}),
+        ((3, 96, 6, 2, 16, 200), {"biased": True, "block": 32}),
+        ((5, 130, 4, 1, 34, 77), {"normed": True, "block": 16}),
+        ((9, 256, 4, 2, 128, 600), {"biased": True, "normed": True, "block": 48}),
+    ],
+)
+def test_float64(dtype: torch.dtype, shape: tuple[int, ...], more: dict[str, Any]) -> None:
+    given = sample(*shape, dtype=dtype, **more)
+    exact_given, before = copied(given), copied(given)
+    found, exact = decoder_layer(**given), decoder_layer_reference(**exact_given)
+    for name, one, two in (
+        ("result", found, exact),
+        *((name, given[name], exact_given[name]) for name in ("keys", "values")),
+    ):
+        apart = (one.double() - two.double()).abs().max()
+        assert apart <= TOLERANCE[dtype] * two.double().abs().max(), name
+    for name in ("keys", "values"):  # nothing else of the cache has changed
+        given[name][given["slots"], :, given["places"]] = 0
+        before[name][given["slots"], :, given["places"]] = 0
+        assert torch.equal(given[name], before[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_has_the_same_bits_whatever_the_others_and_the_threads(dtype: torch.dtype) -> None:
+    given, threads = sample(6, 128, 4, 2, 32, 320, dtype=dtype), torch.get_num_threads()
+    together = decoder_layer(**copied(given))
+    try:
+        torch.set_num_threads(1)
+        for row in range(6):
+            one = {
+                name: given[name][row : row + 1] for name in ("hidden", "cosine", "sine", "slots", "places")
+            }
+            assert torch.equal(decoder_layer(**copied(given, **one))[0], together[row])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_cache_may_lie_apart() -> None:
+    given = sample(2, 64, 2, 1, 32, 96)
+    expected = decoder_layer(**copied(given))
+    apart = {}
+    for name in ("keys", "values"):
+        whole = torch.full((4, 200, 1, 40), float("nan")).transpose(1, 2)
+        apart[name] = whole[:, :, :150, :32]
+        apart[name].copy_(given[name])
+    assert torch.equal(decoder_layer(**{**given, **apart}), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"hidden": torch.zeros(2, 65)}, "input_norm|cosine"),
+        ({"hidden": torch.zeros(2, 64, dtype=torch.float64)}, "hidden"),
+        ({"cosine": torch.zeros(2, 16)}, "cosine"),
+        ({"query_bias": torch.zeros(3)}, "query_bias"),
+        ({"key_norm": torch.zeros(3)}, "key_norm"),
+        ({"values": torch.zeros(4, 1, 149, 32)}, "values"),
+        ({"slots": torch.tensor([0, 4])}, "slots"),
+        ({"places": torch.tensor([0, 150])}, "places"),
+        ({"places": torch.tensor([0])}, "places"),
+        ({"gate": block_weights(torch.zeros(95, 60))}, "gate"),
+        ({"up": block_weights(torch.zeros(96, 64), 32)}, "gate and up"),
+        ({"heads": 0}, "heads"),
+        ({"inner": 200}, "gate"),
+    ],
+)
+def test_wrong_arguments_are_named(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(RuntimeError, match=named):
+        decoder_layer(**{**sample(2, 64, 2, 1, 32, 96), **change})
