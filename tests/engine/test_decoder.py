@@ -218,13 +218,14 @@ def test_attention_rows_run_no_layer_behind_the_probe(
 ) -> None:
     decoder = decoder_of(adapter)
     ran: Counter[int] = Counter()
-    attend = PrefillPlan.attend
+    for name in ("attend", "attend_last"):
+        own = getattr(PrefillPlan, name)
 
-    def counted(plan: PrefillPlan, layer: int, *others: Any) -> Tensor:
-        ran.update([layer])
-        return attend(plan, layer, *others)
+        def counted(plan: PrefillPlan, layer: int, *others: Any, call: Any = own) -> Any:
+            ran.update([layer])
+            return call(plan, layer, *others)
 
-    monkeypatch.setattr(PrefillPlan, "attend", counted)
+        monkeypatch.setattr(PrefillPlan, name, counted)
     decoder.prefill([prompted(adapter, SHORT, 0)], probe=True)
     whole = Counter(ran)
     ran.clear()

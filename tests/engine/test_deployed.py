@@ -61,7 +61,7 @@ def options(command: Any) -> set[str]:
 def test_the_command_has_the_options_of_serve_but_those_of_connections_and_encoders() -> None:
     connections = {"max_connections", "header_seconds", "body_seconds", "metrics_port", "tls_cert", "tls_key"}
     assert connections | {"host", "port"} == options(ServerChoice) - options(RequestChoice)
-    encoders = {"vision", "encoder", "provider", "trust_plan", "rebuild"}
+    encoders = {"vision", "encoder", "precision", "provider", "trust_plan", "rebuild"}
     budget = {"retransmission_rate", "bytes_per_second"}
     assert options(serve) - options(deploy) == connections | encoders | budget | {"log_format"}
     assert options(deploy) - options(serve) == {"replicas", "cpus", "gpus"}

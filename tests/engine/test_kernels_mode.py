@@ -59,8 +59,11 @@ def test_references_answer_alike(tmp_path: Path, dtype: DType, fit: str, any_mod
             (compiled[1].second, reference[1].second),
         ):
             assert one.token_ids == other.token_ids
-            # Both sum in float32, each in its own order, and the layers behind make more of that.
-            assert measures(one) == pytest.approx(measures(other), rel=1e-4)
+            # Both sum in float32, each in its own order, and the layers behind make more of that. In bfloat16
+            # compiled operators round inner values as PyTorch's operations do, and references do not: each is
+            # as far as the other from float32, 0.05 nats in the mean and 0.2 at most for such weights.
+            near = {"rel": 1e-4} if dtype == "float32" else {"abs": 0.3}
+            assert measures(one) == pytest.approx(measures(other), **near)
 
 
 def test_the_environment_names_the_mode(monkeypatch: pytest.MonkeyPatch, any_mode: None) -> None:

@@ -10,7 +10,6 @@ positions (M-RoPE). Behind a prompt they differ by a fixed number, the sequence'
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,7 +59,8 @@ class DecoderModel(Protocol):
         ...
 
     def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
-        """The decoder's final hidden states [R, D]. Every layer attends as the plan says."""
+        """The decoder's final hidden states [R, D], or of those rows alone that the plan wants
+        (`PrefillPlan.last`). Every layer attends as the plan says."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -128,15 +128,13 @@ class Decoder:
         """
         plan = self._plan(prompts, probe=probe)
         hidden = self.model.hidden(Rows.packed([prompt.rows for prompt in prompts]), plan)
-        ends = itertools.accumulate(len(prompt.rows) for prompt in prompts)
-        last = self._on_device([end - 1 for end in ends])
         for prompt in prompts:
             self._lengths[prompt.slot] = prompt.start + len(prompt.rows)
             self._deltas[prompt.slot] = prompt.delta
             self.record.begin(prompt.slot, prompt.limit, prompt.tokens)
             self.progress.begin(prompt.slot)
         slots = self._on_device([prompt.slot for prompt in prompts])
-        logits = self.model.logits(hidden[last])
+        logits = self.model.logits(hidden)
         self.record.extras.see(logits, [prompt.slot for prompt in prompts], [0] * len(prompts))
         self.record.append(logits, slots)
         self.progress.note(prompt.slot for prompt in prompts)
@@ -192,4 +190,5 @@ class Decoder:
             Segment(one.slot, one.start, len(one.rows), one.span, kept=not rows_only, read=one.read)
             for one in prompts
         ]
-        return PrefillPlan(self.cache, segments, self.probe if probe else None, rows_only=rows_only)
+        read = self.probe if probe else None
+        return PrefillPlan(self.cache, segments, read, rows_only=rows_only, last_only=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from secondlook.engine.decode.cache import KVCache
+from secondlook.engine.devices import to_device
 from secondlook.kernels import attention, attention_row, decode_attention, has_kernels, write_cache
 
 __all__ = ["AttentionPlan", "DecodePlan", "PrefillPlan", "Probe", "ProbeReached", "Rows", "Segment"]
@@ -107,8 +108,11 @@ class PrefillPlan:
         segments: in the order of the packed rows.
         probe: what is read, if anything.
         rows_only: end the pass, by ProbeReached, as soon as that is there.
+        last_only: the hidden states of each segment's last row are all that is wanted of the pass, in the
+            order of the segments.
 
     Attributes:
+        last: [segments] int64, on the cache's device: those rows; None: all are wanted.
         read: after the pass, for each segment [stop - start] float32, or [M, stop - start] of M maps: the
             attention of its last row (the mean over `Segment.read` of them) to its span, summed over the
             probe's layers and heads with their weights.
@@ -121,15 +125,34 @@ class PrefillPlan:
         probe: Probe | None = None,
         *,
         rows_only: bool = False,
+        last_only: bool = False,
     ) -> None:
         self._cache = cache
         self._segments = segments
         self._probe, self._rows_only = probe, rows_only
+        ends = torch.tensor([segment.length for segment in segments]).cumsum(0) - 1
+        self.last = to_device(ends, cache.keys[0].device) if last_only else None
         self._masks: list[Tensor | None] = [None] * len(segments)
         self.read: list[Tensor] = []
 
+    def reads(self, layer: int) -> bool:
+        """Whether a probe reads a layer's attention."""
+        return self._probe is not None and layer in self._probe.layers
+
+    def attend_last(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """[1, segments, H, D] of each segment's last row, where a layer's other rows are not wanted: see
+        `attend`, whose query this takes of those rows alone."""
+        outputs, first = [], 0
+        for number, segment in enumerate(self._segments):
+            own = slice(first, first + segment.length)
+            first += segment.length
+            keys = self._seen(self._cache.keys[layer], segment, key[0, :, own])
+            values = self._seen(self._cache.values[layer], segment, value[0, :, own])
+            outputs.append(attention(query[:, :, number : number + 1], keys, values, scale, False))
+        return torch.cat(outputs, dim=1)
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        probe = self._probe if self._probe is not None and layer in self._probe.layers else None
+        probe = self._probe if self.reads(layer) else None
         ends = probe is not None and self._rows_only and layer == probe.last
         outputs, first = [], 0
         for number, segment in enumerate(self._segments):

@@ -18,7 +18,7 @@ from torch import Tensor
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import View
 from secondlook.engine.decode.cache import DecoderShape
-from secondlook.engine.decode.plans import AttentionPlan, Rows
+from secondlook.engine.decode.plans import AttentionPlan, PrefillPlan, Rows
 from secondlook.engine.devices import to_device
 from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
 from secondlook.engine.models.checkpoint import digest, state
@@ -133,7 +133,8 @@ class Adapter(VisionLanguageModel):
             **deep,
         )
         states: Tensor = output.last_hidden_state[0]
-        return states
+        wanted = plan.last if isinstance(plan, PrefillPlan) else None
+        return states if wanted is None else states[wanted]
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

@@ -83,20 +83,45 @@ class _Layer:
 
     def run(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
         """[R, D] of any rows."""
-        query, key, value, output, gate, up, down = self._products
         x = rms_norm(hidden, self._norms[0], self._epsilon)
-        heads = [linear(x).view(len(x), -1, self.width) for linear in (query, key, value)]  # [R, H, W]
-        for which, norm in enumerate(self._head_norms):
-            if norm is not None:
-                flat = heads[which].view(-1, self.width)
-                heads[which] = rms_norm(flat, norm, self._epsilon).view_as(heads[which])
-            heads[which] = rotate(heads[which], *turns)
-        own, keys, values = (one.transpose(0, 1).unsqueeze(0) for one in heads)
-        mixed = plan.attend(number, own, keys, values, self.scale)
-        middle: Tensor = hidden + output(mixed.reshape(len(x), -1))
+        query, key = (self._turned(which, x, turns) for which in (0, 1))
+        value = self._heads(2, x)
+        mixed = plan.attend(number, _by_heads(query), _by_heads(key), _by_heads(value), self.scale)
+        return self._finished(hidden, mixed)
+
+    def run_last(
+        self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: PrefillPlan, last: Tensor
+    ) -> Tensor:
+        """[segments, D] of the rows `last`: of all others keys and values are computed alone."""
+        x = rms_norm(hidden, self._norms[0], self._epsilon)
+        query = self._turned(0, x[last], (turns[0][last], turns[1][last]))
+        key, value = self._turned(1, x, turns), self._heads(2, x)
+        mixed = plan.attend_last(number, _by_heads(query), _by_heads(key), _by_heads(value), self.scale)
+        return self._finished(hidden[last], mixed)
+
+    def _heads(self, which: int, x: Tensor) -> Tensor:
+        """[R, H, W] of the first three products."""
+        rows: Tensor = self._products[which](x)
+        return rows.view(len(x), -1, self.width)
+
+    def _turned(self, which: int, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        heads, norm = self._heads(which, x), self._head_norms[which]
+        if norm is not None:
+            heads = rms_norm(heads.view(-1, self.width), norm, self._epsilon).view_as(heads)
+        return rotate(heads, *turns)
+
+    def _finished(self, hidden: Tensor, mixed: Tensor) -> Tensor:
+        """The layer's result, from its input and what attention found, [1, R, H, W]."""
+        output, gate, up, down = self._products[3:]
+        middle: Tensor = hidden + output(mixed.reshape(len(hidden), -1))
         x = rms_norm(middle, self._norms[1], self._epsilon)
         result: Tensor = middle + down(gated_silu(gate(x), up(x)))
         return result
+
+
+def _by_heads(rows: Tensor) -> Tensor:
+    """[1, H, R, W] of [R, H, W]."""
+    return rows.transpose(0, 1).unsqueeze(0)
 
 
 def _holds(module: nn.Module) -> bool:
@@ -119,17 +144,28 @@ class FusedLayers:
     def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
         """[R, D], see `DecoderModel.hidden`."""
         hidden, turns = rows.embeddings, self.turns(rows)
-        stepping = isinstance(plan, DecodePlan) and len(rows) <= self.most
+        end = len(self._layers) - 1
         for number, layer in enumerate(self._layers):
-            if stepping:
-                assert isinstance(plan, DecodePlan), "just asked"
+            if isinstance(plan, DecodePlan) and len(rows) <= self.most:
                 hidden = layer.step(number, hidden, turns, plan)
+            elif number == end and (last := self._last(plan, rows)) is not None:
+                assert isinstance(plan, PrefillPlan), "no other wants a few rows"
+                hidden = layer.run_last(number, hidden, turns, plan, last)
             else:
                 hidden = layer.run(number, hidden, turns, plan)
             if number < len(rows.deep):
                 hidden = hidden + rows.deep[number]
+        if isinstance(plan, PrefillPlan) and plan.last is not None and len(hidden) == len(rows):
+            hidden = hidden[plan.last]
         normed: Tensor = self._decoder.norm(hidden)
         return normed
+
+    def _last(self, plan: AttentionPlan, rows: Rows) -> Tensor | None:
+        """The rows of which the last layer must compute more than keys and values; None: all."""
+        end = len(self._layers) - 1
+        if not isinstance(plan, PrefillPlan) or plan.reads(end) or len(rows.deep) > end:
+            return None
+        return plan.last
 
     def turns(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Cosines and sines [R, W]."""
