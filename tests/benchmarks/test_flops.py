@@ -40,7 +40,7 @@ from secondlook.engine.flops import META, PassFlops
 from secondlook.kernels import attention_row, decode_attention
 from secondlook.kernels.library import uses_reference
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "as_transformers")
 NEW_TOKENS = 40  # enough for a static cache to be much longer than the prompt
 
 
@@ -81,7 +81,7 @@ decode_flops._get_raw = True  # type: ignore[attr-defined]  # torch's word for: 
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
+def subject(as_transformers: None) -> Subject:
     return tiny_subject()
 
 
@@ -168,7 +168,6 @@ def test_operators_of_our_own_are_counted() -> None:
 @pytest.mark.parametrize("look_twice", [False, True])
 def test_the_whole_engine_is_what_torch_counts(look_twice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_with_references()
-    monkeypatch.setattr("secondlook.benchmarks.latency.subject.pack_linear_layers", lambda _: None)
     subject = tiny_subject()
     monkeypatch.setattr(EngineFlow, "_token_seconds", lambda *_: {})  # another request, for its times alone
     # A new picture: of one it knows, the engine keeps what it computed.
@@ -231,7 +230,6 @@ def test_the_second_answer_may_be_of_another_length() -> None:
     assert long - short == sum(passes.decoder(1, 90 + step) + passes.logits() for step in range(4, 9))
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_looks_of_an_engine_cost_what_the_benchmark_counts() -> None:
     subject = tiny_subject()
     engine, request = subject.engine, request_of(subject, look_twice=True)

@@ -126,10 +126,8 @@ def tiny(kind: str) -> Preset:
 
 
 @pytest.fixture(scope="module", params=list(TINY))
-def subject(request: pytest.FixtureRequest) -> Subject:
-    with pytest.MonkeyPatch.context() as patch:  # what is packed torch's counter does not see
-        patch.setattr("secondlook.benchmarks.latency.subject.pack_linear_layers", lambda _: None)
-        return build_subject(tiny(request.param), torch.float32, torch.device("cpu"))
+def subject(request: pytest.FixtureRequest, as_transformers: None) -> Subject:
+    return build_subject(tiny(request.param), torch.float32, torch.device("cpu"))
 
 
 def flows_on(subject: Subject) -> list[Flow]:
@@ -163,9 +161,7 @@ def looking(subject: Subject, **where: Any) -> Subject:
     shapes = tiny(subject.preset.config.model_type).shapes
     own = subject.engine.model.localisation
     shapes.localisation = Localisation({1: {0: 1.0, 3: 0.5}, 2: None}, own.crop_size, **where)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("secondlook.benchmarks.latency.subject.pack_linear_layers", lambda _: None)
-        return build_subject(Preset("profiled", shapes), torch.float32, torch.device("cpu"))
+    return build_subject(Preset("profiled", shapes), torch.float32, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("generic", [True, False])
@@ -233,9 +229,9 @@ def test_the_looks_of_an_engine_are_counted_whatever_the_pictures_shape(subject:
     assert once + again == pytest.approx(sum(seen), rel=1e-3)
 
 
-def test_beside_two_looks_at_one_square_stands_one_look_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("as_transformers")
+def test_beside_two_looks_at_one_square_stands_one_look_in_tiles() -> None:
     skip_with_references()
-    monkeypatch.setattr("secondlook.benchmarks.latency.subject.pack_linear_layers", lambda _: None)
     next_ = tiny("llava_next")
     subject = build_subject(next_, torch.float32, torch.device("cpu"))
     request, found = request_of(subject, 1), list[Outcome]()

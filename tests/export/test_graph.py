@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from secondlook.engine.models.clip import ClipVision
 from secondlook.export.graph import narrowed
+from secondlook.kernels import set_mode
 
 
 def llava(layer: int = -2, *, side: int = 84, projector: str = "gelu", **vision: Any) -> Any:
@@ -118,7 +119,7 @@ def test_the_models_own_tensors_are_used_and_never_changed() -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_in_eager_torch_it_has_the_bits_of_transformers_modules() -> None:
+def test_in_eager_torch_it_has_the_bits_of_transformers_modules_or_is_near(any_mode: None) -> None:
     model = llava()
     tower, values = model.model.vision_tower, pixels(model)
     with torch.inference_mode():
@@ -126,4 +127,6 @@ def test_in_eager_torch_it_has_the_bits_of_transformers_modules() -> None:
         for block in tower.encoder.layers[:2]:
             hidden = block(hidden, None)
         expected = model.model.multi_modal_projector(hidden[:, 1:])
+        assert relative_error(vision(model)(values), expected.double()) < 2e-6
+        set_mode("reference")
         assert torch.equal(vision(model)(values), expected)

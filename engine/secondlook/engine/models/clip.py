@@ -90,11 +90,12 @@ class _Block(nn.Module):
         return output
 
     def _transformed(self, hidden: Tensor) -> Tensor:
-        output: Tensor
-        if self.quick and not torch.compiler.is_exporting() and has_kernels(hidden):
-            output = self.mlp.fc2(quick_gelu(self.mlp.fc1(hidden)))
+        wide: Tensor = self.mlp.fc1(hidden)
+        if self.quick and not torch.compiler.is_exporting() and has_kernels(wide):
+            wide = quick_gelu(wide)
         else:
-            output = self.mlp(hidden)
+            wide = self.mlp.activation_fn(wide)
+        output: Tensor = self.mlp.fc2(wide)
         return output
 
     def _attended(self, hidden: Tensor) -> Tensor:
