@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,8 @@ _NOT_VLLM: Final = ("PYTHONPATH", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOC
 
 
 class Worker:
-    """An engine in a process of its own, that is ready."""
+    """An engine in a process of its own, that is ready. It is stopped, with all processes that it has, but
+    while it is asked: some wait by spinning, and would take a core from who is measured."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], errors: Path) -> None:
         """Start it, and wait until it says by anything at all that it is ready.
@@ -55,7 +57,12 @@ class Worker:
         self._errors = errors
         with errors.open("wb") as said:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=dict(environment)
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                env=dict(environment),
+                start_new_session=True,
             )
         self._told()
 
@@ -66,6 +73,7 @@ class Worker:
             MeasurementError: the process is gone; with what it said last.
         """
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         with suppress(OSError):  # of one that is gone; it is told below
             pickle.dump((task, arguments), self._process.stdin)
             self._process.stdin.flush()
@@ -74,7 +82,9 @@ class Worker:
     def _told(self) -> Any:
         assert self._process.stdout is not None
         try:
-            return pickle.load(self._process.stdout)
+            told = pickle.load(self._process.stdout)
+            self._signal(signal.SIGSTOP)
+            return told
         except EOFError as error:
             self.close()
             said = self._errors.read_text(encoding="utf-8", errors="replace")[-_SAID:]
@@ -82,6 +92,7 @@ class Worker:
 
     def close(self) -> None:
         """Ask no more; it ends."""
+        self._signal(signal.SIGCONT)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with suppress(BrokenPipeError):
@@ -89,8 +100,13 @@ class Worker:
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To all processes of its session's group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 @contextmanager
