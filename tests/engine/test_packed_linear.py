@@ -40,7 +40,7 @@ _Model = TypeVar("_Model", bound=nn.Module)
 QUESTIONS = ("What is the number on the sign?", "Describe the picture.", "Is there a dog?")
 DTYPES = (torch.float32, torch.bfloat16)
 needs_packing = pytest.mark.skipif(not can_pack(torch.float32), reason="no layer is packed here")
-FEW = Choice(packed=True, few=4)
+FEW = Choice(packed=True, few=16)
 CHOICES = (PACKED, FEW, PLAIN)
 
 

@@ -42,7 +42,8 @@ def attention(
 
     Returns:
         of query's dtype, contiguous. A row's is NaN, as a softmax's, if a score that it sees is NaN or +inf,
-        or all are -inf.
+        or all are -inf; and it may be, if a value up to three positions behind those that it sees is not
+        finite.
 
     Raises:
         TypeError: a dtype that is not one of those above.
@@ -81,6 +82,8 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, scale: float, causal: bo
     if not 1 <= width <= _WIDEST:
         raise ValueError(f"query must have 1 to {_WIDEST} elements in each head, but has {width}")
     for name, tensor in (("keys", keys), ("values", values)):
+        if tensor.device != query.device:
+            raise ValueError(f"{name} must be on {query.device} as query is, but is on {tensor.device}")
         if tensor.dtype != query.dtype:
             raise TypeError(f"{name} must have the dtype of query, {query.dtype}, but is {tensor.dtype}")
         if tensor.dim() != 4 or tensor.shape != (batch, keys.shape[1], keys.shape[2], width):

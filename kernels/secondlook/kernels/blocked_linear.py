@@ -43,15 +43,26 @@ def blocked_linear(
         outputs: how many there are; what is beyond them in the last block is left out.
 
     Raises:
-        TypeError: a dtype that is not one of those above.
-        ValueError: a wrong shape, stride or device; the message names the argument.
+        TypeError: a dtype of `input` or `weight` that is not one of those above.
+        ValueError: what else is wrong, a shape, stride or device; the message names the argument.
     """
     found: Tensor = _operator(input.detach(), weight, bias, outputs)
     return found
 
 
 def block_weights(weight: Tensor, width: int = 64) -> Tensor:
-    """[outputs, inputs] in blocks of `width` outputs, padded with zeros: what `blocked_linear` takes."""
+    """[outputs, inputs] in blocks of `width` outputs, padded with zeros: what `blocked_linear` takes.
+
+    Raises:
+        TypeError: neither float32 nor bfloat16.
+        ValueError: a wrong shape, or blocks of another width than 16, 32, 48 or 64.
+    """
+    if weight.dtype not in _PAIRS:
+        raise TypeError(f"weight must be float32 or bfloat16, but is {weight.dtype}")
+    if weight.dim() != 2 or not weight.numel():
+        raise ValueError(f"weight must be [outputs, inputs], but has shape {list(weight.shape)}")
+    if width not in _WIDTHS:
+        raise ValueError(f"width must be 16, 32, 48 or 64, but is {width}")
     outputs, inputs = weight.shape
     pair = _PAIRS[weight.dtype]
     padded = functional.pad(weight.detach(), (0, -inputs % pair, 0, -outputs % width))
@@ -79,22 +90,29 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> 
         raise ValueError(f"input must be on the CPU, but is on {input.device}")
     if input.dtype not in _PAIRS:
         raise TypeError(f"input must be float32 or bfloat16, but is {input.dtype}")
-    if input.dim() != 2 or (input.shape[1] > 1 and input.stride(1) != 1):
+    if input.dim() != 2 or input.shape[1] < 1 or (input.shape[1] > 1 and input.stride(1) != 1):
         raise ValueError(
             f"input must be [B, inputs] and contiguous in its last dimension, but its shape is "
             f"{list(input.shape)}, its strides are {input.stride()}"
         )
     check_blocks("weight", weight, input, outputs, input.shape[1])
-    if bias is not None and (bias.dtype, bias.shape) != (input.dtype, (outputs,)):
+    if bias is None:
+        return
+    if (bias.device, bias.dtype, bias.shape) != (input.device, input.dtype, (outputs,)):
         raise ValueError(
-            f"bias must be [{outputs}] of {input.dtype}, but is {list(bias.shape)} of {bias.dtype}"
+            f"bias must be [{outputs}] of {input.dtype} on the CPU, but is {list(bias.shape)} of "
+            f"{bias.dtype} on {bias.device}"
         )
+    if not bias.is_contiguous():
+        raise ValueError(f"bias must be contiguous, but its stride is {bias.stride(0)}")
 
 
 def check_blocks(name: str, weight: Tensor, like: Tensor, outputs: int, inputs: int) -> None:
     """Refuse what are no weights in blocks of this many inputs and outputs, of the dtype of `like`."""
     if weight.dtype != like.dtype:
         raise TypeError(f"{name} must be {like.dtype}, but is {weight.dtype}")
+    if weight.device != like.device:
+        raise ValueError(f"{name} must be on the CPU, but is on {weight.device}")
     pair = _PAIRS[like.dtype]
     width = weight.shape[2] if weight.dim() == 4 else 0
     if width not in _WIDTHS or not weight.is_contiguous():

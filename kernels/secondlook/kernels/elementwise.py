@@ -162,6 +162,8 @@ def _check(name: str, tensor: Tensor, like: Tensor, shape: tuple[int, ...] | Non
         raise ValueError(f"{name} must be on the CPU, but is on {tensor.device}")
     if tensor.dtype not in _DTYPES:
         raise TypeError(f"{name} must be float32 or bfloat16, but is {tensor.dtype}")
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} as the other is, but is on {tensor.device}")
     if tensor.dtype != like.dtype:
         raise TypeError(f"{name} must be {like.dtype} as the other is, but is {tensor.dtype}")
     if shape is not None and (tensor.shape != shape or not tensor.is_contiguous()):

@@ -114,9 +114,9 @@ class PackedLinear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
         """[..., out_features] of [..., in_features]."""
         count = input.numel() // self.in_features
-        if 0 < count <= self.few:
+        if 0 < count <= self.few and input.dtype == self._weight.dtype:
             assert self.blocks is not None, "they were found when few was set"
-            rows = input.reshape(count, self.in_features)
+            rows = input.reshape(count, self.in_features).contiguous()
             found = blocked_linear(rows, self.blocks, self.bias, self.out_features)
             return found.view(*input.shape[:-1], self.out_features)
         output: Tensor = _ops._linear_pointwise(input, self._weight, self.bias, "none", [], "")

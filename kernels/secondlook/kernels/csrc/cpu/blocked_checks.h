@@ -32,6 +32,7 @@ inline void check(const torch::stable::Tensor& input, const torch::stable::Tenso
                   const std::optional<torch::stable::Tensor>& bias, std::int64_t outputs) {
   SECONDLOOK_CHECK_DIM(input, 2, "[B, inputs]");
   SECONDLOOK_CHECK_LAST_STRIDE(input);
+  STD_TORCH_CHECK(input.size(1) >= 1, "input must have at least one input in each row, but has none");
   STD_TORCH_CHECK(weight.scalar_type() == input.scalar_type(), "weight must have the dtype of input");
   check_weights(weight, "weight", outputs, input.size(1));
   if (bias) {

@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -207,6 +209,7 @@ void check_rows(const Tensor& tensor, const char* name, const Layer& a, std::vec
 void check(const Layer& a) {
   SECONDLOOK_CHECK_DIM(a.hidden, 2, "[B, D]");
   SECONDLOOK_CHECK_DIM(a.keys, 4, "[S, H_kv, T, W]");
+  SECONDLOOK_CHECK_DIM(a.values, 4, "[S, H_kv, T, W]");
   const ScalarType type = a.hidden.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16,
                   "hidden must be Float or BFloat16, but is scalar type ", static_cast<int>(type));
@@ -214,6 +217,9 @@ void check(const Layer& a) {
   const Index kv_heads = a.keys.size(1);
   STD_TORCH_CHECK(2 <= width && width <= 256 && width % 2 == 0,
                   "keys must have 2 to 256 elements in each head, an even number, but has ", width);
+  STD_TORCH_CHECK(std::isfinite(static_cast<float>(a.scale)), "scale must be finite in float32, but is ",
+                  a.scale);
+  STD_TORCH_CHECK(a.epsilon >= 0, "epsilon must be 0 or more, but is ", a.epsilon);
   STD_TORCH_CHECK(kv_heads >= 1 && a.heads >= 1 && a.heads % kv_heads == 0,
                   "heads must be a multiple of those of keys, ", kv_heads, ", but is ", a.heads);
   check_rows(a.hidden, "hidden", a, {rows, size});

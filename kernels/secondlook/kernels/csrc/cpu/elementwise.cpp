@@ -82,6 +82,7 @@ Tensor rms_norm(const Tensor& input, const Tensor& weight, double epsilon) {
   check_dtype(input, "input");
   SECONDLOOK_CHECK_DIM(input, 2, "[R, D]");
   SECONDLOOK_CHECK_LAST_STRIDE(input);
+  STD_TORCH_CHECK(epsilon >= 0, "epsilon must be 0 or more, but is ", epsilon);
   STD_TORCH_CHECK(weight.dim() == 1 && weight.size(0) == input.size(1) && weight.is_contiguous() &&
                       weight.scalar_type() == input.scalar_type(),
                   "weight must be [D], contiguous, of the dtype of input");
