@@ -9,10 +9,11 @@ import os
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -29,7 +30,7 @@ from secondlook.edge.errors import ConnectionFailedError, SettingsError
 from secondlook.edge.retry import ClientSettings
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.settings import ConnectionLimits, TlsFiles
-from secondlook.engine.serve.tls import server_context
+from secondlook.engine.serve.tls import Handshake, Handshakes, server_context
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,82 @@ def test_who_does_not_say_goodbye_is_not_waited_for(files: TlsFiles) -> None:
         with plain:
             plain.settimeout(SECONDS)
             assert until_closed(plain), "it is closed, though this side never answers"
+
+
+@pytest.mark.parametrize("sent", [0, 1, 100, None, "handshake"])
+@pytest.mark.parametrize("rudely", [False, True])
+def test_who_goes_during_the_handshake_leaves_nothing(
+    files: TlsFiles, sent: int | str | None, rudely: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which `listening` sees: a server ends with its connections."""
+    with secured(files, limits()) as url:
+        for _ in range(20):
+            with connected(url) as plain:
+                coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+                client = ssl.create_default_context(cafile=str(files.certificate)).wrap_bio(
+                    coming, going, server_hostname="localhost"
+                )
+                with pytest.raises(ssl.SSLWantReadError):
+                    client.do_handshake()
+                hello = going.read()
+                plain.sendall(hello if sent in (None, "handshake") else hello[:sent])
+                if sent == "handshake":
+                    with suppress(ssl.SSLWantReadError):
+                        coming.write(plain.recv(65536))
+                        client.do_handshake()
+                    plain.sendall(going.read())
+                if rudely:  # with a reset, not with an end
+                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with EdgeClient(url, settings=ClientSettings(ca=files.certificate)) as asking:
+            assert asking.ask(jpeg(400, 300), "sure").text == "first to sure"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+class Lost(asyncio.Protocol):
+    """Goes over to nothing that is lost already."""
+
+    def connection_made(self, _transport: asyncio.BaseTransport) -> None:
+        raise AssertionError("the client had gone")
+
+
+def test_a_handshake_that_ends_as_its_client_goes_is_none(
+    files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        handshakes = Handshakes(server_context(files), 8, SECONDS)
+        handshake = Handshake(handshakes, Lost)
+
+        async def start_tls(*_given: object, **_named: object) -> asyncio.BaseTransport:
+            handshake.connection_lost(ConnectionResetError())
+            return asyncio.Transport()
+
+        monkeypatch.setattr(loop, "start_tls", start_tls)
+        handshake.connection_made(asyncio.Transport())
+        assert handshakes.going == 1
+        (shaking,) = asyncio.all_tasks() - {asyncio.current_task()}
+        await shaking
+        assert handshakes.going == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_handshake_given_up_before_it_began_leaves_nothing(files: TlsFiles) -> None:
+    class Silent(asyncio.Transport):
+        def abort(self) -> None:
+            """There is nobody."""
+
+    async def scenario() -> None:
+        handshakes = Handshakes(server_context(files), 1, SECONDS)
+        several = [Handshake(handshakes, Lost) for _ in range(3)]
+        for handshake in several:
+            handshake.connection_made(Silent())
+        assert handshakes.going == 1
+        several[-1].abort()
+        await asyncio.sleep(0)
+        assert handshakes.going == 0
+
+    asyncio.run(scenario())
 
 
 def test_many_clients_are_answered_at_once(files: TlsFiles) -> None:

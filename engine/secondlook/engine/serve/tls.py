@@ -68,6 +68,11 @@ class Handshakes:
         self._most = most
         self._going = dict[Handshake, str]()
 
+    @property
+    def going(self) -> int:
+        """How many there are."""
+        return len(self._going)
+
     def begin(self, handshake: Handshake, address: str) -> None:
         """One more."""
         self._going[handshake] = address
@@ -93,6 +98,7 @@ class Handshake(asyncio.Protocol):
         self._protocol = protocol
         self._shaking: asyncio.Task[None] | None = None
         self._early = bytearray()
+        self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport), "a stream's"
@@ -105,8 +111,14 @@ class Handshake(asyncio.Protocol):
         """Of the first request, before this has gone over."""
         self._early += data
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone before this has gone over: there is nothing to go over to."""
+        self._lost = True
+        self._handshakes.end(self)
+
     def abort(self) -> None:
         """Give it up."""
+        self._handshakes.end(self)  # here, as a task that has not begun has no `finally`
         self._transport.abort()
         if self._shaking is not None:
             self._shaking.cancel()
@@ -125,7 +137,7 @@ class Handshake(asyncio.Protocol):
             return
         finally:
             limits.end(self)
-        if secured is None:  # it was closed meanwhile
+        if secured is None or self._lost:  # it was closed meanwhile, and nobody would be told so again
             return
         protocol = self._protocol()
         secured.set_protocol(protocol)
