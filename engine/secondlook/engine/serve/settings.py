@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -61,8 +62,9 @@ class KeyLimits:
 
     Attributes:
         concurrent: questions in progress.
-        looks_per_minute: requests with a picture, or with a question for a stream.
-        bytes_per_minute: of their bodies.
+        looks_per_minute: requests with a picture, or with a question for a stream; two of a chat that looks
+            twice.
+        bytes_per_minute: of their bodies, and of what is fetched for them.
     """
 
     concurrent: PositiveInt | None = None
@@ -141,11 +143,19 @@ class PictureStoreLimits:
     seconds: PositiveFloat = 600.0
 
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@?#\[\]:]+)(:[0-9]+)?")
+"""As in a URL: an address of IPv6 in brackets, and perhaps a port."""
+
+
 def _host(text: str) -> str:
-    if not re.fullmatch(r"[^\s/@?#\[\]]+", text) or re.search(r":\d+$", text):
+    try:
+        port = urlsplit(f"//{text}").port
+    except ValueError:
+        port = 0
+    if not _HOST.fullmatch(text) or port == 0:
         raise SettingsError(
             f"--allowed-media-domains (allowed_media_domains) has {text!r}, which is no host's name, such as "
-            "pictures.example"
+            "pictures.example, and none with a port, such as pictures.example:8443"
         )
     return text.lower()
 
@@ -157,7 +167,7 @@ class ChatLimits:
     Attributes:
         max_body_bytes: size of a request's body: whole pictures, in base64.
         max_pixels: of a picture that is decoded here.
-        allowed_media_domains: hosts whose pictures are fetched; by default none is.
+        allowed_media_domains: hosts whose pictures are fetched, see `Fetcher`; by default none is.
         fetch_seconds: how long that may take.
         pictures: see `PictureStoreLimits`.
     """
