@@ -52,11 +52,13 @@ class Asker:
     Attributes:
         client: whose pictures, prefixes and places these are.
         take: called with bytes that came for it besides the body; raises where they are too many.
+        look: called for each look besides the first, once it has a place.
         on_tokens: called with the answer so far once it is certain that it stands.
     """
 
     client: str
     take: Callable[[int], None]
+    look: Callable[[], None]
     on_tokens: Callable[[Look], None] | None = None
 
 
@@ -153,7 +155,7 @@ class Chat:
         try:
             served = await self._service.look_closer(
                 session.id,
-                lambda place, pending: self._cut(place, asked, pending),
+                lambda place, pending: self._cut(place, asked, pending, asker),
                 asker.client,
                 received_bytes=0 if asked.crop is None else len(asked.crop.data),
                 on_tokens=asker.on_tokens,
@@ -269,7 +271,8 @@ class Chat:
         if scheme == "data":
             return await self._service.decoding.run(lambda: from_data_url(url, part.uuid, where))
         if scheme in ("http", "https"):
-            return Encoded.of(await self.fetcher.fetch(url, where, asker.take), part.uuid, where)
+            fetched = await self.fetcher.fetch(url, where, asker.take)
+            return await self._service.decoding.run(lambda: Encoded.of(fetched, part.uuid, where))
         raise ChatError(
             f"pictures are taken as data:image/jpeg;base64,..., not as {url[:100]!r}",
             code="invalid_image_url",
@@ -291,8 +294,9 @@ class Chat:
 
         return await self._service.decoding.in_turn(place, prepare)
 
-    async def _cut(self, place: Place, asked: _Asked, pending: Pending) -> Made[LocalImage]:
+    async def _cut(self, place: Place, asked: _Asked, pending: Pending, asker: Asker) -> Made[LocalImage]:
         """The local image: what came of the tool, or cut from the picture, which is the original then."""
+        asker.look()
         if asked.crop is not None:
             return await self._fitted(place, asked.crop, pending)
         engine = self._service.loaded.result()
