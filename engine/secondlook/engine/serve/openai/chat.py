@@ -160,9 +160,9 @@ class Chat:
                 received_bytes=0 if asked.crop is None else len(asked.crop.data),
                 on_tokens=asker.on_tokens,
             )
-        except ExpiredSessionError:  # there were too many: the first answer stands
+        except (ExpiredSessionError, QueueFullError):  # there were too many: the first answer stands
             served = await self._service.give_up(session.id, asker.client)
-        except (QueueFullError, OutOfMemoryError, EngineFailedError):
+        except (OutOfMemoryError, EngineFailedError):
             if asker.on_tokens is not None:  # some of the second answer may have been told
                 self._service.end_session(session.id, asker.client)
                 raise
