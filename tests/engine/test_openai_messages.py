@@ -198,6 +198,38 @@ def test_what_answers_a_call_that_was_not_made_is_refused(messages: list[Any], p
     assert "but the calls of the assistant's last message are " in str(error)
 
 
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"messages": [0] * 50_000}, "messages.0: "),
+        ({"messages": [{"role": "user", "content": [0] * 50_000}]}, "messages.0.content"),
+        ({"messages": [user("Q")] * 2049}, "at most 2048 items"),
+        ({"messages": [user("Q")], "tools": [0] * 50_000}, "tools.0: "),
+        ({"messages": [user("Q")], "stop": [0] * 50_000}, "stop"),
+        ({"messages": [user("Q")], "logit_bias": {str(at): "x" for at in range(50_000)}}, "logit_bias"),
+        (
+            {"messages": [user("Q")], "secondlook": {str(at): 0 for at in range(50_000)}},
+            "thousands of places",
+        ),
+        ({"messages": [user("Q")], "secondlook": {"a" * 50_000: 0}}, "Extra inputs"),
+        ({"messages": [user("Q")], "secondlook": {"a\nb\rc": 0}}, "secondlook.a b c: "),
+    ],
+)
+def test_what_is_wrong_a_thousand_times_is_told_in_a_few_words(fields: dict[str, Any], text: str) -> None:
+    error = refused(fields)
+    assert text in str(error)
+    assert len(str(error)) < 1000
+    assert len(error.param or "") <= 100
+
+
+def test_unknown_fields_are_named_as_far_as_there_is_room() -> None:
+    fields = {f"{at}": 0 for at in range(5000)}
+    request = read_request(json.dumps({**body(user("Q", RED)), "a" * 5000: 0, **fields}).encode())
+    told = request.unknown()
+    assert len(told) == 64
+    assert told[0] == "a" * 100
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"5", b"[]", b"\xff", b'{"messages": NaN}'])
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
     assert refused(raw).code in ("invalid_json", "invalid_field")

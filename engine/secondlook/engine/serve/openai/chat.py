@@ -113,8 +113,6 @@ class Chat:
             ChatError: see `read_conversation`, `PictureStore`, `Fetcher`; or there is no picture.
             SecondLookError: as `TwoLookService.first_look` and `second_look`.
         """
-        unknown = tuple(dict.fromkeys(request.unknown()))
-        self._tell(unknown)
         name = self._service.loaded.result().card.name
         if request.model not in (None, "", name):
             raise ChatError(
@@ -123,7 +121,10 @@ class Chat:
                 param="model",
                 status=404,
             )
-        conversation = read_conversation(request.messages)
+        unknown, conversation = await self._service.decoding.run(
+            lambda: (request.unknown(), read_conversation(request.messages))
+        )
+        self._tell(unknown)
         self._service.check_room(asker.client, second=conversation.closer is not None)
         ignored = conversation.ignored + unknown
         if conversation.closer is not None:
@@ -325,4 +326,4 @@ class Chat:
         for name in unknown:
             if name not in self._told and len(self._told) < _MOST_NAMES:
                 self._told.add(name)
-                _log.warning("a request has the field %.100r, which means nothing here: passed over", name)
+                _log.warning("a request has the field %r, which means nothing here: passed over", name)
