@@ -94,6 +94,7 @@ def listening(
     limits: ConnectionLimits | None = None,
     forwarded_allow_ips: Sequence[str] = (),
     tls: ssl.SSLContext | None = None,
+    prefix: str = "",
 ) -> Iterator[str]:
     started = threading.Event()
 
@@ -105,7 +106,8 @@ def listening(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), forwarded_allow_ips, tls))
+        config = ConnectionConfig(app, limits or ConnectionLimits(), forwarded_allow_ips, tls, prefix)
+        server = Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)
