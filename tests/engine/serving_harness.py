@@ -93,6 +93,7 @@ def listening(
     app: FastAPI,
     limits: ConnectionLimits | None = None,
     tls: ssl.SSLContext | None = None,
+    prefix: str = "",
 ) -> Iterator[str]:
     started = threading.Event()
 
@@ -104,7 +105,7 @@ def listening(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), tls))
+        server = Server(ConnectionConfig(app, limits or ConnectionLimits(), tls, prefix))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)

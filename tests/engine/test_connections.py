@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -94,6 +95,54 @@ def test_half_a_request_is_given_up(sent: bytes, chosen: dict[str, float], text:
         told = error_of(received[received.rindex(b"HTTP/1.1") :], 408)
         assert (told.error, text in told.message) == ("request_timeout", True)
         assert ask(url).json()["status"] == "final"
+
+
+CHAT = HEAD.replace(b"/v1/answers", b"/v1/chat/completions")
+HALF_CHAT = (
+    b"POST /eyes/v1/chat/completions?a=b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 5000\r\n\r\n{"
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "chosen", "status", "code"),
+    [
+        (CHAT, {"header_seconds": 0.2}, 408, "request_timeout"),
+        (CHAT.replace(b"/v1", b"/eyes/v1"), {"header_seconds": 0.2}, 408, "request_timeout"),
+        (HALF_CHAT, {"body_seconds": 0.2}, 408, "request_timeout"),
+        (b"GET /v1/models?a=b HTTP/1.1\r\nA: b", {"header_seconds": 0.2}, 408, "request_timeout"),
+        (CHAT + b"A: " + b"a" * 70_000, {}, 431, "headers_too_large"),
+        (CHAT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", {}, 400, "malformed_request"),
+    ],
+)
+def test_clients_of_openais_are_told_in_its_words(
+    sent: bytes, chosen: dict[str, float], status: int, code: str
+) -> None:
+    app = create_app(FakeEngine(), ServerSettings(root_path="/eyes"))
+    with listening(app, limits(**chosen), prefix="/eyes") as url, connected(url, sent) as connection:
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    assert (error["code"], error["type"]) == (code, kind)
+
+
+@pytest.mark.parametrize("why", ["shutting_down", "too_many_connections"])
+def test_clients_of_openais_are_told_of_a_server_without_room_for_them(why: str) -> None:
+    most = 1 if why == "too_many_connections" else 8
+    app = create_app(FakeEngine(), ServerSettings(root_path="/eyes"))
+    with ExitStack() as stack:
+        with listening(app, limits(most=most), prefix="/eyes") as url:
+            expecting = HALF_CHAT.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue")
+            connection = stack.enter_context(connected(url, expecting))
+            assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it has been read
+            with connected(url, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as after:
+                assert after.recv(65536).startswith(b"HTTP/1.1 200 ")
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after" in head
+    assert (json.loads(body)["error"]["code"], json.loads(body)["error"]["type"]) == (why, "server_error")
 
 
 def test_a_request_for_the_head_only_is_given_up_without_a_body() -> None:

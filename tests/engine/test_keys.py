@@ -150,12 +150,27 @@ def test_questions_in_progress_are_bounded() -> None:
 def test_bytes_that_were_too_many_are_waited_for() -> None:
     clock = Clock()
     meter, some = Meter(clock), key(bytes_per_minute=600)
-    with meter.asking(some) as arrived:
-        arrived(500)
-        arrived(700)  # a body is let in whole
+    with meter.asking(some) as asking:
+        asking.arrived(500)
+        asking.arrived(700)  # a body is let in whole
     with pytest.raises(RateLimitError, match="600 bytes a minute") as refused, meter.asking(some):
         pass
     assert refused.value.retry_after == pytest.approx(60, abs=0.2)
+    clock.now += refused.value.retry_after
+    with meter.asking(some):
+        pass
+
+
+def test_looks_that_were_too_many_are_waited_for() -> None:
+    clock = Clock()
+    meter, some = Meter(clock), key(looks_per_minute=2)
+    with meter.asking(some):
+        pass
+    with meter.asking(some) as asking:
+        asking.looked()  # a second look is not refused in the middle of a question
+    with pytest.raises(RateLimitError, match="2 looks a minute") as refused, meter.asking(some):
+        pass
+    assert refused.value.retry_after == pytest.approx(60)
     clock.now += refused.value.retry_after
     with meter.asking(some):
         pass

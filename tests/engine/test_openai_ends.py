@@ -11,7 +11,7 @@ import pytest
 from engine.chats import PATH, asked, assert_chat_error, body, closer, image_part, user, zoom_called
 from engine.fake_engine import FakeEngine, jpeg
 from engine.serving_harness import SECONDS, served, serving
-from secondlook.engine.errors import OutOfMemoryError
+from secondlook.engine.errors import OutOfMemoryError, QueueFullError
 from secondlook.engine.serve.app import create_app
 
 
@@ -61,3 +61,38 @@ def test_another_question_after_a_tool_that_brought_nothing_is_answered() -> Non
         assert told["secondlook"]["decision"] == "unsure"
 
     served(scenario)
+
+
+def test_a_picture_that_is_none_is_blamed_on_the_message_that_means_it_now() -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        sent = body(user("sure", image_part(b"GIF89a", uuid="door")))
+        assert assert_chat_error(await client.post(PATH, json=sent), 400, "not_a_picture")["param"] == (
+            "messages.0"
+        )
+        named = user("sure", image_part(None, uuid="door"))
+        later = body(user("Hello"), {"role": "assistant", "content": "Hello"}, named)
+        error = assert_chat_error(await client.post(PATH, json=later), 400, "not_a_picture")
+        assert error["param"] == "messages.2"
+
+    served(scenario)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_a_place_for_the_second_look_the_first_answer_stands(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        app = create_app(FakeEngine())
+        service = app.state.service
+
+        async def look_closer(*_given: Any, **_named: Any) -> Any:
+            raise QueueFullError("there are too many second looks", 1.0)
+
+        monkeypatch.setattr(service, "look_closer", look_closer)
+        async with serving(app) as client:
+            reply = await client.post(PATH, json=asked("unsure", stream=stream))
+            assert reply.status_code == 200
+            assert "first to unsure" in reply.text
+            assert service.open_sessions == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), SECONDS))

@@ -32,6 +32,12 @@ def tool(*parts: dict[str, Any], identity: str = "call_s1") -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": identity, "content": list(parts) or "done"}
 
 
+def both() -> dict[str, Any]:
+    """A call of another tool, and one of the zoom tool."""
+    calls = called("call_x", "search")["tool_calls"] + called()["tool_calls"]
+    return {**called(), "tool_calls": calls}
+
+
 def said(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
@@ -74,6 +80,10 @@ def refused(request: object) -> ChatError:
             None,
             [1, 2, 3, 4],
         ),
+        # A picture that another tool brought is none of the region.
+        ([user("Q", RED), both(), tool(BLUE, identity="call_x"), tool(CROP)], "Q", "red", "crop", []),
+        ([user("Q", RED), both(), tool(BLUE, identity="call_x"), tool()], "Q", "red", "nothing", []),
+        ([user("Q", RED), called(), {"role": "tool", "content": [CROP]}], "Q", "red", "crop", []),
         # Another tool's call.
         ([user("P", RED), called(name="search"), tool(), said("2"), user("Q")], "Q", "red", None, [1, 2, 3]),
     ],
@@ -110,6 +120,7 @@ def test_boxes_are_fractions_in_thousandths_and_come_back_to_the_pixel() -> None
     "arguments",
     [
         *("", "[]", "{}", '{"bbox_2d": 5}', '{"bbox_2d": [1, 2, 3]}', '{"bbox_2d": [5, 5, 5, 5]}'),
+        '{"bbox_2d": ' + "[" * 100_000 + "]" * 100_000 + "}",
         *('{"bbox_2d": ["a", 2, 3, 4]}', '{"bbox_2d": [NaN, 2, 3, 4]}', '{"bbox_2d": [9, 1, 3, 4]}'),
     ],
 )
@@ -170,6 +181,53 @@ def test_fields_that_cannot_be_done_are_refused_by_name(fields: dict[str, Any], 
     assert error.param == param
     assert error.code in ("unsupported_value", "invalid_field")
     assert error.status == 400
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([user("Q", RED), called(), tool(CROP, identity="call_s2")], "messages.2.tool_call_id"),
+        ([user("Q", RED), called(), tool(identity="s1"), user(None, CROP)], "messages.2.tool_call_id"),
+        ([user("Q", RED), called(), tool(CROP), tool(identity="call_s2")], "messages.3.tool_call_id"),
+        ([user("Q", RED), said("1"), tool(CROP)], "messages.2.tool_call_id"),
+    ],
+)
+def test_what_answers_a_call_that_was_not_made_is_refused(messages: list[Any], param: str) -> None:
+    error = refused(body(*messages))
+    assert (error.code, error.status, error.param) == ("invalid_field", 400, param)
+    assert "but the calls of the assistant's last message are " in str(error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"messages": [0] * 50_000}, "messages.0: "),
+        ({"messages": [{"role": "user", "content": [0] * 50_000}]}, "messages.0.content"),
+        ({"messages": [user("Q")] * 2049}, "at most 2048 items"),
+        ({"messages": [user("Q")], "tools": [0] * 50_000}, "tools.0: "),
+        ({"messages": [user("Q")], "stop": [0] * 50_000}, "stop"),
+        ({"messages": [user("Q")], "logit_bias": {str(at): "x" for at in range(50_000)}}, "logit_bias"),
+        (
+            {"messages": [user("Q")], "secondlook": {str(at): 0 for at in range(50_000)}},
+            "thousands of places",
+        ),
+        ({"messages": [user("Q")], "secondlook": {"a" * 50_000: 0}}, "Extra inputs"),
+        ({"messages": [user("Q")], "secondlook": {"a\nb\rc": 0}}, "secondlook.a b c: "),
+    ],
+)
+def test_what_is_wrong_a_thousand_times_is_told_in_a_few_words(fields: dict[str, Any], text: str) -> None:
+    error = refused(fields)
+    assert text in str(error)
+    assert len(str(error)) < 1000
+    assert len(error.param or "") <= 100
+
+
+def test_unknown_fields_are_named_as_far_as_there_is_room() -> None:
+    fields = {f"{at}": 0 for at in range(5000)}
+    request = read_request(json.dumps({**body(user("Q", RED)), "a" * 5000: 0, **fields}).encode())
+    told = request.unknown()
+    assert len(told) == 64
+    assert told[0] == "a" * 100
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"5", b"[]", b"\xff", b'{"messages": NaN}'])

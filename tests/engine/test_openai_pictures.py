@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from engine.chats import data_url, encoded
 from engine.fake_engine import jpeg
-from secondlook.edge.errors import PictureError, PictureTooLargeError
+from secondlook.edge.errors import PictureError, PictureTooLargeError, SettingsError
 from secondlook.edge.geometry import Size
 from secondlook.edge.limits import PictureLimits
 from secondlook.engine.serve.openai.errors import ChatError
 from secondlook.engine.serve.openai.fetching import Fetcher, is_public
 from secondlook.engine.serve.openai.pictures import Encoded, PictureStore, from_data_url
-from secondlook.engine.serve.settings import PictureStoreLimits
+from secondlook.engine.serve.settings import ChatLimits, PictureStoreLimits
 
 LIMITS = PictureLimits(max_pixels=100_000, max_bytes=100_000)
 
@@ -195,9 +195,13 @@ def refusal(fetcher: Fetcher, url: str) -> str:
     return str(caught.value)
 
 
-def anywhere(hosts: tuple[str, ...] = ("localhost",), seconds: float = 60, most: int = 10_000) -> Fetcher:
+def anywhere(*hosts: str, seconds: float = 60, most: int = 10_000) -> Fetcher:
     """Also from this machine, where the tests' servers are."""
     return Fetcher(hosts, seconds, most, allowed=lambda _: True)
+
+
+def here(port: int, **limits: Any) -> Fetcher:
+    return anywhere(f"localhost:{port}", **limits)
 
 
 def test_a_picture_of_an_allowed_host_is_fetched_and_its_bytes_counted() -> None:
@@ -209,7 +213,7 @@ def test_a_picture_of_an_allowed_host_is_fetched_and_its_bytes_counted() -> None
 
     with hosting(answer) as port:
         taken: list[int] = []
-        assert fetched(anywhere(), f"http://localhost:{port}/a/b.jpg?c=d#e", taken) == jpeg()
+        assert fetched(here(port), f"http://localhost:{port}/a/b.jpg?c=d#e", taken) == jpeg()
         assert sum(taken) == len(jpeg())
         assert seen == [("/a/b.jpg?c=d", f"localhost:{port}", "identity")]
 
@@ -217,16 +221,56 @@ def test_a_picture_of_an_allowed_host_is_fetched_and_its_bytes_counted() -> None
 def test_no_other_host_is_asked() -> None:
     with hosting(gives(jpeg())) as port:
         assert "not fetched (--allowed-media-domains)" in refusal(
-            anywhere(("pictures.example",)), f"http://localhost:{port}/"
+            anywhere("pictures.example"), f"http://localhost:{port}/"
         )
         for url in ("http://", "http:///x", "http://localhost:99999/", "http://[::1/", "gopher://localhost/"):
-            assert "not fetched" in refusal(anywhere(), url)
-        assert "user's name" in refusal(anywhere(), f"http://me:secret@localhost:{port}/")
+            assert "not fetched" in refusal(anywhere("localhost"), url)
+        assert "user's name" in refusal(here(port), f"http://me:secret@localhost:{port}/")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "url", "named"),
+    [
+        ("localhost", "http://localhost:{}/", "'localhost:{}'"),
+        ("localhost", "https://localhost:80/", "'localhost:80'"),
+        ("localhost", "http://localhost:443/", "'localhost:443'"),
+        ("localhost", "http://localhost:0/", "'localhost:0'"),
+        ("localhost:1", "http://localhost:{}/", "'localhost:{}'"),
+        ("localhost:1", "http://localhost/", "'localhost'"),
+    ],
+)
+def test_no_other_port_is_asked(allowed: str, url: str, named: str) -> None:
+    with hosting(gives(jpeg())) as port:
+        told = refusal(anywhere(allowed), url.format(port))
+        assert f"pictures of {named.format(port)} are not fetched" in told
+
+
+def test_a_host_alone_is_asked_on_the_ports_of_http_and_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def resolve(_loop: object, host: str, port: int, **_: Any) -> list[Any]:
+        asked.append((host, port))
+        return []
+
+    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
+    for url in ("http://Pictures.example./", "http://pictures.example:80/", "https://pictures.example/"):
+        refusal(anywhere("pictures.EXAMPLE"), url)
+    refusal(anywhere("[2001:db8::1]:8443"), "https://[2001:db8::1]:8443/")
+    places = [("pictures.example", 80)] * 2 + [("pictures.example", 443), ("2001:db8::1", 8443)]
+    assert asked == places
+
+
+@pytest.mark.parametrize(
+    "domain", ["a b", "http://a", "a/", "me@a", "a:", "a:0", "a:65536", "a:x", "::1", "[::1", "[x]", ""]
+)
+def test_what_is_no_host_cannot_be_allowed(domain: str) -> None:
+    with pytest.raises(SettingsError, match="--allowed-media-domains"):
+        ChatLimits(allowed_media_domains=(domain,))
 
 
 def test_an_allowed_name_does_not_lead_inside() -> None:
     with hosting(gives(jpeg())) as port:
-        guarded = Fetcher(("localhost", "127.0.0.1", "::1"), 60, 10_000)
+        guarded = Fetcher([f"{host}:{port}" for host in ("localhost", "127.0.0.1", "[::1]")], 60, 10_000)
         for host in ("localhost", "127.0.0.1", "[::1]"):
             assert "not of the internet" in refusal(guarded, f"http://{host}:{port}/")
 
@@ -242,20 +286,20 @@ def test_the_address_that_was_checked_is_connected_to(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
     with hosting(gives(jpeg())) as port:
-        assert fetched(anywhere(("pictures.example",)), f"http://pictures.example:{port}/") == jpeg()
+        assert fetched(anywhere(f"pictures.example:{port}"), f"http://pictures.example:{port}/") == jpeg()
     assert looked_up == ["pictures.example"]
 
 
 def test_redirects_errors_and_large_pictures_are_not_followed() -> None:
     with hosting(gives(b"", 302, Location="http://localhost/")) as port:
-        assert "302; redirects are not followed" in refusal(anywhere(), f"http://localhost:{port}/")
+        assert "302; redirects are not followed" in refusal(here(port), f"http://localhost:{port}/")
     with hosting(gives(b"", 404)) as port:
-        assert "answers 404" in refusal(anywhere(), f"http://localhost:{port}/")
+        assert "answers 404" in refusal(here(port), f"http://localhost:{port}/")
     with hosting(gives(bytes(1001))) as port:
-        assert "limit of 1000 bytes" in refusal(anywhere(most=1000), f"http://localhost:{port}/")
+        assert "limit of 1000 bytes" in refusal(here(port, most=1000), f"http://localhost:{port}/")
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
-    assert "could not be fetched" in refusal(anywhere(), f"http://localhost:{port}/")
+    assert "could not be fetched" in refusal(here(port), f"http://localhost:{port}/")
 
 
 def test_a_slow_host_is_given_up() -> None:
@@ -268,7 +312,7 @@ def test_a_slow_host_is_given_up() -> None:
 
     with hosting(answer) as port:
         try:
-            assert "longer than 0.2 seconds" in refusal(anywhere(seconds=0.2), f"http://localhost:{port}/")
+            assert "longer than 0.2 seconds" in refusal(here(port, seconds=0.2), f"http://localhost:{port}/")
         finally:
             done.set()
 

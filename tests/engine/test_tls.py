@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,14 +25,14 @@ from engine.certificates import certificate
 from engine.commands import exit_status, one_line, python
 from engine.fake_engine import FakeEngine, jpeg
 from engine.serving_harness import SECONDS, SPOKEN, image_part, listening
-from engine.test_connections import connected, limits, until_closed
+from engine.test_connections import PATIENT, connected, limits, until_closed
 from engine.test_keys import line, written
 from secondlook.edge.client import EdgeClient
 from secondlook.edge.errors import ConnectionFailedError, SettingsError
 from secondlook.edge.retry import ClientSettings
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.settings import ConnectionLimits, TlsFiles
-from secondlook.engine.serve.tls import server_context
+from secondlook.engine.serve.tls import Handshake, Handshakes, server_context
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,117 @@ def test_handshakes_are_bounded_and_the_oldest_of_the_crowd_goes(files: TlsFiles
         assert until_closed(silent[0]) == b""
         trusting = ssl.create_default_context(cafile=files.certificate)
         assert httpx.get(f"{url}/healthz", verify=trusting, timeout=SECONDS).status_code == 200
+
+
+class Talking(asyncio.Protocol):
+    """Notes that it was made, and lost."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._notes.append("made")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._notes.append("lost")
+
+
+@asynccontextmanager
+async def shaking(
+    handshakes: Handshakes, protocol: Callable[[], asyncio.Protocol]
+) -> AsyncIterator[tuple[str, int]]:
+    """The address of a server of handshakes."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Handshake(handshakes, protocol), "127.0.0.1", 0, backlog=8)
+    async with server:
+        yield server.sockets[0].getsockname()
+
+
+def test_those_that_are_dropped_before_they_began_make_room(files: TlsFiles) -> None:
+    """They come in one turn of the loop."""
+
+    async def scenario() -> None:
+        handshakes = Handshakes(server_context(files), 1, PATIENT)
+        async with shaking(handshakes, asyncio.Protocol) as address:
+            with ExitStack() as stack:
+                clients = [stack.enter_context(socket.create_connection(address)) for _ in range(4)]
+                for client in clients[:-1]:
+                    client.settimeout(SECONDS)
+                    assert await asyncio.to_thread(until_closed, client) == b""
+                clients[-1].setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    clients[-1].recv(1)
+
+    asyncio.run(asyncio.wait_for(scenario(), SECONDS))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_who_goes_while_the_connection_goes_over_leaves_nothing(
+    late: bool, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio tells of it a turn of the loop later, when another protocol may have taken over."""
+    notes: list[str] = []
+
+    async def start_tls(
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        handshake: Handshake,
+        *_: Any,
+        **_k: Any,
+    ) -> asyncio.Transport:
+        if late:
+            loop.call_soon(handshake.connection_lost, None)
+        else:
+            handshake.connection_lost(None)
+        return transport
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "start_tls", start_tls)
+
+    async def scenario() -> None:
+        handshakes = Handshakes(server_context(files), 8, PATIENT)
+        async with shaking(handshakes, lambda: Talking(notes)) as address:
+            with socket.create_connection(address):
+                await asyncio.sleep(0.2)
+                assert notes == (["made", "lost"] if late else [])
+
+    asyncio.run(asyncio.wait_for(scenario(), SECONDS))
+
+
+def test_who_goes_at_any_time_leaves_nothing(files: TlsFiles, caplog: pytest.LogCaptureFixture) -> None:
+    notes: list[str] = []
+    trusting = ssl.create_default_context(cafile=files.certificate)
+    hello = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        trusting.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost").do_handshake()
+    said = hello.read()
+
+    def come_and_go(address: tuple[str, int]) -> None:
+        for reset in (False, True):
+            for sent in (b"", said[:3], said[:-1], said):
+                with socket.create_connection(address, SECONDS) as plain:
+                    plain.sendall(sent)
+                    if reset:
+                        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with (
+                socket.create_connection(address, SECONDS) as plain,
+                trusting.wrap_socket(plain, server_hostname="localhost") as secured,
+            ):
+                if reset:
+                    secured.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def scenario() -> None:
+        handshakes = Handshakes(server_context(files), 8, PATIENT)
+        async with shaking(handshakes, lambda: Talking(notes)) as address:
+            ours = len(asyncio.all_tasks())
+            for _ in range(5):
+                await asyncio.to_thread(come_and_go, address)
+            while len(asyncio.all_tasks()) > ours or notes.count("lost") < notes.count("made"):
+                await asyncio.sleep(0.01)
+        gc.collect()
+
+    asyncio.run(asyncio.wait_for(scenario(), SECONDS))
+    assert notes.count("made") == notes.count("lost") > 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_connection_that_is_secured_has_its_deadlines(files: TlsFiles) -> None:

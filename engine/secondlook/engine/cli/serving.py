@@ -124,7 +124,8 @@ class RequestChoice:
     allowed_media_domains: Annotated[
         str,
         typer.Option(
-            help="Hosts whose pictures are fetched for chat completions; several with commas between.",
+            help="Hosts whose pictures are fetched for chat completions, as host, or host:port for another "
+            "port than http's or https's; several with commas between.",
             show_default="none",
             rich_help_panel=NETWORK,
         ),

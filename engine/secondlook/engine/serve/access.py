@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -14,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.wire import ErrorReply
 from secondlook.engine.serve.errors import describe, reply_to
-from secondlook.engine.serve.keys import KeyRing, Meter
+from secondlook.engine.serve.keys import Asking, KeyRing, Meter
 
-__all__ = ["CLIENT", "OPEN_FOLDERS", "OPEN_PATHS", "Access", "OnlyMetrics", "guard", "wants_key"]
+__all__ = ["ASKING", "CLIENT", "OPEN_FOLDERS", "OPEN_PATHS", "Access", "OnlyMetrics", "guard", "wants_key"]
 
 OPEN_PATHS: Final = frozenset({"/", "/docs", "/health", "/healthz", "/openapi.json", "/readyz"})
 """What needs no key, for it tells nothing of anybody's and computes nothing."""
@@ -30,10 +29,14 @@ CLIENT: Final = "secondlook.client"
 """Where a request's scope has the client's name, see `Key.client`."""
 
 
+ASKING: Final = "secondlook.asking"
+"""Where the scope of a request with a key and a body has its `Asking`."""
+
+
 class Access:
     """Refuses who has no key (401), or has reached a limit of it (429).
 
-    Each POST is a look, and its body counts while it arrives.
+    Each POST is a look, and its body counts while it arrives; whoever handles it tells what it takes besides.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, meter: Meter) -> None:
@@ -49,13 +52,15 @@ class Access:
         with ExitStack() as stack:
             try:
                 key = self._keys.find(_bearer(request))
+                known = {**scope, CLIENT: key.client}
                 if request.method == "POST":
-                    receive = _counted(receive, stack.enter_context(self._meter.asking(key)))
+                    known[ASKING] = asking = stack.enter_context(self._meter.asking(key))
+                    receive = _counted(receive, asking)
             except SecondLookError as error:
                 refusal = await reply_to(request, error)
                 await refusal(scope, receive, send)
                 return
-            await self._app({**scope, CLIENT: key.client}, receive, send)
+            await self._app(known, receive, send)
 
 
 class OnlyMetrics:
@@ -104,10 +109,10 @@ def _bearer(request: Request) -> bytes | None:
     return secret.strip().encode("latin-1") if scheme.lower() == "bearer" and secret.strip() else None
 
 
-def _counted(receive: Receive, arrived: Callable[[int], None]) -> Receive:
+def _counted(receive: Receive, asking: Asking) -> Receive:
     async def receive_counted() -> Message:
         message = await receive()
-        arrived(len(message.get("body", b"")))
+        asking.arrived(len(message.get("body", b"")))
         return message
 
     return receive_counted

@@ -235,7 +235,7 @@ def serve(
     tls = None if settings.tls is None else server_context(settings.tls)
     app = create_loading_app(load, settings, extend)
     service: TwoLookService = app.state.service
-    config = ConnectionConfig(app, settings.connections, tls)
+    config = ConnectionConfig(app, settings.connections, tls, prefix=settings.root_path)
     server = GracefulServer(config, service, settings.grace_seconds, metrics)
 
     def on_loaded(loaded: Future[TwoLookEngine]) -> None:

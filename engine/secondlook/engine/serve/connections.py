@@ -7,12 +7,14 @@ connections that would keep silent ones from locking the others out. A `Connecti
   owes until a deadline;
 * there are at most so many connections. For one more, the oldest go of those that do not wait for an answer,
   of the address that has most of them;
-* what cannot be parsed is answered with an `ErrorReply`, and logged in one line, and in not too many lines.
+* what cannot be parsed is answered with an error like the application's, as far as is known whom it was asked
+  of, and logged in one line, and in not too many lines.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -20,7 +22,8 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, cast
+from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import h11
 import uvicorn
@@ -28,7 +31,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from secondlook.edge.errors import SettingsError
-from secondlook.edge.wire import ErrorReply
+from secondlook.engine.serve.errors import error_content
 from secondlook.engine.serve.settings import ConnectionLimits
 from secondlook.engine.serve.tls import Handshake, Handshakes
 
@@ -43,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 _MOST_BY_DEFAULT = 1000
 
+_REQUEST_LINE: Final = re.compile(rb"[A-Z]+ ([^ ?\r\n]+)[ ?]")
+
 _PARSER_ERRORS = {431: "headers_too_large", 501: "not_implemented"}
 
 
@@ -51,6 +56,7 @@ class ConnectionConfig(uvicorn.Config):
 
     Args:
         tls: what TLS is spoken with; None: none is.
+        prefix: of paths, where a proxy serves the application; see `ServerSettings.root_path`.
 
     Raises:
         SettingsError: this process may not open so many files.
@@ -61,8 +67,9 @@ class ConnectionConfig(uvicorn.Config):
         app: Any,
         limits: ConnectionLimits,
         tls: ssl.SSLContext | None = None,
+        prefix: str = "",
     ) -> None:
-        self.limits = limits
+        self.limits, self.prefix = limits, prefix
         self.most, at_once = connections_allowed(limits.most)
         self.notices = _Notices()
         self._handshakes = None if tls is None else Handshakes(tls, 2 * at_once, limits.header_seconds)
@@ -137,6 +144,7 @@ class Connection(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self.conn = _Parser(self._malformed)
         self._limits, self._most, self._notices = config.limits, config.most, config.notices
+        self._prefix = config.prefix
         self._owed, self._of = _Owed.NOTHING, self.cycle
         self._since, self._unasked_since = 0.0, 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -284,6 +292,16 @@ class Connection(H11Protocol):
     def _address(self) -> str:
         return self.client[0] if self.client else "an unnamed address"
 
+    @property
+    def _path(self) -> str:
+        """What the request in progress asks of the application; empty where that is not known."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            path: str = self.cycle.scope["path"]
+        else:
+            line = _REQUEST_LINE.match(self.conn.trailing_data[0])
+            path = "" if line is None else unquote(line[1].decode("latin-1"))
+        return path.removeprefix(self._prefix)
+
     def _malformed(self, error: h11.RemoteProtocolError) -> None:
         if self.transport.is_closing():
             return
@@ -302,7 +320,7 @@ class Connection(H11Protocol):
             self.cycle.disconnected = True  # whoever handles it may stop
             self.cycle.message_event.set()
         if not self.transport.is_closing() and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = ErrorReply(error=name, message=message).model_dump_json().encode()
+            body = json.dumps(error_content(self._path, status, name, message)).encode()
             headers = [
                 *self.server_state.default_headers,
                 (b"content-type", b"application/json"),

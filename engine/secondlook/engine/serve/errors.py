@@ -40,6 +40,7 @@ __all__ = [
     "UnsupportedContentError",
     "add_error_handlers",
     "describe",
+    "error_content",
     "reply_to",
     "told",
 ]
@@ -173,6 +174,15 @@ def told(error: SecondLookError) -> tuple[int, str, dict[str, str]]:
     return status, name, headers
 
 
+def error_content(
+    path: str, status: int, name: str, message: str, param: str | None = None
+) -> dict[str, Any]:
+    """The body of an error as the clients of a path read it, which is without what a proxy put before it."""
+    if speaks_openai(path):
+        return error_body(status, name, message, param)
+    return ErrorReply(error=name, message=message).model_dump()
+
+
 async def reply_to(request: Request, error: Exception) -> JSONResponse:
     """What is answered to a request that an error of ours ends."""
     assert isinstance(error, SecondLookError), "registered for this type"
@@ -229,8 +239,6 @@ def _reply(
     param: str | None = None,
 ) -> JSONResponse:
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    if not speaks_openai(path):
-        return JSONResponse(ErrorReply(error=name, message=message).model_dump(), status, headers)
-    # Of a wrong request its clients expect 400.
-    status = 400 if status == 422 else status
-    return JSONResponse(error_body(status, name, message, param), status, headers)
+    if speaks_openai(path) and status == 422:
+        status = 400  # which its clients expect of a wrong request
+    return JSONResponse(error_content(path, status, name, message, param), status, headers)

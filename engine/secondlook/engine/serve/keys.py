@@ -26,7 +26,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.engine.errors import RateLimitError, UnauthorizedError
 from secondlook.engine.serve.settings import KeyLimits
 
-__all__ = ["Key", "KeyRing", "Meter", "owner_of", "read_keys"]
+__all__ = ["Asking", "Key", "KeyRing", "Meter", "owner_of", "read_keys"]
 
 _log = logging.getLogger(__name__)
 
@@ -177,19 +177,42 @@ class KeyRing:
 
 @dataclass
 class _Asked:
-    """By one name: questions in progress, and when looks and bytes of the past will not count any more."""
+    """By one name: requests in progress, and when looks and bytes of the past will not count any more."""
 
     now: int = 0
     looks_until: float = 0.0
     bytes_until: float = 0.0
 
 
+class Asking:
+    """A request in progress: its key pays for what it takes."""
+
+    def __init__(self, key: Key, asked: _Asked, clock: Callable[[], float]) -> None:
+        self._limits = key.limits
+        self._asked = asked
+        self._clock = clock
+
+    def looked(self) -> None:
+        """It takes a look."""
+        limit = self._limits.looks_per_minute
+        self._asked.looks_until = self._more(limit, self._asked.looks_until, 1)
+
+    def arrived(self, nbytes: int) -> None:
+        """So many bytes more came for it."""
+        limit = self._limits.bytes_per_minute
+        self._asked.bytes_until = self._more(limit, self._asked.bytes_until, nbytes)
+
+    def _more(self, limit: int | None, until: float, count: int) -> float:
+        return until if limit is None else max(until, self._clock()) + count * _MINUTE / limit
+
+
 class Meter:
     """Counts what is asked, and refuses what is too much.
 
     Looks and bytes flow away evenly, each minute as many as a minute may have: the generic cell rate
-    algorithm (ITU-T I.371), whose state is one time. A body is let in as long as there is anything left, and
-    charged as it arrives; what it has too much, later ones wait for.
+    algorithm (ITU-T I.371), whose state is one time. A request is let in as long as there is anything left,
+    and pays for its bytes as they arrive, and for a second look as it takes it; what it has too much, later
+    ones wait for.
 
     Args:
         clock: seconds that never run backwards.
@@ -200,8 +223,8 @@ class Meter:
         self._asked: defaultdict[str, _Asked] = defaultdict(_Asked)
 
     @contextmanager
-    def asking(self, key: Key) -> Iterator[Callable[[int], None]]:
-        """A question, in progress while the block runs; what is given is to be told how many bytes arrive.
+    def asking(self, key: Key) -> Iterator[Asking]:
+        """A request, in progress while the block runs; it has paid for one look.
 
         Raises:
             RateLimitError: a limit is reached.
@@ -212,14 +235,11 @@ class Meter:
             raise RateLimitError(f"the key {key.name!r} has {told}; try again later", _BUSY_SECONDS)
         self._check(key, "looks", limits.looks_per_minute, asked.looks_until)
         self._check(key, "bytes", limits.bytes_per_minute, asked.bytes_until)
-        asked.looks_until = self._more(limits.looks_per_minute, asked.looks_until, 1)
-
-        def arrived(nbytes: int) -> None:
-            asked.bytes_until = self._more(limits.bytes_per_minute, asked.bytes_until, nbytes)
-
+        asking = Asking(key, asked, self._clock)
+        asking.looked()
         asked.now += 1
         try:
-            yield arrived
+            yield asking
         finally:
             asked.now -= 1
 
@@ -231,6 +251,3 @@ class Meter:
             raise RateLimitError(
                 f"the key {key.name!r} has used its {limit} {what} a minute; try again later", wait
             )
-
-    def _more(self, limit: int | None, until: float, count: int) -> float:
-        return until if limit is None else max(until, self._clock()) + count * _MINUTE / limit

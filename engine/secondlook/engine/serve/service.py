@@ -25,7 +25,7 @@ from secondlook.engine.serve.decoding import FEW_BYTES, Decoding, Made, most_byt
 from secondlook.engine.serve.futures import on_loop, settle
 from secondlook.engine.serve.kept import KeptLook, without_second
 from secondlook.engine.serve.keys import owner_of
-from secondlook.engine.serve.observing import Observation, Observer
+from secondlook.engine.serve.observing import Observation, Observer, Observers
 from secondlook.engine.serve.places import Place, Places
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.served import Served
@@ -73,7 +73,7 @@ class TwoLookService:
         self._places = Places(
             lambda: self.loaded.result().slots, settings.queue_size, settings.decoding_threads
         )
-        self._observers: list[Observer] = []
+        self._observers = Observers()
         self._stopping = self._at_once = False
         self.decoding = Decoding(self._places, settings.decoding_threads)
 
@@ -130,7 +130,7 @@ class TwoLookService:
 
     def observe(self, observer: Observer) -> None:
         """Tell it of every look from now on."""
-        self._observers.append(observer)
+        self._observers.add(observer)
 
     def start(self) -> None:
         """Begin to load the engine."""

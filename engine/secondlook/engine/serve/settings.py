@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -62,8 +63,9 @@ class KeyLimits:
 
     Attributes:
         concurrent: questions in progress.
-        looks_per_minute: requests with a picture, or with a question for a stream.
-        bytes_per_minute: of their bodies.
+        looks_per_minute: requests with a picture, or with a question for a stream; two of a chat that looks
+            twice.
+        bytes_per_minute: of their bodies, and of what is fetched for them.
     """
 
     concurrent: PositiveInt | None = None
@@ -142,17 +144,32 @@ class PictureStoreLimits:
     seconds: PositiveFloat = 600.0
 
 
-def _host_of(option: str) -> AfterValidator:
-    def host(text: str) -> str:
-        if not re.fullmatch(r"[^\s/@?#\[\]]+", text) or re.search(r":\d+$", text):
-            raise SettingsError(f"{option} has {text!r}, which is no host's name, such as pictures.example")
-        return text.lower()
-
-    return AfterValidator(host)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@?#\[\]:]+)(:[0-9]+)?")
+"""As in a URL: an address of IPv6 in brackets, and perhaps a port."""
 
 
-_MediaDomain = Annotated[str, _host_of("--allowed-media-domains (allowed_media_domains)")]
-_AllowedHost = Annotated[str, _host_of("--allowed-host (allowed_hosts)")]
+def _media_host(text: str) -> str:
+    try:
+        port = urlsplit(f"//{text}").port
+    except ValueError:
+        port = 0
+    if not _HOST.fullmatch(text) or port == 0:
+        raise SettingsError(
+            f"--allowed-media-domains (allowed_media_domains) has {text!r}, which is no host's name, such as "
+            "pictures.example, and none with a port, such as pictures.example:8443"
+        )
+    return text.lower()
+
+
+def _allowed_host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/@?#\[\]]+", text) or re.search(r":\d+$", text):
+        raise SettingsError(
+            f"--allowed-host (allowed_hosts) has {text!r}, which is no host's name, such as pictures.example"
+        )
+    return text.lower()
+
+
+_AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
 
 
 @validated(frozen=True)
@@ -162,14 +179,14 @@ class ChatLimits:
     Attributes:
         max_body_bytes: size of a request's body: whole pictures, in base64.
         max_pixels: of a picture that is decoded here.
-        allowed_media_domains: hosts whose pictures are fetched; by default none is.
+        allowed_media_domains: hosts whose pictures are fetched, see `Fetcher`; by default none is.
         fetch_seconds: how long that may take.
         pictures: see `PictureStoreLimits`.
     """
 
     max_body_bytes: PositiveInt = 20 * _MEBIBYTE
     max_pixels: PositiveInt = 64_000_000
-    allowed_media_domains: tuple[_MediaDomain, ...] = ()
+    allowed_media_domains: tuple[Annotated[str, AfterValidator(_media_host)], ...] = ()
     fetch_seconds: PositiveFloat = 5.0
     pictures: PictureStoreLimits = PictureStoreLimits()
 

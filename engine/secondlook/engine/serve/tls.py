@@ -93,6 +93,8 @@ class Handshake(asyncio.Protocol):
         self._protocol = protocol
         self._shaking: asyncio.Task[None] | None = None
         self._early = bytearray()
+        self._secured: asyncio.Protocol | None = None
+        self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport), "a stream's"
@@ -105,8 +107,16 @@ class Handshake(asyncio.Protocol):
         """Of the first request, before this has gone over."""
         self._early += data
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Before this has gone over there will be nothing to go over to. It may also be told so just after,
+        for asyncio tells it a turn of the loop later: then in place of the other."""
+        self._lost = True
+        if self._secured is not None:
+            self._secured.connection_lost(exc)
+
     def abort(self) -> None:
         """Give it up."""
+        self._handshakes.end(self)  # here, as a task that has not begun has no `finally`
         self._transport.abort()
         if self._shaking is not None:
             self._shaking.cancel()
@@ -125,9 +135,9 @@ class Handshake(asyncio.Protocol):
             return
         finally:
             limits.end(self)
-        if secured is None:  # it was closed meanwhile
+        if secured is None or self._lost:  # it was closed meanwhile, and nobody would be told so again
             return
-        protocol = self._protocol()
+        self._secured = protocol = self._protocol()
         secured.set_protocol(protocol)
         protocol.connection_made(secured)
         if self._early:

@@ -52,11 +52,13 @@ class Asker:
     Attributes:
         client: whose pictures, prefixes and places these are.
         take: called with bytes that came for it besides the body; raises where they are too many.
+        look: called for each look besides the first, once it has a place.
         on_tokens: called with the answer so far once it is certain that it stands.
     """
 
     client: str
     take: Callable[[int], None]
+    look: Callable[[], None]
     on_tokens: Callable[[Look], None] | None = None
 
 
@@ -111,8 +113,6 @@ class Chat:
             ChatError: see `read_conversation`, `PictureStore`, `Fetcher`; or there is no picture.
             SecondLookError: as `TwoLookService.first_look` and `second_look`.
         """
-        unknown = tuple(dict.fromkeys(request.unknown()))
-        self._tell(unknown)
         name = self._service.loaded.result().card.name
         if request.model not in (None, "", name):
             raise ChatError(
@@ -121,7 +121,10 @@ class Chat:
                 param="model",
                 status=404,
             )
-        conversation = read_conversation(request.messages)
+        unknown, conversation = await self._service.decoding.run(
+            lambda: (request.unknown(), read_conversation(request.messages))
+        )
+        self._tell(unknown)
         self._service.check_room(asker.client, second=conversation.closer is not None)
         ignored = conversation.ignored + unknown
         if conversation.closer is not None:
@@ -153,14 +156,14 @@ class Chat:
         try:
             served = await self._service.look_closer(
                 session.id,
-                lambda place, pending: self._cut(place, asked, pending),
+                lambda place, pending: self._cut(place, asked, pending, asker),
                 asker.client,
                 received_bytes=0 if asked.crop is None else len(asked.crop.data),
                 on_tokens=asker.on_tokens,
             )
-        except ExpiredSessionError:  # there were too many: the first answer stands
+        except (ExpiredSessionError, QueueFullError):  # there were too many: the first answer stands
             served = await self._service.give_up(session.id, asker.client)
-        except (QueueFullError, OutOfMemoryError, EngineFailedError):
+        except (OutOfMemoryError, EngineFailedError):
             if asker.on_tokens is not None:  # some of the second answer may have been told
                 self._service.end_session(session.id, asker.client)
                 raise
@@ -269,7 +272,8 @@ class Chat:
         if scheme == "data":
             return await self._service.decoding.run(lambda: from_data_url(url, part.uuid, where))
         if scheme in ("http", "https"):
-            return Encoded.of(await self.fetcher.fetch(url, where, asker.take), part.uuid, where)
+            fetched = await self.fetcher.fetch(url, where, asker.take)
+            return await self._service.decoding.run(lambda: Encoded.of(fetched, part.uuid, where))
         raise ChatError(
             f"pictures are taken as data:image/jpeg;base64,..., not as {url[:100]!r}",
             code="invalid_image_url",
@@ -291,8 +295,9 @@ class Chat:
 
         return await self._service.decoding.in_turn(place, prepare)
 
-    async def _cut(self, place: Place, asked: _Asked, pending: Pending) -> Made[LocalImage]:
+    async def _cut(self, place: Place, asked: _Asked, pending: Pending, asker: Asker) -> Made[LocalImage]:
         """The local image: what came of the tool, or cut from the picture, which is the original then."""
+        asker.look()
         if asked.crop is not None:
             return await self._fitted(place, asked.crop, pending)
         engine = self._service.loaded.result()
@@ -321,4 +326,4 @@ class Chat:
         for name in unknown:
             if name not in self._told and len(self._told) < _MOST_NAMES:
                 self._told.add(name)
-                _log.warning("a request has the field %.100r, which means nothing here: passed over", name)
+                _log.warning("a request has the field %r, which means nothing here: passed over", name)

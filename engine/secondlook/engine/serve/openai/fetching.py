@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Collection
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -49,7 +49,8 @@ class Fetcher:
     """Fetches pictures of hosts.
 
     Args:
-        hosts: whose pictures may be fetched; others are refused.
+        hosts: whose pictures may be fetched; others are refused. A host alone is asked on the ports that
+            belong to http and https, `host:port` on that port.
         seconds: for all of it.
         max_bytes: of a picture.
         allowed: whether an address may be connected to.
@@ -62,7 +63,7 @@ class Fetcher:
         max_bytes: int,
         allowed: Callable[[str], bool] = is_public,
     ) -> None:
-        self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
+        self._allowed_hosts = frozenset(_host_and_port(urlsplit(f"//{host}")) for host in hosts)
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._allowed = allowed
@@ -87,12 +88,19 @@ class Fetcher:
     async def _fetch(self, url: str, where: str, take: Callable[[int], None]) -> bytes:
         try:
             parts = urlsplit(url)
-            host, port = (parts.hostname or "").rstrip("."), parts.port or _PORTS[parts.scheme]
+            usual = _PORTS[parts.scheme]
+            host, port = _host_and_port(parts)
         except (ValueError, KeyError) as error:
             raise _refused(url, "it is no URL that can be fetched", where) from error
-        if host not in self._hosts:
+        port = usual if port is None else port
+        if (host, port) not in self._allowed_hosts and (
+            port != usual or (host, None) not in self._allowed_hosts
+        ):
+            named = host if port == usual else f"{host}:{port}"
             raise _refused(
-                url, f"pictures of {host[:_LONGEST_SHOWN]!r} are not fetched (--allowed-media-domains)", where
+                url,
+                f"pictures of {named[:_LONGEST_SHOWN]!r} are not fetched (--allowed-media-domains)",
+                where,
             )
         if parts.username is not None or parts.password is not None:
             raise _refused(url, "it has a user's name in it", where)
@@ -131,6 +139,10 @@ class Fetcher:
         if not addresses or not all(map(self._allowed, addresses)):
             raise _refused(url, f"{host} has an address that is not of the internet", where)
         return addresses[0]
+
+
+def _host_and_port(parts: SplitResult) -> tuple[str, int | None]:
+    return (parts.hostname or "").rstrip("."), parts.port
 
 
 def _refused(url: str, why: str, where: str) -> ChatError:

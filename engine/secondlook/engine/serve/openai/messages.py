@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal
+from itertools import islice
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -17,6 +18,22 @@ ZOOM_TOOL: Final = "image_zoom_in_tool"
 """The tool by which agents look closer, as Qwen's models were taught it."""
 
 _MOST_LIKELIEST: Final = 20
+
+_MOST_ENTRIES: Final = 2048
+"""Of a list in a request: as many messages as OpenAI takes."""
+
+_MOST_TOLD: Final = 64
+"""Unknown fields that are named of one request."""
+
+_LONGEST_NAME: Final = 100
+
+_MOST_PROBLEMS: Final = 8
+"""Of a request that are told."""
+
+EntryT = TypeVar("EntryT")
+
+_Entries = Annotated[list[EntryT], Field(max_length=_MOST_ENTRIES, fail_fast=True)]
+"""A list whose first mistake is told, as there may be millions."""
 
 
 class _Message(BaseModel):
@@ -60,10 +77,10 @@ class ChatMessage(_Message):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | _Entries[Part] | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: _Entries[ToolCall] | None = None
     tool_call_id: str | None = None
 
     @property
@@ -143,7 +160,7 @@ class ChatRequest(_Message):
     """The body of `POST /v1/chat/completions`."""
 
     model: str | None = None
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[_Entries[ChatMessage], Field(min_length=1)]
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: PositiveInt | None = Field(default=None, description="The older name of the next.")
@@ -159,13 +176,13 @@ class ChatRequest(_Message):
     n: PositiveInt | None = 1
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=_MOST_LIKELIEST)] | None = None
-    tools: list[Tool] | None = None
+    tools: _Entries[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    stop: str | list[str] | None = None
+    stop: str | _Entries[str] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     seed: int | None = Field(default=None, description="Of no effect: nothing is drawn by chance.")
     user: str | None = None
@@ -198,9 +215,10 @@ class ChatRequest(_Message):
         """Whether it is to be called in any case."""
         return self.zooms and self.tool_choice not in (None, "auto")
 
-    def unknown(self) -> Iterator[str]:
-        """Names of fields that mean nothing here."""
-        yield from _unknown(self)
+    def unknown(self) -> tuple[str, ...]:
+        """Names of fields that mean nothing here; not of all where they are many, and not all of each."""
+        names = (name[:_LONGEST_NAME] for name in islice(_unknown(self), _MOST_ENTRIES))
+        return tuple(islice(dict.fromkeys(names), _MOST_TOLD))
 
 
 def _unknown(value: object) -> Iterator[str]:
@@ -213,6 +231,11 @@ def _unknown(value: object) -> Iterator[str]:
             yield from (f"{name}.{inner}" for inner in _unknown(getattr(value, name)))
 
 
+def _field(place: tuple[int | str, ...]) -> str:
+    """A field's name, in one line."""
+    return " ".join(".".join(map(str, place))[:_LONGEST_NAME].split())
+
+
 def read_request(body: bytes) -> ChatRequest:
     """A request from JSON, with nothing in it that cannot be done.
 
@@ -222,18 +245,19 @@ def read_request(body: bytes) -> ChatRequest:
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > _MOST_ENTRIES:  # to list them would take long
+            raise ChatError("the request is wrong in thousands of places", code="invalid_field") from None
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         first = problems[0]
         if first["type"] == "json_invalid":
             raise ChatError(
                 f"the body is no JSON: {first['msg'].partition(': ')[2]}", code="invalid_json"
             ) from error
-        param = ".".join(map(str, first["loc"])) or None
         told = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'the body'}: {each['msg'].removeprefix('Value error, ')}"
-            for each in problems
+            f"{_field(each['loc']) or 'the body'}: {each['msg'].removeprefix('Value error, ')}"
+            for each in problems[:_MOST_PROBLEMS]
         )
-        raise ChatError(told, param=param, code="invalid_field") from error
+        raise ChatError(told, param=_field(first["loc"]) or None, code="invalid_field") from error
     _check_supported(request)
     return request
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from secondlook.edge.imaging import Picture, open_picture
@@ -145,7 +145,7 @@ class PictureStore:
             )
         self._kept[client, name] = kept[0], self._clock() + self._limits.seconds
         self._kept.move_to_end((client, name))
-        return kept[0]
+        return replace(kept[0], where=where)
 
     def purge(self) -> None:
         """Give up what was not asked about for so long; used last, they lie in the order of their ends."""

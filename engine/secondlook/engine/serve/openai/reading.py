@@ -115,7 +115,7 @@ def region_of(call: ToolCall, original: Size) -> Region:
             for edge, side in zip(box, sides, strict=True)
         )
         return Region(left, top, right, bottom)
-    except (GeometryError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (GeometryError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ChatError(
             f"the call of {ZOOM_TOOL} has no bbox_2d of four numbers, left, top, right and bottom from 0 to "
             f"{_SCALE}, in its arguments: {call.function.arguments[:200]!r}",
@@ -130,7 +130,7 @@ def _closer(messages: Sequence[ChatMessage]) -> tuple[Closer | None, int]:
     if said is None:
         return None, len(messages)
     call = _zoom_call(messages[said])
-    after = range(said + 1, len(messages))
+    after = [at for at in range(said + 1, len(messages)) if _answers(messages[at], at, messages[said], call)]
     pictures = [(at, part) for at in after for part in messages[at].parts if part.type == "image_url"]
     if call is None or not (pictures or any(messages[at].role in ("tool", "function") for at in after)):
         return None, len(messages)
@@ -149,6 +149,26 @@ def _closer(messages: Sequence[ChatMessage]) -> tuple[Closer | None, int]:
 
 def _zoom_call(message: ChatMessage) -> ToolCall | None:
     return next((call for call in message.tool_calls or () if call.function.name == ZOOM_TOOL), None)
+
+
+def _answers(message: ChatMessage, at: int, said: ChatMessage, call: ToolCall | None) -> bool:
+    """Whether a message may have what a call came to, as those may not that answer another call.
+
+    Raises:
+        ChatError: it answers a call that was not made.
+    """
+    identity = message.tool_call_id
+    if message.role != "tool" or identity is None:
+        return True
+    calls = [one.id for one in said.tool_calls or ()]
+    if identity not in calls:
+        raise ChatError(
+            f"tool_call_id is {identity[:100]!r}, but the calls of the assistant's last message are "
+            f"{', '.join(map(repr, calls))[:200] or 'none'}",
+            code="invalid_field",
+            param=f"messages.{at}.tool_call_id",
+        )
+    return call is None or identity == call.id
 
 
 def _answers_call(messages: Sequence[ChatMessage], at: int) -> bool:

@@ -21,13 +21,17 @@ __all__ = ["DONE", "Completion", "event", "models_list", "shown_model"]
 DONE: Final = "data: [DONE]\n\n"
 """The end of every stream."""
 
+_IMPOSSIBLE: Final = -9999.0
+"""OpenAI's logprob of what has no chance; JSON has no infinity."""
+
 _BROKEN: Final = "�"
 """What stands for a part of a character."""
 
 
 def event(value: dict[str, Any]) -> str:
     """A server-sent event."""
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    # In ASCII, as some clients take U+2028 and the like for the ends of lines.
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
 
 
 def shown_model(name: str, created: int) -> dict[str, Any]:
@@ -96,7 +100,7 @@ class Completion:
     def last_chunks(self, chatted: Chatted) -> str:
         """The rest of the answer, why it ends, and, if wanted, what it used."""
         look, call, looks = _standing(chatted), self._call(chatted), _looks(chatted)
-        more, logprobs = look.text[len(self._sent) :], self._logprobs(look, self._tokens_sent)
+        more, logprobs = self._rest(look), self._logprobs(look, self._tokens_sent)
         parts = []
         if more or (logprobs is not None and logprobs["content"]):
             parts.append(self._chunk({"content": more}, logprobs=logprobs, looks=looks))
@@ -104,10 +108,24 @@ class Completion:
             parts.append(self._chunk({"tool_calls": [{"index": 0, **call}]}, looks=looks))
         reason = self._reason(look, call)
         parts.append(self._chunk({}, reason=reason, looks=looks, secondlook=_extension(chatted)))
-        options = self.request.stream_options
-        if options is not None and options.include_usage:
+        if self._tells_usage:
             parts.append(event({**self._head(), "choices": [], "usage": _usage(looks)}))
         return "".join(parts) + DONE
+
+    def _rest(self, look: Look) -> str:
+        """What of an answer was not sent.
+
+        Where it does not begin with what was, as a broken character has taken letters before it with it,
+        nothing can be called back: it goes on with the tokens that come next, each for itself.
+        """
+        if look.text.startswith(self._sent):
+            return look.text[len(self._sent) :]
+        return "".join(self.token_texts(look.token_ids[self._tokens_sent : _length(look)]))
+
+    @property
+    def _tells_usage(self) -> bool:
+        options = self.request.stream_options
+        return options is not None and bool(options.include_usage)
 
     def _head(self) -> dict[str, Any]:
         return {
@@ -130,6 +148,8 @@ class Completion:
         options = self.request.stream_options
         if options is not None and options.continuous_usage_stats and looks:
             more["usage"] = _usage(looks)
+        elif self._tells_usage:
+            more["usage"] = None  # as OpenAI's: the last chunk has it
         return event({**self._head(), "choices": [choice], **more})
 
     def _call(self, chatted: Chatted) -> dict[str, Any] | None:
@@ -154,7 +174,7 @@ class Completion:
         """Of an answer's tokens from `start` on, the end token left out, where they are asked for."""
         if not self.request.logprobs:
             return None
-        end = len(look.tokens) - look.tokens[-1].is_eos
+        end = _length(look)
         places = range(start, end)
         texts = self.token_texts(look.token_ids[start:end])
         content = []
@@ -172,10 +192,15 @@ class Completion:
         return {"content": content, "refusal": None}
 
 
+def _length(look: Look) -> int:
+    """Tokens of an answer, its end left out."""
+    return len(look.tokens) - look.tokens[-1].is_eos
+
+
 def _token(text: str, logprob: float) -> dict[str, Any]:
     # Of a part of a character the text does not tell the bytes.
     known = None if _BROKEN in text else list(text.encode())
-    return {"token": text, "logprob": logprob, "bytes": known}
+    return {"token": text, "logprob": max(logprob, _IMPOSSIBLE), "bytes": known}
 
 
 def _looks(chatted: Chatted) -> list[Look]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,13 +14,15 @@ from fastapi.routing import APIRoute
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.edge.versions import installed_version
+from secondlook.engine.serve.access import ASKING
 from secondlook.engine.serve.errors import told
+from secondlook.engine.serve.keys import Asking
 from secondlook.engine.serve.openai.chat import Asker, Chat, Chatted
 from secondlook.engine.serve.openai.errors import ChatError, error_body
 from secondlook.engine.serve.openai.messages import ChatRequest, read_request
 from secondlook.engine.serve.openai.replies import DONE, Completion, event, models_list, shown_model
 from secondlook.engine.serve.routes import Service, while_connected
-from secondlook.engine.serve.uploads import Handler, begin_upload, client_of, counted_body
+from secondlook.engine.serve.uploads import Body, Handler, begin_upload, client_of, counted_body
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -43,9 +46,12 @@ class _ChatRoute(APIRoute):
             service = request.app.state.service
             service.check_alive()  # whether there is room is known when it is read: a closer look has its own
             most = begin_upload(request, _JSON, lambda: service.settings.chat.max_body_bytes)
-            with counted_body(request, most) as (body, receive):
-                request.state.take = body.take
-                return await handle(Request(request.scope, receive))
+            with ExitStack() as counting:
+                request.state.body, receive = counting.enter_context(counted_body(request, most))
+                response = await handle(Request(request.scope, receive))
+                if isinstance(response, _EventStream):  # which is answered when the last event is sent
+                    response.end_with(counting.pop_all())
+                return response
 
         return handle_counted
 
@@ -79,10 +85,27 @@ async def complete(request: Request, service: Service) -> Response:
     chat: Chat = request.app.state.chat
     engine = service.loaded.result()
     completion = Completion(engine.card.name, asked, engine.token_texts)
-    asker = Asker(client_of(request), request.state.take)
+    asker = _asker(request)
     if asked.stream:
         return await _streamed(request, chat, asked, asker, completion)
     return JSONResponse(completion.whole(await while_connected(request, chat.answer(asked, asker))))
+
+
+def _asker(request: Request) -> Asker:
+    """Who asks. What is fetched is a part of the body, and a key pays for it as for a second look."""
+    body: Body = request.state.body
+    asking: Asking | None = request.scope.get(ASKING)
+
+    def take(nbytes: int) -> None:
+        body.take(nbytes)
+        if asking is not None:
+            asking.arrived(nbytes)
+
+    def look() -> None:
+        if asking is not None:
+            asking.looked()
+
+    return Asker(client_of(request), take, look)
 
 
 async def _read(request: Request, service: Service) -> ChatRequest:
@@ -116,13 +139,16 @@ class _EventStream(StreamingResponse):
 
     def __init__(self, events: AsyncIterator[str], working: asyncio.Future[Chatted]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
-        self._working = working
+        self._last = ExitStack()
+        self._last.callback(working.cancel)
+
+    def end_with(self, last: ExitStack) -> None:
+        """Do that too, once it is sent, or nobody reads it any more."""
+        self._last.push(last)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        with self._last:
             await super().__call__(scope, receive, send)
-        finally:
-            self._working.cancel()
 
 
 async def _events(
