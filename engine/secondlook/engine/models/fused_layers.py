@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, Rows, Segment
@@ -54,6 +55,11 @@ class _Layer:
             raise LookupError(f"it is no layer as is computed here: {error}") from error
         if parts or len(heads) == 1:
             raise LookupError(f"it has other parts: {', '.join(parts)}")
+        activation = getattr(module.get_submodule("mlp"), "act_fn", None)
+        if not _is_silu(activation) or not all(
+            _is_rms_norm(norm, self._epsilon) for norm in (*norms, *heads)
+        ):
+            raise LookupError("its norms or its activation are others")
         self._norms = [norm.weight for norm in norms]
         self._head_norms = [norm.weight for norm in heads] or [None, None]
         self._before, self._behind = tuple[Any, ...](), tuple[Any, ...]()
@@ -124,6 +130,17 @@ def _by_heads(rows: Tensor) -> Tensor:
     return rows.transpose(0, 1).unsqueeze(0)
 
 
+def _is_silu(activation: Any) -> bool:
+    values = torch.linspace(-4, 4, 64)
+    return activation is not None and torch.allclose(activation(values), silu(values), atol=1e-5)
+
+
+def _is_rms_norm(norm: Any, epsilon: float) -> bool:
+    values = torch.linspace(-1, 2, len(norm.weight)).to(norm.weight.dtype)[None]
+    ours, theirs = rms_norm(values, norm.weight, epsilon).float(), norm(values).float()
+    return bool((ours - theirs).abs().max() <= _ALIKE[values.dtype] * ours.abs().max())
+
+
 def _holds(module: nn.Module) -> bool:
     """Whether a module has values of its own."""
     return isinstance(module, PackedLinear) or any(True for _ in module.parameters(recurse=False))
@@ -182,7 +199,8 @@ class FusedLayers:
         """
         layer, generator = self._layers[0], torch.Generator().manual_seed(0)
         weight: Tensor = self._decoder.norm.weight
-        values = torch.randn(3, shape.width, generator=generator).to(weight.dtype)
+        # Small, lest what the layer adds is lost beside them.
+        values = (torch.randn(3, shape.width, generator=generator) / 64).to(weight.dtype)
         positions = torch.tensor([[2, 5, 7], [2, 6, 7], [3, 5, 8]])[:axes]
         rows = Rows(values, positions)
         turns = self.turns(rows)
