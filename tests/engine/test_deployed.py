@@ -82,7 +82,7 @@ def test_a_file_or_a_command_line_of_rays_says_them_too(given: object) -> None:
         ({"speed": 1}, "unknown key speed"),
         ({"queue_size": 0}, "queue_size should be greater than 0"),
         ({"root_path": "eyes"}, "should begin with a slash"),
-        ({"chat": {"allowed_media_domains": ["a.example:80"]}}, "which is no host's name"),
+        ({"chat": {"allowed_media_domains": ["a.example/b"]}}, "which is no host's name"),
         ({"connections": {"most": 5}}, "connections and tls are Ray's own"),
         ({"tls": {"certificate": "a", "key": "b"}}, "connections and tls are Ray's own"),
         ("queue_size", "JSON"),

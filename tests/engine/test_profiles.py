@@ -89,7 +89,11 @@ def test_the_answer_and_the_rest_of_it_are_the_same_whatever_is_read(folder: Pat
     read = first(
         engine_of(folder, tmp_path, generated_rows=2, sink=SINK), second_look="always", decide_after=2
     )
-    assert read.look == plain.look
+    assert read.look.token_ids == plain.look.token_ids
+    # Of a layer that nothing reads, a prompt's last row may be computed by itself: sums in another order.
+    for one, other in zip(read.look.tokens, plain.look.tokens, strict=True):
+        measures = ((each.min_entropy, each.shannon_entropy, each.margin) for each in (one, other))
+        assert next(measures) == pytest.approx(next(measures), rel=1e-4, abs=1e-5)
 
 
 def test_many_at_once_are_read_as_each_alone(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -78,7 +79,8 @@ def test_three_honest_clients_are_answered_beside_one_with_120_connections() -> 
 
     async def flood(client: httpx.AsyncClient, over: asyncio.Event) -> None:
         while not over.is_set():
-            statuses.append((await first_look(client, "sure")).status_code)
+            with suppress(httpx.ReadError):  # the server may give up a connection that it waits for for long
+                statuses.append((await first_look(client, "sure")).status_code)
 
     async def honest(url: str, address: str) -> list[int]:
         async with connected(url, address) as client:
