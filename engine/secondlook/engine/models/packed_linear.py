@@ -52,9 +52,6 @@ _CLEARLY: Final = 0.9
 """What is chosen instead of a plain layer takes at most so much of its time, lest noise decides."""
 _HARDLY: Final = 1.05
 _MUCH: Final = 1.15
-_OVERHEAD: Final = 10e-6
-"""Seconds of a call that are the interpreter's, and no reason against packing: a layer of a decoder's step is
-one operator where its products are packed."""
 _ALIKE: Final = 0.02
 """Of the largest result, what two kernels' may differ: in bfloat16 each is rounded to 8 bits."""
 Shape: TypeAlias = tuple[int, int, torch.dtype]
@@ -259,10 +256,7 @@ def choose(seconds: Mapping[int, Seconds]) -> Choice:
         gained += _HARDLY - each.blocked / each.packed
         if gained > most:
             few, most = count, gained
-    ratios = [
-        (each.blocked if count <= few else each.packed) / (each.plain + _OVERHEAD)
-        for count, each in seconds.items()
-    ]
+    ratios = [(each.blocked if count <= few else each.packed) / each.plain for count, each in seconds.items()]
     if ratios and max(ratios) <= _MUCH and sum(ratios) / len(ratios) <= _CLEARLY:
         return Choice(packed=True, few=few)
     return PLAIN
