@@ -7,7 +7,7 @@ matrix is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -142,24 +142,17 @@ class PrefillPlan:
     def attend_last(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """[1, segments, H, D] of each segment's last row, where a layer's other rows are not wanted: see
         `attend`, whose query this takes of those rows alone."""
-        outputs, first = [], 0
-        for number, segment in enumerate(self._segments):
-            own = slice(first, first + segment.length)
-            first += segment.length
-            keys = self._seen(self._cache.keys[layer], segment, key[0, :, own])
-            values = self._seen(self._cache.values[layer], segment, value[0, :, own])
-            outputs.append(attention(query[:, :, number : number + 1], keys, values, scale, False))
+        outputs = [
+            attention(query[:, :, number : number + 1], keys, values, scale, False)
+            for number, (_, _, keys, values) in enumerate(self._written(layer, key, value))
+        ]
         return torch.cat(outputs, dim=1)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         probe = self._probe if self.reads(layer) else None
         ends = probe is not None and self._rows_only and layer == probe.last
-        outputs, first = [], 0
-        for number, segment in enumerate(self._segments):
-            own = slice(first, first + segment.length)
-            first += segment.length
-            keys = self._seen(self._cache.keys[layer], segment, key[0, :, own])
-            values = self._seen(self._cache.values[layer], segment, value[0, :, own])
+        outputs = []
+        for number, (segment, own, keys, values) in enumerate(self._written(layer, key, value)):
             if probe is not None:
                 row = _read(query[0, :, own], keys, segment, scale, probe.layers[layer])
                 if number < len(self.read):
@@ -184,6 +177,22 @@ class PrefillPlan:
         if ends:
             raise ProbeReached
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    def _written(
+        self, layer: int, key: Tensor, value: Tensor
+    ) -> Iterator[tuple[Segment, slice, Tensor, Tensor]]:
+        """Each segment, its rows, and the keys and values that its last row sees, its own written."""
+        first = 0
+        for segment in self._segments:
+            own = slice(first, first + segment.length)
+            first += segment.length
+            keys, values = self._cache.keys[layer], self._cache.values[layer]
+            yield (
+                segment,
+                own,
+                self._seen(keys, segment, key[0, :, own]),
+                self._seen(values, segment, value[0, :, own]),
+            )
 
     def _seen(self, cache: Tensor, segment: Segment, own: Tensor) -> Tensor:
         """Keys or values [1, H_kv, start + length, D] that the last row sees; `own` are the segment's."""
