@@ -212,6 +212,27 @@ def test_prefill_ends_with_one_json_object(tmp_path: Path) -> None:
     assert 0 < ceilings[0] < ceilings[1]
 
 
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_an_account_ends_with_one_json_object(tmp_path: Path) -> None:
+    output = tmp_path / "account.json"
+    asked = ("--device", "cpu", "--repeats", "2", "--sequences", "1", "--sequences", "3")
+    report = bench("account", *asked, "--output", str(output))
+    assert report == json.loads(output.read_text(encoding="utf-8"))
+    assert [row["pass"] for row in report["rows"]] == ["encode", "prefill", "step of 1", "step of 3"]
+    model = tiny_subject().engine.model
+    encoder = 4 * sum(one.numel() for one in model.vision_module().parameters())
+    assert report["rows"][0]["reads_mb"] == pytest.approx(encoder / 1e6)
+    for row in report["rows"]:
+        rates = report["rates"]
+        floor = max(
+            1e9 * row["gflop"] / rates["flops_per_second"], 1e6 * row["reads_mb"] / rates["bytes_per_second"]
+        )
+        assert row["floor_ms"] == pytest.approx(1e3 * floor)
+        assert row["ratio"] == pytest.approx(row["ms"] / row["floor_ms"])
+        assert row["operators"][-1]["name"] == "between operators"
+        assert all(each["ms"] >= 0 for each in row["operators"])
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_both_ways_to_the_rows_come_to_the_same() -> None:
     model = tiny_subject().engine.model

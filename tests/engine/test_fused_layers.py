@@ -127,6 +127,33 @@ def test_others_are_left_alone(change: str, dtype: torch.dtype) -> None:
     assert fused(changed(change, dtype)) is None
 
 
+@pytest.mark.parametrize("few", [1, 2, 16])
+def test_a_step_that_is_not_the_modules_is_found_however_few_rows_it_may_have(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "secondlook.engine.models.fused_layers.decoder_layer", lambda hidden, *_: 1.5 * hidden
+    )
+    assert fused(decoder(), few=few) is None
+    assert fused(decoder(), few=0) is not None
+
+
+def test_a_product_whose_blocks_cannot_be_read_leaves_the_step_alone() -> None:
+    model = decoder()
+    pack_linear_layers(model, Choice(packed=True, few=4))
+    model.layers[1].mlp.up_proj.blocks = None
+    ours = fused_layers(model, DecoderShape.of(model.config), 1)
+    assert ours is not None
+    assert ours.most == 0
+
+
+def test_heads_that_are_turned_in_part_are_left_alone() -> None:
+    model = decoder()
+    turn = model.rotary_emb.forward
+    model.rotary_emb.forward = lambda *given: tuple(one[..., :8] for one in turn(*given))
+    assert fused(model) is None
+
+
 def test_nothing_is_fused_where_references_serve() -> None:
     set_mode("reference")
     try:

@@ -32,7 +32,7 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def client(camera: SnapshotCamera, server: str) -> Iterator[httpx.Client]:
     with gateway(
-        f"http://{camera.address}", server, bounds=GatewaySettings(allowed_hosts=("Eyes.example",))
+        f"http://{camera.address}", server, bounds=GatewaySettings(allowed_hosts=("Eyes.example.",))
     ) as found:
         yield found
 

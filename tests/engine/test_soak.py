@@ -1,5 +1,5 @@
-"""Five thousand requests from 32 clients of every kind, a tenth of them killed: each other has its right
-answer, and nothing is left of any."""
+"""Five thousand requests from 32 clients, edges, OpenAI's and the page's, a tenth of them killed: each other
+has its right answer, and nothing is left of any."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from secondlook.engine import encoders
 from secondlook.engine.encoders import EncoderChoice, fastest, with_vision
 from secondlook.engine.encoders.onnx_runtime import OnnxVisionEncoder
 from secondlook.engine.encoders.openvino import OpenVinoVisionEncoder
-from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError
+from secondlook.engine.errors import EncoderMismatchError, InvalidEncoderError, RuntimeMissingError
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
 
@@ -103,6 +103,24 @@ def test_what_was_measured_is_remembered_for_this_model_and_machine(
         slowed(patched, "openvino")
         assert isinstance(auto(exported)._encoder, OpenVinoVisionEncoder)  # type: ignore[attr-defined]
     assert f"as measured before; to measure again, delete {file}" in told.text
+
+
+def test_a_winner_that_cannot_be_loaded_any_more_is_measured_anew(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture, cache: Path
+) -> None:
+    slow_torch(exported, monkeypatch)
+    with monkeypatch.context() as patched:
+        slowed(patched, "onnx")
+        auto(exported)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeMissingError("it is there, but does not load")
+
+    monkeypatch.setattr(OpenVinoVisionEncoder, "__init__", broken)
+    assert isinstance(auto(exported)._encoder, OnnxVisionEncoder)  # type: ignore[attr-defined]
+    assert "passed over openvino: it is there, but does not load" in told.text
+    (file,) = cache.iterdir()
+    assert json.loads(file.read_text())["fastest"] == "onnx"
 
 
 @pytest.mark.parametrize("what", ["processor", "threads", "version"])

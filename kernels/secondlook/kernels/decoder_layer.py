@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from secondlook.kernels.blocked_linear import blocked_linear_reference
 from secondlook.kernels.decode_attention import decode_attention_reference
+from secondlook.kernels.elementwise import gated_silu_reference, rms_norm_reference, rotate_reference
 from secondlook.kernels.operators import register
 
 __all__ = ["decoder_layer", "decoder_layer_reference"]
@@ -113,31 +112,21 @@ def decoder_layer_reference(
     """What `decoder_layer` computes, in float64 throughout, but for the cache, which has its own dtype."""
     rows, size = hidden.shape
     kv_heads, width = keys.shape[1], keys.shape[3]
-    x = _normed(hidden, input_norm, epsilon)
+    x = rms_norm_reference(hidden, input_norm, epsilon)
     q = blocked_linear_reference(x, query, query_bias, heads * width).view(rows, heads, width)
     k = blocked_linear_reference(x, key, key_bias, kv_heads * width).view(rows, kv_heads, width)
     v = blocked_linear_reference(x, value, value_bias, kv_heads * width).view(rows, kv_heads, width)
     turned = []
     for heads_of, norm in ((q, query_norm), (k, key_norm)):
-        normed = heads_of if norm is None else _normed(heads_of, norm, epsilon)
-        low, high = normed.chunk(2, dim=-1)
-        turned.append(
-            normed * cosine.double()[:, None] + torch.cat([-high, low], -1) * sine.double()[:, None]
-        )
+        normed = heads_of if norm is None else rms_norm_reference(heads_of, norm, epsilon)
+        turned.append(rotate_reference(normed, cosine, sine))
     keys[slots, :, places] = turned[1].to(keys.dtype)
     values[slots, :, places] = v.to(values.dtype)
     mixed = decode_attention_reference(turned[0], keys, values, slots, places + 1, scale).flatten(1)
     middle = hidden.double() + blocked_linear_reference(mixed, output, None, size)
-    x = _normed(middle, output_norm, epsilon)
-    gated = functional.silu(blocked_linear_reference(x, gate, None, inner))
-    return middle + blocked_linear_reference(
-        gated * blocked_linear_reference(x, up, None, inner), down, None, size
-    )
-
-
-def _normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    x = x.double()
-    return weight.double() * x / (x.square().mean(-1, keepdim=True) + epsilon).sqrt()
+    x = rms_norm_reference(middle, output_norm, epsilon)
+    gates, ups = (blocked_linear_reference(x, each, None, inner) for each in (gate, up))
+    return middle + blocked_linear_reference(gated_silu_reference(gates, ups), down, None, size)
 
 
 def _rounded_reference(*arguments: object) -> Tensor:

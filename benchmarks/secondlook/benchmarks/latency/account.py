@@ -41,7 +41,8 @@ class Pass:
 
     Attributes:
         run: computes it once more.
-        flops: that it takes at least.
+        flops: as transformers' modules compute it. Of a prompt the engine computes a little less on a CPU: of
+            the last layer, but for keys and values, its last row alone.
         reads: bytes that it must read: weights, and of the cache what is attended to.
     """
 
@@ -107,7 +108,7 @@ def passes_of(subject: Subject, run: AccountRun) -> list[Pass]:
 
     flops = PassFlops(shapes, masked=False)
     weights = subject.weight_bytes
-    encoder = sum(one.nbytes for one in model.vision_module().parameters())
+    encoder = sum(one.numel() for one in shapes.vision_module().parameters()) * model.dtype.itemsize
     of_a_token = model.decoder.slot_bytes(length, model.dtype)
     once = flops.decoder(length, length) + flops.row(length) + flops.logits()
     passes = [

@@ -85,7 +85,7 @@ class Worker:
             told = pickle.load(self._process.stdout)
             self._signal(signal.SIGSTOP)
             return told
-        except EOFError as error:
+        except (EOFError, pickle.UnpicklingError) as error:
             self.close()
             said = self._errors.read_text(encoding="utf-8", errors="replace")[-_SAID:]
             raise MeasurementError(f"{self._errors.name} failed; the last it said: {said}") from error

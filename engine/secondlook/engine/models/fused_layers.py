@@ -69,9 +69,8 @@ class _Layer:
         """What the operator for a step takes, before the rotation and behind the cache; up to how many rows
         it is used, by what was measured of its products at their best. 0: it cannot compute this layer."""
         packed = self._products
-        if not all(isinstance(one, PackedLinear) for one in packed) or any(
-            one.bias is not None for one in packed[3:]
-        ):
+        unbiased = all(one.bias is None for one in packed[3:])
+        if not unbiased or any(getattr(one, "blocks", None) is None for one in packed):
             return 0
         query, key, value, output, gate, up, down = (one.blocks for one in packed)
         biases = [one.bias for one in packed[:3]]
@@ -191,7 +190,8 @@ class FusedLayers:
         return cosine, sine
 
     def alike(self, module: Any, shape: DecoderShape, axes: int) -> bool:
-        """Whether the first layer gives what its module gives, for rows behind each other and in a step.
+        """Whether the first layer gives what its module gives, for rows behind each other and in a step of as
+        many rows as one may have.
 
         Args:
             module: the first layer.
@@ -200,19 +200,21 @@ class FusedLayers:
         layer, generator = self._layers[0], torch.Generator().manual_seed(0)
         weight: Tensor = self._decoder.norm.weight
         # Small, lest what the layer adds is lost beside them.
-        values = (torch.randn(3, shape.width, generator=generator) / 64).to(weight.dtype)
-        positions = torch.tensor([[2, 5, 7], [2, 6, 7], [3, 5, 8]])[:axes]
-        rows = Rows(values, positions)
-        turns = self.turns(rows)
+        three = (torch.randn(3, shape.width, generator=generator) / 64).to(weight.dtype)
+        places = torch.tensor([[2, 5, 7], [2, 6, 7], [3, 5, 8]])[:axes]
         found = []
-        for stepping in (True, False) if layer.most >= len(rows) else (False,):
-            for ours in (True, False):
+        for stepping, count in ((False, 3), (True, min(3, layer.most))):
+            values, positions = three[:count], places[:, :count]
+            turns = self.turns(Rows(values, positions))
+            if turns[0].shape[1] != layer.width or layer.width % 2:
+                return False  # only a part of each head is turned
+            for ours in (True, False) if count else ():
                 cache = KVCache(replace(shape, layers=1), 3, 4, weight.dtype, weight.device)
                 for tensor in (*cache.keys, *cache.values):
                     tensor.copy_(torch.randn(tensor.shape, generator=generator.manual_seed(1)))
                 plan: Any = PrefillPlan(cache, [Segment(1, 1, 3)])
                 if stepping:
-                    plan = DecodePlan(cache, torch.tensor([1, 0, 2]), torch.tensor([2, 3, 0]))
+                    plan = DecodePlan(cache, torch.tensor([1, 0, 2])[:count], torch.tensor([2, 3, 0])[:count])
                 if not ours:
                     at = positions if axes == 1 else positions.unsqueeze(1)
                     angles = self._decoder.rotary_emb(values[None], at)

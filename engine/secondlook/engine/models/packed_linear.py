@@ -168,7 +168,7 @@ def pack_linear_layers(model: nn.Module, choice: Choice | None = None) -> None:
 
     One after another, so that no more than one layer's weights are in memory twice; but a packed head's stay
     so that are the embeddings', too. The shapes of a model are measured once a process, in less than a second
-    altogether: models alike that one process loads compute with the same kernels.
+    altogether: models alike that one process loads compute with the same kernels, if there was time for all.
 
     Nothing happens on a GPU, on other processors than x86, to other dtypes than float32 and bfloat16, and
     where this PyTorch lacks the operators.
@@ -215,8 +215,9 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
     """The fastest calls of layers of this shape, by the number of rows; past the limit of the clock, none."""
     inputs, outputs, dtype = shape
     plain = [nn.Linear(inputs, outputs, bias=False, device="meta") for _ in range(_COPIES)]
+    weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(0)).to(dtype)
     for layer in plain:
-        layer.weight = nn.Parameter(torch.ones(outputs, inputs, dtype=dtype), requires_grad=False)
+        layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     packed, blocked = ([PackedLinear(layer, few) for layer in plain] for few in (0, _FEW))
     kinds: list[Any] = [plain, packed, blocked]
     found: dict[int, list[Seconds]] = {count: [] for count in _COUNTS}

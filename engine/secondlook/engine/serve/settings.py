@@ -166,7 +166,7 @@ def _allowed_host(text: str) -> str:
         raise SettingsError(
             f"--allowed-host (allowed_hosts) has {text!r}, which is no host's name, such as pictures.example"
         )
-    return text.lower()
+    return text.lower().removesuffix(".")
 
 
 _AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
