@@ -17,6 +17,7 @@ from secondlook.kernels.elementwise import *
 from secondlook.kernels.errors import *
 from secondlook.kernels.find_region import *
 from secondlook.kernels.library import *
+from secondlook.kernels.quantised import *
 from secondlook.kernels.record_tokens import *
 from secondlook.kernels.token_statistics import *
 
@@ -25,6 +26,7 @@ __all__ = [
     "CompilerMissingError",
     "KernelError",
     "NextToken",
+    "QuantisedWeights",
     "Status",
     "attention",
     "attention_reference",
@@ -42,6 +44,7 @@ __all__ = [
     "gated_silu",
     "gated_silu_reference",
     "has_kernels",
+    "quantise",
     "quick_gelu",
     "quick_gelu_reference",
     "record_tokens",
