@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from repository import package
 from secondlook.kernels import attention, attention_reference, library
+from secondlook.kernels.build import build_parameters
 
 DTYPES = (torch.float32, torch.bfloat16)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.0**-7}
@@ -117,3 +121,63 @@ def test_wrong_arguments_are_named(change: dict[str, Any], error: type[Exception
     }
     with pytest.raises(error, match=named):
         attention(**{**given, **change})
+
+
+PROGRAM = """
+#include <cstdio>
+#include <fstream>
+#include <vector>
+
+#include "cpu/attention.h"
+
+using namespace secondlook;
+
+int main(int, char** names) {
+  std::int64_t size[6];
+  std::ifstream from(names[1], std::ios::binary);
+  from.read(reinterpret_cast<char*>(size), sizeof(size));
+  const auto [heads, kv_heads, rows, positions, width, causal] = size;
+  std::vector<BFloat16> query(heads * rows * width), keys(kv_heads * positions * width), values(keys);
+  for (auto* each : {&query, &keys, &values}) {
+    from.read(reinterpret_cast<char*>(each->data()), 2 * each->size());
+  }
+  std::vector<BFloat16> result(query.size());
+  attention::Call<BFloat16> call{
+      query.data(), keys.data(), values.data(), 1, heads, kv_heads, rows, positions, width,
+      {0, rows * width, width}, {0, positions * width, width}, {0, positions * width, width},
+      0.3f, causal != 0, result.data()};
+  std::vector<float> memory(attention::scratch_of_a_head<float>(call));
+  attention::run_attend(call, 0, heads, memory.data());
+  std::ofstream(names[2], std::ios::binary).write(reinterpret_cast<char*>(result.data()), 2 * result.size());
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def in_float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that attends in bfloat16 as where the processor has no products of that."""
+    folder = tmp_path_factory.mktemp("attention")
+    (folder / "main.cpp").write_text(PROGRAM)
+    sources = package("kernels") / "csrc"
+    compiler = build_parameters("cpu").compiler
+    command = [*compiler, "-O1", "-std=c++20", f"-I{sources}", str(folder / "main.cpp")]
+    subprocess.run([*command, "-o", str(folder / "attend")], check=True)
+    return folder / "attend"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("kv_heads", "rows", "positions", "width"), [(2, 7, 33, 48), (1, 70, 129, 77)])
+def test_processors_that_do_not_multiply_bfloat16(
+    in_float32: Path, causal: bool, kv_heads: int, rows: int, positions: int, width: int
+) -> None:
+    given = [one[:1] for one in sample(4, kv_heads, rows, positions, width, torch.bfloat16)]
+    sizes = torch.tensor([4, kv_heads, rows, positions, width, causal])
+    file = in_float32.with_name("input")
+    file.write_bytes(b"".join(bytes(one.clone().untyped_storage()) for one in (sizes, *given)))
+    subprocess.run([in_float32, file, file.with_name("output")], check=True)
+    flat = torch.frombuffer(bytearray(file.with_name("output").read_bytes()), dtype=torch.bfloat16)
+    found = flat.view(1, rows, 4, width)
+    exact = attention_reference(*given, 0.3, causal)
+    assert (found.double() - exact).abs().max() <= TOLERANCE[torch.bfloat16] * given[2].abs().max()
+    # both round the result once, and one of them the weights, too
+    assert (found.float() - attention(*given, 0.3, causal).float()).abs().max() <= 0.02

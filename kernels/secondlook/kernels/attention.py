@@ -1,8 +1,9 @@
-"""Attention of many queries to many keys on the CPU, in float32 throughout.
+"""Attention of many queries to many keys on the CPU, summed in float32.
 
 Equation (1) of Vaswani et al., arXiv 1706.03762, with grouped keys and values (Ainslie et al., arXiv
 2305.13245). The scores of a few queries at a time are computed, weighed and used up while they are in the
-cache, and what a causal query does not see is not computed.
+cache, and what a causal query does not see is not computed. Where a processor multiplies bfloat16
+(AVX512_BF16), its weights are rounded to that before they are; elsewhere nothing but the result is.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def attention(
 
     Returns:
         of query's dtype, contiguous. A row's is NaN, as a softmax's, if a score that it sees is NaN or +inf,
-        or all are -inf; and it may be, if a value up to three positions behind those that it sees is not
+        or all are -inf; and it may be, if a value up to six positions behind those that it sees is not
         finite.
 
     Raises:

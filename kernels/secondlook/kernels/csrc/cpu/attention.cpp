@@ -47,6 +47,21 @@ void check(const Tensor& query, const Tensor& keys, const Tensor& values, double
                   scale);
 }
 
+// Some (batch, head) pairs, by what multiplies their type fastest here.
+template <typename Allocate>
+void attend_some(const Call<float>& call, std::int64_t begin, std::int64_t end, const Allocate& allocate) {
+  Tensor scratch = allocate(secondlook::attention::scratch_of_a_head<float>(call));
+  run_attend(call, begin, end, static_cast<float*>(scratch.mutable_data_ptr()));
+}
+template <typename Allocate>
+void attend_some(const Call<BFloat16>& call, std::int64_t begin, std::int64_t end, const Allocate& allocate) {
+  static const bool dot = secondlook::has_bf16_dot();
+  Tensor scratch = allocate(dot ? secondlook::attention::scratch_of_a_head<BFloat16>(call)
+                                : secondlook::attention::scratch_of_a_head<float>(call));
+  float* const memory = static_cast<float*>(scratch.mutable_data_ptr());
+  dot ? run_attend_dot(call, begin, end, memory) : run_attend(call, begin, end, memory);
+}
+
 template <typename T>
 void run(const Tensor& query, const Tensor& keys, const Tensor& values, double scale, bool causal,
          Tensor& result) {
@@ -68,10 +83,10 @@ void run(const Tensor& query, const Tensor& keys, const Tensor& values, double s
   call.scale = static_cast<float>(scale);
   call.causal = causal;
   call.result = static_cast<T*>(result.mutable_data_ptr());
-  const std::int64_t size = secondlook::attention::scratch_of_a_head(call);
   torch::stable::parallel_for(0, call.batch * call.heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    Tensor scratch = torch::stable::new_empty(query, {size}, ScalarType::Float);
-    run_attend(call, begin, end, static_cast<float*>(scratch.mutable_data_ptr()));
+    attend_some(call, begin, end, [&](std::int64_t size) {
+      return torch::stable::new_empty(query, {size}, ScalarType::Float);
+    });
   });
 }
 

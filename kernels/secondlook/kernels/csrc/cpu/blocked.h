@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/bf16_dot.h"
 #include "cpu/rows.h"
 
 namespace secondlook::blocked {
@@ -45,7 +46,7 @@ SECONDLOOK_INLINE void add_products(const float* const (&x)[R], std::int64_t k, 
   Floats weight[V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) weight[v] = load(weights + kLanes * v);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     const Floats value = broadcast(x[r][k]);
 #pragma GCC unroll 4
@@ -56,7 +57,7 @@ template <int R, int V>
 SECONDLOOK_INLINE void add_products(const float* const (&x)[R], std::int64_t k, const BFloat16* weights,
                                     Floats (&sum)[R][V]) {
   Floats even[R], odd[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     even[r] = broadcast(x[r][k]);
     odd[r] = broadcast(x[r][k + 1]);
@@ -65,7 +66,7 @@ SECONDLOOK_INLINE void add_products(const float* const (&x)[R], std::int64_t k, 
   for (int v = 0; v < V; ++v) {
     const Words pairs = load_pairs(weights + 2 * kLanes * v);
     const Floats first = secondlook::even(pairs), second = secondlook::odd(pairs);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       sum[r][v] += even[r] * first;
       sum[r][v] += odd[r] * second;
@@ -73,28 +74,43 @@ SECONDLOOK_INLINE void add_products(const float* const (&x)[R], std::int64_t k, 
   }
 }
 
-// products[r, i] of R rows of x, `stride` apart, with a block of 16 V outputs.
-template <typename T, int R, int V>
-SECONDLOOK_INLINE void multiply(const float* x, std::int64_t stride, const T* block, std::int64_t inputs,
-                                float* products) {
-  constexpr std::int64_t width = kLanes * V;
-  const float* rows[R];
+// The same of a pair of bfloat16 in x, too: in functions of SECONDLOOK_BF16_DOT.
+template <int R, int V>
+SECONDLOOK_INLINE void add_products(const BFloat16* const (&x)[R], std::int64_t k, const BFloat16* weights,
+                                    Floats (&sum)[R][V]) {
+  Words weight[V];
 #pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) weight[v] = load_pairs(weights + 2 * kLanes * v);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const Words value = broadcast_pair(x[r] + k);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sum[r][v] = add_dot(weight[v], value, sum[r][v]);
+  }
+}
+
+// products[r, i], rows `apart`, of R rows of x, `stride` apart, with a block of 16 V outputs.
+template <typename T, int R, int V, typename X>
+SECONDLOOK_INLINE void multiply(const X* x, std::int64_t stride, const T* block, std::int64_t inputs,
+                                float* products, std::int64_t apart = kLanes * V) {
+  constexpr std::int64_t width = kLanes * V;
+  const X* rows[R];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) rows[r] = x + r * stride;
   for (std::int64_t first = 0; first < inputs; first += kChunk) {
     const std::int64_t last = std::min(inputs, first + kChunk);
     Floats sum[R][V];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[r][v] = Floats{};
     }
     for (std::int64_t k = first; k < last; k += kPair<T>) add_products<R, V>(rows, k, block + k * width, sum);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        float* const place = products + r * width + kLanes * v;
+        float* const place = products + r * apart + kLanes * v;
         store(place, first == 0 ? sum[r][v] : load(place) + sum[r][v]);
       }
     }
