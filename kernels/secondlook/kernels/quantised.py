@@ -49,10 +49,10 @@ class QuantisedWeights:
 
     def dequantised(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """[outputs, inputs], computed in float32 and rounded once."""
-        values = self.values.float().unflatten(1, (-1, self.group))
+        values = self.values.float().view(len(self.values), -1, self.group)
         if self.zeros is not None:
             values = values - self.zeros[..., None]
-        return (values * self.scales[..., None]).flatten(1).to(dtype)
+        return torch.mul(values, self.scales[..., None]).flatten(1).to(dtype)
 
 
 def quantise(weight: Tensor, bits: Literal[4, 8], group: int | None = None) -> QuantisedWeights:
@@ -74,7 +74,7 @@ def quantise(weight: Tensor, bits: Literal[4, 8], group: int | None = None) -> Q
         raise ValueError(f"{inputs} inputs are no whole number of groups of {group}")
     if not torch.isfinite(weight).all():
         raise ValueError("a weight is NaN or infinite")
-    grouped = weight.detach().float().unflatten(1, (-1, group))
+    grouped = weight.detach().float().reshape(outputs, -1, group)
     if bits == 8:
         scales = grouped.abs().amax(-1) / 127
         zeros = None
