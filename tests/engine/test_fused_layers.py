@@ -18,7 +18,7 @@ from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.plans import DecodePlan, PrefillPlan, Rows, Segment
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.fused_layers import FusedLayers, fused_layers
-from secondlook.engine.models.packed_linear import Choice, pack_linear_layers
+from secondlook.engine.models.packing import Choice, pack_linear_layers
 from secondlook.kernels import set_mode
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no layer is packed here")

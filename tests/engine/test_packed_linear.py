@@ -6,6 +6,7 @@ Nothing here depends on the processor's instructions: what holds of some holds o
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,18 +24,19 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.engine import Engine
 from secondlook.engine.models import checkpoint as loading
-from secondlook.engine.models import packed_linear
+from secondlook.engine.models import packing
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.packed_linear import (
+from secondlook.engine.models.packed_linear import PackedLinear
+from secondlook.engine.models.packing import (
     PACKED,
     PLAIN,
     Choice,
-    PackedLinear,
     Seconds,
     choose,
     measure,
     pack_linear_layers,
 )
+from secondlook.kernels import status
 
 _Model = TypeVar("_Model", bound=nn.Module)
 QUESTIONS = ("What is the number on the sign?", "Describe the picture.", "Is there a dog?")
@@ -230,33 +232,97 @@ def test_a_measurement_that_takes_too_long_finds_nothing() -> None:
     assert measure((40, 24, torch.float32), clock=ticks(1.0).__next__, limit=20.0) == {}
 
 
-@needs_packing
-def test_what_was_measured_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[packed_linear.Shape] = []
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    status("cpu")  # its library is where it was
+    monkeypatch.setenv("SECONDLOOK_CACHE", str(tmp_path))
+    return tmp_path / "packing"
 
-    def fake(shape: packed_linear.Shape, *, limit: float) -> dict[int, Seconds]:
-        measured.append(shape)
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[packing.Shape]:
+    """The shapes that are measured; there is time for those of 90 outputs or many inputs."""
+    found: list[packing.Shape] = []
+
+    def fake(shape: packing.Shape, *, limit: float) -> dict[int, Seconds]:
+        found.append(shape)
         assert math.isfinite(limit)
-        return timings(packed=[0.5, 0.5], blocked=[0.4, 0.4]) if shape[1] == 90 else {}
+        if shape[1] == 90 or shape[0] > 100:
+            return timings(packed=[0.5, 0.5], blocked=[0.4, 0.4])
+        return {}
 
-    monkeypatch.setattr(packed_linear, "measure", fake)
-    packed_linear._known.clear()
+    monkeypatch.setattr(packing, "measure", fake)
+    return found
+
+
+@needs_packing
+def test_what_was_measured_is_remembered(cache: Path, measured: list[packing.Shape]) -> None:
+    for _ in range(2):
+        model = layers()
+        pack_linear_layers(model)
+        assert names(model) == {"head"}
+    counts = {shape[:2]: measured.count(shape) for shape in measured}
+    # again where there was no time the first time
+    assert counts == {(24, 40): 2, (40, 24): 2, (40, 90): 1}
+    wide = nn.Sequential(nn.Linear(2**12, 2**10), nn.Linear(2**12, 2**9)).requires_grad_(False)
+    pack_linear_layers(wide)
+    assert measured[5:] == [(2**12, 2**9, torch.float32)]  # of many outputs, some are enough
+    (file,) = cache.glob("*.json")
+    assert set(json.loads(file.read_bytes())["choices"]) == {"40x90 float32", "4096x512 float32"}
+
+
+@needs_packing
+def test_processes_choose_alike(cache: Path, measured: list[packing.Shape]) -> None:
+    pack_linear_layers(layers())
+    (file,) = cache.glob("*.json")
+    known = json.loads(file.read_bytes())
+    known["choices"]["40x90 float32"] = {"packed": False, "few": 0}  # as another process found
+    file.write_text(json.dumps(known))
+    model = layers()
+    pack_linear_layers(model)
+    assert not names(model)
+
+
+@needs_packing
+def test_other_threads_are_another_measurement(cache: Path, measured: list[packing.Shape]) -> None:
+    threads = torch.get_num_threads()
     try:
-        for _ in range(2):
-            model = layers()
-            pack_linear_layers(model)
-            assert names(model) == {"head"}
-        counts = {shape[:2]: measured.count(shape) for shape in measured}
-        assert counts == {
-            (24, 40): 2,
-            (40, 24): 2,
-            (40, 90): 1,
-        }  # again where there was no time the first time
-        wide = nn.Sequential(nn.Linear(2**12, 2**10), nn.Linear(2**12, 2**9)).requires_grad_(False)
-        pack_linear_layers(wide)
-        assert measured[5:] == [(2**12, 2**9, torch.float32)]  # of many outputs, some are enough
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            pack_linear_layers(nn.Sequential(head()))
     finally:
-        packed_linear._known.clear()
+        torch.set_num_threads(threads)
+    assert len(measured) == 2
+    assert len(list(cache.glob("*.json"))) == 2
+
+
+@needs_packing
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"choices": {"40x90 float32": 3}}', '{"format": 2}'])
+def test_a_damaged_file_is_made_anew(
+    cache: Path, measured: list[packing.Shape], content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack_linear_layers(nn.Sequential(head()))
+    (file,) = cache.glob("*.json")
+    file.write_text(content)
+    model = nn.Sequential(head())
+    pack_linear_layers(model)
+    assert names(model) == {"0"}
+    assert len(measured) == 2
+    assert "is made anew" in caplog.text
+    assert json.loads(file.read_bytes())["choices"] == {"40x90 float32": {"packed": True, "few": 2}}
+
+
+@needs_packing
+def test_without_a_folder_it_is_measured_each_time(
+    cache: Path, measured: list[packing.Shape], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.write_text("a file")
+    for _ in range(2):
+        model = nn.Sequential(head())
+        pack_linear_layers(model)
+        assert names(model) == {"0"}
+    assert len(measured) == 2
+    assert "measured each time" in caplog.text
 
 
 @needs_packing

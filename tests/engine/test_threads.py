@@ -105,7 +105,8 @@ import sys
 from secondlook.engine.threads import configure_threads
 configure_threads()
 import torch
-from secondlook.engine.models.packed_linear import PackedLinear, _shape
+from secondlook.engine.models.packed_linear import PackedLinear
+from secondlook.engine.models.packing import _shape
 layer = torch.nn.Linear(256, 256, bias=False)
 if _shape(layer) is None:
     sys.exit("no oneDNN for this processor")

@@ -23,7 +23,8 @@ from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.options import KernelsRun
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.engine.devices import chosen_device
-from secondlook.engine.models.packed_linear import PackedLinear, pack_linear_layers
+from secondlook.engine.models.packed_linear import PackedLinear
+from secondlook.engine.models.packing import pack_linear_layers
 from secondlook.kernels import (
     KernelError,
     attention,

@@ -34,7 +34,7 @@ from secondlook.engine.encoders.openvino import (
     precisions,
 )
 from secondlook.engine.models.base import VisionLanguageModel
-from secondlook.engine.models.packed_linear import pack_linear_layers
+from secondlook.engine.models.packing import pack_linear_layers
 from secondlook.engine.models.vision import Interface, VisionEncoder
 from secondlook.export.graph import DEFAULT_OPSET, write_encoder
 

@@ -177,8 +177,8 @@ def build(
 ) -> None:
     """Build a TensorRT plan of an exported encoder for this GPU. It is kept in a cache, and found there."""
     configure_logging(verbose)
+    from secondlook.engine.cache_folder import cache_folder
     from secondlook.engine.encoders.plan_manifest import BuildOptions
-    from secondlook.engine.encoders.plan_store import cache_folder
     from secondlook.engine.encoders.profiles import parse_profiles
     from secondlook.engine.encoders.tensorrt_api import cuda_device
     from secondlook.export.errors import PlanBuildError
@@ -188,7 +188,7 @@ def build(
     profiles = parse_profiles(batch) if batch else DEFAULT_PROFILES
     if not 0 < cache_gb < 1e9:
         raise PlanBuildError(f"the cache of plans must have more than 0 GiB, not {cache_gb}")
-    cache = PlanCache(cache_folder(), int(cache_gb * 2**30))
+    cache = PlanCache(cache_folder("plans"), int(cache_gb * 2**30))
     request = PlanRequest(folder, profiles, options, output)
     with Console(stderr=True).status("building; this takes minutes ..."):
         found = make_plan(request, cuda_device(device), cache)

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import PositiveInt
 
 from secondlook.edge.validation import validated
+from secondlook.engine.cache_folder import cache_folder
 from secondlook.engine.devices import on_device
 from secondlook.engine.encoders.manifest import EncoderManifest, graph_file, read_manifest
 from secondlook.engine.encoders.plan_manifest import (
@@ -32,7 +33,7 @@ from secondlook.engine.encoders.plan_manifest import (
     plan_file,
     read_plan_manifest,
 )
-from secondlook.engine.encoders.plan_store import RebuildNeededError, cache_folder, plans_in, readable
+from secondlook.engine.encoders.plan_store import RebuildNeededError, plans_in, readable
 from secondlook.engine.encoders.profiles import BatchProfile
 from secondlook.engine.encoders.tensorrt import OpenedPlan, open_plan
 from secondlook.engine.encoders.tensorrt_api import load_builder, this_machine
@@ -169,7 +170,7 @@ def make_plan(request: PlanRequest, device: torch.device, cache: PlanCache | Non
     encoder.check_files(request.graph)
     if request.output is not None:
         check_output(request.output, overwrite=True, manifest=PLAN_MANIFEST_FILE)
-    cache = cache or PlanCache(cache_folder())
+    cache = cache or PlanCache(cache_folder("plans"))
 
     def build(folder: Path) -> None:
         _log.info("building a plan for %s; it takes minutes", machine)

@@ -15,7 +15,8 @@ from torch import nn
 
 from secondlook.benchmarks.latency.work import Work
 from secondlook.benchmarks.timing import Operation, side_by_side
-from secondlook.engine.models.packed_linear import PACKED, PackedLinear, pack_linear_layers
+from secondlook.engine.models.packed_linear import PackedLinear
+from secondlook.engine.models.packing import PACKED, pack_linear_layers
 
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")

@@ -28,7 +28,7 @@ from secondlook.engine.flops import META
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import Checkpoint, attending, load_model
 from secondlook.engine.models.folders import find_folder
-from secondlook.engine.models.packed_linear import pack_linear_layers
+from secondlook.engine.models.packing import pack_linear_layers
 from secondlook.engine.models.registry import architecture
 
 PRESETS: Final = json.loads(files(__package__).joinpath("presets.json").read_text(encoding="utf-8"))

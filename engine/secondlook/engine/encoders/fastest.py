@@ -28,9 +28,10 @@ from secondlook.edge.files import write_files
 from secondlook.edge.geometry import Size
 from secondlook.edge.validation import validated
 from secondlook.edge.versions import installed_version
+from secondlook.engine.cache_folder import cache_folder
 from secondlook.engine.devices import hardware_name, synchronise
 from secondlook.engine.encoders.manifest import TOLERANCES, EncoderManifest, read_json, read_manifest
-from secondlook.engine.encoders.plan_store import cache_folder, plans_in, readable
+from secondlook.engine.encoders.plan_store import plans_in, readable
 from secondlook.engine.errors import EncoderMismatchError, RuntimeMissingError
 from secondlook.engine.models.base import VisionLanguageModel
 
@@ -89,7 +90,8 @@ def with_fastest(
         candidates: each opens the model with another encoder, by the runtime's name.
 
     Raises:
-        EncoderError: the export does not fit the model or is damaged, or there is no folder to remember in.
+        EncoderError: the export does not fit the model or is damaged.
+        SettingsError: there is no folder to remember in.
     """
     manifest = read_manifest(folder)
     manifest.check_fits(folder, model)
@@ -115,7 +117,7 @@ def with_fastest(
 def _key(model: VisionLanguageModel, manifest: EncoderManifest) -> str:
     """The name of what was measured: a digest of all that decides it."""
     device = model.device
-    plans = sorted(path.name for path in plans_in(cache_folder())) if device.type == "cuda" else []
+    plans = sorted(path.name for path in plans_in(cache_folder("plans"))) if device.type == "cuda" else []
     parts = [
         hardware_name(device),
         torch.get_num_threads(),

@@ -1,8 +1,6 @@
 """Which plan serves here: the cache's folder, and what in it fits.
 
-Plans are built by `secondlook.export`; this only finds them. The cache is a folder of the user's own,
-`plans` in SECONDLOOK_CACHE or in `secondlook` in the user's cache folder: what is in it was built by this
-user, and is opened without asking.
+Plans are built by `secondlook.export`; this only finds them, in `plans` of the user's cache folder.
 """
 
 from __future__ import annotations
@@ -12,8 +10,9 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
+from secondlook.engine.cache_folder import cache_folder
 from secondlook.engine.encoders.manifest import MANIFEST_FILE, EncoderManifest, read_manifest
 from secondlook.engine.encoders.plan_manifest import (
     PLAN_MANIFEST_FILE,
@@ -28,7 +27,6 @@ from secondlook.engine.errors import EncoderError, EncoderMismatchError, Invalid
 __all__ = [
     "RebuildNeededError",
     "UntrustedPlanError",
-    "cache_folder",
     "check_runs_here",
     "check_trusted",
     "find_plan",
@@ -39,7 +37,6 @@ __all__ = [
 
 _Manifest = TypeVar("_Manifest")
 _log = logging.getLogger(__name__)
-_CACHE_VARIABLE: Final = "SECONDLOOK_CACHE"
 
 
 class RebuildNeededError(EncoderMismatchError):
@@ -65,22 +62,6 @@ class UntrustedPlanError(EncoderError):
     """A plan from outside the cache was to be opened without being asked for by name."""
 
 
-def cache_folder(kind: str = "plans") -> Path:
-    """Where plans are kept, or another kind of thing that was found out once.
-
-    Raises:
-        EncoderError: there is no home folder to have it in.
-    """
-    named = os.environ.get(_CACHE_VARIABLE)
-    if named:
-        return Path(named) / kind
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as error:
-        raise EncoderError(f"there is no home folder; name a folder in {_CACHE_VARIABLE}") from error
-    return base / "secondlook" / kind
-
-
 def find_plan(folder: Path, tensorrt: str, machine: Machine, *, lean: bool = False) -> Path:
     """The plan's folder: this one, or for an ONNX folder the one in the cache that runs here, used last.
 
@@ -99,7 +80,7 @@ def find_plan(folder: Path, tensorrt: str, machine: Machine, *, lean: bool = Fal
             f"{PLAN_MANIFEST_FILE} nor {MANIFEST_FILE}"
         )
     encoder = read_manifest(folder)
-    for path in plans_in(cache_folder()):
+    for path in plans_in(cache_folder("plans")):
         manifest = readable(read_plan_manifest, path)
         if manifest is None or not manifest.encoder.is_of(encoder):
             continue
@@ -154,7 +135,7 @@ def note_opened(folder: Path) -> None:
 
 
 def _is_cached(folder: Path) -> bool:
-    return folder.resolve().is_relative_to(cache_folder().resolve())
+    return folder.resolve().is_relative_to(cache_folder("plans").resolve())
 
 
 def check_runs_here(folder: Path, manifest: PlanManifest, tensorrt: str, machine: Machine) -> None:

@@ -44,7 +44,7 @@ from secondlook.engine.models.folders import (
     image_processor_file,
     read_json,
 )
-from secondlook.engine.models.packed_linear import pack_linear_layers
+from secondlook.engine.models.packing import pack_linear_layers
 from secondlook.engine.models.profiles import chosen_profile
 from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts
 from secondlook.engine.models.registry import architecture
