@@ -113,6 +113,12 @@ HALF_CHAT = (
         (b"GET /v1/models?a=b HTTP/1.1\r\nA: b", {"header_seconds": 0.2}, 408, "request_timeout"),
         (CHAT + b"A: " + b"a" * 70_000, {}, 431, "headers_too_large"),
         (CHAT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", {}, 400, "malformed_request"),
+        (CHAT + b"no colon\r\n\r\n", {}, 400, "malformed_request"),
+        (CHAT.replace(b"Host: x\r\n", b"") + b"\r\n", {}, 400, "malformed_request"),
+        (CHAT.replace(b"HTTP/1.1", b"HTTP/9 or so") + b"\r\n", {}, 400, "malformed_request"),
+        (b"GET /eyes/v1/models\r\n\r\n", {}, 400, "malformed_request"),
+        (b"GET  /version?a=b HTTP/1.1\r\n\r\n", {}, 400, "malformed_request"),
+        (b"G\x00T /v1/models/demo HTTP/1.1\r\n\r\n", {}, 400, "malformed_request"),
     ],
 )
 def test_clients_of_openais_are_told_in_its_words(
@@ -143,6 +149,38 @@ def test_clients_of_openais_are_told_of_a_server_without_room_for_them(why: str)
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after" in head
     assert (json.loads(body)["error"]["code"], json.loads(body)["error"]["type"]) == (why, "server_error")
+
+
+@pytest.mark.parametrize("sent", [b"no colon\r\n\r\n", b"Content-Length: -1\r\n\r\n"])
+def test_whose_words_they_are_is_the_later_requests_where_one_was_answered_before(sent: bytes) -> None:
+    asked = b"GET %b HTTP/1.1\r\nHost: x\r\n"
+    for path, ours in ((b"/v1/models", False), (b"/v1/model", True)):
+        with (
+            listening(create_app(FakeEngine())) as url,
+            connected(url, asked % b"/healthz" + b"\r\n" + asked % path + sent) as connection,
+        ):
+            body = until_closed(connection).rpartition(b"\r\n\r\n")[2]
+        error = json.loads(body)["error"]
+        assert (error if ours else error["code"]) == "malformed_request"
+
+
+@pytest.mark.parametrize("path", [b"/v1/answers", b"/v1/chat/completions"])
+def test_a_client_that_leaves_amid_its_body_costs_one_quiet_line(
+    path: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = b"application/json" if b"chat" in path else b"multipart/form-data; boundary=x"
+    head = HEAD.replace(b"/v1/answers", path).replace(b"multipart/form-data; boundary=x", kind)
+    caplog.set_level("INFO")
+    with listening(create_app(FakeEngine())) as url:
+        with connected(url, head + b"Content-Length: 5000\r\nExpect: 100-continue\r\n\r\n") as connection:
+            assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it is being read
+            connection.sendall(b"--x\r\n" if kind != b"application/json" else b"{")
+        deadline = time.monotonic() + SECONDS
+        while not (lines := [one for one in caplog.records if path.decode() in one.getMessage()]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert [": 499 in" in one.getMessage() for one in lines] == [True]
+    assert not [one for one in caplog.records if one.exc_info or one.levelname not in ("INFO", "DEBUG")]
 
 
 def test_a_request_for_the_head_only_is_given_up_without_a_body() -> None:

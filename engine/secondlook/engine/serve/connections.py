@@ -46,7 +46,8 @@ _log = logging.getLogger(__name__)
 
 _MOST_BY_DEFAULT = 1000
 
-_REQUEST_LINE: Final = re.compile(rb"[A-Z]+ ([^ ?\r\n]+)[ ?]")
+_REQUEST_LINE: Final = re.compile(rb"\S+[ \t]+([^\s?]+)[\s?]")
+"""Also where it is malformed: whom it was asked of is what counts."""
 
 _PARSER_ERRORS = {431: "headers_too_large", 501: "not_implemented"}
 
@@ -142,7 +143,7 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.conn = _Parser(self._malformed)
+        self.conn: _Parser = _Parser(self._malformed)
         self._limits, self._most, self._notices = config.limits, config.most, config.notices
         self._prefix = config.prefix
         self._owed, self._of = _Owed.NOTHING, self.cycle
@@ -298,7 +299,7 @@ class Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             path: str = self.cycle.scope["path"]
         else:
-            line = _REQUEST_LINE.match(self.conn.trailing_data[0])
+            line = _REQUEST_LINE.match(self.conn.head)
             path = "" if line is None else unquote(line[1].decode("latin-1"))
         return path.removeprefix(self._prefix)
 
@@ -344,13 +345,20 @@ class _Parser(h11.Connection):
     """h11's, which tells what is malformed to `on_error`, and nothing after it.
 
     uvicorn would log a line for each, and answer in plain text, twice where an answer was under way.
+
+    Attributes:
+        head: the latest request's, as far as it came, with what came behind it; h11 keeps nothing of a head
+            that is malformed.
     """
 
     def __init__(self, on_error: Callable[[h11.RemoteProtocolError], None]) -> None:
         super().__init__(h11.SERVER)
         self._on_error = on_error
+        self.head = b""
 
     def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            self.head = self.trailing_data[0]
         try:
             return super().next_event()
         except h11.RemoteProtocolError as error:

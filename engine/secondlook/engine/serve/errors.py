@@ -30,10 +30,11 @@ from secondlook.edge.errors import (
 from secondlook.edge.wire import ErrorReply
 from secondlook.engine import errors
 from secondlook.engine.serve.openai.errors import ChatError, error_body, speaks_openai
-from secondlook.engine.serve.requests import REQUEST_ID_HEADER, request_id, shown_path
+from secondlook.engine.serve.requests import CLIENT_LEFT, REQUEST_ID_HEADER, request_id, shown_path
 
 __all__ = [
     "BodyTooLargeError",
+    "ClientLeftError",
     "ForeignPageError",
     "InvalidFieldError",
     "TooManyBodiesError",
@@ -65,6 +66,13 @@ class TooManyBodiesError(HTTPException):
     def __init__(self, whose: str, limit: int) -> None:
         told = f"with this body the requests {whose} would hold more than {limit} bytes; try again later"
         super().__init__(429, told, {"Retry-After": "1"})
+
+
+class ClientLeftError(HTTPException):
+    """The client closed the connection, amid its body or before the reply, which nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__(CLIENT_LEFT, "the client closed the connection")
 
 
 class UnsupportedContentError(SecondLookError):

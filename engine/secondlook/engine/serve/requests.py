@@ -21,7 +21,7 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["REQUEST_ID_HEADER", "EveryRequest", "request_id", "shown_address", "shown_path"]
+__all__ = ["CLIENT_LEFT", "REQUEST_ID_HEADER", "EveryRequest", "request_id", "shown_address", "shown_path"]
 
 REQUEST_ID_HEADER = "X-Request-Id"
 
@@ -35,7 +35,7 @@ _TAKEN_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 
 _LONG_PART = re.compile(r"([^/]{6})[^/]{20,}")
 _LONGEST_PATH = 200
-_CLIENT_LEFT = 499
+CLIENT_LEFT = 499
 """What proxies log for a request whose client did not wait for the reply."""
 
 
@@ -61,7 +61,7 @@ class EveryRequest:
         named = _named(scope)
         # Not taken back: what went wrong may be logged outside of here, and every request has its own task.
         request_id.set(named)
-        started, status = time.perf_counter(), _CLIENT_LEFT
+        started, status = time.perf_counter(), CLIENT_LEFT
 
         async def send_named(message: Message) -> None:
             nonlocal status

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, File, Form, HTTPException, Path, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Path, Request, UploadFile
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ValidationError
 
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, AnswerReply, ModelCard
-from secondlook.engine.serve.errors import InvalidFieldError, describe
+from secondlook.engine.serve.errors import ClientLeftError, InvalidFieldError, describe
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.serve.uploads import (
     FormText,
@@ -28,9 +28,6 @@ __all__ = ["Health", "Service", "answers", "documentation", "read_field", "watch
 
 ResultT = TypeVar("ResultT")
 MessageT = TypeVar("MessageT", bound=BaseModel)
-
-_CLIENT_CLOSED_REQUEST = 499
-"""What proxies log for a request whose client did not wait; nobody reads the reply."""
 
 _SURE: dict[str, Any] = {
     "status": "final",
@@ -252,14 +249,14 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, ResultT]) 
     """The work's result; the work is cancelled when the client goes away, its body read by then.
 
     Raises:
-        HTTPException: it did.
+        ClientLeftError: it did.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise HTTPException(_CLIENT_CLOSED_REQUEST, "the client closed the connection")
+            raise ClientLeftError
         return working.result()
     finally:
         leaving.cancel()

@@ -18,6 +18,7 @@ from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, check_protocol
 from secondlook.engine.serve.access import CLIENT
 from secondlook.engine.serve.errors import (
     BodyTooLargeError,
+    ClientLeftError,
     InvalidFieldError,
     TooManyBodiesError,
     UnsupportedContentError,
@@ -130,7 +131,8 @@ def begin_upload(request: Request, content: str, max_bytes: Callable[[], int]) -
 
 @contextmanager
 def counted_body(request: Request, max_bytes: int) -> Iterator[tuple[Body, Receive]]:
-    """A body among the server's, and what receives it, counted while it arrives.
+    """A body among the server's, and what receives it, counted while it arrives; that raises ClientLeftError
+    where the rest does not.
 
     Raises:
         TooManyBodiesError: there is no room for what it declares.
@@ -284,8 +286,14 @@ def _check_content_type(what: str, found: str | None, wanted: str) -> None:
 
 
 def _counted(receive: Receive, max_bytes: int, body: Body) -> Receive:
+    arriving = True
+
     async def receive_counted() -> Message:
+        nonlocal arriving
         message = await receive()
+        if arriving and message["type"] == "http.disconnect":
+            raise ClientLeftError
+        arriving = message.get("more_body", False)
         more = len(message.get("body", b""))
         if body.nbytes + more > max_bytes:
             raise BodyTooLargeError(max_bytes)
