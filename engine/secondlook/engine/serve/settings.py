@@ -148,28 +148,32 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@?#\[\]:]+)(:[0-9]+)?")
 """As in a URL: an address of IPv6 in brackets, and perhaps a port."""
 
 
-def _media_host(text: str) -> str:
-    try:
-        port = urlsplit(f"//{text}").port
-    except ValueError:
-        port = 0
-    if not _HOST.fullmatch(text) or port == 0:
-        raise SettingsError(
-            f"--allowed-media-domains (allowed_media_domains) has {text!r}, which is no host's name, such as "
-            "pictures.example, and none with a port, such as pictures.example:8443"
-        )
-    return text.lower()
+def _host(told: str, *, port: bool) -> AfterValidator:
+    """For a host's name, which is kept in small letters and without the root's dot.
+
+    Args:
+        told: the option and the setting.
+        port: whether a port may be behind it.
+    """
+
+    def checked(text: str) -> str:
+        named = _HOST.fullmatch(text)
+        try:
+            possible = named and (port or not named[2]) and urlsplit(f"//{text}").port != 0
+        except ValueError:
+            possible = False
+        if not possible:
+            ported = ", and none with a port, such as pictures.example:8443" if port else ""
+            raise SettingsError(
+                f"{told} has {text!r}, which is no host's name, such as pictures.example{ported}"
+            )
+        return text.lower().removesuffix(".")
+
+    return AfterValidator(checked)
 
 
-def _allowed_host(text: str) -> str:
-    if not re.fullmatch(r"[^\s/@?#\[\]]+", text) or re.search(r":\d+$", text):
-        raise SettingsError(
-            f"--allowed-host (allowed_hosts) has {text!r}, which is no host's name, such as pictures.example"
-        )
-    return text.lower().removesuffix(".")
-
-
-_AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
+_MediaHost = Annotated[str, _host("--allowed-media-domains (allowed_media_domains)", port=True)]
+_AllowedHost = Annotated[str, _host("--allowed-host (allowed_hosts)", port=False)]
 
 
 @validated(frozen=True)
@@ -186,7 +190,7 @@ class ChatLimits:
 
     max_body_bytes: PositiveInt = 20 * _MEBIBYTE
     max_pixels: PositiveInt = 64_000_000
-    allowed_media_domains: tuple[Annotated[str, AfterValidator(_media_host)], ...] = ()
+    allowed_media_domains: tuple[_MediaHost, ...] = ()
     fetch_seconds: PositiveFloat = 5.0
     pictures: PictureStoreLimits = PictureStoreLimits()
 
