@@ -19,8 +19,12 @@ from engine.serving_harness import SECONDS, Scenario, assert_error, first_look, 
 from engine.test_keys import line, written
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.cli.deploy import deploy
+from secondlook.engine.cli.options import BudgetedPolicy, ModelChoice
 from secondlook.engine.cli.serve import serve
 from secondlook.engine.cli.serving import RequestChoice, ServerChoice
+from secondlook.engine.encoders import EncoderChoice
+from secondlook.engine.method.budget import BudgetSettings
+from secondlook.engine.opening import EngineOptions
 from secondlook.engine.serve.settings import ChatLimits, KeyLimits, ServerSettings, SessionLimits
 
 pytest.importorskip("ray")
@@ -58,17 +62,46 @@ def options(command: Any) -> set[str]:
     return set(inspect.signature(command).parameters)
 
 
-def test_the_command_has_the_options_of_serve_but_those_of_connections_and_encoders() -> None:
+def test_the_command_has_the_options_of_serve_but_those_of_connections() -> None:
     connections = {"max_connections", "header_seconds", "body_seconds", "metrics_port", "tls_cert", "tls_key"}
     assert connections | {"host", "port"} == options(ServerChoice) - options(RequestChoice)
-    encoders = {"vision", "encoder", "precision", "provider", "trust_plan", "rebuild"}
-    budget = {"retransmission_rate", "bytes_per_second"}
-    assert options(serve) - options(deploy) == connections | encoders | budget | {"log_format"}
+    assert options(serve) - options(deploy) == connections | {"log_format"}
     assert options(deploy) - options(serve) == {"replicas", "cpus", "gpus"}
 
 
 def test_without_options_both_have_the_same_settings() -> None:
     assert RequestChoice().settings() == ServerChoice().settings() == Deployed().server == ServerSettings()
+
+
+def test_a_replicas_engine_has_the_encoder_the_budget_and_the_rest() -> None:
+    """Of an even share of the bytes, but of the whole rate."""
+    asked = {"vision": "openvino", "encoder": "exported", "precision": "float32", "replicas": 4}
+    made = Deployed.model_validate(asked | {"bytes_per_second": 1000, "kv_cache_gb": 0.5}).engine()
+    assert made == EngineOptions(
+        budget=BudgetSettings(bytes_per_second=250.0),
+        kv_cache_gb=0.5,
+        encoder=EncoderChoice(vision="openvino", folder=Path("exported"), precision="float32"),
+    )
+    rated = Deployed(replicas=4, retransmission_rate=0.2).engine()
+    assert rated.budget == BudgetSettings(retransmission_rate=0.2)
+    chosen = ModelChoice(profile="here", trust_plan=True, vision="tensorrt", encoder=Path("plan"))
+    assert Deployed(**vars(chosen), **vars(BudgetedPolicy())).engine() == chosen.options()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"vision": "onnx"}, "--vision onnx needs --encoder FOLDER"),
+        ({"vision": "opencv"}, "not 'opencv'"),
+        ({"encoder": "a"}, "add --vision"),
+        ({"retransmission_rate": 0.1, "bytes_per_second": 1.0}, "either a retransmission rate or bytes"),
+        ({"retransmission_rate": 1.0}, "retransmission_rate should be less than 1"),
+        ({"bytes_per_second": -1.0}, "bytes_per_second should be greater than 0"),
+    ],
+)
+def test_an_engine_that_cannot_be_is_told(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        Deployed.model_validate(given).engine()
 
 
 @pytest.mark.parametrize("given", [MEANT, ASKED, json.dumps(ASKED)])

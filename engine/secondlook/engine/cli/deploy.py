@@ -15,8 +15,8 @@ import typer
 from secondlook.edge.errors import SecondLookError
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
-    PlainModel,
-    PolicyChoice,
+    BudgetedPolicy,
+    ModelChoice,
     VerboseOption,
     chosen_policy,
     with_groups,
@@ -31,8 +31,8 @@ class DeploymentError(SecondLookError):
 
 
 def _deploy(
-    model: PlainModel,
-    policy: PolicyChoice,
+    model: ModelChoice,
+    policy: BudgetedPolicy,
     server: RequestChoice,
     replicas: Annotated[int, typer.Option(min=1, help="Servers, each with an engine of its own.")] = 2,
     cpus: Annotated[float, typer.Option(min=0.01, help="Cores that Ray sets aside for each.")] = 1.0,
@@ -57,11 +57,6 @@ def _deploy(
     from secondlook.engine.serve.ray_app import NAME, Deployed, app
 
     settings = server.settings()
-    # What cannot be read or had is told here, before anything starts: a policy, keys, a port.
-    chosen_policy(policy.policy, policy.threshold)
-    if settings.api_key_file is not None:
-        read_keys(settings.api_key_file, settings.key_limits)
-    listen(host, port).close()
     deployed = Deployed(
         **vars(model),
         **vars(policy),
@@ -71,6 +66,12 @@ def _deploy(
         cpus=cpus,
         gpus=gpus,
     )
+    # What cannot be read or had is told here, before anything starts: a policy, an encoder, keys, a port.
+    chosen_policy(policy.policy, policy.threshold)
+    deployed.engine()
+    if settings.api_key_file is not None:
+        read_keys(settings.api_key_file, settings.key_limits)
+    listen(host, port).close()
     stopped = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -98,4 +99,4 @@ def _deploy(
         ray.shutdown()
 
 
-deploy = with_groups(_deploy, model=PlainModel, policy=PolicyChoice, server=RequestChoice)
+deploy = with_groups(_deploy, model=ModelChoice, policy=BudgetedPolicy, server=RequestChoice)

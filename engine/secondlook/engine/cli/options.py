@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LIMITS",
-    "POLICY",
+    "BudgetedPolicy",
     "CacheOption",
     "DTypeOption",
     "DeviceOption",
     "EncoderOption",
     "ModelChoice",
     "ModelOption",
-    "PlainModel",
     "PolicyChoice",
     "PolicyOption",
     "PrecisionOption",
@@ -190,20 +189,34 @@ class PolicyChoice:
 
 
 @dataclass(frozen=True)
-class PlainModel:
-    """Which model, and where."""
+class BudgetedPolicy(PolicyChoice):
+    """When to look twice, and what that may cost."""
+
+    retransmission_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Move the threshold so that this share of the questions is looked at twice.",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+    bytes_per_second: Annotated[
+        float | None,
+        typer.Option(
+            help="Move the threshold so that local images have at most so many bytes a second.",
+            rich_help_panel=POLICY,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, where, and what encodes its pictures."""
 
     model: ModelOption = "demo"
     revision: RevisionOption = None
     profile: ProfileOption = None
     dtype: DTypeOption = "auto"
     device: DeviceOption = "auto"
-
-
-@dataclass(frozen=True)
-class ModelChoice(PlainModel):
-    """Which model, where, and what encodes its pictures."""
-
     vision: VisionOption = "torch"
     encoder: EncoderOption = None
     provider: ProviderOption = "auto"

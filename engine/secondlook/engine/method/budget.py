@@ -68,6 +68,15 @@ class BudgetSettings:
                 f"{self.retransmission_rate} and {self.bytes_per_second}"
             )
 
+    @classmethod
+    def chosen(
+        cls, retransmission_rate: float | None, bytes_per_second: float | None
+    ) -> BudgetSettings | None:
+        """What may have been chosen; None where neither was."""
+        if (retransmission_rate, bytes_per_second) == (None, None):
+            return None
+        return cls(retransmission_rate, bytes_per_second)
+
 
 class BudgetedThreshold:
     """The threshold under a budget, from question to question. One thread uses it; any may read `tracked`.

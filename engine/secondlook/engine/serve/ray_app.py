@@ -40,13 +40,21 @@ _MOST_ONGOING: Final = 1000
 """Requests that Ray lets a replica have; a server of ours refuses before (429), and says why."""
 
 
+_ENCODERS: Final = {"vision", "provider", "precision", "trust_plan", "rebuild"}
+"""What is chosen of encoders, but their folder."""
+
+
 class Deployed(BaseModel):
     """What is deployed; in a YAML file of Ray's, the application's `args`.
 
     Attributes:
         replicas: servers, each with an engine of its own.
         cpus, gpus: what Ray sets aside for each; without a GPU it sees none. As many threads compute.
+        vision, encoder, provider, precision, trust_plan, rebuild: see
+            `secondlook.engine.encoders.EncoderChoice`, where `encoder` is `folder`.
         policy: a file of `secondlook calibrate threshold`, in place of a threshold.
+        retransmission_rate: a budget that moves each replica's threshold, see `BudgetSettings`.
+        bytes_per_second: the same, of all replicas; each has its even share.
         server: each server's settings, as of `secondlook serve`; a key's limits count in each. Connections
             and TLS are Ray's. As JSON, too.
     """
@@ -61,8 +69,16 @@ class Deployed(BaseModel):
     profile: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    vision: str = "torch"
+    encoder: Path | None = None
+    provider: str = "auto"
+    precision: str = "auto"
+    trust_plan: bool = False
+    rebuild: bool = False
     threshold: NonNegativeFloat | None = None
     policy: Path | None = None
+    retransmission_rate: float | None = None
+    bytes_per_second: float | None = None
     kv_cache_gb: PositiveFloat | None = None
     server: ServerSettings = ServerSettings()
 
@@ -79,7 +95,14 @@ class Deployed(BaseModel):
         return given
 
     def engine(self) -> "EngineOptions":
-        """What each replica's engine is made of; raises `PolicyFileError`."""
+        """What each replica's engine is made of.
+
+        Raises:
+            PolicyFileError: the policy cannot be read.
+            SettingsError: there is no such encoder or budget.
+        """
+        from secondlook.engine.encoders import EncoderChoice
+        from secondlook.engine.method.budget import BudgetSettings
         from secondlook.engine.method.policy_file import read_policy
         from secondlook.engine.opening import EngineOptions
 
@@ -89,7 +112,11 @@ class Deployed(BaseModel):
             device=self.device,
             threshold=self.threshold,
             calibrated=None if self.policy is None else read_policy(self.policy),
+            budget=BudgetSettings.chosen(
+                self.retransmission_rate, self.bytes_per_second and self.bytes_per_second / self.replicas
+            ),
             kv_cache_gb=self.kv_cache_gb,
+            encoder=EncoderChoice(folder=self.encoder, **self.model_dump(include=_ENCODERS)),
             revision=self.revision,
             profile=self.profile,
         )
