@@ -23,6 +23,7 @@ from edge.support import (
     wants_region,
 )
 from secondlook.edge import (
+    AnswerOptions,
     ClientError,
     ClientSettings,
     ConnectionFailedError,
@@ -369,6 +370,33 @@ def test_a_question_is_asked_again_once(ask: Ask, server: ScriptedServer) -> Non
     assert server.steps == []
     assert (answer.text, answer.asked_again) == ("18", True)
     assert answer.second_look_failed is not None
+
+
+CUT_SHORT = {**FIRST, "text": "17, on", "complete": False}
+GONE = refusal(404, "no such session")
+
+
+@pytest.mark.parametrize("then", [[wants_region(answer=CUT_SHORT), GONE], [refusal(422, "?")]])
+def test_a_first_answer_that_stays_cut_short_is_asked_for_alone(
+    then: Any, ask: Ask, server: ScriptedServer
+) -> None:
+    """The last of its requests is one look, which has no session that can be lost."""
+    whole = final(decision="disabled", answer={**FIRST, "text": "17, on the left"})
+    server.steps = [CARD, wants_region(answer=CUT_SHORT), GONE, *then, whole]
+    answer = ask(PICTURE, QUESTION, AnswerOptions(second_look="always", max_new_tokens=9))
+    assert server.steps == []
+    assert (answer.text, answer.first.complete, answer.looked_twice) == ("17, on the left", True, False)
+    assert (answer.decision, answer.asked_again) == ("disabled", True)
+    assert answer.second_look_failed is not None
+    assert "no such session" in answer.second_look_failed
+    assert server.asked[-1] == "POST /v1/answers"
+    assert b'{"second_look":"never","max_new_tokens":9}' in server.requests[-1].content
+
+
+def test_an_answer_that_nobody_can_complete_is_an_error(ask: Ask, server: ScriptedServer) -> None:
+    server.steps = [CARD, wants_region(answer=CUT_SHORT), *[httpx.ReadError] * 30]
+    with pytest.raises(ConnectionFailedError):
+        ask(PICTURE, QUESTION, settings=ClientSettings(retries=4))
 
 
 def test_session_names_cannot_lead_elsewhere(ask: Ask, server: ScriptedServer) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from .geometry import Region, Size
 from .imaging import EncodedPicture
@@ -77,23 +79,5 @@ class EdgeAnswer:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pictures, in types that JSON has."""
-        return {
-            "text": self.text,
-            "uncertainty": self.uncertainty,
-            "refined": self.refined,
-            "looked_twice": self.looked_twice,
-            "second_look_failed": self.second_look_failed,
-            "asked_again": self.asked_again,
-            "decision": self.decision,
-            "first": self.first.model_dump(),
-            "second": self.second.model_dump() if self.second else None,
-            "region": asdict(self.region) if self.region else None,
-            "original": asdict(self.original),
-            "bytes_up": list(self.bytes_up),
-            "bytes_down": list(self.bytes_down),
-            "pixels": list(self.pixels),
-            "visual_tokens": list(self.visual_tokens),
-            "relevance": self.relevance.model_dump() if self.relevance else None,
-            "seconds": asdict(self.seconds),
-            "server_seconds": [look.model_dump() for look in self.server_seconds],
-        }
+        told: dict[str, Any] = to_jsonable_python(self, exclude={"local_image"})
+        return told

@@ -68,7 +68,7 @@ class Conversation:
 
         A first look that fails raises. A second look that fails does not: the first answer stands, marked so.
         Where the server has lost the question between the looks, all of it is asked again, once: behind
-        several servers another one answers it.
+        several servers another one answers it. A first answer that stays incomplete is asked for alone.
         """
         check_text(question)
         clock, patience = self.surroundings.clock, Patience(self.settings)
@@ -104,6 +104,10 @@ class Conversation:
                 logger.warning("asked again, it failed: %s", error)
         if looks.error is not None:
             yield from self._give_up(looks)
+        if looks.second is None and not looks.reply.answer.complete:
+            alone = (options or AnswerOptions()).model_copy(update={"second_look": "never"})
+            form["options"] = alone.model_dump_json(exclude_defaults=True)
+            looks.reply = (yield from self._look(asked)).reply  # has no session to lose
         final = looks.second or looks.reply
         costs = asked.costs if asked.costs[1].begun else asked.costs[:1]
         return EdgeAnswer(
@@ -199,8 +203,8 @@ class Conversation:
         """Tell the server, once, that a session will not go on; what it says that stands, stands.
 
         That has the whole first answer, and the second look's if only the reply with it was lost. Nothing is
-        asked where it would tell nothing: where the server does not know the session (404), or has the whole
-        of the reply and let it expire (410), or is out of reach, which would only cost another timeout.
+        asked where it would tell nothing: of a session that is unknown (404) or, if the reply was whole, that
+        expired (410) or whose server is out of reach.
         """
         error, session = looks.error, looks.reply.session
         whole = looks.reply.answer.complete
