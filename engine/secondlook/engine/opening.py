@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from secondlook.engine.method.policy_file import PolicyFile
     from secondlook.engine.models.checkpoint import DType
 
-__all__ = ["EngineOptions", "draws_bars", "load_engine", "loading_status"]
+__all__ = ["Backend", "EngineOptions", "draws_bars", "load_engine", "loading_status"]
 
 _log = logging.getLogger(__name__)
+
+Backend = Literal["own", "vllm"]
+"""What computes: this package's engine, or vLLM (`secondlook.engine.on_vllm`)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class EngineOptions:
         kv_cache_gb: GiB of keys and values; None takes the default.
         encoder: what encodes pictures; None is the model's own modules in torch.
         profile: where the model looks; None: as its folder says.
+        backend: what computes.
+        tensor_parallel: GPUs that one model is spread over, by vLLM.
     """
 
     model: str = "demo"
@@ -49,6 +54,8 @@ class EngineOptions:
     encoder: EncoderChoice | None = None
     revision: str | None = None
     profile: str | None = None
+    backend: Backend = "own"
+    tensor_parallel: int = 1
 
 
 def load_engine(options: EngineOptions) -> Engine:
@@ -59,6 +66,7 @@ def load_engine(options: EngineOptions) -> Engine:
             `secondlook.engine.encoders.with_vision`.
         PolicyFileError: the policy is for another model.
     """
+    from secondlook.edge.errors import SettingsError
     from secondlook.edge.geometry import Size, sent_size
     from secondlook.engine.decode.cache import CacheSettings
     from secondlook.engine.encoders import with_vision
@@ -67,6 +75,10 @@ def load_engine(options: EngineOptions) -> Engine:
     from secondlook.engine.method.policy import Policy
     from secondlook.engine.models.checkpoint import load_model
 
+    if options.backend != "own":
+        raise SettingsError(f"there is no engine {options.backend!r} yet")
+    if options.tensor_parallel > 1:
+        raise SettingsError("the engine of this package computes on one GPU: leave --tensor-parallel out")
     dtype: DType = options.dtype  # type: ignore[assignment]  # load_model refuses others, naming the choices
     model = load_model(
         options.model,

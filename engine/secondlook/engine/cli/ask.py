@@ -12,6 +12,7 @@ from rich.console import Console
 from secondlook.edge.wire import AnswerReply
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
+    BackendOption,
     CacheOption,
     DeviceOption,
     DTypeOption,
@@ -23,6 +24,7 @@ from secondlook.engine.cli.options import (
     ProviderOption,
     RebuildOption,
     RevisionOption,
+    TensorParallelOption,
     ThresholdOption,
     TrustOption,
     VerboseOption,
@@ -42,6 +44,8 @@ def ask(
     profile: ProfileOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
+    backend: BackendOption = "own",
+    tensor_parallel: TensorParallelOption = 1,
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     kv_cache_gb: CacheOption = None,
@@ -79,6 +83,8 @@ def ask(
         EncoderChoice(vision, encoder, provider, trust_plan, rebuild, precision),
         revision,
         profile,
+        backend,
+        tensor_parallel,
     )
     opened = open_picture(picture)
     with loading_status(model):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import typer
 
+from secondlook.engine.opening import Backend
+
 if TYPE_CHECKING:
     from secondlook.engine.method.budget import BudgetSettings
     from secondlook.engine.method.policy_file import PolicyFile
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LIMITS",
+    "BackendOption",
     "BudgetedPolicy",
     "CacheOption",
     "DTypeOption",
@@ -31,6 +34,7 @@ __all__ = [
     "ProviderOption",
     "RebuildOption",
     "RevisionOption",
+    "TensorParallelOption",
     "ThresholdOption",
     "TrustOption",
     "VerboseOption",
@@ -75,6 +79,23 @@ DTypeOption = Annotated[
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODEL)
+]
+BackendOption = Annotated[
+    Backend,
+    typer.Option(
+        "--engine",
+        help="What computes: own, or vllm where that is installed (docs/engines.md).",
+        rich_help_panel=MODEL,
+    ),
+]
+TensorParallelOption = Annotated[
+    int,
+    typer.Option(
+        "--tensor-parallel",
+        min=1,
+        help="GPUs that one model is spread over; more than one with --engine vllm alone.",
+        rich_help_panel=MODEL,
+    ),
 ]
 ThresholdOption = Annotated[
     float | None,
@@ -217,6 +238,8 @@ class ModelChoice:
     profile: ProfileOption = None
     dtype: DTypeOption = "auto"
     device: DeviceOption = "auto"
+    backend: BackendOption = "own"
+    tensor_parallel: TensorParallelOption = 1
     vision: VisionOption = "torch"
     encoder: EncoderOption = None
     provider: ProviderOption = "auto"
@@ -248,6 +271,8 @@ class ModelChoice:
             ),
             self.revision,
             self.profile,
+            self.backend,
+            self.tensor_parallel,
         )
 
 

@@ -22,6 +22,7 @@ from ray import serve
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import from_json
+from secondlook.engine.opening import Backend
 from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Deployed(BaseModel):
     precision: str = "auto"
     trust_plan: bool = False
     rebuild: bool = False
+    backend: Backend = "own"
+    tensor_parallel: PositiveInt = 1
     threshold: NonNegativeFloat | None = None
     policy: Path | None = None
     retransmission_rate: float | None = None
@@ -119,6 +122,8 @@ class Deployed(BaseModel):
             encoder=EncoderChoice(folder=self.encoder, **self.model_dump(include=_ENCODERS)),
             revision=self.revision,
             profile=self.profile,
+            backend=self.backend,
+            tensor_parallel=self.tensor_parallel,
         )
 
 
