@@ -14,7 +14,7 @@ from PIL import Image
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
 from secondlook.engine.decode.cache import KeptPrefix
-from secondlook.engine.decode.scheduler import Flow, Request, Stages
+from secondlook.engine.decode.flows import Flow, Request, Stages
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
 from secondlook.engine.method.policy import Policy

@@ -18,7 +18,7 @@ from engine.test_engine import picture
 from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.cache import CacheSettings
-from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.decode.flows import Request
 from secondlook.engine.engine import Engine
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.checkpoint import load_model

@@ -21,7 +21,7 @@ from engine.questions import LARGE, QUESTION, first, pending_look, picture
 from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.wire import PROTOCOL, AnswerOptions
 from secondlook.engine.decode.cache import KeptPrefix
-from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.decode.flows import Request
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import (
     NonFiniteError,

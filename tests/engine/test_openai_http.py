@@ -34,7 +34,7 @@ from engine.serving_harness import (
     serving,
     visitor,
 )
-from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.decode.flows import Request
 from secondlook.engine.results import FirstLook, Question
 from secondlook.engine.serve.app import create_app, create_loading_app
 from secondlook.engine.serve.settings import ChatLimits, PictureStoreLimits, ServerSettings

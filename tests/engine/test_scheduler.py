@@ -25,17 +25,8 @@ from engine.schedules import (
 )
 from properties import examples
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.decode.scheduler import (
-    AttentionRow,
-    Decode,
-    Encode,
-    Flow,
-    Prefill,
-    Request,
-    Slot,
-    Stages,
-    Wait,
-)
+from secondlook.engine.decode.flows import Decode, Flow, Request, Stages, Wait
+from secondlook.engine.decode.scheduler import AttentionRow, Encode, Prefill, Slot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,7 +23,7 @@ from engine.serving_harness import listening
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine import Engine, load_model
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix
-from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.decode.flows import Request
 from secondlook.engine.models.pictures import Picture
 from secondlook.engine.results import Pending
 from secondlook.engine.serve.app import create_app

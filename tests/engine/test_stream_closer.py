@@ -9,7 +9,7 @@ from engine.fake_engine import REGION, FakeEngine, jpeg
 from engine.serving_harness import assert_error, entered
 from engine.streaming import method, opened, run, send, shown, streams, until
 from secondlook.edge.wire import Box
-from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.decode.flows import Request
 from secondlook.engine.results import FinalAnswer, FirstLook, Question
 
 FOCUS = {"left": REGION.left, "top": REGION.top, "right": REGION.right, "bottom": REGION.bottom}

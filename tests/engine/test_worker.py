@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from secondlook.engine.decode.scheduler import Flow, Request, Stages
+from secondlook.engine.decode.flows import Flow, Request, Stages
 from secondlook.engine.errors import (
     EmptyQuestionError,
     EngineFailedError,

@@ -6,7 +6,8 @@ belongs to one question (`VisionLanguageModel.prefix_key`), the features behind 
 
 from __future__ import annotations
 
-from secondlook.engine.decode.scheduler import Encode, Flow
+from secondlook.engine.decode.flows import Flow
+from secondlook.engine.decode.scheduler import Encode
 from secondlook.engine.models.base import Features, QuestionTokens, VisionLanguageModel
 from secondlook.engine.results import Question
 

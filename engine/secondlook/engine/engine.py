@@ -1,60 +1,28 @@
-"""Looking twice: from a global image and a question to an answer, or to a region worth a second look.
-
-Song & Kim, arXiv 2512.16349, with the region of Zhang et al., arXiv 2502.17422. Nothing here knows of HTTP,
-or of any one model. Each look is a flow (`secondlook.engine.decode.scheduler`), so that many run at once on
-one model. What waits for a local image is a value, `Pending`; whoever holds it decides how long.
-
-A question is checked and tokenised once, by `prepare`, on any thread; one thread does all the rest.
-"""
+"""The two looks on this package's decoder: its slots, and what of them is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from PIL import Image
 from torch import Tensor
 
-from secondlook.edge.geometry import Region, Size, target
-from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
-from secondlook.engine.answers import Answers
-from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, SlotPool
+from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, PrefixClaim, SlotPool
 from secondlook.engine.decode.decoder import Decoder
+from secondlook.engine.decode.flows import Flow, Stages
 from secondlook.engine.decode.prefixes import PrefixIndex
-from secondlook.engine.decode.scheduler import (
-    Decode,
-    Encode,
-    Flow,
-    Prefill,
-    Request,
-    Scheduler,
-    Slot,
-    Stages,
-    Wait,
-)
-from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
+from secondlook.engine.decode.scheduler import Encode, Prefill, Scheduler, Slot
 from secondlook.engine.encoded import EncodedPictures
 from secondlook.engine.localising import Localiser, Sought, prompted
 from secondlook.engine.method.budget import BudgetedThreshold
-from secondlook.engine.method.decision import Decider, FinalDecision
-from secondlook.engine.method.policy import Policy, keep_second
-from secondlook.engine.method.region import RegionSettings, find_region
+from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.region import RegionSettings
 from secondlook.engine.models.base import Features, VisionLanguageModel
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
-from secondlook.engine.preparing import Preparer
-from secondlook.engine.results import (
-    AttentionMaps,
-    FinalAnswer,
-    FirstLook,
-    LocalImage,
-    Look,
-    Pending,
-    Question,
-    Usage,
-)
+from secondlook.engine.results import AttentionMaps, LocalImage, Pending, Question, Usage
+from secondlook.engine.two_looks import TwoLooks
 
 __all__ = ["Engine"]
 
@@ -63,8 +31,42 @@ _MOST_ROWS: Final = {"cpu": 1024, "cuda": 4096}
 answers wait for it."""
 
 
-class Engine:
-    """Two looks with one model.
+@dataclass
+class _Looking:
+    """A look in a slot; of a first one its prefix, and what was read of its prompt, too.
+
+    Attributes:
+        projection, row: see `Sought`.
+    """
+
+    pool: SlotPool
+    localiser: Localiser
+    slot: int
+    cached: int
+    asked: Question
+    kept: KeptPrefix | None = None
+    projection: Tensor | None = None
+    row: Tensor | None = None
+
+    def maps(self, answer: tuple[int, ...], stages: Stages) -> Flow[AttentionMaps]:
+        assert self.kept is not None, "a first look's"
+        sought = Sought(self.slot, self.asked, self.kept, self.projection, self.row, answer)
+        return self.localiser.maps(sought, stages)
+
+    def keep(self) -> tuple[KeptPrefix, PrefixClaim]:
+        assert self.kept is not None, "a first look's"
+        claim = self.kept.claim()
+        self.pool.hold(self.slot, self.kept)  # another slot may have had it, and given it up
+        return self.kept, claim
+
+    def close(self) -> None:
+        if self.kept is not None and self.kept.claimed:
+            self.pool.hold(self.slot, self.kept)  # again: where it was, it may have been given up
+        self.pool.give_back(self.slot)
+
+
+class Engine(TwoLooks):
+    """Two looks with one model, on slots of this package's decoder.
 
     Args:
         model: the model.
@@ -89,50 +91,23 @@ class Engine:
         budget: BudgetedThreshold | None = None,
     ) -> None:
         cache = CacheSettings() if cache is None else cache
-        self.model = model
-        self.policy = Policy(threshold=model.settings.default_threshold) if policy is None else policy
-        self.region = model.localisation.region if region is None else region
-        self.budget = budget
-        self._decider = Decider(self.policy, model.global_view, budget, local_view=model.local_view)
         capacity = min(model.context, sum(model.most_visual_tokens) + cache.text_tokens)
-        self.max_question_characters = max_question_characters
-        self._preparer = Preparer(model, self.policy, capacity, max_question_characters)
         slot_bytes = model.decoder.slot_bytes(capacity, model.dtype)
         self._pool = SlotPool(cache.slots(slot_bytes, model.device))
         self._decoder = Decoder(model, self._pool.count, capacity, capacity, model.probe())
-        self._scheduler = Scheduler(
+        scheduler = Scheduler(
             self._decoder,
             self._pool,
             lambda pictures: model.encode(pictures),
             _MOST_ROWS[model.device.type],
         )
+        super().__init__(model, scheduler, policy, region, capacity, max_question_characters, budget)
         self.prefixes = PrefixIndex(self._pool.count)
         self._encoded = EncodedPictures(model, self._preparer.generic, self._pool.count)
-        self._answers = Answers(model)
         self._localiser = Localiser(model, self._preparer.generic, self._encoded)
         # How a prefix's picture rows become cells.
         self._projections = WeakKeyDictionary[KeptPrefix, Tensor | None]()
         self.slots_bytes = self._decoder.cache.nbytes  # keys and values, used or not, padding included
-
-    @property
-    def card(self) -> ModelCard:
-        """What an edge must know to prepare pictures; under a budget with the threshold that it tracks."""
-        return ModelCard(
-            name=self.model.name,
-            global_view=self.model.global_view,
-            local_view=self.model.local_view,
-            crop_size=self.region.crop_size,
-            threshold=self._decider.threshold,
-        )
-
-    @property
-    def context(self) -> str | None:
-        """How an earlier answer is put behind a question; None: the checkpoint has not learnt to read it."""
-        return self.model.settings.context
-
-    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """Each token as text, white space and all. May be called on any thread."""
-        return [self.model.token_text(token) for token in token_ids]
 
     @property
     def slots(self) -> int:
@@ -145,216 +120,47 @@ class Engine:
         pool, prefixes = self._pool, self.prefixes
         return Usage(pool.count, pool.used, pool.kept, prefixes.queries, prefixes.hits, prefixes.recomputed)
 
-    def prepare(
-        self,
-        global_image: Image.Image,
-        question: str,
-        original: Size,
-        options: AnswerOptions | None = None,
-        *,
-        client: str = "",
-        wanted: TokenOptions = ONLY_TOKENS,
-    ) -> Question:
-        """Check and tokenise a question, and bring its picture to the size that the model takes.
-
-        May be called on any thread, to keep work from the engine's.
-
-        Args:
-            global_image: the whole original, shrunk as the model's view says, or smaller.
-            original: the size of the original.
-            client: whose picture it is.
-            wanted: of the answer's tokens, besides.
-
-        Raises:
-            QuestionError: the question is empty, too long, or contains reserved text.
-            SettingsError: the options contradict the policy.
-            PictureMismatchError: the image is larger than an edge sends of such an original.
-            GeometryError: the original has no size under the model's view, or the options' region is empty or
-                reaches outside it.
-        """
-        options = AnswerOptions() if options is None else options
-        return self._preparer.question(global_image, question, original, options, client, wanted)
-
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
-        """Bring a region's picture to the size that the model takes, and put the question's prompt around it.
-
-        May be called on any thread.
-
-        Raises:
-            PictureMismatchError: the image is larger than an edge sends of such a region.
-            QuestionTooLongError: `pending` is of no question of `prepare`, and asks for more than has room.
-            GeometryError: the region has no size under the model's view.
-        """
-        return self._preparer.local(pending, local_image)
-
-    def first_look(
-        self,
-        global_image: Image.Image,
-        question: str,
-        original: Size,
-        options: AnswerOptions | None = None,
-    ) -> FirstLook:
-        """Answer from the global image, and decide whether to look again. Raises as `prepare`, and
-
-        Raises:
-            NonFiniteError: the model computed NaN or infinity.
-        """
-        asked = self.prepare(global_image, question, original, options)
-        return self._scheduler.run(self.start_first_look(asked))
-
-    def second_look(self, pending: Pending, local_image: Image.Image) -> FinalAnswer:
-        """Answer again from global and local image together, and keep one of the answers.
-
-        `pending` is not used up: the same look may be repeated. Raises as `prepare_local`, and
-
-        Raises:
-            NonFiniteError: the model computed NaN or infinity.
-        """
-        prepared = self.prepare_local(pending, local_image)
-        return self._scheduler.run(self.start_second_look(pending, prepared))
-
-    def start_first_look(
-        self,
-        question: Question,
-        *,
-        on_region: Callable[[FirstLook], None] | None = None,
-        on_tokens: Callable[[Look], None] | None = None,
-    ) -> Request[FirstLook]:
-        """Begin a first look; `round` goes on with it.
-
-        Args:
-            on_region: called with what is known so far if the region is known before the answer is complete.
-            on_tokens: called with the answer so far each time that it has more tokens, once it is certain
-                that it stands.
-        """
-        stages = Stages()
-        flow = self._first(question, on_region, on_tokens, stages)
-        return self._scheduler.start(flow, stages, client=question.client)
-
-    def start_second_look(
-        self,
-        pending: Pending,
-        local_image: LocalImage,
-        *,
-        after: Request[FirstLook] | None = None,
-        sent_bytes: int = 0,
-        on_tokens: Callable[[Look], None] | None = None,
-    ) -> Request[FinalAnswer]:
-        """Begin a second look.
-
-        Args:
-            local_image: of `prepare_local`.
-            after: its first look, where that may still be going on.
-            sent_bytes: of the local image as it was sent, for the budget; 0: not sent.
-            on_tokens: called as by `start_first_look`, where the second answer stands in any case.
-        """
-        if self.budget is not None and pending.counted and sent_bytes:
-            self.budget.received(sent_bytes)
-        stages = Stages()
-        flow = self._second(pending, local_image, after, on_tokens, stages)
-        return self._scheduler.start(flow, stages, urgent=True, client=pending.question.client)
-
-    def round(self) -> bool:
-        """Compute a little of every look in progress; False when there is none."""
-        return self._scheduler.round()
-
-    def cancel(self, request: Request[FirstLook] | Request[FinalAnswer]) -> None:
-        """End a look that nobody waits for; its slot is free at once."""
-        self._scheduler.cancel(request)
-
-    def _first(
-        self,
-        asked: Question,
-        on_region: Callable[[FirstLook], None] | None,
-        on_tokens: Callable[[Look], None] | None,
-        stages: Stages,
-    ) -> Flow[FirstLook]:
-        limit, policy, options = asked.max_new_tokens, asked.policy, asked.options
+    def _begin_first(self, asked: Question, stages: Stages, *, read: bool) -> Flow[_Looking]:
         key = self.model.prefix_key(asked.picture, asked.tokens)
         find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
-        cached = 0 if prefix is None else prefix.length
+        looking = _Looking(self._pool, self._localiser, slot, 0 if prefix is None else prefix.length, asked)
         try:
             self.prefixes.count(len(asked.prompt.ids), prefix)
-            given = asked.region
-            read = options.relevance or (given is None and options.second_look != "never")
             of_prompt = read and not self.model.localisation.generated_rows
-            row, projection = yield from self._ask(slot, asked, limit, prefix, stages, probe=of_prompt)
+            looking.row, looking.projection = yield from self._ask(
+                slot, asked, asked.max_new_tokens, prefix, stages, probe=of_prompt
+            )
             new = KeptPrefix(asked.prompt.shared, asked.prompt.shared_position)
-            kept = self._pool.hold(slot, find() or new)
-            self._projections[kept] = projection
-            self.prefixes.remember(kept, asked.client, key)
-            seen = self._answers.shown(asked.prompt, policy, cached, on_tokens)
-            least = min(limit, policy.decide_after)
-            early = yield Decode(slot, least, seen if options.second_look == "never" else None)
-            look = self._answers.look(early, asked.prompt, policy, cached)
-            doubt = (look.uncertainty, asked.original, policy, options)
-            region, pending, maps, relevance = given, None, None, None
-            if read and (options.relevance or self._decider.seeks(*doubt)):
-                stages.enter("prefill")
-                sought = Sought(slot, asked, kept, projection, row, early.token_ids)
-                maps = yield from self._localiser.maps(sought, stages)
-                region = given or self._region(maps, asked.original)
-                relevance = maps.relevance() if options.relevance else None
-            # As things are by now, for others were decided on while its region was sought.
-            decision = self._decider.decide(*doubt, region)
-            if decision == "unsure":
-                assert region is not None, (
-                    "it was sought, for nothing happens between seeking none and deciding"
-                )
-                claim = kept.claim()
-                self._pool.hold(slot, kept)  # another slot may have had it, and given it up
-                pending = Pending(asked, kept, look, region, self._decider.counts(policy, options), claim)
-            found = FirstLook(look, decision, region, pending, maps, LookSeconds(**stages.seconds), relevance)
-            if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
-                if pending is not None and on_region is not None:
-                    on_region(found)
-                seen = seen if decision != "unsure" else None
-                if seen is not None:
-                    seen(early)
-                look = self._answers.look((yield Decode(slot, limit, seen)), asked.prompt, policy, cached)
-            pending = None if pending is None else replace(pending, first=look)
-            if kept.claimed:
-                self._pool.hold(slot, kept)  # again: where it was, it may have been given up
-            return replace(found, look=look, pending=pending, seconds=LookSeconds(**stages.seconds))
-        finally:
-            self._pool.give_back(slot)
+            looking.kept = self._pool.hold(slot, find() or new)
+            self._projections[looking.kept] = looking.projection
+            self.prefixes.remember(looking.kept, asked.client, key)
+        except BaseException:
+            looking.close()
+            raise
+        return looking
 
-    def _second(
-        self,
-        pending: Pending,
-        local: LocalImage,
-        after: Request[FirstLook] | None,
-        on_tokens: Callable[[Look], None] | None,
-        stages: Stages,
-    ) -> Flow[FinalAnswer]:
-        asked = pending.question
-        limit, policy = asked.max_new_tokens, asked.policy
-        if after is not None and after.future.done():
-            after.future.result()  # where that failed, nothing can be compared in the end
-        slot, prefix = yield Slot(lambda: pending.prefix)
-        cached = 0 if prefix is None else prefix.length
+    def _begin_second(self, pending: Pending, local: LocalImage, stages: Stages) -> Flow[_Looking]:
+        asked, kept, prompt = pending.question, pending.prefix, local.prompt
+        assert kept is not None, "a first look on slots keeps one"
+        slot, prefix = yield Slot(lambda: kept)
+        looking = _Looking(self._pool, self._localiser, slot, 0 if prefix is None else prefix.length, asked)
         try:
-            self.prefixes.count(len(local.prompt.ids), prefix)
+            self.prefixes.count(len(prompt.ids), prefix)
             if prefix is None:
                 self.prefixes.recomputed += 1
                 # It was given up: the first look's pass, alone, gives the same keys and values.
                 yield from self._ask(slot, asked, 1, None, stages, probe=False)
-                self._pool.hold(slot, pending.prefix)
+                self._pool.hold(slot, kept)
             encoded = yield Encode(local.picture, local.picture.tokens)
             features, _ = self.model.condition(encoded, asked.tokens)
             stages.enter("prefill")
-            prompt = local.prompt
-            rest = prompted(self.model, slot, prompt, pending.prefix, [features], limit, asked.wanted)
-            yield Prefill(rest)
-            seen = None if policy.arbitration else self._answers.shown(prompt, policy, cached, on_tokens)
-            second = self._answers.look((yield Decode(slot, limit, seen)), prompt, policy, cached)
-        finally:
-            self._pool.give_back(slot)
-        known = pending.first if after is None else (yield Wait(after)).look
-        better = keep_second(known.uncertainty, second.uncertainty, policy)
-        decision: FinalDecision = "took_second" if better else "kept_first"
-        return FinalAnswer(known, second, decision, pending.region, LookSeconds(**stages.seconds))
+            limit = asked.max_new_tokens
+            yield Prefill(prompted(self.model, slot, prompt, kept, [features], limit, asked.wanted))
+        except BaseException:
+            looking.close()
+            raise
+        return looking
 
     def _ask(
         self,
@@ -379,9 +185,3 @@ class Engine:
         prompt = prompted(self.model, slot, asked.prompt, prefix, conditioned, limit, asked.wanted)
         row = yield Prefill(prompt, probe)
         return row, projection
-
-    def _region(self, maps: AttentionMaps, original: Size) -> Region:
-        view = self.model.global_view
-        return find_region(
-            maps.question, maps.generic, original, self.region, target(view, original), view.fit
-        )

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.decoder import Prompted
+from secondlook.engine.decode.flows import Flow, Stages
 from secondlook.engine.decode.plans import Rows
-from secondlook.engine.decode.scheduler import AttentionRow, Flow, Stages
+from secondlook.engine.decode.scheduler import AttentionRow
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.devices import to_device
 from secondlook.engine.encoded import EncodedPictures

@@ -127,13 +127,14 @@ class Pending:
 
     Attributes:
         question: its picture is what keys and values are computed from again when they were given up.
-        prefix: the global image's keys and values, while there is room for them.
+        prefix: the global image's keys and values, while there is room for them; None where the engine keeps
+            such things itself.
         counted: whether the engine's budget counts it.
         claim: while this is held, prefixes that nobody needs are given up before.
     """
 
     question: Question
-    prefix: KeptPrefix
+    prefix: KeptPrefix | None
     first: Look
     region: Region
     counted: bool = False

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from secondlook.edge.validation import validated
 from secondlook.engine.decode.cache import CacheSettings
-from secondlook.engine.decode.scheduler import Request
+from secondlook.engine.decode.flows import Request
 from secondlook.engine.encoders.manifest import TOLERANCES, GraphDType, Parity
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import NonFiniteError

@@ -11,7 +11,7 @@ from secondlook.benchmarks.latency.flow import Metric, Outcome, Request, Stopwat
 from secondlook.benchmarks.latency.subject import Subject
 from secondlook.benchmarks.options import NEVER
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.decode import scheduler
+from secondlook.engine.decode.flows import Request as Asked
 from secondlook.engine.engine import Engine
 from secondlook.engine.results import FirstLook
 
@@ -99,14 +99,14 @@ def _start_first_look(
     look_twice: bool,
     client: str = "",
     on_region: Callable[[FirstLook], None] | None = None,
-) -> scheduler.Request[FirstLook]:
+) -> Asked[FirstLook]:
     threshold = 0.0 if look_twice else NEVER
     options = AnswerOptions(threshold=threshold, max_new_tokens=request.new_tokens)
     asked = engine.prepare(request.global_image, request.question, request.size, options, client=client)
     return engine.start_first_look(asked, on_region=on_region)
 
 
-def _finished(engine: Engine, task: scheduler.Request[ResultT]) -> ResultT:
+def _finished(engine: Engine, task: Asked[ResultT]) -> ResultT:
     while not task.future.done():
         engine.round()
     return task.future.result()

@@ -11,7 +11,7 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, ModelCard
 
 if TYPE_CHECKING:
-    from secondlook.engine.decode.scheduler import Request
+    from secondlook.engine.decode.flows import Request
     from secondlook.engine.decode.token_options import TokenOptions
     from secondlook.engine.results import FinalAnswer, FirstLook, LocalImage, Look, Pending, Question, Usage
 

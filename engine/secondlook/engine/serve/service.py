@@ -34,7 +34,7 @@ from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.worker import InferenceThread, Submitted
 
 if TYPE_CHECKING:
-    from secondlook.engine.decode.scheduler import Request
+    from secondlook.engine.decode.flows import Request
     from secondlook.engine.results import FirstLook, LocalImage, Look, Pending, Question
 
 __all__ = ["TwoLookService"]

@@ -23,7 +23,7 @@ from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.requests import request_id
 
 if TYPE_CHECKING:
-    from secondlook.engine.decode.scheduler import Request
+    from secondlook.engine.decode.flows import Request
 
 __all__ = ["InferenceThread", "Submitted"]
 
