@@ -6,6 +6,7 @@ import io
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,17 +14,15 @@ from PIL import Image
 
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import AnswerOptions, Fixed, LookSeconds, ModelCard, View
-from secondlook.engine.decode.cache import KeptPrefix
-from secondlook.engine.decode.flows import Flow, Request, Stages
+from secondlook.engine.decode.flows import Flow, Request
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.errors import OutOfMemoryError, QuestionTooLongError
+from secondlook.engine.method.maps import AttentionMaps
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.models.base import Prompt
-from secondlook.engine.models.pictures import Picture, check_sent, fitted
-from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, QuestionTokens, check_question
+from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS, check_question
+from secondlook.engine.progress import Stages
 from secondlook.engine.results import (
-    AttentionMaps,
     FinalAnswer,
     FirstLook,
     LocalImage,
@@ -32,8 +31,9 @@ from secondlook.engine.results import (
     Question,
     Usage,
 )
+from secondlook.engine.sent import check_sent
 
-SIDE, CELL = 32, 16
+SIDE = 32
 GLOBAL_VIEW = View(size=Fixed(width=SIDE, height=SIDE))
 LOCAL_VIEW = View(size=Fixed(width=SIDE, height=SIDE), fit="pad")
 ORIGINAL = Size(400, 300)
@@ -46,15 +46,9 @@ def look(text: str, doubt: float) -> Look:
     return Look(text, (7,), (token,), doubt, prompt_tokens=9, visual_tokens=4)
 
 
-def _picture(image: Image.Image, view: View, shown: Size) -> Picture:
-    check_sent(image, view, shown, "image")
-    return fitted(image, view, shown, (CELL, CELL))
-
-
-def _prompt(*pictures: Picture) -> Prompt:
-    spans = tuple((1 + 4 * at, 5 + 4 * at) for at in range(len(pictures)))
-    rows, grids = 5 + 4 * len(pictures), tuple(picture.grid for picture in pictures)
-    return Prompt((1,) * rows, spans, grids, 5, torch.arange(rows).unsqueeze(0), rows)
+@dataclass(frozen=True, eq=False)
+class FakeLocal(LocalImage):
+    shown: Size
 
 
 def _flow() -> Flow[Any]:
@@ -71,6 +65,7 @@ class FakeEngine:
 
     max_question_characters = DEFAULT_MAX_CHARACTERS
     context: str | None = None
+    outside = None
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -109,19 +104,21 @@ class FakeEngine:
         *,
         client: str = "",
         wanted: TokenOptions = ONLY_TOKENS,
+        jpeg: bytes | None = None,
     ) -> Question:
         options = AnswerOptions() if options is None else options
         check_question(question, self.max_question_characters)
         if question == "endless":
             raise QuestionTooLongError("the question does not fit the context")
-        picture = _picture(global_image, GLOBAL_VIEW, original)
-        prompt, tokens = _prompt(picture), QuestionTokens(question, (1,) * 6, (1,) * 7)
+        check_sent(global_image, GLOBAL_VIEW, original, "image")
         policy = Policy(0.5).with_options(options)
-        return Question(tokens, picture, prompt, prompt, options, policy, 20, client, wanted)
+        return Question(question, original, options, policy, 20, client, wanted)
 
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
-        picture = _picture(local_image, LOCAL_VIEW, pending.region.size)
-        return LocalImage(picture, _prompt(pending.question.picture, picture))
+    def prepare_local(
+        self, pending: Pending, local_image: Image.Image, *, jpeg: bytes | None = None
+    ) -> LocalImage:
+        check_sent(local_image, LOCAL_VIEW, pending.region.size, "image")
+        return FakeLocal(pending.region.size)
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         return ["?" for _ in token_ids]
@@ -145,7 +142,8 @@ class FakeEngine:
         sent_bytes: int,
         on_tokens: Callable[[Look], None] | None = None,
     ) -> Request[FinalAnswer]:
-        assert local_image.picture.shown == pending.region.size
+        assert isinstance(local_image, FakeLocal)
+        assert local_image.shown == pending.region.size
         self.local_bytes.append(sent_bytes)
         return self._start(lambda: self._second_look(pending, after))
 
@@ -198,8 +196,8 @@ class FakeEngine:
         relevance = MAPS.relevance() if options.relevance else None
         if sure:
             return FirstLook(first, "sure", None, None, maps, seconds, relevance)
-        pending = Pending(asked, KeptPrefix(5, 5), first, REGION)
-        found = FirstLook(first, "unsure", REGION, pending, maps, seconds, relevance)
+        pending = Pending(asked, first, REGION, source="attention")
+        found = FirstLook(first, "unsure", REGION, pending, maps, seconds, relevance, "attention")
         if question != "long":
             return found
         on_region(found)
@@ -212,7 +210,8 @@ class FakeEngine:
             raise RuntimeError("secret detail")
         second = look(f"second to {pending.question.text}", 0.2)
         first = pending.first if after is None else after.future.result(timeout=0).look
-        return FinalAnswer(first, second, "took_second", pending.region, LookSeconds(decode=0.5))
+        seconds = LookSeconds(decode=0.5)
+        return FinalAnswer(first, second, "took_second", pending.region, seconds, pending.source)
 
 
 def jpeg(width: int = SIDE, height: int = SIDE) -> bytes:

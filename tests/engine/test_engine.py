@@ -26,11 +26,12 @@ from secondlook.engine.engine import Engine
 from secondlook.engine.errors import (
     NonFiniteError,
 )
+from secondlook.engine.method.maps import AttentionMaps
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.prompts import GENERIC_QUESTION
-from secondlook.engine.results import AttentionMaps, FirstLook, Pending
+from secondlook.engine.results import FirstLook, Pending
 
 CROPS = RegionSettings(IMAGE_SIZE)
 

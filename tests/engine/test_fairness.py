@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from engine.schedules import Expected, engine_of, write_expected
 from properties import examples
-from secondlook.engine.decode.flows import Flow, Request, Stages
+from secondlook.engine.decode.flows import Flow, Request
 from secondlook.engine.decode.scheduler import Encode, Slot
 from secondlook.engine.errors import QueueFullError
+from secondlook.engine.progress import Stages
 from secondlook.engine.serve.places import Place, Places
 
 LONGEST = 6

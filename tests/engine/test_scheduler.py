@@ -25,8 +25,9 @@ from engine.schedules import (
 )
 from properties import examples
 from secondlook.edge.wire import AnswerOptions
-from secondlook.engine.decode.flows import Decode, Flow, Request, Stages, Wait
+from secondlook.engine.decode.flows import Decode, Flow, Request, Wait
 from secondlook.engine.decode.scheduler import AttentionRow, Encode, Prefill, Slot
+from secondlook.engine.progress import Stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -63,6 +63,7 @@ class GatedDecoding(FakeEngine):
         options: AnswerOptions | None = None,
         *,
         client: str = "",
+        jpeg: bytes | None = None,
     ) -> Question:
         self.begun.release()
         assert self.decode.wait(SECONDS)

@@ -49,7 +49,9 @@ class Seeing(FakeEngine):
         super().__init__()
         self.closer: list[Image.Image] = []
 
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
+    def prepare_local(
+        self, pending: Pending, local_image: Image.Image, *, jpeg: bytes | None = None
+    ) -> LocalImage:
         self.closer.append(local_image)
         return super().prepare_local(pending, local_image)
 

@@ -24,11 +24,11 @@ from secondlook.edge.imaging import decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions, Fixed, View
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
+from secondlook.engine.method.maps import AttentionMaps
 from secondlook.engine.method.region import find_region
 from secondlook.engine.models.base import Features, VisionLanguageModel
 from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import GENERIC_QUESTION
-from secondlook.engine.results import AttentionMaps
 from secondlook.engine.serve.app import create_app
 
 TOY = ToyModel()

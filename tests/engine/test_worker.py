@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from secondlook.engine.decode.flows import Flow, Request, Stages
+from secondlook.engine.decode.flows import Flow, Request
 from secondlook.engine.errors import (
     EmptyQuestionError,
     EngineFailedError,
@@ -17,6 +17,7 @@ from secondlook.engine.errors import (
     ModelNotReadyError,
     ShuttingDownError,
 )
+from secondlook.engine.progress import Stages
 from secondlook.engine.serve.protocol import TwoLookEngine
 from secondlook.engine.serve.worker import InferenceThread
 
@@ -27,6 +28,7 @@ class Engine:
     """Runs one function a round, in the order they came."""
 
     slots = 1
+    outside = None
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Request[Any], Callable[[], object]]] = []

@@ -56,7 +56,7 @@ __all__ = [
     "check_protocol",
 ]
 
-PROTOCOL: Final = "2.2"
+PROTOCOL: Final = "2.3"
 """The version of all that is described here, major.minor."""
 
 PROTOCOL_HEADER: Final = "secondlook-protocol"
@@ -246,9 +246,7 @@ class Answer(WireModel):
     uncertainty: float = Field(allow_inf_nan=False)
     tokens: int = Field(ge=0, description="Output tokens, the end token included.")
     visual_tokens: int = Field(ge=0, description="Tokens of the pictures that it was answered from.")
-    complete: bool = Field(
-        default=True, description="Whether this is all of it, or it is still being written."
-    )
+    complete: bool = Field(default=True, description="Or still being written.")
 
 
 class LookSeconds(WireModel):
@@ -313,6 +311,9 @@ class AnswerReply(WireModel):
     first: Answer
     second: Answer | None = None
     region: Box | None = None
+    region_source: str | None = Field(
+        default=None, description="`attention`, `pointing`, `request`; `not_found`: none."
+    )
     session: PendingSession | None = None
     relevance: Relevance | None = None
     seconds: LookSeconds = LookSeconds()

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from secondlook.engine.method.budget import BudgetedThreshold as BudgetedThreshold
     from secondlook.engine.method.budget import BudgetSettings as BudgetSettings
     from secondlook.engine.method.decision import no_detail_to_gain as no_detail_to_gain
+    from secondlook.engine.method.maps import AttentionMaps as AttentionMaps
     from secondlook.engine.method.policy import Policy as Policy
     from secondlook.engine.method.policy import keep_second as keep_second
     from secondlook.engine.method.policy_file import PolicyFile as PolicyFile
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from secondlook.engine.models.settings import Localisation as Localisation
     from secondlook.engine.models.settings import LookSettings as LookSettings
     from secondlook.engine.models.vision import VisionEncoder as VisionEncoder
-    from secondlook.engine.results import AttentionMaps as AttentionMaps
     from secondlook.engine.results import FinalAnswer as FinalAnswer
     from secondlook.engine.results import FirstLook as FirstLook
     from secondlook.engine.results import Look as Look

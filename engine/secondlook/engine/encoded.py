@@ -6,10 +6,10 @@ belongs to one question (`VisionLanguageModel.prefix_key`), the features behind 
 
 from __future__ import annotations
 
+from secondlook.engine.asked import TokenisedQuestion
 from secondlook.engine.decode.flows import Flow
 from secondlook.engine.decode.scheduler import Encode
 from secondlook.engine.models.base import Features, QuestionTokens, VisionLanguageModel
-from secondlook.engine.results import Question
 
 __all__ = ["EncodedPictures"]
 
@@ -28,12 +28,12 @@ class EncodedPictures:
         self._most = most
         self._kept: dict[tuple[str, bytes], Features] = {}
 
-    def shared(self, asked: Question) -> bool:
+    def shared(self, asked: TokenisedQuestion) -> bool:
         """Whether all questions about the picture have one prefix, the generic one too."""
         key, picture = self._model.prefix_key, asked.picture
         return key(picture, self._generic) == key(picture, asked.tokens)
 
-    def of(self, asked: Question) -> Flow[Features]:
+    def of(self, asked: TokenisedQuestion) -> Flow[Features]:
         """The features of a question's global image."""
         if self.shared(asked):
             once: Features = yield Encode(asked.picture, asked.picture.tokens)

@@ -9,19 +9,22 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from secondlook.engine.asked import KeptPending, TokenisedImage, TokenisedQuestion, own_question
 from secondlook.engine.decode.cache import CacheSettings, KeptPrefix, PrefixClaim, SlotPool
 from secondlook.engine.decode.decoder import Decoder
-from secondlook.engine.decode.flows import Flow, Stages
+from secondlook.engine.decode.flows import Flow
 from secondlook.engine.decode.prefixes import PrefixIndex
 from secondlook.engine.decode.scheduler import Encode, Prefill, Scheduler, Slot
 from secondlook.engine.encoded import EncodedPictures
 from secondlook.engine.localising import Localiser, Sought, prompted
 from secondlook.engine.method.budget import BudgetedThreshold
+from secondlook.engine.method.maps import AttentionMaps
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.region import RegionSettings
 from secondlook.engine.models.base import Features, VisionLanguageModel
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
-from secondlook.engine.results import AttentionMaps, LocalImage, Pending, Question, Usage
+from secondlook.engine.progress import Stages
+from secondlook.engine.results import Usage
 from secondlook.engine.two_looks import TwoLooks
 
 __all__ = ["Engine"]
@@ -43,7 +46,7 @@ class _Looking:
     localiser: Localiser
     slot: int
     cached: int
-    asked: Question
+    asked: TokenisedQuestion
     kept: KeptPrefix | None = None
     projection: Tensor | None = None
     row: Tensor | None = None
@@ -120,7 +123,7 @@ class Engine(TwoLooks):
         pool, prefixes = self._pool, self.prefixes
         return Usage(pool.count, pool.used, pool.kept, prefixes.queries, prefixes.hits, prefixes.recomputed)
 
-    def _begin_first(self, asked: Question, stages: Stages, *, read: bool) -> Flow[_Looking]:
+    def _begin_first(self, asked: TokenisedQuestion, stages: Stages, *, read: bool) -> Flow[_Looking]:
         key = self.model.prefix_key(asked.picture, asked.tokens)
         find = partial(self.prefixes.find, asked.client, key)
         slot, prefix = yield Slot(find)
@@ -140,8 +143,8 @@ class Engine(TwoLooks):
             raise
         return looking
 
-    def _begin_second(self, pending: Pending, local: LocalImage, stages: Stages) -> Flow[_Looking]:
-        asked, kept, prompt = pending.question, pending.prefix, local.prompt
+    def _begin_second(self, pending: KeptPending, local: TokenisedImage, stages: Stages) -> Flow[_Looking]:
+        asked, kept, prompt = own_question(pending.question), pending.prefix, local.prompt
         assert kept is not None, "a first look on slots keeps one"
         slot, prefix = yield Slot(lambda: kept)
         looking = _Looking(self._pool, self._localiser, slot, 0 if prefix is None else prefix.length, asked)
@@ -165,7 +168,7 @@ class Engine(TwoLooks):
     def _ask(
         self,
         slot: int,
-        asked: Question,
+        asked: TokenisedQuestion,
         limit: int,
         prefix: KeptPrefix | None,
         stages: Stages,

@@ -35,6 +35,9 @@ SecondLookError (secondlook.edge.errors)
 ├── ModelNotReadyError      the server is still loading its model, or could not
 ├── OutOfMemoryError        there is no memory for one question; the others go on
 ├── EngineFailedError       the model failed on one question, in a way nobody foresaw
+├── UpstreamError           the server that has the model refuses, or breaks off (secondlook.engine.upstream)
+│   ├── UpstreamAwayError       it cannot be reached, or is too busy, also after some tries
+│   └── UpstreamTimeoutError    it did not answer in time
 ├── ShuttingDownError       the server is stopping
 ├── UnsupportedContentError a request or its image is of another content type (serve.errors)
 ├── ForeignPageError        a page of another site asks the gateway (serve.errors)
@@ -85,6 +88,9 @@ __all__ = [
     "UnknownSessionError",
     "UnknownStreamError",
     "UnsupportedModelError",
+    "UpstreamAwayError",
+    "UpstreamError",
+    "UpstreamTimeoutError",
 ]
 
 
@@ -228,6 +234,18 @@ class OutOfMemoryError(SecondLookError):
 
 class EngineFailedError(SecondLookError):
     """The engine raised something unforeseen on one question; the cause is chained and logged."""
+
+
+class UpstreamError(SecondLookError):
+    """The server that has the model refuses a request, breaks off, or does not speak as it should."""
+
+
+class UpstreamAwayError(UpstreamError):
+    """The server that has the model cannot be reached, or is too busy, also after some tries."""
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """The server that has the model did not answer in time."""
 
 
 class ShuttingDownError(SecondLookError):

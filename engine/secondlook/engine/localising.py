@@ -13,17 +13,19 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from secondlook.engine.asked import TokenisedQuestion
 from secondlook.engine.decode.cache import KeptPrefix
 from secondlook.engine.decode.decoder import Prompted
-from secondlook.engine.decode.flows import Flow, Stages
+from secondlook.engine.decode.flows import Flow
 from secondlook.engine.decode.plans import Rows
 from secondlook.engine.decode.scheduler import AttentionRow
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.devices import to_device
 from secondlook.engine.encoded import EncodedPictures
+from secondlook.engine.method.maps import AttentionMaps
 from secondlook.engine.method.region import without_sinks
 from secondlook.engine.models.base import Features, Prompt, QuestionTokens, VisionLanguageModel
-from secondlook.engine.results import AttentionMaps, Question
+from secondlook.engine.progress import Stages
 
 __all__ = ["Localiser", "Sought", "prompted"]
 
@@ -41,7 +43,7 @@ class Sought:
     """
 
     slot: int
-    asked: Question
+    asked: TokenisedQuestion
     prefix: KeptPrefix
     projection: Tensor | None
     row: Tensor | None

@@ -11,13 +11,15 @@ from PIL import Image
 from secondlook.edge.errors import GeometryError
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, View
+from secondlook.engine.asked import TokenisedImage, TokenisedQuestion, own_question
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.errors import QuestionTooLongError
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.base import VisionLanguageModel
-from secondlook.engine.models.pictures import Picture, check_sent
+from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import GENERIC_QUESTION, check_question
-from secondlook.engine.results import LocalImage, Pending, Question
+from secondlook.engine.results import Pending
+from secondlook.engine.sent import check_sent
 
 __all__ = ["Preparer", "check_room", "text_rows"]
 
@@ -49,7 +51,7 @@ class Preparer:
         options: AnswerOptions,
         client: str,
         wanted: TokenOptions = ONLY_TOKENS,
-    ) -> Question:
+    ) -> TokenisedQuestion:
         """See `Engine.prepare`."""
         model = self._model
         check_question(question, self._max_characters)
@@ -67,18 +69,30 @@ class Preparer:
             limit = max(1, min(limit, self._room - rows))
         check_room(rows, limit, self._room)
         generic = model.prompt(self.generic, (picture.grid,))
-        asked = Question(tokens, picture, prompt, generic, options, policy, limit, client, wanted)
+        asked = TokenisedQuestion(
+            text=question,
+            original=original,
+            options=options,
+            policy=policy,
+            max_new_tokens=limit,
+            client=client,
+            wanted=wanted,
+            tokens=tokens,
+            picture=picture,
+            prompt=prompt,
+            generic=generic,
+        )
         if asked.region is not None and not asked.region.within(original):
             raise GeometryError(f"region {asked.region} reaches outside the original of {original} pixels")
         return asked
 
-    def local(self, pending: Pending, image: Image.Image) -> LocalImage:
+    def local(self, pending: Pending, image: Image.Image) -> TokenisedImage:
         """See `Engine.prepare_local`."""
-        asked = pending.question
+        asked = own_question(pending.question)
         picture = self._picture(image, self._model.local_view, pending.region.size, "local image")
         prompt = self._model.prompt(asked.tokens, (asked.picture.grid, picture.grid))
         check_room(len(prompt.ids), asked.max_new_tokens, self._room)  # holds for what `question` let in
-        return LocalImage(picture, prompt)
+        return TokenisedImage(picture, prompt)
 
     def _picture(self, image: Image.Image, view: View, shown: Size, what: str) -> Picture:
         check_sent(image, view, shown, what)

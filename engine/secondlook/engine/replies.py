@@ -35,6 +35,7 @@ def first_reply(
         answer=answer,
         first=answer,
         region=None if first.pending is None else _box(first.pending.region),
+        region_source=None if first.pending is None and first.source != "not_found" else first.source,
         session=session,
         relevance=first.relevance,
         seconds=_with_waiting(first.seconds, queue_seconds, decode_seconds),
@@ -52,6 +53,7 @@ def final_reply(
         first=final.first.answer,
         second=final.second.answer,
         region=_box(final.region),
+        region_source=final.source,
         seconds=_with_waiting(final.seconds, queue_seconds, decode_seconds),
     )
 

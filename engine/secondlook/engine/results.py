@@ -1,47 +1,50 @@
-"""What the looks come to: plain values, from the engine to whoever asked."""
+"""What the looks come to: plain values, from whichever engine to whoever asked. Without torch."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import Answer, AnswerOptions, LookSeconds, Relevance
-from secondlook.engine.decode.cache import KeptPrefix, PrefixClaim
 from secondlook.engine.decode.token_options import ONLY_TOKENS, Likeliest, TokenOptions
 from secondlook.engine.method.decision import FinalDecision, FirstDecision
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.uncertainty import TokenStatistics
-from secondlook.engine.models.base import Prompt, QuestionTokens
-from secondlook.engine.models.pictures import Picture
-from secondlook.kernels import relative_attention
 
-__all__ = ["AttentionMaps", "FinalAnswer", "FirstLook", "LocalImage", "Look", "Pending", "Question", "Usage"]
+if TYPE_CHECKING:
+    from secondlook.engine.method.maps import AttentionMaps
+
+__all__ = [
+    "FinalAnswer",
+    "FirstLook",
+    "LocalImage",
+    "Look",
+    "Pending",
+    "Question",
+    "RegionSource",
+    "Usage",
+]
+
+RegionSource = Literal["attention", "pointing", "request", "not_found"]
+"""Who chose where to look closer: the model's attention, the model in words, whoever asked; nobody could."""
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A question about one picture, checked and tokenised; made by `Engine.prepare`.
+    """A question about one picture, checked; what its engine needs besides is its subclass's.
 
     Attributes:
-        tokens: of the question, for both looks.
-        picture: the global image.
-        prompt: of the first look.
-        generic: the generic question's, about the same picture.
+        text: as it was asked.
+        original: size of the picture that it is about.
         policy: the engine's, with the options put over it.
         max_new_tokens: of each answer.
-        wanted: of the tokens of each.
         client: whose picture it is: what was computed for one client's picture is never another's.
+        wanted: of the tokens of each answer.
     """
 
-    tokens: QuestionTokens
-    picture: Picture
-    prompt: Prompt
-    generic: Prompt
+    text: str
+    original: Size
     options: AnswerOptions
     policy: Policy
     max_new_tokens: int
@@ -49,18 +52,15 @@ class Question:
     wanted: TokenOptions = ONLY_TOKENS
 
     @property
-    def text(self) -> str:
-        return self.tokens.text
-
-    @property
-    def original(self) -> Size:
-        return self.picture.shown
-
-    @property
     def region(self) -> Region | None:
         """Where to look closer, if the request says so."""
         box = self.options.region
         return None if box is None else Region(box.left, box.top, box.right, box.bottom)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory: its picture above all."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Look:
         uncertainty: G, their one number under the policy asked for.
         likeliest: for each token the likeliest at its place, where that was asked for.
         cached_tokens: rows of the prompt whose keys and values were there before; of no say in what is equal.
+        end_untold: whether it ended by itself, though its end token is not among those known.
     """
 
     text: str
@@ -83,6 +84,12 @@ class Look:
     visual_tokens: int
     likeliest: tuple[Likeliest, ...] = ()
     cached_tokens: int = field(default=0, compare=False)
+    end_untold: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended by itself, and not at the most tokens asked for."""
+        return self.end_untold or self.tokens[-1].is_eos
 
     @property
     def answer(self) -> Answer:
@@ -96,61 +103,24 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionMaps:
-    """Attention to the global image's tokens, still on the model's device.
-
-    Attributes:
-        question: [rows, columns] float32, for the question asked.
-        generic: the same for the generic one; ones where it is not divided by that.
-    """
-
-    question: Tensor
-    generic: Tensor
-
-    def relative(self) -> NDArray[np.float64]:
-        """question / generic, [rows, columns]: what the region is sought in. Waits for the device."""
-        found: NDArray[np.float64] = relative_attention(self.question, self.generic).cpu().numpy()
-        return found
-
-    def relevance(self) -> Relevance:
-        """The same as it travels: a byte a cell. Waits for the device."""
-        relative = self.relative()
-        most = relative.max()
-        cells = np.round(relative * (255 / most) if most > 0 else relative).astype(np.uint8)
-        rows, columns = cells.shape
-        return Relevance(width=columns, height=rows, data=b64encode(cells.tobytes()).decode())
-
-
-@dataclass(frozen=True, eq=False)
 class Pending:
-    """Everything a second look needs besides the local image.
+    """Everything a second look needs besides the local image; what its engine keeps is its subclass's.
 
     Attributes:
-        question: its picture is what keys and values are computed from again when they were given up.
-        prefix: the global image's keys and values, while there is room for them; None where the engine keeps
-            such things itself.
         counted: whether the engine's budget counts it.
-        claim: while this is held, prefixes that nobody needs are given up before.
+        source: who chose the region.
     """
 
     question: Question
-    prefix: KeptPrefix | None
     first: Look
     region: Region
     counted: bool = False
-    claim: PrefixClaim | None = field(default=None, repr=False)
+    source: RegionSource | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LocalImage:
-    """A region's picture as the second look takes it; made by `Engine.prepare_local`.
-
-    Attributes:
-        prompt: of both images and the question.
-    """
-
-    picture: Picture
-    prompt: Prompt
+    """A region's picture as the second look of one engine takes it, in a subclass of that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +135,7 @@ class FirstLook:
         maps: what a region is found in; None unless one was sought, or `relevance` was asked for.
         seconds: time per stage.
         relevance: the maps as they travel; None unless asked for.
+        source: who chose the region; "not_found": it was sought in vain, so that an unsure answer is final.
     """
 
     look: Look
@@ -174,18 +145,16 @@ class FirstLook:
     maps: AttentionMaps | None
     seconds: LookSeconds
     relevance: Relevance | None = None
+    source: RegionSource | None = None
 
     @property
     def nbytes(self) -> int:
-        """What the picture, the prompts and the maps take in memory: what is kept for a second look.
+        """What the question and the maps take in memory: what is kept for a second look.
 
         Keys and values are not among it: they are given up where there is no room.
         """
-        asked = None if self.pending is None else self.pending.question
-        kept = (
-            0 if asked is None else sum(x.nbytes for x in (asked.picture.pixels, asked.prompt, asked.generic))
-        )
-        return kept + (0 if self.maps is None else self.maps.question.nbytes + self.maps.generic.nbytes)
+        kept = 0 if self.pending is None else self.pending.question.nbytes
+        return kept + (0 if self.maps is None else self.maps.nbytes)
 
     @property
     def text(self) -> str:
@@ -206,6 +175,7 @@ class FinalAnswer:
 
     Attributes:
         seconds: time per stage, of the second look alone.
+        source: who chose the region.
     """
 
     first: Look
@@ -213,6 +183,7 @@ class FinalAnswer:
     decision: FinalDecision
     region: Region
     seconds: LookSeconds
+    source: RegionSource | None = None
 
     @property
     def look(self) -> Look:

@@ -13,30 +13,40 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from PIL import Image
 
 from secondlook.edge.geometry import Region, Size, target
 from secondlook.edge.wire import AnswerOptions, LookSeconds, ModelCard
 from secondlook.engine.answers import Answers
+from secondlook.engine.asked import (
+    KeptPending,
+    TokenisedImage,
+    TokenisedQuestion,
+    own_image,
+    own_pending,
+    own_question,
+)
 from secondlook.engine.decode.cache import KeptPrefix, PrefixClaim
-from secondlook.engine.decode.flows import Decode, Flow, Flows, Request, Stages, Wait
+from secondlook.engine.decode.flows import Decode, Flow, Flows, Request, Wait
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.method.budget import BudgetedThreshold
 from secondlook.engine.method.decision import Decider, FinalDecision
+from secondlook.engine.method.maps import AttentionMaps
 from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.preparing import Preparer
+from secondlook.engine.progress import InProgress, Stages
 from secondlook.engine.results import (
-    AttentionMaps,
     FinalAnswer,
     FirstLook,
     LocalImage,
     Look,
     Pending,
     Question,
+    RegionSource,
     Usage,
 )
 
@@ -85,6 +95,9 @@ class TwoLooks(ABC):
         max_question_characters: longest question taken, also by a server of this engine.
         budget: moves the threshold; see `secondlook.engine.method.decision`.
     """
+
+    outside: Final = None
+    """Nothing is waited for: all of it is computed here."""
 
     def __init__(
         self,
@@ -137,7 +150,7 @@ class TwoLooks(ABC):
         """What the cache is used for. May be asked for on any thread."""
 
     @abstractmethod
-    def _begin_first(self, asked: Question, stages: Stages, *, read: bool) -> Flow[Looking]:
+    def _begin_first(self, asked: TokenisedQuestion, stages: Stages, *, read: bool) -> Flow[Looking]:
         """Compute [global image | question], and the first token of the answer.
 
         Args:
@@ -145,7 +158,7 @@ class TwoLooks(ABC):
         """
 
     @abstractmethod
-    def _begin_second(self, pending: Pending, local: LocalImage, stages: Stages) -> Flow[Looking]:
+    def _begin_second(self, pending: KeptPending, local: TokenisedImage, stages: Stages) -> Flow[Looking]:
         """Compute [global image | local image | question], and the first token of the answer."""
 
     def prepare(
@@ -157,7 +170,8 @@ class TwoLooks(ABC):
         *,
         client: str = "",
         wanted: TokenOptions = ONLY_TOKENS,
-    ) -> Question:
+        jpeg: bytes | None = None,
+    ) -> TokenisedQuestion:
         """Check and tokenise a question, and bring its picture to the size that the model takes.
 
         May be called on any thread, to keep work from the engine's.
@@ -167,6 +181,7 @@ class TwoLooks(ABC):
             original: the size of the original.
             client: whose picture it is.
             wanted: of the answer's tokens, besides.
+            jpeg: of no use here.
 
         Raises:
             QuestionError: the question is empty, too long, or contains reserved text.
@@ -178,7 +193,9 @@ class TwoLooks(ABC):
         options = AnswerOptions() if options is None else options
         return self._preparer.question(global_image, question, original, options, client, wanted)
 
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
+    def prepare_local(
+        self, pending: Pending, local_image: Image.Image, *, jpeg: bytes | None = None
+    ) -> TokenisedImage:
         """Bring a region's picture to the size that the model takes, and put the question's prompt around it.
 
         May be called on any thread.
@@ -231,7 +248,7 @@ class TwoLooks(ABC):
                 that it stands.
         """
         stages = Stages()
-        flow = self._first(question, on_region, on_tokens, stages)
+        flow = self._first(own_question(question), on_region, on_tokens, stages)
         return self._scheduler.start(flow, stages, client=question.client)
 
     def start_second_look(
@@ -239,7 +256,7 @@ class TwoLooks(ABC):
         pending: Pending,
         local_image: LocalImage,
         *,
-        after: Request[FirstLook] | None = None,
+        after: InProgress[FirstLook] | None = None,
         sent_bytes: int = 0,
         on_tokens: Callable[[Look], None] | None = None,
     ) -> Request[FinalAnswer]:
@@ -254,20 +271,20 @@ class TwoLooks(ABC):
         if self.budget is not None and pending.counted and sent_bytes:
             self.budget.received(sent_bytes)
         stages = Stages()
-        flow = self._second(pending, local_image, after, on_tokens, stages)
+        flow = self._second(own_pending(pending), own_image(local_image), after, on_tokens, stages)
         return self._scheduler.start(flow, stages, urgent=True, client=pending.question.client)
 
     def round(self) -> bool:
         """Compute a little of every look in progress; False when there is none."""
         return self._scheduler.round()
 
-    def cancel(self, request: Request[FirstLook] | Request[FinalAnswer]) -> None:
+    def cancel(self, request: InProgress[FirstLook] | InProgress[FinalAnswer]) -> None:
         """End a look that nobody waits for; its slot is free at once."""
         self._scheduler.cancel(request)
 
     def _first(
         self,
-        asked: Question,
+        asked: TokenisedQuestion,
         on_region: Callable[[FirstLook], None] | None,
         on_tokens: Callable[[Look], None] | None,
         stages: Stages,
@@ -283,10 +300,11 @@ class TwoLooks(ABC):
             look = self._answers.look(early, *told)
             doubt = (look.uncertainty, asked.original, policy, options)
             region, pending, maps, relevance = given, None, None, None
+            source: RegionSource | None = None if given is None else "request"
             if read and (options.relevance or self._decider.seeks(*doubt)):
                 stages.enter("prefill")
                 maps = yield from looking.maps(early.token_ids, stages)
-                region = given or self._region(maps, asked.original)
+                region, source = given or self._region(maps, asked.original), source or "attention"
                 relevance = maps.relevance() if options.relevance else None
             # As things are by now, for others were decided on while its region was sought.
             decision = self._decider.decide(*doubt, region)
@@ -296,8 +314,9 @@ class TwoLooks(ABC):
                 )
                 prefix, claim = looking.keep()
                 counted = self._decider.counts(policy, options)
-                pending = Pending(asked, prefix, look, region, counted, claim)
-            found = FirstLook(look, decision, region, pending, maps, LookSeconds(**stages.seconds), relevance)
+                pending = KeptPending(asked, look, region, counted, source, prefix=prefix, claim=claim)
+            seconds = LookSeconds(**stages.seconds)
+            found = FirstLook(look, decision, region, pending, maps, seconds, relevance, source)
             if len(early.token_ids) < limit and not early.statistics[-1].is_eos:
                 if pending is not None and on_region is not None:
                     on_region(found)
@@ -312,9 +331,9 @@ class TwoLooks(ABC):
 
     def _second(
         self,
-        pending: Pending,
-        local: LocalImage,
-        after: Request[FirstLook] | None,
+        pending: KeptPending,
+        local: TokenisedImage,
+        after: InProgress[FirstLook] | None,
         on_tokens: Callable[[Look], None] | None,
         stages: Stages,
     ) -> Flow[FinalAnswer]:
@@ -331,7 +350,8 @@ class TwoLooks(ABC):
         known = pending.first if after is None else (yield Wait(after)).look
         better = keep_second(known.uncertainty, second.uncertainty, policy)
         decision: FinalDecision = "took_second" if better else "kept_first"
-        return FinalAnswer(known, second, decision, pending.region, LookSeconds(**stages.seconds))
+        seconds = LookSeconds(**stages.seconds)
+        return FinalAnswer(known, second, decision, pending.region, seconds, pending.source)
 
     def _region(self, maps: AttentionMaps, original: Size) -> Region:
         view = self.model.global_view

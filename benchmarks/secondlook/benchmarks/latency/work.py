@@ -14,6 +14,7 @@ from secondlook.benchmarks.latency.flow import ORIGINAL, Metric
 from secondlook.benchmarks.latency.subject import Preset, random_model
 from secondlook.benchmarks.options import FlopsRun
 from secondlook.edge.geometry import Size
+from secondlook.engine.asked import own_question
 from secondlook.engine.errors import UnsupportedModelError
 from secondlook.engine.flops import META, PassFlops, blank, counted
 from secondlook.engine.method.policy import Policy
@@ -248,14 +249,15 @@ def look_flops(
     once = flow_work(flow, passes, lengths, pictures, unsure=False)["final_answer"].flops
     if second is None or pending is None:
         return once, None
-    prompt = pending.question.prompt
+    kept = own_question(pending.question)
+    prompt = kept.prompt
     lengths = replace(
         lengths,
         prefix=prompt.shared,
-        generic=len(pending.question.generic.ids) if model.localisation.generic else 0,
+        generic=len(kept.generic.ids) if model.localisation.generic else 0,
         both=second.prompt_tokens,
         again=len(second.tokens),
-        shared=_shared(model, pending.question.picture, asked, prompt),
+        shared=_shared(model, kept.picture, asked, prompt),
     )
     local = passes.encode(model.local_view, pending.region.size)
     pictures = replace(pictures, local=local, generic=passes.condition(generic))

@@ -7,7 +7,6 @@ scheduler of this package's decoder, or that of another engine.
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -19,8 +18,9 @@ import torch
 
 from secondlook.engine.decode.record import Decoded
 from secondlook.engine.errors import OutOfMemoryError
+from secondlook.engine.progress import InProgress, Stages
 
-__all__ = ["Decode", "Flow", "Flows", "Request", "Stages", "Wait", "Want"]
+__all__ = ["Decode", "Flow", "Flows", "Request", "Wait", "Want"]
 
 ResultT = TypeVar("ResultT")
 WantT = TypeVar("WantT")
@@ -61,40 +61,8 @@ class Decode:
 class Wait:
     """Another request's result; sent that, or what it raised is thrown."""
 
-    request: Request[Any]
+    request: InProgress[Any]
     stage: ClassVar[str] = "queue"
-
-
-class Stages:
-    """Where a request's time goes: at every moment it is in one stage, so that they add up to all of it.
-
-    A stage begins when a flow wants something of it, or says so, and lasts until the next begins: what was
-    computed for others meanwhile is included. The first is "queue".
-
-    Attributes:
-        first_token: seconds until a decode was first wanted, and so the first token was there.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._stage, self._since = "queue", clock()
-        self._seconds: dict[str, float] = {}
-        self.first_token = 0.0
-
-    def enter(self, stage: str) -> None:
-        """From now on it is in that stage."""
-        now = self._clock()
-        first_decode = stage == "decode" and stage not in self._seconds and stage != self._stage
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
-        self._stage, self._since = stage, now
-        if first_decode:
-            self.first_token = sum(self._seconds.values())
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Of each stage until now."""
-        self.enter(self._stage)
-        return dict(self._seconds)
 
 
 @dataclass(eq=False)
@@ -144,12 +112,13 @@ class Flows(ABC):
             self.round()
         return request.future.result()
 
-    def cancel(self, request: Request[Any]) -> None:
+    def cancel(self, request: InProgress[Any]) -> None:
         """End a request; its slot is free at once. Nothing happens to one that is done."""
-        if request in self._requests:
-            self._requests.remove(request)
-            request.flow.close()
-            request.future.cancel()
+        known = next((one for one in self._requests if one is request), None)
+        if known is not None:
+            self._requests.remove(known)
+            known.flow.close()
+            known.future.cancel()
 
     @abstractmethod
     def round(self) -> bool:
@@ -215,7 +184,7 @@ def _named(error: Exception) -> Exception:
     return OutOfMemoryError("there is no memory for this question at the moment; try again later")
 
 
-def _pass_on(request: Request[Any], other: Request[Any]) -> Want:
+def _pass_on(request: Request[Any], other: InProgress[Any]) -> Want:
     """Send a request another's result, or throw what it raised."""
     error = other.future.exception()
     return request.flow.send(other.future.result()) if error is None else request.flow.throw(error)

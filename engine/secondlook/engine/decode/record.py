@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secondlook.engine.decode.token_options import ONLY_TOKENS, Likeliest, TokenExtras, TokenOptions
+from secondlook.engine.decode.token_extras import TokenExtras
+from secondlook.engine.decode.token_options import ONLY_TOKENS, Likeliest, TokenOptions
 from secondlook.engine.method.uncertainty import TokenStatistics
 from secondlook.kernels import record_tokens
 

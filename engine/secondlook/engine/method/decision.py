@@ -96,19 +96,21 @@ class Decider:
         policy: Policy,
         options: AnswerOptions,
         region: Region | None,
+        *,
+        found: bool = True,
     ) -> FirstDecision:
         """The decision, counted by the budget: once a question, when all that it depends on is known.
 
         Args:
             region: where it would be looked; None where none was sought.
+            found: False where one was sought in vain, so that no look follows, whatever is decided.
         """
         decision = self._decided(uncertainty, original, policy, options, region)
         if self.budget is not None and self.counts(policy, options):
             # Doubt that no second look can follow has no say in which of the others are the most doubtful.
-            possible = self._detail(original, region)
-            self.budget.record(
-                uncertainty if possible else 0.0, looked=decision == "unsure", now=self.clock()
-            )
+            possible = found and self._detail(original, region)
+            looked = found and decision == "unsure"
+            self.budget.record(uncertainty if possible else 0.0, looked=looked, now=self.clock())
             if self.budget.questions % _TOLD_EVERY == 0:
                 _tell(self.budget)
         return decision

@@ -13,12 +13,11 @@ from PIL import Image
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from secondlook.edge.geometry import Size, most_pixels, sent_size
+from secondlook.edge.geometry import Size, most_pixels
 from secondlook.edge.imaging import fit_to_view
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import Fixed, View
 from secondlook.engine.devices import to_device
-from secondlook.engine.errors import PictureMismatchError
 
 __all__ = [
     "Colour",
@@ -28,7 +27,6 @@ __all__ = [
     "Picture",
     "Preprocessing",
     "Spread",
-    "check_sent",
     "fitted",
     "largest_grid",
     "normalisation_of",
@@ -62,24 +60,6 @@ class Picture:
     grid: Grid
     tokens: int
     digest: bytes
-
-
-def check_sent(image: Image.Image, view: View, shown: Size, what: str) -> None:
-    """Refuse an image larger than an edge sends of an original (or region) of this size.
-
-    Args:
-        what: the image is, for the message.
-
-    Raises:
-        PictureMismatchError: it is larger.
-        GeometryError: see `secondlook.edge.geometry.target`.
-    """
-    most = sent_size(view, shown)
-    if image.width > most.width or image.height > most.height:
-        raise PictureMismatchError(
-            f"the {what} has {image.width}x{image.height} pixels, but of {shown} pixels at most {most} are "
-            "taken: shrink it to that, without padding, and never enlarge it"
-        )
 
 
 def fitted(image: Image.Image, view: View, original: Size, cell: tuple[int, int]) -> Picture:

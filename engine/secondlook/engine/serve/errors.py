@@ -112,6 +112,9 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.ShuttingDownError: (503, "shutting_down"),
     errors.OutOfMemoryError: (503, "out_of_memory"),
     errors.EngineFailedError: (500, "engine_failed"),
+    errors.UpstreamError: (502, "upstream_failed"),
+    errors.UpstreamAwayError: (503, "upstream_away"),
+    errors.UpstreamTimeoutError: (504, "upstream_timeout"),
     # Of a gateway, which stands between a camera and a server.
     errors.UnknownFrameError: (404, "unknown_frame"),
     SourceError: (503, "camera_failed"),
@@ -146,7 +149,9 @@ _DESCRIPTIONS = {
     "or a key's limit is reached; Retry-After says when to come back.",
     500: "The model failed on this question; the server goes on.",
     502: "The server behind this one refuses what it is asked, or is none.",
-    503: "The model is still being loaded, the server is shutting down, or there is no memory for this.",
+    503: "The model is still being loaded, the server is shutting down, there is no memory for this, or the "
+    "server behind this one is away.",
+    504: "The server behind this one did not answer in time.",
 }
 
 

@@ -26,8 +26,9 @@ from prometheus_client.registry import Collector
 
 from secondlook.edge.versions import installed_version
 from secondlook.edge.wire import PROTOCOL
-from secondlook.engine.errors import EngineFailedError, ModelError, OutOfMemoryError
+from secondlook.engine.errors import EngineFailedError, ModelError, OutOfMemoryError, UpstreamError
 from secondlook.engine.method.decision import FinalDecision, FirstDecision
+from secondlook.engine.results import FinalAnswer
 from secondlook.engine.serve.observing import Observation
 from secondlook.engine.serve.served import Served
 
@@ -47,7 +48,7 @@ _RECENT: Final = 256
 _REASONS: Final = ("stop", "length", "abort", "error")
 """How a look ended: at the end token, at the most tokens asked for, left by its client, failed."""
 
-_OURS: Final = (EngineFailedError, ModelError, OutOfMemoryError)
+_OURS: Final = (EngineFailedError, ModelError, OutOfMemoryError, UpstreamError)
 """Failures of the server's; of those that a client can help, the statuses of replies tell."""
 
 _TIMES: Final = {
@@ -168,12 +169,10 @@ class _Looks:
 
     def ended(self, observed: Observation, served: Served) -> None:
         """Count a look."""
-        from secondlook.engine.results import FinalAnswer  # with torch; by now the engine has imported it
-
         which, found, seconds = observed.look, served.found, served.found.seconds
         answer = found.second if isinstance(found, FinalAnswer) else found.look
         tokens = len(answer.tokens)
-        self.success["stop" if answer.tokens[-1].is_eos else "length"].inc()
+        self.success["stop" if answer.ended else "length"].inc()
         self._decisions[which, found.decision].inc()
         self._prompt.inc(answer.prompt_tokens)
         self._generated.inc(tokens)
@@ -194,7 +193,7 @@ class _Looks:
             self._times[name][which].observe(value)
         if isinstance(found, FinalAnswer):
             return
-        self.recent.append(found.decision == "unsure")
+        self.recent.append(found.pending is not None)
         if found.pending is not None:
             region = found.pending.region
             self._area.observe(region.size.pixels / found.pending.question.original.pixels)

@@ -11,11 +11,27 @@ from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, ModelCard
 
 if TYPE_CHECKING:
-    from secondlook.engine.decode.flows import Request
     from secondlook.engine.decode.token_options import TokenOptions
+    from secondlook.engine.progress import InProgress
     from secondlook.engine.results import FinalAnswer, FirstLook, LocalImage, Look, Pending, Question, Usage
 
-__all__ = ["TwoLookEngine"]
+__all__ = ["Outside", "TwoLookEngine"]
+
+
+class Outside(Protocol):
+    """What an engine waits for, where what computes is not in this thread. May be used on any."""
+
+    def wake(self) -> None:
+        """Have a `round` that waits return."""
+        ...
+
+    def check(self) -> None:
+        """Raise a SecondLookError that says why nothing can be answered now; takes seconds at most."""
+        ...
+
+    def close(self) -> None:
+        """Leave it. Called once, on the inference thread, when there is no look any more."""
+        ...
 
 
 class TwoLookEngine(Protocol):
@@ -23,6 +39,11 @@ class TwoLookEngine(Protocol):
 
     One thread calls it; the properties, `prepare`, `prepare_local` and `token_texts` may be used on any.
     """
+
+    @property
+    def outside(self) -> Outside | None:
+        """What computes for it elsewhere; None: it computes itself."""
+        ...
 
     @property
     def card(self) -> ModelCard:
@@ -59,11 +80,14 @@ class TwoLookEngine(Protocol):
         *,
         client: str,
         wanted: TokenOptions = ...,
+        jpeg: bytes | None = ...,
     ) -> Question:
-        """A question as the first look takes it, checked and tokenised."""
+        """A question as the first look takes it, checked; `jpeg` is its picture as it came, if as one."""
         ...
 
-    def prepare_local(self, pending: Pending, local_image: Image.Image) -> LocalImage:
+    def prepare_local(
+        self, pending: Pending, local_image: Image.Image, *, jpeg: bytes | None = ...
+    ) -> LocalImage:
         """A region's picture as the second look takes it."""
         ...
 
@@ -77,22 +101,22 @@ class TwoLookEngine(Protocol):
         *,
         on_region: Callable[[FirstLook], None],
         on_tokens: Callable[[Look], None] | None,
-    ) -> Request[FirstLook]: ...
+    ) -> InProgress[FirstLook]: ...
 
     def start_second_look(
         self,
         pending: Pending,
         local_image: LocalImage,
         *,
-        after: Request[FirstLook] | None,
+        after: InProgress[FirstLook] | None,
         sent_bytes: int,
         on_tokens: Callable[[Look], None] | None,
-    ) -> Request[FinalAnswer]: ...
+    ) -> InProgress[FinalAnswer]: ...
 
     def round(self) -> bool:
-        """Compute a little of every look in progress; False when there is none."""
+        """Compute a little of every look in progress, or wait for some of it; False when there is none."""
         ...
 
-    def cancel(self, request: Request[Any]) -> None:
+    def cancel(self, request: InProgress[Any]) -> None:
         """End a look that nobody waits for."""
         ...

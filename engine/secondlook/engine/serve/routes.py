@@ -29,6 +29,9 @@ __all__ = ["Health", "Service", "answers", "documentation", "read_field", "watch
 ResultT = TypeVar("ResultT")
 MessageT = TypeVar("MessageT", bound=BaseModel)
 
+_MODEL = (500, 502, 503, 504)
+"""How a look may fail: here, or where an upstream has the model."""
+
 _SURE: dict[str, Any] = {
     "status": "final",
     "decision": "sure",
@@ -103,7 +106,7 @@ async def model(service: Service) -> ModelCard:
 @uploads.post(
     "/answers",
     summary="First look: ask about a global image",
-    responses=_examples(sure=_SURE, unsure=_UNSURE) | describe(400, 408, 413, 415, 422, 429, 500, 503),
+    responses=_examples(sure=_SURE, unsure=_UNSURE) | describe(400, 408, 413, 415, 422, 429, *_MODEL),
 )
 async def first_look(
     request: Request,
@@ -150,7 +153,7 @@ async def first_look(
 @uploads.post(
     "/answers/{session_id}/local",
     summary="Second look: send the local image",
-    responses=_examples(refined=_REFINED) | describe(400, 404, 408, 409, 410, 413, 415, 422, 429, 500, 503),
+    responses=_examples(refined=_REFINED) | describe(400, 404, 408, 409, 410, 413, 415, 422, 429, *_MODEL),
 )
 async def second_look(
     request: Request,
@@ -178,7 +181,7 @@ answers.include_router(uploads)
 @answers.delete(
     "/answers/{session_id}",
     summary="Give a session up",
-    responses=_examples(unsure=_GIVEN_UP) | describe(400, 404, 409, 422, 500, 503),
+    responses=_examples(unsure=_GIVEN_UP) | describe(400, 404, 409, 422, *_MODEL),
 )
 async def give_up(request: Request, service: Service, session_id: SessionId) -> AnswerReply:
     """The edge will not send the local image: the first answer, complete by now, stands.
@@ -196,10 +199,11 @@ async def healthz() -> Health:
 
 
 @watching.head("/readyz", include_in_schema=False)
-@watching.get("/readyz", summary="Does the server take questions?", responses=describe(503))
+@watching.get("/readyz", summary="Does the server take questions?", responses=describe(502, 503, 504))
 async def readyz(service: Service) -> Health:
-    """503 while the model is being loaded, and during the shutdown. A full queue is still ready."""
-    service.check_ready()
+    """503 while the model is being loaded, during the shutdown, or while an upstream is away. A full queue
+    is still ready."""
+    await service.check_whole()
     return Health(status="ready")
 
 

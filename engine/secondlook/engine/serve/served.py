@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from secondlook.edge.wire import AnswerReply, PendingSession
 from secondlook.engine.replies import final_reply, first_reply
+from secondlook.engine.results import FinalAnswer
 
 if TYPE_CHECKING:
-    from secondlook.engine.results import FinalAnswer, FirstLook
+    from secondlook.engine.results import FirstLook
     from secondlook.engine.serve.decoding import Made
     from secondlook.engine.serve.worker import Submitted
 
@@ -59,8 +60,6 @@ class Served:
     @property
     def reply(self) -> AnswerReply:
         """As it travels to the edge."""
-        from secondlook.engine.results import FinalAnswer  # with torch; by now the engine has imported it
-
         waited, decoded = self.queue_seconds, self.decode_seconds
         if isinstance(self.found, FinalAnswer):
             return final_reply(self.found, queue_seconds=waited, decode_seconds=decoded)

@@ -34,7 +34,7 @@ from secondlook.engine.serve.settings import ServerSettings
 from secondlook.engine.serve.worker import InferenceThread, Submitted
 
 if TYPE_CHECKING:
-    from secondlook.engine.decode.flows import Request
+    from secondlook.engine.progress import InProgress
     from secondlook.engine.results import FirstLook, LocalImage, Look, Pending, Question
 
 __all__ = ["TwoLookService"]
@@ -178,6 +178,13 @@ class TwoLookService:
             raise ShuttingDownError("the server is shutting down; ask another one, or later")
         self._inference.check_ready()
 
+    async def check_whole(self) -> None:
+        """Raise what `check_ready` does, or what says that the engine waits in vain for what computes."""
+        self.check_ready()
+        outside = self.loaded.result().outside
+        if outside is not None:
+            await self.decoding.run(outside.check)
+
     def check_room(self, client: str, *, second: bool) -> None:
         """Raise what `check_ready` does, and QueueFullError when a client's look would find no place.
 
@@ -223,7 +230,7 @@ class TwoLookService:
         most = sent_size(view, original)
 
         def prepare(image: Image.Image) -> Question:
-            return engine.prepare(image, question, original, options, client=client)
+            return engine.prepare(image, question, original, options, client=client, jpeg=jpeg)
 
         return await self.look(
             client, lambda place: self.decoding.jpeg(place, jpeg, most, prepare), received_bytes=len(jpeg)
@@ -289,7 +296,9 @@ class TwoLookService:
 
         def make(place: Place, pending: Pending) -> Awaitable[Made[LocalImage]]:
             most = sent_size(engine.card.local_view, pending.region.size)
-            return self.decoding.jpeg(place, jpeg, most, lambda image: engine.prepare_local(pending, image))
+            return self.decoding.jpeg(
+                place, jpeg, most, lambda image: engine.prepare_local(pending, image, jpeg=jpeg)
+            )
 
         return await self.look_closer(session_id, make, client, received_bytes=len(jpeg))
 
@@ -367,7 +376,7 @@ class TwoLookService:
                 self._sessions.release(session_id)
 
     def _submit(
-        self, place: Place, start: Callable[[TwoLookEngine], Request[ResultT]]
+        self, place: Place, start: Callable[[TwoLookEngine], InProgress[ResultT]]
     ) -> tuple[Submitted[ResultT], asyncio.Future[ResultT]]:
         """Hand a look in, which leaves its place when it ends; also its future for this loop."""
         submitted = self._inference.submit(start)

@@ -24,6 +24,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from secondlook.edge.versions import installed_version
+from secondlook.engine.results import FinalAnswer
 from secondlook.engine.serve.observing import Observation
 from secondlook.engine.serve.requests import request_id
 from secondlook.engine.serve.served import Served
@@ -93,13 +94,11 @@ class Tracing:
 
     def ended(self, look: Observation, served: Served) -> None:
         """See `Observer`."""
-        from secondlook.engine.results import FinalAnswer  # with torch; by now the engine has imported it
-
         span, found, seconds = self._spans[look], served.found, served.found.seconds
         answer = found.second if isinstance(found, FinalAnswer) else found.look
         span.set_attributes(
             {
-                "gen_ai.response.finish_reasons": ["stop" if answer.tokens[-1].is_eos else "length"],
+                "gen_ai.response.finish_reasons": ["stop" if answer.ended else "length"],
                 "gen_ai.usage.input_tokens": answer.prompt_tokens,
                 "gen_ai.usage.output_tokens": len(answer.tokens),
                 "secondlook.decision": found.decision,

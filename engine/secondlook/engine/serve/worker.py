@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from secondlook.edge.errors import SecondLookError
 from secondlook.engine.errors import EngineFailedError, ModelNotReadyError, ShuttingDownError
-from secondlook.engine.serve.protocol import TwoLookEngine
+from secondlook.engine.serve.protocol import Outside, TwoLookEngine
 from secondlook.engine.serve.requests import request_id
 
 if TYPE_CHECKING:
-    from secondlook.engine.decode.flows import Request
+    from secondlook.engine.progress import InProgress
 
 __all__ = ["InferenceThread", "Submitted"]
 
@@ -44,10 +44,10 @@ class Submitted(Generic[ResultT]):
         named: the HTTP request's id, for the log.
     """
 
-    start: Callable[[TwoLookEngine], Request[ResultT]] | None
+    start: Callable[[TwoLookEngine], InProgress[ResultT]] | None
     submitted_at: float
     future: Future[ResultT] = field(default_factory=Future)
-    request: Request[ResultT] | None = None
+    request: InProgress[ResultT] | None = None
     waited: float = 0.0
     named: str = field(default_factory=request_id.get)
 
@@ -70,6 +70,7 @@ class InferenceThread:
         self._accepted: set[Submitted[Any]] = set()
         self._closing = False
         self._loaded: Future[TwoLookEngine] = Future()
+        self._outside: Outside | None = None
         # A daemon, so that a process may end while a large model is still being read from disk.
         self._thread = threading.Thread(target=self._run, name="secondlook-inference", daemon=True)
 
@@ -91,7 +92,7 @@ class InferenceThread:
         if self._loaded.exception() is not None:
             raise ModelNotReadyError("the model could not be loaded; the server's log says why")
 
-    def submit(self, start: Callable[[TwoLookEngine], Request[ResultT]]) -> Submitted[ResultT]:
+    def submit(self, start: Callable[[TwoLookEngine], InProgress[ResultT]]) -> Submitted[ResultT]:
         """Hand a look in; `start` begins it, on the inference thread.
 
         Its future raises what the look raises when that is a SecondLookError, and EngineFailedError for
@@ -126,7 +127,15 @@ class InferenceThread:
         except BaseException as error:  # noqa: BLE001 -- handed to whoever waits on `loaded`, in another thread
             self._loaded.set_exception(error)
             return
+        self._outside = engine.outside
         self._loaded.set_result(engine)
+        try:
+            self._work(engine)
+        finally:
+            if self._outside is not None:
+                self._outside.close()
+
+    def _work(self, engine: TwoLookEngine) -> None:
         busy = False
         while (messages := self._messages(wait=not busy)) is not None:
             # Neither a look nor its result may outlive the answer: they hold images and caches.
@@ -152,6 +161,8 @@ class InferenceThread:
         with self._changed:
             self._inbox.append(message)
             self._changed.notify()
+            if self._outside is not None:
+                self._outside.wake()
 
     def _begin(self, submitted: Submitted[Any], engine: TwoLookEngine) -> None:
         if submitted.future.cancelled():

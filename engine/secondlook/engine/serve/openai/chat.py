@@ -15,6 +15,7 @@ from secondlook.edge.errors import SecondLookError
 from secondlook.edge.geometry import Size
 from secondlook.edge.limits import PictureLimits
 from secondlook.edge.wire import AnswerOptions, Box
+from secondlook.engine.decode.token_options import TokenOptions
 from secondlook.engine.errors import (
     AnsweredSessionError,
     EngineFailedError,
@@ -22,6 +23,7 @@ from secondlook.engine.errors import (
     OutOfMemoryError,
     QueueFullError,
     UnknownSessionError,
+    UpstreamError,
 )
 from secondlook.engine.serve.openai.errors import ChatError
 from secondlook.engine.serve.openai.fetching import Fetcher
@@ -30,7 +32,6 @@ from secondlook.engine.serve.openai.pictures import Encoded, PictureStore, from_
 from secondlook.engine.serve.openai.reading import Closer, Conversation, read_conversation, region_of
 
 if TYPE_CHECKING:
-    from secondlook.engine.decode.token_options import TokenOptions
     from secondlook.engine.results import LocalImage, Look, Pending, Question
     from secondlook.engine.serve.decoding import Made
     from secondlook.engine.serve.places import Place
@@ -163,7 +164,7 @@ class Chat:
             )
         except (ExpiredSessionError, QueueFullError):  # there were too many: the first answer stands
             served = await self._service.give_up(session.id, asker.client)
-        except (OutOfMemoryError, EngineFailedError):
+        except (OutOfMemoryError, EngineFailedError, UpstreamError):
             if asker.on_tokens is not None:  # some of the second answer may have been told
                 self._service.end_session(session.id, asker.client)
                 raise
@@ -238,8 +239,6 @@ class Chat:
 
     async def _asked(self, request: ChatRequest, conversation: Conversation, asker: Asker) -> _Asked:
         """The question with its picture, which is there in the end."""
-        from secondlook.engine.decode.token_options import TokenOptions  # with torch; loaded by now
-
         if conversation.picture is None:
             raise ChatError(
                 "this model answers questions about one picture; send an image_url part",

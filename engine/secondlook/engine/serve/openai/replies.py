@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from secondlook.engine.results import FinalAnswer
 from secondlook.engine.serve.openai.messages import ZOOM_TOOL, ChatRequest
 from secondlook.engine.serve.openai.reading import CALL_PREFIX, zoom_arguments
 
@@ -168,7 +169,7 @@ class Completion:
     def _reason(look: Look, call: dict[str, Any] | None) -> str:
         if call is not None:
             return "tool_calls"
-        return "stop" if look.tokens[-1].is_eos else "length"
+        return "stop" if look.ended else "length"
 
     def _logprobs(self, look: Look, start: int) -> dict[str, Any] | None:
         """Of an answer's tokens from `start` on, the end token left out, where they are asked for."""
@@ -204,8 +205,6 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
 
 
 def _looks(chatted: Chatted) -> list[Look]:
-    from secondlook.engine.results import FinalAnswer  # with torch; loaded by now
-
     found = chatted.served.found
     return [found.first, found.second] if isinstance(found, FinalAnswer) else [found.look]
 
@@ -240,6 +239,7 @@ def _extension(chatted: Chatted) -> dict[str, Any]:
         "first": reply["first"],
         "second": reply["second"],
         "region": reply["region"],
+        "region_source": reply["region_source"],
         "bytes": chatted.received_bytes,
         "image_id": chatted.image_id,
         "seconds": reply["seconds"],

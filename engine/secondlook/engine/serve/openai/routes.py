@@ -76,7 +76,7 @@ _completions = APIRouter(route_class=_ChatRoute)
     "/v1/chat/completions",
     summary="Ask about a picture as OpenAI's clients do",
     response_class=JSONResponse,
-    responses=_errors(400, 404, 408, 409, 410, 413, 415, 429, 500, 503),
+    responses=_errors(400, 404, 408, 409, 410, 413, 415, 429, 500, 502, 503, 504),
     openapi_extra=_schema(),
 )
 async def complete(request: Request, service: Service) -> Response:
@@ -196,10 +196,12 @@ async def model(name: str, request: Request, service: Service) -> dict[str, Any]
 
 
 @chats.head("/health", include_in_schema=False)
-@chats.get("/health", summary="As /readyz, without a body", response_class=Response, responses=_errors(503))
+@chats.get(
+    "/health", summary="As /readyz, without a body", response_class=Response, responses=_errors(502, 503, 504)
+)
 async def health(service: Service) -> Response:
     """200 when questions are taken."""
-    service.check_ready()
+    await service.check_whole()
     return Response()
 
 

@@ -1,6 +1,6 @@
 // The two looks as an edge has them, over HTTP; see secondlook/edge/conversation.py, which this follows.
 
-const PROTOCOL = "2.2";
+const PROTOCOL = "2.3";
 const PATIENCE = 60; // seconds that one question may wait for a server that is away or busy
 const LOST_TRIES = 3; // a lost connection is tried again more often than people like to wait
 const [FIRST_WAIT, LONGEST_WAIT] = [0.5, 4];
