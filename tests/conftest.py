@@ -34,15 +34,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU where there is none, unless SECONDLOOK_REQUIRE_CUDA=1: then they fail.
 
     Likewise those that need TensorRT and a GPU for it, unless SECONDLOOK_REQUIRE_TENSORRT=1; and those that
-    need GStreamer's RTSP server, nginx or a Chromium, unless SECONDLOOK_REQUIRE_RTSP=1, _NGINX=1 or
-    _CHROMIUM=1; or litellm, which has an environment of its own (its Python: SECONDLOOK_LITELLM_PYTHON),
-    unless SECONDLOOK_REQUIRE_LITELLM=1.
+    need GStreamer's RTSP server, nginx, a Chromium or vLLM, unless SECONDLOOK_REQUIRE_RTSP=1, _NGINX=1,
+    _CHROMIUM=1 or _VLLM=1; or litellm, which has an environment of its own (its Python:
+    SECONDLOOK_LITELLM_PYTHON), unless SECONDLOOK_REQUIRE_LITELLM=1.
     """
     if item.get_closest_marker("needs_cuda") is not None:
         _need("a CUDA GPU", _has_gpu(), "SECONDLOOK_REQUIRE_CUDA")
     if item.get_closest_marker("needs_tensorrt") is not None:
         there = find_spec("tensorrt") is not None and _has_gpu()
         _need("TensorRT and a CUDA GPU", there, "SECONDLOOK_REQUIRE_TENSORRT")
+    if item.get_closest_marker("needs_vllm") is not None:
+        _need(
+            "vLLM in this environment (make test-vllm)",
+            find_spec("vllm") is not None,
+            "SECONDLOOK_REQUIRE_VLLM",
+        )
     if item.get_closest_marker("needs_litellm") is not None:
         _need(
             "litellm in an environment of its own, and SECONDLOOK_LITELLM_PYTHON, its Python",

@@ -23,6 +23,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = {
     "engine",
     "gateway",
+    "upstream",
     "export",
     "onnxruntime-gpu",
     "openvino",

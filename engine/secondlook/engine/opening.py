@@ -24,8 +24,9 @@ __all__ = ["Backend", "EngineOptions", "draws_bars", "load_engine", "loading_sta
 
 _log = logging.getLogger(__name__)
 
-Backend = Literal["own", "vllm"]
-"""What computes: this package's engine, or vLLM (`secondlook.engine.on_vllm`)."""
+Backend = Literal["own", "vllm", "openai"]
+"""What computes: this package's engine, vLLM (`secondlook.engine.on_vllm`), or another server of OpenAI's
+interface (`secondlook.engine.upstream`)."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def load_engine(options: EngineOptions) -> Engine:
     from secondlook.engine.method.policy import Policy
     from secondlook.engine.models.checkpoint import load_model
 
+    if options.backend == "openai":
+        raise SettingsError("--engine openai is for `secondlook serve --upstream URL`")
     if options.backend != "own":
         raise SettingsError(f"there is no engine {options.backend!r} yet")
     if options.tensor_parallel > 1:

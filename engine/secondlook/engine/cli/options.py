@@ -84,7 +84,8 @@ BackendOption = Annotated[
     Backend,
     typer.Option(
         "--engine",
-        help="What computes: own, or vllm where that is installed (docs/engines.md).",
+        help="What computes: own, vllm where that is installed, or openai: the server of --upstream "
+        "(docs/engines.md).",
         rich_help_panel=MODEL,
     ),
 ]
