@@ -201,9 +201,18 @@ class VisionLanguageModel(DecoderModel, Protocol):
 
     def probe(self) -> Probe:
         """The attention that `localisation` names, for a decoder; with a sink, that is the second map."""
+        where, layers = self.localisation, dict[int, Tensor | None]()
+        for layer, weights in self.probe_weights().items():
+            mean = where.sink is None and where.layers[layer] is None
+            layers[layer] = None if mean else weights.squeeze(0).to(self.device)
+        return Probe(layers)
+
+    def probe_weights(self) -> dict[int, Tensor]:
+        """For each layer that is read, what its heads weigh: [1, H] float32, on the CPU; with a sink [2, H],
+        of the map and of the sink's. What is read is the sum over heads and layers."""
         where, count = self.localisation, self.decoder.heads
         asked = [where.layers] if where.sink is None else [where.layers, where.sink.layers]
-        layers = dict[int, Tensor | None]()
+        found = dict[int, Tensor]()
         for layer in dict.fromkeys(itertools.chain(*asked)):
             weights = torch.zeros(len(asked), count)
             for number, each in enumerate(asked):
@@ -212,9 +221,8 @@ class VisionLanguageModel(DecoderModel, Protocol):
                     weights[number] = 1 / count
                 elif heads:
                     weights[number, list(heads)] = torch.tensor(list(heads.values()))
-            mean = where.sink is None and where.layers[layer] is None
-            layers[layer] = None if mean else weights.squeeze(0).to(self.device)
-        return Probe(layers)
+            found[layer] = weights
+        return found
 
     def text(self, token_ids: Sequence[int]) -> str:
         """An answer as text, without special tokens and surrounding white space."""

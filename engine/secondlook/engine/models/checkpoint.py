@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from secondlook import kernels
@@ -77,6 +77,7 @@ def load_model(
     device: str = "auto",
     progress: bool = False,
     profile: str | None = None,
+    weights: bool = True,
 ) -> VisionLanguageModel:
     """Load a model, ready to answer; the first time, its operators are built too (`secondlook.kernels`).
 
@@ -87,6 +88,8 @@ def load_model(
         device: "cpu", "cuda", "cuda:N", or "auto" (a CUDA GPU if there is one).
         progress: let transformers and the hub draw progress bars and log while they work.
         profile: where it looks, see `secondlook.engine.models.profiles`; None: as its folder says.
+        weights: whether they are read; without, the model lies on the meta device, and prepares questions
+            and pictures for what else computes.
 
     Raises:
         ModelNotFoundError, IncompleteModelError, InvalidModelError, UnsupportedModelError: see there.
@@ -101,7 +104,7 @@ def load_model(
     with _quiet(not progress):
         folder = find_folder(name_or_path, revision)
         check_complete(folder)
-        checkpoint = Checkpoint(name_or_path, folder, read_json(folder / CONFIG_FILE), dtype, place)
+        checkpoint = Checkpoint(name_or_path, folder, read_json(folder / CONFIG_FILE), dtype, place, weights)
         module = architecture(checkpoint.values.get("model_type"), folder)
         check_config(folder, checkpoint.values)
         with reading(folder):
@@ -128,6 +131,7 @@ class Checkpoint:
         name: what the model was asked for as.
         values: of config.json.
         dtype, device: that it is to be loaded in and on.
+        read: whether its weights are.
 
     Every method raises InvalidModelError, IncompleteModelError or UnsupportedModelError, with what is wrong.
     """
@@ -137,6 +141,7 @@ class Checkpoint:
     values: Mapping[str, Any]
     dtype: DType
     device: torch.device
+    read: bool = True
 
     def config(self) -> Any:
         """Transformers' configuration; Any, for nested ones are declared as dict or None as well."""
@@ -193,6 +198,8 @@ class Checkpoint:
             kind: the model's class.
             attention: of other parts than decoder and vision tower, by the names of their configurations.
         """
+        if not self.read:
+            return self._bare(kind, config)
         stored = stored_tensors(self.folder)
         check_layers(self.folder, self.values, len(stored))
         check_size(self.folder, self.values, kind, config, stored)
@@ -212,6 +219,16 @@ class Checkpoint:
             model = model.eval().requires_grad_(False).to(self.device)
             check_finite(self.folder, model)
         pack_linear_layers(model)
+        return model
+
+    def _bare(self, kind: Any, config: Any) -> Any:
+        """The model without weights, on the meta device."""
+        with torch.device("meta"):
+            model = kind(config).to(self._torch_dtype(config)).eval()
+        if (self.folder / "generation_config.json").is_file():
+            with reading(self.folder / "generation_config.json"):
+                model.generation_config = GenerationConfig.from_pretrained(self.folder)
+        check_generation(self.folder, model.generation_config, config.get_text_config().vocab_size)
         return model
 
     def _torch_dtype(self, config: Any) -> torch.dtype:
