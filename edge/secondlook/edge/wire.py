@@ -100,7 +100,7 @@ MessageT = TypeVar("MessageT", bound="WireModel")
 
 
 class WireModel(BaseModel):
-    """Base of every message: immutable; what a newer version of this protocol adds is passed over."""
+    """Base of all messages: immutable; what a newer version adds is passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -152,7 +152,7 @@ class Tiles(WireModel):
 
     kind: Literal["tiles"] = "tiles"
     sheets: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
-        min_length=1, description="Width and height of each, in pixels."
+        min_length=1, description="(width, height) of each."
     )
 
 
@@ -177,7 +177,7 @@ class Limits(WireModel):
 
 
 class ModelCard(WireModel):
-    """What an edge must know about the server's model to prepare pictures for it."""
+    """What an edge must know of the server's model."""
 
     protocol: str = PROTOCOL
     version: str = Field(default="", description="Of the server's software.")
@@ -246,7 +246,7 @@ class Answer(WireModel):
     uncertainty: float = Field(allow_inf_nan=False)
     tokens: int = Field(ge=0, description="Output tokens, the end token included.")
     visual_tokens: int = Field(ge=0, description="Tokens of the pictures that it was answered from.")
-    complete: bool = Field(default=True, description="Or still being written.")
+    complete: bool = Field(default=True, description="False: it is still being written.")
 
 
 class LookSeconds(WireModel):
@@ -272,13 +272,13 @@ class PendingSession(WireModel):
 class Relevance(WireModel):
     """Relative attention over the whole original: the question's, divided by that of a generic question.
 
-    Cell (row, column) of `height` rows and `width` columns is byte row * width + column of `data`, scaled so
-    that the largest is 255. In fit pad the cells cover the padding too.
+    Cell (row, column) of `height` rows and `width` columns is byte row * width + column of `data`, in base64,
+    scaled so that the largest is 255. In fit pad the cells cover the padding too.
     """
 
     width: int = Field(gt=0, le=65536)
     height: int = Field(gt=0, le=65536)
-    data: str = Field(description="Base64 of height * width bytes, row by row.")
+    data: str
 
     def rows(self) -> list[list[int]]:
         """`height` rows of `width` numbers from 0 to 255.
@@ -302,7 +302,7 @@ class AnswerReply(WireModel):
 
     `status` is "final" (then `region` and `session` are None unless a second look took place: `region` then
     says where) or "region" (then both are set and `answer` equals `first`, which may not be complete yet).
-    `decision` says why.
+    `decision` says why, `region_source` who chose it: "attention", "pointing", "request", "not_found".
     """
 
     status: Literal["final", "region"]
@@ -311,9 +311,7 @@ class AnswerReply(WireModel):
     first: Answer
     second: Answer | None = None
     region: Box | None = None
-    region_source: str | None = Field(
-        default=None, description="`attention`, `pointing`, `request`; `not_found`: none."
-    )
+    region_source: str | None = None
     session: PendingSession | None = None
     relevance: Relevance | None = None
     seconds: LookSeconds = LookSeconds()
