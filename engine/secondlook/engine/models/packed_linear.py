@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from secondlook.kernels import blocked_linear
 from secondlook.kernels.library import uses_reference
 
-__all__ = ["PackedLinear", "can_be_packed"]
+__all__ = ["FixedLinear", "PackedLinear", "can_be_packed"]
 
 _PAIRS: Final = {torch.float32: 1, torch.bfloat16: 2}
 _OPERATORS: Final = (
@@ -34,41 +34,21 @@ _ALIKE: Final = 0.02
 _ops: Any = torch.ops.mkldnn  # private to PyTorch
 
 
-class PackedLinear(nn.Module):
-    """What a linear layer computes, for inference on the CPU, with packed weights, which are held once.
+class FixedLinear(nn.Module):
+    """What a linear layer computes, for inference, with weights that lie as what multiplies them wants it.
 
     It can be neither moved nor cast, and no state can be loaded into it; but its own state is the plain
     layer's, and a deep copy is a plain layer.
-
-    Attributes:
-        blocks: the same memory, as `blocked_linear` takes it; None if it cannot.
-        few: up to so many rows are multiplied by that.
     """
 
-    def __init__(self, layer: nn.Linear, few: int = 0) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: nn.Parameter | None, training: bool) -> None:
         super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.bias = layer.bias
-        weight = layer.weight.detach()
-        self._weight: Tensor = _ops._reorder_linear_weight(weight)
-        self.blocks = _blocks(self._weight, self.in_features, self.out_features)
-        self.few = 0 if self.blocks is None else few
-        self.train(layer.training)
+        self.in_features, self.out_features, self.bias = inputs, outputs, bias
+        self.train(training)
 
     def unpacked(self) -> Tensor:
-        """The weights [out_features, in_features], a copy of the very same values."""
-        return self._weight.to_dense()
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
-        """[..., out_features] of [..., in_features]."""
-        count = input.numel() // self.in_features
-        if 0 < count <= self.few and input.dtype == self._weight.dtype:
-            assert self.blocks is not None, "they were found when few was set"
-            rows = input.reshape(count, self.in_features).contiguous()
-            found = blocked_linear(rows, self.blocks, self.bias, self.out_features)
-            return found.view(*input.shape[:-1], self.out_features)
-        output: Tensor = _ops._linear_pointwise(input, self._weight, self.bias, "none", [], "")
-        return output
+        """The weights [out_features, in_features], a copy, as a plain layer has them."""
+        raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
         """A plain layer, for what must read its weights: other devices, other dtypes, exports."""
@@ -84,6 +64,37 @@ class PackedLinear(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.unpacked()  # before the bias, as a plain layer has it
         super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+class PackedLinear(FixedLinear):
+    """A linear layer on the CPU with packed weights, which are held once.
+
+    Attributes:
+        blocks: the same memory, as `blocked_linear` takes it; None if it cannot.
+        few: up to so many rows are multiplied by that.
+    """
+
+    def __init__(self, layer: nn.Linear, few: int = 0) -> None:
+        super().__init__(layer.in_features, layer.out_features, layer.bias, layer.training)
+        weight = layer.weight.detach()
+        self._weight: Tensor = _ops._reorder_linear_weight(weight)
+        self.blocks = _blocks(self._weight, self.in_features, self.out_features)
+        self.few = 0 if self.blocks is None else few
+
+    def unpacked(self) -> Tensor:
+        """The weights [out_features, in_features], a copy of the very same values."""
+        return self._weight.to_dense()
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
+        """[..., out_features] of [..., in_features]."""
+        count = input.numel() // self.in_features
+        if 0 < count <= self.few and input.dtype == self._weight.dtype:
+            assert self.blocks is not None, "they were found when few was set"
+            rows = input.reshape(count, self.in_features).contiguous()
+            found = blocked_linear(rows, self.blocks, self.bias, self.out_features)
+            return found.view(*input.shape[:-1], self.out_features)
+        output: Tensor = _ops._linear_pointwise(input, self._weight, self.bias, "none", [], "")
+        return output
 
 
 def _blocks(packed: Tensor, inputs: int, outputs: int) -> Tensor | None:
