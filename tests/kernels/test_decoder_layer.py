@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
-from secondlook.kernels import block_weights, decoder_layer, decoder_layer_reference, library
+from secondlook.kernels import (
+    block_quantised,
+    block_weights,
+    decoder_layer,
+    decoder_layer_reference,
+    library,
+    quantise,
+)
 
 DTYPES = (torch.float32, torch.bfloat16)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.0**-6}
@@ -33,6 +40,7 @@ def sample(
     biased: bool = False,
     normed: bool = False,
     block: int = 64,
+    bits: Literal[4, 8] | None = None,
 ) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(rows)
 
@@ -40,7 +48,10 @@ def sample(
         return (times * torch.randn(shape, generator=generator) + plus).to(dtype)
 
     def weights(outputs: int, inputs: int) -> Tensor:
-        return block_weights(drawn(outputs, inputs, times=inputs**-0.5), block)
+        plain = drawn(outputs, inputs, times=inputs**-0.5)
+        if bits is not None:
+            return block_quantised(quantise(plain, bits, 32 if inputs % 32 == 0 else inputs))
+        return block_weights(plain, block)
 
     angles = torch.randn(rows, width // 2, generator=generator).repeat(1, 2)
     of_keys = kv_heads * width
@@ -87,6 +98,10 @@ def copied(given: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ((3, 96, 6, 2, 16, 200), {"biased": True, "block": 32}),
         ((5, 130, 4, 1, 34, 77), {"normed": True, "block": 16}),
         ((9, 256, 4, 2, 128, 600), {"biased": True, "normed": True, "block": 48}),
+        ((1, 128, 4, 4, 32, 256), {"bits": 8}),
+        ((2, 128, 4, 4, 32, 256), {"bits": 4}),
+        ((5, 130, 4, 1, 34, 77), {"bits": 4, "normed": True}),
+        ((9, 256, 4, 2, 128, 608), {"bits": 8, "biased": True, "normed": True}),
     ],
 )
 def test_float64(dtype: torch.dtype, shape: tuple[int, ...], more: dict[str, Any]) -> None:
@@ -106,8 +121,11 @@ def test_float64(dtype: torch.dtype, shape: tuple[int, ...], more: dict[str, Any
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_has_the_same_bits_whatever_the_others_and_the_threads(dtype: torch.dtype) -> None:
-    given, threads = sample(6, 128, 4, 2, 32, 320, dtype=dtype), torch.get_num_threads()
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_a_row_has_the_same_bits_whatever_the_others_and_the_threads(
+    bits: Literal[4, 8] | None, dtype: torch.dtype
+) -> None:
+    given, threads = sample(6, 128, 4, 2, 32, 320, dtype=dtype, bits=bits), torch.get_num_threads()
     together = decoder_layer(**copied(given))
     try:
         torch.set_num_threads(1)
@@ -131,6 +149,14 @@ def test_a_cache_may_lie_apart() -> None:
     assert torch.equal(decoder_layer(**{**given, **apart}), expected)
 
 
+def test_products_may_be_held_differently() -> None:
+    given, low = sample(3, 128, 4, 2, 32, 320), sample(3, 128, 4, 2, 32, 320, bits=8)
+    given |= {name: low[name] for name in ("key", "up", "down")}
+    exact = decoder_layer_reference(**copied(given))
+    found = decoder_layer(**given)
+    assert (found.double() - exact).abs().max() <= TOLERANCE[torch.float32] * exact.abs().max()
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -145,6 +171,9 @@ def test_a_cache_may_lie_apart() -> None:
         ({"places": torch.tensor([0])}, "places"),
         ({"gate": block_weights(torch.zeros(95, 60))}, "gate"),
         ({"up": block_weights(torch.zeros(96, 64), 32)}, "gate and up"),
+        ({"up": block_quantised(quantise(torch.zeros(96, 32), 4))}, "up"),
+        ({"up": block_quantised(quantise(torch.zeros(64, 64), 8))}, "up"),
+        ({"up": block_weights(torch.zeros(96, 64)).int()}, "up"),
         ({"heads": 0}, "heads"),
         ({"inner": 200}, "gate"),
     ],

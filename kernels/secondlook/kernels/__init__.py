@@ -13,11 +13,13 @@ from secondlook.kernels.attention_row import *
 from secondlook.kernels.blocked_linear import *
 from secondlook.kernels.decode_attention import *
 from secondlook.kernels.decoder_layer import *
+from secondlook.kernels.dequantise_blocks import *
 from secondlook.kernels.elementwise import *
 from secondlook.kernels.errors import *
 from secondlook.kernels.find_region import *
 from secondlook.kernels.library import *
 from secondlook.kernels.quantised import *
+from secondlook.kernels.quantised_blocks import *
 from secondlook.kernels.record_tokens import *
 from secondlook.kernels.token_statistics import *
 
@@ -32,6 +34,7 @@ __all__ = [
     "attention_reference",
     "attention_row",
     "attention_row_reference",
+    "block_quantised",
     "block_weights",
     "blocked_linear",
     "blocked_linear_reference",
@@ -39,6 +42,7 @@ __all__ = [
     "decode_attention_reference",
     "decoder_layer",
     "decoder_layer_reference",
+    "dequantise_blocks",
     "find_region",
     "find_region_reference",
     "gated_silu",
@@ -58,6 +62,7 @@ __all__ = [
     "status",
     "token_statistics",
     "token_statistics_reference",
+    "unblock_quantised",
     "write_cache",
     "write_cache_reference",
 ]

@@ -5,7 +5,8 @@
 With few rows the time is that of reading the weights, so they are read once, in the order in which they lie:
 [blocks, pairs, W, P], that is, blocks of W outputs, in each the inputs one after the other; in float32 P is 1
 and in bfloat16 two inputs follow each other. That is how oneDNN packs weights for a processor with AVX-512
-(its BA16a64b and BA16a64b2a), so that the same memory serves a matrix product of many rows.
+(its BA16a64b and BA16a64b2a), so that the same memory serves a matrix product of many rows. Of weights of few
+bits, see `secondlook.kernels.quantised_blocks`, there is half as much to read, or a quarter.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from secondlook.kernels.operators import register
+from secondlook.kernels.quantised_blocks import WIDTH, WORDS, unblock_quantised
 
 __all__ = ["block_weights", "blocked_linear", "blocked_linear_reference"]
 
 _PAIRS: Final = {torch.float32: 1, torch.bfloat16: 2}
 _WIDTHS: Final = (16, 32, 48, 64)
+_FEW_BITS: Final = {torch.int8: 1, torch.uint8: 2}
+"""Inputs of a row."""
 
 
 def blocked_linear(
     input: Tensor,  # noqa: A002 -- torch's name; [B, inputs]
-    weight: Tensor,  # [blocks, pairs, W, P]
+    weight: Tensor,  # [blocks, pairs, W, P], or of few bits
     bias: Tensor | None,  # [outputs]
     outputs: int,
 ) -> Tensor:  # [B, outputs]
@@ -38,7 +42,7 @@ def blocked_linear(
     Args:
         input: float32 or bfloat16, on the CPU; its last stride is 1.
         weight: of the same dtype, contiguous, as `block_weights` gives it, or with more pairs, of zeros; W is
-            16, 32, 48 or 64.
+            16, 32, 48 or 64. Or as `block_quantised` gives it: of that nothing but the result is rounded.
         bias: of the same dtype, or None.
         outputs: how many there are; what is beyond them in the last block is left out.
 
@@ -76,8 +80,11 @@ def blocked_linear_reference(
     outputs: int,
 ) -> Tensor:
     """What `blocked_linear` computes, in float64 throughout."""
-    rows = weight.transpose(1, 2).flatten(2).flatten(0, 1)[:outputs, : input.shape[1]]
-    found = input.double() @ rows.double().T
+    if weight.dtype in _FEW_BITS:
+        rows = unblock_quantised(weight, outputs, input.shape[1]).dequantised(torch.float64)
+    else:
+        rows = weight.transpose(1, 2).flatten(2).flatten(0, 1)[:outputs, : input.shape[1]].double()
+    found = input.double() @ rows.T
     return found if bias is None else found + bias.double()
 
 
@@ -95,7 +102,7 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> 
             f"input must be [B, inputs] and contiguous in its last dimension, but its shape is "
             f"{list(input.shape)}, its strides are {input.stride()}"
         )
-    check_blocks("weight", weight, input, outputs, input.shape[1])
+    _check_blocks("weight", weight, input, outputs, input.shape[1])
     if bias is None:
         return
     if (bias.device, bias.dtype, bias.shape) != (input.device, input.dtype, (outputs,)):
@@ -107,8 +114,12 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> 
         raise ValueError(f"bias must be contiguous, but its stride is {bias.stride(0)}")
 
 
-def check_blocks(name: str, weight: Tensor, like: Tensor, outputs: int, inputs: int) -> None:
-    """Refuse what are no weights in blocks of this many inputs and outputs, of the dtype of `like`."""
+def _check_blocks(name: str, weight: Tensor, like: Tensor, outputs: int, inputs: int) -> None:
+    """Refuse what are no weights in blocks of this many inputs and outputs, of the dtype of `like` or of few
+    bits."""
+    if weight.dtype in _FEW_BITS and weight.device == like.device:
+        _check_few_bits(name, weight, outputs, inputs)
+        return
     if weight.dtype != like.dtype:
         raise TypeError(f"{name} must be {like.dtype}, but is {weight.dtype}")
     if weight.device != like.device:
@@ -125,6 +136,19 @@ def check_blocks(name: str, weight: Tensor, like: Tensor, outputs: int, inputs: 
         raise ValueError(
             f"{name} must be [{blocks}, {least} or more, {width}, {pair}] for {outputs} outputs of {inputs} "
             f"inputs, but is {list(weight.shape)}"
+        )
+
+
+def _check_few_bits(name: str, weight: Tensor, outputs: int, inputs: int) -> None:
+    blocks, each = -(-outputs // WIDTH), _FEW_BITS[weight.dtype]
+    groups, rows = weight.shape[1:3] if weight.dim() == 4 else (0, 0)
+    held = groups * (rows - WORDS) * each
+    fits = held == inputs or (each == 2 and groups == 1 and held == inputs + 1)
+    if not fits or outputs < 1 or weight.shape[::3] != (blocks, WIDTH) or not weight.is_contiguous():
+        raise ValueError(
+            f"{name} must be [{blocks}, groups, {WORDS} + rows, {WIDTH}] and contiguous for {outputs} "
+            f"outputs of {inputs} inputs, but its shape is {list(weight.shape)}, its strides are "
+            f"{weight.stride()}"
         )
 
 

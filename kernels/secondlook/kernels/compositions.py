@@ -6,12 +6,14 @@ that an operator would skip or mask are not provided for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from secondlook.kernels.quantised import QuantisedWeights
 
 
 def token_statistics(
@@ -109,6 +111,21 @@ def gated_silu(
 def quick_gelu(input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
     """As transformers writes it."""
     return input * torch.sigmoid(1.702 * input)
+
+
+def linear_of_8_bits(weights: QuantisedWeights, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """A layer whose outputs have a scale each, and no zeros."""
+    scales = weights.scales[:, 0].to(dtype)
+    return lambda rows: torch._weight_int8pack_mm(rows, weights.values, scales)
+
+
+def linear_of_4_bits(weights: QuantisedWeights, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """A layer of groups of 32, 64, 128 or 256 inputs, with zeros."""
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((weights.values + 8).int(), 1)
+    zeros = torch.zeros_like(weights.scales) if weights.zeros is None else weights.zeros
+    pairs = torch.stack([weights.scales, -zeros * weights.scales], dim=-1)  # (value * scale + zero) of theirs
+    both = pairs.transpose(0, 1).contiguous().to(dtype)
+    return lambda rows: torch.ops.aten._weight_int4pack_mm_for_cpu(rows, packed, weights.group, both)
 
 
 class DecoderLayer:

@@ -6,7 +6,8 @@
 
 That is the layer of Llama (Touvron et al., arXiv 2302.13971), of Qwen2 with biases and of Qwen3 with norms of
 queries and keys. In a step of a few rows each operation takes a few microseconds, and what runs between them
-as long; here nothing does. Weights lie in blocks, see `secondlook.kernels.blocked_linear`.
+as long; here nothing does. Weights lie in blocks, see `secondlook.kernels.blocked_linear`, and may be of few
+bits.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def decoder_layer(
     Args:
         hidden: float32 or bfloat16, contiguous, on the CPU; all other floating tensors are of its dtype, and
             contiguous.
-        query, key, value, output, gate, up, down: as `secondlook.kernels.block_weights` gives them; `gate`
-            and `up` in blocks of the same width.
+        query, key, value, output, gate, up, down: each as `secondlook.kernels.block_weights` or
+            `block_quantised` gives it; `gate` and `up` in blocks of the same width.
         cosine, sine: of each row's rotation, for both halves of a head.
         keys, values: of the layer, in slots; W is even and at most 256, its stride 1.
         slots, places: int64, each row's slot, and the place of its key there; it sees that and all before it.

@@ -55,7 +55,7 @@ void attend_some(const Call<float>& call, std::int64_t begin, std::int64_t end, 
 }
 template <typename Allocate>
 void attend_some(const Call<BFloat16>& call, std::int64_t begin, std::int64_t end, const Allocate& allocate) {
-  static const bool dot = secondlook::has_bf16_dot();
+  const bool dot = secondlook::has_bf16_dot();
   Tensor scratch = allocate(dot ? secondlook::attention::scratch_of_a_head<BFloat16>(call)
                                 : secondlook::attention::scratch_of_a_head<float>(call));
   float* const memory = static_cast<float*>(scratch.mutable_data_ptr());

@@ -17,7 +17,8 @@ namespace secondlook {
 
 inline bool has_bf16_dot() {
 #if SECONDLOOK_HAS_BF16_DOT
-  return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
+  static const bool has = __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
+  return has;
 #else
   return false;
 #endif

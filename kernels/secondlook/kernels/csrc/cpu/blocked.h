@@ -3,36 +3,38 @@
 //
 // Weights [outputs, inputs] lie as [blocks, pairs, width, pair], block after block of `width` outputs: oneDNN's
 // BA16a64b and its kin with pairs of 16-bit floats (https://uxlfoundation.github.io/oneDNN, "Understanding
-// Memory Formats"). Blocks may have more pairs than there are inputs; what pads them is zero.
+// Memory Formats"). Blocks may have more pairs than there are inputs; what pads them is zero. How weights of
+// few bits lie says low_bit.h.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "cpu/bf16_dot.h"
+#include "cpu/low_bit.h"
 #include "cpu/rows.h"
 
 namespace secondlook::blocked {
 
-inline constexpr std::int64_t kRows = 4;     // rows that are multiplied while a block is read
-inline constexpr std::int64_t kWidth = 64;   // outputs of the widest block
-inline constexpr std::int64_t kChunk = 512;  // products that are added up in a row; then those sums are
+using low_bit::kChunk, low_bit::kWidth;
+inline constexpr std::int64_t kRows = 4;  // rows that are multiplied while a block is read
+
+enum class Held { kFloats, kBytes, kNibbles };
 
 template <typename T>
 struct Weights {
-  const T* data;
-  std::int64_t outputs, inputs, width;  // of which inputs are a multiple of kPair
-  std::int64_t stride;                  // elements of a block
+  const void* data;  // of T, unless of few bits
+  Held held;
+  std::int64_t outputs, inputs, width;  // inputs with those that pad them
+  std::int64_t stride;                  // bytes of a block
+  std::int64_t group;                   // inputs that share a scale; of floats all
 };
 
 template <typename T>
 inline constexpr std::int64_t kPair = 4 / sizeof(T);  // inputs in 32 bits
 
-// The multiple of kPair that so many inputs are padded to.
-template <typename T>
-SECONDLOOK_INLINE std::int64_t paired(std::int64_t inputs) {
-  return tiles(inputs, kPair<T>) * kPair<T>;
-}
+// The even number that so many inputs are padded to.
+SECONDLOOK_INLINE std::int64_t paired(std::int64_t inputs) { return tiles(inputs, 2) * 2; }
 
 template <typename T>
 SECONDLOOK_INLINE std::int64_t blocks(const Weights<T>& weights) {
@@ -117,46 +119,110 @@ SECONDLOOK_INLINE void multiply(const X* x, std::int64_t stride, const T* block,
   }
 }
 
-template <typename T, int R>
-SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const Weights<T>& weights,
-                                     std::int64_t block, float* products) {
-  const T* const data = weights.data + block * weights.stride;
-  switch (weights.width / kLanes) {
-    case 1:
-      return multiply<T, R, 1>(x, stride, data, weights.inputs, products);
-    case 2:
-      return multiply<T, R, 2>(x, stride, data, weights.inputs, products);
-    case 3:
-      return multiply<T, R, 3>(x, stride, data, weights.inputs, products);
-    default:
-      return multiply<T, R, 4>(x, stride, data, weights.inputs, products);
-  }
-}
-
-// products [rows, width] of up to kRows rows of x with one block; a row's bits do not depend on the others.
-template <typename T>
-SECONDLOOK_INLINE void multiply_block(const float* x, std::int64_t stride, std::int64_t rows,
-                                      const Weights<T>& weights, std::int64_t block, float* products) {
-  switch (rows) {
-    case 1:
-      return multiply_rows<T, 1>(x, stride, weights, block, products);
-    case 2:
-      return multiply_rows<T, 2>(x, stride, weights, block, products);
-    case 3:
-      return multiply_rows<T, 3>(x, stride, weights, block, products);
-    default:
-      return multiply_rows<T, 4>(x, stride, weights, block, products);
-  }
-}
-
 // A product with weights in blocks.
 template <typename T>
 struct Product {
-  const float* x;       // [rows, stride]: the inputs, with zeros to the end of the last pair
+  const float* x;  // [rows, stride]: the inputs, with zeros to an even number
   std::int64_t stride, rows;
   Weights<T> weights;
-  const T* bias;        // [outputs], or null
+  const T* bias;              // [outputs], or null
+  const float* totals;        // [rows, spans] of the inputs, see low_bit.h; of floats null
+  const std::uint32_t* pairs; // [rows, stride / 2]: the inputs in pairs, where such are multiplied; or null
 };
+
+// R rows from `row` on.
+template <int R, typename X>
+SECONDLOOK_INLINE low_bit::Rows<X, R> rows_of(const X* x, std::int64_t stride, const float* totals,
+                                              std::int64_t spans, std::int64_t row) {
+  low_bit::Rows<X, R> rows;
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    rows.x[r] = x + (row + r) * stride;
+    rows.totals[r] = totals + (row + r) * spans;
+  }
+  return rows;
+}
+
+template <typename T, int R>
+SECONDLOOK_INLINE void multiply_low_bit(const Product<T>& product, std::int64_t row, const std::uint8_t* block,
+                                        float* products) {
+  const low_bit::Spans spans{product.weights.inputs, product.weights.group};
+  const std::int64_t count = spans.count();
+#if SECONDLOOK_HAS_BF16_DOT
+  if (product.pairs) {
+    const auto rows = rows_of<R>(product.pairs, product.stride / 2, product.totals, count, row);
+    return low_bit::multiply_dots<R>(rows, spans, block, products);
+  }
+#endif
+  const auto rows = rows_of<R>(product.x, product.stride, product.totals, count, row);
+  if (product.weights.held == Held::kBytes) return low_bit::multiply<low_bit::Bytes, R>(rows, spans, block, products);
+  low_bit::multiply<low_bit::Nibbles, R>(rows, spans, block, products);
+}
+
+template <typename T, int R>
+SECONDLOOK_INLINE void multiply_rows(const Product<T>& product, std::int64_t row, std::int64_t block,
+                                     float* products) {
+  const Weights<T>& weights = product.weights;
+  const auto* const data = static_cast<const std::uint8_t*>(weights.data) + block * weights.stride;
+  if (weights.held != Held::kFloats) return multiply_low_bit<T, R>(product, row, data, products);
+  const float* const x = product.x + row * product.stride;
+  const std::int64_t stride = product.stride, inputs = weights.inputs;
+  const T* const floats = reinterpret_cast<const T*>(data);
+  switch (weights.width / kLanes) {
+    case 1:
+      return multiply<T, R, 1>(x, stride, floats, inputs, products);
+    case 2:
+      return multiply<T, R, 2>(x, stride, floats, inputs, products);
+    case 3:
+      return multiply<T, R, 3>(x, stride, floats, inputs, products);
+    default:
+      return multiply<T, R, 4>(x, stride, floats, inputs, products);
+  }
+}
+
+// products [rows, width] of up to kRows rows from `row` on with one block; a row's bits do not depend on the
+// others.
+template <typename T>
+SECONDLOOK_INLINE void multiply_block(const Product<T>& product, std::int64_t row, std::int64_t rows,
+                                      std::int64_t block, float* products) {
+  switch (rows) {
+    case 1:
+      return multiply_rows<T, 1>(product, row, block, products);
+    case 2:
+      return multiply_rows<T, 2>(product, row, block, products);
+    case 3:
+      return multiply_rows<T, 3>(product, row, block, products);
+    default:
+      return multiply_rows<T, 4>(product, row, block, products);
+  }
+}
+
+// Whether inputs are multiplied in pairs.
+template <typename T>
+bool pairs_of(const Weights<T>& weights) {
+  return sizeof(T) == 2 && weights.held == Held::kNibbles && has_bf16_dot();
+}
+
+// Words that a product needs beside its inputs.
+template <typename T>
+std::int64_t words_of(const Weights<T>& weights, std::int64_t rows, std::int64_t stride) {
+  if (weights.held == Held::kFloats) return 0;
+  const std::int64_t totals = rows * low_bit::Spans{weights.inputs, weights.group}.count();
+  return totals + (pairs_of(weights) ? rows * stride / 2 : 0);
+}
+
+// A product; what it needs beside its inputs is written into `words`.
+template <typename T>
+Product<T> product(const float* x, std::int64_t stride, std::int64_t rows, const Weights<T>& weights,
+                   const T* bias, float* words) {
+  if (weights.held == Held::kFloats) return {x, stride, rows, weights, bias, nullptr, nullptr};
+  const low_bit::Spans spans{weights.inputs, weights.group};
+  low_bit::add_up(x, stride, rows, spans, words);
+  if (!pairs_of(weights)) return {x, stride, rows, weights, bias, words, nullptr};
+  auto* const pairs = reinterpret_cast<std::uint32_t*>(words + rows * spans.count());
+  low_bit::narrow(x, rows * stride, pairs);
+  return {x, stride, rows, weights, bias, words, pairs};
+}
 
 // Blocks for one thread.
 template <typename T>
@@ -174,7 +240,7 @@ SECONDLOOK_INLINE void for_products(const Product<T>& product, std::int64_t bloc
   const std::int64_t count = std::min(weights.width, weights.outputs - first);
   for (std::int64_t row = 0; row < product.rows; row += kRows) {
     const std::int64_t rows = std::min(kRows, product.rows - row);
-    multiply_block(product.x + row * product.stride, product.stride, rows, weights, block, sums);
+    multiply_block(product, row, rows, block, sums);
     for (std::int64_t r = 0; r < rows; ++r) {
       float* const sum = sums + r * weights.width;
       if (product.bias) {

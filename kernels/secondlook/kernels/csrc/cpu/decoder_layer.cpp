@@ -61,10 +61,9 @@ class Memory {
   std::vector<Tensor> held_;
 };
 
-// Rows of `size` floats, with zeros to the end of the last pair.
-template <typename T>
+// Rows of `size` floats, with zeros to an even number.
 float* take_inputs(Memory& memory, Index rows, Index size) {
-  const Index stride = blocked::paired<T>(size);
+  const Index stride = blocked::paired(size);
   float* const x = memory.take<float>(rows * stride);
   if (stride > size) std::fill(x, x + rows * stride, 0.0f);
   return x;
@@ -83,12 +82,12 @@ class Step {
 
   void run(Tensor& result) {
     T* const attended = memory_.take<T>(rows_ * size_);
-    float* const x = take_inputs<T>(memory_, rows_, size_);
+    float* const x = take_inputs(memory_, rows_, size_);
     layer::run_normalise(data<T>(a_.hidden), data<T>(a_.input_norm), rows_, size_, epsilon(), stride(size_), x);
     float* const mixed = attend(x);
     add(product(mixed, a_.heads * width_, a_.output, size_, nullptr), data<T>(a_.hidden), attended);
     layer::run_normalise(attended, data<T>(a_.output_norm), rows_, size_, epsilon(), stride(size_), x);
-    float* const inner = take_inputs<T>(memory_, rows_, a_.inner);
+    float* const inner = take_inputs(memory_, rows_, a_.inner);
     const auto gates = product(x, size_, a_.gate, a_.inner, nullptr);
     const auto ups = product(x, size_, a_.up, a_.inner, nullptr);
     parallel_for(0, blocked::blocks(gates.weights), blocked::block_grain(gates), [&](Index begin, Index end) {
@@ -99,10 +98,13 @@ class Step {
 
  private:
   float epsilon() const { return static_cast<float>(a_.epsilon); }
-  static Index stride(Index size) { return blocked::paired<T>(size); }
+  static Index stride(Index size) { return blocked::paired(size); }
 
-  Product<T> product(const float* x, Index inputs, const Tensor& weight, Index outputs, const T* bias) const {
-    return {x, stride(inputs), rows_, blocked::weights_of<T>(weight, outputs, inputs), bias};
+  Product<T> product(const float* x, Index inputs, const Tensor& weight, Index outputs, const T* bias) {
+    const auto weights = blocked::weights_of<T>(weight, outputs, inputs);
+    const Index words = blocked::words_of(weights, rows_, stride(inputs));
+    float* const beside = words ? memory_.take<float>(words) : nullptr;
+    return blocked::product(x, stride(inputs), rows_, weights, bias, beside);
   }
 
   void add(const Product<T>& product, const T* residual, T* to) const {
@@ -145,7 +147,7 @@ class Step {
 
     T* const mixed = memory_.take<T>(rows_ * sizes[0]);
     secondlook::decode_attention::run(call(queries, lengths.data(), mixed), a_.hidden);
-    float* const inputs = take_inputs<T>(memory_, rows_, sizes[0]);
+    float* const inputs = take_inputs(memory_, rows_, sizes[0]);
     secondlook::widen(mixed, sizes[0], rows_, sizes[0], stride(sizes[0]), inputs);
     return inputs;
   }
@@ -255,10 +257,9 @@ void check(const Layer& a) {
                  {a.gate, "gate", a.inner, size},             {a.up, "up", a.inner, size},
                  {a.down, "down", size, a.inner}};
   for (const auto& each : weights) {
-    blocked::check_weights(each.weight, each.name, each.outputs, each.inputs);
-    STD_TORCH_CHECK(each.weight.scalar_type() == type, each.name, " must have the dtype of hidden");
+    blocked::check_weights(each.weight, each.name, each.outputs, each.inputs, type);
   }
-  STD_TORCH_CHECK(a.gate.size(2) == a.up.size(2), "gate and up must have blocks of the same width");
+  STD_TORCH_CHECK(blocked::width_of(a.gate) == blocked::width_of(a.up), "gate and up must have blocks of the same width");
 }
 
 Tensor decoder_layer(const Tensor& hidden, const Tensor& input_norm, const Tensor& query, const Tensor& key,
