@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,8 +18,9 @@ from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.plans import DecodePlan, PrefillPlan, Rows, Segment
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.fused_layers import FusedLayers, fused_layers
+from secondlook.engine.models.low_bit import LowBitLinear
 from secondlook.engine.models.packing import Choice, pack_linear_layers
-from secondlook.kernels import set_mode
+from secondlook.kernels import quantise, set_mode
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no layer is packed here")
 SIZES: dict[str, Any] = {
@@ -91,6 +92,28 @@ def test_they_are_transformers_own(kind: str, few: int, dtype: torch.dtype) -> N
     ours = fused(model, few=few)
     assert ours is not None
     assert ours.most == few
+    for one, two in zip(answered(model, ours), expected, strict=True):
+        assert (one.double() - two.double()).abs().max() <= TOLERANCE[dtype] * two.double().abs().max()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_few_bits_are_multiplied_in_the_step(
+    kind: str, bits: Literal[4, 8], dtype: torch.dtype
+) -> None:
+    model = decoder(kind, dtype)
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear:
+            group = 8 if layer.in_features % 32 else 32
+            low = LowBitLinear(quantise(layer.weight, bits, group), layer.bias, dtype)
+            model.set_submodule(name, low)
+    plain = copy.deepcopy(model)
+    assert not any(isinstance(part, LowBitLinear) for part in plain.modules())
+    expected = answered(plain, None)
+    ours = fused_layers(model, DecoderShape.of(model.config), 1)
+    assert ours is not None
+    assert ours.most == 16
     for one, two in zip(answered(model, ours), expected, strict=True):
         assert (one.double() - two.double()).abs().max() <= TOLERANCE[dtype] * two.double().abs().max()
 

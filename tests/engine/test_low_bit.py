@@ -1,4 +1,4 @@
-"""Linear layers of few bits: what they compute, which layers become such, and what stands for them elsewhere."""
+"""Linear layers of few bits: what they compute, which layers become such, and what stands for them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch.nn.functional import silu
 
 from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, Rows, Segment
-from secondlook.engine.models.packed_linear import PackedLinear
+from secondlook.engine.models.fixed_linear import FixedLinear
 from secondlook.kernels import decoder_layer, gated_silu, rms_norm, rotate
 from secondlook.kernels.library import uses_reference
 
@@ -142,7 +142,7 @@ def _is_rms_norm(norm: Any, epsilon: float) -> bool:
 
 def _holds(module: nn.Module) -> bool:
     """Whether a module has values of its own."""
-    return isinstance(module, PackedLinear) or any(True for _ in module.parameters(recurse=False))
+    return isinstance(module, FixedLinear) or any(True for _ in module.parameters(recurse=False))
 
 
 class FusedLayers:

@@ -6,37 +6,69 @@ straight into the tokens' probabilities, weights keep 8 bits.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import threading
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from secondlook.engine.models.packed_linear import FixedLinear
-from secondlook.kernels import QuantisedWeights, quantise
+from secondlook.engine.models.fixed_linear import FixedLinear
+from secondlook.engine.models.packed_linear import PackedLinear, can_pack
+from secondlook.kernels import (
+    QuantisedWeights,
+    block_quantised,
+    blocked_linear,
+    dequantise_blocks,
+    quantise,
+    unblock_quantised,
+)
+from secondlook.kernels.library import uses_reference
 
 __all__ = ["LowBitLinear", "quantise_linear_layers"]
+
+_FEW: Final = 16
+"""Rows up to which it takes longer to write all weights as floats than to read them again for each four."""
+_DTYPES: Final = (torch.float32, torch.bfloat16)
+Shape: TypeAlias = tuple[int, int, torch.dtype]
 
 
 class LowBitLinear(FixedLinear):
     """A linear layer with quantised weights.
 
+    On a CPU with compiled operators they lie in blocks: a few rows are multiplied with them as they are, and
+    for more they are written as floats before each product, into memory that layers of one shape share.
+    Elsewhere PyTorch computes from them what a plain layer has.
+
     Args:
-        weights: [outputs, inputs]; they stay where they are.
+        weights: [outputs, inputs]; they stay on their device.
         bias: of `dtype`, beside them.
         dtype: float32 or bfloat16, of what stands for the layer elsewhere: in its state and in a deep copy.
+
+    Attributes:
+        blocks: the weights as `blocked_linear` takes them; None where they do not lie so.
+        few: up to so many rows are multiplied by that.
+
+    Raises:
+        ValueError: weights that cannot lie so, see `block_quantised`.
     """
 
     def __init__(self, weights: QuantisedWeights, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
         outputs, inputs = weights.values.shape
         super().__init__(inputs, outputs, bias, training=False)
         self.dtype = dtype
-        self._weights = weights
+        device = weights.values.device
+        self.blocks = None if device.type != "cpu" or uses_reference(device) else block_quantised(weights)
+        self.few = 0 if self.blocks is None else _FEW
+        self._weights = weights if self.blocks is None else None
 
     @property
     def weights(self) -> QuantisedWeights:
         """As they are multiplied with."""
-        return self._weights
+        if self._weights is not None:
+            return self._weights
+        assert self.blocks is not None, "one of both is held"
+        return unblock_quantised(self.blocks, self.out_features, self.in_features)
 
     def unpacked(self) -> Tensor:
         """The weights [out_features, in_features] that are computed with, rounded to the layer's dtype."""
@@ -45,7 +77,43 @@ class LowBitLinear(FixedLinear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
         """[..., out_features] of [..., in_features], in the dtype of `input`, float32 or bfloat16."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
-        return linear(input, self.weights.dequantised(input.dtype), bias)
+        count = input.numel() // self.in_features
+        if self.blocks is None or input.dtype not in _DTYPES:
+            return linear(input, self.weights.dequantised(input.dtype), bias)
+        if 0 < count <= self.few:
+            rows = input.reshape(count, self.in_features).contiguous()
+            found = blocked_linear(rows, self.blocks, bias, self.out_features)
+            return found.view(*input.shape[:-1], self.out_features)
+        packed = _packed.of((self.in_features, self.out_features, input.dtype))
+        if packed is None:
+            return linear(input, self.weights.dequantised(input.dtype), bias)
+        assert packed.blocks is not None, "only such are kept"
+        dequantise_blocks(self.blocks, self.in_features, packed.blocks)
+        return packed.multiplied(input, bias)
+
+
+class _Packed(threading.local):
+    """Packed layers that have the weights of one after the other, for each thread, by shape and dtype."""
+
+    def __init__(self) -> None:
+        self._held: dict[Shape, PackedLinear | None] = {}
+
+    def of(self, shape: Shape) -> PackedLinear | None:
+        """None where nothing is packed here, or not in blocks that can be written."""
+        if shape not in self._held:
+            with torch.inference_mode(False), torch.no_grad():  # it may be written in any mode
+                self._held[shape] = self._made(shape)
+        return self._held[shape]
+
+    @staticmethod
+    def _made(shape: Shape) -> PackedLinear | None:
+        inputs, outputs, dtype = shape
+        plain = nn.Linear(inputs, outputs, bias=False, dtype=dtype).requires_grad_(False)
+        packed = PackedLinear(plain) if can_pack(plain) else None
+        return None if packed is None or packed.blocks is None else packed
+
+
+_packed: Final = _Packed()
 
 
 @torch.inference_mode()

@@ -11,17 +11,17 @@ and in bfloat16 by one rounding of the result. Tokens and decisions depend on ne
 
 from __future__ import annotations
 
-import copy
 import ctypes
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from secondlook.engine.models.fixed_linear import FixedLinear
 from secondlook.kernels import blocked_linear
 from secondlook.kernels.library import uses_reference
 
-__all__ = ["FixedLinear", "PackedLinear", "can_be_packed"]
+__all__ = ["PackedLinear", "can_pack"]
 
 _PAIRS: Final = {torch.float32: 1, torch.bfloat16: 2}
 _OPERATORS: Final = (
@@ -32,38 +32,6 @@ _WIDTHS: Final = (64, 48, 32, 16)
 _ALIKE: Final = 0.02
 """Of the largest result, what two kernels' may differ: in bfloat16 each is rounded to 8 bits."""
 _ops: Any = torch.ops.mkldnn  # private to PyTorch
-
-
-class FixedLinear(nn.Module):
-    """What a linear layer computes, for inference, with weights that lie as what multiplies them wants it.
-
-    It can be neither moved nor cast, and no state can be loaded into it; but its own state is the plain
-    layer's, and a deep copy is a plain layer.
-    """
-
-    def __init__(self, inputs: int, outputs: int, bias: nn.Parameter | None, training: bool) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.bias = inputs, outputs, bias
-        self.train(training)
-
-    def unpacked(self) -> Tensor:
-        """The weights [out_features, in_features], a copy, as a plain layer has them."""
-        raise NotImplementedError
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
-        """A plain layer, for what must read its weights: other devices, other dtypes, exports."""
-        with torch.device("meta"):  # nothing is allocated
-            layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        layer.weight = nn.Parameter(self.unpacked(), requires_grad=False)
-        layer.bias = copy.deepcopy(self.bias, memo)
-        return layer.train(self.training)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        raise TypeError("packed weights can be neither moved nor cast; make a deep copy first")
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}weight"] = self.unpacked()  # before the bias, as a plain layer has it
-        super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
 class PackedLinear(FixedLinear):
@@ -93,7 +61,11 @@ class PackedLinear(FixedLinear):
             rows = input.reshape(count, self.in_features).contiguous()
             found = blocked_linear(rows, self.blocks, self.bias, self.out_features)
             return found.view(*input.shape[:-1], self.out_features)
-        output: Tensor = _ops._linear_pointwise(input, self._weight, self.bias, "none", [], "")
+        return self.multiplied(input, self.bias)
+
+    def multiplied(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 -- torch's name
+        """What oneDNN makes of any number of rows, with a bias of their dtype."""
+        output: Tensor = _ops._linear_pointwise(input, self._weight, bias, "none", [], "")
         return output
 
 
@@ -121,7 +93,7 @@ def _blocks(packed: Tensor, inputs: int, outputs: int) -> Tensor | None:
     return None
 
 
-def can_be_packed(layer: nn.Module) -> bool:
+def can_pack(layer: nn.Module) -> bool:
     """Whether oneDNN can multiply a layer, and was ever tried: on x86, in float32 and bfloat16."""
     if type(layer) is not nn.Linear or not layer.weight.is_cpu or layer.weight.dtype not in _PAIRS:
         return False

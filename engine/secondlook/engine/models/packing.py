@@ -29,7 +29,7 @@ from secondlook.edge.validation import from_json, validated
 from secondlook.edge.versions import installed_version
 from secondlook.engine.cache_folder import cache_folder
 from secondlook.engine.devices import hardware_name
-from secondlook.engine.models.packed_linear import PackedLinear, can_be_packed
+from secondlook.engine.models.packed_linear import PackedLinear, can_pack
 from secondlook.kernels.library import status
 
 __all__ = ["PACKED", "PLAIN", "Choice", "Seconds", "choose", "measure", "pack_linear_layers"]
@@ -109,7 +109,7 @@ def pack_linear_layers(model: nn.Module, choice: Choice | None = None) -> None:
 
 def _shape(layer: nn.Module) -> Shape | None:
     """Of the part of a layer that is measured; None if it cannot be packed."""
-    if not can_be_packed(layer):
+    if not can_pack(layer):
         return None
     assert isinstance(layer, nn.Linear)
     outputs = min(layer.out_features, max(_VALUES // layer.in_features, 1))
