@@ -32,7 +32,7 @@ class FixedLinear(nn.Module):
         with torch.device("meta"):  # nothing is allocated
             layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
         layer.weight = nn.Parameter(self.unpacked(), requires_grad=False)
-        layer.bias = copy.deepcopy(self.bias, memo)
+        layer.register_parameter("bias", copy.deepcopy(self.bias, memo))
         return layer.train(self.training)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
