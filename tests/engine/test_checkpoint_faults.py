@@ -110,7 +110,7 @@ def refusal(source: Path, folder: Path, change: Change, kind: type[ModelError]) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (config(quantization_config={"quant_method": "awq"}), "quantization_config: .*quantised .*awq"),
+        (config(quantization_config={"quant_method": "awq"}), "quantization_config: .*quantised .AWQ, bits"),
         (text(quantization_config={"quant_method": "fp8"}), r"text_config\.quantization_config: .*fp8"),
         (config(compression_config={"format": "x"}), "config.json: compression_config"),
         (file("quantize_config.json"), "quantize_config.json: the weights are quantised"),

@@ -127,6 +127,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
     Attributes:
         name: what the model was asked for as.
         revision: commit of a hub model, as far as its folder tells.
+        quantised: how the weights of its decoder's linear layers were rounded; None: they were not.
         module: of transformers, with its `config`; nobody but its owner changes it.
         context: the most rows of a sequence, generated ones included.
         most_visual_tokens: rows that a global image has at most, whatever its original, and a local one.
@@ -138,6 +139,7 @@ class VisionLanguageModel(DecoderModel, Protocol):
 
     name: str
     revision: str | None = None
+    quantised: str | None = None
     module: Any
     context: int
     most_visual_tokens: tuple[int, int]
@@ -146,6 +148,12 @@ class VisionLanguageModel(DecoderModel, Protocol):
     settings: LookSettings
     localisation: Localisation
     brief: bool = False
+
+    @property
+    def precision(self) -> str:
+        """Of weights and activations, such as "bfloat16" or "float32 with int8 weights"."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return dtype if self.quantised is None else f"{dtype} with {self.quantised} weights"
 
     def picture(self, image: Image.Image, view: View, original: Size) -> Picture:
         """What the model takes of an image that shows an original (or a region) of that size.

@@ -24,7 +24,12 @@ from secondlook import kernels
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.devices import chosen_device
 from secondlook.engine.embedded import DEMO
-from secondlook.engine.errors import IncompleteModelError, InvalidModelError, ModelError
+from secondlook.engine.errors import (
+    IncompleteModelError,
+    InvalidModelError,
+    ModelError,
+    UnsupportedModelError,
+)
 from secondlook.engine.models.attention import ATTENTION
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.configuration import (
@@ -44,9 +49,12 @@ from secondlook.engine.models.folders import (
     image_processor_file,
     read_json,
 )
+from secondlook.engine.models.low_bit import quantise_linear_layers
 from secondlook.engine.models.packing import pack_linear_layers
 from secondlook.engine.models.profiles import chosen_profile
 from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts
+from secondlook.engine.models.quantisation_config import BITS, Packing, Quantise, chosen_packing
+from secondlook.engine.models.quantised_checkpoints import packed_layers, unpack_layers, with_places
 from secondlook.engine.models.registry import architecture
 from secondlook.engine.models.rendering import Frame
 from secondlook.engine.models.settings import (
@@ -58,7 +66,7 @@ from secondlook.engine.models.settings import (
 )
 from secondlook.engine.models.weights import check_finite, check_loaded, check_size, stored_tensors
 
-__all__ = ["Checkpoint", "DType", "attending", "digest", "load_model", "state"]
+__all__ = ["Checkpoint", "DType", "Quantise", "attending", "digest", "load_model", "state"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """Weights' and activations' type. "auto": float32 on the CPU, elsewhere what the checkpoint was published
@@ -78,6 +86,7 @@ def load_model(
     progress: bool = False,
     profile: str | None = None,
     weights: bool = True,
+    quantise: Quantise | None = None,
 ) -> VisionLanguageModel:
     """Load a model, ready to answer; the first time, its operators are built too (`secondlook.kernels`).
 
@@ -90,23 +99,29 @@ def load_model(
         profile: where it looks, see `secondlook.engine.models.profiles`; None: as its folder says.
         weights: whether they are read; without, the model lies on the meta device, and prepares questions
             and pictures for what else computes.
+        quantise: see `Quantise`; None: weights as they are stored.
 
     Raises:
         ModelNotFoundError, IncompleteModelError, InvalidModelError, UnsupportedModelError: see there.
         DeviceError: no such device here.
         SettingsError: an unknown dtype, a revision of what is no hub model, or an unknown mode in the
-            variable SECONDLOOK_KERNELS; or a profile that is not there or another model's.
+            variable SECONDLOOK_KERNELS; or a profile that is not there or another model's; or weights that
+            cannot be quantised, for they are already, or will be elsewhere than on a CPU.
     """
     if dtype not in get_args(DType):
         raise SettingsError(f"dtype must be one of {', '.join(get_args(DType))}, not {dtype!r}")
+    if quantise not in (None, *get_args(Quantise)):
+        raise SettingsError(f"quantise must be one of {', '.join(get_args(Quantise))}, not {quantise!r}")
     place = chosen_device(device)
     _prepare_operators(place)
     with _quiet(not progress):
         folder = find_folder(name_or_path, revision)
         check_complete(folder)
-        checkpoint = Checkpoint(name_or_path, folder, read_json(folder / CONFIG_FILE), dtype, place, weights)
-        module = architecture(checkpoint.values.get("model_type"), folder)
-        check_config(folder, checkpoint.values)
+        values = read_json(folder / CONFIG_FILE)
+        module = architecture(values.get("model_type"), folder)
+        check_config(folder, values)
+        packing = chosen_packing(folder, values, quantise, dtype, place)
+        checkpoint = Checkpoint(name_or_path, folder, values, dtype, place, weights, quantise, packing)
         with reading(folder):
             model: VisionLanguageModel = module.load(checkpoint)
     if profile is not None:
@@ -118,6 +133,7 @@ def load_model(
     _check_localisation(folder / LOCALISATION_FILE if profile is None else Path(profile), model)
     _check_context(folder, model)
     model.revision = commit_of(folder)
+    model.quantised = quantise if packing is None else packing.told
     if model.revision is not None:
         _log.info("%s is of commit %s", name_or_path, model.revision)
     return model
@@ -132,6 +148,8 @@ class Checkpoint:
         values: of config.json.
         dtype, device: that it is to be loaded in and on.
         read: whether its weights are.
+        quantise: see `Quantise`.
+        packing: how its weights are quantised already; None: they are not.
 
     Every method raises InvalidModelError, IncompleteModelError or UnsupportedModelError, with what is wrong.
     """
@@ -142,11 +160,18 @@ class Checkpoint:
     dtype: DType
     device: torch.device
     read: bool = True
+    quantise: Quantise | None = None
+    packing: Packing | None = None
 
     def config(self) -> Any:
         """Transformers' configuration; Any, for nested ones are declared as dict or None as well."""
         with reading(self.folder / CONFIG_FILE):
-            return AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+            config: Any = AutoConfig.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            )
+            for part in (config, config.get_text_config()):  # else transformers wants others' packages
+                vars(part).pop("quantization_config", None)
+            return config
 
     def image_processor(self) -> Mapping[str, Any]:
         """The preprocessor's settings; what means nothing in them is refused."""
@@ -200,11 +225,15 @@ class Checkpoint:
         """
         if not self.read:
             return self._bare(kind, config)
-        stored = stored_tensors(self.folder)
+        packing = self.packing
+        stored = stored_tensors(self.folder, quantised=packing is not None)
         check_layers(self.folder, self.values, len(stored))
         check_size(self.folder, self.values, kind, config, stored)
+        placed = kind
+        if packing is not None:
+            placed = with_places(kind, packed_layers(self.folder, packing, stored))
         with reading(f"{self.folder}: the model cannot be loaded"):
-            model, info = kind.from_pretrained(
+            model, info = placed.from_pretrained(
                 self.folder,
                 config=config,
                 dtype=self._torch_dtype(config),
@@ -217,7 +246,14 @@ class Checkpoint:
             check_loaded(self.folder, model, info)
             check_generation(self.folder, model.generation_config, config.get_text_config().vocab_size)
             model = model.eval().requires_grad_(False).to(self.device)
+            if packing is not None:
+                unpack_layers(self.folder, model, kind, packing, self._torch_dtype(config))
             check_finite(self.folder, model)
+        if self.quantise is not None:
+            try:
+                quantise_linear_layers(model, BITS[self.quantise])
+            except ValueError as error:
+                raise UnsupportedModelError(f"{self.folder}: {self.quantise}: {error}") from error
         pack_linear_layers(model)
         return model
 

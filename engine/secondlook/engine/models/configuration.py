@@ -19,8 +19,6 @@ from secondlook.engine.models.folders import CONFIG_FILE, read_json
 __all__ = ["check_config", "check_generation", "check_image_processor", "check_layers", "walk"]
 
 _GENERATION_FILE = "generation_config.json"
-_QUANTIZED = ("quantization_config", "compression_config")
-_QUANTIZED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 _COUNT = re.compile(r"depth|n_layers?|(num|encoder|decoder)_(\w+_)?(layers|blocks|experts)")
 """The names by which configurations count what is built one by one."""
@@ -61,7 +59,7 @@ def check_config(folder: Path, values: Mapping[str, Any]) -> None:
     """Refuse what transformers would meet with a missing package, a bare name, or silence.
 
     Raises:
-        UnsupportedModelError: the weights are quantised, or in files that config.json names itself.
+        UnsupportedModelError: the weights are in files that config.json names itself.
         InvalidModelError: an unknown dtype, a number that none can be, or broken generation
             settings.
     """
@@ -69,9 +67,6 @@ def check_config(folder: Path, values: Mapping[str, Any]) -> None:
     with reading(path):
         for where, key, value in walk(values):
             _check_value(f"{path}: {where}", key, value)
-    for name in _QUANTIZED_FILES:
-        if (folder / name).exists():
-            raise _quantized(str(folder / name), "as such a file says")
     if (generation := folder / _GENERATION_FILE).is_file():
         read_json(generation)
         with reading(generation):  # transformers takes one that is broken for one that is not there
@@ -79,9 +74,6 @@ def check_config(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def _check_value(where: str, key: str, value: Any) -> None:
-    if key in _QUANTIZED and value:
-        method = value.get("quant_method") if isinstance(value, dict) else None
-        raise _quantized(where, f"quant_method {method}")
     if key in ("type", "rope_type") and "rope_" in where.rpartition(": ")[2]:
         _check(isinstance(value, str), where, value, "a name")
     if _ROPE_NUMBER.fullmatch(key) and value is not None:
@@ -139,13 +131,6 @@ def check_generation(folder: Path, generation: Any, vocabulary: int) -> None:
     ]
     if ignored:
         _log.warning("%s: decoding is plainly greedy, without %s", path, ", ".join(ignored))
-
-
-def _quantized(where: str, how: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"{where}: the weights are quantised ({how}), which is not supported; take the checkpoint that they "
-        "were made from, in float32, bfloat16 or float16"
-    )
 
 
 def walk(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str, Any]]:

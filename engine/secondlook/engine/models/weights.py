@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
@@ -22,6 +23,8 @@ from secondlook.engine.models.folders import CONFIG_FILE, weight_files
 __all__ = ["Stored", "check_finite", "check_loaded", "check_size", "stored_tensors"]
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_WHOLE = ("I8", "I32", "I64")
+_PACKED = 8
 _HARMLESS = re.compile(r"(^|\.)(position_ids|num_batches_tracked|inv_freq|masked_bias)$")
 """Buffers that older versions saved."""
 _INDEX = re.compile(r"\b\d+\b")
@@ -34,28 +37,41 @@ class Stored(NamedTuple):
 
     file: Path
     dtype: str
-    values: int
+    shape: tuple[int, ...]
+
+    @property
+    def values(self) -> int:
+        """That it has room for: an int32 may hold eight."""
+        return math.prod(self.shape) * (_PACKED if self.dtype == "I32" else 1)
 
 
-def stored_tensors(folder: Path) -> dict[str, Stored]:
+def stored_tensors(folder: Path, *, quantised: bool = False) -> dict[str, Stored]:
     """All tensors of the folder's weights, by their names in the files.
+
+    Args:
+        quantised: whether weights of whole numbers are expected.
 
     Raises:
         InvalidModelError: a file is no safetensors, or is truncated.
-        UnsupportedModelError: they are quantised.
+        UnsupportedModelError: there are types that are not read.
     """
     found: dict[str, Stored] = {}
     for path in weight_files(folder):
         with reading(f"{path} cannot be read as safetensors"), safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # it is no mapping
                 tensor = file.get_slice(name)
-                shape = tensor.get_shape()
-                found[name] = Stored(path, str(tensor.get_dtype()), torch.Size(shape).numel())
+                found[name] = Stored(path, str(tensor.get_dtype()), tuple(tensor.get_shape()))
+    read = (*_FLOATS, *_WHOLE) if quantised else _FLOATS
     for name, tensor in found.items():
-        if tensor.dtype not in _FLOATS and not _HARMLESS.search(name):
+        if tensor.dtype not in read and not _HARMLESS.search(name):
             raise UnsupportedModelError(
-                f"{tensor.file}: {name} is of type {tensor.dtype}, as quantised weights are, which is not "
-                "supported; take the checkpoint that they were made from, in float32, bfloat16 or float16"
+                f"{tensor.file}: {name} is of type {tensor.dtype}, as quantised weights are, but "
+                + (
+                    "such are not read"
+                    if quantised
+                    else f"{CONFIG_FILE} does not say how (quantization_config)"
+                )
+                + "; take the checkpoint that they were made from, in float32, bfloat16 or float16"
             )
     return found
 
