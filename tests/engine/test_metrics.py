@@ -173,6 +173,8 @@ def test_what_runs_is_told(session: Session) -> None:
     (build,) = [s for s in session.metrics.samples if s.name == "secondlook:build_info"]
     assert build.value == 1
     assert build.labels["torch"].count(".") >= 2
+    (answers,) = [s for s in session.metrics.samples if s.name == "secondlook:model_info"]
+    assert answers.labels == {"model_name": "demo", "precision": "float32"}
     models = {sample.labels.get("model_name", "demo") for sample in session.metrics.samples}
     assert models == {"demo"}
 

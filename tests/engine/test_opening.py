@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from edge.support import square
 from engine.calibrated import WEIGHTS, a_policy_file
@@ -27,7 +26,7 @@ def test_what_was_chosen_reaches_the_engine(
 
     adapter = SimpleNamespace(
         name="demo",
-        dtype=torch.float32,
+        precision="float32",
         local_view=square(100),
         localisation=Localisation({2: None}, crop_size=100),
         settings=LookSettings(threshold=0.3),

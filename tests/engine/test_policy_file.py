@@ -105,6 +105,32 @@ def test_another_dtype_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        ("float32 with int8 weights", "float32"),
+        ("float32", "float32 with int8 weights"),
+        ("float32 with int4 weights", "float32 with int8 weights"),
+        ("bfloat16 with AWQ int4 weights", "bfloat16"),
+    ],
+)
+def test_weights_of_other_bits_are_refused(now: str, before: str) -> None:
+    found = a_policy_file()
+    on = found.calibrated_on.model_copy(update={"dtype": before})
+    with pytest.raises(PolicyFileError, match=f"calibrated on demo in {before}, and not on it in {now}"):
+        found.model_copy(update={"calibrated_on": on}).check_model("it", on.weights, now, {})
+
+
+def test_few_bits_in_another_dtype_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    found = a_policy_file()
+    on = found.calibrated_on.model_copy(update={"dtype": "float32 with AWQ int4 weights"})
+    with caplog.at_level(logging.WARNING):
+        found.model_copy(update={"calibrated_on": on}).check_model(
+            "demo", "another digest", "bfloat16 with AWQ int4 weights", {}
+        )
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
     ("before", "now", "told"),
     [
         (

@@ -13,7 +13,13 @@ from secondlook.benchmarks.commands import SeedOption
 from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import Fit, Fixed, View
-from secondlook.engine.cli.options import CacheOption, ModelOption, ProfileOption, RevisionOption
+from secondlook.engine.cli.options import (
+    CacheOption,
+    ModelOption,
+    ProfileOption,
+    QuantiseOption,
+    RevisionOption,
+)
 from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
 from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
 
@@ -357,6 +363,7 @@ class Served:
     profile: ProfileOption = None
     dtype: ServedDTypeOption = "auto"
     device: ServedDeviceOption = "auto"
+    quantise: QuantiseOption = None
     skip_damaged: Annotated[
         bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
     ] = False

@@ -187,6 +187,7 @@ class ModelCard(WireModel):
     crop_size: int = Field(gt=0, description="Side of the smallest region asked for, in original pixels.")
     threshold: float = Field(ge=0, description="Default uncertainty threshold η, in nats for the entropies.")
     limits: Limits | None = Field(default=None, description="None: nothing but the engine's own.")
+    precision: str = Field(default="", description="Of weights and activations.")
 
     @classmethod
     def read(cls, content: bytes) -> ModelCard:
@@ -199,10 +200,7 @@ class ModelCard(WireModel):
             values = json.loads(content)
         except ValueError:
             values = None  # said by the validation
-        if isinstance(values, dict) and values.keys() & {
-            "protocol",
-            "image_size",
-        }:  # a card of 1.0 had no version
+        if isinstance(values, dict) and {"protocol", "image_size"} & values.keys():  # 1.0 had no version
             check_protocol(values.get("protocol"), "the server")
         return super().read(content)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from secondlook.engine.method.budget import BudgetSettings
     from secondlook.engine.method.policy_file import PolicyFile
     from secondlook.engine.models.checkpoint import DType
+    from secondlook.engine.models.quantisation_config import Quantise
 
 __all__ = ["Backend", "EngineOptions", "draws_bars", "load_engine", "loading_status"]
 
@@ -43,6 +44,7 @@ class EngineOptions:
         profile: where the model looks; None: as its folder says.
         backend: what computes.
         tensor_parallel: GPUs that one model is spread over, by vLLM.
+        quantise: bits that weights are rounded to; None: as they are stored.
     """
 
     model: str = "demo"
@@ -57,6 +59,7 @@ class EngineOptions:
     profile: str | None = None
     backend: Backend = "own"
     tensor_parallel: int = 1
+    quantise: Quantise | None = None
 
 
 def load_engine(options: EngineOptions) -> Engine:
@@ -90,12 +93,12 @@ def load_engine(options: EngineOptions) -> Engine:
         device=options.device,
         progress=draws_bars(options.model),
         profile=options.profile,
+        quantise=options.quantise,
     )
     policy = None if options.threshold is None else Policy(options.threshold)
     if options.calibrated is not None:
-        dtype_name = str(model.dtype).removeprefix("torch.")
         where = model.localisation.to_json()
-        options.calibrated.check_model(model.name, model.digest(), dtype_name, where)
+        options.calibrated.check_model(model.name, model.digest(), model.precision, where)
         policy = options.calibrated.policy
     if options.encoder is not None:  # after all that can be refused at once, for it may build a plan
         model = with_vision(model, options.encoder)

@@ -128,6 +128,7 @@ class TwoLooks(ABC):
             local_view=self.model.local_view,
             crop_size=self.region.crop_size,
             threshold=self._decider.threshold,
+            precision=self.model.precision,
         )
 
     @property

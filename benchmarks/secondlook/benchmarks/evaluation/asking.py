@@ -80,6 +80,7 @@ def load_run_model(served: Served, *, progress: bool = False) -> VisionLanguageM
         device=served.device,
         progress=progress,
         profile=served.profile,
+        quantise=served.quantise,
     )
 
 

@@ -107,7 +107,7 @@ def _described(model: VisionLanguageModel, asking: Asking) -> dict[str, Any]:
             "localisation": model.localisation.to_json(),
             **{name: view.model_dump(mode="json") for name, view in views.items()},
         },
-        "environment": environment(str(model.device), str(model.dtype).removeprefix("torch.")),
+        "environment": environment(str(model.device), model.precision),
     }
 
 

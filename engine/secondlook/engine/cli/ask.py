@@ -22,6 +22,7 @@ from secondlook.engine.cli.options import (
     PrecisionOption,
     ProfileOption,
     ProviderOption,
+    QuantiseOption,
     RebuildOption,
     RevisionOption,
     TensorParallelOption,
@@ -46,6 +47,7 @@ def ask(
     device: DeviceOption = "auto",
     backend: BackendOption = "own",
     tensor_parallel: TensorParallelOption = 1,
+    quantise: QuantiseOption = None,
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     kv_cache_gb: CacheOption = None,
@@ -85,6 +87,7 @@ def ask(
         profile,
         backend,
         tensor_parallel,
+        quantise,
     )
     opened = open_picture(picture)
     with loading_status(model):
@@ -93,12 +96,12 @@ def ask(
     with Console(stderr=True).status("looking ..."):
         asked = ask_locally(engine, opened, question, asking)
     if as_json:
-        typer.echo(json.dumps(asked.to_dict()))
+        typer.echo(json.dumps({**asked.to_dict(), "precision": engine.card.precision}))
     else:
-        typer.echo(_told(asked.reply))
+        typer.echo(_told(asked.reply, engine.model.quantised))
 
 
-def _told(reply: AnswerReply) -> str:
+def _told(reply: AnswerReply, quantised: str | None) -> str:
     lines = [
         reply.answer.text,
         "",
@@ -110,4 +113,7 @@ def _told(reply: AnswerReply) -> str:
             f"region       ({box.left}, {box.top}) to ({box.right}, {box.bottom})",
             f"second look  {reply.second.text!r}, uncertainty {reply.second.uncertainty:.3f}",
         ]
-    return "\n".join([*lines, f"decision     {reply.decision.replace('_', ' ')}"])
+    lines.append(f"decision     {reply.decision.replace('_', ' ')}")
+    if quantised is not None:
+        lines.append(f"weights      {quantised}")
+    return "\n".join(lines)

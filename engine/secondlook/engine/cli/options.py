@@ -32,6 +32,7 @@ __all__ = [
     "PrecisionOption",
     "ProfileOption",
     "ProviderOption",
+    "QuantiseOption",
     "RebuildOption",
     "RevisionOption",
     "TensorParallelOption",
@@ -76,6 +77,16 @@ ProfileOption = Annotated[
 ]
 DTypeOption = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL)
+]
+QuantiseOption = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option(
+        "--quantise",
+        help="Round the weights of the decoder's linear layers, for less memory and faster answers on a CPU; "
+        "compare what becomes of answers and doubts: secondlook verify-bits.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODEL)
@@ -241,6 +252,7 @@ class ModelChoice:
     device: DeviceOption = "auto"
     backend: BackendOption = "own"
     tensor_parallel: TensorParallelOption = 1
+    quantise: QuantiseOption = None
     vision: VisionOption = "torch"
     encoder: EncoderOption = None
     provider: ProviderOption = "auto"
@@ -274,6 +286,7 @@ class ModelChoice:
             self.profile,
             self.backend,
             self.tensor_parallel,
+            self.quantise,
         )
 
 

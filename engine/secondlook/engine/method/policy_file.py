@@ -80,6 +80,7 @@ class CalibratedOn(_Part):
     Attributes:
         logs: SHA-256 of the logs, each its first 16 hexadecimal digits.
         weights: digest of the model's weights in their dtype, as `VisionLanguageModel.digest` gives it.
+        dtype: their precision, as `VisionLanguageModel.precision` has it.
         data, jpeg: from the log's settings.
         localisation: where the model looked, as in `localisation.json`; None: not known.
     """
@@ -139,18 +140,25 @@ class PolicyFile(_Part):
         )
         return Policy(**{name: getattr(self, name) for name in names})
 
-    def check_model(self, name: str, weights: str, dtype: str, localisation: Mapping[str, Any]) -> None:
+    def check_model(self, name: str, weights: str, precision: str, localisation: Mapping[str, Any]) -> None:
         """Make sure that the model about to answer is the one that the threshold is for.
 
-        A threshold says nothing about other weights, which are therefore an error, whatever their name. The
-        same weights in another dtype have another digest: they cannot be compared, and answer a little
-        differently; that is a warning.
+        A threshold says nothing about other weights, which are therefore an error, whatever their name, and
+        so are weights of fewer bits, or of more. The same weights in another dtype have another digest: they
+        cannot be compared, and answer a little differently; that is a warning.
 
         Raises:
             PolicyFileError: the weights are others.
         """
         ours = self.calibrated_on
-        if dtype != ours.dtype:
+        bits, our_bits = (one.partition(" with ")[2] for one in (precision, ours.dtype))
+        if bits != our_bits:
+            raise PolicyFileError(
+                f"the policy was calibrated on {ours.model} in {ours.dtype}, and not on {name} in "
+                f"{precision}: weights of fewer bits doubt differently; serve that model, or calibrate on a "
+                "log of this one"
+            )
+        if precision != ours.dtype:
             _log.warning(
                 "the policy was calibrated on %s (weights %s) in %s; whether %s in %s has the same weights "
                 "cannot be told, and its doubts may differ a little",
@@ -158,7 +166,7 @@ class PolicyFile(_Part):
                 ours.weights,
                 ours.dtype,
                 name,
-                dtype,
+                precision,
             )
         elif weights != ours.weights:
             raise PolicyFileError(

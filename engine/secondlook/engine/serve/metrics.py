@@ -123,7 +123,10 @@ class Metrics:
 
     @cached_property
     def _looks(self) -> _Looks:
-        looks = _Looks(self.registry, self._service.loaded.result().card.name)
+        card = self._service.loaded.result().card
+        told = Info("secondlook:model", "What answers.", ["model_name"], registry=self.registry)
+        told.labels(card.name).info({"precision": card.precision})
+        looks = _Looks(self.registry, card.name)
         self.registry.register(_State(self, self._service, looks))
         return looks
 

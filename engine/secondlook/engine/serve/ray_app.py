@@ -15,7 +15,7 @@ replica starts.
 import gc
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from ray import serve
@@ -78,6 +78,7 @@ class Deployed(BaseModel):
     rebuild: bool = False
     backend: Backend = "own"
     tensor_parallel: PositiveInt = 1
+    quantise: Literal["int8", "int4"] | None = None
     threshold: NonNegativeFloat | None = None
     policy: Path | None = None
     retransmission_rate: float | None = None
@@ -124,6 +125,7 @@ class Deployed(BaseModel):
             profile=self.profile,
             backend=self.backend,
             tensor_parallel=self.tensor_parallel,
+            quantise=self.quantise,
         )
 
 
