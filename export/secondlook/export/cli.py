@@ -1,4 +1,4 @@
-"""The commands `secondlook export`, `verify`, `inspect` and `build`. Heavy imports wait until needed."""
+"""The commands `export`, `verify`, `verify-bits`, `inspect` and `build`. Heavy imports wait until needed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from rich.console import Console
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
     DeviceOption,
+    DTypeOption,
     ModelOption,
     PrecisionOption,
     ProviderOption,
+    QuantiseOption,
     RebuildOption,
     RevisionOption,
     TrustOption,
@@ -39,7 +41,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `secondlook`."""
-    for command in (export, verify, inspect, build):
+    for command in (export, verify, verify_bits, inspect, build):
         app.command()(command)
 
 
@@ -111,6 +113,39 @@ def verify(
     with Console(stderr=True).status("comparing it with torch ..."):
         parity = verify_encoder(loaded, choice, folder, GateSettings(questions=questions), asked)
     typer.echo(json.dumps(asdict(parity)) if as_json else f"passed: {parity_text(parity)}")
+
+
+def verify_bits(
+    model: ModelOption = "demo",
+    revision: RevisionOption = None,
+    quantise: QuantiseOption = None,
+    dtype: DTypeOption = "float32",
+    device: DeviceOption = "auto",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The full model that a quantised checkpoint was made from; by default the model itself."
+        ),
+    ] = None,
+    questions: Annotated[int, typer.Option(min=1, help="Asked with both models.")] = _LEAST_QUESTIONS,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Compare weights of few bits with float32: answers, doubts, regions. Fails beyond the limits."""
+    configure_logging(verbose)
+    from secondlook.export.bits import bits_of, parity_text, pass_bits
+    from secondlook.export.gate import GateSettings
+
+    if reference is None and quantise is None:
+        raise typer.BadParameter(
+            "say --quantise, or what to compare a quantised checkpoint with: --reference"
+        )
+    asked, candidate = _asked(), _load(model, revision, device, dtype, quantise)
+    bits_of(candidate)  # else it is refused after the long loading of another
+    full = _load(reference or model, revision if reference is None else None, device)
+    with Console(stderr=True).status("comparing it with float32 ..."):
+        found = pass_bits(full, candidate, asked, GateSettings(questions=questions))
+    typer.echo(json.dumps(asdict(found)) if as_json else f"passed: {parity_text(found)}")
 
 
 def inspect(
@@ -217,10 +252,21 @@ def _asked() -> Iterator[GatePicture]:
     return pictures
 
 
-def _load(model: str, revision: str | None, device: str) -> VisionLanguageModel:
+def _load(
+    model: str,
+    revision: str | None,
+    device: str,
+    dtype: str = "float32",
+    quantise: Literal["int8", "int4"] | None = None,
+) -> VisionLanguageModel:
     from secondlook.engine.models.checkpoint import load_model
 
     with loading_status(model):
         return load_model(
-            model, revision=revision, dtype="float32", device=device, progress=draws_bars(model)
+            model,
+            revision=revision,
+            dtype=dtype,  # type: ignore[arg-type]  # it refuses what is no dtype
+            device=device,
+            progress=draws_bars(model),
+            quantise=quantise,
         )

@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import PositiveInt
 from torch import Tensor
 
+from secondlook.edge.geometry import Region
 from secondlook.edge.validation import validated
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.flows import Request
@@ -33,7 +34,7 @@ from secondlook.engine.models.pictures import Picture
 from secondlook.engine.results import FinalAnswer, FirstLook, Look, Pending
 from secondlook.export.errors import ExportError, Failure, GateError
 
-__all__ = ["LEAST_QUESTIONS", "AnswerTally", "GatePicture", "GateSettings", "pass_gate"]
+__all__ = ["LEAST_QUESTIONS", "AnswerTally", "GatePicture", "GateSettings", "ask_both", "pass_gate"]
 
 _Result = TypeVar("_Result")
 
@@ -82,7 +83,9 @@ class AnswerTally:
 
     Attributes:
         rounding: nats between torch's two best tokens below which they count as equal.
-        worst_question: of the largest difference of min-entropy.
+        entropy_moved: the sum of what min-entropy differs by.
+        worst_question: of the largest difference.
+        overlap: the sum of what two regions have in common, of what both cover.
         different: for each answer that differs beyond rounding, the question and both answers.
     """
 
@@ -92,9 +95,11 @@ class AnswerTally:
     same_answers: int = 0
     within_rounding: int = 0
     entropy_difference: float = 0.0
+    entropy_moved: float = 0.0
     worst_question: str = ""
     regions: int = 0
     same_regions: int = 0
+    overlap: float = 0.0
     different: list[str] = field(default_factory=list)
 
     def add(self, question: str, theirs: Look, mine: Look) -> None:
@@ -103,6 +108,7 @@ class AnswerTally:
         if theirs.token_ids == mine.token_ids:
             self.same_answers += 1
             difference = abs(theirs.uncertainty - mine.uncertainty)
+            self.entropy_moved += difference
             if difference > self.entropy_difference:
                 self.entropy_difference, self.worst_question = difference, question
         elif (gap := _gap(theirs, mine)) <= self.rounding:
@@ -154,6 +160,25 @@ def pass_gate(
         raise GateError(what, failures)
     counts = {name: value for name, value in asdict(tally).items() if name in Parity.__dataclass_fields__}
     return Parity(relative_error=error, tolerance=TOLERANCES[dtype], pictures=len(compared), **counts)
+
+
+def ask_both(
+    model: VisionLanguageModel,
+    candidate: VisionLanguageModel,
+    asked: Iterator[GatePicture],
+    settings: GateSettings,
+    tally: AnswerTally,
+) -> None:
+    """Compare the answers of two models alone, on as many questions as the settings say.
+
+    Raises:
+        ExportError: there are not enough questions.
+        NonFiniteError: the candidate made NaN or infinity of a picture.
+    """
+    assert model.dtype == torch.float32, "the gate compares with float32"
+    with _full_precision():
+        pictures = list(_enough(asked, settings))
+        _compare_answers(model, candidate, _until(settings.questions, pictures, tally), tally)
 
 
 def _enough(asked: Iterator[GatePicture], settings: GateSettings) -> Iterator[GatePicture]:
@@ -277,6 +302,7 @@ def _compare_answers(
             if theirs.region is None or theirs.pending is None:
                 continue
             tally.regions += 1
+            tally.overlap += 0.0 if mine.region is None else _overlap(theirs.region, mine.region)
             if mine.region == theirs.region and mine.pending is not None:
                 tally.same_regions += 1
                 again.append((question, edge.local_image(theirs.region), theirs.pending, mine.pending))
@@ -286,6 +312,15 @@ def _compare_answers(
         ]
         for (question, *_), their_final, my_final in zip(again, *finals, strict=True):
             tally.add(question, their_final.second, my_final.second)
+
+
+def _overlap(one: Region, other: Region) -> float:
+    """What two regions have in common, of what both cover."""
+    wide = min(one.right, other.right) - max(one.left, other.left)
+    high = min(one.bottom, other.bottom) - max(one.top, other.top)
+    common = max(0, wide) * max(0, high)
+    areas = [(each.right - each.left) * (each.bottom - each.top) for each in (one, other)]
+    return common / (sum(areas) - common)
 
 
 def _first_looks(
