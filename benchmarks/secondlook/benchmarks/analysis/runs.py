@@ -80,10 +80,15 @@ class Family:
         return found
 
 
-_APART: Final = {"jpeg.": "JPEG qualities", "model.localisation": "where the model looks closer"}
+PRECISION: Final = ("model.dtype", "model.weights")
+_APART: Final[dict[str | tuple[str, ...], str]] = {
+    "jpeg.": "JPEG qualities",
+    "model.localisation": "where the model looks closer",
+    PRECISION: "precision",
+}
 
 
-def read_family(paths: Sequence[Path], differing: str = "jpeg.") -> Family:
+def read_family(paths: Sequence[Path], differing: str | tuple[str, ...] = "jpeg.") -> Family:
     """The logs, put together.
 
     Args:

@@ -1,4 +1,4 @@
-"""The commands `secondlook eval DATASET` and `secondlook eval merge`."""
+"""The commands `secondlook eval DATASET`, and what is made of their logs."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def register(evaluations: typer.Typer) -> None:
         evaluations.command(name, help=text)(with_options(_official(name), RunOptions))
     evaluations.command("merge")(merge)
     evaluations.command("compare")(compare)
+    evaluations.command("bits")(bits)
 
 
 def eval_signs(
@@ -130,6 +131,19 @@ def compare(
     from secondlook.benchmarks.analysis.comparing import compare as compared
 
     tell("compare", compared([first, second]), output)
+
+
+def bits(
+    logs: Annotated[
+        list[Path], typer.Argument(help="Of the same questions: in float32, then in other precisions.")
+    ],
+    threshold: ThresholdOption = None,
+    output: OutputOption = None,
+) -> None:
+    """What fewer bits change: accuracy, doubts, and what becomes of the first log's threshold; paired."""
+    from secondlook.benchmarks.evaluation.bits import compare_bits
+
+    tell("bits", compare_bits(logs, threshold), output)
 
 
 def _evaluate(data: DataSet, log: Path, options: RunOptions) -> None:

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from secondlook.benchmarks.report import tables
 from secondlook.edge.files import write_files
 
@@ -96,6 +98,36 @@ def streams(results: Sequence[Path], document: Path, plots: Path | None = None) 
     return "\n\n".join(lines) + "\n"
 
 
+def fewer_bits(results: Sequence[Path], document: Path, plots: Path | None = None) -> str:
+    """Tables of `eval bits`, and how far the first log's thresholds go; see `evidence`."""
+    from matplotlib.ticker import PercentFormatter
+
+    from secondlook.benchmarks.report.document import Plot, part_lines
+    from secondlook.benchmarks.report.plots import Series, draw_lines, standalone
+
+    links, lines = Path(os.path.relpath(PLOTS, document.parent)).as_posix(), list[str]()
+    for path, report in zip(results, map(_read, results), strict=True):
+        rates = np.array(report["rates"])
+        first, *others = (
+            Series(row["precision"], rates, np.array(curve), quiet=not place)
+            for place, (row, curve) in enumerate(zip(report["rows"], report["curves"], strict=True))
+        )
+        figure = draw_lines(
+            [first, *others], f"second looks of {first.label}", "second looks, threshold kept"
+        )
+        figure.axes[0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        drawn = Plot(
+            path.stem,
+            f"Thresholds of {first.label} in other precisions",
+            "A threshold keeps its share of second looks where a line is on the diagonal.",
+            figure,
+        )
+        if plots is not None:
+            write_files({plots / f"{drawn.name}.svg": standalone(drawn.svg)})
+        lines += [tables.measured("bits", report), *part_lines([drawn], links)]
+    return "\n\n".join(lines) + "\n"
+
+
 _SIGNS: Final = "signs-test-4242.json"
 _HEADLINE: Final = (_SIGNS, "latency-small-4-cpu.json", "load-demo-float32-cpu.json")
 _LOGS: Final = ("signs-5151-90-90.jsonl.gz", "signs-5151-*.jsonl.gz")
@@ -113,6 +145,7 @@ PARTS: Final = (
     Part("results", _CARD, (_SIGNS,), _one(tables.results)),
     Part("results", _QWEN_CARD, ("signs-qwen-test-4242.json",), _one(tables.results)),
     Part("evidence", Path("docs/accuracy.md"), _LOGS, evidence),
+    Part("bits", Path("docs/accuracy.md"), ("bits-*.json",), fewer_bits),
     Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _each),
     Part("heads", Path("docs/calibration.md"), ("heads-*.json",), _each),
     Part("compare", Path("docs/calibration.md"), ("compare-*.json",), _each),
@@ -134,7 +167,7 @@ def write_figures(root: Path) -> None:
     """Write every part of every document below a checkout's root, and the plots."""
     for part in PARTS:
         written = part.written
-        for drawing in (evidence, streams):
+        for drawing in (evidence, streams, fewer_bits):
             written = partial(drawing, plots=root / PLOTS) if part.written is drawing else written
         path = root / part.document
         text = filled(path.read_text(encoding="utf-8"), part.name, written(part.files(root), part.document))
