@@ -2,6 +2,7 @@
 # make demo-stream  a minute of a moving camera through edge, site and cloud, live and as a film
 # make test     the tests, but for the slow ones, in two processes of a thread each (JOBS=4: in four)
 # make test-all  all tests, as continuous integration runs them
+# make test-vllm  the tests that need vLLM, in an environment of its own (VLLM=folder)
 # make check    lint, format and types
 # make bench    a quick measurement of accuracy and retransmission
 # make figures  the documents' tables and plots, from the committed results and logs
@@ -15,11 +16,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+VLLM ?= .venv-vllm
 OUT ?= out/gpu-check
 MODEL ?= demo
 JOBS ?= 2
 
-.PHONY: demo demo-stream test test-all check bench figures gpu-check clean
+.PHONY: demo demo-stream test test-all test-vllm check bench figures gpu-check clean
 
 demo: $(READY)
 	$(BIN)/secondlook demo --model $(MODEL)
@@ -32,6 +34,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q
+
+test-vllm: $(VLLM)/.ready
+	SECONDLOOK_REQUIRE_VLLM=1 $(VLLM)/bin/python -m pytest -q -m needs_vllm tests/engine/test_vllm*.py
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -50,6 +55,16 @@ gpu-check: $(READY)
 clean:
 	rm -rf build dist out *.egg-info edge/build edge/dist edge/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find edge kernels engine export benchmarks training tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# vLLM for CPUs with what it needs, this package beside it, and the little that the two do not share; all without
+# asking for dependencies, for each of the two names others.
+$(VLLM)/.ready: benchmarks/peers/install-vllm.sh benchmarks/peers/requirements-vllm.txt constraints.txt
+	PYTHON=$(PYTHON) benchmarks/peers/install-vllm.sh $(VLLM)
+	$(VLLM)/bin/python -m pip install --no-deps -c constraints.txt \
+		fastapi-offline hypothesis iniconfig pluggy pytest sortedcontainers
+	$(VLLM)/bin/python -m pip install --no-deps --no-build-isolation -e .
+	$(VLLM)/bin/python -m pip install --no-deps --no-build-isolation -e ./edge
+	@touch $@
 
 # The marker is written last: an installation that was interrupted is done again. pip and setuptools come first, at
 # their pinned versions, because the editable installation is built with them. secondlook brings a copy of the edge,

@@ -13,7 +13,7 @@ from secondlook.edge.wire import AnswerOptions, AnswerReply, LookSeconds, View
 from secondlook.engine.replies import final_reply, first_reply
 
 if TYPE_CHECKING:
-    from secondlook.engine.engine import Engine
+    from secondlook.engine.two_looks import TwoLooks
 
 __all__ = ["LocalAnswer", "LocalEdge", "ask_locally"]
 
@@ -83,7 +83,7 @@ class LocalEdge:
 
 
 def ask_locally(
-    engine: Engine, picture: Picture, question: str, options: AnswerOptions | None = None
+    engine: TwoLooks, picture: Picture, question: str, options: AnswerOptions | None = None
 ) -> LocalAnswer:
     """Answer one question about one picture. The images go through JPEG, as if they were sent.
 

@@ -15,13 +15,15 @@ from secondlook.engine.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from secondlook.engine.encoders import EncoderChoice
-    from secondlook.engine.engine import Engine
-    from secondlook.engine.method.budget import BudgetSettings
+    from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
+    from secondlook.engine.method.policy import Policy
     from secondlook.engine.method.policy_file import PolicyFile
+    from secondlook.engine.models.base import VisionLanguageModel
     from secondlook.engine.models.checkpoint import DType
     from secondlook.engine.models.quantisation_config import Quantise
+    from secondlook.engine.two_looks import TwoLooks
 
-__all__ = ["Backend", "EngineOptions", "draws_bars", "load_engine", "loading_status"]
+__all__ = ["Backend", "EngineOptions", "draws_bars", "load_engine", "loading_status", "policy_and_budget"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class EngineOptions:
     quantise: Quantise | None = None
 
 
-def load_engine(options: EngineOptions) -> Engine:
+def load_engine(options: EngineOptions) -> TwoLooks:
     """The engine that the options describe.
 
     Raises:
@@ -71,18 +73,17 @@ def load_engine(options: EngineOptions) -> Engine:
         PolicyFileError: the policy is for another model.
     """
     from secondlook.edge.errors import SettingsError
-    from secondlook.edge.geometry import Size, sent_size
     from secondlook.engine.decode.cache import CacheSettings
     from secondlook.engine.encoders import with_vision
     from secondlook.engine.engine import Engine
-    from secondlook.engine.method.budget import BudgetedThreshold
-    from secondlook.engine.method.policy import Policy
     from secondlook.engine.models.checkpoint import load_model
 
     if options.backend == "openai":
         raise SettingsError("--engine openai is for `secondlook serve --upstream URL`")
-    if options.backend != "own":
-        raise SettingsError(f"there is no engine {options.backend!r} yet")
+    if options.backend == "vllm":
+        from secondlook.engine.on_vllm.opening import load_vllm_engine
+
+        return load_vllm_engine(options)
     if options.tensor_parallel > 1:
         raise SettingsError("the engine of this package computes on one GPU: leave --tensor-parallel out")
     dtype: DType = options.dtype  # type: ignore[assignment]  # load_model refuses others, naming the choices
@@ -95,13 +96,32 @@ def load_engine(options: EngineOptions) -> Engine:
         profile=options.profile,
         quantise=options.quantise,
     )
+    policy, budget = policy_and_budget(options, model, lambda: model.digest())
+    if options.encoder is not None:  # after all that can be refused at once, for it may build a plan
+        model = with_vision(model, options.encoder)
+    return Engine(model, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
+
+
+def policy_and_budget(
+    options: EngineOptions, model: VisionLanguageModel, digest: Callable[[], str]
+) -> tuple[Policy | None, BudgetedThreshold | None]:
+    """When a model looks twice, as the options say.
+
+    Args:
+        digest: of the model's weights.
+
+    Raises:
+        PolicyFileError: the policy is for another model.
+    """
+    from secondlook.edge.geometry import Size, sent_size
+    from secondlook.engine.method.budget import BudgetedThreshold
+    from secondlook.engine.method.policy import Policy
+
     policy = None if options.threshold is None else Policy(options.threshold)
     if options.calibrated is not None:
         where = model.localisation.to_json()
-        options.calibrated.check_model(model.name, model.digest(), model.precision, where)
+        options.calibrated.check_model(model.name, digest(), model.precision, where)
         policy = options.calibrated.policy
-    if options.encoder is not None:  # after all that can be refused at once, for it may build a plan
-        model = with_vision(model, options.encoder)
     budget = None
     if options.budget is not None:
         start = model.settings.default_threshold if policy is None else policy.threshold
@@ -117,7 +137,7 @@ def load_engine(options: EngineOptions) -> Engine:
             model.settings.default_threshold,
             options.model,
         )
-    return Engine(model, policy, cache=CacheSettings(options.kv_cache_gb), budget=budget)
+    return policy, budget
 
 
 def draws_bars(model: str) -> bool:

@@ -34,7 +34,7 @@ from secondlook.edge.wire import AnswerOptions, Box
 if TYPE_CHECKING:
     from PIL import Image
 
-    from secondlook.engine import Engine
+    from secondlook.engine.two_looks import TwoLooks
 
 Way = Literal["anew", "lossless"]
 WAYS: Final[tuple[Way, ...]] = ("anew", "lossless")
@@ -102,7 +102,7 @@ def need_turbojpeg() -> ModuleType:
     return turbojpeg
 
 
-def _asked(run: LosslessRun, engine: Engine, turbojpeg: Any) -> Iterator[Asked]:
+def _asked(run: LosslessRun, engine: TwoLooks, turbojpeg: Any) -> Iterator[Asked]:
     card = engine.card
     for index in range(run.count):
         drawn = SignsPicture("test", run.seed, index)
@@ -122,7 +122,7 @@ def _asked(run: LosslessRun, engine: Engine, turbojpeg: Any) -> Iterator[Asked]:
 
 
 def _crop(
-    engine: Engine,
+    engine: TwoLooks,
     jpeg: bytes,
     quality: int,
     way: Way,
@@ -146,7 +146,7 @@ def _crop(
     return Crop(quality, way, len(sent), seconds, second.text, score, second.uncertainty)
 
 
-def anew(picture: Picture, region: Region, engine: Engine) -> bytes:
+def anew(picture: Picture, region: Region, engine: TwoLooks) -> bytes:
     """As the edge does it."""
     return picture.local_image(region, engine.card.local_view).jpeg
 
