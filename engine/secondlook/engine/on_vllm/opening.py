@@ -146,6 +146,8 @@ def _check_options(options: EngineOptions, platform: str) -> None:
         )
     if options.encoder not in (None, EncoderChoice()):
         raise SettingsError("vLLM encodes pictures itself: leave --vision and --encoder out")
+    if options.quantise is not None:
+        raise SettingsError("vLLM computes with weights as the checkpoint has them: leave --quantise out")
 
 
 def _of_platform(platform: str, gigabytes: float | None) -> dict[str, Any]:
