@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from secondlook.engine.decode.flows import Flow, Stages
+from secondlook.engine.asked import KeptPending, TokenisedImage, TokenisedQuestion, own_question
+from secondlook.engine.decode.flows import Flow
 from secondlook.engine.method.budget import BudgetedThreshold
+from secondlook.engine.method.maps import AttentionMaps
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.region import without_sinks
 from secondlook.engine.models.base import Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
 from secondlook.engine.on_vllm.running import Answer, Answering, ReadRows, VllmFlows
-from secondlook.engine.results import AttentionMaps, LocalImage, Pending, Question, Usage
+from secondlook.engine.progress import Stages
+from secondlook.engine.results import Usage
 from secondlook.engine.two_looks import TwoLooks
 
 __all__ = ["VllmEngine"]
@@ -67,20 +70,25 @@ class VllmEngine(TwoLooks):
         """End vLLM's processes."""
         self._llm.engine_core.shutdown()
 
-    def _begin_first(self, asked: Question, stages: Stages, *, read: bool) -> Flow[_Looking]:
+    def _begin_first(self, asked: TokenisedQuestion, stages: Stages, *, read: bool) -> Flow[_Looking]:
         del stages
         rows = int(read and not self.model.localisation.generated_rows)
         return (yield from self._look(asked, asked.tokens.one, [asked.picture], asked.prompt, rows))
 
-    def _begin_second(self, pending: Pending, local: LocalImage, stages: Stages) -> Flow[_Looking]:
+    def _begin_second(self, pending: KeptPending, local: TokenisedImage, stages: Stages) -> Flow[_Looking]:
         del stages
-        asked, prompt = pending.question, local.prompt
+        asked, prompt = own_question(pending.question), local.prompt
         looking = yield from self._look(asked, asked.tokens.two, [asked.picture, local.picture], prompt)
         self._recomputed += looking.cached < prompt.shared // self._block * self._block
         return looking
 
     def _look(
-        self, asked: Question, ids: Sequence[int], pictures: Sequence[Picture], whole: Prompt, rows: int = 0
+        self,
+        asked: TokenisedQuestion,
+        ids: Sequence[int],
+        pictures: Sequence[Picture],
+        whole: Prompt,
+        rows: int = 0,
     ) -> Flow[_Looking]:
         entropy, limit = asked.policy.measure == "shannon_entropy", asked.max_new_tokens
         named = {"shannon": entropy, "options": asked.wanted, "rows": rows}
@@ -112,7 +120,7 @@ class VllmEngine(TwoLooks):
             by_generic = yield from self._by_generic(asked)
         return AttentionMaps(by_question, by_generic)
 
-    def _by_generic(self, asked: Question) -> Flow[Tensor]:
+    def _by_generic(self, asked: TokenisedQuestion) -> Flow[Tensor]:
         """The map that the question's is divided by, remembered for its client's picture."""
         name = asked.client, asked.picture.digest
         if name not in self._generics:
@@ -124,7 +132,7 @@ class VllmEngine(TwoLooks):
         self._generics.move_to_end(name)
         return self._generics[name]
 
-    def _behind(self, asked: Question, answer: list[int]) -> Flow[Tensor]:
+    def _behind(self, asked: TokenisedQuestion, answer: list[int]) -> Flow[Tensor]:
         """The rows [M, N] of an answer's first tokens: the prompt with these once more, all of it, for of
         what vLLM keeps it computes no rows."""
         tokens, grid = asked.tokens, asked.picture.grid
@@ -133,7 +141,7 @@ class VllmEngine(TwoLooks):
         return (yield from self._rows(asked, longer.one, whole, len(answer), alone=True))
 
     def _rows(
-        self, asked: Question, ids: Sequence[int], whole: Prompt, rows: int, *, alone: bool = False
+        self, asked: TokenisedQuestion, ids: Sequence[int], whole: Prompt, rows: int, *, alone: bool = False
     ) -> Flow[Tensor]:
         ends, pictures = self.model.eos_ids, [asked.picture]
         answer = self.flows.answer(ids, pictures, whole, 1, ends, asked.client, rows=rows, alone=alone)
@@ -148,7 +156,7 @@ class VllmEngine(TwoLooks):
 class _Looking:
     """A look that vLLM computes."""
 
-    def __init__(self, engine: VllmEngine, asked: Question, answer: Answer) -> None:
+    def __init__(self, engine: VllmEngine, asked: TokenisedQuestion, answer: Answer) -> None:
         self._engine = engine
         self.asked = asked
         self.answer = answer
