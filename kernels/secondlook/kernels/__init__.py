@@ -49,6 +49,7 @@ __all__ = [
     "gated_silu_reference",
     "has_kernels",
     "quantise",
+    "quantise_float8",
     "quick_gelu",
     "quick_gelu_reference",
     "record_tokens",
