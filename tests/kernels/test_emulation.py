@@ -22,7 +22,10 @@ from secondlook.kernels.build import build_parameters
 
 HERE = Path(__file__).parent
 EMULATION = HERE / "emulation"
-OPERATORS = ("attention_row", "decode_attention", "find_region", "record_tokens", "token_statistics")
+OPERATORS = (
+    *("attention_row", "decode_attention", "find_region", "quantised_linear", "record_tokens"),
+    "token_statistics",
+)
 FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-fno-strict-aliasing", "-DEMULATED_ARCH", "-pthread")
 THREADS = "-fsanitize=thread"
 # No library of a sanitizer: what is out of bounds ends the process.
@@ -37,6 +40,12 @@ FAULTS = {
         "partial[warp][thread] = sum;",
     ),
     "one buffer instead of two in turns": ("DECODE", "decode_attention.cuh", "sums[h % 2]", "sums[0]"),
+    "sums of warps that may not be there yet": (
+        "LINEAR",
+        "quantised_linear.cuh",
+        "__syncthreads();",
+        "",
+    ),
     "a warp's lanes part before they exchange": (
         "REGION",
         "find_region.cuh",
@@ -154,6 +163,7 @@ def test_the_operators_own_tests_pass(library_folder: Path) -> None:
     code = (
         "import pathlib, sys, pytest; from secondlook.kernels import library; "
         "library._WHEEL = pathlib.Path(sys.argv[1]); assert library.status('cpu').source == 'wheel'; "
+        "sys.modules['secondlook.kernels.quantised_linear']._BACKEND = 'cpu'; "
         "sys.exit(pytest.main(sys.argv[2:]))"
     )
     chosen = ("-m", "not needs_cuda", "-k", "not on_the_cpu and not compiles and not opcheck")
@@ -167,7 +177,7 @@ def test_the_operators_own_tests_pass(library_folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("sanitizer")
-@pytest.mark.parametrize("program", ["TOKENS", "ROW", "DECODE", "REGION"])
+@pytest.mark.parametrize("program", ["TOKENS", "ROW", "DECODE", "LINEAR", "REGION"])
 def test_no_thread_races_another(program: str, runtimes: Path, tmp_path: Path) -> None:
     done = outcome(program, runtimes, tmp_path / "csrc")
     assert done.returncode == 0, done.stdout + done.stderr

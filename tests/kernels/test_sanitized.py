@@ -12,6 +12,11 @@ from secondlook.kernels import (
     decode_attention_reference,
     find_region,
     find_region_reference,
+    pack_quantised,
+    quantise,
+    quantise_float8,
+    quantised_linear,
+    quantised_linear_reference,
     record_tokens,
     status,
     token_statistics,
@@ -81,6 +86,25 @@ def test_sanitized_decode_attention(dtype: torch.dtype, width: int, kv_heads: in
     expected = decode_attention_reference(*call).to(dtype)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(decode_attention(*call), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["4 bits", "8 bits", "float8"])
+@pytest.mark.parametrize("count", [1, 3, 16, 17])
+def test_sanitized_quantised_linear(count: int, kind: str, dtype: torch.dtype) -> None:
+    weight = torch.randn(37, 1120)
+    weights = (
+        quantise_float8(weight)
+        if kind == "float8"
+        else quantise(weight, 4 if kind == "4 bits" else 8, 32 if kind == "4 bits" else None)
+    )
+    values, scales = (tensor.to(CUDA) for tensor in pack_quantised(weights))
+    call = (torch.randn(count, 1120, device=CUDA).to(dtype), values, scales, None)
+    expected = quantised_linear_reference(*call).to(dtype)
+    tolerance = (
+        1e-3 if dtype == torch.float32 else 0.2
+    )  # sums of 1,120 products, of 17 rows of rounded weights
+    torch.testing.assert_close(quantised_linear(*call), expected, rtol=0.02, atol=tolerance)
 
 
 @pytest.mark.parametrize("side", [12, 24, 90])

@@ -3,7 +3,8 @@
 Each is C++ on the CPU and CUDA on a GPU, built at first use or into the wheel, with a reference in plain
 PyTorch that specifies it and serves where nothing can be built. For the CPU alone, in float32 and bfloat16,
 are a decoder's layer in a step, products with weights in blocks, attention of many rows, norms, rotations and
-gates; `has_kernels` tells where. Importing builds and loads nothing.
+gates; `has_kernels` tells where. For CUDA alone are products with weights of few bits. Importing builds and
+loads nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from secondlook.kernels.find_region import *
 from secondlook.kernels.library import *
 from secondlook.kernels.quantised import *
 from secondlook.kernels.quantised_blocks import *
+from secondlook.kernels.quantised_linear import *
 from secondlook.kernels.record_tokens import *
 from secondlook.kernels.token_statistics import *
 
@@ -45,11 +47,16 @@ __all__ = [
     "dequantise_blocks",
     "find_region",
     "find_region_reference",
+    "float8_linear",
     "gated_silu",
     "gated_silu_reference",
     "has_kernels",
+    "multiplies_float8",
+    "pack_quantised",
     "quantise",
     "quantise_float8",
+    "quantised_linear",
+    "quantised_linear_reference",
     "quick_gelu",
     "quick_gelu_reference",
     "record_tokens",

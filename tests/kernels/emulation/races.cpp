@@ -1,5 +1,5 @@
-// A few calls of one kernel, for ThreadSanitizer: -DTOKENS, -DROW, -DDECODE or -DREGION. And, without it,
-// -DTWO_ROWS: rows that name one slot, as no caller should, may lose a token, but neither hang nor write past
+// A few calls of one kernel, for ThreadSanitizer: -DTOKENS, -DROW, -DDECODE, -DLINEAR or -DREGION. And,
+// without it, -DTWO_ROWS: rows that name one slot, as no caller should, may lose a token, but neither hang nor write past
 // its end.
 #include <cuda_runtime.h>
 
@@ -144,6 +144,30 @@ int main() {
   run<float>(1, 9, 1, 70, 64);
   run<__half>(1, 3, 1, 130, 80);
   run<float>(2, 1, 1, 10, 7);
+}
+#elif defined(LINEAR)
+#include "cuda/quantised_linear.cuh"
+using namespace secondlook::quantised_linear;
+
+template <typename T, typename Format>
+void run(Count rows, Count outputs, Count inputs, Count groups) {
+  const Noise<T> input(rows * inputs);
+  const Memory<std::uint64_t> values(outputs * inputs / 8);
+  Memory<unsigned> scales(outputs * groups);
+  Memory<T> result(rows * outputs), weights(outputs * inputs);
+  std::fill_n(scales.data, scales.count, 0x3f800000u | 120u);  // 1, and a zero of -8
+  Call<T> call{};
+  call.input = input.data, call.values = values.data, call.scales = scales.data, call.result = result.data;
+  call.rows = rows, call.inputs = inputs, call.outputs = outputs, call.groups = groups;
+  call.input_stride = inputs;
+  require(launch<T, Format>(call, nullptr) == cudaSuccess, "the launch succeeds");
+  require(launch_dequantise<T, Format>(call, weights.data, nullptr) == cudaSuccess, "the launch succeeds");
+}
+
+int main() {
+  run<float, Int4>(1, 5, 2080, 65);
+  run<__half, Int8>(11, 3, 48, 3);
+  run<__nv_bfloat16, Float8>(2, 4, 1024, 1);
 }
 #elif defined(REGION)
 #include "cuda/find_region.cuh"

@@ -28,6 +28,7 @@ using cuda::clamped;
 using cuda::load_rows;
 using cuda::max_lanes;
 using cuda::reference_point;
+using cuda::round_to;
 using cuda::sum_lanes;
 using cuda::to_float;
 using cuda::Vector;
@@ -60,10 +61,6 @@ Plan plan(const Call<T>& call) {
   made.stride = (call.width + 3) / 4 * 4 + 4;
   return made;
 }
-
-__device__ inline void round_to(float value, float& to) { to = value; }
-__device__ inline void round_to(float value, __half& to) { to = __float2half_rn(value); }
-__device__ inline void round_to(float value, __nv_bfloat16& to) { to = __float2bfloat16_rn(value); }
 
 // kLanes threads share a position; each has kLoads vectors of kVector elements of it.
 template <typename T, int kVector, int kLanes, int kLoads>

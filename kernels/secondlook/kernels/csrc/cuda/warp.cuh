@@ -1,5 +1,5 @@
-// What several kernels repeat: elements of every dtype as float32, several of them loaded at once, a query's
-// products with keys, and reductions over the lanes of a warp. Every order of additions is fixed.
+// What several kernels repeat: elements of every dtype as float32 and back, several of them loaded at once, a
+// query's products with keys, and reductions over the lanes of a warp. Every order of additions is fixed.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,6 +16,10 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+__device__ __forceinline__ void round_to(float value, float& to) { to = value; }
+__device__ __forceinline__ void round_to(float value, __half& to) { to = __float2half_rn(value); }
+__device__ __forceinline__ void round_to(float value, __nv_bfloat16& to) { to = __float2bfloat16_rn(value); }
 
 // Into [0, largest], for values that the host has not looked at.
 __device__ inline std::int64_t clamped(std::int64_t value, std::int64_t largest) {
