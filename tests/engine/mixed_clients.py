@@ -1,4 +1,4 @@
-"""Clients of every kind: edges, OpenAI's clients whole, streaming and zooming, and the page."""
+"""Clients of every kind: edges, OpenAI's clients whole, streaming and zooming, cameras, and the page."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ from secondlook.edge import AsyncEdgeClient, ClientSettings
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import SESSION_HEADER, AnswerOptions, AnswerReply, ModelCard
+from secondlook.edge.wire_stream import FrameHeader, FrameReply, StreamCard, StreamOptions, StreamSummary
 
 __all__ = ["CLIENTS", "Asked", "Client", "Told", "pictures"]
 
 PATIENCE = ClientSettings(timeout=120, wait_budget=120)
 SECONDS = 120
 SLOW, PIECES, PAUSE = 0.1, 5, 0.02
+FRAMES = 2
 
 
 class Told(NamedTuple):
@@ -130,13 +132,32 @@ class Client:
         second = await self._form(f"/v1/answers/{first.session.id}/local", headers, closer.jpeg, {})
         return Told(second.answer.text, second.second is not None)
 
+    async def camera(self, asked: Asked) -> Told:
+        """A stream of some frames, each of which is answered at the site; one that is killed stays open."""
+        options = StreamOptions(question=asked.question).model_dump()
+        opened = await self._sent("POST", "/v1/streams", headers=SPOKEN, json=options)
+        card = StreamCard.model_validate_json(opened)
+        path, picture = f"/v1/streams/{card.id}", open_picture(asked.jpeg)
+        image, size = picture.global_image(card.model.global_view).jpeg, picture.size
+        said = []
+        for number in range(FRAMES):
+            header = FrameHeader(frame=number, captured=number / 5, width=size.width, height=size.height)
+            form = {"frame": header.model_dump_json()}
+            reply = FrameReply.read(await self._posted(f"{path}/frames", SPOKEN, image, form))
+            assert (reply.status, reply.source) == ("answered", "picture")
+            said.append(reply.answer)
+        summary = StreamSummary.model_validate_json(await self._sent("DELETE", path, headers=SPOKEN))
+        assert summary.frames == FRAMES
+        return Told(" ".join(said), False)
+
     async def _form(
         self, path: str, headers: dict[str, str], jpeg: bytes, form: dict[str, str]
     ) -> AnswerReply:
+        return AnswerReply.model_validate_json(await self._posted(path, headers, jpeg, form))
+
+    async def _posted(self, path: str, headers: dict[str, str], jpeg: bytes, form: dict[str, str]) -> bytes:
         files = {"image": ("image.jpg", jpeg, "image/jpeg")}
-        return AnswerReply.model_validate_json(
-            await self._sent("POST", path, headers=headers, data=form, files=files)
-        )
+        return await self._sent("POST", path, headers=headers, data=form, files=files)
 
     async def _sent(self, verb: str, path: str, **content: Any) -> bytes:
         """A reply's body, its request now and then written slowly, and the reply read slowly."""
@@ -170,6 +191,7 @@ CLIENTS: Sequence[Callable[[Client, Asked], Awaitable[Told]]] = (
     Client.streaming,
     Client.agent,
     Client.page,
+    Client.camera,
 )
 
 
