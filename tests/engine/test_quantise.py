@@ -58,7 +58,7 @@ def test_unknown_bits_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
         assert exit_status(*command, "--quantise", "int3") != 0
         told = capsys.readouterr().err
         assert "int3" in told
-        assert re.search(r"int8.*int4", told)
+        assert re.search(r"(?s)int8.*int4", told)
 
 
 def test_where_nothing_multiplies_with_them_they_are_refused(folder: Path) -> None:

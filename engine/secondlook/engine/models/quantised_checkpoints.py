@@ -165,18 +165,19 @@ def unpack_layers(folder: Path, model: Any, kind: Any, packing: Packing, dtype: 
         with reading(f"{folder}: {name}"):
             try:
                 weights = unpacked(packing, dict(places.named_buffers()), places.shape)
-                bias = _bias(places)
+                few = places in decoder or places is head
+                made = (LowBitLinear if few else _plain)(weights, _bias(places), dtype)
             except ModelError as error:
                 raise type(error)(f"{folder}: {name}: {error}") from error
-        made: nn.Module
-        if places in decoder or places is head:
-            made = LowBitLinear(weights, bias, dtype)
-        else:
-            outputs, inputs = places.shape
-            plain: Any = nn.Linear(inputs, outputs, bias is not None, device="meta")
-            plain.weight = nn.Parameter(weights.dequantised(dtype), requires_grad=False)
-            plain.bias, made = bias, plain
         model.set_submodule(name, made.eval())
+
+
+def _plain(weights: QuantisedWeights, bias: nn.Parameter | None, dtype: torch.dtype) -> nn.Module:
+    outputs, inputs = weights.values.shape
+    layer: Any = nn.Linear(inputs, outputs, bias is not None, device="meta")
+    layer.weight, layer.bias = nn.Parameter(weights.dequantised(dtype), requires_grad=False), bias
+    found: nn.Module = layer
+    return found
 
 
 def _bias(places: Any) -> nn.Parameter | None:
