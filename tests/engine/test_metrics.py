@@ -18,7 +18,7 @@ from engine.demo_server import Asked, ask, ask_first, demo_app, demo_server, sig
 from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
 from engine.serving_harness import SECONDS, first_look, served, serving, visitor
 from engine.streaming import ScriptedCloud, method, opened, shown, site, until
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.wire import AnswerOptions, ModelCard
 from secondlook.engine.serve.app import create_app, create_loading_app
 from secondlook.engine.serve.settings import ServerSettings, SessionLimits
 from secondlook.engine.stream.keyframes import KeyFrames
@@ -199,6 +199,27 @@ def test_two_applications_in_one_process_have_a_registry_each() -> None:
         assert Scraped(texts[one]).sum("secondlook:looks_total") == 0
         assert Scraped(texts[other]).sum("secondlook:looks_total") == 1
         assert Scraped(texts[other]).sum("secondlook:looks_total", model_name="fake") == 1
+
+    asyncio.run(main())
+
+
+class Gated(FakeEngine):
+    """Whose threshold is a gate's."""
+
+    @property
+    def card(self) -> ModelCard:
+        return super().card.model_copy(update={"gated": True, "threshold": 0.25})
+
+
+def test_a_gates_threshold_is_a_probability() -> None:
+    async def main() -> None:
+        app = create_app(Gated())
+        async with serving(app) as client:
+            card = (await client.get("/v1/model")).json()
+            found = Scraped((await client.get("/metrics")).text)
+        assert card["gated"]
+        assert found.sum("secondlook:threshold_probability") == card["threshold"] == 0.25
+        assert "secondlook:threshold_nats" not in {sample.name for sample in found.samples}
 
     asyncio.run(main())
 

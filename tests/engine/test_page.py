@@ -12,12 +12,14 @@ from playwright.sync_api import Browser, Request
 
 from engine.browsing import PICTURE, answered, ask, browsing, choose, encoded, form, quarters, trouble
 from engine.fake_engine import ORIGINAL, FakeEngine
+from engine.gates import a_gate
 from engine.serving_harness import listening
 from secondlook.benchmarks.loopback import loopback_server
 from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.edge import EdgeClient
 from secondlook.edge.wire import PROTOCOL
 from secondlook.engine.engine import Engine
+from secondlook.engine.method.policy import Policy
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.serve.app import create_app
 from secondlook.engine.serve.page import FOLDER
@@ -189,6 +191,20 @@ def test_an_unsure_answer_takes_a_closer_look_at_the_sign(browser: Browser, url:
         )
         doubts = [page.locator(f"#{look} .doubt").inner_text() for look in ("first", "second")]
         assert [float(text.split()[1]) < 0.1883 for text in doubts] == [False, True]
+
+
+@chromium
+def test_a_gates_threshold_is_no_mark_on_the_doubt(browser: Browser) -> None:
+    """Which decides otherwise than the doubt would: here against a second look."""
+    engine = Engine(load_model("demo"), Policy(0.5, gate=a_gate(-9.0)))
+    with loopback_server(engine) as address, browsing(browser, address) as page:
+        choose(page, UNSURE.read())
+        ask(page, UNSURE.questions[0].text)
+        answered(page)
+        assert page.locator("#second").is_hidden()
+        assert page.locator("#mark").inner_text() == ""
+        assert "unsure" not in (page.locator("#first .meter").get_attribute("aria-valuetext") or "")
+        assert page.locator("#first .meter").get_attribute("class") == "meter gated"
 
 
 @chromium

@@ -129,6 +129,7 @@ class TwoLooks(ABC):
             crop_size=self.region.crop_size,
             threshold=self._decider.threshold,
             precision=self.model.precision,
+            gated=self.policy.gate is not None,
         )
 
     @property
@@ -299,16 +300,16 @@ class TwoLooks(ABC):
             least = min(limit, policy.decide_after)
             early = yield Decode(looking.slot, least, seen if options.second_look == "never" else None)
             look = self._answers.look(early, *told)
-            doubt = (look.uncertainty, asked.original, policy, options)
+            need = (policy.need(look.tokens), asked.original, policy, options)
             region, pending, maps, relevance = given, None, None, None
             source: RegionSource | None = None if given is None else "request"
-            if read and (options.relevance or self._decider.seeks(*doubt)):
+            if read and (options.relevance or self._decider.seeks(*need)):
                 stages.enter("prefill")
                 maps = yield from looking.maps(early.token_ids, stages)
                 region, source = given or self._region(maps, asked.original), source or "attention"
                 relevance = maps.relevance() if options.relevance else None
             # As things are by now, for others were decided on while its region was sought.
-            decision = self._decider.decide(*doubt, region)
+            decision = self._decider.decide(*need, region)
             if decision == "unsure":
                 assert region is not None, (
                     "it was sought, for nothing happens between seeking none and deciding"

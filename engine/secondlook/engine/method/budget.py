@@ -2,8 +2,9 @@
 
 Arithmetic alone: whoever holds a `BudgetedThreshold` tells it what was decided, and when.
 
-*Which* questions are looked at twice a threshold decides: the quantile of the latest questions' uncertainties
-at the level that the budget wants. Where difficulty shifts, the window follows.
+*Which* questions are looked at twice a threshold decides: the quantile of the latest questions' needs (their
+uncertainties, or what a gate expects) at the level that the budget wants. Where difficulty shifts, the window
+follows.
 
 *How many* are is held by a balance, looks taken less looks allowed over the latest `span` questions, that
 corrects the level. Adaptive conformal inference (Gibbs & Candès, arXiv 2106.00172, equation 2) moves the
@@ -49,7 +50,7 @@ class BudgetSettings:
     Attributes:
         retransmission_rate: share of questions looked at twice, above 0 and below 1.
         bytes_per_second: of local images. A ceiling where the questions cannot use it up.
-        window: latest questions whose uncertainties give the threshold. Shorter follows shifts faster, longer
+        window: latest questions whose needs give the threshold. Shorter follows shifts faster, longer
             disturbs the threshold less.
         span: questions over which the budget is kept.
         slack: second looks that may be ahead of or behind it there.
@@ -115,7 +116,7 @@ class BudgetedThreshold:
 
     @property
     def threshold(self) -> float:
-        """What the next question's uncertainty is compared with; infinite while nothing may be spent."""
+        """What the next question's need is compared with; infinite while nothing may be spent."""
         fullness = self._balance / self.settings.slack
         if fullness >= 1:
             return math.inf
@@ -128,7 +129,7 @@ class BudgetedThreshold:
             return self._quantile(share - share * fullness**_POWER)
         return self._quantile(share + (1 - share) * (-fullness) ** _POWER)
 
-    def record(self, uncertainty: float, *, looked: bool, now: float = 0.0) -> None:
+    def record(self, need: float, *, looked: bool, now: float = 0.0) -> None:
         """Count a question, after it was decided.
 
         Args:
@@ -140,8 +141,8 @@ class BudgetedThreshold:
             self._balance -= self._changes.popleft()
         self.questions += 1
         self.looks += looked
-        self._latest.append((uncertainty, now))
-        bisect.insort(self._sorted, uncertainty)
+        self._latest.append((need, now))
+        bisect.insort(self._sorted, need)
         if len(self._latest) > self.settings.window:
             oldest, _ = self._latest.popleft()
             del self._sorted[bisect.bisect_left(self._sorted, oldest)]
@@ -172,7 +173,7 @@ class BudgetedThreshold:
         return self.settings.bytes_per_second * seconds / self._mean_bytes
 
     def _quantile(self, level: float) -> float:
-        """The uncertainty that this share of the latest questions reaches, between neighbours linearly."""
+        """The need that this share of the latest questions reaches, between neighbours linearly."""
         place = (1 - level) * (len(self._sorted) - 1)
         low = min(int(place), len(self._sorted) - 2)
         below, above = self._sorted[low], self._sorted[low + 1]

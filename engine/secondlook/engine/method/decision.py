@@ -36,18 +36,19 @@ def no_detail_to_gain(view: View, original: Size, region: Region | None = None) 
 
 
 def decide(
-    uncertainty: float, threshold: float, second_look: Literal["auto", "always", "never"], *, detail: bool
+    need: float, threshold: float, second_look: Literal["auto", "always", "never"], *, detail: bool
 ) -> FirstDecision:
     """What comes of a first answer (Song & Kim, arXiv 2512.16349: it is final if its uncertainty is below η).
 
     Args:
+        need: the uncertainty, or what a gate expects (`secondlook.engine.method.policy`).
         threshold: η; infinite: no second look.
         second_look: the request's choice.
         detail: whether a local image could show more.
     """
     if second_look == "never":
         return "disabled"
-    if second_look == "auto" and uncertainty < threshold:
+    if second_look == "auto" and need < threshold:
         return "sure"
     return "unsure" if detail else "no_detail_to_gain"
 
@@ -60,7 +61,7 @@ class Decider:
         policy: the server's own.
         view: of the global image.
         budget: decides instead of the policy's threshold, for questions that leave all of it to the server:
-            the threshold, how doubt is measured, and whether to look twice. The others are not counted.
+            the threshold, what it is of, and whether to look twice. The others are not counted.
         clock: for the budget; seconds that never run backwards.
         local_view: of regions; one that is too slender for it is not looked at.
     """
@@ -82,16 +83,16 @@ class Decider:
         left = options.threshold is None and options.second_look == "auto"
         return self.budget is not None and own and left
 
-    def seeks(self, uncertainty: float, original: Size, policy: Policy, options: AnswerOptions) -> bool:
+    def seeks(self, need: float, original: Size, policy: Policy, options: AnswerOptions) -> bool:
         """Whether a region is to be sought: as things are now, only that could still spare the second look.
 
         Decides nothing: until the region is known, others are decided on.
         """
-        return self._decided(uncertainty, original, policy, options, None) == "unsure"
+        return self._decided(need, original, policy, options, None) == "unsure"
 
     def decide(
         self,
-        uncertainty: float,
+        need: float,
         original: Size,
         policy: Policy,
         options: AnswerOptions,
@@ -105,19 +106,19 @@ class Decider:
             region: where it would be looked; None where none was sought.
             found: False where one was sought in vain, so that no look follows, whatever is decided.
         """
-        decision = self._decided(uncertainty, original, policy, options, region)
+        decision = self._decided(need, original, policy, options, region)
         if self.budget is not None and self.counts(policy, options):
-            # Doubt that no second look can follow has no say in which of the others are the most doubtful.
+            # Need that no second look can follow has no say in which of the others need one the most.
             possible = found and self._detail(original, region)
             looked = found and decision == "unsure"
-            self.budget.record(uncertainty if possible else 0.0, looked=looked, now=self.clock())
+            self.budget.record(need if possible else 0.0, looked=looked, now=self.clock())
             if self.budget.questions % _TOLD_EVERY == 0:
                 _tell(self.budget)
         return decision
 
     def _decided(
         self,
-        uncertainty: float,
+        need: float,
         original: Size,
         policy: Policy,
         options: AnswerOptions,
@@ -126,7 +127,7 @@ class Decider:
         budget = self.budget if self.counts(policy, options) else None
         threshold = policy.threshold if budget is None else budget.threshold
         detail = self._detail(original, region)
-        return decide(uncertainty, threshold, options.second_look, detail=detail)
+        return decide(need, threshold, options.second_look, detail=detail)
 
     def _detail(self, original: Size, region: Region | None) -> bool:
         if region is not None and self.local_view is not None and too_slender(self.local_view, region.size):

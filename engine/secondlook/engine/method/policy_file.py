@@ -1,7 +1,7 @@
 """The file of a calibrated policy: what `secondlook calibrate threshold` writes and `--policy` takes.
 
-One JSON object. It says how doubt is measured and at which threshold a second look is wanted, and on what
-that was calibrated. Unknown keys and values of another type are refused.
+One JSON object. It says how doubt is measured and at which threshold of it, or of what a gate expects, a
+second look is wanted, and on what that was calibrated. Unknown keys and values of another type are refused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from secondlook.edge.files import write_files
 from secondlook.edge.validation import from_json
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.errors import PolicyFileError
+from secondlook.engine.method.gate import Gate
 from secondlook.engine.method.policy import Policy
 
 __all__ = [
@@ -100,7 +101,7 @@ class PolicyFile(_Part):
     """A calibrated policy.
 
     Attributes:
-        threshold to decide_after: see `Policy`.
+        threshold to decide_after, gate: see `Policy`.
         threshold_interval: the threshold with its interval.
         expected: retransmission rate, accuracy and bytes a question that the calibration's questions have at
             the threshold; they were chosen on, so that new ones may be a little worse.
@@ -121,6 +122,7 @@ class PolicyFile(_Part):
     confidence: float = Field(gt=0, lt=1)
     wrong_unrefined: WrongShare
     calibrated_on: CalibratedOn
+    gate: Gate | None = None
 
     @property
     def policy(self) -> Policy:
@@ -137,6 +139,7 @@ class PolicyFile(_Part):
             "include_eos",
             "arbitration",
             "decide_after",
+            "gate",
         )
         return Policy(**{name: getattr(self, name) for name in names})
 
@@ -211,4 +214,4 @@ def write_policy(found: PolicyFile, path: Path) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    write_files({path: found.model_dump_json(indent=4) + "\n"})
+    write_files({path: found.model_dump_json(indent=4, exclude_none=True) + "\n"})

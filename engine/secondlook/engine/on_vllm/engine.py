@@ -90,7 +90,8 @@ class VllmEngine(TwoLooks):
         whole: Prompt,
         rows: int = 0,
     ) -> Flow[_Looking]:
-        entropy, limit = asked.policy.measure == "shannon_entropy", asked.max_new_tokens
+        entropy = asked.policy.measure == "shannon_entropy" or asked.policy.gate is not None
+        limit = asked.max_new_tokens
         named = {"shannon": entropy, "options": asked.wanted, "rows": rows}
         answer = self.flows.answer(ids, pictures, whole, limit, self.model.eos_ids, asked.client, **named)
         try:

@@ -225,8 +225,10 @@ class _State(Collector):
         yield self._counter("prefix_cache_hits", text, usage.prefix_hits)
         text = "Prefixes that were given up, and computed again for a second look."
         yield self._counter("recomputed_prefixes", text, usage.recomputed)
-        text = "Doubt from which on a question is looked at twice."
-        yield self._gauge("threshold_nats", text, engine.card.threshold)
+        card = engine.card
+        of, unit = ("Gain expected", "probability") if card.gated else ("Doubt", "nats")
+        text = f"{of} from which on a question is looked at twice."
+        yield self._gauge(f"threshold_{unit}", text, card.threshold)
         text = f"Of the latest {_RECENT} questions, those that were to be looked at twice."
         yield self._gauge("retransmission_ratio", text, sum(recent) / max(1, len(recent)))
         yield self._gauge("sessions_waiting", "Sessions that wait for their local image.", sessions.waiting)

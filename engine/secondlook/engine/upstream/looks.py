@@ -54,13 +54,13 @@ class Looks:
             seen = on_tokens if options.second_look == "never" else None
             await self._read(chunks, written, policy, stages, seen, policy.decide_after)
             look = written.look(policy, policy.decide_after)
-            doubt = (look.uncertainty, asked.original, policy, options)
-            if region is None and self._decider.seeks(*doubt):
+            need = (policy.need(look.tokens), asked.original, policy, options)
+            if region is None and self._decider.seeks(*need):
                 stages.enter("prefill")
                 region = await self._pointed(asked)
                 source = "not_found" if region is None else "pointing"
             # As things are by now, for others were decided on while its region was sought.
-            decision = self._decider.decide(*doubt, region, found=source != "not_found")
+            decision = self._decider.decide(*need, region, found=source != "not_found")
             pending = None
             if decision == "unsure" and region is not None:
                 counts = self._decider.counts(policy, options)

@@ -1,11 +1,11 @@
-// The page: what is chosen, what is asked, and what is shown of both looks as they come.
+// The page: what is chosen and asked, and what is shown of both looks.
 
 import { Client, Trouble } from "./client.js";
 import { Unreadable, openFile, openFrame } from "./picture.js";
 import { TooSlender, place, target } from "./view.js";
 
 const KEY = "secondlook-key";
-const SHOWN = 1400; // pixels of the longer side, on the screen
+const SHOWN = 1400; // pixels of the longer side on screen
 const DECISIONS = {
   sure: "Sure at first sight: no second look was needed.",
   no_detail_to_gain: "Unsure, but a closer look would show nothing new.",
@@ -154,20 +154,20 @@ function showSent(look, image, sent) {
 }
 
 function showLook(look, { text, uncertainty, complete }) {
-  const { threshold } = card;
-  const share = uncertainty && uncertainty / (uncertainty + threshold); // the threshold is in the middle
+  const { threshold, gated } = card;
+  const share = uncertainty && uncertainty / (uncertainty + (gated ? 0.5 : threshold)); // the threshold is in the middle
   const told = `Doubt ${uncertainty.toFixed(3)}`;
   part(look, ".said").textContent = complete ? text : `${text} …`;
   part(look, ".doubt").textContent = told;
   part(look, "i").style.width = `${100 * share}%`;
   const meter = part(look, ".meter");
   meter.ariaValueNow = share.toFixed(3);
-  meter.ariaValueText = `${told}, unsure from ${threshold.toFixed(3)}`;
-  $("mark").textContent = `The mark is the threshold: from a doubt of ${threshold.toFixed(3)} the model is unsure.`;
-  meter.classList.toggle("unsure", uncertainty >= threshold);
+  meter.ariaValueText = gated ? told : `${told}, unsure from ${threshold.toFixed(3)}`;
+  $("mark").textContent = gated ? "" : `From the mark on, a doubt of ${threshold.toFixed(3)}, the model is unsure.`;
+  meter.className = gated ? "meter gated" : uncertainty < threshold ? "meter" : "meter unsure";
 }
 
-/** Put an element over a part of the picture, which has this size in the same units. */
+/** Put an element over a part of the picture, of this size in the same units. */
 function lay({ style }, box, size) {
   for (const side of ["left", "width"]) style[side] = `${(100 * box[side]) / size.width}%`;
   for (const side of ["top", "height"]) style[side] = `${(100 * box[side]) / size.height}%`;
@@ -180,7 +180,7 @@ function showRegion({ left, top, right, bottom }) {
   $("box").hidden = false;
 }
 
-/** Draw the cells; with the fit `pad` they cover the padding, which lies outside the picture. */
+/** Draw the cells; with the fit `pad` they cover the padding outside the picture. */
 function showHeat({ width, height, data }) {
   const canvas = $("heat");
   canvas.hidden = !$("mapped").checked;
@@ -250,7 +250,7 @@ async function ask(question) {
     }
   } catch (error) {
     if (signal.aborted) return;
-    card = null; // perhaps it is another server by now: the next question asks it
+    card = null; // perhaps another server by now: the next question asks it
     clear();
     tell(error);
   } finally {
