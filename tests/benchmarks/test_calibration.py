@@ -235,7 +235,7 @@ def test_the_worst_deviation_is_of_any_500_after_the_first_200() -> None:
 def test_a_fixed_threshold_looks_where_doubt_is_largest() -> None:
     answers = Answers.of(Columns.of(made_up()), Policy(0.0))
     stream = np.array([5, 5, 0, 17, 3, 100, 9])
-    most = sorted(stream, key=lambda place: -answers.doubt[place])[:3]
+    most = sorted(stream, key=lambda place: -answers.need[place])[:3]
     expected = answers.first[stream].sum() + sum(answers.kept[p] - answers.first[p] for p in most)
     assert fixed_accuracy(answers, stream, 3) == pytest.approx(expected)
 

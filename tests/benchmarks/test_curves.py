@@ -123,7 +123,7 @@ def test_a_resample_is_the_curve_of_its_questions() -> None:
     resampled = replay.trade_off.resampled(cost, boot)
     for weights, (spent, score) in zip(boot.weights(), resampled, strict=True):
         rows = np.repeat(np.arange(len(columns)), weights.astype(int))
-        drawn = TradeOff(replay.doubt[rows], replay.first[rows], replay.gain[rows])
+        drawn = TradeOff(replay.need[rows], replay.first[rows], replay.gain[rows])
         line = drawn.line(Cost(cost.base[rows], cost.extra[rows], cost.unit[rows]))
         points = {(round(x, 9), round(y, 9)) for x, y in zip(line.cost, line.accuracy, strict=True)}
         assert {(round(x, 9), round(y, 9)) for x, y in zip(spent, score, strict=True)} <= points

@@ -77,8 +77,8 @@ def test_weights_repeat_pictures(records: list[Record], seed: int) -> None:
 
 def test_the_doubt_that_decides_is_of_the_tokens_that_a_server_decides_after() -> None:
     record = a_record(0, a_look(1.0, [1.0, 3.0, 8.0]), a_look(1.0, [5.0]))
-    assert Answers.of(Columns.of([record]), Policy(0.0, decide_after=2)).doubt.tolist() == [2.0]
-    assert Answers.of(Columns.of([record]), Policy(0.0, decide_after=3)).doubt.tolist() == [4.0]
+    assert Answers.of(Columns.of([record]), Policy(0.0, decide_after=2)).need.tolist() == [2.0]
+    assert Answers.of(Columns.of([record]), Policy(0.0, decide_after=3)).need.tolist() == [4.0]
     # Arbitration weighs whole answers: 5 is more than the first answer's 4.
     doubtful = a_record(0, a_look(0.0, [1.0, 3.0, 8.0]), a_look(1.0, [5.0]))
     assert Answers.of(Columns.of([doubtful]), Policy(0.0, decide_after=2)).kept.tolist() == [0.0]
@@ -252,6 +252,6 @@ def test_the_bound_holds_where_questions_about_one_picture_go_wrong_together() -
         answers = Answers(*(getattr(alone, field.name)[each] for field in fields(alone)))
         choice = choose(answers, target, resamples=1)
         found = wrong_share(answers, choice.threshold.value, 1 - RISK, choice.candidates)
-        assert found.unrefined == (alone.doubt < choice.threshold.value).sum()
+        assert found.unrefined == (alone.need < choice.threshold.value).sum()
         broken += found.bound < truly_wrong(choice.threshold.value)
     assert broken / DRAWS <= RISK + 3 * (RISK * (1 - RISK) / DRAWS) ** 0.5

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from secondlook.benchmarks.run_log import LogError, LoggedLook, Record, RunHeader, Skipped, scan_log
 from secondlook.edge.wire import Measure, Relevance
+from secondlook.engine.method.gate import feature_table
 from secondlook.engine.method.policy import Policy
 
 FloatArray = npt.NDArray[np.float64]
@@ -73,6 +74,18 @@ class LookColumns:
         sums = np.bincount(self.owner, np.where(counted, values, 0.0), len(self.lengths))
         found: FloatArray = sums / np.maximum(1, np.bincount(self.owner, counted, len(self.lengths)))
         return found
+
+    def features(self, upto: int) -> FloatArray:
+        """[questions, features], what a gate is told of answers' first tokens, at most so many (see
+        `feature_table`)."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        there = np.arange(len(self.owner)) - starts[self.owner] < upto
+        owner, measures = self.owner[there], self.measures[there]
+        counts = np.minimum(self.lengths, upto)
+        sums, maxima = np.zeros((2, len(counts), measures.shape[1]))
+        np.add.at(sums, owner, measures)
+        np.maximum.at(maxima, owner, measures)
+        return feature_table(sums / np.maximum(1, counts)[:, None], maxima, counts)
 
     def take(self, rows: BoolArray) -> LookColumns:
         tokens = rows[self.owner]

@@ -52,7 +52,7 @@ class Outcome:
 
 
 class Replay:
-    """A run under one way of measuring doubt (the policy's threshold is not used).
+    """A run under one way of deciding (the policy's threshold is not used).
 
     It is decided as a server decides: on an answer's first `policy.decide_after` tokens.
 
@@ -61,7 +61,8 @@ class Replay:
 
     Attributes (each [questions]):
         possible: whether there was a second look.
-        doubt: that decides: the uncertainty of the first answers' first tokens.
+        need: what is compared with the threshold: the uncertainty of the first answers' first tokens, or what
+            the policy's gate expects of them.
         uncertainty: of the first answers, complete.
         again: of the second answers; 0 where there is none.
         first, second: scores of the first answers and of the answers after a second look without arbitration.
@@ -76,7 +77,9 @@ class Replay:
         self.columns = columns
         self.policy = policy
         self.possible = columns.possible
-        self.doubt = columns.first.uncertainty(policy, policy.decide_after)
+        self.need = columns.first.uncertainty(policy, policy.decide_after)
+        if policy.gate is not None:
+            self.need = policy.gate.gain(columns.first.features(policy.decide_after))
         self.uncertainty = columns.first.uncertainty(policy)
         self.again = columns.second.uncertainty(policy)
         self.first = columns.first.score
@@ -92,8 +95,8 @@ class Replay:
 
     @property
     def trade_off(self) -> TradeOff:
-        """Second looks for the most uncertain questions first."""
-        return TradeOff(self.doubt, self.first, self.gain)
+        """Second looks for the questions of the most need first."""
+        return TradeOff(self.need, self.first, self.gain)
 
     @property
     def rate(self) -> Cost:
@@ -108,8 +111,8 @@ class Replay:
 
     def looked(self, threshold: float) -> BoolArray:
         """[questions], whether there is a second look at one threshold η."""
-        # As `decide` has it: unless G < η.
-        return self.possible & ~(self.doubt < threshold)
+        # As `decide` has it: unless the need is below η.
+        return self.possible & ~(self.need < threshold)
 
     def at(self, threshold: float) -> Outcome:
         """The outcome at one threshold η."""

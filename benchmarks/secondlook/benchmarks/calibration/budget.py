@@ -155,11 +155,11 @@ def bench_budget(run: BudgetRun) -> dict[str, Any]:
 def follow(answers: Answers, stream: IntArray, budget: BudgetedThreshold, times: FloatArray) -> BoolArray:
     """Which questions of the stream are looked at twice; local images come at once."""
     looked = np.zeros(len(stream), dtype=np.bool_)
-    doubts, sizes = answers.doubt[stream].tolist(), answers.second_bytes[stream].tolist()
-    for number, (doubt, size, now) in enumerate(zip(doubts, sizes, times.tolist(), strict=True)):
-        # Where there is no detail to gain doubt is -inf here, and counts as 0, as the server has it.
-        looked[number] = doubt >= 0 and doubt >= budget.threshold
-        budget.record(max(doubt, 0.0), looked=bool(looked[number]), now=now)
+    needs, sizes = answers.need[stream].tolist(), answers.second_bytes[stream].tolist()
+    for number, (need, size, now) in enumerate(zip(needs, sizes, times.tolist(), strict=True)):
+        # Where there is no detail to gain need is -inf here, and counts as 0, as the server has it.
+        looked[number] = need >= 0 and need >= budget.threshold
+        budget.record(max(need, 0.0), looked=bool(looked[number]), now=now)
         if looked[number]:
             budget.received(int(size))
     return looked
@@ -176,15 +176,15 @@ def worst_deviation(spent: FloatArray, allowed: FloatArray) -> float:
 
 
 def fixed_accuracy(answers: Answers, stream: IntArray, looks: int) -> float:
-    """Sum of scores with so many second looks, where doubt is largest."""
-    chosen = _most_doubtful(answers, stream, looks)
+    """Sum of scores with so many second looks, where need is largest."""
+    chosen = _most_needed(answers, stream, looks)
     return float((answers.first[stream] + chosen * (answers.kept - answers.first)[stream]).sum())
 
 
-def _most_doubtful(answers: Answers, stream: IntArray, looks: int) -> FloatArray:
+def _most_needed(answers: Answers, stream: IntArray, looks: int) -> FloatArray:
     """1 where a fixed threshold looks that gives so many second looks, else 0."""
     chosen = np.zeros(len(stream))
-    chosen[np.argsort(-answers.doubt[stream], kind="stable")[:looks]] = 1.0
+    chosen[np.argsort(-answers.need[stream], kind="stable")[:looks]] = 1.0
     return chosen
 
 
@@ -220,7 +220,7 @@ def _keep(
         "accuracy_fixed_overall": overall,
         "loss_in_blocks": in_blocks - accuracy,
         "loss_overall": overall - accuracy,
-        "worst_fixed_deviation": rate * worst_deviation(_most_doubtful(answers, stream, looks), due),
+        "worst_fixed_deviation": rate * worst_deviation(_most_needed(answers, stream, looks), due),
         "worst_bytes_deviation": worst_deviation(bytes_sent, a_second * seconds),
     }
 

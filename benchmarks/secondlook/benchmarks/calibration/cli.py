@@ -50,6 +50,13 @@ def threshold(
     include_eos: Annotated[bool, typer.Option(help="Whether the end token counts.")] = True,
     arbitration: Annotated[bool, typer.Option(help="Keep the surer answer, not always the second.")] = True,
     decide_after: Annotated[int, typer.Option(min=1, help="Tokens after which a server decides.")] = 5,
+    gate: Annotated[
+        Literal["gain", "change"] | None,
+        typer.Option(
+            help="Decide by a gate instead of by doubt, fitted on one half of the pictures: on whether a "
+            "second look makes the answer better or, without truth, changes it."
+        ),
+    ] = None,
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.9999, help="Of the intervals and of the bound.")
     ] = 0.95,
@@ -64,7 +71,7 @@ def threshold(
 
     target = _target(retransmission_rate, bytes_, accuracy)
     policy = Policy(0.0, measure, aggregation, first_k, include_eos, arbitration, decide_after)
-    found = from_log(log, target, policy, confidence=confidence, resamples=resamples, seed=seed)
+    found = from_log(log, target, policy, gate=gate, confidence=confidence, resamples=resamples, seed=seed)
     write_policy(found, output)
     show(calibration(found))
     typer.echo(f"wrote {output}")

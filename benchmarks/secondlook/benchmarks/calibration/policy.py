@@ -8,25 +8,27 @@ nothing of a stream whose difficulty has shifted since, or of a threshold that m
 picture may go wrong together: of several, one is counted, drawn at random; as the threshold is chosen on all
 of them, the guarantee is then nearly that.
 
-How. Let the thresholds tried be order statistics of the doubts, at ranks fixed beforehand. Given its value,
+How. Let the thresholds tried be order statistics of the needs, at ranks fixed beforehand. Given its value,
 the questions below an order statistic are independent draws of a question below that value; how many of them
 are wrong is a binomial count, bounded by Clopper & Pearson (Biometrika 26, 1934). A threshold for a rate is
 one such order statistic. One for bytes or for accuracy is chosen among `candidates` of them by looking at the
 answers, and so each is tested at (1 - confidence) / candidates: the union bound of Learn then Test
-(Angelopoulos et al., arXiv 2110.01052). Ties among doubts, which continuous measures hardly have, are not
-treated.
+(Angelopoulos et al., arXiv 2110.01052). What a gate expects is a need like any other, for it is fitted on
+pictures that are then left out. Ties among needs, which continuous measures hardly have, are not treated.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from secondlook.benchmarks.analysis.runs import Run, read_run
+from secondlook.benchmarks.calibration.gate import fit_gate, halves
 from secondlook.benchmarks.calibration.thresholds import Answers, choose
+from secondlook.engine.method.gate import Aim
 from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.policy_file import CalibratedOn, PolicyFile, Target, WrongShare
 
@@ -39,7 +41,7 @@ def wrong_share(answers: Answers, threshold: float, confidence: float, candidate
     drawn = np.random.default_rng(0).permutation(len(answers.picture))
     _, place = np.unique(answers.picture[drawn], return_index=True)
     one_each = drawn[place]  # of each picture one question, the same ones each time
-    unrefined = one_each[answers.doubt[one_each] < threshold]
+    unrefined = one_each[answers.need[one_each] < threshold]
     wrong = int((answers.first[unrefined] < _WRONG_BELOW).sum())
     total = len(unrefined)
     bound = binomial_upper_bound(wrong, total, (1 - confidence) / candidates)
@@ -73,6 +75,7 @@ def calibrate(
     target: Target,
     policy: Policy,
     *,
+    gate: Aim | None = None,
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -82,14 +85,20 @@ def calibrate(
     Args:
         log: of a full-retransmission run.
         policy: how doubt is measured and what follows; its threshold is not used.
+        gate: what one is fitted to tell, on one half of the pictures; all else is of the other half. None:
+            the uncertainty decides, and all is of all.
         confidence: of the intervals and the bound.
     """
     run = read_run(log)
+    if gate is not None:
+        fitted_on, rest = halves(run.columns, seed)
+        policy = replace(policy, gate=fit_gate(fitted_on, policy, gate))
+        run = replace(run, columns=rest)
     answers = Answers.of(run.columns, policy)
     choice = choose(answers, target, confidence=confidence, resamples=resamples, seed=seed)
     threshold = choice.threshold.value
     return PolicyFile(
-        **asdict(replace(policy, threshold=threshold)),
+        **vars(replace(policy, threshold=threshold)),
         target=target,
         threshold_interval=choice.threshold,
         expected=choice.expected,

@@ -34,15 +34,16 @@ class Answers:
     """Arrays, each [questions].
 
     Attributes:
-        doubt: the uncertainty that decides; -inf where there was no detail to gain, so that no threshold
-            is reached. Of the first `decide_after` tokens, for a server decides when it has these.
+        need: the uncertainty that decides, or what a gate expects; -inf where there was no detail to gain, so
+            that no threshold is reached. Of the first `decide_after` tokens, for a server decides when it has
+            these.
         first: scores of first answers.
         kept: scores of the answers that stand after a second look, under the policy's arbitration.
         first_bytes, second_bytes: sent for each look; the second's are 0 where there is none.
         picture: whose question it is, counted from 0.
     """
 
-    doubt: FloatArray
+    need: FloatArray
     first: FloatArray
     kept: FloatArray
     first_bytes: FloatArray
@@ -53,9 +54,9 @@ class Answers:
     def of(cls, columns: Columns, policy: Policy) -> Answers:
         """What the policy would meet, whatever its threshold."""
         replay = Replay(columns, policy)
-        doubt = np.where(replay.possible, replay.doubt, -np.inf)
+        need = np.where(replay.possible, replay.need, -np.inf)
         picture = np.unique(columns.picture, return_inverse=True)[1].astype(np.int64)
-        return cls(doubt, replay.first, replay.kept, columns.first.bytes, columns.second.bytes, picture)
+        return cls(need, replay.first, replay.kept, columns.first.bytes, columns.second.bytes, picture)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Curve:
     """Values at each threshold, ascending: from looking twice at all questions to none.
 
     Attributes (each [thresholds]):
-        threshold: the first is 0; the last is above every doubt.
+        threshold: the first is 0; the last is above every need.
         retransmission_rate, accuracy, bytes: means over the questions.
     """
 
@@ -78,11 +79,11 @@ class Curve:
 
 
 class Sorted:
-    """Answers in the order of their doubt, to be weighted again and again."""
+    """Answers in the order of their need, to be weighted again and again."""
 
     def __init__(self, answers: Answers) -> None:
-        self._trade_off = TradeOff(answers.doubt, answers.first, answers.kept - answers.first)
-        ones, looked = np.ones(len(answers.doubt)), np.isfinite(answers.doubt)
+        self._trade_off = TradeOff(answers.need, answers.first, answers.kept - answers.first)
+        ones, looked = np.ones(len(answers.need)), np.isfinite(answers.need)
         self._rate = Cost(0 * ones, looked.astype(np.float64), ones)
         self._bytes = Cost(answers.first_bytes, looked * answers.second_bytes, ones)
         self._picture = answers.picture
@@ -103,7 +104,7 @@ class Choice:
     """The threshold for a target.
 
     Attributes:
-        candidates: thresholds that were tried on the answers; 1 if only doubts were looked at.
+        candidates: thresholds that were tried on the answers; 1 if only needs were looked at.
         threshold: with its interval.
         expected: what comes of it.
     """
@@ -123,8 +124,8 @@ def choose(
     together: of what is chosen, and of what comes of the threshold that was.
     """
     _check(target)
-    by_doubt = Sorted(answers)
-    curve = by_doubt.curve()
+    by_need = Sorted(answers)
+    curve = by_need.curve()
     tried = _tried(curve, target)
     place = _chosen(curve, target, tried)
     if place is None:
@@ -134,7 +135,7 @@ def choose(
     rows = []
     for _ in range(resamples):
         weights = generator.multinomial(pictures, np.full(pictures, 1 / pictures)).astype(np.float64)
-        again = by_doubt.curve(weights)
+        again = by_need.curve(weights)
         other = _chosen(again, target, None)
         if other is None:  # a resample that cannot meet the target at all comes as close as it can
             other = int(again.accuracy.argmax()) if target.kind == "accuracy" else len(again.threshold) - 1
