@@ -37,6 +37,7 @@ _BENCHES: Final[dict[str, tuple[str, type[Any], str]]] = {
     "stream": ("streams.bench:bench_stream", options.StreamRun, ""),
     "browser": ("browser:bench_browser", options.BrowserRun, "float32"),
     "budget": ("calibration.budget:bench_budget", options.BudgetRun, "float64"),
+    "gate": ("analysis.gating:bench_gate", options.GateRun, "float64"),
 }
 """Each command's function, its options, and the dtype where these name none. The function takes the options
 and, where they name one, the preset before them; tells how far it is on stderr; and returns what it measured,

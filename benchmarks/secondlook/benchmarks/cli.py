@@ -82,6 +82,10 @@ def report(
     threshold: Annotated[
         float | None, typer.Option(min=0.0, help="The operating point; by default the model's own.")
     ] = None,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of calibrate threshold --gate: draw its gate beside doubt; may be repeated."),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the data set's pictures, for examples; signs are drawn.")
     ] = None,
@@ -99,5 +103,5 @@ def report(
     from secondlook.edge.files import check_writable
 
     check_writable(output / "index.html")
-    document = describe(read_family(logs), threshold, examples, images, resamples)
+    document = describe(read_family(logs), threshold, examples, images, resamples, policy or ())
     typer.echo(f"wrote {write_document(document, output)}")

@@ -276,6 +276,16 @@ class BudgetRun:
 
 
 @validated(frozen=True)
+class GateRun:
+    """What gates on gain give beside doubt, at equal accuracy and at equal bytes, on a log new to them."""
+
+    log: Annotated[Path, typer.Argument(help="A log of secondlook eval.")]
+    policy: Annotated[
+        list[Path], typer.Option(help="Of calibrate threshold --gate, on another log; may be repeated.")
+    ]
+
+
+@validated(frozen=True)
 class StreamRun:
     """Every way of answering a stream of frames in time, over the delay of the cloud, on drawn streams."""
 

@@ -14,6 +14,9 @@ import numpy as np
 from secondlook.benchmarks.analysis.columns import FloatArray
 from secondlook.benchmarks.analysis.statistics import LEVEL, Bootstrap
 
+NEAR: Final = 0.01
+"""What counts as nearly an accuracy."""
+
 _CUTS: Final = 100
 """Places along a curve that its band is computed at."""
 

@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from secondlook.benchmarks.analysis.curves import Envelope
+from secondlook.benchmarks.analysis.curves import NEAR, Envelope
 from secondlook.benchmarks.analysis.replay import Replay, advantage
 from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation
 from secondlook.benchmarks.report.document import Section, Table, number, points, share
-from secondlook.benchmarks.report.study import MEASURES, NEAR, Qualities, Study
+from secondlook.benchmarks.report.study import MEASURES, Qualities, Study
 from secondlook.benchmarks.run_log import leaves
 
 _LEAST_COMMUNICATION: Final = 0.5

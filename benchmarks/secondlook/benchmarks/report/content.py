@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ import numpy as np
 from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.analysis.runs import Family, Run
 from secondlook.benchmarks.datasets.question import MissingDataError
-from secondlook.benchmarks.report import claims, costs, doubt
+from secondlook.benchmarks.report import claims, costs, doubt, gating
 from secondlook.benchmarks.report.document import Document, Example, Panel, Section, as_markdown, as_page
 from secondlook.benchmarks.report.drawing import marked_original
 from secondlook.benchmarks.report.plots import standalone
@@ -31,6 +32,7 @@ def describe(
     examples: int = 6,
     images: Path | None = None,
     resamples: int | None = None,
+    gates: Sequence[Path] = (),
 ) -> Document:
     """The report of one family.
 
@@ -39,6 +41,7 @@ def describe(
         examples: how many at most.
         images: folder of the data set's pictures, for the examples; signs are drawn.
         resamples: see `Bootstrap`.
+        gates: policies whose gates are drawn beside doubt.
     """
     threshold = family.main.made.get("threshold") if threshold is None else threshold
     study, found = Study(family, threshold, resamples), Qualities(family.compared)
@@ -54,6 +57,7 @@ def describe(
         costs.overview(study),
         claims.claims(study, found),
         costs.communication(study),
+        *([gating.section(study, gates)] if gates else []),
         costs.computation(study),
         doubt.doubt(study),
         doubt.tokens(study),
@@ -136,7 +140,7 @@ def draw_example(
     region = Region(*(int(value) for value in columns.region[row])) if columns.possible[row] else None
     marked = marked_original(picture, columns.relevance[row], region, global_view)
     size = picture.size
-    asked = not replay.doubt[row] < threshold
+    asked = not replay.need[row] < threshold
     panels = [
         Panel(sent, f"Global image, as sent: {_bytes(columns.first.bytes[row])}"),
         Panel(

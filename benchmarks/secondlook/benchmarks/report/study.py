@@ -9,15 +9,13 @@ from typing import Final
 import numpy as np
 
 from secondlook.benchmarks.analysis.columns import BoolArray, Columns, FloatArray
-from secondlook.benchmarks.analysis.curves import Band, Cost, Envelope, Line, cheapest, envelope
+from secondlook.benchmarks.analysis.curves import NEAR, Band, Cost, Envelope, Line, cheapest, envelope
 from secondlook.benchmarks.analysis.replay import WHOLE, Replay
 from secondlook.benchmarks.analysis.runs import Family, Run
 from secondlook.benchmarks.analysis.statistics import Bootstrap, Estimate, Separation, interval, separation
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.method.policy import Policy
 
-NEAR: Final = 0.01
-"""What counts as nearly an accuracy."""
 HIGH_QUALITY: Final = 95
 MEASURES: dict[str, Measure] = {
     "min-entropy": "min_entropy",

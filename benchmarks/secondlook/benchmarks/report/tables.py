@@ -111,6 +111,12 @@ def measured(kind: str, report: Report) -> str:
 
         delay = report["rows"][0]["delay"]
         more = (part_lines([accuracy_table(report, intervals=False), cost_table(report, delay)], ""),)
+    elif kind == "gate":
+        from secondlook.benchmarks.report.document import part_lines
+        from secondlook.benchmarks.report.gating import parts
+
+        text, tables, _ = parts(report)
+        more = ([text, *part_lines(tables, "")],)
     return _written(kind, report, report["environment"], *more)
 
 
