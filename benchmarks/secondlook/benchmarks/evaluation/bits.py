@@ -106,7 +106,7 @@ class _Precision:
             anew = _threshold(replay, float(first.looked(threshold).mean()))
             told = zip(replay.columns.first.text, first.columns.first.text, strict=True)
             same = np.array([mine == theirs for mine, theirs in told])
-            apart = (replay.doubt - first.doubt)[same]
+            apart = (replay.need - first.need)[same]
         looked, again = replay.looked(threshold), replay.looked(anew)
         each = {
             "accuracy_global": replay.first,
