@@ -47,24 +47,24 @@ def block_quantised(weights: QuantisedWeights) -> Tensor:
         raise ValueError(f"groups must be of an even number of inputs, but are of {weights.group}")
     words = (weights.scales.view(torch.int32) + 0x80 & ~0xFF) | (zeros.int() + 128)
     rest = -outputs % WIDTH
-    in_blocks = pad(words, (0, 0, 0, rest)).unflatten(0, (-1, WIDTH)).transpose(1, 2).contiguous()
-    scales = in_blocks.view(torch.uint8).unflatten(-1, (WORDS, WIDTH))
+    in_blocks = pad(words, (0, 0, 0, rest)).view(-1, WIDTH, groups).transpose(1, 2).contiguous()
+    scales = in_blocks.view(torch.uint8).view(-1, groups, WORDS, WIDTH)
     values = _bytes(weights.values, rest) if weights.bits == 8 else _nibbles(weights.values, rest)
-    blocks = torch.cat([scales, values.unflatten(1, (groups, -1))], dim=2)
+    blocks = torch.cat([scales, values.reshape(len(scales), groups, -1, WIDTH)], dim=2)
     return blocks.view(torch.int8) if weights.bits == 8 else blocks
 
 
 def _bytes(values: Tensor, rest: int) -> Tensor:
     """[blocks, inputs, 64]."""
     raised = pad(values.view(torch.uint8) ^ 0x80, (0, 0, 0, rest))
-    apart = raised.unflatten(0, (-1, WIDTH // _LANES, _LANES))
+    apart = raised.view(-1, WIDTH // _LANES, _LANES, values.shape[1])
     return apart.permute(0, 3, 2, 1).flatten(2)
 
 
 def _nibbles(values: Tensor, rest: int) -> Tensor:
     """[blocks, inputs / 2, 64]."""
     raised = pad((values + 8).view(torch.uint8), (0, values.shape[1] % 2, 0, rest))
-    apart = raised.unflatten(1, (-1, 2)).unflatten(0, (-1, WIDTH // _LANES, _LANES))
+    apart = raised.view(-1, WIDTH // _LANES, _LANES, raised.shape[1] // 2, 2)
     pairs = apart.permute(0, 3, 2, 4, 1)  # [blocks, pairs, lanes, 2, 4]
     return (pairs[..., 0::2] | pairs[..., 1::2] << 4).flatten(2)
 
@@ -75,17 +75,17 @@ def unblock_quantised(blocks: Tensor, outputs: int, inputs: int) -> QuantisedWei
     Args:
         blocks: as `block_quantised` gives them, of so many outputs and inputs.
     """
-    scale_bytes, rows = blocks.view(torch.uint8).split([WORDS, blocks.shape[2] - WORDS], dim=2)
-    in_blocks = scale_bytes.flatten(2).contiguous().view(torch.int32)
+    held = blocks.view(torch.uint8)
+    in_blocks = held[:, :, :WORDS].flatten(2).contiguous().view(torch.int32)
     words = in_blocks.transpose(1, 2).flatten(0, 1)[:outputs].contiguous()
     zeros = (words & 0xFF).float() - 128
-    rows = rows.flatten(1, 2)
+    rows = held[:, :, WORDS:].flatten(1, 2)
     if blocks.dtype == torch.int8:
-        apart = rows.unflatten(2, (_LANES, -1)).permute(0, 3, 2, 1).flatten(0, 2)
+        apart = rows.view(*rows.shape[:2], _LANES, -1).permute(0, 3, 2, 1).flatten(0, 2)
         values = (apart ^ 0x80).view(torch.int8)
     else:
-        pairs = rows.unflatten(2, (_LANES, 2, 2))  # [blocks, pairs, lanes, 2, 2]
-        apart = torch.stack([pairs & 15, pairs >> 4], dim=-1).flatten(-2)
+        pairs = rows.view(*rows.shape[:2], _LANES, 2, 2)
+        apart = torch.stack([pairs & 15, pairs >> 4], dim=-1).flatten(-2)  # [blocks, pairs, lanes, 2, 4]
         values = apart.permute(0, 4, 2, 1, 3).flatten(3).flatten(0, 2).view(torch.int8) - 8
     return QuantisedWeights(
         values[:outputs, :inputs].contiguous(),

@@ -125,58 +125,22 @@ struct Product {
   const float* x;  // [rows, stride]: the inputs, with zeros to an even number
   std::int64_t stride, rows;
   Weights<T> weights;
-  const T* bias;              // [outputs], or null
-  const float* totals;        // [rows, spans] of the inputs, see low_bit.h; of floats null
-  const std::uint32_t* pairs; // [rows, stride / 2]: the inputs in pairs, where such are multiplied; or null
+  const T* bias;        // [outputs], or null
+  const float* totals;  // [rows, spans] of the inputs, see low_bit.h; of floats null
 };
 
-// R rows from `row` on.
-template <int R, typename X>
-SECONDLOOK_INLINE low_bit::Rows<X, R> rows_of(const X* x, std::int64_t stride, const float* totals,
-                                              std::int64_t spans, std::int64_t row) {
-  low_bit::Rows<X, R> rows;
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) {
-    rows.x[r] = x + (row + r) * stride;
-    rows.totals[r] = totals + (row + r) * spans;
-  }
-  return rows;
-}
-
 template <typename T, int R>
-SECONDLOOK_INLINE void multiply_low_bit(const Product<T>& product, std::int64_t row, const std::uint8_t* block,
-                                        float* products) {
-  const low_bit::Spans spans{product.weights.inputs, product.weights.group};
-  const std::int64_t count = spans.count();
-#if SECONDLOOK_HAS_BF16_DOT
-  if (product.pairs) {
-    const auto rows = rows_of<R>(product.pairs, product.stride / 2, product.totals, count, row);
-    return low_bit::multiply_dots<R>(rows, spans, block, products);
-  }
-#endif
-  const auto rows = rows_of<R>(product.x, product.stride, product.totals, count, row);
-  if (product.weights.held == Held::kBytes) return low_bit::multiply<low_bit::Bytes, R>(rows, spans, block, products);
-  low_bit::multiply<low_bit::Nibbles, R>(rows, spans, block, products);
-}
-
-template <typename T, int R>
-SECONDLOOK_INLINE void multiply_rows(const Product<T>& product, std::int64_t row, std::int64_t block,
-                                     float* products) {
-  const Weights<T>& weights = product.weights;
-  const auto* const data = static_cast<const std::uint8_t*>(weights.data) + block * weights.stride;
-  if (weights.held != Held::kFloats) return multiply_low_bit<T, R>(product, row, data, products);
-  const float* const x = product.x + row * product.stride;
-  const std::int64_t stride = product.stride, inputs = weights.inputs;
-  const T* const floats = reinterpret_cast<const T*>(data);
+SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const Weights<T>& weights,
+                                     const T* block, float* products) {
   switch (weights.width / kLanes) {
     case 1:
-      return multiply<T, R, 1>(x, stride, floats, inputs, products);
+      return multiply<T, R, 1>(x, stride, block, weights.inputs, products);
     case 2:
-      return multiply<T, R, 2>(x, stride, floats, inputs, products);
+      return multiply<T, R, 2>(x, stride, block, weights.inputs, products);
     case 3:
-      return multiply<T, R, 3>(x, stride, floats, inputs, products);
+      return multiply<T, R, 3>(x, stride, block, weights.inputs, products);
     default:
-      return multiply<T, R, 4>(x, stride, floats, inputs, products);
+      return multiply<T, R, 4>(x, stride, block, weights.inputs, products);
   }
 }
 
@@ -185,43 +149,40 @@ SECONDLOOK_INLINE void multiply_rows(const Product<T>& product, std::int64_t row
 template <typename T>
 SECONDLOOK_INLINE void multiply_block(const Product<T>& product, std::int64_t row, std::int64_t rows,
                                       std::int64_t block, float* products) {
+  const Weights<T>& weights = product.weights;
+  const auto* const bytes = static_cast<const std::uint8_t*>(weights.data) + block * weights.stride;
+  const float* const x = product.x + row * product.stride;
+  if (weights.held != Held::kFloats) {
+    const low_bit::Spans spans{weights.inputs, weights.group};
+    return low_bit::multiply_block(x, product.stride, product.totals + row * spans.count(), rows, spans,
+                                   weights.held == Held::kBytes, bytes, products);
+  }
+  const T* const data = reinterpret_cast<const T*>(bytes);
   switch (rows) {
     case 1:
-      return multiply_rows<T, 1>(product, row, block, products);
+      return multiply_rows<T, 1>(x, product.stride, weights, data, products);
     case 2:
-      return multiply_rows<T, 2>(product, row, block, products);
+      return multiply_rows<T, 2>(x, product.stride, weights, data, products);
     case 3:
-      return multiply_rows<T, 3>(product, row, block, products);
+      return multiply_rows<T, 3>(x, product.stride, weights, data, products);
     default:
-      return multiply_rows<T, 4>(product, row, block, products);
+      return multiply_rows<T, 4>(x, product.stride, weights, data, products);
   }
 }
 
-// Whether inputs are multiplied in pairs.
+// Floats for the totals of so many rows.
 template <typename T>
-bool pairs_of(const Weights<T>& weights) {
-  return sizeof(T) == 2 && weights.held == Held::kNibbles && has_bf16_dot();
+std::int64_t totals_of(const Weights<T>& weights, std::int64_t rows) {
+  return weights.held == Held::kFloats ? 0 : rows * low_bit::Spans{weights.inputs, weights.group}.count();
 }
 
-// Words that a product needs beside its inputs.
-template <typename T>
-std::int64_t words_of(const Weights<T>& weights, std::int64_t rows, std::int64_t stride) {
-  if (weights.held == Held::kFloats) return 0;
-  const std::int64_t totals = rows * low_bit::Spans{weights.inputs, weights.group}.count();
-  return totals + (pairs_of(weights) ? rows * stride / 2 : 0);
-}
-
-// A product; what it needs beside its inputs is written into `words`.
+// A product; its totals are written where there is memory for them.
 template <typename T>
 Product<T> product(const float* x, std::int64_t stride, std::int64_t rows, const Weights<T>& weights,
-                   const T* bias, float* words) {
-  if (weights.held == Held::kFloats) return {x, stride, rows, weights, bias, nullptr, nullptr};
-  const low_bit::Spans spans{weights.inputs, weights.group};
-  low_bit::add_up(x, stride, rows, spans, words);
-  if (!pairs_of(weights)) return {x, stride, rows, weights, bias, words, nullptr};
-  auto* const pairs = reinterpret_cast<std::uint32_t*>(words + rows * spans.count());
-  low_bit::narrow(x, rows * stride, pairs);
-  return {x, stride, rows, weights, bias, words, pairs};
+                   const T* bias, float* totals) {
+  if (weights.held == Held::kFloats) return {x, stride, rows, weights, bias, nullptr};
+  low_bit::add_up(x, stride, rows, {weights.inputs, weights.group}, totals);
+  return {x, stride, rows, weights, bias, totals};
 }
 
 // Blocks for one thread.

@@ -63,7 +63,8 @@ inline void check(const torch::stable::Tensor& input, const torch::stable::Tenso
   SECONDLOOK_CHECK_LAST_STRIDE(input);
   STD_TORCH_CHECK(input.size(1) >= 1, "input must have at least one input in each row, but has none");
   const auto type = input.scalar_type();
-  STD_TORCH_CHECK(type == torch::headeronly::ScalarType::Float || type == torch::headeronly::ScalarType::BFloat16,
+  STD_TORCH_CHECK(type == torch::headeronly::ScalarType::Float ||
+                      type == torch::headeronly::ScalarType::BFloat16,
                   "input must be Float or BFloat16, but is scalar type ", static_cast<int>(type));
   check_weights(weight, "weight", outputs, input.size(1), type);
   if (bias) {

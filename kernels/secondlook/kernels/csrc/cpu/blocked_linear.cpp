@@ -41,9 +41,11 @@ template <typename T>
 void run_all(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Tensor& result) {
   const auto weights = blocked::weights_of<T>(weight, result.size(1), input.size(1));
   const std::int64_t rows = input.size(0), stride = blocked::paired(input.size(1));
-  Tensor x = torch::stable::new_empty(input, {rows * stride + blocked::words_of(weights, rows, stride)}, ScalarType::Float);
+  const std::int64_t floats = rows * stride + blocked::totals_of(weights, rows);
+  Tensor x = torch::stable::new_empty(input, {floats}, ScalarType::Float);
   float* const values = static_cast<float*>(x.mutable_data_ptr());
-  secondlook::widen(static_cast<const T*>(input.const_data_ptr()), input.stride(0), rows, input.size(1), stride, values);
+  secondlook::widen(static_cast<const T*>(input.const_data_ptr()), input.stride(0), rows, input.size(1), stride,
+                    values);
   const T* const added = bias ? static_cast<const T*>(bias->const_data_ptr()) : nullptr;
   const auto product = blocked::product(values, stride, rows, weights, added, values + rows * stride);
   T* const to = static_cast<T*>(result.mutable_data_ptr());

@@ -102,9 +102,9 @@ class Step {
 
   Product<T> product(const float* x, Index inputs, const Tensor& weight, Index outputs, const T* bias) {
     const auto weights = blocked::weights_of<T>(weight, outputs, inputs);
-    const Index words = blocked::words_of(weights, rows_, stride(inputs));
-    float* const beside = words ? memory_.take<float>(words) : nullptr;
-    return blocked::product(x, stride(inputs), rows_, weights, bias, beside);
+    const Index totals = blocked::totals_of(weights, rows_);
+    return blocked::product(x, stride(inputs), rows_, weights, bias,
+                            totals ? memory_.take<float>(totals) : nullptr);
   }
 
   void add(const Product<T>& product, const T* residual, T* to) const {

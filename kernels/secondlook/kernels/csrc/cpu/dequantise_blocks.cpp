@@ -89,10 +89,10 @@ SECONDLOOK_DEQUANTISE(BFloat16)
 template <typename T>
 void run_all(const Tensor& weight, Index inputs, const Tensor& result) {
   const auto weights = blocked::weights_of<T>(weight, weight.size(0) * low_bit::kWidth, inputs);
-  const Target<T> to{static_cast<T*>(result.mutable_data_ptr()), result.size(0), result.size(1), result.size(2)};
-  torch::stable::parallel_for(0, weight.size(0), grain(inputs * low_bit::kWidth), [&](Index begin, Index end) {
-    run(weights, inputs, begin, end, to);
-  });
+  T* const data = static_cast<T*>(result.mutable_data_ptr());
+  const Target<T> to{data, result.size(0), result.size(1), result.size(2)};
+  torch::stable::parallel_for(0, weight.size(0), grain(inputs * low_bit::kWidth),
+                              [&](Index begin, Index end) { run(weights, inputs, begin, end, to); });
 }
 
 void dequantise_blocks(const Tensor& weight, Index inputs, const Tensor& result) {
@@ -101,7 +101,8 @@ void dequantise_blocks(const Tensor& weight, Index inputs, const Tensor& result)
   const ScalarType type = result.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16,
                   "result must be Float or BFloat16, but is scalar type ", static_cast<int>(type));
-  STD_TORCH_CHECK(result.dim() == 4 && result.size(0) * result.size(2) > (weight.size(0) - 1) * low_bit::kWidth,
+  const Index before = (weight.size(0) - 1) * low_bit::kWidth;
+  STD_TORCH_CHECK(result.dim() == 4 && result.size(0) * result.size(2) > before,
                   "result must have as many outputs as weight");
   blocked::check_weights(result, "result", result.size(0) * result.size(2), inputs, type);
   if (type == ScalarType::Float) {

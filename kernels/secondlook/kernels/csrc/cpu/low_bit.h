@@ -17,7 +17,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/bf16_dot.h"
+#include "cpu/vectorised.h"
 
 namespace secondlook::low_bit {
 
@@ -25,6 +25,10 @@ inline constexpr std::int64_t kWidth = 64;   // outputs of a block
 inline constexpr std::int64_t kChunk = 512;  // products that are added up in a row; then those sums are
 inline constexpr int kVectors = kWidth / kLanes;
 inline constexpr std::int64_t kWords = 4;  // rows of a group before its values
+
+// Bytes that are fetched before they are read. Without that so little is computed with what is read that half
+// of the memory's speed is lost.
+inline constexpr std::int64_t kAhead = 8192;
 
 // Which inputs are added up at once, a span: a group's, or of a long one kChunk at a time.
 struct Spans {
@@ -51,14 +55,6 @@ SECONDLOOK_CLONES static void add_up(const float* x, std::int64_t stride, std::i
   }
 }
 
-// Floats that are bfloat16 ones, an even number of them, as pairs of these.
-SECONDLOOK_CLONES static void narrow(const float* x, std::int64_t count, std::uint32_t* pairs) {
-  for (std::int64_t i = 0; i < count / 2; ++i) {
-    const auto even = reinterpret_bits<std::uint32_t>(x[2 * i]);
-    pairs[i] = even >> 16 | (reinterpret_bits<std::uint32_t>(x[2 * i + 1]) & 0xffff0000u);
-  }
-}
-
 SECONDLOOK_INLINE Words load_32(const void* from) {
   Words words;
   std::memcpy(&words, from, sizeof(words));
@@ -68,88 +64,28 @@ SECONDLOOK_INLINE Floats to_floats(const Words& below) {
   return __builtin_convertvector(reinterpret_bits<Integers>(below), Floats);
 }
 
-// How values are held, and multiplied: what is read of a row, of `kInputs` inputs, and added to the sums of 64
-// outputs. The sums of vector v are too large by 2^shift(v), and each value is by `kMore` before that.
+// How values are held: a row, of `kInputs` inputs, has 16 of each vector of outputs as floats that are too large
+// by a factor of 2^shift(v), and before that by kMore.
 struct Bytes {
-  using X = float;
   static constexpr std::int64_t kInputs = 1;
   static constexpr float kMore = 128.0f;
   static constexpr int shift(int v) { return v < 3 ? 8 * v : 0; }
 
-  static SECONDLOOK_INLINE Floats values(const Words& row, int v) {
+  // The words that to_floats takes have no sign.
+  static SECONDLOOK_INLINE Floats values(const Words& row, int, int v) {
     return to_floats(v < 3 ? row & 0xffu << 8 * v : row >> 24);
-  }
-  static SECONDLOOK_INLINE Floats values(const Words& row, int, int v) { return values(row, v); }
-  template <int R>
-  static SECONDLOOK_INLINE void add(const float* const (&x)[R], std::int64_t k, const Words& row,
-                                    Floats (&sum)[R][kVectors]) {
-    const Floats first = values(row, 0), second = values(row, 1), third = values(row, 2), last = values(row, 3);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const Floats each = broadcast(x[r][k]);
-      sum[r][0] += each * first;
-      sum[r][1] += each * second;
-      sum[r][2] += each * third;
-      sum[r][3] += each * last;
-    }
   }
 };
 
 struct Nibbles {
-  using X = float;
   static constexpr std::int64_t kInputs = 2;
   static constexpr float kMore = 8.0f;
   static constexpr int shift(int v) { return 4 * v; }
 
-  static SECONDLOOK_INLINE Floats values(const Words& half, int v) { return to_floats(half & 15u << 4 * v); }
   static SECONDLOOK_INLINE Floats values(const Words& row, int input, int v) {
-    return values(input ? row >> 16 : row, v);
-  }
-  template <int R>
-  static SECONDLOOK_INLINE void add_half(const float* const (&x)[R], std::int64_t k, const Words& half,
-                                         Floats (&sum)[R][kVectors]) {
-    const Floats first = values(half, 0), second = values(half, 1);
-    const Floats third = values(half, 2), last = values(half, 3);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const Floats each = broadcast(x[r][k]);
-      sum[r][0] += each * first;
-      sum[r][1] += each * second;
-      sum[r][2] += each * third;
-      sum[r][3] += each * last;
-    }
-  }
-  template <int R>
-  static SECONDLOOK_INLINE void add(const float* const (&x)[R], std::int64_t k, const Words& row,
-                                    Floats (&sum)[R][kVectors]) {
-    add_half(x, k, row, sum);
-    add_half(x, k + 1, row >> 16, sum);
+    return to_floats((input ? row >> 16 : row) & 15u << 4 * v);
   }
 };
-
-#if SECONDLOOK_HAS_BF16_DOT
-// The same by pairs of bfloat16: the bits of 128 <= f < 144 are those of 128 and the four of what is more.
-struct NibblePairs {
-  using X = std::uint32_t;
-  static constexpr std::int64_t kInputs = 2;
-  static constexpr float kMore = 8.0f + 128.0f;
-  static constexpr int shift(int) { return 0; }
-
-  template <int R>
-  static SECONDLOOK_INLINE void add(const std::uint32_t* const (&x)[R], std::int64_t k, const Words& row,
-                                    Floats (&sum)[R][kVectors]) {
-    Words pairs[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) pairs[v] = (row >> 4 * v & 0x000f000fu) | 0x43004300u;
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const Words each = reinterpret_bits<Words>(broadcast(reinterpret_bits<float>(x[r][k / 2])));
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = add_dot(each, pairs[v], sum[r][v]);
-    }
-  }
-};
-#endif
 
 // Scales and zeros of 16 outputs.
 struct Scales {
@@ -167,89 +103,101 @@ SECONDLOOK_INLINE std::int64_t stride_of(const Spans& spans) {
 }
 
 // R rows of inputs, and their totals.
-template <typename X, int R>
+template <int R>
 struct Rows {
-  const X* x[R];
+  const float* x[R];
   const float* totals[R];
-};
 
-// A span's group, its values, and its first input.
-struct Span {
-  const std::uint8_t *group, *values;
-  std::int64_t begin;
-};
-
-// products [R, 64] += of S spans of one length, the first of them the span of this number: of so many that there
-// are sums enough at once for the processor to be busy.
-template <typename Q, int R, int S>
-SECONDLOOK_INLINE void multiply_spans(const Rows<typename Q::X, R>& rows, const Span (&spans)[S],
-                                      std::int64_t length, std::int64_t number, float* products) {
-  Floats sum[S][R][kVectors];
-#pragma GCC unroll 2
-  for (int s = 0; s < S; ++s) {
+  SECONDLOOK_INLINE Rows(const float* first, std::int64_t stride, const float* all, std::int64_t spans) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[s][r][v] = Floats{};
+      x[r] = first + r * stride;
+      totals[r] = all + r * spans;
     }
   }
-  std::int64_t at = 0;
-  for (std::int64_t k = 0; k < length; k += Q::kInputs, at += kWidth) {
+};
+
+// sum[r][v] += x[r, k...] * values of a row.
+template <typename Q, int R>
+SECONDLOOK_INLINE void add_products(const Rows<R>& rows, std::int64_t k, const Words& row,
+                                    Floats (&sum)[R][kVectors]) {
 #pragma GCC unroll 2
-    for (int s = 0; s < S; ++s) {
-      Q::template add<R>(rows.x, spans[s].begin + k, load_32(spans[s].values + at), sum[s]);
-    }
-  }
-#pragma GCC unroll 2
-  for (int s = 0; s < S; ++s) {
+  for (int input = 0; input < Q::kInputs; ++input) {
+    const Floats first = Q::values(row, input, 0), second = Q::values(row, input, 1);
+    const Floats third = Q::values(row, input, 2), last = Q::values(row, input, 3);
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const Scales of(spans[s].group, v);
-      const float much = static_cast<float>(1 << Q::shift(v));
-      const Floats scale = of.scales() * (1.0f / much), zero = (of.zeros() + Q::kMore) * much;
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        float* const place = products + r * kWidth + kLanes * v;
-        store(place, load(place) + scale * (sum[s][r][v] - zero * broadcast(rows.totals[r][number + s])));
-      }
+    for (int r = 0; r < R; ++r) {
+      const Floats x = broadcast(rows.x[r][k + input]);
+      sum[r][0] += x * first;
+      sum[r][1] += x * second;
+      sum[r][2] += x * third;
+      sum[r][3] += x * last;
     }
   }
 }
 
 // products [R, 64] with a block.
 template <typename Q, int R>
-SECONDLOOK_INLINE void multiply(const Rows<typename Q::X, R>& rows, const Spans& spans,
-                                const std::uint8_t* block, float* products) {
+SECONDLOOK_INLINE void multiply(const Rows<R>& rows, const Spans& spans, const std::uint8_t* block,
+                                float* products) {
   std::fill(products, products + R * kWidth, 0.0f);
-  const std::int64_t size = spans.group, stride = stride_of<Q>(spans);
-  const auto span_at = [&](std::int64_t first, std::int64_t from) __attribute__((always_inline)) {
-    return Span{block, block + (kWords + from / Q::kInputs) * kWidth, first + from};
-  };
-  std::int64_t first = 0, number = 0;
-  if constexpr (R <= 2) {
-    for (; size <= kChunk && first + 2 * size <= spans.inputs; first += 2 * size, number += 2) {
-      const Span one = span_at(first, 0);
-      block += stride;
-      const Span both[] = {one, span_at(first + size, 0)};
-      block += stride;
-      multiply_spans<Q, R, 2>(rows, both, size, number, products);
+  std::int64_t span = 0;
+  for (std::int64_t first = 0; first < spans.inputs; first += spans.group) {
+    const std::int64_t end = first + spans.group;
+    const std::uint8_t* row = block + kWords * kWidth;
+    for (std::int64_t begin = first; begin < end; begin += kChunk, ++span) {
+      const std::int64_t last = std::min(end, begin + kChunk);
+      Floats sum[R][kVectors];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = Floats{};
+      }
+      for (std::int64_t k = begin; k < last; k += Q::kInputs, row += kWidth) {
+        __builtin_prefetch(row + kAhead);
+        add_products<Q, R>(rows, k, load_32(row), sum);
+      }
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const Scales of(block, v);
+        const float much = static_cast<float>(1 << Q::shift(v));
+        const Floats scale = of.scales() * (1.0f / much), zero = (of.zeros() + Q::kMore) * much;
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          float* const place = products + r * kWidth + kLanes * v;
+          store(place, load(place) + scale * (sum[r][v] - zero * broadcast(rows.totals[r][span])));
+        }
+      }
     }
-  }
-  for (; first < spans.inputs; first += size, block += stride) {
-    for (std::int64_t from = 0; from < size; from += kChunk, ++number) {
-      const Span span[] = {span_at(first, from)};
-      multiply_spans<Q, R, 1>(rows, span, std::min(kChunk, size - from), number, products);
-    }
+    block = row;
   }
 }
 
-#if SECONDLOOK_HAS_BF16_DOT
-template <int R>
-SECONDLOOK_BF16_DOT __attribute__((noinline)) void multiply_dots(const Rows<std::uint32_t, R>& rows,
-                                                                 const Spans& spans,
-                                                                 const std::uint8_t* block, float* products) {
-  multiply<NibblePairs, R>(rows, spans, block, products);
+template <typename Q>
+SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const float* totals, std::int64_t rows,
+                                     const Spans& spans, const std::uint8_t* block, float* products) {
+  const std::int64_t count = spans.count();
+  switch (rows) {
+    case 1:
+      return multiply<Q, 1>({x, stride, totals, count}, spans, block, products);
+    case 2:
+      return multiply<Q, 2>({x, stride, totals, count}, spans, block, products);
+    case 3:
+      return multiply<Q, 3>({x, stride, totals, count}, spans, block, products);
+    default:
+      return multiply<Q, 4>({x, stride, totals, count}, spans, block, products);
+  }
 }
-#endif
+
+// products [rows, 64] of up to four rows of x with a block; a row's bits do not depend on the others.
+SECONDLOOK_CLONES static void multiply_block(const float* x, std::int64_t stride, const float* totals,
+                                             std::int64_t rows, const Spans& spans, bool bytes,
+                                             const std::uint8_t* block, float* products) {
+  if (bytes) {
+    multiply_rows<Bytes>(x, stride, totals, rows, spans, block, products);
+  } else {
+    multiply_rows<Nibbles>(x, stride, totals, rows, spans, block, products);
+  }
+}
 
 }  // namespace secondlook::low_bit
