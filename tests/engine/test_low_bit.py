@@ -72,7 +72,7 @@ def test_weights_are_those_that_were_given(
 
 def test_whatever_a_plain_layer_takes_is_taken() -> None:
     found = layer()
-    plain = copy.deepcopy(found)
+    plain: nn.Module = copy.deepcopy(found)
     assert type(plain) is nn.Linear
     for values in (torch.randn(96, 9).T, torch.randn(9, 192)[:, ::2], torch.randn(1, 96).expand(6, 96)):
         torch.testing.assert_close(found(values), plain(values), rtol=1e-4, atol=1e-4)

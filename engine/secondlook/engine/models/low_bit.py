@@ -58,7 +58,8 @@ class LowBitLinear(FixedLinear):
         super().__init__(inputs, outputs, bias, training=False)
         self.dtype = dtype
         device = weights.values.device
-        self.blocks = None if device.type != "cpu" or uses_reference(device) else block_quantised(weights)
+        served = device.type == "cpu" and weights.values.dtype == torch.int8 and not uses_reference(device)
+        self.blocks = block_quantised(weights) if served else None
         self.few = 0 if self.blocks is None else _FEW
         self._weights = weights if self.blocks is None else None
 
