@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from rich.console import Console
@@ -23,12 +23,14 @@ from secondlook.benchmarks.commands import MeasurementError
 from secondlook.benchmarks.options import KernelsRun
 from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.engine.devices import chosen_device
+from secondlook.engine.models.low_bit import LowBitLinear
 from secondlook.engine.models.packed_linear import PackedLinear
 from secondlook.engine.models.packing import pack_linear_layers
 from secondlook.kernels import (
     KernelError,
     attention,
     attention_row,
+    block_quantised,
     block_weights,
     blocked_linear,
     compositions,
@@ -36,6 +38,7 @@ from secondlook.kernels import (
     decoder_layer,
     find_region,
     gated_silu,
+    quantise,
     quick_gelu,
     record_tokens,
     rms_norm,
@@ -219,7 +222,9 @@ def _cpu_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_C
             partial(functional.linear, rows, weight),
             weight.nbytes,
         )
-        yield _layer_case(normal, batch, dtype)
+        yield from _low_bit_cases(rows, weight)
+        for bits in (None, 8, 4):
+            yield _layer_case(normal, batch, dtype, bits)
     for length, causal in ((577, False), (620, True)):
         query, keys, values = (normal(1, length, 16, 64).transpose(1, 2) for _ in range(3))
         yield _Case(
@@ -249,16 +254,46 @@ def _cpu_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_C
         )
 
 
-def _layer_case(normal: Callable[..., Tensor], batch: int, dtype: torch.dtype) -> _Case:
-    """A layer of `small` behind 650 positions, beside the operators that it is made of."""
+def _low_bit_cases(rows: Tensor, weight: Tensor) -> Iterator[_Case]:
+    """`blocked_linear` with weights of few bits, beside PyTorch's own operators for such."""
+    outputs, inputs = weight.shape
+    kinds = (
+        (quantise(weight, 8), compositions.linear_of_8_bits),
+        (quantise(weight, 4), compositions.linear_of_4_bits),
+    )
+    for weights, theirs in kinds:
+        blocks = block_quantised(weights)
+        yield _Case(
+            "blocked_linear",
+            rows.dtype,
+            f"B={len(rows)} K={inputs} N={outputs} {weights.bits} bits",
+            partial(blocked_linear, rows, blocks, None, outputs),
+            partial(theirs(weights, rows.dtype), rows),
+            blocks.nbytes,
+        )
+
+
+def _layer_case(
+    normal: Callable[..., Tensor], batch: int, dtype: torch.dtype, bits: Literal[4, 8] | None
+) -> _Case:
+    """A layer of `small` behind 650 positions, beside the operators that it is made of.
+
+    Args:
+        bits: of weights; None: they are of `dtype`.
+    """
     size, heads, width, inner, length = 1024, 16, 64, 2816, 650
     shapes = ((size, size),) * 4 + ((inner, size),) * 2 + ((size, inner),)
     query, key, value, output, gate, up, down = (
         nn.Linear(shape[1], shape[0], bias=False, dtype=dtype) for shape in shapes
     )
     layers = nn.ModuleList([query, key, value, output, gate, up, down]).requires_grad_(False)
-    blocks = [block_weights(layer.weight) for layer in (query, key, value, output, gate, up, down)]
-    pack_linear_layers(layers)
+    if bits is None:
+        blocks = [block_weights(layer.weight) for layer in (query, key, value, output, gate, up, down)]
+        pack_linear_layers(layers)
+    else:
+        weights = [quantise(layer.weight, bits) for layer in (query, key, value, output, gate, up, down)]
+        blocks = [block_quantised(one) for one in weights]
+        layers = nn.ModuleList([LowBitLinear(one, None, dtype) for one in weights])
     norm, angles = normal(size), normal(batch, width)
     keys, values = normal(2, batch, heads, length + 1, width)
     slots, places = torch.arange(batch), torch.full((batch,), length)
@@ -269,7 +304,7 @@ def _layer_case(normal: Callable[..., Tensor], batch: int, dtype: torch.dtype) -
     return _Case(
         "decoder_layer",
         dtype,
-        f"B={batch} D={size} I={inner} S={length}",
+        f"B={batch} D={size} I={inner} S={length}" + (f" {bits} bits" if bits else ""),
         partial(decoder_layer, *before, *behind),
         partial(parts, hidden, angles, angles, keys, values, length),
         sum(one.nbytes for one in blocks) + keys.nbytes + values.nbytes,
