@@ -33,8 +33,14 @@ struct Weights {
 template <typename T>
 inline constexpr std::int64_t kPair = 4 / sizeof(T);  // inputs in 32 bits
 
-// The even number that so many inputs are padded to.
-SECONDLOOK_INLINE std::int64_t paired(std::int64_t inputs) { return tiles(inputs, 2) * 2; }
+// The multiple of kPair that so many inputs are padded to.
+template <typename T>
+SECONDLOOK_INLINE std::int64_t paired(std::int64_t inputs) {
+  return tiles(inputs, kPair<T>) * kPair<T>;
+}
+
+// The even number that a row of so many inputs is padded to, whatever it is multiplied with.
+SECONDLOOK_INLINE std::int64_t row_stride(std::int64_t inputs) { return tiles(inputs, 2) * 2; }
 
 template <typename T>
 SECONDLOOK_INLINE std::int64_t blocks(const Weights<T>& weights) {

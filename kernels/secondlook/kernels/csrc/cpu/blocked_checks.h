@@ -35,7 +35,7 @@ inline void check_low_bit(const torch::stable::Tensor& weight, const char* name,
                   weight.size(0));
   const std::int64_t group = group_of(weight), held = weight.size(1) * group;
   const bool padded = weight.scalar_type() == torch::headeronly::ScalarType::Byte && weight.size(1) == 1;
-  STD_TORCH_CHECK(held == inputs || (padded && held == paired(inputs)), name, " must have ", inputs,
+  STD_TORCH_CHECK(held == inputs || (padded && held == row_stride(inputs)), name, " must have ", inputs,
                   " inputs, but has ", weight.size(1), " group(s) of ", group);
 }
 
@@ -78,7 +78,7 @@ template <typename T>
 Weights<T> weights_of(const torch::stable::Tensor& weight, std::int64_t outputs, std::int64_t inputs) {
   const void* const data = weight.const_data_ptr();
   if (!of_few_bits(weight)) {
-    const std::int64_t held = tiles(inputs, kPair<T>) * kPair<T>, size = sizeof(T);
+    const std::int64_t held = paired<T>(inputs), size = sizeof(T);
     return {data, Held::kFloats, outputs, held, weight.size(2), weight.stride(0) * size, held};
   }
   const bool bytes = weight.scalar_type() == torch::headeronly::ScalarType::Char;

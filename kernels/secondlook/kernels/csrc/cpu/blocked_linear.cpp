@@ -40,7 +40,7 @@ SECONDLOOK_CLONES void run(const blocked::Product<BFloat16>& product, std::int64
 template <typename T>
 void run_all(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Tensor& result) {
   const auto weights = blocked::weights_of<T>(weight, result.size(1), input.size(1));
-  const std::int64_t rows = input.size(0), stride = blocked::paired(input.size(1));
+  const std::int64_t rows = input.size(0), stride = blocked::row_stride(input.size(1));
   const std::int64_t floats = rows * stride + blocked::totals_of(weights, rows);
   Tensor x = torch::stable::new_empty(input, {floats}, ScalarType::Float);
   float* const values = static_cast<float*>(x.mutable_data_ptr());

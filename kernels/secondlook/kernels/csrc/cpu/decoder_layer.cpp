@@ -63,7 +63,7 @@ class Memory {
 
 // Rows of `size` floats, with zeros to an even number.
 float* take_inputs(Memory& memory, Index rows, Index size) {
-  const Index stride = blocked::paired(size);
+  const Index stride = blocked::row_stride(size);
   float* const x = memory.take<float>(rows * stride);
   if (stride > size) std::fill(x, x + rows * stride, 0.0f);
   return x;
@@ -98,7 +98,7 @@ class Step {
 
  private:
   float epsilon() const { return static_cast<float>(a_.epsilon); }
-  static Index stride(Index size) { return blocked::paired(size); }
+  static Index stride(Index size) { return blocked::row_stride(size); }
 
   Product<T> product(const float* x, Index inputs, const Tensor& weight, Index outputs, const T* bias) {
     const auto weights = blocked::weights_of<T>(weight, outputs, inputs);

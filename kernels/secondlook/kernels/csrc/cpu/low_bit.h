@@ -26,8 +26,8 @@ inline constexpr std::int64_t kChunk = 512;  // products that are added up in a 
 inline constexpr int kVectors = kWidth / kLanes;
 inline constexpr std::int64_t kWords = 4;  // rows of a group before its values
 
-// Bytes that are fetched before they are read. Without that so little is computed with what is read that half
-// of the memory's speed is lost.
+// How many bytes ahead of what is read is fetched: a block's weights are so few bytes that the processor by
+// itself fetches too late.
 inline constexpr std::int64_t kAhead = 8192;
 
 // Which inputs are added up at once, a span: a group's, or of a long one kChunk at a time.
