@@ -147,6 +147,8 @@ def test_refuses_weights_that_have_no_blocks() -> None:
         block_quantised(QuantisedWeights(values, scales * float("inf"), None, 8))
     with pytest.raises(ValueError, match="even number of inputs, but are of 33"):
         block_quantised(QuantisedWeights(values, scales, None, 4))
+    with pytest.raises(ValueError, match=r"values must be int8, but are torch\.float8_e4m3fn"):
+        block_quantised(QuantisedWeights(values.float().to(torch.float8_e4m3fn), scales, None, 8))
 
 
 BLOCKS = block_quantised(drawn(64, 96, 4, 32))

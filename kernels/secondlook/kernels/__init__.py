@@ -3,8 +3,8 @@
 Each is C++ on the CPU and CUDA on a GPU, built at first use or into the wheel, with a reference in plain
 PyTorch that specifies it and serves where nothing can be built. For the CPU alone, in float32 and bfloat16,
 are a decoder's layer in a step, products with weights in blocks, attention of many rows, norms, rotations and
-gates; `has_kernels` tells where. For CUDA alone are products with weights of few bits. Importing builds and
-loads nothing.
+gates; `has_kernels` tells where. For CUDA alone is `quantised_linear`: weights of few bits lie in rows there,
+and in blocks on the CPU. Importing builds and loads nothing.
 """
 
 from __future__ import annotations

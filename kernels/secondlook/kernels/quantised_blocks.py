@@ -1,8 +1,7 @@
 """Weights of few bits as the CPU multiplies them: in blocks of 64 outputs, in the order of reading.
 
-[blocks, groups, 4 + rows, 64] bytes. Of a group the first four rows are a word for each output, from its
-highest bit on: the scale in float32 without the last 8 bits of its significand, and the zero + 128. Behind
-them is
+[blocks, groups, 4 + rows, 64] bytes. Of a group the first four rows are a word for each output, see
+`scale_words`. Behind them is
 
     of 8 bits, int8, a row for each input, of 16 words: word i holds the values + 128 of the outputs i,
     16 + i, 32 + i and 48 + i, from its lowest bits on;
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from secondlook.kernels.quantised import QuantisedWeights
+from secondlook.kernels.quantised import QuantisedWeights, scale_words, scales_and_zeros
 
 __all__ = ["block_quantised", "unblock_quantised"]
 
@@ -34,19 +33,16 @@ def block_quantised(weights: QuantisedWeights) -> Tensor:
     Scales are rounded to 16 bits of significand, to which all are exact that were float16 or bfloat16 once.
 
     Raises:
-        ValueError: zeros that are not whole numbers from -128 to 127, scales that are not finite, or several
-            groups of an odd number of inputs with 4 bits.
+        ValueError: values that are floats, zeros that are not whole numbers from -128 to 127, scales that are
+            not finite, or several groups of an odd number of inputs with 4 bits.
     """
     outputs, groups = weights.scales.shape
-    zeros = torch.zeros_like(weights.scales) if weights.zeros is None else weights.zeros
-    if not bool(((zeros == zeros.round()) & (zeros >= -128) & (zeros <= 127)).all()):
-        raise ValueError("zeros must be whole numbers from -128 to 127")
-    if not bool(torch.isfinite(weights.scales).all()):
-        raise ValueError("a scale is NaN or infinite")
+    if weights.values.dtype != torch.int8:
+        raise ValueError(f"values must be int8, but are {weights.values.dtype}")
     if weights.bits == 4 and weights.group % 2 and groups > 1:
         raise ValueError(f"groups must be of an even number of inputs, but are of {weights.group}")
-    words = (weights.scales.view(torch.int32) + 0x80 & ~0xFF) | (zeros.int() + 128)
     rest = -outputs % WIDTH
+    words = scale_words(weights)
     in_blocks = pad(words, (0, 0, 0, rest)).view(-1, WIDTH, groups).transpose(1, 2).contiguous()
     scales = in_blocks.view(torch.uint8).view(-1, groups, WORDS, WIDTH)
     values = _bytes(weights.values, rest) if weights.bits == 8 else _nibbles(weights.values, rest)
@@ -78,7 +74,7 @@ def unblock_quantised(blocks: Tensor, outputs: int, inputs: int) -> QuantisedWei
     held = blocks.view(torch.uint8)
     in_blocks = held[:, :, :WORDS].flatten(2).contiguous().view(torch.int32)
     words = in_blocks.transpose(1, 2).flatten(0, 1)[:outputs].contiguous()
-    zeros = (words & 0xFF).float() - 128
+    scales, zeros = scales_and_zeros(words)
     rows = held[:, :, WORDS:].flatten(1, 2)
     if blocks.dtype == torch.int8:
         apart = rows.view(*rows.shape[:2], _LANES, -1).permute(0, 3, 2, 1).flatten(0, 2)
@@ -89,7 +85,7 @@ def unblock_quantised(blocks: Tensor, outputs: int, inputs: int) -> QuantisedWei
         values = apart.permute(0, 4, 2, 1, 3).flatten(3).flatten(0, 2).view(torch.int8) - 8
     return QuantisedWeights(
         values[:outputs, :inputs].contiguous(),
-        (words & ~0xFF).view(torch.float32),
+        scales,
         zeros if zeros.any() else None,
         8 if blocks.dtype == torch.int8 else 4,
     )
