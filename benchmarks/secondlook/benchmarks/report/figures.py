@@ -128,6 +128,20 @@ def fewer_bits(results: Sequence[Path], document: Path, plots: Path | None = Non
     return "\n\n".join(lines) + "\n"
 
 
+def gates(results: Sequence[Path], document: Path, plots: Path | None = None) -> str:
+    """Tables and the plot of `bench gate`; see `evidence`."""
+    from secondlook.benchmarks.report.document import part_lines
+    from secondlook.benchmarks.report.gating import parts
+    from secondlook.benchmarks.report.plots import standalone
+
+    (path,) = results
+    *_, plot = parts(_read(path))
+    if plots is not None:
+        write_files({plots / f"{plot.name}.svg": standalone(plot.svg)})
+    links = Path(os.path.relpath(PLOTS, document.parent)).as_posix()
+    return "\n\n".join([_each(results, document).rstrip("\n"), *part_lines([plot], links)]) + "\n"
+
+
 _SIGNS: Final = "signs-test-4242.json"
 _HEADLINE: Final = (_SIGNS, "latency-small-4-cpu.json", "load-demo-float32-cpu.json")
 _LOGS: Final = ("signs-5151-90-90.jsonl.gz", "signs-5151-*.jsonl.gz")
@@ -146,6 +160,7 @@ PARTS: Final = (
     Part("results", _QWEN_CARD, ("signs-qwen-test-4242.json",), _one(tables.results)),
     Part("evidence", Path("docs/accuracy.md"), _LOGS, evidence),
     Part("bits", Path("docs/accuracy.md"), ("bits-*.json",), fewer_bits),
+    Part("gate", Path("docs/calibration.md"), ("gate-*.json",), gates),
     Part("budget", Path("docs/calibration.md"), ("budget-signs-5151.json",), _each),
     Part("heads", Path("docs/calibration.md"), ("heads-*.json",), _each),
     Part("compare", Path("docs/calibration.md"), ("compare-*.json",), _each),
@@ -167,7 +182,7 @@ def write_figures(root: Path) -> None:
     """Write every part of every document below a checkout's root, and the plots."""
     for part in PARTS:
         written = part.written
-        for drawing in (evidence, streams, fewer_bits):
+        for drawing in (evidence, streams, fewer_bits, gates):
             written = partial(drawing, plots=root / PLOTS) if part.written is drawing else written
         path = root / part.document
         text = filled(path.read_text(encoding="utf-8"), part.name, written(part.files(root), part.document))
