@@ -186,7 +186,7 @@ class ModelCard(WireModel):
     local_view: View = Field(description="Of a region, for the second look.")
     crop_size: int = Field(gt=0, description="Side of the smallest region asked for, in original pixels.")
     threshold: float = Field(ge=0, description="Default uncertainty threshold η, in nats for the entropies.")
-    gated: bool = Field(default=False, description="The threshold is of the gain that a gate expects.")
+    gated: bool = Field(default=False, description="The threshold is a gate's.")
     limits: Limits | None = Field(default=None, description="None: nothing but the engine's own.")
     precision: str = Field(default="", description="Of weights and activations.")
 
@@ -218,9 +218,8 @@ class Box(WireModel):
 class AnswerOptions(WireModel):
     """Per-request choices. What is None takes the server's default; unknown keys and other types are refused.
 
-    A threshold is of the uncertainty; another measure than the server's needs its own where it decides.
-    `relevance` asks for the map that the region is sought in, whether a region is sought or not. `region` is
-    where to look closer, for a caller that knows it: then none is sought.
+    A threshold is of the uncertainty: where it decides, another measure needs its own. `relevance` asks for
+    the map that a region is sought in, even if none is. `region` is where to look closer, if a caller knows.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
