@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from repository import PARTS, ROOT, build, copy_sources
+from secondlook.engine.on_vllm import opening
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = {
@@ -33,9 +34,11 @@ EXTRAS = {
     "otel",
     "ray",
     "video",
+    "vllm",
     "dev",
 }
 OURS = {"secondlook", "secondlook-edge"}
+ELSEWHERE = {"vllm"}  # of an environment of its own, where no constraint of ours holds
 EDGE_REQUIREMENTS = {"httpx", "pillow", "pydantic", "rich", "typer"}
 INFORMATION = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 LIMIT_BYTES = 32_000_000
@@ -100,7 +103,7 @@ def wheel(request: pytest.FixtureRequest) -> Wheel:
 @pytest.fixture(scope="module")
 def declared(edge: Wheel, rest: Wheel) -> list[Requirement]:
     """What both require of others."""
-    return [one for each in (edge, rest) for one in each.declared() if one.name not in OURS]
+    return [one for each in (edge, rest) for one in each.declared() if one.name not in OURS | ELSEWHERE]
 
 
 def test_a_wheel_is_the_source_tree_of_its_parts_and_nothing_else(wheel: Wheel) -> None:
@@ -163,6 +166,11 @@ def test_the_edge_requires_a_few_libraries_and_the_rest_requires_the_edge(
     assert str(needed) == f"secondlook-edge=={edge.metadata()['Version']}"
     in_checkout = project_wheel_metadata(source, isolated=False).get_all("Requires-Dist") or []
     assert f"secondlook-edge @ {(source / 'edge').as_uri()}" in in_checkout
+
+
+def test_vllm_is_of_the_one_version_whose_insides_are_known(rest: Wheel) -> None:
+    (needed,) = (str(one.specifier) for one in rest.declared() if one.name == "vllm")
+    assert needed == f"=={opening.VERSION}.*"
 
 
 def test_requirements_are_ranges_with_a_floor_and_no_ceiling(declared: list[Requirement]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.imaging import decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
+from secondlook.engine.embedded import EMBEDDED
 from secondlook.engine.encoders import EncoderChoice
 from secondlook.engine.errors import PolicyFileError, UnsupportedModelError
 from secondlook.engine.models.checkpoint import load_model
@@ -78,8 +81,7 @@ def looks(
         sent = decode_jpeg(picture.global_image(card.global_view).jpeg)
         prepared = engine.prepare(sent, question, picture.size, options, client=client, wanted=wanted)
         firsts.append(engine.start_first_look(prepared))
-    while engine.round():
-        pass
+    rounds(engine)
     for picture, begun in zip(pictures, firsts, strict=True):
         pending = begun.future.result().pending
         if pending is None:
@@ -87,12 +89,16 @@ def looks(
             continue
         sent = decode_jpeg(picture.local_image(pending.region, card.local_view).jpeg)
         seconds.append(engine.start_second_look(pending, engine.prepare_local(pending, sent)))
-    while engine.round():
-        pass
+    rounds(engine)
     return [
         Looked(first.future.result(), None if second is None else second.future.result())
         for first, second in zip(firsts, seconds, strict=True)
     ]
+
+
+def rounds(engine: TwoLooks) -> None:
+    while engine.round():
+        pass
 
 
 def same(ours: Look, theirs: Look, measures: Sequence[str] = ("min_entropy", "margin")) -> None:
@@ -199,8 +205,7 @@ def test_an_answer_is_told_as_it_grows_and_a_look_that_is_given_up_leaves_nothin
         engine.cancel(one)
         for _ in range(number):
             engine.round()
-    while engine.round():
-        pass
+    rounds(engine)
     assert told == sorted(set(told))
     assert len(kept.future.result().look.token_ids) == 12
     assert all(one.future.cancelled() for one in lost)
@@ -259,6 +264,47 @@ def test_the_command_serves_two_looks_and_a_streamed_chat(monkeypatch: pytest.Mo
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """On two workers, which a vision tower of an even number of heads is needed for."""
+    folder = tmp_path_factory.mktemp("spread") / "model"
+    shutil.copytree(EMBEDDED["demo"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["num_attention_heads"] = 6
+    (folder / "config.json").write_text(json.dumps(config))
+    options = replace(OPTIONS, model=str(folder), tensor_parallel=2)
+    vllm = opening.load_vllm_engine(options, compiled=False)
+    yield Both(load_engine(EngineOptions(str(folder), "float32", "cpu")), vllm)
+    vllm.close()
+
+
+def test_workers_with_a_part_of_the_heads_each_are_one_engine(spread: Both) -> None:
+    asked = signs(8)
+    same_looks(looks(spread.vllm, asked), looks(spread.own, asked))
+
+
+def test_looks_fail_and_nothing_hangs_once_its_processes_have_died(spread: Both) -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    engine, (image, question) = spread.vllm, signs(1)[0]
+    picture = open_picture(image)
+    sent = decode_jpeg(picture.global_image(engine.card.global_view).jpeg)
+    options, wanted = AnswerOptions(second_look="never", max_new_tokens=200), TokenOptions(least=200)
+    prepared = engine.prepare(sent, question, picture.size, options, wanted=wanted)
+    begun = engine.start_first_look(prepared)
+    for _ in range(3):
+        engine.round()
+    for process in engine._llm.engine_core.resources.engine_manager.processes:
+        process.kill()
+    with pytest.raises(EngineDeadError):
+        rounds(engine)
+    engine.cancel(begun)
+    assert begun.future.cancelled()
+    further = engine.start_first_look(prepared)
+    rounds(engine)
+    assert isinstance(further.future.exception(), EngineDeadError)
 
 
 def test_another_version_and_options_of_no_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

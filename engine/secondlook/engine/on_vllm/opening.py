@@ -74,7 +74,7 @@ def load_vllm_engine(options: EngineOptions, *, compiled: bool = True) -> VllmEn
 
     policy, budget = policy_and_budget(options, model, digest)
     capacity = min(model.context, sum(model.most_visual_tokens) + _TEXT_TOKENS)
-    with _environment(platform):
+    with _environment(platform, options.tensor_parallel):
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -159,19 +159,23 @@ def _of_platform(platform: str, gigabytes: float | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _environment(platform: str) -> Iterator[None]:
-    """What vLLM's processes are started with on CPUs: a thread on each core that may be used, and the OpenMP
-    that came with it, before any other."""
-    before = os.environ.get("LD_PRELOAD", "")
+def _environment(platform: str, workers: int) -> Iterator[None]:
+    """What vLLM's processes are started with on CPUs: a thread on each core that may be used, which workers
+    share, and the OpenMP that came with it, before any other."""
+    before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "VLLM_CPU_OMP_THREADS_BIND")}
     if platform == "cpu":
         cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
-        preloaded = [before, *map(str, Path(sys.prefix).glob("lib/libiomp5.so"))]
+        shares = [",".join(map(str, cores[rank::workers] or cores)) for rank in range(workers)]
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(shares))
+        preloaded = [before["LD_PRELOAD"], *map(str, Path(sys.prefix).glob("lib/libiomp5.so"))]
         os.environ["LD_PRELOAD"] = ":".join(filter(None, preloaded))
     try:
         yield
     finally:
-        os.environ["LD_PRELOAD"] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _install(llm: Any, model: VisionLanguageModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from secondlook.engine.decode.flows import Decode, Flows
@@ -140,7 +142,7 @@ class ReadRows:
 
 
 class VllmFlows(Flows):
-    """Runs flows on vLLM. All calls belong on one thread."""
+    """Runs flows on vLLM. All calls belong on one thread; once vLLM's processes have died, they raise."""
 
     def __init__(self, llm: LLMEngine) -> None:
         super().__init__()
@@ -149,6 +151,7 @@ class VllmFlows(Flows):
         self._answers = dict[int, Answer]()  # those that flows have
         self._running = dict[str, Answer]()  # those that vLLM has
         self._unread = list[str]()
+        threading.Thread(target=_wake, args=(llm.engine_core,), name="vllm-watch", daemon=True).start()
 
     @property
     def running(self) -> int:
@@ -247,6 +250,15 @@ def doubt(logs: Sequence[float], is_eos: bool, *, all_tokens: bool) -> TokenStat
 def entropy(logs: Iterable[float]) -> float:
     """-Σ p ln p, in nats, of all ln p; what is impossible adds nothing."""
     return -sum(math.exp(one) * one for one in logs if one != -math.inf)
+
+
+def _wake(core: Any) -> None:
+    """Once vLLM's processes are gone, end whatever waits for them: vLLM's own client waits on for ever."""
+    core.output_queue_thread.join()
+    core.outputs_queue.put_nowait(EngineDeadError())
+    for call in list(core.utility_results.values()):
+        if not call.done():
+            call.set_exception(EngineDeadError())
 
 
 def _check_begun(wants: list[Answering]) -> Sequence[None]:
