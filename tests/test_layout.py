@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "benchmarks": {"edge", "kernels", "engine", "export"},
 }
 # typing_extensions comes with pydantic, av with an extra.
-EDGE_LIBRARIES = {"PIL", "av", "httpx", "pydantic", "pydantic_core", "rich", "typer", "typing_extensions"}
+EDGE_LIBRARIES = {"PIL", "av", "httpx", "pydantic", "rich", "typer", "typing_extensions"}
 MOST_LINES = 400
 USUAL_LINES = 250
 

@@ -231,3 +231,9 @@ def test_keys_that_cannot_be_read_are_told_before_anything_starts(tmp_path: Path
     gone = tmp_path / "gone"
     _, told = started("--api-key-file", str(gone), "--port", str(free_port())).communicate(timeout=SECONDS)
     assert told == f"error: the keys of {gone} cannot be read: No such file or directory\n"
+
+
+def test_an_encoder_that_cannot_be_is_told_before_anything_starts() -> None:
+    _, told = started("--vision", "onnx", "--port", str(free_port())).communicate(timeout=SECONDS)
+    assert told.startswith("error: --vision onnx needs --encoder FOLDER")
+    assert told.count("\n") == 1

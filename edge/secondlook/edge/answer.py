@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import to_jsonable_python
+from pydantic import TypeAdapter
 
 from .geometry import Region, Size
 from .imaging import EncodedPicture
@@ -79,5 +79,5 @@ class EdgeAnswer:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pictures, in types that JSON has."""
-        told: dict[str, Any] = to_jsonable_python(self, exclude={"local_image"})
+        told: dict[str, Any] = TypeAdapter(Any).dump_python(self, mode="json", exclude={"local_image"})
         return told
