@@ -6,7 +6,6 @@ import base64
 import io
 import math
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,11 +23,7 @@ from engine.scripted_upstream import (
     SURE,
     UNSURE,
     Upstream,
-    broken_off,
-    refused,
     running,
-    saying,
-    silent,
 )
 from engine.serving_harness import SPOKEN, listening
 from secondlook.edge import AnswerOptions, ClientSettings, EdgeClient, RequestRefusedError
@@ -36,7 +31,6 @@ from secondlook.edge.errors import ConnectionFailedError, SettingsError
 from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import Box
-from secondlook.engine.errors import UpstreamAwayError, UpstreamError, UpstreamTimeoutError
 from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
 from secondlook.engine.serve.app import create_loading_app
 from secondlook.engine.upstream.engine import UpstreamEngine
@@ -250,96 +244,6 @@ def test_a_client_that_leaves_closes_the_connection_behind_it(upstream: Upstream
         assert asked_once(address, second_look="never").text == "18"
 
 
-def test_a_busy_upstream_is_asked_again_when_it_says(upstream: Upstream) -> None:
-    upstream.faults.extend(
-        [
-            lambda: refused(429, "too many", Retry_After="0.2"),
-            lambda: refused(503, "being loaded"),
-        ]
-    )
-    began = time.perf_counter()
-    with serving(upstream) as address:
-        upstream.faults.extend(
-            [lambda: refused(429, "too many", Retry_After="0.2"), lambda: refused(502, "?")]
-        )
-        assert asked_once(address, second_look="never").text == "18"
-        assert len(upstream.asked) == 3
-    assert time.perf_counter() - began >= 0.4
-
-
-@pytest.mark.parametrize(
-    ("fault", "tries", "status", "name", "said"),
-    [
-        (lambda: refused(503, "overloaded"), 3, 503, "upstream_away", "busy: (503) overloaded"),
-        (lambda: refused(429, "no", Retry_After="90"), 1, 503, "upstream_away", "busy: (429) no"),
-        (lambda: refused(400, f"bad key {KEY}"), 1, 502, "upstream_failed", "(400) bad key …"),
-        (lambda: refused(401, f"Incorrect API key: {KEY}"), 1, 502, "upstream_failed", "refuses the key"),
-        (lambda: refused(504, "slow"), 3, 504, "upstream_timeout", "did not answer in time: (504) slow"),
-        (lambda: refused(500, "bug"), 3, 502, "upstream_failed", "(500) bug"),
-        (broken_off, 1, 503, "upstream_away", "connection"),
-        (saying("data: nonsense\n\n"), 1, 502, "upstream_failed", "no chunk of an answer"),
-        (saying('data: {"error": {"message": "boom"}}\n\n'), 1, 502, "upstream_failed", "broke off: boom"),
-        (saying("{}", "application/json"), 1, 502, "upstream_failed", "not with a stream"),
-        (saying("data: [DONE]\n\n"), 1, 502, "upstream_failed", "without a token"),
-        (saying(""), 3, 502, "upstream_failed", "in the middle"),
-    ],
-)
-def test_faults_of_the_upstream_are_told_with_its_name_and_without_its_key(
-    upstream: Upstream, fault: Any, tries: int, status: int, name: str, said: str
-) -> None:
-    jpeg = open_picture(picture(640, 480)).global_image(parsed_view("448")).jpeg
-    form = {"question": QUESTION, "width": "640", "height": "480"}
-    with serving(upstream) as address:
-        upstream.faults.extend([fault] * 9)
-        files = {"image": ("a.jpg", jpeg, "image/jpeg")}
-        reply = httpx.post(f"{address}/v1/answers", data=form, files=files, headers=SPOKEN, timeout=SECONDS)
-        upstream.faults.clear()
-        assert asked_once(address, second_look="never").text == "18"  # and the next one is answered
-    told = reply.json()
-    assert (reply.status_code, told["error"]) == (status, name), told
-    assert said in told["message"]
-    assert "http://127.0.0.1:" in told["message"]
-    assert KEY not in reply.text
-    assert len(upstream.asked) == tries + 1
-
-
-def test_an_upstream_that_is_silent_is_not_waited_for_any_longer(upstream: Upstream) -> None:
-    with serving(upstream, client={"timeout": 0.5, "retries": 0}) as address:
-        upstream.faults.append(silent)
-        with pytest.raises(RequestRefusedError, match=r"504.*sent nothing for 0\.5 s"):
-            asked_once(address)
-
-
-def test_readiness_tells_that_the_upstream_is_away_and_back(upstream: Upstream) -> None:
-    with serving(upstream) as address:
-        assert httpx.get(f"{address}/readyz").status_code == 200
-        upstream.absent = True
-        time.sleep(1.1)  # it is asked once a second at most
-        for path in ("/readyz", "/health"):
-            reply = httpx.get(f"{address}{path}")
-            assert reply.status_code == 503
-            assert "upstream http://127.0.0.1:" in reply.text
-        upstream.absent = False
-        time.sleep(1.1)
-        assert httpx.get(f"{address}/readyz").json() == {"status": "ready"}
-
-
-def test_a_second_look_that_fails_leaves_openais_client_the_first_answer(upstream: Upstream) -> None:
-    """The first look and the box are answered; what asks with two pictures is refused."""
-    buffer = io.BytesIO()
-    picture().save(buffer, "JPEG")
-    content = [
-        {"type": "text", "text": QUESTION},
-        {"type": "image_url", "image_url": {"url": data_url(buffer.getvalue())}},
-    ]
-    upstream.second = []
-    with serving(upstream) as address:
-        body = {"messages": [{"role": "user", "content": content}]}
-        reply = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=SECONDS)
-    assert reply.json()["choices"][0]["message"]["content"] == "18"
-    assert reply.json()["secondlook"]["decision"] == "unsure"
-
-
 def test_shannon_entropy_is_refused_and_the_margin_is_exact(upstream: Upstream) -> None:
     with serving(upstream) as address:
         with pytest.raises(RequestRefusedError, match="Shannon entropy does not follow"):
@@ -349,46 +253,12 @@ def test_shannon_entropy_is_refused_and_the_margin_is_exact(upstream: Upstream) 
     assert answer.uncertainty == pytest.approx(sum(expected) / 3)
 
 
-@pytest.mark.parametrize(
-    ("lacks", "error", "said"),
-    [
-        ({"logprobs": False}, UpstreamError, "gave no logprobs.*--max-logprobs"),
-        ({"absent": True}, UpstreamAwayError, "busy: .503. being restarted"),
-        ({"models": ["a", "b"]}, SettingsError, "'a', 'b': say which model"),
-        ({"models": []}, SettingsError, "none: say which model"),
-    ],
-)
-def test_what_an_upstream_lacks_is_told_when_it_is_first_asked(
-    lacks: dict[str, Any], error: type[Exception], said: str
-) -> None:
-    with running(Upstream(**lacks)) as address, pytest.raises(error, match=said):
-        UpstreamEngine(settings(address))
-
-
 def test_without_runners_up_there_is_no_margin(upstream: Upstream) -> None:
     upstream.runner_up = False
     with serving(upstream) as address:
         assert asked_once(address, second_look="never").text == "18"
         with pytest.raises(RequestRefusedError, match="no token beside the one chosen"):
             asked_once(address, measure="margin", threshold=0.5)
-
-
-def test_an_upstream_that_takes_no_pictures_says_so_itself(upstream: Upstream) -> None:
-    upstream.faults.append(lambda: refused(400, "scripted is not a multimodal model"))
-    with (
-        running(upstream) as address,
-        pytest.raises(UpstreamError, match=r"not a multimodal.*takes? pictures"),
-    ):
-        UpstreamEngine(settings(address))
-
-
-def test_an_upstream_that_is_not_there_is_told_at_once() -> None:
-    with running(Upstream()) as address:
-        pass
-    with pytest.raises(UpstreamAwayError, match=f"{address}/v1 is away: cannot connect"):
-        UpstreamEngine(settings(address))
-    with pytest.raises(SettingsError, match="http://host:port"):
-        UpstreamEngine(settings("ftp://upstream.example"))
 
 
 def test_a_model_is_chosen_by_its_name(upstream: Upstream) -> None:
@@ -424,17 +294,4 @@ def test_its_card_says_the_views_that_were_set() -> None:
         engine = UpstreamEngine(settings(address, global_view=parsed_view("640x480"), crop_size=300))
         assert sent_size(engine.card.global_view, Size(4000, 3000)) == Size(640, 480)
         assert (engine.card.crop_size, engine.card.threshold) == (300, 0.5)
-        engine.close()
-
-
-def test_a_timeout_is_one_of_the_whole_answer_too(upstream: Upstream) -> None:
-    with running(upstream) as address:
-        engine = UpstreamEngine(settings(address, client={"timeout": 1.0}))
-        upstream.gate.clear()
-        asked = engine.prepare(Image.new("RGB", (100, 100)), QUESTION, Size(100, 100))
-        request = engine.start_first_look(asked)
-        while engine.round():
-            pass
-        with pytest.raises(UpstreamTimeoutError):
-            request.future.result(0)
         engine.close()
