@@ -8,13 +8,16 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn.functional import linear
 
 from engine.checkpoints import Variant, write_checkpoint
+from secondlook.edge.geometry import Size, sent_size
+from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.low_bit import LowBitLinear, quantise_linear_layers
-from secondlook.kernels import quantise
+from secondlook.kernels import quantise, quantise_float8
 
 DTYPES = (torch.float32, torch.bfloat16)
 KINDS: tuple[tuple[Literal[4, 8], int | None], ...] = ((8, None), (8, 32), (4, 32), (4, 96))
@@ -117,3 +120,32 @@ def test_a_group_that_does_not_fit_names_the_layer(tmp_path: Path) -> None:
     model: Any = copy.deepcopy(load_model(str(write_checkpoint(tmp_path / "model"))).module)
     with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj: .*groups of 48"):
         quantise_linear_layers(model, 4, 48)
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 5, 16, 40])
+def test_on_a_gpu_it_multiplies_by_its_weights_too(kind: str, dtype: torch.dtype, rows: int) -> None:
+    weight = torch.randn(90, 96, device="cuda")
+    weights = quantise_float8(weight) if kind == "fp8" else quantise(weight, 8 if kind == "int8" else 4)
+    values = torch.randn(2, rows, 96, device="cuda", dtype=dtype)
+    found = LowBitLinear(weights, None, dtype)
+    with torch.inference_mode():
+        result = found(values)
+    exact = linear(values.double(), found.weights.dequantised(torch.float64))
+    products = linear(values.double().abs(), found.weights.dequantised(torch.float64).abs())
+    assert result.dtype == dtype
+    assert ((result.double() - exact).abs() <= 4 * torch.finfo(dtype).eps * products).all()
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+def test_a_gpu_answers_with_few_bits(kind: Any, tmp_path: Path) -> None:
+    folder = str(write_checkpoint(tmp_path / "model", Variant()))
+    model = load_model(folder, device="cuda", dtype="float16", quantise=kind)
+    assert any(isinstance(part, LowBitLinear) for part in model.module.modules())
+    original = Size(400, 300)
+    view = sent_size(model.global_view, original)
+    look = Engine(model).first_look(Image.new("RGB", (view.width, view.height)), "What is it?", original)
+    assert look.look.text is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from secondlook.engine.engine import Engine
 from secondlook.engine.errors import UnsupportedModelError
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.low_bit import LowBitLinear
-from secondlook.engine.models.quantisation_config import chosen_packing
+from secondlook.engine.models.quantisation_config import Quantise, chosen_packing
 
 PICTURE = Path(__file__).parents[2] / "docs" / "two-looks.jpg"
 
@@ -52,7 +52,7 @@ def test_the_decoder_and_its_head_are_rounded_and_nothing_else(
 
 
 def test_unknown_bits_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SettingsError, match="one of int8, int4, not 'int3'"):
+    with pytest.raises(SettingsError, match="one of int8, int4, fp8, not 'int3'"):
         load_model("demo", quantise="int3")  # type: ignore[arg-type]
     for command in (("ask", str(PICTURE), "what?"), ("serve",), ("eval", "signs"), ("verify-bits",)):
         assert exit_status(*command, "--quantise", "int3") != 0
@@ -63,10 +63,12 @@ def test_unknown_bits_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_where_nothing_multiplies_with_them_they_are_refused(folder: Path) -> None:
     values = json.loads((folder / "config.json").read_text())
-    with pytest.raises(SettingsError, match="int8 weights are multiplied with on a CPU alone so far"):
-        chosen_packing(folder, values, "int8", "auto", torch.device("cuda"))
-    with pytest.raises(SettingsError, match="int4 weights go with dtype float32 or bfloat16, not float16"):
+    with pytest.raises(SettingsError, match="fp8 weights are multiplied with on CUDA alone, not on a CPU"):
+        load_model(str(folder), device="cpu", quantise="fp8")
+    with pytest.raises(SettingsError, match="int4 weights go with dtype float32 or bfloat16 on a CPU"):
         load_model(str(folder), device="cpu", dtype="float16", quantise="int4")
+    for quantise in get_args(Quantise):
+        assert chosen_packing(folder, values, quantise, "float16", torch.device("cuda")) is None
 
 
 def test_layers_that_no_groups_fit_are_told(folder: Path, tmp_path: Path) -> None:

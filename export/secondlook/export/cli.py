@@ -257,7 +257,7 @@ def _load(
     revision: str | None,
     device: str,
     dtype: str = "float32",
-    quantise: Literal["int8", "int4"] | None = None,
+    quantise: Literal["int8", "int4", "fp8"] | None = None,
 ) -> VisionLanguageModel:
     from secondlook.engine.models.checkpoint import load_model
 

@@ -71,6 +71,7 @@ __all__ = [
     "token_statistics",
     "token_statistics_reference",
     "unblock_quantised",
+    "unpack_quantised",
     "write_cache",
     "write_cache_reference",
 ]

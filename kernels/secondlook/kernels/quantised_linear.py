@@ -24,6 +24,7 @@ __all__ = [
     "pack_quantised",
     "quantised_linear",
     "quantised_linear_reference",
+    "unpack_quantised",
 ]
 
 _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
@@ -90,7 +91,8 @@ def pack_quantised(weights: QuantisedWeights) -> tuple[Tensor, Tensor]:
     return values, scale_words(weights)
 
 
-def _unpacked(values: Tensor, scales: Tensor) -> QuantisedWeights:
+def unpack_quantised(values: Tensor, scales: Tensor) -> QuantisedWeights:
+    """The weights again that `pack_quantised` packed, but for the rounding of their scales."""
     floats, zeros = scales_and_zeros(scales)
     if values.dtype != torch.uint8:
         return QuantisedWeights(values, floats, None if values.dtype == _FLOAT8 else zeros, 8)
@@ -105,7 +107,7 @@ def quantised_linear_reference(
     bias: Tensor | None,
 ) -> Tensor:
     """What `quantised_linear` computes, in float64 throughout."""
-    weight = _unpacked(values, scales).dequantised(torch.float64)
+    weight = unpack_quantised(values, scales).dequantised(torch.float64)
     return linear(input.double(), weight, None if bias is None else bias.double())
 
 

@@ -79,7 +79,7 @@ DTypeOption = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL)
 ]
 QuantiseOption = Annotated[
-    Literal["int8", "int4"] | None,
+    Literal["int8", "int4", "fp8"] | None,
     typer.Option(
         "--quantise",
         help="Round the weights of the decoder's linear layers, for less memory and faster answers on a CPU; "

@@ -251,7 +251,7 @@ class Checkpoint:
             check_finite(self.folder, model)
         if self.quantise is not None:
             try:
-                quantise_linear_layers(model, BITS[self.quantise])
+                quantise_linear_layers(model, BITS[self.quantise], floats=self.quantise == "fp8")
             except ValueError as error:
                 raise UnsupportedModelError(f"{self.folder}: {self.quantise}: {error}") from error
         pack_linear_layers(model)

@@ -20,8 +20,12 @@ from secondlook.kernels import (
     block_quantised,
     blocked_linear,
     dequantise_blocks,
+    pack_quantised,
     quantise,
+    quantise_float8,
+    quantised_linear,
     unblock_quantised,
+    unpack_quantised,
 )
 from secondlook.kernels.library import uses_reference
 
@@ -38,19 +42,21 @@ class LowBitLinear(FixedLinear):
 
     On a CPU with compiled operators they lie in blocks: a few rows are multiplied with them as they are, and
     for more they are written as floats before each product, into memory that layers of one shape share.
-    Elsewhere PyTorch computes from them what a plain layer has.
+    On CUDA one operator does both (untested on hardware). Elsewhere PyTorch computes from them what a plain
+    layer has.
 
     Args:
         weights: [outputs, inputs]; they stay on their device.
         bias: of `dtype`, beside them.
-        dtype: float32 or bfloat16, of what stands for the layer elsewhere: in its state and in a deep copy.
+        dtype: of what stands for the layer elsewhere: in its state and in a deep copy. On a CPU float32 or
+            bfloat16.
 
     Attributes:
         blocks: the weights as `blocked_linear` takes them; None where they do not lie so.
         few: up to so many rows are multiplied by that.
 
     Raises:
-        ValueError: weights that cannot lie so, see `block_quantised`.
+        ValueError: weights that cannot lie so, see `block_quantised` and `pack_quantised`.
     """
 
     def __init__(self, weights: QuantisedWeights, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
@@ -61,14 +67,17 @@ class LowBitLinear(FixedLinear):
         served = device.type == "cpu" and weights.values.dtype == torch.int8 and not uses_reference(device)
         self.blocks = block_quantised(weights) if served else None
         self.few = 0 if self.blocks is None else _FEW
-        self._weights = weights if self.blocks is None else None
+        self._packed = pack_quantised(weights) if device.type == "cuda" else None
+        self._weights = weights if self.blocks is None and self._packed is None else None
 
     @property
     def weights(self) -> QuantisedWeights:
         """As they are multiplied with."""
         if self._weights is not None:
             return self._weights
-        assert self.blocks is not None, "one of both is held"
+        if self._packed is not None:
+            return unpack_quantised(*self._packed)
+        assert self.blocks is not None, "one of the three is held"
         return unblock_quantised(self.blocks, self.out_features, self.in_features)
 
     def unpacked(self) -> Tensor:
@@ -76,9 +85,13 @@ class LowBitLinear(FixedLinear):
         return self.weights.dequantised(self.dtype)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
-        """[..., out_features] of [..., in_features], in the dtype of `input`, float32 or bfloat16."""
+        """[..., out_features] of [..., in_features], in the dtype of `input`: float32 or bfloat16, or on CUDA
+        float16."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
         count = input.numel() // self.in_features
+        if self._packed is not None:
+            found = quantised_linear(input.reshape(count, self.in_features), *self._packed, bias)
+            return found.view(*input.shape[:-1], self.out_features)
         if self.blocks is None or input.dtype not in _DTYPES:
             return linear(input, self.weights.dequantised(input.dtype), bias)
         if 0 < count <= self.few:
@@ -118,16 +131,19 @@ _packed: Final = _Packed()
 
 
 @torch.inference_mode()
-def quantise_linear_layers(model: Any, bits: Literal[4, 8], group: int | None = None) -> None:
+def quantise_linear_layers(
+    model: Any, bits: Literal[4, 8], group: int | None = None, *, floats: bool = False
+) -> None:
     """Put a `LowBitLinear` in the place of each linear layer of a model's decoder, and of its head.
 
     One after another, so that no more than one layer's weights are in memory twice; but where a head's are
     those of the embeddings, these stay.
 
     Args:
-        model: transformers', of float32 or bfloat16.
+        model: transformers', of float32 or bfloat16, on CUDA or of float16.
         bits: of the decoder's layers; the head has 8.
         group: see `quantise`; the head's are an output's inputs, all of them, where `bits` are 4.
+        floats: floats of 8 bits, see `quantise_float8`.
 
     Raises:
         ValueError: the group does not divide a layer's inputs; the message names the layer.
@@ -139,7 +155,7 @@ def quantise_linear_layers(model: Any, bits: Literal[4, 8], group: int | None = 
             continue
         how: tuple[Literal[4, 8], int | None] = (8, None) if layer is head and bits == 4 else (bits, group)
         try:
-            weights = quantise(layer.weight, *how)
+            weights = quantise_float8(layer.weight) if floats else quantise(layer.weight, *how)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         model.set_submodule(name, LowBitLinear(weights, layer.bias, layer.weight.dtype))

@@ -18,11 +18,12 @@ from secondlook.engine.models.folders import CONFIG_FILE, read_json
 
 __all__ = ["BITS", "Method", "Packing", "Quantise", "chosen_packing", "packing_of"]
 
-Quantise = Literal["int8", "int4"]
+Quantise = Literal["int8", "int4", "fp8"]
 """What the weights of a decoder's linear layers are rounded to: 8 bits for each output's weights together, or
-4 in groups of 32 (the head's have 8 all the same). What encodes pictures, embeddings and activations stay."""
+4 in groups of 32 (the head's have 8 all the same); or floats of 8 bits (E4M3), on CUDA alone. What encodes
+pictures, embeddings and activations stay."""
 
-BITS: Final[dict[Quantise, Literal[4, 8]]] = {"int8": 8, "int4": 4}
+BITS: Final[dict[Quantise, Literal[4, 8]]] = {"int8": 8, "int4": 4, "fp8": 8}
 
 Method = Literal["awq", "gptq", "compressed-tensors"]
 
@@ -84,8 +85,8 @@ def chosen_packing(
         quantise, dtype, device: that the weights are to be loaded with.
 
     Raises:
-        SettingsError: they would be quantised twice, or nothing multiplies with them in the dtype or on the
-            device.
+        SettingsError: they would be quantised twice, or a CPU does not multiply with them in the dtype, or at
+            all.
     """
     packing = packing_of(folder, values)
     if packing is not None and quantise is not None:
@@ -94,12 +95,10 @@ def chosen_packing(
             f"quantised to {quantise} too"
         )
     what = quantise if packing is None else packing.told
-    if what is not None and device.type != "cpu":
-        raise SettingsError(
-            f"{what} weights are multiplied with on a CPU alone so far, not on {device}: take device cpu"
-        )
-    if what is not None and dtype == "float16":
-        raise SettingsError(f"{what} weights go with dtype float32 or bfloat16, not float16")
+    if what is not None and device.type == "cpu" and dtype == "float16":
+        raise SettingsError(f"{what} weights go with dtype float32 or bfloat16 on a CPU, not float16")
+    if quantise == "fp8" and device.type == "cpu":
+        raise SettingsError("fp8 weights are multiplied with on CUDA alone, not on a CPU: take int8")
     return packing
 
 

@@ -78,7 +78,7 @@ class Deployed(BaseModel):
     rebuild: bool = False
     backend: Backend = "own"
     tensor_parallel: PositiveInt = 1
-    quantise: Literal["int8", "int4"] | None = None
+    quantise: Literal["int8", "int4", "fp8"] | None = None
     threshold: NonNegativeFloat | None = None
     policy: Path | None = None
     retransmission_rate: float | None = None
