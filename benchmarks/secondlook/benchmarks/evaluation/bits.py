@@ -87,7 +87,7 @@ class _Precision:
 
     Attributes:
         figures: accuracies, the retransmission rate and the AUROC of doubt.
-        threshold: that gives as many second looks as the first log has at its own.
+        threshold: that gives as many second looks as the first log has at its own; that one, if it does.
         same: share of first answers that are the first log's.
         moved: what doubts of same answers differ by, in the mean, in nats.
         shifted: the mean of the difference: above 0, they doubt more.
@@ -103,7 +103,9 @@ class _Precision:
     def of(cls, replay: Replay, threshold: float, first: Replay | None, boot: Bootstrap) -> _Precision:
         anew, same, apart = threshold, np.ones(len(replay.first), np.bool_), np.zeros(len(replay.first))
         if first is not None:
-            anew = _threshold(replay, float(first.looked(threshold).mean()))
+            rate = float(first.looked(threshold).mean())
+            if float(replay.looked(threshold).mean()) != rate:
+                anew = _threshold(replay, rate)
             told = zip(replay.columns.first.text, first.columns.first.text, strict=True)
             same = np.array([mine == theirs for mine, theirs in told])
             apart = (replay.need - first.need)[same]
