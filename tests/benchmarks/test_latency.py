@@ -215,12 +215,16 @@ def test_prefill_ends_with_one_json_object(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick", "one_thread")
 def test_an_account_ends_with_one_json_object(tmp_path: Path) -> None:
     output = tmp_path / "account.json"
-    asked = ("--device", "cpu", "--repeats", "2", "--sequences", "1", "--sequences", "3")
+    asked = ("--device", "cpu", "--repeats", "2", "--sequences", "1", "--sequences", "3", "--few-bits")
     report = bench("account", *asked, "--output", str(output))
     assert report == json.loads(output.read_text(encoding="utf-8"))
-    assert [row["pass"] for row in report["rows"]] == ["encode", "prefill", "step of 1", "step of 3"]
-    model = tiny_subject().engine.model
-    encoder = 4 * sum(one.numel() for one in model.vision_module().parameters())
+    steps = [f"step of {n}{bits}" for n in (1, 3) for bits in ("", ", int8 weights", ", int4 weights")]
+    assert [row["pass"] for row in report["rows"]] == ["encode", "prefill", *steps]
+    reads = {row["pass"]: row["reads_mb"] for row in report["rows"]}
+    assert 0.25 < reads["step of 1, int8 weights"] / reads["step of 1"] < 0.9
+    assert reads["step of 1, int4 weights"] < reads["step of 1, int8 weights"]
+    shapes = tiny_subject().preset.shapes  # the engine's own layers may be packed
+    encoder = 4 * sum(one.numel() for one in shapes.vision_module().parameters())
     assert report["rows"][0]["reads_mb"] == pytest.approx(encoder / 1e6)
     for row in report["rows"]:
         rates = report["rates"]

@@ -91,12 +91,10 @@ class AccountRun:
         list[int] | None,
         typer.Option(min=1, max=64, help="Of a decode step; may be repeated; 1 and 16 unless told."),
     ] = None
+    few_bits: Annotated[
+        bool, typer.Option("--few-bits", help="Steps with weights of 8 and of 4 bits, too.")
+    ] = False
     seed: SeedOption = 0
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Sequences of each step."""
-        return tuple(dict.fromkeys(self.sequences or (1, 16)))
 
 
 @validated(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -20,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from secondlook.benchmarks.latency.device import Rates, measure_rates
 from secondlook.benchmarks.latency.flow import Stopwatch
-from secondlook.benchmarks.latency.subject import Preset, Subject, build_subject
+from secondlook.benchmarks.latency.subject import Preset, Subject, build_subject, served, weight_bytes
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION
 from secondlook.benchmarks.options import AccountRun
 from secondlook.edge.geometry import Size
@@ -28,6 +29,8 @@ from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.devices import chosen_device
 from secondlook.engine.flops import PassFlops
+from secondlook.engine.models.base import VisionLanguageModel
+from secondlook.engine.models.quantisation_config import Quantise
 
 _ORIGINAL: Final = Size(640, 480)
 _WARMUPS: Final = 2
@@ -97,34 +100,40 @@ def passes_of(subject: Subject, run: AccountRun) -> list[Pass]:
     image = Image.new("RGB", (_ORIGINAL.width, _ORIGINAL.height), (90, 120, 150))
     picture = model.picture(image, model.global_view, _ORIGINAL)
     prompt = model.prompt(model.tokens(TYPICAL_QUESTION), (picture.grid,))
-    length, most = len(prompt.ids), max(run.counts)
-    steps = (_WARMUPS + 2 * run.repeats + 1) * len(run.counts) + 1
-    decoder = Decoder(model, most, length + steps, steps, model.probe())
+    counts = tuple(dict.fromkeys(run.sequences or (1, 16)))
+    length, most = len(prompt.ids), max(counts)
+    steps = (_WARMUPS + 2 * run.repeats + 1) * len(counts) + 1
     rows = model.rows(prompt, 0, model.encode([picture]))
 
-    def prefill(slot: int = 0) -> None:
+    def decoder_of(model: VisionLanguageModel) -> Decoder:
+        return Decoder(model, most, length + steps, steps, model.probe())
+
+    def prefill(decoder: Decoder, slot: int = 0) -> None:
         asked = Prompted(slot, 0, rows, prompt.spans[0], delta=prompt.delta, limit=steps)
         decoder.prefill([asked], probe=True)
 
-    flops = PassFlops(shapes, masked=False)
+    flops, plain = PassFlops(shapes, masked=False), decoder_of(model)
     weights = subject.weight_bytes
     encoder = sum(one.numel() for one in shapes.vision_module().parameters()) * model.dtype.itemsize
     of_a_token = model.decoder.slot_bytes(length, model.dtype)
     once = flops.decoder(length, length) + flops.row(length) + flops.logits()
     passes = [
         Pass("encode", lambda: model.encode([picture]), flops.encode(model.global_view, _ORIGINAL), encoder),
-        Pass("prefill", prefill, once, weights),
+        Pass("prefill", partial(prefill, plain), once, weights),
     ]
-    for count in run.counts:
-        slots = list(range(count))
-
-        def step(slots: list[int] = slots) -> None:
-            decoder.step(slots)
-
+    found = {"": (plain, weights)}
+    kinds: tuple[Quantise, ...] = ("int8", "int4") if run.few_bits else ()
+    for kind in kinds:
+        few = served(subject.preset, subject.model, kind)
+        found[f", {kind} weights"] = decoder_of(few), weight_bytes(few.module)
+    for count in counts:
         own = count * (flops.decoder(1, length) + flops.logits())
-        passes.append(Pass(f"step of {count}", step, own, weights + count * of_a_token))
-    for slot in range(most):
-        prefill(slot)
+        for told, (decoder, read) in found.items():
+            step = partial(decoder.step, list(range(count)))
+            passes.append(Pass(f"step of {count}{told}", step, own, read + count * of_a_token))
+    for decoder, _ in found.values():
+        for slot in range(most):
+            prefill(decoder, slot)
     return passes
 
 

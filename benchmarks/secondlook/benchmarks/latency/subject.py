@@ -28,7 +28,9 @@ from secondlook.engine.flops import META
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import Checkpoint, attending, load_model
 from secondlook.engine.models.folders import find_folder
+from secondlook.engine.models.low_bit import LowBitLinear, quantise_linear_layers
 from secondlook.engine.models.packing import pack_linear_layers
+from secondlook.engine.models.quantisation_config import BITS, Quantise
 from secondlook.engine.models.registry import architecture
 
 PRESETS: Final = json.loads(files(__package__).joinpath("presets.json").read_text(encoding="utf-8"))
@@ -145,10 +147,17 @@ class Subject:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that a decoded token must read: the decoder's layers and the language model's head."""
-        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
-        tensors = chain(decoder.layers.parameters(), decoder.norm.parameters(), head.parameters())
-        return sum(tensor.nbytes for tensor in tensors)
+        """As the function, of plain layers."""
+        return weight_bytes(self.model)
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes that a decoded token must read: the decoder's layers and the language model's head, plain ones or
+    of few bits."""
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    parts = list(chain(decoder.layers.modules(), decoder.norm.modules(), head.modules()))
+    floats: int = sum(tensor.nbytes for part in parts for tensor in part.parameters(recurse=False))
+    return floats + sum(part.nbytes for part in parts if isinstance(part, LowBitLinear))
 
 
 def build_subject(
@@ -168,10 +177,13 @@ def build_subject(
     return Subject(preset, model, Engine(served(preset, model), cache=cache))
 
 
-def served(preset: Preset, model: PreTrainedModel) -> VisionLanguageModel:
-    """A preset's model as the engine calls it, on the same tensors but for weights that are packed."""
+def served(preset: Preset, model: PreTrainedModel, quantise: Quantise | None = None) -> VisionLanguageModel:
+    """A preset's model as the engine calls it, on the same tensors but for weights that are packed, or of few
+    bits."""
     config = preset.config
     ours = twin(model, {part: getattr(config, part)._attn_implementation for part in config.sub_configs})
+    if quantise is not None:
+        quantise_linear_layers(ours, BITS[quantise])
     pack_linear_layers(ours)  # as loading does
     made = preset.shapes.with_module(ours)
     assert made is not None, "it has shapes"

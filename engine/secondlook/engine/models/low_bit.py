@@ -80,6 +80,17 @@ class LowBitLinear(FixedLinear):
         assert self.blocks is not None, "one of the three is held"
         return unblock_quantised(self.blocks, self.out_features, self.in_features)
 
+    @property
+    def nbytes(self) -> int:
+        """Of what is read when a row is multiplied, without the bias."""
+        if self.blocks is not None:
+            return self.blocks.nbytes
+        if self._packed is not None:
+            return sum(part.nbytes for part in self._packed)
+        held = self.weights
+        zeros = 0 if held.zeros is None else held.zeros.nbytes
+        return held.values.nbytes + held.scales.nbytes + zeros
+
     def unpacked(self) -> Tensor:
         """The weights [out_features, in_features] that are computed with, rounded to the layer's dtype."""
         return self.weights.dequantised(self.dtype)

@@ -83,12 +83,12 @@ Tensor run(const Tensor& given, const Tensor& values, const Tensor& scales, cons
   call.groups = scales.size(1);
   const cudaStream_t stream = secondlook::cuda::current_stream(input);
   if (!few) {
-    Tensor weight = torch::stable::new_empty(input, {call.outputs, call.inputs});
+    Tensor weight = torch::stable::new_empty(input, {values.size(0), input.size(1)});
     STD_CUDA_CHECK((quantised::launch_dequantise<T, Format>(
         call, static_cast<T*>(weight.mutable_data_ptr()), stream)));
     return linear(input, weight, bias);
   }
-  Tensor result = torch::stable::new_empty(input, {call.rows, call.outputs});
+  Tensor result = torch::stable::new_empty(input, {input.size(0), values.size(0)});
   if (call.rows == 0) return result;
   call.input = static_cast<const T*>(input.const_data_ptr());
   call.input_stride = input.stride(0);

@@ -52,9 +52,10 @@ struct Call {
 struct Scale {
   float scale, zero;
 
-  __device__ __forceinline__ explicit Scale(unsigned word)
-      : scale(__uint_as_float(word & ~0xffu)),
-        zero(__uint_as_float(0x4b000000u | (word & 0xffu)) - 0x1.0001p23f) {}  // 2^23 + 128
+  __device__ __forceinline__ explicit Scale(unsigned word) {
+    scale = __uint_as_float(word & ~0xffu);
+    zero = __uint_as_float(0x4b000000u | (word & 0xffu)) - 0x1.0001p23f;  // 2^23 + 128
+  }
 };
 
 // Whole numbers in two's complement, the first in the lowest bits. Each is put into the mantissa of a float,
