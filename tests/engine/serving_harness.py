@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from engine.fake_engine import ORIGINAL, FakeEngine, jpeg
 from secondlook.edge.wire import PROTOCOL, PROTOCOL_HEADER, AnswerReply, ErrorReply
-from secondlook.engine.serve.app import create_app
+from secondlook.engine.serve.app import address_url, create_app, listen
 from secondlook.engine.serve.connections import ConnectionConfig
 from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings
 
@@ -95,6 +95,8 @@ def listening(
     tls: ssl.SSLContext | None = None,
     prefix: str = "",
 ) -> Iterator[str]:
+    """The URL of a server, on a socket like the command's: one that was not opened as TCP's would hold each
+    reply for 40 ms, as asyncio sets TCP_NODELAY by that."""
     started = threading.Event()
 
     class Server(uvicorn.Server):
@@ -102,15 +104,13 @@ def listening(
             await super().startup(sockets)
             started.set()
 
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    with listen("127.0.0.1", 0) as listener:
         server = Server(ConnectionConfig(app, limits or ConnectionLimits(), tls, prefix))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(SECONDS)
         try:
-            yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+            yield address_url(listener, tls is not None)
         finally:
             server.should_exit = True
             thread.join(SECONDS)
