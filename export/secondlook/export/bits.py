@@ -1,8 +1,8 @@
 """The gate of weights of few bits: with them a model answers, doubts and looks closer nearly as in float32.
 
 Unlike an exported encoder, such a model is not the same but for rounding: what few bits change is bounded, in
-the mean over questions that are all looked at twice. The limits are about twice what the embedded models need
-(`docs/models.md`), so that what is broken, or too coarse for a model, fails.
+the mean over questions that are all looked at twice. The limits leave room over what the embedded model needs
+(`docs/models.md`); what is broken, or too coarse for a model, fails.
 """
 
 from __future__ import annotations
