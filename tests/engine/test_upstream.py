@@ -6,9 +6,6 @@ import base64
 import io
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -25,45 +22,16 @@ from engine.scripted_upstream import (
     Upstream,
     running,
 )
-from engine.serving_harness import SPOKEN, listening
-from secondlook.edge import AnswerOptions, ClientSettings, EdgeClient, RequestRefusedError
-from secondlook.edge.errors import ConnectionFailedError, SettingsError
+from engine.serving_harness import SPOKEN
+from engine.upstream_harness import KEY, QUESTION, asked_once, picture, serving, serving_gated, settings
+from secondlook.edge import AnswerOptions, EdgeClient, RequestRefusedError
+from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import Box
 from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
-from secondlook.engine.serve.app import create_loading_app
 from secondlook.engine.upstream.engine import UpstreamEngine
 from secondlook.engine.upstream.settings import UpstreamSettings, parsed_view
-
-KEY = "sk-secret-of-the-test"
-QUESTION = "What number is on the red sign?"
-ONCE = ClientSettings(wait_budget=0, retries=0)
-
-
-def picture(width: int = 1600, height: int = 1200) -> Image.Image:
-    noise = np.random.default_rng(3).integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def settings(url: str, **fields: Any) -> UpstreamSettings:
-    client = {"retries": 2, "wait_budget": 5.0, "first_wait": 0.01, "api_key": KEY, "timeout": SECONDS}
-    client |= fields.pop("client", {})
-    return UpstreamSettings(url, client=ClientSettings(**client), **fields)
-
-
-@contextmanager
-def serving(upstream: Upstream, budget: BudgetedThreshold | None = None, **fields: Any) -> Iterator[str]:
-    """A server of ours on the upstream, and its address."""
-    with running(upstream) as behind:
-        app = create_loading_app(lambda: UpstreamEngine(settings(behind, **fields), budget=budget))
-        with listening(app) as address:
-            app.state.service.loaded.result(SECONDS)
-            upstream.asked.clear()
-            upstream.headers.clear()
-            while upstream.begun.acquire(blocking=False):
-                pass
-            yield address
 
 
 @pytest.fixture
@@ -207,15 +175,6 @@ def test_tokens_are_streamed_where_the_answer_stands(upstream: Upstream) -> None
     assert texts == ["1", "8"]
 
 
-@contextmanager
-def serving_gated(upstream: Upstream) -> Iterator[str]:
-    """As `serving`, but the gate is open while the upstream is tried."""
-    upstream.gate.set()
-    with serving(upstream) as address:
-        upstream.gate.clear()
-        yield address
-
-
 def test_looks_are_under_way_at_once(upstream: Upstream) -> None:
     with serving_gated(upstream) as address:
         threads = [threading.Thread(target=asked_once, args=(address,)) for _ in range(5)]
@@ -227,21 +186,6 @@ def test_looks_are_under_way_at_once(upstream: Upstream) -> None:
         for thread in threads:
             thread.join(SECONDS)
             assert not thread.is_alive()
-
-
-def asked_once(address: str, **options: Any) -> Any:
-    with EdgeClient(address, settings=ONCE) as edge:
-        return edge.ask(picture(640, 480), QUESTION, AnswerOptions(**options))
-
-
-def test_a_client_that_leaves_closes_the_connection_behind_it(upstream: Upstream) -> None:
-    with serving_gated(upstream) as address:
-        hasty = EdgeClient(address, settings=replace(ONCE, timeout=0.5))
-        with hasty as edge, pytest.raises(ConnectionFailedError, match="did not answer in time"):
-            edge.ask(picture(), QUESTION)
-        assert upstream.left.acquire(timeout=SECONDS)
-        upstream.gate.set()
-        assert asked_once(address, second_look="never").text == "18"
 
 
 def test_shannon_entropy_is_refused_and_the_margin_is_exact(upstream: Upstream) -> None:

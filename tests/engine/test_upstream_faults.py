@@ -1,9 +1,10 @@
-"""What an upstream may fail at, and how that is told."""
+"""What an upstream may lack, refuse and lose, and what a client of the server before it is told of that."""
 
 from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -21,9 +22,9 @@ from engine.scripted_upstream import (
     silent,
 )
 from engine.serving_harness import SPOKEN
-from engine.test_upstream import KEY, QUESTION, asked_once, picture, serving, settings
-from secondlook.edge import RequestRefusedError
-from secondlook.edge.errors import SettingsError
+from engine.upstream_harness import KEY, ONCE, QUESTION, asked_once, picture, serving, serving_gated, settings
+from secondlook.edge import EdgeClient, RequestRefusedError
+from secondlook.edge.errors import ConnectionFailedError, SettingsError
 from secondlook.edge.geometry import Size
 from secondlook.edge.imaging import open_picture
 from secondlook.engine.errors import UpstreamAwayError, UpstreamError, UpstreamTimeoutError
@@ -34,6 +35,16 @@ from secondlook.engine.upstream.settings import parsed_view
 @pytest.fixture
 def upstream() -> Upstream:
     return Upstream()
+
+
+def test_a_client_that_leaves_closes_the_connection_behind_it(upstream: Upstream) -> None:
+    with serving_gated(upstream) as address:
+        hasty = EdgeClient(address, settings=replace(ONCE, timeout=0.5))
+        with hasty as edge, pytest.raises(ConnectionFailedError, match="did not answer in time"):
+            edge.ask(picture(), QUESTION)
+        assert upstream.left.acquire(timeout=SECONDS)
+        upstream.gate.set()
+        assert asked_once(address, second_look="never").text == "18"
 
 
 def test_a_busy_upstream_is_asked_again_when_it_says(upstream: Upstream) -> None:
