@@ -59,7 +59,7 @@ def test_every_metric_of_ours_that_is_no_detail_is_shown(labels: dict[str, set[s
         if name.startswith("secondlook:")
         and not any(shown_name.startswith(name.removesuffix("_total")) for shown_name in shown_names)
     }
-    assert missing <= {"secondlook:build_info", "secondlook:kv_cache_usage_perc"}
+    assert missing <= {"secondlook:build_info", "secondlook:model_info", "secondlook:kv_cache_usage_perc"}
 
 
 def test_panels_are_told_apart_and_lie_beside_each_other() -> None:

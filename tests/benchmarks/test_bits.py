@@ -61,7 +61,7 @@ def test_it_is_paired_and_the_threshold_is_the_first_ones(logs: list[Path]) -> N
     assert (first["same"], first["moved"], first["shifted"]) == (1.0, 0.0, 0.0)
     assert all(one == {"value": 0, "low": 0, "high": 0} for one in first["less"].values())
     # the same questions are looked at twice from 0.375 nats of the other's doubt less
-    expected = (replay.possible & ~(replay.doubt + 0.125 < 0.5)).mean()
+    expected = (replay.possible & ~(replay.need + 0.125 < 0.5)).mean()
     assert other["retransmission_rate"]["value"] == pytest.approx(expected)
     assert other["less"]["retransmission_rate"]["low"] > 0
     assert other["threshold_anew"] == pytest.approx(first["threshold_anew"] + 0.125, abs=0.1)

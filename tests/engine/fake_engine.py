@@ -47,6 +47,11 @@ def look(text: str, doubt: float) -> Look:
 
 
 @dataclass(frozen=True, eq=False)
+class FakeQuestion(Question):
+    nbytes = SIDE * SIDE * 3
+
+
+@dataclass(frozen=True, eq=False)
 class FakeLocal(LocalImage):
     shown: Size
 
@@ -112,7 +117,7 @@ class FakeEngine:
             raise QuestionTooLongError("the question does not fit the context")
         check_sent(global_image, GLOBAL_VIEW, original, "image")
         policy = Policy(0.5).with_options(options)
-        return Question(question, original, options, policy, 20, client, wanted)
+        return FakeQuestion(question, original, options, policy, 20, client, wanted)
 
     def prepare_local(
         self, pending: Pending, local_image: Image.Image, *, jpeg: bytes | None = None

@@ -300,6 +300,7 @@ except SystemExit as ended:
         "Limits",
         "Network",
         "Keys",
+        "Upstream",
     ]
 
 

@@ -22,6 +22,7 @@ from secondlook.engine.cli.deploy import deploy
 from secondlook.engine.cli.options import BudgetedPolicy, ModelChoice
 from secondlook.engine.cli.serve import serve
 from secondlook.engine.cli.serving import RequestChoice, ServerChoice
+from secondlook.engine.cli.upstream import UpstreamChoice
 from secondlook.engine.encoders import EncoderChoice
 from secondlook.engine.method.budget import BudgetSettings
 from secondlook.engine.opening import EngineOptions
@@ -65,7 +66,7 @@ def options(command: Any) -> set[str]:
 def test_the_command_has_the_options_of_serve_but_those_of_connections() -> None:
     connections = {"max_connections", "header_seconds", "body_seconds", "metrics_port", "tls_cert", "tls_key"}
     assert connections | {"host", "port"} == options(ServerChoice) - options(RequestChoice)
-    assert options(serve) - options(deploy) == connections | {"log_format"}
+    assert options(serve) - options(deploy) == connections | options(UpstreamChoice) | {"log_format"}
     assert options(deploy) - options(serve) == {"replicas", "cpus", "gpus"}
 
 

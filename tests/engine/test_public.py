@@ -50,7 +50,11 @@ def test_the_trees_of_errors_are_whole() -> None:
     for package, tree in ((secondlook.edge, edge_errors), (secondlook.engine, engine_errors)):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
+                try:
+                    importlib.import_module(module.name)
+                except ModuleNotFoundError as error:
+                    if error.name != "vllm":  # which has an environment of its own
+                        raise
         kinds = {
             kind.__name__
             for kind in all_errors(SecondLookError)

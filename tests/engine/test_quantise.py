@@ -102,7 +102,7 @@ def test_an_answer_tells_of_it(
     assert exit_status(*question, "--quantise", "int8", "--json") == 0
     assert json.loads(capsys.readouterr().out)["precision"] == "bfloat16 with int8 weights"
     assert exit_status(*question, "--quantise", "int8") == 0
-    assert capsys.readouterr().out.rstrip().endswith("weights      int8")
+    assert capsys.readouterr().out.rstrip().endswith(" with int8 weights")
 
 
 def test_a_policy_of_full_precision_is_not_taken(

@@ -251,5 +251,5 @@ def test_quantised_weights_are_not_quantised_again_nor_halved(tmp_path: Path) ->
     packed, _ = quantised_pair(source, tmp_path, "awq", 4, of_decoder)
     with pytest.raises(SettingsError, match=r"quantised already .AWQ int4.*to int8 too"):
         load_model(str(packed), device="cpu", quantise="int8")
-    with pytest.raises(SettingsError, match="float32 or bfloat16, not float16"):
+    with pytest.raises(SettingsError, match="float32 or bfloat16 on a CPU, not float16"):
         load_model(str(packed), device="cpu", dtype="float16")

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.fake_engine import FakeEngine, jpeg
+from engine.fake_engine import FakeEngine, FakeQuestion, jpeg
 from engine.serving_harness import (
     SECONDS,
     assert_error,
@@ -88,7 +88,7 @@ def test_the_oldest_session_goes_when_there_are_too_many() -> None:
 
 
 def test_the_oldest_sessions_go_when_they_keep_too_much() -> None:
-    kept = 32 * 32 * 3 + 2 * 9 * (8 + 8) + 2 * 4 * 4  # a picture, two prompts and two maps
+    kept = FakeQuestion.nbytes + 2 * 4 * 4  # a picture and two maps
     limits = SessionLimits(max_bytes=2 * kept)
 
     async def scenario(client: httpx.AsyncClient) -> None:

@@ -39,10 +39,10 @@ def block_quantised(weights: QuantisedWeights) -> Tensor:
     outputs, groups = weights.scales.shape
     if weights.values.dtype != torch.int8:
         raise ValueError(f"values must be int8, but are {weights.values.dtype}")
+    words = scale_words(weights)
     if weights.bits == 4 and weights.group % 2 and groups > 1:
         raise ValueError(f"groups must be of an even number of inputs, but are of {weights.group}")
     rest = -outputs % WIDTH
-    words = scale_words(weights)
     in_blocks = pad(words, (0, 0, 0, rest)).view(-1, WIDTH, groups).transpose(1, 2).contiguous()
     scales = in_blocks.view(torch.uint8).view(-1, groups, WORDS, WIDTH)
     values = _bytes(weights.values, rest) if weights.bits == 8 else _nibbles(weights.values, rest)

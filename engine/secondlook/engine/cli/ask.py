@@ -98,10 +98,10 @@ def ask(
     if as_json:
         typer.echo(json.dumps({**asked.to_dict(), "precision": engine.card.precision}))
     else:
-        typer.echo(_told(asked.reply, engine.model.quantised))
+        typer.echo(_told(asked.reply, engine.card.precision))
 
 
-def _told(reply: AnswerReply, quantised: str | None) -> str:
+def _told(reply: AnswerReply, precision: str | None) -> str:
     lines = [
         reply.answer.text,
         "",
@@ -114,6 +114,6 @@ def _told(reply: AnswerReply, quantised: str | None) -> str:
             f"second look  {reply.second.text!r}, uncertainty {reply.second.uncertainty:.3f}",
         ]
     lines.append(f"decision     {reply.decision.replace('_', ' ')}")
-    if quantised is not None:
-        lines.append(f"weights      {quantised}")
+    if precision is not None and " " in precision:  # few bits are said, and nothing of the usual
+        lines.append(f"precision    {precision}")
     return "\n".join(lines)

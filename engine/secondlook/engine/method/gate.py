@@ -8,10 +8,8 @@ regression, which `secondlook calibrate threshold --gate` fits on a log; here is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, get_args
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, PositiveInt
 
 from secondlook.edge.errors import SettingsError
@@ -19,9 +17,13 @@ from secondlook.edge.validation import validated
 from secondlook.edge.wire import Measure
 from secondlook.engine.method.uncertainty import TokenStatistics
 
-__all__ = ["FEATURES", "Aim", "Feature", "Gate", "feature_table"]
+if TYPE_CHECKING:  # numpy is loaded where there is a gate, for a server of an upstream's model has none
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
-FloatArray: TypeAlias = NDArray[np.float64]
+    FloatArray: TypeAlias = NDArray[np.float64]
+
+__all__ = ["FEATURES", "Aim", "Feature", "Gate", "feature_table"]
 
 Aim = Literal["gain", "change"]
 """What a gate was fitted to tell: that a second look makes the answer better or, where the truth is not
@@ -76,12 +78,16 @@ class Gate:
         Args:
             features: [..., features], as `feature_table` gives them.
         """
+        import numpy as np
+
         weights = np.array([self.weights[name] for name in FEATURES])
         probability: FloatArray = np.exp(-np.logaddexp(0.0, -(features @ weights + self.intercept)))
         return probability
 
     def expects(self, tokens: Sequence[TokenStatistics]) -> float:
         """The same of one answer, of at least one token."""
+        import numpy as np
+
         doubts = np.array([[getattr(token, name) for name in _MEASURES] for token in tokens])
         return float(self.gain(feature_table(doubts.mean(axis=0), doubts.max(axis=0), len(tokens))))
 
@@ -93,5 +99,7 @@ def feature_table(means: ArrayLike, maxima: ArrayLike, tokens: ArrayLike) -> Flo
         means, maxima: [..., 3], of each measure over an answer's tokens, in the order of `Measure`.
         tokens: [...], how many these are.
     """
+    import numpy as np
+
     doubts = np.concatenate([np.asarray(means, np.float64), np.asarray(maxima, np.float64)], axis=-1)
     return np.concatenate([np.log(doubts + _LEAST), np.asarray(tokens, np.float64)[..., None]], axis=-1)
