@@ -76,7 +76,10 @@ _completions = APIRouter(route_class=_ChatRoute)
     "/v1/chat/completions",
     summary="Ask about a picture as OpenAI's clients do",
     response_class=JSONResponse,
-    responses=_errors(400, 404, 408, 409, 410, 413, 415, 429, 500, 502, 503, 504),
+    responses={
+        200: {"description": "All of it, or with `stream` its chunks", "content": {"text/event-stream": {}}},
+        **_errors(400, 404, 408, 409, 410, 413, 415, 429, 500, 502, 503, 504),
+    },
     openapi_extra=_schema(),
 )
 async def complete(request: Request, service: Service) -> Response:
