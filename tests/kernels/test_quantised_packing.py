@@ -31,7 +31,10 @@ def test_packed_values_lie_as_documented() -> None:
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_scales_lose_no_more_than_16_bits_of_significand_do(bits: Any) -> None:
-    of = quantise(torch.randn(8, 64), bits, 16)
+    own = quantise(torch.randn(8, 64), bits, 16)
+    exact = quantised_linear_reference(torch.eye(64), *pack_quantised(own), None).T
+    assert torch.equal(exact, weight_in_float64(own))  # rounding gives none but such
+    of = QuantisedWeights(own.values, own.scales * (1 + 2.0**-20), own.zeros, bits)
     moved = weight_in_float64(of)
     kept = quantised_linear_reference(torch.eye(64), *pack_quantised(of), None).T
     assert ((kept - moved).abs() <= 2.0**-16 * moved.abs()).all()

@@ -83,13 +83,13 @@ def quantise(weight: Tensor, bits: Literal[4, 8], group: int | None = None) -> Q
         raise ValueError("a weight is NaN or infinite")
     grouped = weight.detach().float().reshape(outputs, -1, group)
     if bits == 8:
-        scales = grouped.abs().amax(-1) / 127
+        scales = _rounded(grouped.abs().amax(-1) / 127)
         zeros = None
         moved = grouped / _divisor(scales)[..., None]
         values = moved.round().clamp_(-127, 127)
     else:
         least, most = grouped.amin(-1).clamp_(max=0), grouped.amax(-1).clamp_(min=0)
-        scales = (most - least) / 15
+        scales = _rounded((most - least) / 15)
         zeros = (-8 - least / _divisor(scales)).round_().clamp_(-8, 7)
         values = (grouped / _divisor(scales)[..., None] + zeros[..., None]).round_().clamp_(-8, 7)
     return QuantisedWeights(values.to(torch.int8).view(outputs, inputs), scales, zeros, bits)
@@ -107,7 +107,7 @@ def quantise_float8(weight: Tensor) -> QuantisedWeights:
     if not torch.isfinite(weight).all():
         raise ValueError("a weight is NaN or infinite")
     weight = weight.detach().float()
-    scales = weight.abs().amax(1, keepdim=True) / torch.finfo(_FLOAT8).max
+    scales = _rounded(weight.abs().amax(1, keepdim=True) / torch.finfo(_FLOAT8).max)
     return QuantisedWeights((weight / _divisor(scales)).to(_FLOAT8), scales, None, 8)
 
 
@@ -131,6 +131,11 @@ def scale_words(weights: QuantisedWeights) -> Tensor:
 def scales_and_zeros(words: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float32, of `scale_words`."""
     return (words & ~0xFF).view(torch.float32), (words & 0xFF).float() - 128
+
+
+def _rounded(scales: Tensor) -> Tensor:
+    """To the 16 bits of significand that `scale_words` keeps, so that weights are the same everywhere."""
+    return (scales.view(torch.int32) + 0x80 & ~0xFF).view(torch.float32)
 
 
 def _divisor(scales: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def calibrate_heads(data: DataSet, served: Served, output: Path) -> dict[str, An
     check_writable(output)
     with loading_status(served.model):
         model = load_run_model(served, progress=draws_bars(served.model))
-    on, where = environment(str(model.device), str(model.dtype).removeprefix("torch.")), model.localisation
+    on, where = environment(str(model.device), model.precision), model.localisation
     if where.generated_rows:
         raise SettingsError(
             f"{served.profile or served.model} reads {where.generated_rows} rows of the answer, but heads "

@@ -98,7 +98,7 @@ def _described(engine: Engine) -> dict[str, Any]:
     return {
         "name": model.name,
         "digest": model.digest(),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.precision,
         "threshold": engine.policy.threshold,
         "context": model.settings.context,
         "view": model.global_view.model_dump(mode="json"),

@@ -106,7 +106,7 @@ def load_model(
         DeviceError: no such device here.
         SettingsError: an unknown dtype, a revision of what is no hub model, or an unknown mode in the
             variable SECONDLOOK_KERNELS; or a profile that is not there or another model's; or weights that
-            cannot be quantised, for they are already, or will be elsewhere than on a CPU.
+            cannot be quantised, for they are already, or a CPU does not multiply with them in the dtype.
     """
     if dtype not in get_args(DType):
         raise SettingsError(f"dtype must be one of {', '.join(get_args(DType))}, not {dtype!r}")

@@ -73,6 +73,8 @@ class _Layer:
         if not unbiased or any(getattr(one, "blocks", None) is None for one in packed):
             return 0
         query, key, value, output, gate, up, down = (one.blocks for one in packed)
+        if _block_width(gate) != _block_width(up):  # one of them of few bits
+            return 0
         biases = [one.bias for one in packed[:3]]
         self._before = (self._norms[0], query, key, value, *biases, *self._head_norms)
         heads, inner = packed[0].out_features // self.width, packed[4].out_features
@@ -122,6 +124,11 @@ class _Layer:
         x = rms_norm(middle, self._norms[1], self._epsilon)
         result: Tensor = middle + down(gated_silu(gate(x), up(x)))
         return result
+
+
+def _block_width(blocks: Tensor) -> int:
+    """Outputs of a block, see `blocked_linear`."""
+    return blocks.shape[2 if blocks.is_floating_point() else 3]
 
 
 def _by_heads(rows: Tensor) -> Tensor:

@@ -167,6 +167,7 @@ def quantise_linear_layers(
         how: tuple[Literal[4, 8], int | None] = (8, None) if layer is head and bits == 4 else (bits, group)
         try:
             weights = quantise_float8(layer.weight) if floats else quantise(layer.weight, *how)
+            few = LowBitLinear(weights, layer.bias, layer.weight.dtype)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        model.set_submodule(name, LowBitLinear(weights, layer.bias, layer.weight.dtype))
+        model.set_submodule(name, few)

@@ -70,7 +70,9 @@ def load_vllm_engine(options: EngineOptions, *, compiled: bool = True) -> VllmEn
     def digest() -> str:
         """Of the weights, which are read for that alone."""
         found["dtype"] = exact
-        return load_model(options.model, device="cpu", **found).digest()  # type: ignore[arg-type]
+        # A CPU takes no weights of few bits beside float16.
+        device = "cpu" if model.quantised is None else platform
+        return load_model(options.model, device=device, **found).digest()  # type: ignore[arg-type]
 
     policy, budget = policy_and_budget(options, model, digest)
     capacity = min(model.context, sum(model.most_visual_tokens) + _TEXT_TOKENS)

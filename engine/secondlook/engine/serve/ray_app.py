@@ -110,6 +110,8 @@ class Deployed(BaseModel):
         from secondlook.engine.method.policy_file import read_policy
         from secondlook.engine.opening import EngineOptions
 
+        if self.backend == "openai":
+            raise SettingsError("--engine openai is for `secondlook serve --upstream URL`, not for replicas")
         return EngineOptions(
             model=self.model,
             dtype=self.dtype,

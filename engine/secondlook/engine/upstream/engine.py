@@ -223,6 +223,10 @@ class UpstreamEngine:
         self._rounds.close(self._client.aclose())
 
     def _check_measure(self, policy: Policy) -> None:
+        if policy.gate is not None:
+            raise SettingsError(
+                "a gate reads Shannon entropy too, which an upstream does not tell: leave it out"
+            )
         if policy.measure == "shannon_entropy":
             raise SettingsError(
                 "an upstream tells the likeliest tokens alone, of which Shannon entropy does not follow: "
