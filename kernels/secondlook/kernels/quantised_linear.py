@@ -19,8 +19,6 @@ from secondlook.kernels.operators import register
 from secondlook.kernels.quantised import QuantisedWeights, scale_words, scales_and_zeros
 
 __all__ = [
-    "float8_linear",
-    "multiplies_float8",
     "pack_quantised",
     "quantised_linear",
     "quantised_linear_reference",
@@ -34,7 +32,6 @@ _VALUES: Final = {torch.uint8: 2, torch.int8: 1, _FLOAT8: 1}
 _PIECE: Final = 8
 _LEAST_GROUP: Final = 16
 _MOST_INPUTS: Final = 2**19 - 1
-_LEAST_CAPABILITY: Final = (8, 9)
 _BACKEND = "cuda"
 """Where the kernels are; "cpu" where they are emulated."""
 
@@ -109,45 +106,6 @@ def quantised_linear_reference(
     """What `quantised_linear` computes, in float64 throughout."""
     weight = unpack_quantised(values, scales).dequantised(torch.float64)
     return linear(input.double(), weight, None if bias is None else bias.double())
-
-
-def float8_linear(
-    input: Tensor,  # noqa: A002 -- torch's name; [B, inputs]
-    values: Tensor,  # [outputs, inputs]
-    scales: Tensor,  # [outputs, 1]
-    bias: Tensor | None,  # [outputs]
-) -> Tensor:  # [B, outputs]
-    """A linear layer of many rows, which are rounded to floats of 8 bits too, each by its own scale.
-
-    For prompts, where `multiplies_float8`: rows that are rounded cost accuracy, and must be worth it.
-
-    Args:
-        input: float32, float16 or bfloat16.
-        values: float8_e4m3fn; outputs and inputs are multiples of 16, as `torch._scaled_mm` wants them.
-        scales: as `pack_quantised` gives them.
-        bias: or None.
-
-    Raises:
-        ValueError: sizes or dtypes that are not those above.
-    """
-    outputs, inputs = values.shape
-    if values.dtype != _FLOAT8 or outputs % 16 or inputs % 16 or scales.shape != (outputs, 1):
-        raise ValueError(
-            f"values must be {_FLOAT8} of multiples of 16 outputs and inputs, and have a scale an output, "
-            f"but are {values.dtype} {list(values.shape)} with scales {list(scales.shape)}"
-        )
-    rows = input.detach().float()
-    largest = rows.abs().amax(1, keepdim=True) / torch.finfo(_FLOAT8).max
-    rounded = (rows / torch.where(largest > 0, largest, 1.0)).to(_FLOAT8)
-    one = torch.ones((), device=input.device)
-    sums = torch._scaled_mm(rounded, values.T, scale_a=one, scale_b=one, out_dtype=torch.float32)
-    found = sums * largest * scales_and_zeros(scales)[0].T
-    return (found if bias is None else found + bias).to(input.dtype)
-
-
-def multiplies_float8(device: torch.device) -> bool:
-    """Whether it is a GPU that multiplies floats of 8 bits, of compute capability 8.9 or newer."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
 
 
 def _rounded_reference(input: Tensor, values: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
