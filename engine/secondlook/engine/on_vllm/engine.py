@@ -73,7 +73,9 @@ class VllmEngine(TwoLooks):
     def _begin_first(self, asked: TokenisedQuestion, stages: Stages, *, read: bool) -> Flow[_Looking]:
         del stages
         rows = int(read and not self.model.localisation.generated_rows)
-        return (yield from self._look(asked, asked.tokens.one, [asked.picture], asked.prompt, rows))
+        gated = asked.policy.gate is not None
+        one, pictures = asked.tokens.one, [asked.picture]
+        return (yield from self._look(asked, one, pictures, asked.prompt, rows, gated=gated))
 
     def _begin_second(self, pending: KeptPending, local: TokenisedImage, stages: Stages) -> Flow[_Looking]:
         del stages
@@ -89,8 +91,14 @@ class VllmEngine(TwoLooks):
         pictures: Sequence[Picture],
         whole: Prompt,
         rows: int = 0,
+        *,
+        gated: bool = False,
     ) -> Flow[_Looking]:
-        entropy = asked.policy.measure == "shannon_entropy" or asked.policy.gate is not None
+        """
+        Args:
+            gated: whether a gate decides on it, which reads every measure.
+        """
+        entropy = gated or asked.policy.measure == "shannon_entropy"
         limit = asked.max_new_tokens
         named = {"shannon": entropy, "options": asked.wanted, "rows": rows}
         answer = self.flows.answer(ids, pictures, whole, limit, self.model.eos_ids, asked.client, **named)
