@@ -29,7 +29,7 @@ from secondlook.kernels import (
 )
 from secondlook.kernels.library import uses_reference
 
-__all__ = ["LowBitLinear", "quantise_linear_layers"]
+__all__ = ["LowBitLinear", "Scratch", "quantise_linear_layers"]
 
 _FEW: Final = 16
 """Rows up to which it takes longer to write all weights as floats than to read them again for each four."""
@@ -50,6 +50,7 @@ class LowBitLinear(FixedLinear):
         bias: of `dtype`, beside them.
         dtype: of what stands for the layer elsewhere: in its state and in a deep copy. On a CPU float32 or
             bfloat16.
+        scratch: a model's; by default the layer's own.
 
     Attributes:
         blocks: the weights as `blocked_linear` takes them; None where they do not lie so.
@@ -59,10 +60,17 @@ class LowBitLinear(FixedLinear):
         ValueError: weights that cannot lie so, see `block_quantised` and `pack_quantised`.
     """
 
-    def __init__(self, weights: QuantisedWeights, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        weights: QuantisedWeights,
+        bias: nn.Parameter | None,
+        dtype: torch.dtype,
+        scratch: Scratch | None = None,
+    ) -> None:
         outputs, inputs = weights.values.shape
         super().__init__(inputs, outputs, bias, training=False)
         self.dtype = dtype
+        self._scratch = Scratch() if scratch is None else scratch
         device = weights.values.device
         served = device.type == "cpu" and weights.values.dtype == torch.int8 and not uses_reference(device)
         self.blocks = block_quantised(weights) if served else None
@@ -109,7 +117,7 @@ class LowBitLinear(FixedLinear):
             rows = input.reshape(count, self.in_features).contiguous()
             found = blocked_linear(rows, self.blocks, bias, self.out_features)
             return found.view(*input.shape[:-1], self.out_features)
-        packed = _packed.of((self.in_features, self.out_features, input.dtype))
+        packed = self._scratch.of((self.in_features, self.out_features, input.dtype))
         if packed is None:
             return linear(input, self.weights.dequantised(input.dtype), bias)
         assert packed.blocks is not None, "only such are kept"
@@ -117,7 +125,7 @@ class LowBitLinear(FixedLinear):
         return packed.multiplied(input, bias)
 
 
-class _Packed(threading.local):
+class Scratch(threading.local):
     """Packed layers that have the weights of one after the other, for each thread, by shape and dtype."""
 
     def __init__(self) -> None:
@@ -138,9 +146,6 @@ class _Packed(threading.local):
         return None if packed is None or packed.blocks is None else packed
 
 
-_packed: Final = _Packed()
-
-
 @torch.inference_mode()
 def quantise_linear_layers(
     model: Any, bits: Literal[4, 8], group: int | None = None, *, floats: bool = False
@@ -159,7 +164,7 @@ def quantise_linear_layers(
     Raises:
         ValueError: the group does not divide a layer's inputs; the message names the layer.
     """
-    head = model.get_output_embeddings()
+    head, scratch = model.get_output_embeddings(), Scratch()
     layers = {id(layer) for layer in model.get_decoder().modules()} | {id(head)}
     for name, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear or id(layer) not in layers:
@@ -167,7 +172,7 @@ def quantise_linear_layers(
         how: tuple[Literal[4, 8], int | None] = (8, None) if layer is head and bits == 4 else (bits, group)
         try:
             weights = quantise_float8(layer.weight) if floats else quantise(layer.weight, *how)
-            few = LowBitLinear(weights, layer.bias, layer.weight.dtype)
+            few = LowBitLinear(weights, layer.bias, layer.weight.dtype, scratch)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         model.set_submodule(name, few)

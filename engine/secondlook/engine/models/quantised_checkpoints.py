@@ -33,7 +33,7 @@ from secondlook.engine.errors import (
     UnsupportedModelError,
 )
 from secondlook.engine.models.faults import reading
-from secondlook.engine.models.low_bit import LowBitLinear
+from secondlook.engine.models.low_bit import LowBitLinear, Scratch
 from secondlook.engine.models.quantisation_config import Method, Packing
 from secondlook.engine.models.weights import Stored
 from secondlook.kernels import QuantisedWeights
@@ -161,12 +161,14 @@ def unpack_layers(folder: Path, model: Any, kind: Any, packing: Packing, dtype: 
     """
     model.__class__ = kind
     head, decoder = model.get_output_embeddings(), set(model.get_decoder().modules())
+    scratch = Scratch()
     for name, places in [each for each in model.named_modules() if isinstance(each[1], _Places)]:
         with reading(f"{folder}: {name}"):
             try:
                 weights = unpacked(packing, dict(places.named_buffers()), places.shape)
                 few = places in decoder or places is head
-                made = (LowBitLinear if few else _plain)(weights, _bias(places), dtype)
+                given = weights, _bias(places), dtype
+                made = LowBitLinear(*given, scratch) if few else _plain(*given)
             except ModelError as error:
                 raise type(error)(f"{folder}: {name}: {error}") from error
         model.set_submodule(name, made.eval())
