@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.schedules import Expected, engine_of, write_expected
@@ -114,6 +114,7 @@ class Server:
     clients=st.lists(_clients, min_size=1, max_size=6),
     second=st.booleans(),
 )
+@example(slots=1, decoders=4, clients=[Client(6, 5, second=False)], second=False)
 def test_a_newcomer_waits_for_each_of_the_others_and_not_for_all_that_they_ask(
     expected: Expected, slots: int, decoders: int, clients: list[Client], second: bool
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -74,6 +75,7 @@ class Request(Generic[ResultT]):
         urgent: whether it gets a slot before those of its client that are not.
         stages: where its time goes.
         client: who asks; slots are shared out by client.
+        came: when, by the count of its `Flows`.
         future: its result, or what it raised.
     """
 
@@ -81,6 +83,7 @@ class Request(Generic[ResultT]):
     urgent: bool
     stages: Stages
     client: str = ""
+    came: int = 0
     future: Future[ResultT] = field(default_factory=Future)
     want: Want | None = None
     begun: bool = False  # it was given its slot
@@ -91,6 +94,7 @@ class Flows(ABC):
 
     def __init__(self) -> None:
         self._requests: list[Request[Any]] = []
+        self._count = count()
 
     @property
     def requests(self) -> int:
@@ -101,7 +105,7 @@ class Flows(ABC):
         self, flow: Flow[ResultT], stages: Stages, *, urgent: bool = False, client: str = ""
     ) -> Request[ResultT]:
         """Take a request in; nothing is computed before the next round."""
-        request = Request(flow, urgent, stages, client)
+        request = Request(flow, urgent, stages, client, next(self._count))
         self._requests.append(request)
         self._resume(request, partial(next, flow))
         return request

@@ -86,6 +86,7 @@ class Scheduler(Flows):
         most_rows: int,
     ) -> None:
         super().__init__()
+        self._given = dict[str, int]()  # when clients were last given a slot
         self._decoder = decoder
         self._pool = pool
         self._encode_items = encode
@@ -113,23 +114,27 @@ class Scheduler(Flows):
                 self._decoder.cache.copy(source, slot, prefix.length)
             there = prefix is not None and prefix.slot is not None
             request.begun = True
+            self._given[request.client] = next(self._count)
             self._send(request, (slot, prefix if there else None))
 
     def _by_share(self) -> list[tuple[Request[Any], Slot]]:
-        """Who wants a slot: first whose client would have the fewest with it, and then who came first.
+        """Who wants a slot: whose client would have the fewest with it, and of those who waits longest, since
+        it came or its client was last given one.
 
         So one client may have all slots, but gets none more while another waits that has fewer, and who waits
-        is overtaken only by others' first: max-min fairness, as slots become free.
+        is overtaken only by others' first, of one slot too: max-min fairness, as slots become free.
         """
         wanting = sorted(self._wanting(Slot), key=_slot_order)
         if len(wanting) < 2:
             return wanting
         shares = Counter(request.client for request in self._requests if request.begun)
-        came = {request: number for number, request in enumerate(self._requests)}
-        ranks = dict[tuple[Request[Any], Slot], tuple[int, int]]()
-        for pair in wanting:
-            shares[pair[0].client] += 1
-            ranks[pair] = shares[pair[0].client], came[pair[0]]
+        here = {request.client for request in self._requests}
+        self._given = {client: when for client, when in self._given.items() if client in here}
+        ranks = dict[tuple[Request[Any], Slot], tuple[int, int, int]]()
+        for request, want in wanting:
+            shares[request.client] += 1
+            since = max(request.came, self._given.get(request.client, -1))
+            ranks[request, want] = shares[request.client], since, request.came
         return sorted(ranks, key=ranks.__getitem__)
 
     def _encode(self, wants: list[Encode]) -> Sequence[Any]:
