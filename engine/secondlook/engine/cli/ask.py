@@ -75,19 +75,18 @@ def ask(
     from secondlook.engine.local import ask_locally
 
     options = EngineOptions(
-        model,
-        dtype,
-        device,
-        threshold,
-        chosen_policy(policy, threshold),
-        None,
-        kv_cache_gb,
-        EncoderChoice(vision, encoder, provider, trust_plan, rebuild, precision),
-        revision,
-        profile,
-        backend,
-        tensor_parallel,
-        quantise,
+        model=model,
+        dtype=dtype,
+        device=device,
+        threshold=threshold,
+        calibrated=chosen_policy(policy, threshold),
+        kv_cache_gb=kv_cache_gb,
+        encoder=EncoderChoice(vision, encoder, provider, trust_plan, rebuild, precision),
+        revision=revision,
+        profile=profile,
+        backend=backend,
+        tensor_parallel=tensor_parallel,
+        quantise=quantise,
     )
     opened = open_picture(picture)
     with loading_status(model):

@@ -272,21 +272,21 @@ class ModelChoice:
         from secondlook.engine.opening import EngineOptions
 
         return EngineOptions(
-            self.model,
-            self.dtype,
-            self.device,
-            threshold,
-            calibrated,
-            budget,
-            kv_cache_gb,
-            EncoderChoice(
+            model=self.model,
+            dtype=self.dtype,
+            device=self.device,
+            threshold=threshold,
+            calibrated=calibrated,
+            budget=budget,
+            kv_cache_gb=kv_cache_gb,
+            encoder=EncoderChoice(
                 self.vision, self.encoder, self.provider, self.trust_plan, self.rebuild, self.precision
             ),
-            self.revision,
-            self.profile,
-            self.backend,
-            self.tensor_parallel,
-            self.quantise,
+            revision=self.revision,
+            profile=self.profile,
+            backend=self.backend,
+            tensor_parallel=self.tensor_parallel,
+            quantise=self.quantise,
         )
 
 

@@ -67,7 +67,8 @@ class _Layer:
 
     def _for_steps(self) -> int:
         """What the operator for a step takes, before the rotation and behind the cache; up to how many rows
-        it is used, by what was measured of its products at their best. 0: it cannot compute this layer."""
+        it is used, by what was measured of its products at their best, or is fixed for few bits. 0: it cannot
+        compute this layer."""
         packed = self._products
         unbiased = all(one.bias is None for one in packed[3:])
         if not unbiased or any(getattr(one, "blocks", None) is None for one in packed):

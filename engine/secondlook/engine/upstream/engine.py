@@ -181,7 +181,7 @@ class UpstreamEngine:
         on_region: Callable[[FirstLook], None] | None = None,
         on_tokens: Callable[[Look], None] | None = None,
     ) -> InProgress[FirstLook]:
-        """See `secondlook.engine.engine.Engine.start_first_look`."""
+        """See `secondlook.engine.two_looks.TwoLooks.start_first_look`."""
         assert isinstance(question, AskedQuestion), "a question is asked of the engine that prepared it"
         return self._rounds.start(lambda stages: self._looks.first(question, on_region, on_tokens, stages))
 
@@ -194,7 +194,7 @@ class UpstreamEngine:
         sent_bytes: int = 0,
         on_tokens: Callable[[Look], None] | None = None,
     ) -> InProgress[FinalAnswer]:
-        """See `secondlook.engine.engine.Engine.start_second_look`."""
+        """See `secondlook.engine.two_looks.TwoLooks.start_second_look`."""
         assert isinstance(local_image, CloserImage), "it was prepared by this engine"
         if self._budget is not None and pending.counted and sent_bytes:
             self._budget.received(sent_bytes)

@@ -1,4 +1,4 @@
-"""Both looks as requests to an upstream, in the order that `secondlook.engine.engine` has them in."""
+"""Both looks as requests to an upstream, in the order that `secondlook.engine.two_looks` has them in."""
 
 from __future__ import annotations
 
