@@ -21,7 +21,7 @@ KEYS = {
 }
 OPERATORS = {
     *("token_statistics", "record_tokens", "attention_row", "decode_attention", "find_region"),
-    *("blocked_linear", "decoder_layer", "attention", "gated_silu", "quick_gelu", "rms_norm", "rotate"),
+    *("blocked_linear", "decoder_layers", "attention", "gated_silu", "quick_gelu", "rms_norm", "rotate"),
     *(["PackedLinear"] if can_pack(torch.float32) else []),
 }
 

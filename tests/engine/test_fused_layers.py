@@ -155,7 +155,7 @@ def test_a_step_that_is_not_the_modules_is_found_however_few_rows_it_may_have(
     few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "secondlook.engine.models.fused_layers.decoder_layer", lambda hidden, *_: 1.5 * hidden
+        "secondlook.engine.models.fused_layers.decoder_layers", lambda hidden, *_: 1.5 * hidden
     )
     assert fused(decoder(), few=few) is None
     assert fused(decoder(), few=0) is not None

@@ -35,7 +35,7 @@ from secondlook.kernels import (
     blocked_linear,
     compositions,
     decode_attention,
-    decoder_layer,
+    decoder_layers,
     find_region,
     gated_silu,
     quantise,
@@ -291,21 +291,21 @@ def _layer_case(
         blocks = [block_weights(layer.weight) for layer in (query, key, value, output, gate, up, down)]
         pack_linear_layers(layers)
     else:
-        weights = [quantise(layer.weight, bits) for layer in (query, key, value, output, gate, up, down)]
-        blocks = [block_quantised(one) for one in weights]
-        layers = nn.ModuleList([LowBitLinear(one, None, dtype) for one in weights])
+        rounded = [quantise(layer.weight, bits) for layer in (query, key, value, output, gate, up, down)]
+        blocks = [block_quantised(one) for one in rounded]
+        layers = nn.ModuleList([LowBitLinear(one, None, dtype) for one in rounded])
     norm, angles = normal(size), normal(batch, width)
     keys, values = normal(2, batch, heads, length + 1, width)
     slots, places = torch.arange(batch), torch.full((batch,), length)
     hidden = normal(batch, size)
-    before = (hidden, norm, *blocks[:3], None, None, None, None, None, angles, angles, keys, values)
-    behind = (slots, places, blocks[3], norm, *blocks[4:], heads, inner, width**-0.5, 1e-5)
+    weights = [norm, *blocks[:3], *[norm[:0]] * 5, blocks[3], norm, *blocks[4:]]
+    cache = [keys], [values], slots, places
     parts = compositions.DecoderLayer(norm, list(layers), heads)
     return _Case(
-        "decoder_layer",
+        "decoder_layers",
         dtype,
         f"B={batch} D={size} I={inner} S={length}" + (f" {bits} bits" if bits else ""),
-        partial(decoder_layer, *before, *behind),
+        partial(decoder_layers, hidden, weights, angles, angles, *cache, heads, inner, width**-0.5, 1e-5),
         partial(parts, hidden, angles, angles, keys, values, length),
         sum(one.nbytes for one in blocks) + keys.nbytes + values.nbytes,
     )

@@ -2,9 +2,9 @@
 
 Each is C++ on the CPU and CUDA on a GPU, built at first use or into the wheel, with a reference in plain
 PyTorch that specifies it and serves where nothing can be built. For the CPU alone, in float32 and bfloat16,
-are a decoder's layer in a step, products with weights in blocks, attention of many rows, norms, rotations and
-gates; `has_kernels` tells where. For CUDA alone is `quantised_linear`: weights of few bits lie in rows there,
-and in blocks on the CPU. Importing builds and loads nothing.
+are a decoder's layers in a step, products with weights in blocks, attention of many rows, norms, rotations
+and gates; `has_kernels` tells where. For CUDA alone is `quantised_linear`: weights of few bits lie in rows
+there, and in blocks on the CPU. Importing builds and loads nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from secondlook.kernels.attention import *
 from secondlook.kernels.attention_row import *
 from secondlook.kernels.blocked_linear import *
 from secondlook.kernels.decode_attention import *
-from secondlook.kernels.decoder_layer import *
+from secondlook.kernels.decoder_layers import *
 from secondlook.kernels.dequantise_blocks import *
 from secondlook.kernels.elementwise import *
 from secondlook.kernels.errors import *
@@ -26,6 +26,7 @@ from secondlook.kernels.record_tokens import *
 from secondlook.kernels.token_statistics import *
 
 __all__ = [
+    "LAYER_WEIGHTS",
     "BuildError",
     "CompilerMissingError",
     "KernelError",
@@ -42,8 +43,8 @@ __all__ = [
     "blocked_linear_reference",
     "decode_attention",
     "decode_attention_reference",
-    "decoder_layer",
-    "decoder_layer_reference",
+    "decoder_layers",
+    "decoder_layers_reference",
     "dequantise_blocks",
     "find_region",
     "find_region_reference",

@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, Rows, Segment
 from secondlook.engine.models.fixed_linear import FixedLinear
-from secondlook.kernels import decoder_layer, gated_silu, rms_norm, rotate
+from secondlook.kernels import LAYER_WEIGHTS, decoder_layers, gated_silu, rms_norm, rotate
 from secondlook.kernels.library import uses_reference
 
 __all__ = ["FusedLayers", "fused_layers"]
@@ -36,7 +36,10 @@ class _Layer:
     """One layer's parts.
 
     Attributes:
-        most: rows of a decode step up to which one operator computes all of it.
+        most: rows of a decode step up to which one operator computes all of it, by what was measured of its
+            products at their best, or is fixed for few bits. 0: it cannot compute this layer.
+        weights: what that operator takes, unless it cannot.
+        sizes: its heads, the inner size, scale and epsilon.
 
     Raises:
         LookupError: it has other parts.
@@ -62,32 +65,23 @@ class _Layer:
             raise LookupError("its norms or its activation are others")
         self._norms = [norm.weight for norm in norms]
         self._head_norms = [norm.weight for norm in heads] or [None, None]
-        self._before, self._behind = tuple[Any, ...](), tuple[Any, ...]()
-        self.most = self._for_steps()
+        blocks = [getattr(one, "blocks", None) for one in self._products]
+        self.weights, self.most = list[Tensor](), 0
+        heads, inner = self._products[0].out_features // self.width, self._products[4].out_features
+        self.sizes = heads, inner, self.scale, self._epsilon
+        if all(one is not None for one in blocks) and all(one.bias is None for one in self._products[3:]):
+            self._take(blocks)
 
-    def _for_steps(self) -> int:
-        """What the operator for a step takes, before the rotation and behind the cache; up to how many rows
-        it is used, by what was measured of its products at their best, or is fixed for few bits. 0: it cannot
-        compute this layer."""
-        packed = self._products
-        unbiased = all(one.bias is None for one in packed[3:])
-        if not unbiased or any(getattr(one, "blocks", None) is None for one in packed):
-            return 0
-        query, key, value, output, gate, up, down = (one.blocks for one in packed)
+    def _take(self, blocks: list[Any]) -> None:
+        query, key, value, output, gate, up, down = blocks
         if _block_width(gate) != _block_width(up):  # one of them of few bits
-            return 0
-        biases = [one.bias for one in packed[:3]]
-        self._before = (self._norms[0], query, key, value, *biases, *self._head_norms)
-        heads, inner = packed[0].out_features // self.width, packed[4].out_features
-        self._behind = (output, self._norms[1], gate, up, down, heads, inner, self.scale, self._epsilon)
-        few: int = max(one.few for one in packed)
-        return few
-
-    def step(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: DecodePlan) -> Tensor:
-        """[B, D] of one row each of B sequences."""
-        cache = plan.cache.keys[number], plan.cache.values[number], plan.slots, plan.places
-        arguments: tuple[Any, ...] = (hidden, *self._before, *turns, *cache, *self._behind)
-        return decoder_layer(*arguments)
+            return
+        biases = [one.bias for one in self._products[:3]]
+        before = (self._norms[0], query, key, value, *biases, *self._head_norms)
+        absent = self._norms[0][:0]
+        self.weights = [absent if one is None else one.detach() for one in before]
+        self.weights += [output, self._norms[1], gate, up, down]
+        self.most = max(one.few for one in self._products)
 
     def run(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
         """[R, D] of any rows."""
@@ -164,15 +158,19 @@ class FusedLayers:
         self._decoder = decoder
         self._layers = layers
         self.most = min(layer.most for layer in layers)
+        if len({layer.sizes for layer in layers}) > 1:  # one operator's
+            self.most = 0
+        self._weights = [weight for layer in layers for weight in layer.weights] if self.most else []
 
     def hidden(self, rows: Rows, plan: AttentionPlan) -> Tensor:
         """[R, D], see `DecoderModel.hidden`."""
         hidden, turns = rows.embeddings, self.turns(rows)
+        if isinstance(plan, DecodePlan) and len(rows) <= self.most and not rows.deep:
+            stepped: Tensor = self._decoder.norm(self.step(hidden, turns, plan, len(self._layers)))
+            return stepped
         end = len(self._layers) - 1
         for number, layer in enumerate(self._layers):
-            if isinstance(plan, DecodePlan) and len(rows) <= self.most:
-                hidden = layer.step(number, hidden, turns, plan)
-            elif number == end and (last := self._last(plan, rows)) is not None:
+            if number == end and (last := self._last(plan, rows)) is not None:
                 assert isinstance(plan, PrefillPlan), "no other wants a few rows"
                 hidden = layer.run_last(number, hidden, turns, plan, last)
             else:
@@ -183,6 +181,12 @@ class FusedLayers:
             hidden = hidden[plan.last]
         normed: Tensor = self._decoder.norm(hidden)
         return normed
+
+    def step(self, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: DecodePlan, count: int) -> Tensor:
+        """[B, D] of one row each of B sequences, at most `most`, behind the first `count` layers."""
+        cache = plan.cache.keys[:count], plan.cache.values[:count], plan.slots, plan.places
+        weights = self._weights[: count * len(LAYER_WEIGHTS)]
+        return decoder_layers(hidden, weights, *turns, *cache, *self._layers[0].sizes)
 
     def _last(self, plan: AttentionPlan, rows: Rows) -> Tensor | None:
         """The rows of which the last layer must compute more than keys and values; None: all."""
@@ -211,7 +215,7 @@ class FusedLayers:
         three = (torch.randn(3, shape.width, generator=generator) / 64).to(weight.dtype)
         places = torch.tensor([[2, 5, 7], [2, 6, 7], [3, 5, 8]])[:axes]
         found = []
-        for stepping, count in ((False, 3), (True, min(3, layer.most))):
+        for stepping, count in ((False, 3), (True, min(3, self.most))):
             values, positions = three[:count], places[:, :count]
             turns = self.turns(Rows(values, positions))
             if turns[0].shape[1] != layer.width or layer.width % 2:
@@ -229,8 +233,10 @@ class FusedLayers:
                     given = {"position_embeddings": angles, "attention_mask": None, "attention_plan": plan}
                     output = module(values[None], **given)
                     found.append((output if isinstance(output, Tensor) else output[0])[0])
+                elif stepping:
+                    found.append(self.step(values, turns, plan, 1))
                 else:
-                    found.append((layer.step if stepping else layer.run)(0, values, turns, plan))
+                    found.append(layer.run(0, values, turns, plan))
         pairs = zip(found[::2], found[1::2], strict=True)
         apart = [(one.float() - two.float()).abs().max() / two.float().abs().max() for one, two in pairs]
         return all(bool(each <= _ALIKE[weight.dtype]) for each in apart)

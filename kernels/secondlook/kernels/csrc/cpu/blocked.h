@@ -17,7 +17,9 @@
 namespace secondlook::blocked {
 
 using low_bit::kChunk, low_bit::kWidth;
-inline constexpr std::int64_t kRows = 4;  // rows that are multiplied while a block is read
+inline constexpr std::int64_t kRows = 6;       // rows whose sums are in registers
+inline constexpr std::int64_t kMostRows = 16;  // rows that are multiplied while a block is in the cache
+inline constexpr std::int64_t kPart = 16384;   // bytes of a block that are multiplied with all these, before the next
 
 enum class Held { kFloats, kBytes, kNibbles };
 
@@ -97,82 +99,149 @@ SECONDLOOK_INLINE void add_products(const BFloat16* const (&x)[R], std::int64_t 
   }
 }
 
-// products[r, i], rows `apart`, of R rows of x, `stride` apart, with a block of 16 V outputs.
+// Which lines of a row of weights are fetched for each that is multiplied with, of those `apart` further on.
+struct Fetch {
+  std::int64_t apart = 0;  // elements
+  int begin = 0, end = 0;
+};
+
+// products[r, i], rows `apart`, of R rows of x, `stride` apart, with the inputs from `first` to `last` of a block
+// of 16 V outputs; added to those before it.
 template <typename T, int R, int V, typename X>
-SECONDLOOK_INLINE void multiply(const X* x, std::int64_t stride, const T* block, std::int64_t inputs,
-                                float* products, std::int64_t apart = kLanes * V) {
-  constexpr std::int64_t width = kLanes * V;
+SECONDLOOK_INLINE void multiply_part(const X* x, std::int64_t stride, const T* block, std::int64_t first,
+                                     std::int64_t last, const Fetch& fetch, float* products,
+                                     std::int64_t apart) {
+  constexpr std::int64_t width = kLanes * V, line = kLanes * kPair<T>;
   const X* rows[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) rows[r] = x + r * stride;
-  for (std::int64_t first = 0; first < inputs; first += kChunk) {
-    const std::int64_t last = std::min(inputs, first + kChunk);
-    Floats sum[R][V];
+  Floats sum[R][V];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[r][v] = Floats{};
-    }
-    for (std::int64_t k = first; k < last; k += kPair<T>) add_products<R, V>(rows, k, block + k * width, sum);
+    for (int v = 0; v < V; ++v) sum[r][v] = Floats{};
+  }
+  for (std::int64_t k = first; k < last; k += kPair<T>) {
+    for (int v = fetch.begin; v < fetch.end; ++v) __builtin_prefetch(block + k * width + fetch.apart + v * line);
+    add_products<R, V>(rows, k, block + k * width, sum);
+  }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        float* const place = products + r * apart + kLanes * v;
-        store(place, first == 0 ? sum[r][v] : load(place) + sum[r][v]);
-      }
+    for (int v = 0; v < V; ++v) {
+      float* const place = products + r * apart + kLanes * v;
+      store(place, first == 0 ? sum[r][v] : load(place) + sum[r][v]);
     }
   }
 }
 
+// The same of all inputs.
+template <typename T, int R, int V, typename X>
+SECONDLOOK_INLINE void multiply(const X* x, std::int64_t stride, const T* block, std::int64_t inputs,
+                                float* products, std::int64_t apart = kLanes * V) {
+  for (std::int64_t first = 0; first < inputs; first += kChunk) {
+    multiply_part<T, R, V>(x, stride, block, first, std::min(inputs, first + kChunk), {}, products, apart);
+  }
+}
+
+// Rows [count, stride] of inputs, with zeros to an even number.
+template <typename T>
+struct Inputs {
+  const T* rows;
+  const float* floats;  // the same; null where all weights are multiplied as pairs
+  std::int64_t stride, count;
+};
+
 // A product with weights in blocks.
 template <typename T>
 struct Product {
-  const float* x;  // [rows, stride]: the inputs, with zeros to an even number
-  std::int64_t stride, rows;
+  Inputs<T> x;
   Weights<T> weights;
   const T* bias;        // [outputs], or null
   const float* totals;  // [rows, spans] of the inputs, see low_bit.h; of floats null
 };
 
-template <typename T, int R>
-SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const Weights<T>& weights,
-                                     const T* block, float* products) {
+// Whether a product takes floats, or, where the processor multiplies pairs of bfloat16, the rows as they are.
+template <typename T>
+bool takes_floats(const Weights<T>& weights) {
+  return sizeof(T) == sizeof(float) || weights.held != Held::kFloats || !has_bf16_dot();
+}
+
+// products [R, width] with a part of a block of any width.
+template <int R, typename T, typename X>
+SECONDLOOK_INLINE void multiply_rows(const X* x, std::int64_t stride, const Weights<T>& weights, const T* block,
+                                     std::int64_t first, std::int64_t last, const Fetch& fetch,
+                                     float* products) {
   switch (weights.width / kLanes) {
     case 1:
-      return multiply<T, R, 1>(x, stride, block, weights.inputs, products);
+      return multiply_part<T, R, 1>(x, stride, block, first, last, fetch, products, kLanes);
     case 2:
-      return multiply<T, R, 2>(x, stride, block, weights.inputs, products);
+      return multiply_part<T, R, 2>(x, stride, block, first, last, fetch, products, 2 * kLanes);
     case 3:
-      return multiply<T, R, 3>(x, stride, block, weights.inputs, products);
+      return multiply_part<T, R, 3>(x, stride, block, first, last, fetch, products, 3 * kLanes);
     default:
-      return multiply<T, R, 4>(x, stride, block, weights.inputs, products);
+      return multiply_part<T, R, 4>(x, stride, block, first, last, fetch, products, 4 * kLanes);
   }
 }
 
-// products [rows, width] of up to kRows rows from `row` on with one block; a row's bits do not depend on the
-// others.
-template <typename T>
-SECONDLOOK_INLINE void multiply_block(const Product<T>& product, std::int64_t row, std::int64_t rows,
-                                      std::int64_t block, float* products) {
+// products [rows, width] with a block of floats, a part that fits into the nearest cache after the other. While one
+// is multiplied the next is fetched: where it is read for some rows after the others, the memory would have
+// nothing to do after the first.
+template <typename T, typename X>
+SECONDLOOK_INLINE void multiply_block(const X* x, std::int64_t stride, std::int64_t rows, const Weights<T>& weights,
+                                      const T* block, float* products) {
+  const int vectors = static_cast<int>(weights.width / kLanes), turns = static_cast<int>(tiles(rows, kRows));
+  const std::int64_t part = kPart / (weights.width * static_cast<std::int64_t>(sizeof(T)));
+  for (std::int64_t first = 0; first < weights.inputs; first += part) {
+    const std::int64_t last = std::min(weights.inputs, first + part);
+    for (int turn = 0; turn < turns; ++turn) {
+      Fetch fetch{part * weights.width, vectors * turn / turns, vectors * (turn + 1) / turns};
+      if (last == weights.inputs) fetch = {};
+      const X* const own = x + turn * kRows * stride;
+      float* const to = products + turn * kRows * weights.width;
+      switch (std::min(kRows, rows - turn * kRows)) {
+        case 1:
+          multiply_rows<1>(own, stride, weights, block, first, last, fetch, to);
+          break;
+        case 2:
+          multiply_rows<2>(own, stride, weights, block, first, last, fetch, to);
+          break;
+        case 3:
+          multiply_rows<3>(own, stride, weights, block, first, last, fetch, to);
+          break;
+        case 4:
+          multiply_rows<4>(own, stride, weights, block, first, last, fetch, to);
+          break;
+        case 5:
+          multiply_rows<5>(own, stride, weights, block, first, last, fetch, to);
+          break;
+        default:
+          multiply_rows<6>(own, stride, weights, block, first, last, fetch, to);
+      }
+    }
+  }
+}
+
+// products [rows, width] of up to kMostRows rows from `row` on with one block; a row's bits do not depend on the
+// others. With kDot, in functions of SECONDLOOK_BF16_DOT, for weights that take no floats.
+template <bool kDot, typename T>
+SECONDLOOK_INLINE void multiply_any(const Product<T>& product, std::int64_t row, std::int64_t rows,
+                                    std::int64_t block, float* products) {
   const Weights<T>& weights = product.weights;
   const auto* const bytes = static_cast<const std::uint8_t*>(weights.data) + block * weights.stride;
-  const float* const x = product.x + row * product.stride;
-  if (weights.held != Held::kFloats) {
-    const low_bit::Spans spans{weights.inputs, weights.group};
-    return low_bit::multiply_block(x, product.stride, product.totals + row * spans.count(), rows, spans,
-                                   weights.held == Held::kBytes, bytes, products);
-  }
+  const std::int64_t stride = product.x.stride;
   const T* const data = reinterpret_cast<const T*>(bytes);
-  switch (rows) {
-    case 1:
-      return multiply_rows<T, 1>(x, product.stride, weights, data, products);
-    case 2:
-      return multiply_rows<T, 2>(x, product.stride, weights, data, products);
-    case 3:
-      return multiply_rows<T, 3>(x, product.stride, weights, data, products);
-    default:
-      return multiply_rows<T, 4>(x, product.stride, weights, data, products);
+  if constexpr (kDot) {
+    multiply_block(product.x.rows + row * stride, stride, rows, weights, data, products);
+  } else if (weights.held == Held::kFloats) {
+    multiply_block(product.x.floats + row * stride, stride, rows, weights, data, products);
+  } else {
+    const low_bit::Spans spans{weights.inputs, weights.group};
+    for (std::int64_t r = 0; r < rows; r += low_bit::kRows) {
+      low_bit::multiply_block(product.x.floats + (row + r) * stride, stride,
+                              product.totals + (row + r) * spans.count(), std::min(low_bit::kRows, rows - r), spans,
+                              weights.held == Held::kBytes, bytes, products + r * low_bit::kWidth);
+    }
   }
 }
 
@@ -184,30 +253,29 @@ std::int64_t totals_of(const Weights<T>& weights, std::int64_t rows) {
 
 // A product; its totals are written where there is memory for them.
 template <typename T>
-Product<T> product(const float* x, std::int64_t stride, std::int64_t rows, const Weights<T>& weights,
-                   const T* bias, float* totals) {
-  if (weights.held == Held::kFloats) return {x, stride, rows, weights, bias, nullptr};
-  low_bit::add_up(x, stride, rows, {weights.inputs, weights.group}, totals);
-  return {x, stride, rows, weights, bias, totals};
+Product<T> product(const Inputs<T>& x, const Weights<T>& weights, const T* bias, float* totals) {
+  if (weights.held == Held::kFloats) return {x, weights, bias, nullptr};
+  low_bit::add_up(x.floats, x.stride, x.count, {weights.inputs, weights.group}, totals);
+  return {x, weights, bias, totals};
 }
 
 // Blocks for one thread.
 template <typename T>
 std::int64_t block_grain(const Product<T>& product) {
-  return grain(product.weights.inputs * product.weights.width * product.rows / 8);
+  return grain(product.weights.inputs * product.weights.width * product.x.count / 8);
 }
 
 // Calls use(row, first, count, sums) with the sums of each row and `count` outputs of a block from `first` on,
 // biased, rounded to T.
-template <typename T, typename Use>
+template <bool kDot, typename T, typename Use>
 SECONDLOOK_INLINE void for_products(const Product<T>& product, std::int64_t block, const Use& use) {
-  alignas(64) float sums[kRows * kWidth];
+  alignas(64) float sums[kMostRows * kWidth];
   const Weights<T>& weights = product.weights;
   const std::int64_t first = block * weights.width;
   const std::int64_t count = std::min(weights.width, weights.outputs - first);
-  for (std::int64_t row = 0; row < product.rows; row += kRows) {
-    const std::int64_t rows = std::min(kRows, product.rows - row);
-    multiply_block(product, row, rows, block, sums);
+  for (std::int64_t row = 0; row < product.x.count; row += kMostRows) {
+    const std::int64_t rows = std::min(kMostRows, product.x.count - row);
+    multiply_any<kDot>(product, row, rows, block, sums);
     for (std::int64_t r = 0; r < rows; ++r) {
       float* const sum = sums + r * weights.width;
       if (product.bias) {

@@ -3,11 +3,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
-#include "cpu/blocked.h"
 #include "cpu/blocked_checks.h"
+#include "cpu/blocked_pass.h"
 
 namespace {
 
@@ -16,41 +17,40 @@ using secondlook::BFloat16;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// The input's rows with zeros to an even number, where it has not got them itself.
 template <typename T>
-SECONDLOOK_INLINE void multiply(const blocked::Product<T>& product, std::int64_t begin, std::int64_t end,
-                                T* to) {
-  const std::int64_t outputs = product.weights.outputs;
-  for (std::int64_t block = begin; block < end; ++block) {
-    blocked::for_products(product, block, [&](std::int64_t row, std::int64_t first, std::int64_t count,
-                                              const float* sum) __attribute__((always_inline)) {
-      for (std::int64_t i = 0; i < count; ++i) secondlook::round_to(sum[i], to[row * outputs + first + i]);
-    });
+const T* padded_rows(const Tensor& input, Tensor& held) {
+  const T* const rows = static_cast<const T*>(input.const_data_ptr());
+  const std::int64_t count = input.size(0), size = input.size(1), stride = blocked::row_stride(size);
+  if (stride == size && (count <= 1 || input.stride(0) == size)) return rows;
+  held = torch::stable::new_empty(input, {count * stride});
+  T* const to = static_cast<T*>(held.mutable_data_ptr());
+  for (std::int64_t row = 0; row < count; ++row) {
+    std::copy(rows + row * input.stride(0), rows + row * input.stride(0) + size, to + row * stride);
+    std::fill(to + row * stride + size, to + (row + 1) * stride, T{});
   }
-}
-
-SECONDLOOK_CLONES void run(const blocked::Product<float>& product, std::int64_t begin, std::int64_t end,
-                           float* to) {
-  multiply(product, begin, end, to);
-}
-SECONDLOOK_CLONES void run(const blocked::Product<BFloat16>& product, std::int64_t begin, std::int64_t end,
-                           BFloat16* to) {
-  multiply(product, begin, end, to);
+  return to;
 }
 
 template <typename T>
 void run_all(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Tensor& result) {
   const auto weights = blocked::weights_of<T>(weight, result.size(1), input.size(1));
   const std::int64_t rows = input.size(0), stride = blocked::row_stride(input.size(1));
-  const std::int64_t floats = rows * stride + blocked::totals_of(weights, rows);
-  Tensor x = torch::stable::new_empty(input, {floats}, ScalarType::Float);
-  float* const values = static_cast<float*>(x.mutable_data_ptr());
-  secondlook::widen(static_cast<const T*>(input.const_data_ptr()), input.stride(0), rows, input.size(1), stride,
-                    values);
+  Tensor held = input;
+  blocked::Inputs<T> x{padded_rows<T>(input, held), nullptr, stride, rows};
+  const std::int64_t floats = rows * stride, totals = blocked::totals_of(weights, rows);
+  Tensor wide = torch::stable::new_empty(input, {floats + totals}, ScalarType::Float);
+  float* const values = static_cast<float*>(wide.mutable_data_ptr());
+  if (blocked::takes_floats(weights)) {
+    secondlook::widen(x.rows, 0, 1, floats, floats, values);
+    x.floats = values;
+  }
   const T* const added = bias ? static_cast<const T*>(bias->const_data_ptr()) : nullptr;
-  const auto product = blocked::product(values, stride, rows, weights, added, values + rows * stride);
-  T* const to = static_cast<T*>(result.mutable_data_ptr());
+  const auto product = blocked::product(x, weights, added, values + floats);
+  const blocked::Pass<T> pass{product, blocked::Then::kWrite, result.size(1),
+                              static_cast<T*>(result.mutable_data_ptr())};
   torch::stable::parallel_for(0, blocked::blocks(weights), blocked::block_grain(product),
-                              [&](std::int64_t begin, std::int64_t end) { run(product, begin, end, to); });
+                              [&](std::int64_t begin, std::int64_t end) { blocked::run(pass, begin, end); });
 }
 
 Tensor blocked_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,

@@ -265,12 +265,12 @@ SECONDLOOK_INLINE void merge(const Call<T>& call, const Work& work, std::int64_t
 
 // Clones are not made of templates, so that each pass has a function for each type.
 #define SECONDLOOK_DECODE_ATTENTION_PASSES(T)                                                              \
-  SECONDLOOK_CLONES static void run_attend(const Call<T>& call, const Work& work, std::int64_t begin,      \
-                                           std::int64_t end) {                                             \
+  [[maybe_unused]] SECONDLOOK_CLONES static void run_attend(const Call<T>& call, const Work& work,         \
+                                                            std::int64_t begin, std::int64_t end) {        \
     attend(call, work, begin, end);                                                                        \
   }                                                                                                        \
-  SECONDLOOK_CLONES static void run_merge(const Call<T>& call, const Work& work, std::int64_t begin,       \
-                                          std::int64_t end) {                                              \
+  [[maybe_unused]] SECONDLOOK_CLONES static void run_merge(const Call<T>& call, const Work& work,          \
+                                                           std::int64_t begin, std::int64_t end) {         \
     merge(call, work, begin, end);                                                                         \
   }
 SECONDLOOK_DECODE_ATTENTION_PASSES(float)

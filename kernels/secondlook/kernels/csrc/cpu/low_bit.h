@@ -25,6 +25,7 @@ inline constexpr std::int64_t kWidth = 64;   // outputs of a block
 inline constexpr std::int64_t kChunk = 512;  // products that are added up in a row; then those sums are
 inline constexpr int kVectors = kWidth / kLanes;
 inline constexpr std::int64_t kWords = 4;  // rows of a group before its values
+inline constexpr std::int64_t kRows = 4;   // rows of inputs that are multiplied while a block is read
 
 // How many bytes ahead of what is read is fetched: a block's weights are so few bytes that the processor by
 // itself fetches too late.
@@ -189,7 +190,7 @@ SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const 
   }
 }
 
-// products [rows, 64] of up to four rows of x with a block; a row's bits do not depend on the others.
+// products [rows, 64] of up to kRows rows of x with a block; a row's bits do not depend on the others.
 SECONDLOOK_CLONES static void multiply_block(const float* x, std::int64_t stride, const float* totals,
                                              std::int64_t rows, const Spans& spans, bool bytes,
                                              const std::uint8_t* block, float* products) {

@@ -1,4 +1,4 @@
-"""A decoder's layer as one operator: float64, bits, and what is refused. Transformers' own layers are what
+"""A decoder's layers as one operator: float64, bits, and what is refused. Transformers' own layers are what
 `engine/test_fused_layers.py` compares it with."""
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from secondlook.kernels import (
+    LAYER_WEIGHTS,
     block_quantised,
     block_weights,
-    decoder_layer,
-    decoder_layer_reference,
+    decoder_layers,
+    decoder_layers_reference,
     library,
     quantise,
 )
@@ -53,6 +54,7 @@ def sample(
             return block_quantised(quantise(plain, bits, 32 if inputs % 32 == 0 else inputs))
         return block_weights(plain, block)
 
+    absent = torch.empty(0, dtype=dtype)
     angles = torch.randn(rows, width // 2, generator=generator).repeat(1, 2)
     of_keys = kv_heads * width
     return {
@@ -61,11 +63,11 @@ def sample(
         "query": weights(heads * width, size),
         "key": weights(of_keys, size),
         "value": weights(of_keys, size),
-        "query_bias": drawn(heads * width) if biased else None,
-        "key_bias": drawn(of_keys) if biased else None,
-        "value_bias": drawn(of_keys) if biased else None,
-        "query_norm": drawn(width, times=0.1, plus=1) if normed else None,
-        "key_norm": drawn(width, times=0.1, plus=1) if normed else None,
+        "query_bias": drawn(heads * width) if biased else absent,
+        "key_bias": drawn(of_keys) if biased else absent,
+        "value_bias": drawn(of_keys) if biased else absent,
+        "query_norm": drawn(width, times=0.1, plus=1) if normed else absent,
+        "key_norm": drawn(width, times=0.1, plus=1) if normed else absent,
         "cosine": angles.cos().to(dtype),
         "sine": angles.sin().to(dtype),
         "keys": drawn(rows + 2, kv_heads, 150, width),
@@ -90,6 +92,18 @@ def copied(given: dict[str, Any], **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def arguments(*layers: dict[str, Any]) -> dict[str, Any]:
+    """The operator's, of layers that share all but their weights and their cache."""
+    weights = [layer[name] for layer in layers for name in LAYER_WEIGHTS]
+    cache = {name: [layer[name] for layer in layers] for name in ("keys", "values")}
+    shared = {name: value for name, value in layers[0].items() if name not in (*LAYER_WEIGHTS, *cache)}
+    return {"weights": weights, **cache, **shared}
+
+
+def computed(*layers: dict[str, Any]) -> Tensor:
+    return decoder_layers(**arguments(*layers))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "more"),
@@ -107,7 +121,7 @@ def copied(given: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def test_float64(dtype: torch.dtype, shape: tuple[int, ...], more: dict[str, Any]) -> None:
     given = sample(*shape, dtype=dtype, **more)
     exact_given, before = copied(given), copied(given)
-    found, exact = decoder_layer(**given), decoder_layer_reference(**exact_given)
+    found, exact = computed(given), decoder_layers_reference(**arguments(exact_given))
     for name, one, two in (
         ("result", found, exact),
         *((name, given[name], exact_given[name]) for name in ("keys", "values")),
@@ -126,34 +140,62 @@ def test_a_row_has_the_same_bits_whatever_the_others_and_the_threads(
     bits: Literal[4, 8] | None, dtype: torch.dtype
 ) -> None:
     given, threads = sample(6, 128, 4, 2, 32, 320, dtype=dtype, bits=bits), torch.get_num_threads()
-    together = decoder_layer(**copied(given))
+    together = computed(copied(given))
     try:
         torch.set_num_threads(1)
         for row in range(6):
             one = {
                 name: given[name][row : row + 1] for name in ("hidden", "cosine", "sine", "slots", "places")
             }
-            assert torch.equal(decoder_layer(**copied(given, **one))[0], together[row])
+            assert torch.equal(computed(copied(given, **one))[0], together[row])
     finally:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 96, 6, 2, 16, 200), (7, 512, 8, 2, 64, 1100)])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_layers_behind_each_other_are_one_after_the_other(
+    threads: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Bit by bit, whatever the number of threads, and however often."""
+    layers = [sample(*shape, dtype=dtype, biased=True, normed=number == 1) for number in range(3)]
+    for number, layer in enumerate(layers):
+        layer["input_norm"] *= 1 + number / 8
+        layer |= {name: layers[0][name] for name in ("cosine", "sine", "slots", "places")}
+    expected = layers[0]["hidden"]
+    caches = [copied(layer) for layer in layers]
+    for layer in caches:
+        expected = computed({**layer, "hidden": expected})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for _ in range(20):
+            again = [copied(layer) for layer in layers]
+            assert torch.equal(computed(*again), expected)
+            for one, two in zip(again, caches, strict=True):
+                assert torch.equal(one["keys"], two["keys"])
+                assert torch.equal(one["values"], two["values"])
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_cache_may_lie_apart() -> None:
     given = sample(2, 64, 2, 1, 32, 96)
-    expected = decoder_layer(**copied(given))
+    expected = computed(copied(given))
     apart = {}
     for name in ("keys", "values"):
         whole = torch.full((4, 200, 1, 40), float("nan")).transpose(1, 2)
         apart[name] = whole[:, :, :150, :32]
         apart[name].copy_(given[name])
-    assert torch.equal(decoder_layer(**{**given, **apart}), expected)
+    assert torch.equal(computed({**given, **apart}), expected)
 
 
 def test_products_may_be_held_differently() -> None:
     given, low = sample(3, 128, 4, 2, 32, 320), sample(3, 128, 4, 2, 32, 320, bits=8)
     given |= {name: low[name] for name in ("key", "up", "down")}
-    exact = decoder_layer_reference(**copied(given))
-    found = decoder_layer(**given)
+    exact = decoder_layers_reference(**arguments(copied(given)))
+    found = computed(given)
     assert (found.double() - exact).abs().max() <= TOLERANCE[torch.float32] * exact.abs().max()
 
 
@@ -178,6 +220,24 @@ def test_products_may_be_held_differently() -> None:
         ({"inner": 200}, "gate"),
     ],
 )
-def test_wrong_arguments_are_named(change: dict[str, Any], named: str) -> None:
+def test_wrong_arguments_are_named_with_their_layer(change: dict[str, Any], named: str) -> None:
     with pytest.raises(RuntimeError, match=named):
-        decoder_layer(**{**sample(2, 64, 2, 1, 32, 96), **change})
+        computed({**sample(2, 64, 2, 1, 32, 96), **change})
+    if set(change) & {*LAYER_WEIGHTS, "values"}:
+        right = sample(2, 64, 2, 1, 32, 96)
+        with pytest.raises(RuntimeError, match=rf"({named}) of layer 1"):
+            computed(right, {**right, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"weights": []}, "weights"),
+        ({"keys": [], "values": []}, "keys and values"),
+        ({"keys": []}, "keys and values"),
+        ({"keys": [torch.zeros(3)]}, "keys"),
+    ],
+)
+def test_so_are_lists_that_do_not_fit(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(RuntimeError, match=named):
+        decoder_layers(**{**arguments(sample(2, 64, 2, 1, 32, 96)), **change})

@@ -1,0 +1,311 @@
+// secondlook::decoder_layers on the CPU: all layers of a decoder's step, products with weights in blocks and all
+// between them, in one call, for which threads are woken once.
+#include "cpu/decoder_layers.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/blocked_pass.h"
+#include "cpu/decode_attention.h"
+#include "cpu/decoder_layers_checks.h"
+#include "cpu/phases.h"
+
+namespace {
+
+namespace attention = secondlook::decode_attention;
+namespace blocked = secondlook::blocked;
+namespace layers = secondlook::decoder_layers;
+using blocked::Then;
+using secondlook::BFloat16;
+using namespace secondlook::decoder_layers;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename T>
+const T* data(const Tensor& tensor) {
+  return tensor.numel() == 0 ? nullptr : static_cast<const T*>(tensor.const_data_ptr());
+}
+template <typename T>
+T* changed(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// Memory for a call.
+class Memory {
+ public:
+  explicit Memory(const Tensor& like) : like_(like) {}
+  template <typename T>
+  T* take(Index count) {
+    const Index floats = (count * static_cast<Index>(sizeof(T)) + 3) / 4;
+    held_.push_back(torch::stable::new_empty(like_, {floats}, ScalarType::Float));
+    return changed<T>(held_.back());
+  }
+  // Rows of `size`, with zeros to an even number.
+  template <typename T>
+  T* take_inputs(Index rows, Index size) {
+    const Index stride = blocked::row_stride(size);
+    T* const x = take<T>(rows * stride);
+    if (stride > size) std::fill(x, x + rows * stride, T{});
+    return x;
+  }
+
+ private:
+  const Tensor& like_;
+  std::vector<Tensor> held_;
+};
+
+// What a thread has for itself: a norm's results, rows as floats, and totals of three products' inputs.
+template <typename T>
+struct Own {
+  T* normed;
+  float *floats, *totals;
+};
+
+template <typename T>
+class Step {
+  using Weights = blocked::Weights<T>;
+
+ public:
+  Step(const Arguments& arguments, Tensor& result)
+      : a_(arguments),
+        memory_(arguments.hidden),
+        rows_(a_.rows()),
+        size_(a_.size()),
+        width_(a_.width()),
+        kv_heads_(a_.kv_heads()),
+        result_(changed<T>(result)),
+        middle_(memory_.take<T>(rows_ * size_)),
+        queries_(memory_.take<T>(rows_ * a_.outputs(kQuery))),
+        mixed_(memory_.take<T>(rows_ * a_.outputs(kQuery))),
+        inner_(memory_.take_inputs<T>(rows_, a_.inner)) {
+    for (int i = 0; i < 3; ++i) projected_[i] = memory_.take<float>(rows_ * a_.outputs(kProjections[i]));
+    for (Index row = 0; row < rows_; ++row) lengths_.push_back(at(a_.places, row) + 1);
+    const auto call = attention_of(0);
+    for (Index row = 0; row < rows_; ++row) {
+      first_task_.push_back(first_task_.back() + kv_heads_ * attention::chunks(call, row));
+    }
+    partials_ = memory_.take<float>(first_task_.back() * attention::partials_of_a_task(call));
+  }
+
+  void run() {
+    std::vector<Own<T>> own;
+    const Index most = torch::stable::get_num_threads();
+    const Index threads = std::clamp<Index>(1 + a_.products_of_a_layer() / kWorkOfAThread, 1, most);
+    for (Index thread = 0; thread < threads; ++thread) own.push_back(take_own());
+    secondlook::Phases phases(a_.layers() * kPhases);
+    std::atomic<std::size_t> arrived{0};
+    torch::stable::parallel_for(0, threads, 1, [&](Index, Index) {
+      const Own<T>& mine = own[arrived.fetch_add(1)];
+      for (Index layer = 0; layer < a_.layers(); ++layer) run_layer(layer, phases, mine);
+    });
+  }
+
+ private:
+  static constexpr Index kPhases = 7;
+  static constexpr Index kWorkOfAThread = 1 << 18;  // multiplications in a layer that are worth waking it
+  static constexpr Index kTogether = 1 << 15;       // bytes of weights, or so much work, that are taken at once
+  static constexpr Part kProjections[3] = {kQuery, kKey, kValue};
+  static constexpr Part kProjectionBiases[3] = {kQueryBias, kKeyBias, kValueBias};
+
+  static Index at(const Tensor& tensor, Index row) { return data<Index>(tensor)[row * tensor.stride(0)]; }
+  static Index stride(Index size) { return blocked::row_stride(size); }
+
+  Own<T> take_own() {
+    const Index widest = stride(std::max({size_, a_.inner, a_.outputs(kQuery)}));
+    // A span has at least one input.
+    return {memory_.take_inputs<T>(rows_, size_), memory_.take<float>(rows_ * widest),
+            memory_.take<float>(3 * rows_ * widest)};
+  }
+
+  const Tensor& part(Index layer, Part which) const { return a_.part(layer, which); }
+  const T* vector(Index layer, Part which) const { return data<T>(part(layer, which)); }
+  Weights weights(Index layer, Part which) const {
+    return blocked::weights_of<T>(part(layer, which), a_.outputs(which), a_.inputs(which));
+  }
+
+  // A layer's part of the step, as one of the threads does it.
+  void run_layer(Index layer, secondlook::Phases& phases, const Own<T>& own) const {
+    const T* const hidden = layer == 0 ? data<T>(a_.hidden) : result_;
+    Index number = layer * kPhases;
+    project(layer, hidden, phases, number++, own);
+    turn(layer, phases, number++);
+    attend(layer, phases, number);
+    number += 2;
+    add(layer, kOutput, mixed_, hidden, middle_, phases, number++, own);
+    gate(layer, phases, number++, own);
+    add(layer, kDown, inner_, middle_, result_, phases, number++, own);
+  }
+
+  // Rows [rows, row_stride(size)], as floats too where some weights are multiplied with those.
+  blocked::Inputs<T> inputs(const T* rows, Index size, bool floats, const Own<T>& own) const {
+    if constexpr (std::is_same_v<T, float>) {
+      return {rows, rows, stride(size), rows_};
+    } else {
+      if (floats) layers::run_widen(rows, rows_ * stride(size), own.floats);
+      return {rows, floats ? own.floats : nullptr, stride(size), rows_};
+    }
+  }
+  blocked::Inputs<T> normed(const T* x, const T* weight, bool floats, const Own<T>& own) const {
+    layers::run_normalise(x, weight, rows_, size_, epsilon(), stride(size_), own.normed);
+    return inputs(own.normed, size_, floats, own);
+  }
+
+  // Blocks that are taken at once.
+  static Index together(const Weights& weights) { return std::max<Index>(1, kTogether / weights.stride); }
+
+  void project(Index layer, const T* hidden, secondlook::Phases& phases, Index number, const Own<T>& own) const {
+    Weights weights_of[3];
+    Index starts[4] = {0};
+    bool floats = false;
+    for (int i = 0; i < 3; ++i) {
+      weights_of[i] = weights(layer, kProjections[i]);
+      starts[i + 1] = starts[i] + blocked::blocks(weights_of[i]);
+      floats = floats || blocked::takes_floats(weights_of[i]);
+    }
+    blocked::Pass<T> passes[3];
+    const auto prepare = [&] {
+      const auto x = normed(hidden, vector(layer, kInputNorm), floats, own);
+      for (int i = 0; i < 3; ++i) {
+        const auto product = blocked::product(x, weights_of[i], vector(layer, kProjectionBiases[i]),
+                                              own.totals + i * rows_ * x.stride);
+        passes[i] = {product, Then::kFloats, weights_of[i].outputs, nullptr, nullptr, projected_[i]};
+      }
+    };
+    phases.run(number, starts[3], together(weights_of[0]), prepare, [&](Index begin, Index end) {
+      for (int i = 0; i < 3; ++i) {
+        const Index from = std::max(begin, starts[i]), until = std::min(end, starts[i + 1]);
+        if (from < until) blocked::run(passes[i], from - starts[i], until - starts[i]);
+      }
+    });
+  }
+
+  // The rows' keys and values go into the cache.
+  void turn(Index layer, secondlook::Phases& phases, Index number) const {
+    const Tensor &of_keys = a_.keys[layer], &of_values = a_.values[layer];
+    const Index group = a_.heads / kv_heads_;
+    const Index together = std::max<Index>(1, 2048 / (width_ * (group + 2)));
+    phases.run(number, rows_ * kv_heads_, together, [] {}, [&](Index begin, Index end) {
+      for (Index task = begin; task < end; ++task) {
+        const Index row = task / kv_heads_, head = task % kv_heads_;
+        const Index slot = at(a_.slots, row), place = at(a_.places, row);
+        layers::run_turn(Heads<T>{
+            projected_[0] + task * group * width_, projected_[1] + task * width_, projected_[2] + task * width_, group,
+            width_, vector(layer, kQueryNorm), vector(layer, kKeyNorm), epsilon(),
+            data<T>(a_.cosine) + row * width_, data<T>(a_.sine) + row * width_, queries_ + task * group * width_,
+            changed<T>(of_keys) + slot * of_keys.stride(0) + head * of_keys.stride(1) + place * of_keys.stride(2),
+            changed<T>(of_values) + slot * of_values.stride(0) + head * of_values.stride(1) +
+                place * of_values.stride(2)});
+      }
+    });
+  }
+
+  void attend(Index layer, secondlook::Phases& phases, Index number) const {
+    const auto call = attention_of(layer);
+    const attention::Work work{first_task_.data(), partials_};
+    const Index tasks = first_task_.back(), rows = rows_ * a_.heads;
+    const Index bytes = 2 * attention::kChunk * width_ * static_cast<Index>(sizeof(T));
+    phases.run(number, tasks, std::max<Index>(1, kTogether / bytes), [] {},
+               [&](Index begin, Index end) { attention::run_attend(call, work, begin, end); });
+    const Index merged = tasks * attention::partials_of_a_task(call) * 4 / rows;
+    phases.run(number + 1, rows, std::max<Index>(1, kTogether / 2 / merged), [] {},
+               [&](Index begin, Index end) { attention::run_merge(call, work, begin, end); });
+  }
+
+  // to = before + the product of `from`.
+  void add(Index layer, Part which, const T* from, const T* before, T* to, secondlook::Phases& phases,
+           Index number, const Own<T>& own) const {
+    const Weights weight = weights(layer, which);
+    blocked::Pass<T> pass;
+    const auto prepare = [&] {
+      const auto x = inputs(from, a_.inputs(which), blocked::takes_floats(weight), own);
+      pass = {blocked::product(x, weight, {}, own.totals), Then::kAdd, size_, to, before};
+    };
+    phases.run(number, blocked::blocks(weight), together(weight), prepare,
+               [&](Index begin, Index end) { blocked::run(pass, begin, end); });
+  }
+
+  void gate(Index layer, secondlook::Phases& phases, Index number, const Own<T>& own) const {
+    const Weights gate = weights(layer, kGate), up = weights(layer, kUp);
+    blocked::Pass<T> gates, ups;
+    const auto prepare = [&] {
+      const bool floats = blocked::takes_floats(gate) || blocked::takes_floats(up);
+      const auto x = normed(middle_, vector(layer, kOutputNorm), floats, own);
+      gates = {blocked::product(x, gate, {}, own.totals), Then::kSilu, stride(a_.inner), inner_};
+      ups = {blocked::product(x, up, {}, own.totals + rows_ * x.stride), Then::kMultiply, stride(a_.inner), inner_,
+             inner_};
+    };
+    phases.run(number, blocked::blocks(gate), together(gate), prepare, [&](Index begin, Index end) {
+      blocked::run(gates, begin, end);
+      blocked::run(ups, begin, end);
+    });
+  }
+
+  float epsilon() const { return static_cast<float>(a_.epsilon); }
+
+  attention::Call<T> attention_of(Index layer) const {
+    const Tensor &keys = a_.keys[layer], &values = a_.values[layer];
+    attention::Call<T> call{};
+    call.query = queries_;
+    call.keys = data<T>(keys);
+    call.values = data<T>(values);
+    call.slots = data<Index>(a_.slots);
+    call.lengths = lengths_.data();
+    call.batch = rows_;
+    call.heads = a_.heads;
+    call.kv_heads = kv_heads_;
+    call.width = width_;
+    call.cache_slots = keys.size(0);
+    call.positions = keys.size(2);
+    call.query_batch_stride = a_.heads * width_;
+    call.query_head_stride = width_;
+    call.keys_slot_stride = keys.stride(0);
+    call.keys_head_stride = keys.stride(1);
+    call.keys_position_stride = keys.stride(2);
+    call.values_slot_stride = values.stride(0);
+    call.values_head_stride = values.stride(1);
+    call.values_position_stride = values.stride(2);
+    call.slots_stride = a_.slots.stride(0);
+    call.lengths_stride = 1;
+    call.scale = static_cast<float>(a_.scale);
+    call.result = mixed_;
+    return call;
+  }
+
+  const Arguments& a_;
+  Memory memory_;
+  const Index rows_, size_, width_, kv_heads_;
+  T* const result_;   // [rows, size] of a layer, which the next one reads
+  T* const middle_;   // [rows, size]
+  T *const queries_, *const mixed_;  // [rows, heads, width]
+  T* const inner_;    // [rows, row_stride(inner)]
+  float* projected_[3];
+  float* partials_ = nullptr;
+  std::vector<Index> lengths_, first_task_{0};
+};
+
+Tensor decoder_layers(const Tensor& hidden, const std::vector<Tensor>& weights, const Tensor& cosine,
+                      const Tensor& sine, const std::vector<Tensor>& keys, const std::vector<Tensor>& values,
+                      const Tensor& slots, const Tensor& places, Index heads, Index inner, double scale,
+                      double epsilon) {
+  const Arguments args{hidden, weights, keys, values, cosine, sine, slots, places, heads, inner, scale, epsilon};
+  check(args);
+  Tensor result = torch::stable::new_empty(hidden, {hidden.size(0), hidden.size(1)});
+  if (result.numel() == 0) return result;
+  if (hidden.scalar_type() == ScalarType::Float) {
+    Step<float>(args, result).run();
+  } else {
+    Step<BFloat16>(args, result).run();
+  }
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(secondlook, CPU, m) { m.impl("decoder_layers", TORCH_BOX(&decoder_layers)); }

@@ -1,0 +1,62 @@
+// What a decoder's layers do to a few rows between their products.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/elementwise.h"
+
+namespace secondlook::decoder_layers {
+
+// Queries, keys and values of one key head and its group of query heads, of one row: normed where there are
+// weights for that, rotated, rounded.
+template <typename T>
+struct Heads {
+  float *query, *key, *value;  // [group, width], [width], [width]
+  std::int64_t group, width;
+  const T *query_norm, *key_norm;  // [width], or null
+  float epsilon;
+  const T *cosine, *sine;      // [width]
+  T *queries, *keys, *values;  // the results, as above
+};
+
+template <typename T>
+SECONDLOOK_INLINE void turn_one(float* x, const T* norm, const Heads<T>& heads, T* to) {
+  if (norm) elementwise::normalise(x, norm, heads.width, heads.epsilon, x);
+  elementwise::rotate(x, heads.cosine, heads.sine, heads.width, to);
+}
+
+template <typename T>
+SECONDLOOK_INLINE void turn(const Heads<T>& heads) {
+  const std::int64_t width = heads.width;
+  for (std::int64_t head = 0; head < heads.group; ++head) {
+    turn_one(heads.query + head * width, heads.query_norm, heads, heads.queries + head * width);
+  }
+  turn_one(heads.key, heads.key_norm, heads, heads.keys);
+  for (std::int64_t i = 0; i < width; ++i) round_to(heads.value[i], heads.values[i]);
+}
+
+// Norms of rows [rows, size], `stride` apart in the result.
+template <typename T>
+SECONDLOOK_INLINE void normalise_rows(const T* x, const T* weight, std::int64_t rows, std::int64_t size,
+                                      float epsilon, std::int64_t stride, T* to) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    elementwise::normalise(x + row * size, weight, size, epsilon, to + row * stride);
+  }
+}
+
+// Clones are not made of templates, so that each has a function for each type.
+#define SECONDLOOK_DECODER_LAYERS_PASSES(T)                                                                  \
+  SECONDLOOK_CLONES static void run_turn(const Heads<T>& heads) { turn(heads); }                             \
+  SECONDLOOK_CLONES static void run_normalise(const T* x, const T* weight, std::int64_t rows,                \
+                                              std::int64_t size, float epsilon, std::int64_t stride, T* to) { \
+    normalise_rows(x, weight, rows, size, epsilon, stride, to);                                              \
+  }
+SECONDLOOK_DECODER_LAYERS_PASSES(float)
+SECONDLOOK_DECODER_LAYERS_PASSES(BFloat16)
+#undef SECONDLOOK_DECODER_LAYERS_PASSES
+SECONDLOOK_CLONES static void run_widen(const BFloat16* x, std::int64_t count, float* to) {
+  widen(x, 0, 1, count, count, to);
+}
+
+}  // namespace secondlook::decoder_layers
