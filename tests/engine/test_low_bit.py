@@ -17,7 +17,13 @@ from secondlook.edge.geometry import Size, sent_size
 from secondlook.engine.engine import Engine
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.low_bit import LowBitLinear, quantise_linear_layers
-from secondlook.kernels import quantise, quantise_float8
+from secondlook.kernels import (
+    dynamic_linear_reference,
+    multiplies_bytes,
+    quantise,
+    quantise_float8,
+    set_mode,
+)
 
 DTYPES = (torch.float32, torch.bfloat16)
 KINDS: tuple[tuple[Literal[4, 8], int | None], ...] = ((8, None), (8, 32), (4, 32), (4, 96))
@@ -82,6 +88,33 @@ def test_whatever_a_plain_layer_takes_is_taken() -> None:
     for wrong in (torch.zeros(5, 97), torch.zeros(97), torch.zeros(2, 48)):
         with pytest.raises(RuntimeError):
             found(wrong)
+
+
+@pytest.mark.skipif(not multiplies_bytes(), reason="this processor has neither VNNI nor AMX")
+@pytest.mark.parametrize("mode", [None, "reference"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_of_many_rows_it_rounds_those_as_well(dtype: torch.dtype, mode: Literal["reference"] | None) -> None:
+    set_mode(mode)
+    try:
+        weights = quantise(torch.randn(90, 96, generator=torch.Generator().manual_seed(2)), 8)
+        bias = nn.Parameter(torch.ones(90, dtype=dtype), requires_grad=False)
+        plain, dynamic = (LowBitLinear(weights, bias, dtype, dynamic=each) for each in (False, True))
+        values = torch.randn(2, 20, 96, generator=torch.Generator().manual_seed(1)).to(dtype)
+        with torch.inference_mode():
+            found, scales = dynamic(values), weights.scales[:, 0]
+            exact = dynamic_linear_reference(values.flatten(0, 1), weights.values.T, scales, bias)
+            assert torch.equal(dynamic(values[:, :8]), plain(values[:, :8]))
+    finally:
+        set_mode(None)
+    assert found.shape == (2, 20, 90)
+    apart = (found.flatten(0, 1).double() - exact).abs().max()
+    assert apart <= 2 * torch.finfo(dtype).eps * exact.abs().max()
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 32)])
+def test_only_weights_with_one_scale_for_each_output_do(bits: Literal[4, 8], group: int) -> None:
+    with pytest.raises(ValueError, match="one scale for each"):
+        LowBitLinear(quantise(torch.randn(64, 64), bits, group), None, torch.float32, dynamic=True)
 
 
 def test_what_stands_for_it_elsewhere_is_plain() -> None:

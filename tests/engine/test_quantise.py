@@ -19,7 +19,9 @@ from secondlook.engine.engine import Engine
 from secondlook.engine.errors import UnsupportedModelError
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.low_bit import LowBitLinear
-from secondlook.engine.models.quantisation_config import Quantise, chosen_packing
+from secondlook.engine.models.quantisation_config import chosen_packing
+from secondlook.engine.models.rounding import Quantise
+from secondlook.kernels import multiplies_bytes
 
 PICTURE = Path(__file__).parents[2] / "docs" / "two-looks.jpg"
 
@@ -52,7 +54,7 @@ def test_the_decoder_and_its_head_are_rounded_and_nothing_else(
 
 
 def test_unknown_bits_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SettingsError, match="one of int8, int4, fp8, not 'int3'"):
+    with pytest.raises(SettingsError, match="one of int8, int8-dynamic, int4, fp8, not 'int3'"):
         load_model("demo", quantise="int3")  # type: ignore[arg-type]
     for command in (("ask", str(PICTURE), "what?"), ("serve",), ("eval", "signs"), ("verify-bits",)):
         assert exit_status(*command, "--quantise", "int3") != 0
@@ -61,14 +63,39 @@ def test_unknown_bits_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(r"(?s)int8.*int4", told)
 
 
-def test_where_nothing_multiplies_with_them_they_are_refused(folder: Path) -> None:
+def test_where_nothing_multiplies_with_them_they_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = json.loads((folder / "config.json").read_text())
     with pytest.raises(SettingsError, match="fp8 weights are multiplied with on CUDA alone, not on a CPU"):
         load_model(str(folder), device="cpu", quantise="fp8")
     with pytest.raises(SettingsError, match="int4 weights go with dtype float32 or bfloat16 on a CPU"):
         load_model(str(folder), device="cpu", dtype="float16", quantise="int4")
-    for quantise in get_args(Quantise):
+    for quantise in set(get_args(Quantise)) - {"int8-dynamic"}:
         assert chosen_packing(folder, values, quantise, "float16", torch.device("cuda")) is None
+    with pytest.raises(SettingsError, match="int8-dynamic is for CPUs alone"):
+        chosen_packing(folder, values, "int8-dynamic", "bfloat16", torch.device("cuda"))
+    monkeypatch.setattr("secondlook.engine.models.quantisation_config.multiplies_bytes", lambda: False)
+    with pytest.raises(SettingsError, match=r"VNNI or AMX.*take int8"):
+        load_model(str(folder), device="cpu", quantise="int8-dynamic")
+
+
+@pytest.mark.skipif(not multiplies_bytes(), reason="this processor has neither VNNI nor AMX")
+def test_prompts_are_rounded_where_that_is_asked_for(folder: Path) -> None:
+    """And steps are not: they have the weights of int8 alone."""
+    found = {}
+    for quantise in get_args(Literal[None, "int8", "int8-dynamic"]):
+        model = load_model(str(folder), device="cpu", dtype="float32", quantise=quantise)
+        assert model.quantised == quantise
+        module: Any = model.module
+        layer = module.get_decoder().layers[0].mlp.up_proj
+        values = torch.randn(40, layer.in_features, generator=torch.Generator().manual_seed(3))
+        with torch.inference_mode():
+            found[quantise] = layer(values), layer(values[:4])
+    (full, _), (low, step), (dynamic, same) = found.values()
+    assert torch.equal(step, same)
+    assert not torch.equal(low, dynamic)
+    assert (dynamic - full).norm() < 0.02 * full.norm()
 
 
 def test_layers_that_no_groups_fit_are_told(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from secondlook.benchmarks.signs.asked import asked_pictures
 from secondlook.edge.errors import SettingsError
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.models.checkpoint import load_model
-from secondlook.engine.models.quantisation_config import Quantise
+from secondlook.engine.models.rounding import Quantise
 from secondlook.export import cli
 from secondlook.export.bits import LIMITS, BitLimits, pass_bits
 from secondlook.export.errors import ExportError, GateError

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from secondlook.engine.method.policy_file import PolicyFile
     from secondlook.engine.models.base import VisionLanguageModel
     from secondlook.engine.models.checkpoint import DType
-    from secondlook.engine.models.quantisation_config import Quantise
+    from secondlook.engine.models.rounding import Quantise
     from secondlook.engine.two_looks import TwoLooks
 
 __all__ = ["Backend", "EngineOptions", "draws_bars", "load_engine", "loading_status", "policy_and_budget"]

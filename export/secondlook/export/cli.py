@@ -24,6 +24,7 @@ from secondlook.engine.cli.options import (
     TrustOption,
     VerboseOption,
 )
+from secondlook.engine.models.rounding import Quantise
 from secondlook.engine.opening import draws_bars, loading_status
 from secondlook.engine.plugins import GATE_PICTURES, plugins
 
@@ -257,7 +258,7 @@ def _load(
     revision: str | None,
     device: str,
     dtype: str = "float32",
-    quantise: Literal["int8", "int4", "fp8"] | None = None,
+    quantise: Quantise | None = None,
 ) -> VisionLanguageModel:
     from secondlook.engine.models.checkpoint import load_model
 

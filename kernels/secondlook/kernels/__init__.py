@@ -15,6 +15,7 @@ from secondlook.kernels.blocked_linear import *
 from secondlook.kernels.decode_attention import *
 from secondlook.kernels.decoder_layers import *
 from secondlook.kernels.dequantise_blocks import *
+from secondlook.kernels.dynamic_linear import *
 from secondlook.kernels.elementwise import *
 from secondlook.kernels.errors import *
 from secondlook.kernels.find_region import *
@@ -46,14 +47,18 @@ __all__ = [
     "decoder_layers",
     "decoder_layers_reference",
     "dequantise_blocks",
+    "dynamic_linear",
+    "dynamic_linear_reference",
     "find_region",
     "find_region_reference",
     "gated_silu",
     "gated_silu_reference",
     "has_kernels",
+    "multiplies_bytes",
     "pack_quantised",
     "quantise",
     "quantise_float8",
+    "quantise_rows",
     "quantised_linear",
     "quantised_linear_reference",
     "quick_gelu",
@@ -69,6 +74,7 @@ __all__ = [
     "status",
     "token_statistics",
     "token_statistics_reference",
+    "unblock_bytes",
     "unblock_quantised",
     "unpack_quantised",
     "write_cache",

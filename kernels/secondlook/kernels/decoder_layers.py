@@ -7,7 +7,8 @@
 That is the layer of Llama (Touvron et al., arXiv 2302.13971), of Qwen2 with biases and of Qwen3 with norms of
 queries and keys. In a step of a few rows each operation takes a few microseconds; what runs between
 operations takes as long, and to wake a thread that fell asleep there longer. Here nothing runs between them,
-and threads are woken once. Weights lie in blocks, see `secondlook.kernels.blocked_linear`, and may be of few bits.
+and threads are woken once. Weights lie in blocks, see `secondlook.kernels.blocked_linear`, and may be of few
+bits.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ from secondlook.engine.decode.decoder import Decoder, Prompted
 from secondlook.engine.devices import chosen_device
 from secondlook.engine.flops import PassFlops
 from secondlook.engine.models.base import VisionLanguageModel
-from secondlook.engine.models.quantisation_config import Quantise
+from secondlook.engine.models.rounding import Quantise
+from secondlook.kernels import multiplies_bytes
 
 _ORIGINAL: Final = Size(640, 480)
 _WARMUPS: Final = 2
@@ -126,6 +127,9 @@ def passes_of(subject: Subject, run: AccountRun) -> list[Pass]:
     for kind in kinds:
         few = served(subject.preset, subject.model, kind)
         found[f", {kind} weights"] = decoder_of(few), weight_bytes(few.module)
+    if run.few_bits and multiplies_bytes():  # its floor is that of floats: whole numbers may be below it
+        dynamic = decoder_of(served(subject.preset, subject.model, "int8-dynamic"))
+        passes.append(Pass("prefill, int8-dynamic", partial(prefill, dynamic), once, weights))
     for count in counts:
         own = count * (flops.decoder(1, length) + flops.logits())
         for told, (decoder, read) in found.items():

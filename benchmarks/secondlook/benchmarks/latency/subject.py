@@ -30,8 +30,8 @@ from secondlook.engine.models.checkpoint import Checkpoint, attending, load_mode
 from secondlook.engine.models.folders import find_folder
 from secondlook.engine.models.low_bit import LowBitLinear, quantise_linear_layers
 from secondlook.engine.models.packing import pack_linear_layers
-from secondlook.engine.models.quantisation_config import BITS, Quantise
 from secondlook.engine.models.registry import architecture
+from secondlook.engine.models.rounding import ROUNDINGS, Quantise
 
 PRESETS: Final = json.loads(files(__package__).joinpath("presets.json").read_text(encoding="utf-8"))
 """What a family's checkpoints have beside their sizes, by `model_type`: config.json's values, settings of the
@@ -183,7 +183,7 @@ def served(preset: Preset, model: PreTrainedModel, quantise: Quantise | None = N
     config = preset.config
     ours = twin(model, {part: getattr(config, part)._attn_implementation for part in config.sub_configs})
     if quantise is not None:
-        quantise_linear_layers(ours, BITS[quantise])
+        quantise_linear_layers(ours, **ROUNDINGS[quantise]._asdict())
     pack_linear_layers(ours)  # as loading does
     made = preset.shapes.with_module(ours)
     assert made is not None, "it has shapes"

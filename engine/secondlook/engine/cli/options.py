@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import typer
 
+from secondlook.engine.models.rounding import Quantise
 from secondlook.engine.opening import Backend
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ DTypeOption = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL)
 ]
 QuantiseOption = Annotated[
-    Literal["int8", "int4", "fp8"] | None,
+    Quantise | None,
     typer.Option(
         "--quantise",
         help="Round the weights of the decoder's linear layers, for less memory and faster answers on a CPU; "

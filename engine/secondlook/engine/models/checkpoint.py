@@ -53,10 +53,11 @@ from secondlook.engine.models.low_bit import quantise_linear_layers
 from secondlook.engine.models.packing import pack_linear_layers
 from secondlook.engine.models.profiles import chosen_profile
 from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts
-from secondlook.engine.models.quantisation_config import BITS, Packing, Quantise, chosen_packing
+from secondlook.engine.models.quantisation_config import Packing, chosen_packing
 from secondlook.engine.models.quantised_checkpoints import packed_layers, unpack_layers, with_places
 from secondlook.engine.models.registry import architecture
 from secondlook.engine.models.rendering import Frame
+from secondlook.engine.models.rounding import ROUNDINGS, Quantise
 from secondlook.engine.models.settings import (
     LOCALISATION_FILE,
     SETTINGS_FILE,
@@ -66,7 +67,7 @@ from secondlook.engine.models.settings import (
 )
 from secondlook.engine.models.weights import check_finite, check_loaded, check_size, stored_tensors
 
-__all__ = ["Checkpoint", "DType", "Quantise", "attending", "digest", "load_model", "state"]
+__all__ = ["Checkpoint", "DType", "attending", "digest", "load_model", "state"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """Weights' and activations' type. "auto": float32 on the CPU, elsewhere what the checkpoint was published
@@ -251,7 +252,7 @@ class Checkpoint:
             check_finite(self.folder, model)
         if self.quantise is not None:
             try:
-                quantise_linear_layers(model, BITS[self.quantise], floats=self.quantise == "fp8")
+                quantise_linear_layers(model, **ROUNDINGS[self.quantise]._asdict())
             except ValueError as error:
                 raise UnsupportedModelError(f"{self.folder}: {self.quantise}: {error}") from error
         pack_linear_layers(model)

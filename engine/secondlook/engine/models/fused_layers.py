@@ -67,8 +67,8 @@ class _Layer:
         self._head_norms = [norm.weight for norm in heads] or [None, None]
         blocks = [getattr(one, "blocks", None) for one in self._products]
         self.weights, self.most = list[Tensor](), 0
-        heads, inner = self._products[0].out_features // self.width, self._products[4].out_features
-        self.sizes = heads, inner, self.scale, self._epsilon
+        outputs, inner = int(self._products[0].out_features), int(self._products[4].out_features)
+        self.sizes = outputs // self.width, inner, self.scale, self._epsilon
         if all(one is not None for one in blocks) and all(one.bias is None for one in self._products[3:]):
             self._take(blocks)
 
@@ -184,9 +184,9 @@ class FusedLayers:
 
     def step(self, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: DecodePlan, count: int) -> Tensor:
         """[B, D] of one row each of B sequences, at most `most`, behind the first `count` layers."""
-        cache = plan.cache.keys[:count], plan.cache.values[:count], plan.slots, plan.places
-        weights = self._weights[: count * len(LAYER_WEIGHTS)]
-        return decoder_layers(hidden, weights, *turns, *cache, *self._layers[0].sizes)
+        keys, values = plan.cache.keys[:count], plan.cache.values[:count]
+        weights, sizes = self._weights[: count * len(LAYER_WEIGHTS)], self._layers[0].sizes
+        return decoder_layers(hidden, weights, *turns, keys, values, plan.slots, plan.places, *sizes)
 
     def _last(self, plan: AttentionPlan, rows: Rows) -> Tensor | None:
         """The rows of which the last layer must compute more than keys and values; None: all."""

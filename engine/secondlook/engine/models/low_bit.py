@@ -20,10 +20,12 @@ from secondlook.kernels import (
     block_quantised,
     blocked_linear,
     dequantise_blocks,
+    dynamic_linear,
     pack_quantised,
     quantise,
     quantise_float8,
     quantised_linear,
+    unblock_bytes,
     unblock_quantised,
     unpack_quantised,
 )
@@ -45,19 +47,24 @@ class LowBitLinear(FixedLinear):
     On CUDA one operator does both (untested on hardware). Elsewhere PyTorch computes from them what a plain
     layer has.
 
+    With `dynamic` many rows are rounded to 8 bits, too, and multiplied as whole numbers, which takes about
+    half the time; a few are not, whose time is that of reading weights.
+
     Args:
         weights: [outputs, inputs]; they stay on their device.
         bias: of `dtype`, beside them.
         dtype: of what stands for the layer elsewhere: in its state and in a deep copy. On a CPU float32 or
             bfloat16.
         scratch: a model's; by default the layer's own.
+        dynamic: on a CPU that multiplies whole numbers, see `multiplies_bytes`.
 
     Attributes:
         blocks: the weights as `blocked_linear` takes them; None where they do not lie so.
         few: up to so many rows are multiplied by that.
 
     Raises:
-        ValueError: weights that cannot lie so, see `block_quantised` and `pack_quantised`.
+        ValueError: weights that cannot lie so, see `block_quantised` and `pack_quantised`; or with `dynamic`
+            others than on a CPU, of 8 bits, with a scale and no zero for each output.
     """
 
     def __init__(
@@ -66,6 +73,8 @@ class LowBitLinear(FixedLinear):
         bias: nn.Parameter | None,
         dtype: torch.dtype,
         scratch: Scratch | None = None,
+        *,
+        dynamic: bool = False,
     ) -> None:
         outputs, inputs = weights.values.shape
         super().__init__(inputs, outputs, bias, training=False)
@@ -75,6 +84,12 @@ class LowBitLinear(FixedLinear):
         served = device.type == "cpu" and weights.values.dtype == torch.int8 and not uses_reference(device)
         self.blocks = block_quantised(weights) if served else None
         self.few = 0 if self.blocks is None else _FEW
+        self._scales: Tensor | None = None  # where many rows are rounded, too
+        if dynamic:
+            symmetric = weights.bits == 8 and weights.zeros is None
+            if device.type != "cpu" or not symmetric or weights.group != inputs:
+                raise ValueError("dynamic goes with weights of 8 bits on a CPU, one scale for each output")
+            self._scales = weights.scales.flatten()
         self._packed = pack_quantised(weights) if device.type == "cuda" else None
         self._weights = weights if self.blocks is None and self._packed is None else None
 
@@ -111,6 +126,10 @@ class LowBitLinear(FixedLinear):
         if self._packed is not None:
             found = quantised_linear(input.reshape(count, self.in_features), *self._packed, bias)
             return found.view(*input.shape[:-1], self.out_features)
+        if self._scales is not None and count > _FEW and input.dtype in _DTYPES:
+            rows = input.reshape(count, self.in_features)
+            found = dynamic_linear(rows, self._values(), self._scales, bias)
+            return found.view(*input.shape[:-1], self.out_features)
         if self.blocks is None or input.dtype not in _DTYPES:
             return linear(input, self.weights.dequantised(input.dtype), bias)
         if 0 < count <= self.few:
@@ -124,12 +143,28 @@ class LowBitLinear(FixedLinear):
         dequantise_blocks(self.blocks, self.in_features, packed.blocks)
         return packed.multiplied(input, bias)
 
+    def _values(self) -> Tensor:
+        """Weights int8 [inputs, outputs] of 8 bits, in memory that others write as well."""
+        if self.blocks is None:
+            return self.weights.values.T.contiguous()
+        held = self._scratch.bytes_of(self.in_features, self.out_features)
+        unblock_bytes(self.blocks, held)
+        return held
+
 
 class Scratch(threading.local):
     """Packed layers that have the weights of one after the other, for each thread, by shape and dtype."""
 
     def __init__(self) -> None:
         self._held: dict[Shape, PackedLinear | None] = {}
+        self._bytes = torch.empty(0, dtype=torch.int8)
+
+    def bytes_of(self, inputs: int, outputs: int) -> Tensor:
+        """int8 [inputs, outputs]; the same memory for all."""
+        if self._bytes.numel() < inputs * outputs:
+            with torch.inference_mode(False):
+                self._bytes = torch.empty(inputs * outputs, dtype=torch.int8)
+        return self._bytes[: inputs * outputs].view(inputs, outputs)
 
     def of(self, shape: Shape) -> PackedLinear | None:
         """None where nothing is packed here, or not in blocks that can be written."""
@@ -148,7 +183,12 @@ class Scratch(threading.local):
 
 @torch.inference_mode()
 def quantise_linear_layers(
-    model: Any, bits: Literal[4, 8], group: int | None = None, *, floats: bool = False
+    model: Any,
+    bits: Literal[4, 8],
+    group: int | None = None,
+    *,
+    floats: bool = False,
+    dynamic: bool = False,
 ) -> None:
     """Put a `LowBitLinear` in the place of each linear layer of a model's decoder, and of its head.
 
@@ -160,6 +200,7 @@ def quantise_linear_layers(
         bits: of the decoder's layers; the head has 8.
         group: see `quantise`; the head's are an output's inputs, all of them, where `bits` are 4.
         floats: floats of 8 bits, see `quantise_float8`.
+        dynamic: see `LowBitLinear`.
 
     Raises:
         ValueError: the group does not divide a layer's inputs; the message names the layer.
@@ -172,7 +213,7 @@ def quantise_linear_layers(
         how: tuple[Literal[4, 8], int | None] = (8, None) if layer is head and bits == 4 else (bits, group)
         try:
             weights = quantise_float8(layer.weight) if floats else quantise(layer.weight, *how)
-            few = LowBitLinear(weights, layer.bias, layer.weight.dtype, scratch)
+            few = LowBitLinear(weights, layer.bias, layer.weight.dtype, scratch, dynamic=dynamic)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         model.set_submodule(name, few)

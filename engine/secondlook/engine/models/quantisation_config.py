@@ -15,15 +15,10 @@ from secondlook.edge.errors import SettingsError
 from secondlook.engine.errors import UnsupportedModelError
 from secondlook.engine.models.configuration import walk
 from secondlook.engine.models.folders import CONFIG_FILE, read_json
+from secondlook.engine.models.rounding import Quantise
+from secondlook.kernels import multiplies_bytes
 
-__all__ = ["BITS", "Method", "Packing", "Quantise", "chosen_packing", "packing_of"]
-
-Quantise = Literal["int8", "int4", "fp8"]
-"""What the weights of a decoder's linear layers are rounded to: 8 bits for each output's weights together, or
-4 in groups of 32 (the head's have 8 all the same); or floats of 8 bits (E4M3), on CUDA alone. What encodes
-pictures, embeddings and activations stay."""
-
-BITS: Final[dict[Quantise, Literal[4, 8]]] = {"int8": 8, "int4": 4, "fp8": 8}
+__all__ = ["Method", "Packing", "chosen_packing", "packing_of"]
 
 Method = Literal["awq", "gptq", "compressed-tensors"]
 
@@ -85,8 +80,8 @@ def chosen_packing(
         quantise, dtype, device: that the weights are to be loaded with.
 
     Raises:
-        SettingsError: they would be quantised twice, or a CPU does not multiply with them in the dtype, or at
-            all.
+        SettingsError: they would be quantised twice, or the device does not multiply with them in the dtype,
+            or at all.
     """
     packing = packing_of(folder, values)
     if packing is not None and quantise is not None:
@@ -99,6 +94,13 @@ def chosen_packing(
         raise SettingsError(f"{what} weights go with dtype float32 or bfloat16 on a CPU, not float16")
     if quantise == "fp8" and device.type == "cpu":
         raise SettingsError("fp8 weights are multiplied with on CUDA alone, not on a CPU: take int8")
+    if quantise == "int8-dynamic" and device.type != "cpu":
+        raise SettingsError("int8-dynamic is for CPUs alone: on CUDA take int8")
+    if quantise == "int8-dynamic" and not multiplies_bytes():
+        raise SettingsError(
+            "int8-dynamic needs a processor that multiplies whole numbers of 8 bits (AVX-512 VNNI or AMX), "
+            "which this one does not: take int8"
+        )
     return packing
 
 

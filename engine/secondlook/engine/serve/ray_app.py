@@ -15,13 +15,14 @@ replica starts.
 import gc
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from ray import serve
 
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.validation import from_json
+from secondlook.engine.models.rounding import Quantise
 from secondlook.engine.opening import Backend
 from secondlook.engine.serve.settings import ConnectionLimits, ServerSettings
 
@@ -78,7 +79,7 @@ class Deployed(BaseModel):
     rebuild: bool = False
     backend: Backend = "own"
     tensor_parallel: PositiveInt = 1
-    quantise: Literal["int8", "int4", "fp8"] | None = None
+    quantise: Quantise | None = None
     threshold: NonNegativeFloat | None = None
     policy: Path | None = None
     retransmission_rate: float | None = None

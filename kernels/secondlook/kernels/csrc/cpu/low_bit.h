@@ -39,8 +39,8 @@ struct Spans {
 };
 
 // totals [rows, spans] of rows of inputs.
-SECONDLOOK_CLONES static void add_up(const float* x, std::int64_t stride, std::int64_t rows,
-                                     const Spans& spans, float* totals) {
+[[maybe_unused]] SECONDLOOK_CLONES static void add_up(const float* x, std::int64_t stride, std::int64_t rows,
+                                                      const Spans& spans, float* totals) {
   for (std::int64_t row = 0; row < rows; ++row, x += stride) {
     for (std::int64_t first = 0; first < spans.inputs; first += spans.group) {
       for (std::int64_t from = 0; from < spans.group; from += kChunk) {
@@ -191,9 +191,10 @@ SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const 
 }
 
 // products [rows, 64] of up to kRows rows of x with a block; a row's bits do not depend on the others.
-SECONDLOOK_CLONES static void multiply_block(const float* x, std::int64_t stride, const float* totals,
-                                             std::int64_t rows, const Spans& spans, bool bytes,
-                                             const std::uint8_t* block, float* products) {
+[[maybe_unused]] SECONDLOOK_CLONES static void multiply_block(const float* x, std::int64_t stride,
+                                                              const float* totals, std::int64_t rows,
+                                                              const Spans& spans, bool bytes,
+                                                              const std::uint8_t* block, float* products) {
   if (bytes) {
     multiply_rows<Bytes>(x, stride, totals, rows, spans, block, products);
   } else {
