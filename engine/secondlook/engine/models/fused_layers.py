@@ -68,7 +68,7 @@ class _Layer:
         blocks = [getattr(one, "blocks", None) for one in self._products]
         self.weights, self.most = list[Tensor](), 0
         outputs, inner = int(self._products[0].out_features), int(self._products[4].out_features)
-        self.sizes = outputs // self.width, inner, self.scale, self._epsilon
+        self.sizes: tuple[Any, ...] = outputs // self.width, inner, self.scale, self._epsilon
         if all(one is not None for one in blocks) and all(one.bias is None for one in self._products[3:]):
             self._take(blocks)
 
@@ -184,9 +184,11 @@ class FusedLayers:
 
     def step(self, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: DecodePlan, count: int) -> Tensor:
         """[B, D] of one row each of B sequences, at most `most`, behind the first `count` layers."""
-        keys, values = plan.cache.keys[:count], plan.cache.values[:count]
-        weights, sizes = self._weights[: count * len(LAYER_WEIGHTS)], self._layers[0].sizes
-        return decoder_layers(hidden, weights, *turns, keys, values, plan.slots, plan.places, *sizes)
+        weights, cache = self._weights[: count * len(LAYER_WEIGHTS)], plan.cache
+        keys, values = cache.keys[:count], cache.values[:count]
+        return decoder_layers(
+            hidden, weights, *turns, keys, values, plan.slots, plan.places, *self._layers[0].sizes
+        )
 
     def _last(self, plan: AttentionPlan, rows: Rows) -> Tensor | None:
         """The rows of which the last layer must compute more than keys and values; None: all."""
