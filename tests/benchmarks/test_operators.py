@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from engine.packing import can_pack
 from secondlook.benchmarks import cli, operators, timing
 from secondlook.engine.cli import command_line, run
-from secondlook.kernels import Status
+from secondlook.kernels import Status, multiplies_bytes
 
 KEYS = {
     *("operator", "device", "dtype", "shape"),
@@ -22,6 +22,7 @@ KEYS = {
 OPERATORS = {
     *("token_statistics", "record_tokens", "attention_row", "decode_attention", "find_region"),
     *("blocked_linear", "decoder_layers", "attention", "gated_silu", "quick_gelu", "rms_norm", "rotate"),
+    *(["dynamic_linear"] if multiplies_bytes() else []),
     *(["PackedLinear"] if can_pack(torch.float32) else []),
 }
 

@@ -36,8 +36,10 @@ from secondlook.kernels import (
     compositions,
     decode_attention,
     decoder_layers,
+    dynamic_linear,
     find_region,
     gated_silu,
+    multiplies_bytes,
     quantise,
     quick_gelu,
     record_tokens,
@@ -235,6 +237,8 @@ def _cpu_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_C
             partial(functional.scaled_dot_product_attention, query, keys, values, is_causal=causal),
             4 * query.nbytes,
         )
+    if multiplies_bytes():
+        yield _dynamic_case(normal(640, 1024), normal(2816, 1024))
     gate, up, wide = normal(620, 2816), normal(620, 2816), normal(577, 4096)
     hidden, weight = normal(620, 1024), normal(1024)
     heads, angles = normal(620, 16, 64), normal(620, 64)
@@ -252,6 +256,19 @@ def _cpu_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_C
             partial(composition, *given),
             tensors * given[0].nbytes,  # read and written
         )
+
+
+def _dynamic_case(rows: Tensor, weight: Tensor) -> _Case:
+    weights = quantise(weight, 8)
+    values, scales = weights.values.T.contiguous(), weights.scales.flatten()
+    return _Case(
+        "dynamic_linear",
+        rows.dtype,
+        f"B={len(rows)} K={weight.shape[1]} N={len(weight)}",
+        partial(dynamic_linear, rows, values, scales),
+        partial(compositions.dynamic_linear, rows, values, scales),
+        rows.nbytes + values.nbytes,
+    )
 
 
 def _low_bit_cases(rows: Tensor, weight: Tensor) -> Iterator[_Case]:

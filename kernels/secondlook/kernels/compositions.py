@@ -128,6 +128,13 @@ def linear_of_4_bits(weights: QuantisedWeights, dtype: torch.dtype) -> Callable[
     return lambda rows: torch.ops.aten._weight_int4pack_mm_for_cpu(rows, packed, weights.group, both)
 
 
+def dynamic_linear(rows: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Rows rounded to 8 bits, multiplied with weights [inputs, outputs] and scales [outputs]."""
+    own = rows.float().abs().amax(1, keepdim=True) / 127
+    products = torch._int_mm((rows / own).round().to(torch.int8), values)
+    return (products * own * scales).to(rows.dtype)
+
+
 class DecoderLayer:
     """A decoder's layer in a step of B rows, of which each is in the slot of its number, at one place.
 
