@@ -104,6 +104,8 @@ def test_of_many_rows_it_rounds_those_as_well(dtype: torch.dtype, mode: Literal[
             found, scales = dynamic(values), weights.scales[:, 0]
             exact = dynamic_linear_reference(values.flatten(0, 1), weights.values.T, scales, bias)
             assert torch.equal(dynamic(values[:, :8]), plain(values[:, :8]))
+            turned = values[0].T.contiguous().T  # whose last stride is not 1
+            assert torch.equal(dynamic(turned), dynamic(values[0]))
     finally:
         set_mode(None)
     assert found.shape == (2, 20, 90)

@@ -116,6 +116,9 @@ def computed(*layers: dict[str, Any]) -> Tensor:
         ((2, 128, 4, 4, 32, 256), {"bits": 4}),
         ((5, 130, 4, 1, 34, 77), {"bits": 4, "normed": True}),
         ((9, 256, 4, 2, 128, 608), {"bits": 8, "biased": True, "normed": True}),
+        ((16, 255, 4, 2, 32, 301), {"block": 48}),
+        ((37, 600, 4, 2, 32, 1200), {"biased": True}),
+        ((37, 130, 4, 1, 34, 78), {"bits": 4}),
     ],
 )
 def test_float64(dtype: torch.dtype, shape: tuple[int, ...], more: dict[str, Any]) -> None:
@@ -139,11 +142,12 @@ def test_float64(dtype: torch.dtype, shape: tuple[int, ...], more: dict[str, Any
 def test_a_row_has_the_same_bits_whatever_the_others_and_the_threads(
     bits: Literal[4, 8] | None, dtype: torch.dtype
 ) -> None:
-    given, threads = sample(6, 128, 4, 2, 32, 320, dtype=dtype, bits=bits), torch.get_num_threads()
+    rows, threads = 21, torch.get_num_threads()
+    given = sample(rows, 128, 4, 2, 32, 320, dtype=dtype, bits=bits)
     together = computed(copied(given))
     try:
         torch.set_num_threads(1)
-        for row in range(6):
+        for row in range(rows):
             one = {
                 name: given[name][row : row + 1] for name in ("hidden", "cosine", "sine", "slots", "places")
             }
@@ -153,7 +157,7 @@ def test_a_row_has_the_same_bits_whatever_the_others_and_the_threads(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 96, 6, 2, 16, 200), (7, 512, 8, 2, 64, 1100)])
+@pytest.mark.parametrize("shape", [(1, 512, 8, 4, 64, 1000), (7, 512, 8, 2, 64, 1100)])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_layers_behind_each_other_are_one_after_the_other(
     threads: int, shape: tuple[int, ...], dtype: torch.dtype
@@ -191,12 +195,14 @@ def test_a_cache_may_lie_apart() -> None:
     assert torch.equal(computed({**given, **apart}), expected)
 
 
-def test_products_may_be_held_differently() -> None:
-    given, low = sample(3, 128, 4, 2, 32, 320), sample(3, 128, 4, 2, 32, 320, bits=8)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_may_be_held_differently(dtype: torch.dtype) -> None:
+    shape = (3, 128, 4, 2, 32, 320)
+    given, low = sample(*shape, dtype=dtype), sample(*shape, dtype=dtype, bits=8)
     given |= {name: low[name] for name in ("key", "up", "down")}
     exact = decoder_layers_reference(**arguments(copied(given)))
     found = computed(given)
-    assert (found.double() - exact).abs().max() <= TOLERANCE[torch.float32] * exact.abs().max()
+    assert (found.double() - exact).abs().max() <= TOLERANCE[dtype] * exact.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -241,3 +247,9 @@ def test_wrong_arguments_are_named_with_their_layer(change: dict[str, Any], name
 def test_so_are_lists_that_do_not_fit(change: dict[str, Any], named: str) -> None:
     with pytest.raises(RuntimeError, match=named):
         decoder_layers(**{**arguments(sample(2, 64, 2, 1, 32, 96)), **change})
+
+
+def test_so_are_tensors_in_lists_that_are_not_strided() -> None:
+    given = arguments(sample(2, 64, 2, 1, 32, 96))
+    with pytest.raises(TypeError, match="strided"):
+        decoder_layers(**{**given, "weights": [torch.zeros(64).to_sparse(), *given["weights"][1:]]})

@@ -76,6 +76,7 @@ def test_rows_are_rounded_to_the_nearest() -> None:
     values, scales = quantise_rows(x)
     assert values.tolist() == [[127, -127, 0, 1, 2, -4], [0] * 6, [127, -127, 64, 0, 0, 0]]
     assert scales.tolist() == pytest.approx([1, 0, 1e-3 / 127])
+    assert quantise_rows(torch.tensor([[1e-43, -3e-44, 0.0]]))[0].tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])

@@ -92,7 +92,10 @@ class AccountRun:
         typer.Option(min=1, max=64, help="Of a decode step; may be repeated; 1 and 16 unless told."),
     ] = None
     few_bits: Annotated[
-        bool, typer.Option("--few-bits", help="Steps with weights of 8 and of 4 bits, too.")
+        bool,
+        typer.Option(
+            "--few-bits", help="Steps with weights of 8 and of 4 bits, and a prefill in int8-dynamic, too."
+        ),
     ] = False
     seed: SeedOption = 0
 

@@ -91,7 +91,7 @@ def unblock_bytes(
 def _quantise_reference(input: Tensor) -> tuple[Tensor, Tensor]:  # noqa: A002
     x = input.float()
     scales = x.abs().amax(1) / 127
-    divisor = torch.where(scales > 0, scales, 1.0)
+    divisor = torch.where(scales >= torch.finfo(scales.dtype).tiny, scales, 1.0)
     values = (x / divisor[:, None]).round().nan_to_num(0).clamp(-127, 127)
     return values.to(torch.int8), scales
 

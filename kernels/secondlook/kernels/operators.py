@@ -45,8 +45,9 @@ def register(
         check(*arguments)
         for argument in arguments:
             # Other layouts have no kernel, so that the dispatcher would come back here.
-            if isinstance(argument, Tensor) and argument.layout != torch.strided:
-                raise TypeError(f"{name} takes strided tensors, not {argument.layout}")
+            for one in argument if isinstance(argument, (list, tuple)) else (argument,):
+                if isinstance(one, Tensor) and one.layout != torch.strided:
+                    raise TypeError(f"{name} takes strided tensors, not {one.layout}")
         if library.uses_reference(arguments[0].device):
             return reference(*arguments)
         return operator(*arguments)  # by now there is a kernel for it

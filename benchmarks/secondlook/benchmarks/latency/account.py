@@ -1,7 +1,7 @@
 """Where the time of an answer goes: the engine's passes, each beside its floor, operator by operator.
 
-A pass's floor is the longer of two times at what the device reaches in the same run: of its FLOPs at the rate
-of a large matrix product, and of the bytes that it must read, weights and cache, at the memory's bandwidth.
+A pass's floor is the longer of two times at what the device reaches in the same turns: of its FLOPs at the
+rate of a large matrix product, and of the bytes that it must read, weights and cache, at that of a large sum.
 Operators' times are PyTorch's profiler's, in runs of their own, for it slows them; what is left between them
 is the interpreter, and whatever waits.
 """
@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
-from secondlook.benchmarks.latency.device import Rates, measure_rates
+from secondlook.benchmarks.latency.device import RateMeter, Rates
 from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.subject import Preset, Subject, build_subject, served, weight_bytes
 from secondlook.benchmarks.latency.work import TYPICAL_QUESTION
@@ -67,16 +67,18 @@ def bench_account(preset: Preset, run: AccountRun) -> dict[str, Any]:
         cache = CacheSettings(most_slots=1)  # the engine's own slots are not used here
         subject = build_subject(preset, dtype, device, seed=run.seed, cache=cache)
         passes = passes_of(subject, run)
-    rates = measure_rates(dtype, device)
+    meter = RateMeter(dtype, device)
     seconds: dict[str, list[float]] = {each.name: [] for each in passes}
     with console.status("measuring ..."):
         for number in range(_WARMUPS + run.repeats):
+            if number >= _WARMUPS:
+                meter.turn()
             for each in passes:
                 watch = Stopwatch(device)
                 each.run()
                 if number >= _WARMUPS:
                     seconds[each.name].append(watch.read())
-    rates = rates.best(measure_rates(dtype, device))
+    rates = meter.median()
     rows = []
     for each in passes:
         taken, floor = statistics.median(seconds[each.name]), each.floor(rates)
@@ -127,7 +129,8 @@ def passes_of(subject: Subject, run: AccountRun) -> list[Pass]:
     for kind in kinds:
         few = served(subject.preset, subject.model, kind)
         found[f", {kind} weights"] = decoder_of(few), weight_bytes(few.module)
-    if run.few_bits and multiplies_bytes():  # its floor is that of floats: whole numbers may be below it
+    # Its floor is that of floats: whole numbers may be below it.
+    if run.few_bits and model.device.type == "cpu" and multiplies_bytes():
         dynamic = decoder_of(served(subject.preset, subject.model, "int8-dynamic"))
         passes.append(Pass("prefill, int8-dynamic", partial(prefill, dynamic), once, weights))
     for count in counts:

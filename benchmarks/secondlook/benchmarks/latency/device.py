@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import re
 import resource
+import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +15,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from secondlook.benchmarks.latency.flow import Stopwatch
 from secondlook.benchmarks.latency.work import Work
 from secondlook.benchmarks.timing import Operation, side_by_side
 from secondlook.engine.models.packed_linear import PackedLinear
@@ -29,10 +32,11 @@ _VALUES: Final = 2**26
 
 @dataclass(frozen=True)
 class Rates:
-    """What the device reaches on one large operation, at its best.
+    """What the device reaches on one large operation.
 
     Attributes:
-        bytes_per_second: of the faster of a large sum, which reads, and a large copy, which reads and writes.
+        bytes_per_second: of a large sum, which reads as a decode step reads weights. (A copy also writes, for
+            which some processors have ways of their own, and moves more bytes in a second.)
         flops_per_second: of a large square matrix product in the model's dtype, with packed weights where
             that is faster.
     """
@@ -57,23 +61,46 @@ class Rates:
         return work.parallel / self.flops_per_second + max(reading, work.sequential / self.flops_per_second)
 
 
+class RateMeter:
+    """Measures both rates, each once in a turn: beside what is measured in the same turns, for a machine that
+    others use too may read half as fast a minute later."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._device = device
+        self._side = side = _SIDES[device.type]
+        left = torch.ones(side, side, dtype=dtype, device=device)
+        product = torch.empty_like(left)
+        layers = nn.Sequential(
+            nn.Linear(side, side, bias=False, device=device, dtype=dtype).requires_grad_(False)
+        )
+        pack_linear_layers(layers, PACKED)
+        self._source = torch.ones(_VALUES, device=device)
+        self.operations: list[Operation] = [self._source.sum, lambda: torch.mm(left, left, out=product)]
+        if isinstance(layers[0], PackedLinear):
+            self.operations.append(lambda: layers(left))
+        self._seconds: list[list[float]] = [[] for _ in self.operations]
+
+    def turn(self) -> None:
+        """Measure each once."""
+        for operation, seconds in zip(self.operations, self._seconds, strict=True):
+            watch = Stopwatch(self._device)
+            operation()
+            seconds.append(watch.read())
+
+    def median(self) -> Rates:
+        """Of all turns."""
+        return self.of([statistics.median(seconds) for seconds in self._seconds])
+
+    def of(self, seconds: Sequence[float]) -> Rates:
+        """From the seconds of each operation."""
+        reading, *products = seconds
+        return Rates(self._source.nbytes / reading, 2 * self._side**3 / min(products))
+
+
 def measure_rates(dtype: torch.dtype, device: torch.device) -> Rates:
-    """Measure both; a few seconds."""
-    side = _SIDES[device.type]
-    left = torch.ones(side, side, dtype=dtype, device=device)
-    product = torch.empty_like(left)
-    layers = nn.Sequential(
-        nn.Linear(side, side, bias=False, device=device, dtype=dtype).requires_grad_(False)
-    )
-    pack_linear_layers(layers, PACKED)
-    products: list[Operation] = [lambda: torch.mm(left, left, out=product)]
-    if isinstance(layers[0], PackedLinear):
-        products.append(lambda: layers(left))
-    matrix = min(side_by_side(products, device, min))
-    source = torch.ones(_VALUES, device=device)
-    target = torch.empty_like(source)
-    reading, copying = side_by_side([source.sum, lambda: target.copy_(source)], device, min)
-    return Rates(max(source.nbytes / reading, 2 * source.nbytes / copying), 2 * side**3 / matrix)
+    """Measure both at their best; a few seconds."""
+    meter = RateMeter(dtype, device)
+    return meter.of(side_by_side(meter.operations, device, min))
 
 
 class ExtraMemory:

@@ -83,8 +83,9 @@ QuantiseOption = Annotated[
     Quantise | None,
     typer.Option(
         "--quantise",
-        help="Round the weights of the decoder's linear layers, for less memory and faster answers on a CPU; "
-        "compare what becomes of answers and doubts: secondlook verify-bits.",
+        help="Round the weights of the decoder's linear layers (and with int8-dynamic many rows that they "
+        "take), for less memory and faster answers on a CPU; compare what becomes of answers and doubts: "
+        "secondlook verify-bits.",
         show_default=False,
         rich_help_panel=MODEL,
     ),

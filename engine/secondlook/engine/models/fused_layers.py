@@ -80,7 +80,7 @@ class _Layer:
         before = (self._norms[0], query, key, value, *biases, *self._head_norms)
         absent = self._norms[0][:0]
         self.weights = [absent if one is None else one.detach() for one in before]
-        self.weights += [output, self._norms[1], gate, up, down]
+        self.weights += [output, self._norms[1].detach(), gate, up, down]
         self.most = max(one.few for one in self._products)
 
     def run(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:

@@ -1,7 +1,7 @@
 """Linear layers of a decoder with weights of 8 or 4 bits: less memory to hold, and to read for each token.
 
-Activations keep their type; what is rounded is weights alone. Of a language model's head, whose rounding goes
-straight into the tokens' probabilities, weights keep 8 bits.
+Activations keep their type; what is rounded is weights alone, unless activations of many rows are to be, too.
+Of a language model's head, whose rounding goes straight into the tokens' probabilities, weights keep 8 bits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from secondlook.kernels.library import uses_reference
 __all__ = ["LowBitLinear", "Scratch", "quantise_linear_layers"]
 
 _FEW: Final = 16
-"""Rows up to which it takes longer to write all weights as floats than to read them again for each four."""
+"""Rows up to which it takes longer to write all weights as floats than to read them again for each four; and
+up to which none are rounded."""
 _DTYPES: Final = (torch.float32, torch.bfloat16)
 Shape: TypeAlias = tuple[int, int, torch.dtype]
 
@@ -127,7 +128,7 @@ class LowBitLinear(FixedLinear):
             found = quantised_linear(input.reshape(count, self.in_features), *self._packed, bias)
             return found.view(*input.shape[:-1], self.out_features)
         if self._scales is not None and count > _FEW and input.dtype in _DTYPES:
-            rows = input.reshape(count, self.in_features)
+            rows = input.reshape(count, self.in_features).contiguous()
             found = dynamic_linear(rows, self._values(), self._scales, bias)
             return found.view(*input.shape[:-1], self.out_features)
         if self.blocks is None or input.dtype not in _DTYPES:
@@ -203,7 +204,8 @@ def quantise_linear_layers(
         dynamic: see `LowBitLinear`.
 
     Raises:
-        ValueError: the group does not divide a layer's inputs; the message names the layer.
+        ValueError: the group does not divide a layer's inputs, or weights do not go with `dynamic`; the
+            message names the layer.
     """
     head, scratch = model.get_output_embeddings(), Scratch()
     layers = {id(layer) for layer in model.get_decoder().modules()} | {id(head)}

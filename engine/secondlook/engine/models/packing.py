@@ -49,8 +49,8 @@ _VALUES: Final = 2**21
 _CLEARLY: Final = 0.9
 """What is chosen instead of a plain layer takes at most so much of its time, lest noise decides."""
 _OVERHEAD: Final = 10e-6
-"""Seconds of a call that are the interpreter's, and no reason against packing: a layer of a decoder's step is
-one operator where its products are packed."""
+"""Seconds of a call that are the interpreter's, and no reason against packing: all layers of a
+decoder's step are one operator where their products are packed."""
 _HARDLY: Final = 1.05
 _MUCH: Final = 1.15
 Shape: TypeAlias = tuple[int, int, torch.dtype]

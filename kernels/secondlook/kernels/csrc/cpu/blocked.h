@@ -17,7 +17,7 @@
 namespace secondlook::blocked {
 
 using low_bit::kChunk, low_bit::kWidth;
-inline constexpr std::int64_t kRows = 6;       // rows whose sums are in registers
+inline constexpr std::int64_t kRows = 6;       // rows whose sums are in registers, where those are of 512 bits
 inline constexpr std::int64_t kMostRows = 16;  // rows that are multiplied while a block is in the cache
 inline constexpr std::int64_t kPart = 16384;   // bytes of a block that are multiplied with all these, before the next
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 
 #include "cpu/blocked_checks.h"
 #include "cpu/blocked_pass.h"
@@ -38,11 +39,15 @@ void run_all(const Tensor& input, const Tensor& weight, const std::optional<Tens
   const std::int64_t rows = input.size(0), stride = blocked::row_stride(input.size(1));
   Tensor held = input;
   blocked::Inputs<T> x{padded_rows<T>(input, held), nullptr, stride, rows};
-  const std::int64_t floats = rows * stride, totals = blocked::totals_of(weights, rows);
-  Tensor wide = torch::stable::new_empty(input, {floats + totals}, ScalarType::Float);
-  float* const values = static_cast<float*>(wide.mutable_data_ptr());
-  if (blocked::takes_floats(weights)) {
-    secondlook::widen(x.rows, 0, 1, floats, floats, values);
+  const std::int64_t elements = rows * stride, totals = blocked::totals_of(weights, rows);
+  const bool widened = !std::is_same_v<T, float> && blocked::takes_floats(weights);
+  const std::int64_t floats = widened ? elements : 0;
+  Tensor scratch = torch::stable::new_empty(input, {floats + totals}, ScalarType::Float);
+  float* const values = static_cast<float*>(scratch.mutable_data_ptr());
+  if constexpr (std::is_same_v<T, float>) {
+    x.floats = x.rows;
+  } else if (widened) {
+    secondlook::widen(x.rows, 0, 1, elements, elements, values);
     x.floats = values;
   }
   const T* const added = bias ? static_cast<const T*>(bias->const_data_ptr()) : nullptr;

@@ -31,25 +31,25 @@ struct Pass {
 
 template <typename T>
 SECONDLOOK_INLINE void finish(const Pass<T>& pass, std::int64_t at, std::int64_t count, const float* sum) {
-  T* const to = pass.to + at;
-  const T* const before = pass.before + at;
+  T* const to = pass.to;
+  const T* const before = pass.before;
   switch (pass.then) {
     case Then::kWrite:
-      for (std::int64_t i = 0; i < count; ++i) round_to(sum[i], to[i]);
+      for (std::int64_t i = 0; i < count; ++i) round_to(sum[i], to[at + i]);
       break;
     case Then::kFloats:
       std::copy(sum, sum + count, pass.floats + at);
       break;
     case Then::kAdd:
-      for (std::int64_t i = 0; i < count; ++i) round_to(to_float(before[i]) + sum[i], to[i]);
+      for (std::int64_t i = 0; i < count; ++i) round_to(to_float(before[at + i]) + sum[i], to[at + i]);
       break;
     case Then::kSilu: {
       const auto silu = [](const auto& x) __attribute__((always_inline)) { return elementwise::silu<T>(x); };
-      elementwise::for_lanes(count, silu, to, sum);
+      elementwise::for_lanes(count, silu, to + at, sum);
       break;
     }
     case Then::kMultiply:
-      for (std::int64_t i = 0; i < count; ++i) round_to(to_float(before[i]) * sum[i], to[i]);
+      for (std::int64_t i = 0; i < count; ++i) round_to(to_float(before[at + i]) * sum[i], to[at + i]);
   }
 }
 

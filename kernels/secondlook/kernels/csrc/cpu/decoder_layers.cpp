@@ -21,7 +21,6 @@ namespace {
 
 namespace attention = secondlook::decode_attention;
 namespace blocked = secondlook::blocked;
-namespace layers = secondlook::decoder_layers;
 using blocked::Then;
 using secondlook::BFloat16;
 using namespace secondlook::decoder_layers;
@@ -61,6 +60,42 @@ class Memory {
   std::vector<Tensor> held_;
 };
 
+// Where a layer's cache lies, for one of keys and values; strides in elements.
+template <typename T>
+struct Cache {
+  T* data;
+  Index slot_stride, head_stride, position_stride;
+
+  explicit Cache(const Tensor& cache)
+      : data(changed<T>(cache)),
+        slot_stride(cache.stride(0)),
+        head_stride(cache.stride(1)),
+        position_stride(cache.stride(2)) {}
+  T* at(Index slot, Index head, Index place) const {
+    return data + slot * slot_stride + head * head_stride + place * position_stride;
+  }
+};
+
+// What a layer computes with: all that is asked of tensors, which may throw, as no thread of several may.
+template <typename T>
+struct Layer {
+  blocked::Weights<T> weights[kParts];  // of products
+  const T* vectors[kParts];             // of norms and biases; null where there is none
+  Cache<T> keys, values;
+
+  Layer(const Arguments& a, Index layer) : keys(a.keys[layer]), values(a.values[layer]) {
+    for (int i = 0; i < kParts; ++i) {
+      const Part which = static_cast<Part>(i);
+      const Tensor& part = a.part(layer, which);
+      if (is_product(which)) {
+        weights[i] = blocked::weights_of<T>(part, a.outputs(which), a.inputs(which));
+      } else {
+        vectors[i] = data<T>(part);
+      }
+    }
+  }
+};
+
 // What a thread has for itself: a norm's results, rows as floats, and totals of three products' inputs.
 template <typename T>
 struct Own {
@@ -80,14 +115,21 @@ class Step {
         size_(a_.size()),
         width_(a_.width()),
         kv_heads_(a_.kv_heads()),
+        hidden_(data<T>(a_.hidden)),
+        cosine_(data<T>(a_.cosine)),
+        sine_(data<T>(a_.sine)),
         result_(changed<T>(result)),
         middle_(memory_.take<T>(rows_ * size_)),
         queries_(memory_.take<T>(rows_ * a_.outputs(kQuery))),
         mixed_(memory_.take<T>(rows_ * a_.outputs(kQuery))),
         inner_(memory_.take_inputs<T>(rows_, a_.inner)) {
+    for (Index layer = 0; layer < a_.layers(); ++layer) layers_.emplace_back(a_, layer);
     for (int i = 0; i < 3; ++i) projected_[i] = memory_.take<float>(rows_ * a_.outputs(kProjections[i]));
-    for (Index row = 0; row < rows_; ++row) lengths_.push_back(at(a_.places, row) + 1);
-    const auto call = attention_of(0);
+    for (Index row = 0; row < rows_; ++row) {
+      slots_.push_back(at(a_.slots, row));
+      lengths_.push_back(at(a_.places, row) + 1);
+    }
+    const auto call = attention_of(layers_[0]);
     for (Index row = 0; row < rows_; ++row) {
       first_task_.push_back(first_task_.back() + kv_heads_ * attention::chunks(call, row));
     }
@@ -103,13 +145,13 @@ class Step {
     std::atomic<std::size_t> arrived{0};
     torch::stable::parallel_for(0, threads, 1, [&](Index, Index) {
       const Own<T>& mine = own[arrived.fetch_add(1)];
-      for (Index layer = 0; layer < a_.layers(); ++layer) run_layer(layer, phases, mine);
+      for (Index number = 0; number < a_.layers(); ++number) run_layer(number, phases, mine);
     });
   }
 
  private:
   static constexpr Index kPhases = 7;
-  static constexpr Index kWorkOfAThread = 1 << 18;  // multiplications in a layer that are worth waking it
+  static constexpr Index kWorkOfAThread = 1 << 18;  // multiplications in a layer that are worth another's
   static constexpr Index kTogether = 1 << 15;       // bytes of weights, or so much work, that are taken at once
   static constexpr Part kProjections[3] = {kQuery, kKey, kValue};
   static constexpr Part kProjectionBiases[3] = {kQueryBias, kKeyBias, kValueBias};
@@ -118,29 +160,32 @@ class Step {
   static Index stride(Index size) { return blocked::row_stride(size); }
 
   Own<T> take_own() {
-    const Index widest = stride(std::max({size_, a_.inner, a_.outputs(kQuery)}));
-    // A span has at least one input.
-    return {memory_.take_inputs<T>(rows_, size_), memory_.take<float>(rows_ * widest),
-            memory_.take<float>(3 * rows_ * widest)};
-  }
-
-  const Tensor& part(Index layer, Part which) const { return a_.part(layer, which); }
-  const T* vector(Index layer, Part which) const { return data<T>(part(layer, which)); }
-  Weights weights(Index layer, Part which) const {
-    return blocked::weights_of<T>(part(layer, which), a_.outputs(which), a_.inputs(which));
+    Index floats = 0, totals = 0;
+    for (const Layer<T>& layer : layers_) {
+      for (int i = 0; i < kParts; ++i) {
+        const Part which = static_cast<Part>(i);
+        if (!is_product(which)) continue;
+        if (blocked::takes_floats(layer.weights[i])) floats = std::max(floats, rows_ * stride(a_.inputs(which)));
+        totals = std::max(totals, blocked::totals_of(layer.weights[i], rows_));
+      }
+    }
+    if (sizeof(T) == sizeof(float)) floats = 0;  // rows are that
+    totals_ = totals;
+    return {memory_.take_inputs<T>(rows_, size_), memory_.take<float>(floats), memory_.take<float>(3 * totals)};
   }
 
   // A layer's part of the step, as one of the threads does it.
-  void run_layer(Index layer, secondlook::Phases& phases, const Own<T>& own) const {
-    const T* const hidden = layer == 0 ? data<T>(a_.hidden) : result_;
-    Index number = layer * kPhases;
-    project(layer, hidden, phases, number++, own);
-    turn(layer, phases, number++);
-    attend(layer, phases, number);
-    number += 2;
-    add(layer, kOutput, mixed_, hidden, middle_, phases, number++, own);
-    gate(layer, phases, number++, own);
-    add(layer, kDown, inner_, middle_, result_, phases, number++, own);
+  void run_layer(Index number, secondlook::Phases& phases, const Own<T>& own) const {
+    const Layer<T>& layer = layers_[static_cast<std::size_t>(number)];
+    const T* const hidden = number == 0 ? hidden_ : result_;
+    Index phase = number * kPhases;
+    project(layer, hidden, phases, phase++, own);
+    turn(layer, phases, phase++);
+    attend(layer, phases, phase);
+    phase += 2;
+    add(layer, kOutput, mixed_, hidden, middle_, phases, phase++, own);
+    gate(layer, phases, phase++, own);
+    add(layer, kDown, inner_, middle_, result_, phases, phase++, own);
   }
 
   // Rows [rows, row_stride(size)], as floats too where some weights are multiplied with those.
@@ -148,37 +193,38 @@ class Step {
     if constexpr (std::is_same_v<T, float>) {
       return {rows, rows, stride(size), rows_};
     } else {
-      if (floats) layers::run_widen(rows, rows_ * stride(size), own.floats);
+      if (floats) run_widen(rows, rows_ * stride(size), own.floats);
       return {rows, floats ? own.floats : nullptr, stride(size), rows_};
     }
   }
   blocked::Inputs<T> normed(const T* x, const T* weight, bool floats, const Own<T>& own) const {
-    layers::run_normalise(x, weight, rows_, size_, epsilon(), stride(size_), own.normed);
+    run_normalise(x, weight, rows_, size_, epsilon(), stride(size_), own.normed);
     return inputs(own.normed, size_, floats, own);
   }
 
   // Blocks that are taken at once.
   static Index together(const Weights& weights) { return std::max<Index>(1, kTogether / weights.stride); }
 
-  void project(Index layer, const T* hidden, secondlook::Phases& phases, Index number, const Own<T>& own) const {
-    Weights weights_of[3];
+  void project(const Layer<T>& layer, const T* hidden, secondlook::Phases& phases, Index number,
+               const Own<T>& own) const {
     Index starts[4] = {0};
     bool floats = false;
     for (int i = 0; i < 3; ++i) {
-      weights_of[i] = weights(layer, kProjections[i]);
-      starts[i + 1] = starts[i] + blocked::blocks(weights_of[i]);
-      floats = floats || blocked::takes_floats(weights_of[i]);
+      const Weights& weights = layer.weights[kProjections[i]];
+      starts[i + 1] = starts[i] + blocked::blocks(weights);
+      floats = floats || blocked::takes_floats(weights);
     }
     blocked::Pass<T> passes[3];
     const auto prepare = [&] {
-      const auto x = normed(hidden, vector(layer, kInputNorm), floats, own);
+      const auto x = normed(hidden, layer.vectors[kInputNorm], floats, own);
       for (int i = 0; i < 3; ++i) {
-        const auto product = blocked::product(x, weights_of[i], vector(layer, kProjectionBiases[i]),
-                                              own.totals + i * rows_ * x.stride);
-        passes[i] = {product, Then::kFloats, weights_of[i].outputs, nullptr, nullptr, projected_[i]};
+        const Weights& weights = layer.weights[kProjections[i]];
+        const T* const bias = layer.vectors[kProjectionBiases[i]];
+        const auto product = blocked::product(x, weights, bias, own.totals + i * totals_);
+        passes[i] = {product, Then::kFloats, weights.outputs, nullptr, nullptr, projected_[i]};
       }
     };
-    phases.run(number, starts[3], together(weights_of[0]), prepare, [&](Index begin, Index end) {
+    phases.run(number, starts[3], together(layer.weights[kQuery]), prepare, [&](Index begin, Index end) {
       for (int i = 0; i < 3; ++i) {
         const Index from = std::max(begin, starts[i]), until = std::min(end, starts[i + 1]);
         if (from < until) blocked::run(passes[i], from - starts[i], until - starts[i]);
@@ -187,26 +233,23 @@ class Step {
   }
 
   // The rows' keys and values go into the cache.
-  void turn(Index layer, secondlook::Phases& phases, Index number) const {
-    const Tensor &of_keys = a_.keys[layer], &of_values = a_.values[layer];
+  void turn(const Layer<T>& layer, secondlook::Phases& phases, Index number) const {
     const Index group = a_.heads / kv_heads_;
     const Index together = std::max<Index>(1, 2048 / (width_ * (group + 2)));
     phases.run(number, rows_ * kv_heads_, together, [] {}, [&](Index begin, Index end) {
       for (Index task = begin; task < end; ++task) {
         const Index row = task / kv_heads_, head = task % kv_heads_;
-        const Index slot = at(a_.slots, row), place = at(a_.places, row);
-        layers::run_turn(Heads<T>{
-            projected_[0] + task * group * width_, projected_[1] + task * width_, projected_[2] + task * width_, group,
-            width_, vector(layer, kQueryNorm), vector(layer, kKeyNorm), epsilon(),
-            data<T>(a_.cosine) + row * width_, data<T>(a_.sine) + row * width_, queries_ + task * group * width_,
-            changed<T>(of_keys) + slot * of_keys.stride(0) + head * of_keys.stride(1) + place * of_keys.stride(2),
-            changed<T>(of_values) + slot * of_values.stride(0) + head * of_values.stride(1) +
-                place * of_values.stride(2)});
+        const Index slot = slots_[row], place = lengths_[row] - 1;
+        run_turn(Heads<T>{projected_[0] + task * group * width_, projected_[1] + task * width_,
+                          projected_[2] + task * width_, group, width_, layer.vectors[kQueryNorm],
+                          layer.vectors[kKeyNorm], epsilon(), cosine_ + row * width_, sine_ + row * width_,
+                          queries_ + task * group * width_, layer.keys.at(slot, head, place),
+                          layer.values.at(slot, head, place)});
       }
     });
   }
 
-  void attend(Index layer, secondlook::Phases& phases, Index number) const {
+  void attend(const Layer<T>& layer, secondlook::Phases& phases, Index number) const {
     const auto call = attention_of(layer);
     const attention::Work work{first_task_.data(), partials_};
     const Index tasks = first_task_.back(), rows = rows_ * a_.heads;
@@ -219,27 +262,26 @@ class Step {
   }
 
   // to = before + the product of `from`.
-  void add(Index layer, Part which, const T* from, const T* before, T* to, secondlook::Phases& phases,
+  void add(const Layer<T>& layer, Part which, const T* from, const T* before, T* to, secondlook::Phases& phases,
            Index number, const Own<T>& own) const {
-    const Weights weight = weights(layer, which);
+    const Weights& weights = layer.weights[which];
     blocked::Pass<T> pass;
     const auto prepare = [&] {
-      const auto x = inputs(from, a_.inputs(which), blocked::takes_floats(weight), own);
-      pass = {blocked::product(x, weight, {}, own.totals), Then::kAdd, size_, to, before};
+      const auto x = inputs(from, a_.inputs(which), blocked::takes_floats(weights), own);
+      pass = {blocked::product(x, weights, {}, own.totals), Then::kAdd, size_, to, before};
     };
-    phases.run(number, blocked::blocks(weight), together(weight), prepare,
+    phases.run(number, blocked::blocks(weights), together(weights), prepare,
                [&](Index begin, Index end) { blocked::run(pass, begin, end); });
   }
 
-  void gate(Index layer, secondlook::Phases& phases, Index number, const Own<T>& own) const {
-    const Weights gate = weights(layer, kGate), up = weights(layer, kUp);
+  void gate(const Layer<T>& layer, secondlook::Phases& phases, Index number, const Own<T>& own) const {
+    const Weights &gate = layer.weights[kGate], &up = layer.weights[kUp];
     blocked::Pass<T> gates, ups;
     const auto prepare = [&] {
       const bool floats = blocked::takes_floats(gate) || blocked::takes_floats(up);
-      const auto x = normed(middle_, vector(layer, kOutputNorm), floats, own);
+      const auto x = normed(middle_, layer.vectors[kOutputNorm], floats, own);
       gates = {blocked::product(x, gate, {}, own.totals), Then::kSilu, stride(a_.inner), inner_};
-      ups = {blocked::product(x, up, {}, own.totals + rows_ * x.stride), Then::kMultiply, stride(a_.inner), inner_,
-             inner_};
+      ups = {blocked::product(x, up, {}, own.totals + totals_), Then::kMultiply, stride(a_.inner), inner_, inner_};
     };
     phases.run(number, blocked::blocks(gate), together(gate), prepare, [&](Index begin, Index end) {
       blocked::run(gates, begin, end);
@@ -249,29 +291,26 @@ class Step {
 
   float epsilon() const { return static_cast<float>(a_.epsilon); }
 
-  attention::Call<T> attention_of(Index layer) const {
-    const Tensor &keys = a_.keys[layer], &values = a_.values[layer];
+  attention::Call<T> attention_of(const Layer<T>& layer) const {
     attention::Call<T> call{};
     call.query = queries_;
-    call.keys = data<T>(keys);
-    call.values = data<T>(values);
-    call.slots = data<Index>(a_.slots);
+    call.keys = layer.keys.data;
+    call.values = layer.values.data;
+    call.slots = slots_.data();
     call.lengths = lengths_.data();
     call.batch = rows_;
     call.heads = a_.heads;
     call.kv_heads = kv_heads_;
     call.width = width_;
-    call.cache_slots = keys.size(0);
-    call.positions = keys.size(2);
     call.query_batch_stride = a_.heads * width_;
     call.query_head_stride = width_;
-    call.keys_slot_stride = keys.stride(0);
-    call.keys_head_stride = keys.stride(1);
-    call.keys_position_stride = keys.stride(2);
-    call.values_slot_stride = values.stride(0);
-    call.values_head_stride = values.stride(1);
-    call.values_position_stride = values.stride(2);
-    call.slots_stride = a_.slots.stride(0);
+    call.keys_slot_stride = layer.keys.slot_stride;
+    call.keys_head_stride = layer.keys.head_stride;
+    call.keys_position_stride = layer.keys.position_stride;
+    call.values_slot_stride = layer.values.slot_stride;
+    call.values_head_stride = layer.values.head_stride;
+    call.values_position_stride = layer.values.position_stride;
+    call.slots_stride = 1;
     call.lengths_stride = 1;
     call.scale = static_cast<float>(a_.scale);
     call.result = mixed_;
@@ -281,13 +320,16 @@ class Step {
   const Arguments& a_;
   Memory memory_;
   const Index rows_, size_, width_, kv_heads_;
-  T* const result_;   // [rows, size] of a layer, which the next one reads
-  T* const middle_;   // [rows, size]
+  const T *const hidden_, *const cosine_, *const sine_;
+  T* const result_;                  // [rows, size] of a layer, which the next one reads
+  T* const middle_;                  // [rows, size]
   T *const queries_, *const mixed_;  // [rows, heads, width]
-  T* const inner_;    // [rows, row_stride(inner)]
+  T* const inner_;                   // [rows, row_stride(inner)]
   float* projected_[3];
   float* partials_ = nullptr;
-  std::vector<Index> lengths_, first_task_{0};
+  Index totals_ = 0;  // of one product
+  std::vector<Layer<T>> layers_;
+  std::vector<Index> slots_, lengths_, first_task_{0};
 };
 
 Tensor decoder_layers(const Tensor& hidden, const std::vector<Tensor>& weights, const Tensor& cosine,

@@ -1,7 +1,6 @@
 // What a decoder's layers do to a few rows between their products.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "cpu/elementwise.h"

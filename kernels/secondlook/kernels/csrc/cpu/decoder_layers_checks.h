@@ -25,6 +25,10 @@ inline constexpr const char* kNames[kParts] = {
     "input_norm", "query",    "key",    "value",       "query_bias", "key_bias", "value_bias",
     "query_norm", "key_norm", "output", "output_norm", "gate",       "up",       "down"};
 
+inline bool is_product(Part which) {
+  return (kQuery <= which && which <= kValue) || which == kOutput || (kGate <= which && which <= kDown);
+}
+
 // See decoder_layers.py.
 struct Arguments {
   const Tensor& hidden;

@@ -52,7 +52,8 @@ SECONDLOOK_INLINE void quantise(const T* x, Index stride, Index size, Index begi
     });
     const float scale = maximum_lanes(most) / 127.0f;
     scales[row] = any_lane(nan) ? std::numeric_limits<float>::quiet_NaN() : scale;
-    const Floats divisor = broadcast(scale > 0.0f ? scale : 1.0f);
+    // What is smaller has few bits itself, and is nothing.
+    const Floats divisor = broadcast(scale >= std::numeric_limits<float>::min() ? scale : 1.0f);
     for_sixteen(size, [&](Index i, const auto& load_from) __attribute__((always_inline)) {
       const Floats whole = load_from(from + i) / divisor + 0x1.8p23f;
       const auto bytes = __builtin_convertvector(reinterpret_bits<Words>(whole), SixteenBytes);

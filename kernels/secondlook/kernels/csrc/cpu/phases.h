@@ -1,9 +1,10 @@
 // Work in phases, each of tasks that depend on no other of the same phase: whichever threads are there take
 // them, one after the other, and go on to the next phase when all are done.
 //
-// No thread is waited for but those that have taken a task: one that comes late, because it slept or another
-// process has its core, holds up nothing, and a single one does it all. So threads are woken once for many
-// phases, between which they wait for no more than a task's time.
+// Within phases no thread is waited for but those that have taken a task: one that comes late, because it slept or
+// another process has its core, finds the others ahead, and a single one does it all. So threads are woken once for
+// many phases, between which they wait for no more than a task's time. A task must not throw: others would wait for
+// it for ever.
 #pragma once
 
 #include <algorithm>
