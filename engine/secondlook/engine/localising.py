@@ -27,7 +27,7 @@ from secondlook.engine.method.region import without_sinks
 from secondlook.engine.models.base import Features, Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.progress import Stages
 
-__all__ = ["Localiser", "Sought", "prompted"]
+__all__ = ["Localiser", "Sought", "prompted", "rows_read", "without_its_sinks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +70,7 @@ class Localiser:
         row = sought.row
         if row is None:
             row = yield AttentionRow(self._answered(sought))
-        by_question = self._map(row, sought.projection, prompt)
-        if where.sink is not None:
-            sinks = self._model.attention_map(row[1], sought.projection, prompt)
-            by_question = without_sinks(by_question, sinks, where.sink.threshold)
+        by_question = without_its_sinks(self._model, self._each(row), sought.projection, prompt)
         by_generic = torch.ones_like(by_question)
         if where.generic:
             by_generic = yield from self._by_generic(sought, stages)
@@ -92,24 +89,44 @@ class Localiser:
                 prefix, conditioned = None, [one]
                 stages.enter("prefill")
             row = yield AttentionRow(prompted(model, sought.slot, asked.generic, prefix, conditioned))
-            self._generics[sought.prefix] = self._map(row, projection, asked.generic)
+            self._generics[sought.prefix] = model.attention_map(self._each(row)[0], projection, asked.generic)
         return self._generics[sought.prefix]
 
-    def _map(self, row: Tensor, projection: Tensor | None, prompt: Prompt) -> Tensor:
-        own = row if self._model.localisation.sink is None else row[0]
-        return self._model.attention_map(own, projection, prompt)
+    def _each(self, row: Tensor) -> Tensor:
+        """The question's row [1, N], or that and the sinks' [2, N]."""
+        return row[None] if self._model.localisation.sink is None else row
 
     @torch.inference_mode()
     def _answered(self, sought: Sought) -> Prompted:
         """The answer's first tokens once more, behind the prompt; the slot stays as it is."""
         model, prompt = self._model, sought.asked.prompt
-        first = sought.answer[: model.localisation.generated_rows]
-        ids = [token for token in first if token not in model.eos_ids] or first[:1]
+        ids = rows_read(model, sought.answer)
         start, delta = len(prompt.ids), prompt.delta
         places = to_device(torch.arange(start, start + len(ids)), model.device)
         positions = model.step_positions(places, torch.full_like(places, delta))
         rows = Rows(model.embed(to_device(torch.tensor(ids), model.device)), positions)
         return Prompted(sought.slot, start, rows, prompt.spans[0], delta, read=len(ids))
+
+
+def without_its_sinks(
+    model: VisionLanguageModel, rows: Tensor, projection: Tensor | None, prompt: Prompt
+) -> Tensor:
+    """The question's map, without the cells that are sinks, where the model's localisation has these.
+
+    Args:
+        rows: the question's attention row, and the sinks' behind it, [1 or 2, N].
+        projection: see `Sought`.
+    """
+    by_question, sink = model.attention_map(rows[0], projection, prompt), model.localisation.sink
+    if sink is None:
+        return by_question
+    return without_sinks(by_question, model.attention_map(rows[1], projection, prompt), sink.threshold)
+
+
+def rows_read(model: VisionLanguageModel, answer: tuple[int, ...]) -> list[int]:
+    """Of an answer, the tokens whose rows are read: its first, without ends unless there is nothing else."""
+    first = answer[: model.localisation.generated_rows]
+    return [token for token in first if token not in model.eos_ids] or list(first[:1])
 
 
 def prompted(
