@@ -166,14 +166,14 @@ class Session:
                 self.engine.round()
         used = self.engine._pool.used
         assert used <= self.engine.slots
-        assert used <= self.engine._scheduler.requests
+        assert used <= len(self.engine._flows._requests)
 
     def finish(self) -> None:
         """To the end, which must come; nothing is left."""
         for _ in range(100 * (1 + len(self.firsts) + len(self.seconds))):
             if not self.engine.round():
                 break
-        assert self.engine._scheduler.requests == 0
+        assert len(self.engine._flows._requests) == 0
         assert self.engine._pool.used == 0
 
     def check(self, expected: Expected) -> None:

@@ -240,12 +240,12 @@ def test_the_stages_add_up_to_the_look(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(AttentionMaps, "relevance", _slowly(AttentionMaps.relevance, late))
     asked = engine.prepare(picture(1), QUESTION, LARGE, AnswerOptions(second_look="always", relevance=True))
     before = time.perf_counter()
-    look = engine._scheduler.run(engine.start_first_look(asked))
+    look = engine._flows.run(engine.start_first_look(asked))
     between = time.perf_counter()
     assert look.pending is not None
     local = engine.prepare_local(look.pending, picture(2))
     begun = time.perf_counter()
-    final = engine._scheduler.run(engine.start_second_look(look.pending, local))
+    final = engine._flows.run(engine.start_second_look(look.pending, local))
     ended = time.perf_counter()
     for seconds, whole in ((look.seconds, between - before), (final.seconds, ended - begun)):
         assert whole - 3 * late < sum(seconds.model_dump().values()) <= whole  # a busy machine may pause us

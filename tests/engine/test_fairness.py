@@ -65,7 +65,7 @@ class Server:
 
     def __post_init__(self) -> None:
         engine = engine_of(self.expected.adapter, self.slots)
-        self.pool, self.scheduler = engine._pool, engine._scheduler
+        self.pool, self.scheduler = engine._pool, engine._flows
         self.scheduler._encode_items = lambda items: items  # a round is time that passes, and nothing else
         self.places = Places(lambda: self.slots, 32, self.decoders, clock=lambda: float(self.now))
 

@@ -140,8 +140,8 @@ def test_questions_are_prepared_on_any_thread_and_tokenised_once(
     assert sorted(tokenised) == sorted(("preparing", one) for one in questions)
     assert [one.prompt.ids for one in prepared] == expected
     tokenised.clear()
-    first = engine._scheduler.run(engine.start_first_look(prepared[7]))
+    first = engine._flows.run(engine.start_first_look(prepared[7]))
     assert first.pending is not None
     local = engine.prepare_local(first.pending, picture(2))
-    engine._scheduler.run(engine.start_second_look(first.pending, local))
+    engine._flows.run(engine.start_second_look(first.pending, local))
     assert tokenised == []  # of none of them more, however many there were since: nor of the generic one

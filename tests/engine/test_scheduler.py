@@ -66,7 +66,7 @@ def test_any_schedule_gives_the_answers_of_looks_alone(
     expected: Expected, slots: int, most_rows: int, schedule: list[Any]
 ) -> None:
     session = Session(expected.adapter, slots)
-    session.engine._scheduler._most_rows = most_rows
+    session.engine._flows._most_rows = most_rows
     for action in schedule:
         session.do(action)
     session.finish()
@@ -104,7 +104,7 @@ def counted(function: Callable[..., Any], sizes: list[int]) -> Callable[..., Any
 @pytest.mark.parametrize("stage", [Slot, Encode, Prefill, AttentionRow, Decode])
 def test_a_cancelled_look_frees_its_slot_at_once(expected: Expected, stage: type) -> None:
     session = Session(expected.adapter, 1 if stage is Slot else 2)
-    scheduler = session.engine._scheduler
+    scheduler = session.engine._flows
     # Room for both pictures, but for one prompt only: none waits for a pass that both fit.
     scheduler._most_rows = {Encode: 1, Prefill: 2 * GRID * GRID, AttentionRow: 1}.get(stage, 4096)
     stays, goes = session.first(THREE[0]), session.first(THREE[1])
@@ -145,7 +145,7 @@ def test_an_arriving_second_look_gets_the_next_slot(expected: Expected) -> None:
     for first in (THREE[1], THREE[2], THREE[0]):
         session.first(first).future.add_done_callback(lambda _, first=first: ended.append(str(first.picture)))
     session.engine.round()  # the first of them has the slot
-    assert session.engine._scheduler.requests - session.engine._pool.used == 2  # wait
+    assert len(session.engine._flows._requests) - session.engine._pool.used == 2  # wait
     second = session.second(Second(0, 8))
     second.future.add_done_callback(lambda _: ended.append("second"))
     session.finish()
@@ -160,11 +160,11 @@ def test_a_flow_may_end_before_it_wants_anything(expected: Expected) -> None:
         return 5
         yield
 
-    scheduler = engine_of(expected.adapter, 1)._scheduler
+    scheduler = engine_of(expected.adapter, 1)._flows
     assert scheduler.run(scheduler.start(flow(None), {})) == 5
     with pytest.raises(ValueError, match="at once"):
         scheduler.run(scheduler.start(flow(ValueError("at once")), {}))
-    assert (scheduler.requests, scheduler.round()) == (0, False)
+    assert (scheduler._requests, scheduler.round()) == ([], False)
 
 
 def test_flows_wait_for_each_other(expected: Expected) -> None:
@@ -178,7 +178,7 @@ def test_flows_wait_for_each_other(expected: Expected) -> None:
         return (yield Wait(other)) + 100
 
     engine = engine_of(expected.adapter, 1)
-    scheduler, stages = engine._scheduler, Stages()
+    scheduler, stages = engine._flows, Stages()
     other = scheduler.start(giving(), Stages())
     task = scheduler.start(waiting(other), stages)
     assert not task.future.done()

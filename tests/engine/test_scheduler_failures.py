@@ -45,7 +45,7 @@ def test_a_failure_is_only_the_requests_own(
     monkeypatch.setattr(owner, name, failing)
     good, bad, also_good = (session.first(first) for first in THREE)
     with pytest.raises(RuntimeError, match="broken"):
-        session.engine._scheduler.run(bad)
+        session.engine._flows.run(bad)
     assert session.engine._pool.used == (0 if good.future.done() else 2)
     session.finish()
     assert not also_good.future.exception()
@@ -66,7 +66,7 @@ def test_a_second_look_without_its_first_fails_at_once(
         session.engine.round()
     monkeypatch.setattr(session.engine._decoder, "step", lambda slots: exhaust())
     with pytest.raises(OutOfMemoryError):
-        session.engine._scheduler.run(first)
+        session.engine._flows.run(first)
     monkeypatch.undo()
     pending = session.firsts[0][2][0].pending
     assert pending is not None
@@ -125,7 +125,7 @@ def test_a_request_without_room_is_told_so(
     monkeypatch.setattr(expected.adapter, "encode", crowded)
     tasks = [session.first(first) for first in THREE]
     with pytest.raises(OutOfMemoryError, match="no memory for this question"):
-        session.engine._scheduler.run(tasks[1])
+        session.engine._flows.run(tasks[1])
     assert "no memory for a question" in caplog.text
     session.firsts.pop(1)
     session.finish()

@@ -184,9 +184,9 @@ def settle(engine: Engine, app: FastAPI, done: Callable[[], bool]) -> None:
     """Wait until nobody is served any more, and the sessions and streams of the killed are over."""
     deadline = time.monotonic() + SECONDS
     sessions, streams = app.state.service._sessions, app.state.streams
-    while engine._pool.used or engine._scheduler.requests or len(sessions) or len(streams) or not done():
+    while engine._pool.used or len(engine._flows._requests) or len(sessions) or len(streams) or not done():
         assert time.monotonic() < deadline, (
-            f"{engine._pool.used} {engine._scheduler.requests} {left(engine, app)}"
+            f"{engine._pool.used} {len(engine._flows._requests)} {left(engine, app)}"
         )
         time.sleep(0.05)
 

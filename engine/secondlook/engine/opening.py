@@ -113,7 +113,6 @@ def policy_and_budget(
     Raises:
         PolicyFileError: the policy is for another model.
     """
-    from secondlook.edge.geometry import Size, sent_size
     from secondlook.engine.method.budget import BudgetedThreshold
     from secondlook.engine.method.policy import Policy
 
@@ -125,10 +124,8 @@ def policy_and_budget(
     budget = None
     if options.budget is not None:
         start = model.settings.default_threshold if policy is None else policy.threshold
-        # A quarter of a byte for each pixel is about what a local image has at its usual quality.
-        crop = Size(model.localisation.crop_size, model.localisation.crop_size)
-        pixels = sent_size(model.local_view, crop).pixels
-        budget = BudgetedThreshold(options.budget, start, local_bytes=pixels / 4)
+        crop_size = model.localisation.crop_size
+        budget = BudgetedThreshold.of_view(options.budget, start, model.local_view, crop_size)
     elif policy is None and model.settings.threshold is None:
         _log.warning(
             "the uncertainty threshold of %s is not calibrated: %g nats is a starting point. To choose one: "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from PIL import Image
 
-from secondlook.edge.errors import GeometryError
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, View
 from secondlook.engine.asked import TokenisedImage, TokenisedQuestion, own_question
@@ -69,7 +68,7 @@ class Preparer:
             limit = max(1, min(limit, self._room - rows))
         check_room(rows, limit, self._room)
         generic = model.prompt(self.generic, (picture.grid,))
-        asked = TokenisedQuestion(
+        return TokenisedQuestion(
             text=question,
             original=original,
             options=options,
@@ -82,9 +81,6 @@ class Preparer:
             prompt=prompt,
             generic=generic,
         )
-        if asked.region is not None and not asked.region.within(original):
-            raise GeometryError(f"region {asked.region} reaches outside the original of {original} pixels")
-        return asked
 
     def local(self, pending: Pending, image: Image.Image) -> TokenisedImage:
         """See `Engine.prepare_local`."""

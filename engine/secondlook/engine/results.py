@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from secondlook.edge.errors import GeometryError
 from secondlook.edge.geometry import Region, Size
 from secondlook.edge.wire import Answer, AnswerOptions, LookSeconds, Relevance
 from secondlook.engine.decode.token_options import ONLY_TOKENS, Likeliest, TokenOptions
 from secondlook.engine.method.decision import FinalDecision, FirstDecision
-from secondlook.engine.method.policy import Policy
+from secondlook.engine.method.policy import Policy, keep_second
 from secondlook.engine.method.uncertainty import TokenStatistics
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ class Question:
     max_new_tokens: int
     client: str = ""
     wanted: TokenOptions = ONLY_TOKENS
+
+    def __post_init__(self) -> None:
+        """Raise GeometryError where the options' region reaches outside the original."""
+        if self.region is not None and not self.region.within(self.original):
+            raise GeometryError(
+                f"region {self.region} reaches outside the original of {self.original} pixels"
+            )
 
     @property
     def region(self) -> Region | None:
@@ -184,6 +192,13 @@ class FinalAnswer:
     region: Region
     seconds: LookSeconds
     source: RegionSource | None = None
+
+    @classmethod
+    def kept(cls, pending: Pending, first: Look, second: Look, seconds: LookSeconds) -> FinalAnswer:
+        """The surer of both looks, as the question's policy has it."""
+        better = keep_second(first.uncertainty, second.uncertainty, pending.question.policy)
+        decision: FinalDecision = "took_second" if better else "kept_first"
+        return cls(first, second, decision, pending.region, seconds, pending.source)
 
     @property
     def look(self) -> Look:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
@@ -32,9 +32,9 @@ from secondlook.engine.decode.cache import KeptPrefix, PrefixClaim
 from secondlook.engine.decode.flows import Decode, Flow, Flows, Request, Wait
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.method.budget import BudgetedThreshold
-from secondlook.engine.method.decision import Decider, FinalDecision
+from secondlook.engine.method.decision import Decider
 from secondlook.engine.method.maps import AttentionMaps
-from secondlook.engine.method.policy import Policy, keep_second
+from secondlook.engine.method.policy import Policy
 from secondlook.engine.method.region import RegionSettings, find_region
 from secondlook.engine.models.base import VisionLanguageModel
 from secondlook.engine.preparing import Preparer
@@ -49,6 +49,9 @@ from secondlook.engine.results import (
     RegionSource,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from secondlook.engine.serve.protocol import Outside
 
 __all__ = ["Looking", "TwoLooks"]
 
@@ -96,9 +99,6 @@ class TwoLooks(ABC):
         budget: moves the threshold; see `secondlook.engine.method.decision`.
     """
 
-    outside: Final = None
-    """Nothing is waited for: all of it is computed here."""
-
     def __init__(
         self,
         model: VisionLanguageModel,
@@ -114,10 +114,15 @@ class TwoLooks(ABC):
         self.region = model.localisation.region if region is None else region
         self.budget = budget
         self.max_question_characters = max_question_characters
-        self._scheduler = flows
+        self._flows = flows
         self._decider = Decider(self.policy, model.global_view, budget, local_view=model.local_view)
         self._preparer = Preparer(model, self.policy, capacity, max_question_characters)
         self._answers = Answers(model)
+
+    @property
+    def outside(self) -> Outside | None:
+        """What computes for it elsewhere; nothing, unless a subclass says otherwise."""
+        return None
 
     @property
     def card(self) -> ModelCard:
@@ -222,7 +227,7 @@ class TwoLooks(ABC):
             NonFiniteError: the model computed NaN or infinity.
         """
         asked = self.prepare(global_image, question, original, options)
-        return self._scheduler.run(self.start_first_look(asked))
+        return self._flows.run(self.start_first_look(asked))
 
     def second_look(self, pending: Pending, local_image: Image.Image) -> FinalAnswer:
         """Answer again from global and local image together, and keep one of the answers.
@@ -233,7 +238,7 @@ class TwoLooks(ABC):
             NonFiniteError: the model computed NaN or infinity.
         """
         prepared = self.prepare_local(pending, local_image)
-        return self._scheduler.run(self.start_second_look(pending, prepared))
+        return self._flows.run(self.start_second_look(pending, prepared))
 
     def start_first_look(
         self,
@@ -251,7 +256,7 @@ class TwoLooks(ABC):
         """
         stages = Stages()
         flow = self._first(own_question(question), on_region, on_tokens, stages)
-        return self._scheduler.start(flow, stages, client=question.client)
+        return self._flows.start(flow, stages, client=question.client)
 
     def start_second_look(
         self,
@@ -274,15 +279,15 @@ class TwoLooks(ABC):
             self.budget.received(sent_bytes)
         stages = Stages()
         flow = self._second(own_pending(pending), own_image(local_image), after, on_tokens, stages)
-        return self._scheduler.start(flow, stages, urgent=True, client=pending.question.client)
+        return self._flows.start(flow, stages, urgent=True, client=pending.question.client)
 
     def round(self) -> bool:
         """Compute a little of every look in progress; False when there is none."""
-        return self._scheduler.round()
+        return self._flows.round()
 
     def cancel(self, request: InProgress[FirstLook] | InProgress[FinalAnswer]) -> None:
         """End a look that nobody waits for; its slot is free at once."""
-        self._scheduler.cancel(request)
+        self._flows.cancel(request)
 
     def _first(
         self,
@@ -350,10 +355,7 @@ class TwoLooks(ABC):
         finally:
             looking.close()
         known = pending.first if after is None else (yield Wait(after)).look
-        better = keep_second(known.uncertainty, second.uncertainty, policy)
-        decision: FinalDecision = "took_second" if better else "kept_first"
-        seconds = LookSeconds(**stages.seconds)
-        return FinalAnswer(known, second, decision, pending.region, seconds, pending.source)
+        return FinalAnswer.kept(pending, known, second, LookSeconds(**stages.seconds))
 
     def _region(self, maps: AttentionMaps, original: Size) -> Region:
         view = self.model.global_view

@@ -96,11 +96,6 @@ class Flows(ABC):
         self._requests: list[Request[Any]] = []
         self._count = count()
 
-    @property
-    def requests(self) -> int:
-        """Requests in progress."""
-        return len(self._requests)
-
     def start(
         self, flow: Flow[ResultT], stages: Stages, *, urgent: bool = False, client: str = ""
     ) -> Request[ResultT]:

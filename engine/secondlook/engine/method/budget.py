@@ -32,7 +32,9 @@ from typing import Annotated, Final
 from pydantic import Field, PositiveFloat
 
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.geometry import Size, sent_size
 from secondlook.edge.validation import validated
+from secondlook.edge.wire import View
 
 __all__ = ["BudgetSettings", "BudgetedThreshold"]
 
@@ -41,6 +43,9 @@ _POWER: Final = 5
 
 _FEWEST: Final = 20
 """Questions before which the starting threshold stands."""
+
+_BYTES_A_PIXEL: Final = 0.25
+"""About what a local image has at its usual quality."""
 
 
 @validated(frozen=True)
@@ -102,6 +107,14 @@ class BudgetedThreshold:
         self._changes: deque[float] = deque()
         self._latest: deque[tuple[float, float]] = deque()
         self._sorted: list[float] = []
+
+    @classmethod
+    def of_view(
+        cls, settings: BudgetSettings, threshold: float, view: View, crop_size: int
+    ) -> BudgetedThreshold:
+        """One that guesses at the bytes of a local image from its view, of a region of the smallest size."""
+        pixels = sent_size(view, Size(crop_size, crop_size)).pixels
+        return cls(settings, threshold, local_bytes=pixels * _BYTES_A_PIXEL)
 
     @property
     def share(self) -> float:

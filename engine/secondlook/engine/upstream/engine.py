@@ -13,8 +13,8 @@ from typing import Any, Final
 import httpx
 from PIL import Image
 
-from secondlook.edge.errors import GeometryError, SettingsError
-from secondlook.edge.geometry import Size, sent_size
+from secondlook.edge.errors import SettingsError
+from secondlook.edge.geometry import Size
 from secondlook.edge.wire import AnswerOptions, ModelCard
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.method.budget import BudgetedThreshold, BudgetSettings
@@ -37,9 +37,6 @@ _log = logging.getLogger(__name__)
 
 _THRESHOLD: Final = 0.5
 """Of doubt, in nats: a plain starting point for a model that nobody calibrated."""
-
-_BYTES_A_PIXEL: Final = 0.25
-"""About what a local image has at its usual quality."""
 
 
 class UpstreamEngine:
@@ -144,7 +141,7 @@ class UpstreamEngine:
         policy = self._policy.with_options(options)
         self._check_measure(policy)
         check_sent(global_image, self._settings.global_view, original, "global image")
-        asked = AskedQuestion(
+        return AskedQuestion(
             question,
             original,
             options,
@@ -155,9 +152,6 @@ class UpstreamEngine:
             url=data_url(global_image, jpeg),
             sent=Size(*global_image.size),
         )
-        if asked.region is not None and not asked.region.within(original):
-            raise GeometryError(f"region {asked.region} reaches outside the original of {original} pixels")
-        return asked
 
     def prepare_local(
         self, pending: Pending, local_image: Image.Image, *, jpeg: bytes | None = None
@@ -250,9 +244,7 @@ def open_upstream(
     """
     policy, tracked = Policy(_THRESHOLD if threshold is None else threshold), None
     if budget is not None:
-        crop = Size(settings.crop_size, settings.crop_size)
-        local_bytes = sent_size(settings.local_view, crop).pixels * _BYTES_A_PIXEL
-        tracked = BudgetedThreshold(budget, policy.threshold, local_bytes)
+        tracked = BudgetedThreshold.of_view(budget, policy.threshold, settings.local_view, settings.crop_size)
     elif threshold is None:
         _log.warning(
             "the uncertainty threshold of an upstream's model is not calibrated: %g nats is a starting "

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from secondlook.edge.geometry import Region
 from secondlook.edge.wire import LookSeconds
-from secondlook.engine.method.decision import Decider, FinalDecision
-from secondlook.engine.method.policy import Policy, keep_second
+from secondlook.engine.method.decision import Decider
+from secondlook.engine.method.policy import Policy
 from secondlook.engine.progress import InProgress, Stages
 from secondlook.engine.results import FinalAnswer, FirstLook, Look, Pending, RegionSource
 from secondlook.engine.upstream.answers import Vocabulary, Written
@@ -97,10 +97,7 @@ class Looks:
             stages.enter("queue")
             # Shielded: the first look is not this one's to cancel.
             known = (await asyncio.shield(asyncio.wrap_future(after.future))).look
-        better = keep_second(known.uncertainty, second.uncertainty, policy)
-        seconds = LookSeconds(**stages.seconds)
-        decision: FinalDecision = "took_second" if better else "kept_first"
-        return FinalAnswer(known, second, decision, pending.region, seconds, pending.source)
+        return FinalAnswer.kept(pending, known, second, LookSeconds(**stages.seconds))
 
     def _written(self, asked: AskedQuestion) -> Written:
         return Written(self.vocabulary, asked.wanted.likeliest, self._client.name)

@@ -13,6 +13,7 @@ from secondlook.edge.errors import SettingsError
 from secondlook.edge.retry import ClientSettings
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import Budget, Fixed, Tiles, View
+from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
 
 __all__ = ["BoxUnits", "UpstreamSettings", "parsed_view", "side_of"]
 
@@ -92,7 +93,7 @@ class UpstreamSettings:
         "Reply with nothing but JSON: [x1, y1, x2, y2]"
     )
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
-    max_question_characters: PositiveInt = 2000
+    max_question_characters: PositiveInt = DEFAULT_MAX_CHARACTERS
 
     def __post_init__(self) -> None:
         ours = _OURS & self.extra.keys()
