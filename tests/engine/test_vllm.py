@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ pytestmark = [
 
 COUNT = 24
 CLOSE = 1e-5
+PROBES = ("/health", "/readyz", "/healthz")
 ALWAYS = AnswerOptions(second_look="always", arbitration=False)
 OPTIONS = EngineOptions("demo", "float32", kv_cache_gb=0.25, backend="vllm")
 
@@ -229,7 +231,8 @@ def test_chosen_heads_sinks_and_rows_of_the_answer_are_read_as_ours(both: Both, 
     same_looks(looks(theirs, asked, client=f"{generated}"), looks(Engine(own), asked))
 
 
-def test_http_serves_it_as_any_engine(both: Both) -> None:
+def test_http_serves_it_as_any_engine(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(both.vllm, "close", lambda: None)  # the server would, but other tests have it too
     image, question = signs(1)[0]
     with listening(create_app(both.vllm)) as url, client_of(url) as client:
         asked = ask_first(client, image, question, second_look="always")
@@ -305,6 +308,20 @@ def test_looks_fail_and_nothing_hangs_once_its_processes_have_died(spread: Both)
     further = engine.start_first_look(prepared)
     rounds(engine)
     assert isinstance(further.future.exception(), EngineDeadError)
+
+
+def test_health_tells_that_its_processes_have_died() -> None:
+    engine = opening.load_vllm_engine(OPTIONS, compiled=False)
+    with listening(create_app(engine)) as url, client_of(url) as client:
+        assert [client.get(path).status_code for path in PROBES] == [200, 200, 200]
+        for process in engine._llm.engine_core.resources.engine_manager.processes:
+            process.kill()
+        until = time.monotonic() + 60
+        while client.get("/health").status_code == 200:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert [client.get(path).status_code for path in PROBES] == [503, 503, 200]
+        assert "died" in client.get("/readyz").text
 
 
 def test_another_version_and_options_of_no_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,7 @@ class UnauthorizedError(SecondLookError):
 
 
 class ModelNotReadyError(SecondLookError):
-    """The server's model is still being loaded, or could not be loaded."""
+    """The server's model is still being loaded, could not be loaded, or what computes it has died."""
 
 
 class OutOfMemoryError(SecondLookError):

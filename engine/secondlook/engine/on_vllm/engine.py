@@ -11,10 +11,11 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from secondlook.engine.asked import KeptPending, TokenisedImage, TokenisedQuestion, own_question
 from secondlook.engine.decode.flows import Flow
+from secondlook.engine.errors import ModelNotReadyError
+from secondlook.engine.localising import rows_read, without_its_sinks
 from secondlook.engine.method.budget import BudgetedThreshold
 from secondlook.engine.method.maps import AttentionMaps
 from secondlook.engine.method.policy import Policy
-from secondlook.engine.method.region import without_sinks
 from secondlook.engine.models.base import Prompt, QuestionTokens, VisionLanguageModel
 from secondlook.engine.models.pictures import Picture
 from secondlook.engine.models.prompts import DEFAULT_MAX_CHARACTERS
@@ -58,6 +59,11 @@ class VllmEngine(TwoLooks):
         self._block: int = llm.vllm_config.cache_config.block_size
 
     @property
+    def outside(self) -> VllmEngine:
+        """vLLM's processes, as `secondlook.engine.serve.protocol.Outside`."""
+        return self
+
+    @property
     def slots(self) -> int:
         return self._slots
 
@@ -65,6 +71,14 @@ class VllmEngine(TwoLooks):
     def usage(self) -> Usage:
         """Of vLLM's cache: a slot is a sequence. What it keeps, it does not say."""
         return Usage(self._slots, self.flows.running, 0, self._queries, self._hits, self._recomputed)
+
+    def wake(self) -> None:
+        """Nothing: a round is one step."""
+
+    def check(self) -> None:
+        """Raise ModelNotReadyError once vLLM's processes have died. On any thread."""
+        if self._llm.engine_core.resources.engine_dead:
+            raise ModelNotReadyError("vLLM's processes have died: the server must be started anew")
 
     def close(self) -> None:
         """End vLLM's processes."""
@@ -116,14 +130,10 @@ class VllmEngine(TwoLooks):
         model, asked = self.model, looking.asked
         where, prompt = model.localisation, asked.prompt
         if where.generated_rows:
-            ids = [token for token in answer[: where.generated_rows] if token not in model.eos_ids]
-            rows = yield from self._behind(asked, ids or list(answer[:1]))
+            rows = yield from self._behind(asked, rows_read(model, answer))
         else:
             rows = yield ReadRows(looking.answer)
-        by_question = model.attention_map(rows[0], None, prompt)
-        if where.sink is not None:
-            sinks = model.attention_map(rows[1], None, prompt)
-            by_question = without_sinks(by_question, sinks, where.sink.threshold)
+        by_question = without_its_sinks(model, rows, None, prompt)
         by_generic = torch.ones_like(by_question)
         if where.generic:
             by_generic = yield from self._by_generic(asked)

@@ -201,8 +201,8 @@ async def healthz() -> Health:
 @watching.head("/readyz", include_in_schema=False)
 @watching.get("/readyz", summary="Does the server take questions?", responses=describe(502, 503, 504))
 async def readyz(service: Service) -> Health:
-    """503 while the model is being loaded, during the shutdown, or while an upstream is away. A full queue
-    is still ready."""
+    """503 while the model is being loaded, during the shutdown, or while an upstream is away or
+    vLLM's processes are dead. A full queue is still ready."""
     await service.check_whole()
     return Health(status="ready")
 
