@@ -92,10 +92,7 @@ class AccountRun:
         typer.Option(min=1, max=64, help="Of a decode step; may be repeated; 1 and 16 unless told."),
     ] = None
     few_bits: Annotated[
-        bool,
-        typer.Option(
-            "--few-bits", help="Steps with weights of 8 and of 4 bits, and a prefill in int8-dynamic, too."
-        ),
+        bool, typer.Option("--few-bits", help="With weights of 8 and of 4 bits, too, and int8-dynamic.")
     ] = False
     seed: SeedOption = 0
 

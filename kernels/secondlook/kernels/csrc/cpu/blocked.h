@@ -105,12 +105,19 @@ struct Fetch {
   int begin = 0, end = 0;
 };
 
-// products[r, i], rows `apart`, of R rows of x, `stride` apart, with the inputs from `first` to `last` of a block
-// of 16 V outputs; added to those before it.
+// Inputs [first, last) of a product, all of the same kChunk of them; what it has of those before them in the chunk is
+// in `running`, and of chunks before it in the products.
+struct Part {
+  std::int64_t first, last, inputs;
+
+  SECONDLOOK_INLINE bool begins() const { return first % kChunk == 0; }
+  SECONDLOOK_INLINE bool ends() const { return last % kChunk == 0 || last == inputs; }
+};
+
+// products[r, i], rows `apart`, of R rows of x, `stride` apart, with a part of a block of 16 V outputs.
 template <typename T, int R, int V, typename X>
-SECONDLOOK_INLINE void multiply_part(const X* x, std::int64_t stride, const T* block, std::int64_t first,
-                                     std::int64_t last, const Fetch& fetch, float* products,
-                                     std::int64_t apart) {
+SECONDLOOK_INLINE void multiply_part(const X* x, std::int64_t stride, const T* block, const Part& part,
+                                     const Fetch& fetch, float* running, float* products, std::int64_t apart) {
   constexpr std::int64_t width = kLanes * V, line = kLanes * kPair<T>;
   const X* rows[R];
 #pragma GCC unroll 8
@@ -119,9 +126,9 @@ SECONDLOOK_INLINE void multiply_part(const X* x, std::int64_t stride, const T* b
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sum[r][v] = Floats{};
+    for (int v = 0; v < V; ++v) sum[r][v] = part.begins() ? Floats{} : load(running + r * width + kLanes * v);
   }
-  for (std::int64_t k = first; k < last; k += kPair<T>) {
+  for (std::int64_t k = part.first; k < part.last; k += kPair<T>) {
     for (int v = fetch.begin; v < fetch.end; ++v) __builtin_prefetch(block + k * width + fetch.apart + v * line);
     add_products<R, V>(rows, k, block + k * width, sum);
   }
@@ -130,7 +137,11 @@ SECONDLOOK_INLINE void multiply_part(const X* x, std::int64_t stride, const T* b
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       float* const place = products + r * apart + kLanes * v;
-      store(place, first == 0 ? sum[r][v] : load(place) + sum[r][v]);
+      if (!part.ends()) {
+        store(running + r * width + kLanes * v, sum[r][v]);
+      } else {
+        store(place, part.last <= kChunk ? sum[r][v] : load(place) + sum[r][v]);
+      }
     }
   }
 }
@@ -140,7 +151,8 @@ template <typename T, int R, int V, typename X>
 SECONDLOOK_INLINE void multiply(const X* x, std::int64_t stride, const T* block, std::int64_t inputs,
                                 float* products, std::int64_t apart = kLanes * V) {
   for (std::int64_t first = 0; first < inputs; first += kChunk) {
-    multiply_part<T, R, V>(x, stride, block, first, std::min(inputs, first + kChunk), {}, products, apart);
+    multiply_part<T, R, V>(x, stride, block, {first, std::min(inputs, first + kChunk), inputs}, {}, nullptr, products,
+                           apart);
   }
 }
 
@@ -170,17 +182,16 @@ bool takes_floats(const Weights<T>& weights) {
 // products [R, width] with a part of a block of any width.
 template <int R, typename T, typename X>
 SECONDLOOK_INLINE void multiply_rows(const X* x, std::int64_t stride, const Weights<T>& weights, const T* block,
-                                     std::int64_t first, std::int64_t last, const Fetch& fetch,
-                                     float* products) {
+                                     const Part& part, const Fetch& fetch, float* running, float* products) {
   switch (weights.width / kLanes) {
     case 1:
-      return multiply_part<T, R, 1>(x, stride, block, first, last, fetch, products, kLanes);
+      return multiply_part<T, R, 1>(x, stride, block, part, fetch, running, products, kLanes);
     case 2:
-      return multiply_part<T, R, 2>(x, stride, block, first, last, fetch, products, 2 * kLanes);
+      return multiply_part<T, R, 2>(x, stride, block, part, fetch, running, products, 2 * kLanes);
     case 3:
-      return multiply_part<T, R, 3>(x, stride, block, first, last, fetch, products, 3 * kLanes);
+      return multiply_part<T, R, 3>(x, stride, block, part, fetch, running, products, 3 * kLanes);
     default:
-      return multiply_part<T, R, 4>(x, stride, block, first, last, fetch, products, 4 * kLanes);
+      return multiply_part<T, R, 4>(x, stride, block, part, fetch, running, products, 4 * kLanes);
   }
 }
 
@@ -190,33 +201,35 @@ SECONDLOOK_INLINE void multiply_rows(const X* x, std::int64_t stride, const Weig
 template <typename T, typename X>
 SECONDLOOK_INLINE void multiply_block(const X* x, std::int64_t stride, std::int64_t rows, const Weights<T>& weights,
                                       const T* block, float* products) {
+  alignas(64) float running[kMostRows * kWidth];
   const int vectors = static_cast<int>(weights.width / kLanes), turns = static_cast<int>(tiles(rows, kRows));
-  const std::int64_t part = kPart / (weights.width * static_cast<std::int64_t>(sizeof(T)));
-  for (std::int64_t first = 0; first < weights.inputs; first += part) {
-    const std::int64_t last = std::min(weights.inputs, first + part);
+  const std::int64_t most = kPart / (weights.width * static_cast<std::int64_t>(sizeof(T)));
+  for (Part part{0, 0, weights.inputs}; part.first < weights.inputs; part.first = part.last) {
+    part.last = std::min({weights.inputs, part.first + most, (part.first / kChunk + 1) * kChunk});
     for (int turn = 0; turn < turns; ++turn) {
-      Fetch fetch{part * weights.width, vectors * turn / turns, vectors * (turn + 1) / turns};
-      if (last == weights.inputs) fetch = {};
+      Fetch fetch{most * weights.width, vectors * turn / turns, vectors * (turn + 1) / turns};
+      if (part.last == weights.inputs) fetch = {};
       const X* const own = x + turn * kRows * stride;
+      float* const sums = running + turn * kRows * weights.width;
       float* const to = products + turn * kRows * weights.width;
       switch (std::min(kRows, rows - turn * kRows)) {
         case 1:
-          multiply_rows<1>(own, stride, weights, block, first, last, fetch, to);
+          multiply_rows<1>(own, stride, weights, block, part, fetch, sums, to);
           break;
         case 2:
-          multiply_rows<2>(own, stride, weights, block, first, last, fetch, to);
+          multiply_rows<2>(own, stride, weights, block, part, fetch, sums, to);
           break;
         case 3:
-          multiply_rows<3>(own, stride, weights, block, first, last, fetch, to);
+          multiply_rows<3>(own, stride, weights, block, part, fetch, sums, to);
           break;
         case 4:
-          multiply_rows<4>(own, stride, weights, block, first, last, fetch, to);
+          multiply_rows<4>(own, stride, weights, block, part, fetch, sums, to);
           break;
         case 5:
-          multiply_rows<5>(own, stride, weights, block, first, last, fetch, to);
+          multiply_rows<5>(own, stride, weights, block, part, fetch, sums, to);
           break;
         default:
-          multiply_rows<6>(own, stride, weights, block, first, last, fetch, to);
+          multiply_rows<6>(own, stride, weights, block, part, fetch, sums, to);
       }
     }
   }
