@@ -35,6 +35,8 @@ from secondlook.kernels import multiplies_bytes
 
 _ORIGINAL: Final = Size(640, 480)
 _WARMUPS: Final = 2
+_STEPS: Final = 4
+"""Decode steps in a row that are measured as one, for in an answer one follows the other."""
 _TOLD: Final = 0.005
 """Share of a pass from which an operator is told by itself."""
 
@@ -48,12 +50,14 @@ class Pass:
         flops: as transformers' modules compute it. Of a prompt the engine computes a little less on a CPU: of
             the last layer, but for keys and values, its last row alone.
         reads: bytes that it must read: weights, and of the cache what is attended to.
+        times: that it is run in a row whenever it is measured.
     """
 
     name: str
     run: Callable[[], object]
     flops: int
     reads: int
+    times: int = 1
 
     def floor(self, rates: Rates) -> float:
         """Seconds."""
@@ -75,9 +79,10 @@ def bench_account(preset: Preset, run: AccountRun) -> dict[str, Any]:
                 meter.turn()
             for each in passes:
                 watch = Stopwatch(device)
-                each.run()
+                for _ in range(each.times):
+                    each.run()
                 if number >= _WARMUPS:
-                    seconds[each.name].append(watch.read())
+                    seconds[each.name].append(watch.read() / each.times)
     rates = meter.median()
     rows = []
     for each in passes:
@@ -105,7 +110,7 @@ def passes_of(subject: Subject, run: AccountRun) -> list[Pass]:
     prompt = model.prompt(model.tokens(TYPICAL_QUESTION), (picture.grid,))
     counts = tuple(dict.fromkeys(run.sequences or (1, 16)))
     length, most = len(prompt.ids), max(counts)
-    steps = (_WARMUPS + 2 * run.repeats + 1) * len(counts) + 1
+    steps = ((_WARMUPS + run.repeats) * _STEPS + run.repeats + 1) * len(counts) + 1
     rows = model.rows(prompt, 0, model.encode([picture]))
 
     def decoder_of(model: VisionLanguageModel) -> Decoder:
@@ -137,7 +142,7 @@ def passes_of(subject: Subject, run: AccountRun) -> list[Pass]:
         own = count * (flops.decoder(1, length) + flops.logits())
         for told, (decoder, read) in found.items():
             step = partial(decoder.step, list(range(count)))
-            passes.append(Pass(f"step of {count}{told}", step, own, read + count * of_a_token))
+            passes.append(Pass(f"step of {count}{told}", step, own, read + count * of_a_token, _STEPS))
     for decoder, _ in found.values():
         for slot in range(most):
             prefill(decoder, slot)
