@@ -12,51 +12,24 @@ from rich.console import Console
 from secondlook.edge.wire import AnswerReply
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import (
-    BackendOption,
     CacheOption,
-    DeviceOption,
-    DTypeOption,
-    EncoderOption,
-    ModelOption,
-    PolicyOption,
-    PrecisionOption,
-    ProfileOption,
-    ProviderOption,
-    QuantiseOption,
-    RebuildOption,
-    RevisionOption,
-    TensorParallelOption,
-    ThresholdOption,
-    TrustOption,
+    ModelChoice,
+    PolicyChoice,
     VerboseOption,
-    VisionOption,
     chosen_policy,
+    with_groups,
 )
-from secondlook.engine.opening import EngineOptions, load_engine, loading_status
+from secondlook.engine.opening import load_engine, loading_status
 
 __all__ = ["ask"]
 
 
-def ask(
+def _ask(
     picture: Annotated[Path, typer.Argument(help="The picture's file.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    model: ModelOption = "demo",
-    revision: RevisionOption = None,
-    profile: ProfileOption = None,
-    dtype: DTypeOption = "auto",
-    device: DeviceOption = "auto",
-    backend: BackendOption = "own",
-    tensor_parallel: TensorParallelOption = 1,
-    quantise: QuantiseOption = None,
-    threshold: ThresholdOption = None,
-    policy: PolicyOption = None,
+    model: ModelChoice,
+    policy: PolicyChoice,
     kv_cache_gb: CacheOption = None,
-    vision: VisionOption = "torch",
-    encoder: EncoderOption = None,
-    provider: ProviderOption = "auto",
-    trust_plan: TrustOption = False,
-    rebuild: RebuildOption = False,
-    precision: PrecisionOption = "auto",
     second_look: Annotated[
         Literal["auto", "always", "never"], typer.Option("--second-look", help="Whether to look twice.")
     ] = "auto",
@@ -71,25 +44,12 @@ def ask(
     configure_logging(verbose)
     from secondlook.edge.imaging import open_picture
     from secondlook.edge.wire import AnswerOptions
-    from secondlook.engine.encoders import EncoderChoice
     from secondlook.engine.local import ask_locally
 
-    options = EngineOptions(
-        model=model,
-        dtype=dtype,
-        device=device,
-        threshold=threshold,
-        calibrated=chosen_policy(policy, threshold),
-        kv_cache_gb=kv_cache_gb,
-        encoder=EncoderChoice(vision, encoder, provider, trust_plan, rebuild, precision),
-        revision=revision,
-        profile=profile,
-        backend=backend,
-        tensor_parallel=tensor_parallel,
-        quantise=quantise,
-    )
+    calibrated = chosen_policy(policy.policy, policy.threshold)
+    options = model.options(kv_cache_gb, policy.threshold, calibrated)
     opened = open_picture(picture)
-    with loading_status(model):
+    with loading_status(model.model):
         engine = load_engine(options)
     asking = AnswerOptions(second_look=second_look, max_new_tokens=max_new_tokens)
     with Console(stderr=True).status("looking ..."):
@@ -98,6 +58,9 @@ def ask(
         typer.echo(json.dumps({**asked.to_dict(), "precision": engine.card.precision}))
     else:
         typer.echo(_told(asked.reply, engine.card.precision))
+
+
+ask = with_groups(_ask, model=ModelChoice, policy=PolicyChoice)
 
 
 def _told(reply: AnswerReply, precision: str | None) -> str:
