@@ -7,13 +7,14 @@ pictures, and where their rows stand.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from secondlook.edge.geometry import Size
 from secondlook.edge.wire import View
@@ -21,7 +22,6 @@ from secondlook.engine.decode.cache import DecoderShape
 from secondlook.engine.decode.plans import AttentionPlan, PrefillPlan, Rows
 from secondlook.engine.devices import to_device
 from secondlook.engine.models.base import Features, Prompt, VisionLanguageModel
-from secondlook.engine.models.checkpoint import digest, state
 from secondlook.engine.models.fused_layers import fused_layers
 from secondlook.engine.models.pictures import Grid, Picture, fitted, largest_grid
 from secondlook.engine.models.prompts import ChatPrompts, QuestionTokens
@@ -158,9 +158,26 @@ class Adapter(VisionLanguageModel):
         return self.prompts.token_text(token_id)
 
     def digest(self) -> str:
-        return digest(state(self.module))
+        return _digest(_state(self.module))
 
     def encoder_digest(self, dtype: torch.dtype | None = None) -> str:
         modules = [graph.module for graph in self.vision_graphs().values()]
-        tensors = chain.from_iterable(map(state, modules))
-        return digest(((name, one.to(dtype or one.dtype)) for name, one in tensors), self.vision_settings)
+        tensors = chain.from_iterable(map(_state, modules))
+        return _digest(((name, one.to(dtype or one.dtype)) for name, one in tensors), self.vision_settings)
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What `state_dict` holds, part after part: of packed weights it would hold copies, all at once."""
+    for name, part in module.named_modules(remove_duplicate=False):
+        own: dict[str, Tensor] = {}
+        part._save_to_state_dict(own, f"{name}." if name else "", False)
+        yield from own.items()
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
+    """SHA-256 of tensors with their names and types, its first 16 hexadecimal digits."""
+    total = hashlib.sha256(settings.encode())
+    for name, tensor in tensors:
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
+    return total.hexdigest()[:16]

@@ -1,13 +1,12 @@
 """Loading a model: the embedded one, a folder in the Hugging Face layout, or a name on the hub.
 
-What is the same for every architecture: the folder and its files, weights and digests, and every fault of a
-folder as one error of ours. What differs is in the module that `registry` names for the `model_type`.
+What is the same for every architecture: the folder and its files, its weights, and every fault of a folder
+as one error of ours. What differs is in the module that `registry` names for the `model_type`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
@@ -16,7 +15,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -51,7 +49,7 @@ from secondlook.engine.models.folders import (
 )
 from secondlook.engine.models.low_bit import quantise_linear_layers
 from secondlook.engine.models.packing import pack_linear_layers
-from secondlook.engine.models.profiles import chosen_profile
+from secondlook.engine.models.profiles import check_localisation, chosen_profile
 from secondlook.engine.models.prompts import GENERIC_QUESTION, ChatPrompts
 from secondlook.engine.models.quantisation_config import Packing, chosen_packing
 from secondlook.engine.models.quantised_checkpoints import packed_layers, unpack_layers, with_places
@@ -67,7 +65,7 @@ from secondlook.engine.models.settings import (
 )
 from secondlook.engine.models.weights import check_finite, check_loaded, check_size, stored_tensors
 
-__all__ = ["Checkpoint", "DType", "attending", "digest", "load_model", "state"]
+__all__ = ["Checkpoint", "DType", "attending", "load_model"]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """Weights' and activations' type. "auto": float32 on the CPU, elsewhere what the checkpoint was published
@@ -125,13 +123,12 @@ def load_model(
         checkpoint = Checkpoint(name_or_path, folder, values, dtype, place, weights, quantise, packing)
         with reading(folder):
             model: VisionLanguageModel = module.load(checkpoint)
+    there, looks = model.decoder, folder / LOCALISATION_FILE
+    shape = there.layers, there.heads, there.width
     if profile is not None:
-        there = model.decoder
-        shape = (there.layers, there.heads, there.width)
-        model.localisation = chosen_profile(
-            profile, model.localisation, model.module.config.model_type, shape
-        )
-    _check_localisation(folder / LOCALISATION_FILE if profile is None else Path(profile), model)
+        kind = model.module.config.model_type
+        looks, model.localisation = Path(profile), chosen_profile(profile, model.localisation, kind, shape)
+    check_localisation(looks, model.localisation, shape)
     _check_context(folder, model)
     model.revision = commit_of(folder)
     model.quantised = quantise if packing is None else packing.told
@@ -317,23 +314,6 @@ def attending(others: Mapping[str, str] | None = None) -> dict[str, str]:
     return {"text_config": ATTENTION, "vision_config": "sdpa", **(others or {})}
 
 
-def state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What `state_dict` holds, part after part: of packed weights it would hold copies, all at once."""
-    for name, part in module.named_modules(remove_duplicate=False):
-        own: dict[str, Tensor] = {}
-        part._save_to_state_dict(own, f"{name}." if name else "", False)
-        yield from own.items()
-
-
-def digest(tensors: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
-    """SHA-256 of tensors with their names and types, its first 16 hexadecimal digits."""
-    total = hashlib.sha256(settings.encode())
-    for name, tensor in tensors:
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
-    return total.hexdigest()[:16]
-
-
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, and those inside them, without what is said to be nothing: the default."""
     return {
@@ -349,21 +329,6 @@ def _prepare_operators(place: torch.device) -> None:
         kernels.status("cuda" if place.type == "cuda" else "cpu")
     except kernels.KernelError as error:
         raise SettingsError(str(error)) from error
-
-
-def _check_localisation(path: Path, model: VisionLanguageModel) -> None:
-    there, sink = model.decoder, model.localisation.sink
-    for key, layers in (
-        ("layers", model.localisation.layers),
-        ("sink.layers", {} if sink is None else sink.layers),
-    ):
-        for layer, heads in layers.items():
-            for where, what, index, count in (
-                (f"{key}.{layer}", "layer", layer, there.layers),
-                *((f"{key}.{layer}.{head}", "head", head, there.heads) for head in heads or ()),
-            ):
-                if index >= count:
-                    raise InvalidModelError(f"{path}: {where}: the decoder's last {what} is {count - 1}")
 
 
 def _check_context(folder: Path, model: VisionLanguageModel) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from secondlook.edge.errors import SettingsError
+from secondlook.engine.errors import InvalidModelError
 from secondlook.engine.models.settings import Localisation, Sink, read_file
 
-__all__ = ["PUBLISHED", "Published", "chosen_profile"]
+__all__ = ["PUBLISHED", "Published", "check_localisation", "chosen_profile"]
 
 _Heads: TypeAlias = Mapping[int, tuple[int, ...] | None]
 
@@ -108,3 +109,24 @@ def chosen_profile(
         generated_rows=_GENERATED_ROWS,
         rule="box",
     )
+
+
+def check_localisation(path: Path, looks: Localisation, shape: tuple[int, int, int]) -> None:
+    """Refuse layers and heads that the decoder does not have.
+
+    Args:
+        path: named in the error.
+        shape: layers, heads and width of the decoder.
+
+    Raises:
+        InvalidModelError: there is no such layer, or no such head in one.
+    """
+    of_sink = {} if looks.sink is None else looks.sink.layers
+    for key, layers in (("layers", looks.layers), ("sink.layers", of_sink)):
+        for layer, heads in layers.items():
+            for where, what, index, count in (
+                (f"{key}.{layer}", "layer", layer, shape[0]),
+                *((f"{key}.{layer}.{head}", "head", head, shape[1]) for head in heads or ()),
+            ):
+                if index >= count:
+                    raise InvalidModelError(f"{path}: {where}: the decoder's last {what} is {count - 1}")
