@@ -13,23 +13,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal
 
 from secondlook.edge.console import one_line
 from secondlook.edge.errors import GeometryError, PictureError, SecondLookError
 from secondlook.edge.wire import AnswerOptions, View
-from secondlook.edge.wire_stream import (
-    Detail,
-    FrameHeader,
-    FrameReply,
-    StreamEvent,
-    StreamSummary,
-    Wanted,
-)
-from secondlook.engine.errors import LostDetailError, PictureMismatchError, UnknownStreamError
+from secondlook.edge.wire_stream import FrameHeader, FrameReply, StreamEvent, StreamSummary
+from secondlook.engine.errors import PictureMismatchError, UnknownStreamError
 from secondlook.engine.serve.errors import InvalidFieldError
 from secondlook.engine.serve.service import TwoLookService
 from secondlook.engine.stream.cloud import Cloud, KeyFrame
+from secondlook.engine.stream.details import Details
 from secondlook.engine.stream.messages import box_of, frame_info, frame_reply
 from secondlook.engine.stream.state import Ask, FrameInfo, Said, Stream, Verdict
 
@@ -72,15 +67,6 @@ class _Frame:
     context: Context = field(default_factory=copy_context)
 
 
-@dataclass(eq=False)
-class _Detail:
-    """A detail that the cloud waits for. Every reply tells it until it comes, for replies may be lost."""
-
-    wanted: Wanted
-    captured: float
-    jpeg: asyncio.Future[bytes]
-
-
 class LiveStream:
     """One of a `StreamService`'s.
 
@@ -118,7 +104,7 @@ class LiveStream:
         self._waiting: _Frame | None = None
         self._asking: dict[asyncio.Task[None], KeyFrame] = {}
         self._without_cloud = False
-        self._details: dict[Detail, _Detail] = {}
+        self._details = Details(stream.method.history_seconds)
         self._watchers: set[asyncio.Queue[StreamEvent]] = set()
         self._ended: StreamEvent | None = None
         self._counts = dict.fromkeys(StreamSummary.model_fields, 0)
@@ -144,9 +130,9 @@ class LiveStream:
         arrived = self.touched = self._clock()
         self._counts["bytes_from_camera"] += len(image) + len(focus or b"") + sum(map(len, details))
         for detail, jpeg in zip(header.details, details, strict=True):
-            self._take(detail, jpeg)
+            self._details.take(detail, jpeg)
         for detail in header.refused:
-            self._miss(detail, "has no such detail any more")
+            self._details.miss(detail, "has no such detail any more")
         info = frame_info(header)
         number, captured = self._newest
         if info.number <= number:
@@ -157,7 +143,7 @@ class LiveStream:
                 f"{number} at {captured:g} s; where a camera's clock was set back, open another stream"
             )
         self._newest = info.number, info.captured
-        self._forget_details(info.captured)
+        self._details.forget(info.captured)
         frame = _Frame(info, image, focus, arrived)
         frame.outcome.add_done_callback(_heard)
         self._queue(frame)
@@ -288,9 +274,8 @@ class LiveStream:
         self._counts["cloud_calls"] += 1
         self._event(StreamEvent(kind="asked", frame=number))
         info = frame.info
-        key_frame = KeyFrame(
-            number, info.original, self._view, frame.image, lambda wanted: self._want(wanted, info)
-        )
+        want = partial(self._details.want, captured=info.captured)
+        key_frame = KeyFrame(number, info.original, self._view, frame.image, want)
         task = asyncio.create_task(self._hear_cloud(self._cloud, key_frame, info))
         self._asking[task] = key_frame
         task.add_done_callback(self._asking.pop)
@@ -341,36 +326,11 @@ class LiveStream:
         self._counts["bytes_to_cloud"] += frame.handed
         self._event(StreamEvent(kind="lost", frame=frame.number, reason=reason, bytes_up=frame.handed))
 
-    async def _want(self, wanted: Wanted, info: FrameInfo) -> bytes:
-        """A detail, from the camera's next frames."""
-        key = Detail(frame=wanted.frame, region=wanted.region)
-        detail = _Detail(wanted, info.captured, asyncio.get_running_loop().create_future())
-        self._details[key] = detail
-        try:
-            return await detail.jpeg
-        finally:
-            self._details.pop(key, None)
-
-    def _take(self, detail: Detail, jpeg: bytes) -> None:
-        known = self._details.get(detail)
-        if known is not None and not known.jpeg.done():
-            known.jpeg.set_result(jpeg)
-
-    def _miss(self, detail: Detail, why: str) -> None:
-        known = self._details.get(detail)
-        if known is not None and not known.jpeg.done():
-            known.jpeg.set_exception(LostDetailError(f"the camera {why}, of frame {detail.frame}"))
-
-    def _forget_details(self, captured: float) -> None:
-        for detail, known in self._details.items():
-            if captured - known.captured > self._stream.method.history_seconds:
-                self._miss(detail, "did not send the detail in time")
-
     def _reply(self, info: FrameInfo, outcome: _Outcome, arrived: float, missed: bool = False) -> FrameReply:
         """The reply that goes out, counted; from then on the stream waits for the next frame."""
         self.touched = self._clock()
-        wanted = tuple(detail.wanted for detail in self._details.values() if not detail.jpeg.done())
-        reply = self._told(info, outcome, arrived, missed).model_copy(update={"wanted": wanted})
+        wanted = {"wanted": self._details.wanted}
+        reply = self._told(info, outcome, arrived, missed).model_copy(update=wanted)
         self._counts["frames"] += 1
         self._counts[outcome.status] += 1
         self._counts["deadline_misses"] += missed
