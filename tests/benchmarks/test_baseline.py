@@ -18,7 +18,7 @@ from engine.llava_next import Reference, write_next
 from secondlook.benchmarks import cli as report_cli
 from secondlook.benchmarks.evaluation import cli
 from secondlook.benchmarks.evaluation.asking import ask_all
-from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.evaluation.options import Asking
 from secondlook.benchmarks.run_log import LINE, LoggedLook, Record, Skipped, read_log
 from secondlook.benchmarks.signs.evaluation import signs_data_set
 from secondlook.edge.imaging import EncodedPicture, Picture, decode_jpeg, open_picture

@@ -24,7 +24,7 @@ from secondlook.benchmarks.datasets.question import (
     MissingDataError,
     Question,
 )
-from secondlook.benchmarks.options import Served
+from secondlook.benchmarks.evaluation.options import Served
 from secondlook.benchmarks.report.tables import measured
 from secondlook.edge.errors import SettingsError, WriteError
 from secondlook.engine.cli import command_line, run

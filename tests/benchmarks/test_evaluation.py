@@ -22,7 +22,7 @@ from secondlook.benchmarks.analysis.replay import Replay
 from secondlook.benchmarks.datasets.question import AskedPicture
 from secondlook.benchmarks.evaluation import asking, cli
 from secondlook.benchmarks.evaluation.asking import WorkerError, ask_all
-from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.evaluation.options import Asking
 from secondlook.benchmarks.run_log import LINE, LoggedLook, Record, read_log
 from secondlook.benchmarks.signs.evaluation import SignsPicture, signs_data_set
 from secondlook.benchmarks.signs.questions import is_correct

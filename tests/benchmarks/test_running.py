@@ -20,8 +20,8 @@ from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from secondlook.benchmarks.datasets.official import LOADERS, load_pope, load_textvqa
 from secondlook.benchmarks.datasets.question import DataSet, MalformedDataError
 from secondlook.benchmarks.environment import PACKAGES
+from secondlook.benchmarks.evaluation.options import Asking
 from secondlook.benchmarks.evaluation.running import merge_logs, run
-from secondlook.benchmarks.options import Asking
 from secondlook.benchmarks.run_log import LogError, RunHeader, Shard, read_log, write_log
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region
@@ -150,7 +150,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from secondlook.benchmarks.datasets.official import load_pope
-from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.evaluation.options import Asking
 from secondlook.benchmarks.evaluation.running import run
 from secondlook.benchmarks.run_log import RunLog
 

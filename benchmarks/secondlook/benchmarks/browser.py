@@ -22,8 +22,9 @@ from secondlook.benchmarks.analysis.replay import Replay, choose_threshold
 from secondlook.benchmarks.analysis.statistics import Bootstrap
 from secondlook.benchmarks.commands import MeasurementError, complete_rounds, progress
 from secondlook.benchmarks.evaluation.asking import Opened, ask_all, load_run_model
+from secondlook.benchmarks.evaluation.options import Asking
 from secondlook.benchmarks.evaluation.summary import bytes_sent, measures
-from secondlook.benchmarks.options import Asking, BrowserRun
+from secondlook.benchmarks.options import BrowserRun
 from secondlook.benchmarks.run_log import LoggedPicture, Record
 from secondlook.benchmarks.signs.evaluation import signs_data_set
 from secondlook.edge.geometry import Region, Size

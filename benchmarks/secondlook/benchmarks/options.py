@@ -1,8 +1,7 @@
-"""What commands measure, or ask: dataclasses, whose fields are the commands' options."""
+"""What `secondlook bench` and `plan` measure: dataclasses, whose fields are the commands' options."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
@@ -10,18 +9,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 import typer
 
 from secondlook.benchmarks.commands import SeedOption
-from secondlook.edge.imaging import GLOBAL_JPEG, LOCAL_JPEG, JpegSettings
 from secondlook.edge.validation import validated
 from secondlook.edge.wire import Fit, Fixed, View
-from secondlook.engine.cli.options import (
-    CacheOption,
-    ModelOption,
-    ProfileOption,
-    QuantiseOption,
-    RevisionOption,
-)
 from secondlook.engine.cli.options import DeviceOption as ServedDeviceOption
 from secondlook.engine.cli.options import DTypeOption as ServedDTypeOption
+from secondlook.engine.cli.options import ModelOption
 
 _Clip: TypeAlias = Literal["small", "llava-1.5-7b", "llava-1.5-13b"]
 _Tiles: TypeAlias = Literal["small-llava-next", "llava-next-7b"]
@@ -357,42 +349,3 @@ class BrowserRun:
     count: Annotated[int, typer.Option(min=2, help="Pictures, with one question each.")] = 500
     resized: Annotated[int, typer.Option(min=1, help="Of them, that are resized in other ways too.")] = 20
     seed: SeedOption = 5151
-
-
-QualityOption = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of this look's image.")]
-
-
-@validated(frozen=True)
-class Served:
-    """Which model is asked, as for `secondlook serve`, and what becomes of damaged pictures."""
-
-    model: ModelOption = "demo"
-    revision: RevisionOption = None
-    profile: ProfileOption = None
-    dtype: ServedDTypeOption = "auto"
-    device: ServedDeviceOption = "auto"
-    quantise: QuantiseOption = None
-    skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="Leave out pictures that cannot be read, and count them.")
-    ] = False
-
-
-@validated(frozen=True)
-class Asking(Served):
-    """How an evaluation asks it, and how its edge compresses."""
-
-    kv_cache_gb: CacheOption = None
-    global_quality: QualityOption = GLOBAL_JPEG.quality
-    local_quality: QualityOption = LOCAL_JPEG.quality
-    baseline: Annotated[
-        Literal["high-resolution"] | None,
-        typer.Option(help="Ask again with all tiles (LLaVA-NeXT); keys and values take twice the memory."),
-    ] = None
-
-    @property
-    def global_jpeg(self) -> JpegSettings:
-        return replace(GLOBAL_JPEG, quality=self.global_quality)
-
-    @property
-    def local_jpeg(self) -> JpegSettings:
-        return replace(LOCAL_JPEG, quality=self.local_quality)

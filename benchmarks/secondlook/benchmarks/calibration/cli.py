@@ -10,7 +10,7 @@ import typer
 
 from secondlook.benchmarks.benches import tell
 from secondlook.benchmarks.commands import SeedOption, show, with_options
-from secondlook.benchmarks.options import Served
+from secondlook.benchmarks.evaluation.options import Served
 from secondlook.edge.validation import from_json
 from secondlook.edge.wire import Aggregation, Measure
 from secondlook.engine.cli.logs import configure_logging

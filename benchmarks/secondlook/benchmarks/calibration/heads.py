@@ -25,7 +25,7 @@ from secondlook.benchmarks.datasets.question import (
 )
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.evaluation.asking import asked_text, left_out, load_run_model, naming
-from secondlook.benchmarks.options import Served
+from secondlook.benchmarks.evaluation.options import Served
 from secondlook.benchmarks.run_log import Skipped
 from secondlook.edge.errors import PictureError, SettingsError
 from secondlook.edge.files import check_writable, write_files

@@ -25,8 +25,8 @@ from secondlook.benchmarks.datasets.question import (
     MissingDataError,
     Question,
 )
+from secondlook.benchmarks.evaluation.options import Asking, Served
 from secondlook.benchmarks.latency.work import look_flops
-from secondlook.benchmarks.options import Asking, Served
 from secondlook.benchmarks.run_log import LoggedLook, LoggedPicture, Record, Skipped
 from secondlook.edge.errors import PictureError, SecondLookError
 from secondlook.edge.geometry import Region, Size

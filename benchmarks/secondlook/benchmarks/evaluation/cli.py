@@ -12,7 +12,7 @@ import typer
 
 from secondlook.benchmarks.benches import OutputOption, tell
 from secondlook.benchmarks.commands import show, with_options
-from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.evaluation.options import Asking
 from secondlook.edge.validation import validated
 from secondlook.engine.cli.logs import configure_logging
 from secondlook.engine.cli.options import ThresholdOption, VerboseOption

@@ -19,7 +19,7 @@ from secondlook.benchmarks.commands import progress
 from secondlook.benchmarks.datasets.question import DataSet, MalformedDataError
 from secondlook.benchmarks.environment import PACKAGES, environment
 from secondlook.benchmarks.evaluation.asking import ask_all, load_run_model, needed_room
-from secondlook.benchmarks.options import Asking
+from secondlook.benchmarks.evaluation.options import Asking
 from secondlook.benchmarks.run_log import (
     LogError,
     LoggedPicture,
