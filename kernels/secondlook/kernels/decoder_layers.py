@@ -82,6 +82,7 @@ def decoder_layers(
 
     Raises:
         RuntimeError: a wrong dtype, shape, stride or value; the message names the argument, and the layer.
+        ValueError: `hidden` is not on the CPU.
     """
     found: Tensor = _operator(
         hidden.detach(), weights, cosine, sine, keys, values, slots, places, heads, inner, scale, epsilon

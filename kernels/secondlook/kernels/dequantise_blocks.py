@@ -31,7 +31,8 @@ def dequantise_blocks(
             beyond those of `weight` stays as it was.
 
     Raises:
-        RuntimeError: a wrong dtype or shape; the message names the argument.
+        RuntimeError: a wrong dtype, shape or stride; the message names the argument.
+        ValueError: `weight` is not on the CPU.
     """
     _operator(weight, inputs, result)
 

@@ -136,6 +136,7 @@ def write_cache(
 
     Raises:
         RuntimeError: a wrong dtype, shape, stride or value; the message names the argument.
+        ValueError: `keys` are not on the CPU.
     """
     _write_cache(keys, values, new_keys.detach(), new_values.detach(), slots, places)
 
