@@ -112,6 +112,18 @@ def test_both_looks_equal_generate_with_the_shipped_processor(engine: Engine, in
         assert _generated(name, (sent, local), question) == list(final.second.token_ids)
 
 
+@pytest.mark.parametrize("name", sorted(EMBEDDED))
+def test_a_picture_stands_before_the_words_wherever_it_was_sent(name: str) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(EMBEDDED[name], local_files_only=True)
+    picture, words = {"type": "image"}, {"type": "text", "text": "What is there?"}
+    first, last = (
+        tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        for content in ([picture, words], [words, picture])
+    )
+    assert last == first
+    assert first.endswith("\nWhat is there? ")
+
+
 def _generated(name: str, images: tuple[Image.Image, ...], question: str) -> list[int]:
     folder = EMBEDDED[name]
     model: Any = AutoModelForImageTextToText.from_pretrained(

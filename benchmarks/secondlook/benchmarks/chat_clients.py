@@ -1,11 +1,13 @@
 """Other projects' benchmarks of OpenAI's interface, AIPerf and GuideLLM, on drawn signs and the demo model.
 
 Each is a program in an environment of its own, for its dependencies contradict ours. Both ask the same
-questions about the same pictures, streamed, over the loopback interface of this machine:
+questions about the same pictures, streamed, over the loopback interface of this machine; of our server, of
+the same with one look at each picture, and of `vllm serve` if it is there, one after the other:
 
     python3 -m venv /tmp/aiperf && /tmp/aiperf/bin/pip install aiperf==0.13.0
     python3 -m venv /tmp/guidellm && /tmp/guidellm/bin/pip install guidellm[vision]==0.8.1
-    python -m secondlook.benchmarks.chat_clients \\
+    benchmarks/peers/install-vllm.sh /tmp/vllm
+    python -m secondlook.benchmarks.chat_clients --vllm /tmp/vllm \\
         --aiperf /tmp/aiperf/bin/aiperf --guidellm /tmp/guidellm/bin/guidellm
 """
 
@@ -18,11 +20,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.loopback import loopback_server
+from secondlook.benchmarks.peers.vllm_server import vllm_server
 from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.benchmarks.signs.questions import all_questions
 from secondlook.engine.embedded import EMBEDDED
@@ -31,6 +36,17 @@ from secondlook.engine.opening import EngineOptions, load_engine
 __all__ = ["main"]
 
 _SEED: Final = 4242
+_GREEDY: Final = {"temperature": 0}
+_OURS: Final = "secondlook"
+_ONE_LOOK: Final = "secondlook, one look"
+_VLLM: Final = "vLLM"
+_SERVERS: Final = {
+    _OURS: _GREEDY,
+    _ONE_LOOK: _GREEDY | {"secondlook": {"second_look": "never"}},
+    # Else its prompts would begin without the token that the model's own begin with.
+    _VLLM: _GREEDY | {"add_special_tokens": True},
+}
+"""With what requests to each have besides."""
 
 
 def main() -> None:
@@ -38,20 +54,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--aiperf", help="AIPerf's program")
     parser.add_argument("--guidellm", help="GuideLLM's program")
+    parser.add_argument("--vllm", type=Path, help="vLLM's environment, of benchmarks/peers/install-vllm.sh")
     parser.add_argument("--pictures", type=int, default=40, help="drawn pictures, with a question each")
     parser.add_argument("--requests", type=int, default=80, help="questions asked in a run")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4], help="questions at one time")
     options = parser.parse_args()
     ran_on = environment("cpu", "float32")
-    load = os.getloadavg()
-    with tempfile.TemporaryDirectory() as folder, loopback_server(load_engine(EngineOptions())) as url:
+    load, rows = os.getloadavg(), []
+    with tempfile.TemporaryDirectory() as folder:
         asked = _draw(Path(folder), options.pictures)
-        rows = [
-            run(program, url, asked, options.requests, count)
-            for program, run in ((options.aiperf, _aiperf), (options.guidellm, _guidellm))
-            for count in options.concurrency
-            if program is not None
-        ]
+        for server, extra in _SERVERS.items():
+            if server == _VLLM and options.vllm is None:
+                continue
+            with _served(server, options.vllm) as url:
+                rows += [
+                    {"server": server, **run(program, url, asked, options.requests, count, extra)}
+                    for program, run in ((options.aiperf, _aiperf), (options.guidellm, _guidellm))
+                    for count in options.concurrency
+                    if program is not None
+                ]
     result = {
         "environment": ran_on,
         "load_average_before": round(load[0], 2),
@@ -59,6 +80,17 @@ def main() -> None:
         "rows": rows,
     }
     sys.stdout.write(json.dumps(result, indent=4) + "\n")
+
+
+@contextmanager
+def _served(server: str, vllm: Path | None) -> Iterator[str]:
+    if server == _VLLM:
+        assert vllm is not None
+        with vllm_server(vllm, EMBEDDED["demo"], "demo", "float32") as url:
+            yield url
+    else:
+        with loopback_server(load_engine(EngineOptions())) as url:
+            yield url
 
 
 def _draw(folder: Path, count: int) -> Path:
@@ -80,13 +112,16 @@ def _run(command: list[str]) -> None:
         raise SystemExit(f"{command[0]} failed ({done.returncode}):\n{done.stdout[-2000:]}")
 
 
-def _aiperf(program: str, url: str, asked: Path, requests: int, concurrency: int) -> dict[str, Any]:
-    out = asked.parent / f"aiperf-{concurrency}"
+def _aiperf(
+    program: str, url: str, asked: Path, requests: int, concurrency: int, extra: dict[str, Any]
+) -> dict[str, Any]:
+    out = Path(tempfile.mkdtemp(prefix="aiperf-", dir=asked.parent))
     command = [program, "profile", "--model", "demo", "--url", url, "--endpoint-type", "chat", "--streaming"]
     command += ["--input-file", str(asked), "--custom-dataset-type", "single_turn"]
     command += ["--request-count", str(requests), "--concurrency", str(concurrency), "--random-seed", "1"]
     command += ["--warmup-request-count", "4", "--use-server-token-count", "--ui", "none"]
     command += ["--tokenizer", str(EMBEDDED["demo"]), "--artifact-dir", str(out)]
+    command += ["--extra-inputs", json.dumps(extra)]
     _run(command)
     told = json.loads((out / "profile_export_aiperf.json").read_text(encoding="utf-8"))
     first, whole = told["time_to_first_token"], told["request_latency"]
@@ -105,9 +140,12 @@ def _aiperf(program: str, url: str, asked: Path, requests: int, concurrency: int
     }
 
 
-def _guidellm(program: str, url: str, asked: Path, requests: int, concurrency: int) -> dict[str, Any]:
-    out = asked.parent / f"guidellm-{concurrency}.json"
-    command = [program, "run", "--backend", f"kind=openai_http,target={url},model=demo"]
+def _guidellm(
+    program: str, url: str, asked: Path, requests: int, concurrency: int, extra: dict[str, Any]
+) -> dict[str, Any]:
+    out = Path(tempfile.mkdtemp(prefix="guidellm-", dir=asked.parent), "report.json")
+    backend = {"kind": "openai_http", "target": url, "model": "demo", "extras": {"body": extra}}
+    command = [program, "run", "--backend", json.dumps(backend)]
     command += ["--profile", f"kind=concurrent,streams={concurrency}"]
     command += [
         "--constraint",

@@ -47,6 +47,21 @@ SECONDLOOK_INLINE Floats add_dot(const Words& a, const Words& b, const Floats& s
 #endif
 }
 
+// For each 16 bits of `at`, of which the lowest five count, those of the table there.
+SECONDLOOK_INLINE Words look_up(const Words& table, const Words& at) {
+  Words found;
+#if SECONDLOOK_HAS_BF16_DOT
+  asm("vpermw %1, %2, %0" : "=v"(found) : "v"(table), "v"(at));
+#else
+  std::uint16_t of[2 * kLanes], places[2 * kLanes], values[2 * kLanes];
+  std::memcpy(of, &table, sizeof(of));
+  std::memcpy(places, &at, sizeof(places));
+  for (int lane = 0; lane < 2 * kLanes; ++lane) values[lane] = of[places[lane] & 31];
+  std::memcpy(&found, values, sizeof(found));
+#endif
+  return found;
+}
+
 // To the nearest, to even between two.
 SECONDLOOK_INLINE HalfWords to_bf16(const Floats& values) {
 #if SECONDLOOK_HAS_BF16_DOT

@@ -176,7 +176,7 @@ struct Product {
 // Whether a product takes floats, or, where the processor multiplies pairs of bfloat16, the rows as they are.
 template <typename T>
 bool takes_floats(const Weights<T>& weights) {
-  return sizeof(T) == sizeof(float) || weights.held != Held::kFloats || !has_bf16_dot();
+  return sizeof(T) == sizeof(float) || weights.held == Held::kBytes || !has_bf16_dot();
 }
 
 // products [R, width] with a part of a block of any width.
@@ -244,16 +244,20 @@ SECONDLOOK_INLINE void multiply_any(const Product<T>& product, std::int64_t row,
   const auto* const bytes = static_cast<const std::uint8_t*>(weights.data) + block * weights.stride;
   const std::int64_t stride = product.x.stride;
   const T* const data = reinterpret_cast<const T*>(bytes);
-  if constexpr (kDot) {
-    multiply_block(product.x.rows + row * stride, stride, rows, weights, data, products);
-  } else if (weights.held == Held::kFloats) {
-    multiply_block(product.x.floats + row * stride, stride, rows, weights, data, products);
-  } else {
-    const low_bit::Spans spans{weights.inputs, weights.group};
-    for (std::int64_t r = 0; r < rows; r += low_bit::kRows) {
-      low_bit::multiply_block(product.x.floats + (row + r) * stride, stride,
-                              product.totals + (row + r) * spans.count(), std::min(low_bit::kRows, rows - r), spans,
-                              weights.held == Held::kBytes, bytes, products + r * low_bit::kWidth);
+  const auto* const x = [&] {
+    if constexpr (kDot) return product.x.rows; else return product.x.floats;
+  }() + row * stride;
+  if (weights.held == Held::kFloats) return multiply_block(x, stride, rows, weights, data, products);
+  const low_bit::Spans spans{weights.inputs, weights.group};
+  for (std::int64_t r = 0; r < rows; r += low_bit::kRows) {
+    const float* const totals = product.totals + (row + r) * spans.count();
+    const std::int64_t some = std::min(low_bit::kRows, rows - r);
+    float* const to = products + r * low_bit::kWidth;
+    if constexpr (kDot) {
+      low_bit::multiply_rows<low_bit::NibblePairs>(x + r * stride, stride, totals, some, spans, bytes, to);
+    } else {
+      const bool eight = weights.held == Held::kBytes;
+      low_bit::multiply_block(x + r * stride, stride, totals, some, spans, eight, bytes, to);
     }
   }
 }
@@ -268,7 +272,12 @@ std::int64_t totals_of(const Weights<T>& weights, std::int64_t rows) {
 template <typename T>
 Product<T> product(const Inputs<T>& x, const Weights<T>& weights, const T* bias, float* totals) {
   if (weights.held == Held::kFloats) return {x, weights, bias, nullptr};
-  low_bit::add_up(x.floats, x.stride, x.count, {weights.inputs, weights.group}, totals);
+  const low_bit::Spans spans{weights.inputs, weights.group};
+  if (takes_floats(weights)) {
+    low_bit::add_up(x.floats, x.stride, x.count, spans, totals);
+  } else {
+    low_bit::add_up(x.rows, x.stride, x.count, spans, totals);
+  }
   return {x, weights, bias, totals};
 }
 

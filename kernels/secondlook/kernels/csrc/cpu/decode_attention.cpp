@@ -30,7 +30,7 @@ void run(const secondlook::decode_attention::Call<T>& call, const Tensor& like) 
   const secondlook::decode_attention::Work work{first_task.data(), static_cast<float*>(scratch.mutable_data_ptr())};
   const Index together = secondlook::grain(secondlook::decode_attention::kChunk * size / 4);
   const Index threads = std::clamp<Index>(tasks / together, 1, torch::stable::get_num_threads());
-  secondlook::Phases phases(2);
+  secondlook::Phases phases(2, threads);
   torch::stable::parallel_for(0, threads, 1, [&](Index, Index) {
     phases.run(0, tasks, together, [] {}, [&](Index begin, Index end) { run_attend(call, work, begin, end); });
     phases.run(1, rows, secondlook::grain(tasks * size / rows), [] {},

@@ -141,7 +141,7 @@ class Step {
     const Index most = torch::stable::get_num_threads();
     const Index threads = std::clamp<Index>(1 + a_.products_of_a_layer() / kWorkOfAThread, 1, most);
     for (Index thread = 0; thread < threads; ++thread) own.push_back(take_own());
-    secondlook::Phases phases(a_.layers() * kPhases);
+    secondlook::Phases phases(a_.layers() * kPhases, threads);
     std::atomic<std::size_t> arrived{0};
     torch::stable::parallel_for(0, threads, 1, [&](Index, Index) {
       const Own<T>& mine = own[arrived.fetch_add(1)];
@@ -152,7 +152,7 @@ class Step {
  private:
   static constexpr Index kPhases = 7;
   static constexpr Index kWorkOfAThread = 1 << 18;  // multiplications in a layer that are worth another's
-  static constexpr Index kTogether = 1 << 15;       // bytes of weights, or so much work, that are taken at once
+  static constexpr Index kTogether = 1 << 15;       // bytes of weights, or so much work, that are taken at once at least
   static constexpr Part kProjections[3] = {kQuery, kKey, kValue};
   static constexpr Part kProjectionBiases[3] = {kQueryBias, kKeyBias, kValueBias};
 
@@ -202,7 +202,7 @@ class Step {
     return inputs(own.normed, size_, floats, own);
   }
 
-  // Blocks that are taken at once.
+  // Blocks that are taken at once at least.
   static Index together(const Weights& weights) { return std::max<Index>(1, kTogether / weights.stride); }
 
   void project(const Layer<T>& layer, const T* hidden, secondlook::Phases& phases, Index number,

@@ -1,4 +1,5 @@
-// Weights of 8 or 4 bits in blocks, and what they are multiplied by: floats, of which nothing is rounded.
+// Weights of 8 or 4 bits in blocks, and what they are multiplied by: floats, or bfloat16 as it is, of which nothing
+// is rounded.
 //
 // Each weight is (value - zero) * scale; a group of inputs that follow each other shares zero and scale. They
 // lie as [blocks, groups, 4 + rows, 64] bytes, block after block of 64 outputs, group after group: four rows are
@@ -17,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/bf16_dot.h"
 #include "cpu/vectorised.h"
 
 namespace secondlook::low_bit {
@@ -39,8 +41,9 @@ struct Spans {
 };
 
 // totals [rows, spans] of rows of inputs.
-[[maybe_unused]] SECONDLOOK_CLONES static void add_up(const float* x, std::int64_t stride, std::int64_t rows,
-                                                      const Spans& spans, float* totals) {
+template <typename X>
+SECONDLOOK_INLINE void add_up_rows(const X* x, std::int64_t stride, std::int64_t rows, const Spans& spans,
+                                   float* totals) {
   for (std::int64_t row = 0; row < rows; ++row, x += stride) {
     for (std::int64_t first = 0; first < spans.inputs; first += spans.group) {
       for (std::int64_t from = 0; from < spans.group; from += kChunk) {
@@ -49,11 +52,20 @@ struct Spans {
         Floats sum = {};
         for (; k + kLanes <= end; k += kLanes) sum += load(x + k);
         float total = sum_lanes(sum);
-        for (; k < end; ++k) total += x[k];
+        for (; k < end; ++k) total += to_float(x[k]);
         *totals++ = total;
       }
     }
   }
+}
+// Clones are not made of templates.
+[[maybe_unused]] SECONDLOOK_CLONES static void add_up(const float* x, std::int64_t stride, std::int64_t rows,
+                                                      const Spans& spans, float* totals) {
+  add_up_rows(x, stride, rows, spans, totals);
+}
+[[maybe_unused]] SECONDLOOK_CLONES static void add_up(const BFloat16* x, std::int64_t stride, std::int64_t rows,
+                                                      const Spans& spans, float* totals) {
+  add_up_rows(x, stride, rows, spans, totals);
 }
 
 SECONDLOOK_INLINE Words load_32(const void* from) {
@@ -66,8 +78,9 @@ SECONDLOOK_INLINE Floats to_floats(const Words& below) {
 }
 
 // How values are held: a row, of `kInputs` inputs, has 16 of each vector of outputs as floats that are too large
-// by a factor of 2^shift(v), and before that by kMore.
+// by a factor of 2^shift(v), and before that by kMore. X is what they are multiplied by.
 struct Bytes {
+  using X = float;
   static constexpr std::int64_t kInputs = 1;
   static constexpr float kMore = 128.0f;
   static constexpr int shift(int v) { return v < 3 ? 8 * v : 0; }
@@ -79,12 +92,34 @@ struct Bytes {
 };
 
 struct Nibbles {
+  using X = float;
   static constexpr std::int64_t kInputs = 2;
   static constexpr float kMore = 8.0f;
   static constexpr int shift(int v) { return 4 * v; }
 
   static SECONDLOOK_INLINE Floats values(const Words& row, int input, int v) {
     return to_floats((input ? row >> 16 : row) & 15u << 4 * v);
+  }
+};
+
+// The values of 4 bits as bfloat16, which they are exactly, both inputs of an output in 32 bits: for functions of
+// SECONDLOOK_BF16_DOT.
+struct NibblePairs {
+  using X = BFloat16;
+  static constexpr std::int64_t kInputs = 2;
+  static constexpr float kMore = 0.0f;
+  static constexpr int shift(int) { return 0; }
+
+  // Twice, for of what looks it up the lowest bit but four is another value's.
+  static SECONDLOOK_INLINE Words table() {
+    alignas(64) static constexpr std::uint16_t values[2 * kLanes] = {
+        0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000,
+        0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
+        0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+    return load_32(values);
+  }
+  static SECONDLOOK_INLINE Words values(const Words& table, const Words& row, int v) {
+    return look_up(table, v == 0 ? row : row >> 4 * v);
   }
 };
 
@@ -104,12 +139,12 @@ SECONDLOOK_INLINE std::int64_t stride_of(const Spans& spans) {
 }
 
 // R rows of inputs, and their totals.
-template <int R>
+template <int R, typename X>
 struct Rows {
-  const float* x[R];
+  const X* x[R];
   const float* totals[R];
 
-  SECONDLOOK_INLINE Rows(const float* first, std::int64_t stride, const float* all, std::int64_t spans) {
+  SECONDLOOK_INLINE Rows(const X* first, std::int64_t stride, const float* all, std::int64_t spans) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       x[r] = first + r * stride;
@@ -120,7 +155,7 @@ struct Rows {
 
 // sum[r][v] += x[r, k...] * values of a row.
 template <typename Q, int R>
-SECONDLOOK_INLINE void add_products(const Rows<R>& rows, std::int64_t k, const Words& row,
+SECONDLOOK_INLINE void add_products(const Rows<R, float>& rows, std::int64_t k, const Words& row,
                                     Floats (&sum)[R][kVectors]) {
 #pragma GCC unroll 2
   for (int input = 0; input < Q::kInputs; ++input) {
@@ -137,9 +172,24 @@ SECONDLOOK_INLINE void add_products(const Rows<R>& rows, std::int64_t k, const W
   }
 }
 
+template <typename Q, int R>
+SECONDLOOK_INLINE void add_products(const Rows<R, BFloat16>& rows, std::int64_t k, const Words& row,
+                                    Floats (&sum)[R][kVectors]) {
+  const Words table = Q::table();
+  Words values[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) values[v] = Q::values(table, row, v);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const Words x = broadcast_pair(rows.x[r] + k);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = add_dot(values[v], x, sum[r][v]);
+  }
+}
+
 // products [R, 64] with a block.
 template <typename Q, int R>
-SECONDLOOK_INLINE void multiply(const Rows<R>& rows, const Spans& spans, const std::uint8_t* block,
+SECONDLOOK_INLINE void multiply(const Rows<R, typename Q::X>& rows, const Spans& spans, const std::uint8_t* block,
                                 float* products) {
   std::fill(products, products + R * kWidth, 0.0f);
   std::int64_t span = 0;
@@ -174,9 +224,11 @@ SECONDLOOK_INLINE void multiply(const Rows<R>& rows, const Spans& spans, const s
   }
 }
 
+// products [rows, 64] of up to kRows rows of x with a block; a row's bits do not depend on the others.
 template <typename Q>
-SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const float* totals, std::int64_t rows,
-                                     const Spans& spans, const std::uint8_t* block, float* products) {
+SECONDLOOK_INLINE void multiply_rows(const typename Q::X* x, std::int64_t stride, const float* totals,
+                                     std::int64_t rows, const Spans& spans, const std::uint8_t* block,
+                                     float* products) {
   const std::int64_t count = spans.count();
   switch (rows) {
     case 1:
@@ -190,7 +242,6 @@ SECONDLOOK_INLINE void multiply_rows(const float* x, std::int64_t stride, const 
   }
 }
 
-// products [rows, 64] of up to kRows rows of x with a block; a row's bits do not depend on the others.
 [[maybe_unused]] SECONDLOOK_CLONES static void multiply_block(const float* x, std::int64_t stride,
                                                               const float* totals, std::int64_t rows,
                                                               const Spans& spans, bool bytes,
