@@ -5,21 +5,15 @@ Pictures reach it in the model's own size, so that nothing is resized there. In 
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from engine.demo_server import signs
+from secondlook.benchmarks.peers.vllm_server import vllm_server
 from secondlook.edge.imaging import Picture, open_picture
 from secondlook.edge.wire import AnswerOptions
 from secondlook.engine.embedded import DEMO, EMBEDDED
@@ -31,70 +25,12 @@ from secondlook.engine.upstream.settings import UpstreamSettings, parsed_view
 pytestmark = [pytest.mark.needs_vllm, pytest.mark.slow]
 
 COUNT, CLOSE = 12, 1e-4
-START_SECONDS = 500
-
-
-def environment(folder: Path) -> Mapping[str, str]:
-    """Of its process. A build for CPUs has another name than its server looks itself up by."""
-    found = dict(os.environ) | {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    cores = sorted(os.sched_getaffinity(0))
-    found.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
-    found["LD_PRELOAD"] = ":".join(map(str, Path(sys.prefix).glob("lib/libiomp5.so")))
-    try:
-        version("vllm")
-    except PackageNotFoundError:
-        import vllm
-
-        named = folder / f"vllm-{vllm.__version__.partition('+')[0]}+cpu.dist-info"
-        named.mkdir()
-        told = f"Metadata-Version: 2.1\nName: vllm\nVersion: {vllm.__version__.partition('+')[0]}+cpu\n"
-        (named / "METADATA").write_text(told)
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), found.get("PYTHONPATH", "")]))
-    return found
-
-
-@contextmanager
-def vllm_serve(folder: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(EMBEDDED[DEMO])]
-    command += ["--served-model-name", "demo-behind", "--dtype", "float32", "--enforce-eager"]
-    command += [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--block-size",
-        "32",
-        "--generation-config",
-        "vllm",
-    ]
-    log = folder / "vllm.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment(folder), stdout=out, stderr=out, cwd=folder)
-    try:
-        give_up = time.monotonic() + START_SECONDS
-        address = f"http://127.0.0.1:{port}"
-        while True:
-            try:
-                if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                pass
-            said = log.read_text(errors="replace")[-3000:]
-            assert process.poll() is None, said
-            assert time.monotonic() < give_up, said
-            time.sleep(0.5)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpstreamEngine]:
-    with vllm_serve(tmp_path_factory.mktemp("vllm")) as address:
+def behind() -> Iterator[UpstreamEngine]:
+    started = ("demo-behind", "float32", "--enforce-eager", "--block-size", "32")
+    with vllm_server(Path(sys.prefix), EMBEDDED[DEMO], *started) as address:
         view = parsed_view("168x168")
         extra = {"add_special_tokens": True}  # else the prompt begins without its <s>
         settings = UpstreamSettings(
