@@ -6,6 +6,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from benchmarks.small_llava import VIEW, measure_rates_at_once, tiny_preset, tin
 from engine.packing import can_pack
 from secondlook.benchmarks import benches, environment, timing
 from secondlook.benchmarks.benches import reported, tell
-from secondlook.benchmarks.latency import device, latency, subject
+from secondlook.benchmarks.latency import account, device, latency, subject
 from secondlook.benchmarks.latency.device import ExtraMemory, Rates
 from secondlook.benchmarks.latency.flow import (
     Metric,
@@ -239,6 +240,19 @@ def test_an_account_ends_with_one_json_object(tmp_path: Path) -> None:
         assert all(each["ms"] >= 0 for each in row["operators"])
 
 
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_an_account_tells_one_of_the_steps_that_are_measured_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(account, "Stopwatch", lambda _: SimpleNamespace(read=lambda: 1.0))
+    rows = bench("account", "--device", "cpu", "--repeats", "2", "--sequences", "1")["rows"]
+    assert {row["pass"]: row["ms"] for row in rows} == {
+        "encode": 1000,
+        "prefill": 1000,
+        "step of 1": 1000 / account._STEPS,
+    }
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_both_ways_to_the_rows_come_to_the_same() -> None:
     model = tiny_subject().engine.model
@@ -312,6 +326,18 @@ def test_rates_are_of_the_best_round(monkeypatch: pytest.MonkeyPatch, packed: bo
     monkeypatch.setattr(timing, "_timed", lambda *_: next(times))
     rates = device.measure_rates(torch.float32, CPU)
     assert rates == Rates(bytes_per_second=4000, flops_per_second=2 * 10**3 / 2.0)
+
+
+def test_rates_are_of_the_median_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "pack_linear_layers", lambda *_: None)
+    monkeypatch.setattr(device, "_VALUES", 1000)
+    monkeypatch.setattr(device, "_SIDES", {"cpu": 10})
+    times = iter([1.0, 8.0, 9.0, 5.0, 4.0, 2.0])  # of the sum and the product, in turns
+    monkeypatch.setattr(device, "Stopwatch", lambda _: SimpleNamespace(read=lambda: next(times)))
+    meter = device.RateMeter(torch.float32, CPU)
+    for _ in range(3):
+        meter.turn()
+    assert meter.median() == Rates(bytes_per_second=1000, flops_per_second=2 * 10**3 / 5.0)
 
 
 def test_the_commit_is_asked_for_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

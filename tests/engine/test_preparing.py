@@ -12,10 +12,10 @@ import pytest
 
 from engine.checkpoints import GRID, IMAGE_SIZE, Variant, write_checkpoint
 from engine.questions import LARGE, QUESTION, first, pending_look, picture
-from secondlook.edge.errors import SettingsError
+from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import fit_to_view
-from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.wire import AnswerOptions, Box
 from secondlook.engine.decode.cache import CacheSettings
 from secondlook.engine.engine import Engine
 from secondlook.engine.errors import (
@@ -88,6 +88,18 @@ def test_a_cache_without_room_for_one_sequence_is_refused(engine: Engine) -> Non
 def test_a_larger_global_image_is_refused(engine: Engine, size: tuple[int, int]) -> None:
     with pytest.raises(PictureMismatchError, match=f"{size[0]}x{size[1]}.*{IMAGE_SIZE}x{IMAGE_SIZE}"):
         engine.first_look(picture(1, size), QUESTION, LARGE)
+
+
+@pytest.mark.parametrize("wider", [0, 1])
+def test_a_region_that_is_asked_for_lies_within_the_original(engine: Engine, wider: int) -> None:
+    box = Box(left=0, top=0, right=LARGE.width + wider, bottom=LARGE.height)
+    options = AnswerOptions(region=box)
+    if wider:
+        with pytest.raises(GeometryError, match=f"reaches outside the original of {LARGE} pixels"):
+            engine.prepare(picture(1), QUESTION, LARGE, options)
+    else:
+        asked = engine.prepare(picture(1), QUESTION, LARGE, options)
+        assert asked.region == Region(0, 0, LARGE.width, LARGE.height)
 
 
 @pytest.mark.parametrize("size", [(IMAGE_SIZE, 50), (10, 10)])

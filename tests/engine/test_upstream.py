@@ -25,7 +25,7 @@ from engine.scripted_upstream import (
 from engine.serving_harness import SPOKEN
 from engine.upstream_harness import KEY, QUESTION, asked_once, picture, serving, serving_gated, settings
 from secondlook.edge import AnswerOptions, EdgeClient, RequestRefusedError
-from secondlook.edge.errors import SettingsError
+from secondlook.edge.errors import GeometryError, SettingsError
 from secondlook.edge.geometry import Region, Size, sent_size
 from secondlook.edge.imaging import open_picture
 from secondlook.edge.wire import Box
@@ -117,6 +117,15 @@ def test_a_region_of_the_request_is_not_asked_for(upstream: Upstream) -> None:
         answer = edge.ask(picture(), QUESTION, AnswerOptions(region=box))
     assert answer.region == Region(0, 0, 600, 600)
     assert [len(pictures(body)) for body in upstream.asked] == [1, 2]
+
+
+def test_a_region_outside_the_original_is_refused(upstream: Upstream) -> None:
+    outside = AnswerOptions(region=Box(left=0, top=0, right=601, bottom=600))
+    with running(upstream) as address:
+        engine = UpstreamEngine(settings(address))
+        with pytest.raises(GeometryError, match="reaches outside the original of 600x600 pixels"):
+            engine.prepare(Image.new("RGB", (9, 9)), QUESTION, Size(600, 600), outside)
+        engine.close()
 
 
 def test_openais_client_gets_both_looks_in_one_reply(upstream: Upstream) -> None:

@@ -215,6 +215,8 @@ def test_products_may_be_held_differently(dtype: torch.dtype) -> None:
         ({"key_norm": torch.zeros(3)}, "key_norm"),
         ({"values": torch.zeros(4, 1, 149, 32)}, "values"),
         ({"slots": torch.tensor([0, 4])}, "slots"),
+        ({"slots": torch.tensor([0, 1]).int()}, "slots must be Long"),
+        ({"places": torch.tensor([0, 1]).int()}, "places must be Long"),
         ({"places": torch.tensor([0, 150])}, "places"),
         ({"places": torch.tensor([0])}, "places"),
         ({"gate": block_weights(torch.zeros(95, 60))}, "gate"),

@@ -267,7 +267,7 @@ class Step {
     const Weights& weights = layer.weights[which];
     blocked::Pass<T> pass;
     const auto prepare = [&] {
-      const auto x = inputs(from, a_.inputs(which), blocked::takes_floats(weights), own);
+      const auto x = inputs(from, weights.inputs, blocked::takes_floats(weights), own);
       pass = {blocked::product(x, weights, {}, own.totals), Then::kAdd, size_, to, before};
     };
     phases.run(number, blocked::blocks(weights), together(weights), prepare,

@@ -138,13 +138,15 @@ inline void check(const Arguments& a) {
   check_rows(a.cosine, "cosine", a, {rows, width});
   check_rows(a.sine, "sine", a, {rows, width});
   for (Index layer = 0; layer < a.layers(); ++layer) check_layer(layer, a);
-  for (const Tensor* tensor : {&a.slots, &a.places}) {
-    SECONDLOOK_CHECK_DTYPE(*tensor, Long);
+  const Tensor &slots = a.slots, &places = a.places;
+  SECONDLOOK_CHECK_DTYPE(slots, Long);
+  SECONDLOOK_CHECK_DTYPE(places, Long);
+  for (const Tensor* tensor : {&slots, &places}) {
     STD_TORCH_CHECK(tensor->dim() == 1 && tensor->size(0) == rows, "slots and places must be [B], B of hidden, ",
                     rows);
   }
-  secondlook::check_values(a.slots, "slots", a.keys[0].size(0) - 1);
-  secondlook::check_values(a.places, "places", a.keys[0].size(2) - 1);
+  secondlook::check_values(slots, "slots", a.keys[0].size(0) - 1);
+  secondlook::check_values(places, "places", a.keys[0].size(2) - 1);
 }
 
 }  // namespace secondlook::decoder_layers
