@@ -36,11 +36,11 @@ from secondlook.engine.opening import EngineOptions, load_engine
 __all__ = ["main"]
 
 _SEED: Final = 4242
-_GREEDY: Final = {"temperature": 0}
+_GREEDY: Final[dict[str, Any]] = {"temperature": 0}
 _OURS: Final = "secondlook"
 _ONE_LOOK: Final = "secondlook, one look"
 _VLLM: Final = "vLLM"
-_SERVERS: Final = {
+_SERVERS: Final[dict[str, dict[str, Any]]] = {
     _OURS: _GREEDY,
     _ONE_LOOK: _GREEDY | {"secondlook": {"second_look": "never"}},
     # Else its prompts would begin without the token that the model's own begin with.

@@ -63,7 +63,8 @@ def quantise_rows(
     input: Tensor,  # noqa: A002 -- torch's name; [R, D]
 ) -> tuple[Tensor, Tensor]:
     """Whole numbers int8 [R, D] from -127 to 127, and float32 [R], what a row's are multiples of: its
-    largest is 127. Of a row with a NaN or infinity that is no number, or infinite.
+    largest is 127, unless they would be of a subnormal number: then all are 0. Of a row with a NaN or
+    infinity what they are multiples of is no number, or infinite.
 
     Raises:
         RuntimeError, ValueError: a wrong dtype, shape, stride or device; the message names the argument.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from secondlook.kernels import blocked_linear
 
 __all__ = ["FixedLinear"]
 
@@ -16,7 +19,14 @@ class FixedLinear(nn.Module):
 
     It can be neither moved nor cast, and no state can be loaded into it; but its own state is the plain
     layer's, and a deep copy is a plain layer.
+
+    Attributes:
+        blocks: the weights as `blocked_linear` takes them; None where they do not lie so.
+        few: up to so many rows are multiplied by that.
     """
+
+    blocks: Tensor | None = None
+    few: int = 0
 
     def __init__(self, inputs: int, outputs: int, bias: nn.Parameter | None, training: bool) -> None:
         super().__init__()
@@ -26,6 +36,17 @@ class FixedLinear(nn.Module):
     def unpacked(self) -> Tensor:
         """The weights [out_features, in_features], a copy, as a plain layer has them."""
         raise NotImplementedError
+
+    def over_rows(self, input: Tensor, multiply: Callable[[Tensor], Tensor]) -> Tensor:  # noqa: A002
+        """[..., out_features], what a function makes of rows [R, in_features], contiguous."""
+        rows = input.reshape(input.numel() // self.in_features, self.in_features).contiguous()
+        return multiply(rows).view(*input.shape[:-1], self.out_features)
+
+    def of_few(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 -- torch's name
+        """What `blocked_linear` makes of up to `few` rows, with a bias of their dtype."""
+        blocks = self.blocks
+        assert blocks is not None, "they were found when few was set"
+        return self.over_rows(input, lambda rows: blocked_linear(rows, blocks, bias, self.out_features))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
         """A plain layer, for what must read its weights: other devices, other dtypes, exports."""

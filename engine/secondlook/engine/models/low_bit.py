@@ -18,7 +18,6 @@ from secondlook.engine.models.packed_linear import PackedLinear, can_pack
 from secondlook.kernels import (
     QuantisedWeights,
     block_quantised,
-    blocked_linear,
     dequantise_blocks,
     dynamic_linear,
     pack_quantised,
@@ -58,10 +57,6 @@ class LowBitLinear(FixedLinear):
             bfloat16.
         scratch: a model's; by default the layer's own.
         dynamic: on a CPU that multiplies whole numbers, see `multiplies_bytes`.
-
-    Attributes:
-        blocks: the weights as `blocked_linear` takes them; None where they do not lie so.
-        few: up to so many rows are multiplied by that.
 
     Raises:
         ValueError: weights that cannot lie so, see `block_quantised` and `pack_quantised`; or with `dynamic`
@@ -124,25 +119,20 @@ class LowBitLinear(FixedLinear):
         float16."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
         count = input.numel() // self.in_features
-        if self._packed is not None:
-            found = quantised_linear(input.reshape(count, self.in_features), *self._packed, bias)
-            return found.view(*input.shape[:-1], self.out_features)
-        if self._scales is not None and count > _FEW and input.dtype in _DTYPES:
-            rows = input.reshape(count, self.in_features).contiguous()
-            found = dynamic_linear(rows, self._values(), self._scales, bias)
-            return found.view(*input.shape[:-1], self.out_features)
+        if (packed := self._packed) is not None:
+            return self.over_rows(input, lambda rows: quantised_linear(rows, *packed, bias))
+        if (scales := self._scales) is not None and count > _FEW and input.dtype in _DTYPES:
+            return self.over_rows(input, lambda rows: dynamic_linear(rows, self._values(), scales, bias))
         if self.blocks is None or input.dtype not in _DTYPES:
             return linear(input, self.weights.dequantised(input.dtype), bias)
         if 0 < count <= self.few:
-            rows = input.reshape(count, self.in_features).contiguous()
-            found = blocked_linear(rows, self.blocks, bias, self.out_features)
-            return found.view(*input.shape[:-1], self.out_features)
-        packed = self._scratch.of((self.in_features, self.out_features, input.dtype))
-        if packed is None:
+            return self.of_few(input, bias)
+        written = self._scratch.of((self.in_features, self.out_features, input.dtype))
+        if written is None:
             return linear(input, self.weights.dequantised(input.dtype), bias)
-        assert packed.blocks is not None, "only such are kept"
-        dequantise_blocks(self.blocks, self.in_features, packed.blocks)
-        return packed.multiplied(input, bias)
+        assert written.blocks is not None, "only such are kept"
+        dequantise_blocks(self.blocks, self.in_features, written.blocks)
+        return written.multiplied(input, bias)
 
     def _values(self) -> Tensor:
         """Weights int8 [inputs, outputs] of 8 bits, in memory that others write as well."""

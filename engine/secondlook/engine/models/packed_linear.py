@@ -35,12 +35,7 @@ _ops: Any = torch.ops.mkldnn  # private to PyTorch
 
 
 class PackedLinear(FixedLinear):
-    """A linear layer on the CPU with packed weights, which are held once.
-
-    Attributes:
-        blocks: the same memory, as `blocked_linear` takes it; None if it cannot.
-        few: up to so many rows are multiplied by that.
-    """
+    """A linear layer on the CPU with packed weights, which are held once: `blocks` are the same memory."""
 
     def __init__(self, layer: nn.Linear, few: int = 0) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias, layer.training)
@@ -57,10 +52,7 @@ class PackedLinear(FixedLinear):
         """[..., out_features] of [..., in_features]."""
         count = input.numel() // self.in_features
         if 0 < count <= self.few and input.dtype == self._weight.dtype:
-            assert self.blocks is not None, "they were found when few was set"
-            rows = input.reshape(count, self.in_features).contiguous()
-            found = blocked_linear(rows, self.blocks, self.bias, self.out_features)
-            return found.view(*input.shape[:-1], self.out_features)
+            return self.of_few(input, self.bias)
         return self.multiplied(input, self.bias)
 
     def multiplied(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 -- torch's name
