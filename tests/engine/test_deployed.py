@@ -95,6 +95,7 @@ def test_a_replicas_engine_has_the_encoder_the_budget_and_the_rest() -> None:
     [
         ({"vision": "onnx"}, "--vision onnx needs --encoder FOLDER"),
         ({"vision": "opencv"}, "not 'opencv'"),
+        ({"backend": "openai"}, "not for replicas"),
         ({"encoder": "a"}, "add --vision"),
         ({"retransmission_rate": 0.1, "bytes_per_second": 1.0}, "either a retransmission rate or bytes"),
         ({"retransmission_rate": 1.0}, "retransmission_rate should be less than 1"),
