@@ -36,7 +36,7 @@ test-all: $(READY)
 	$(BIN)/python -m pytest -q
 
 test-vllm: $(VLLM)/.ready
-	SECONDLOOK_REQUIRE_VLLM=1 $(VLLM)/bin/python -m pytest -q -m needs_vllm tests/engine/test_vllm*.py
+	SECONDLOOK_REQUIRE_VLLM=1 $(VLLM)/bin/python -m pytest -q -m needs_vllm tests/engine/test_*vllm*.py
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -24,6 +24,7 @@ from secondlook.engine.cli.serve import serve
 from secondlook.engine.cli.serving import RequestChoice, ServerChoice
 from secondlook.engine.cli.upstream import UpstreamChoice
 from secondlook.engine.encoders import EncoderChoice
+from secondlook.engine.errors import ModelNotReadyError, ShuttingDownError
 from secondlook.engine.method.budget import BudgetSettings
 from secondlook.engine.opening import EngineOptions
 from secondlook.engine.serve.settings import ChatLimits, KeyLimits, ServerSettings, SessionLimits
@@ -94,6 +95,7 @@ def test_a_replicas_engine_has_the_encoder_the_budget_and_the_rest() -> None:
     [
         ({"vision": "onnx"}, "--vision onnx needs --encoder FOLDER"),
         ({"vision": "opencv"}, "not 'opencv'"),
+        ({"backend": "openai"}, "not for replicas"),
         ({"encoder": "a"}, "add --vision"),
         ({"retransmission_rate": 0.1, "bytes_per_second": 1.0}, "either a retransmission rate or bytes"),
         ({"retransmission_rate": 1.0}, "retransmission_rate should be less than 1"),
@@ -135,10 +137,30 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     return fake
 
 
-def replica(**settings: Any) -> FastAPI:
-    built = Replica(Deployed.model_validate({"server": settings})).__serve_build_asgi_app__()
+class Elsewhere:
+    """Processes that compute for an engine."""
+
+    died = False
+
+    def wake(self) -> None:
+        pass
+
+    def check(self) -> None:
+        if self.died:
+            raise ModelNotReadyError("the processes have died")
+
+    def close(self) -> None:
+        pass
+
+
+def built(replica: Replica) -> FastAPI:
+    app = replica.__serve_build_asgi_app__()
     gc.unfreeze()
-    return built
+    return app
+
+
+def replica(**settings: Any) -> FastAPI:
+    return built(Replica(Deployed.model_validate({"server": settings})))
 
 
 def ask(app: FastAPI, scenario: Scenario, address: str = "127.0.0.1") -> None:
@@ -179,3 +201,34 @@ def test_a_replica_believes_the_proxies_that_are_named(engine: FakeEngine, addre
 
     ask(replica(forwarded_allow_ips=["10.0.0.1"]), scenario, address)
     assert engine.clients == [client]
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_replica_that_stops_is_none_to_ray() -> None:
+    replica = Replica(Deployed())
+    app = built(replica)
+
+    async def scenario(_client: httpx.AsyncClient) -> None:
+        await replica.check_health()
+        app.state.service.begin_shutdown()
+        with pytest.raises(ShuttingDownError):
+            await replica.check_health()
+
+    ask(app, scenario)
+
+
+def test_a_replica_whose_engines_processes_died_is_none_to_ray(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Elsewhere()
+    monkeypatch.setattr(engine, "outside", elsewhere)
+    replica = Replica(Deployed())
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        await replica.check_health()
+        elsewhere.died = True
+        with pytest.raises(ModelNotReadyError, match="have died"):
+            await replica.check_health()
+        assert (await client.get("/healthz")).status_code == 200
+
+    ask(built(replica), scenario)

@@ -52,6 +52,7 @@ def test_it_serves_without_torch_with_a_key_from_a_file(tmp_path: Path) -> None:
         ]
         options += ["--upstream-api-key-file", str(tmp_path / "key"), "--upstream-extra", '{"min_p": 0.0}']
         options += ["--upstream-concurrency", "3", "--upstream-max-new-tokens", "7", "--threshold", "0.3"]
+        options += ["--upstream-pointing", "Where? {question}"]
         code = f"{WITHOUT}\nfrom secondlook.engine import cli\ncli.run(cli.command_line(), {options})"
         with python(code) as process:
             assert process.stdout is not None
@@ -68,6 +69,7 @@ def test_it_serves_without_torch_with_a_key_from_a_file(tmp_path: Path) -> None:
     assert {headers["authorization"] for headers in upstream.headers} == {"Bearer sk-of-the-test"}
     assert {body["min_p"] for body in upstream.asked} == {0.0}
     assert upstream.asked[-1]["max_tokens"] == 7
+    assert ["Where? What is it?"] in upstream.questions()
     assert process.returncode == 0
     assert "sk-of-the-test" not in err
 
@@ -87,6 +89,7 @@ def test_it_serves_without_torch_with_a_key_from_a_file(tmp_path: Path) -> None:
         (["--engine", "openai", "--upstream", "http://h", "--upstream-extra", "[1]"], 2, "JSON object"),
         (["--engine", "openai", "--upstream", "http://h", "--upstream-extra", "{"], 2, "no JSON"),
         (["--engine", "openai", "--upstream", "http://h", "--upstream-view", "big"], 1, "448:28"),
+        (["--engine", "openai", "--upstream", "http://h", "--upstream-pointing", "Where?"], 1, "{question}"),
         (
             ["--engine", "openai", "--upstream", "http://h", "--upstream-api-key-file", "/none"],
             2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import numpy as np
 import pytest
 
@@ -21,9 +23,14 @@ from engine.chats import about, sign, streamed, text_of
 from engine.commands import python
 from engine.demo_server import ask_first, client_of, look_closer, signs
 from engine.serving_harness import listening
+from engine.streaming import ScriptedCloud, Watching, method, opened, run, streams, until
+from engine.test_ray import SECONDS, running
+from secondlook.edge import EdgeClient
 from secondlook.edge.errors import SettingsError
+from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import decode_jpeg, open_picture
 from secondlook.edge.wire import AnswerOptions
+from secondlook.edge.wire_stream import FrameHeader, FrameReply
 from secondlook.engine.decode.token_options import ONLY_TOKENS, TokenOptions
 from secondlook.engine.embedded import EMBEDDED
 from secondlook.engine.encoders import EncoderChoice
@@ -34,6 +41,8 @@ from secondlook.engine.on_vllm import opening
 from secondlook.engine.opening import EngineOptions, load_engine
 from secondlook.engine.results import FinalAnswer, FirstLook, Look
 from secondlook.engine.serve.app import create_app
+from secondlook.engine.stream.cloud import CloudAnswer
+from secondlook.engine.stream.keyframes import KeyFrames
 from secondlook.engine.two_looks import TwoLooks
 
 pytestmark = [
@@ -46,6 +55,7 @@ pytestmark = [
 
 COUNT = 24
 CLOSE = 1e-5
+QUESTION = "What number is on the red sign?"
 PROBES = ("/health", "/readyz", "/healthz")
 ALWAYS = AnswerOptions(second_look="always", arbitration=False)
 OPTIONS = EngineOptions("demo", "float32", kv_cache_gb=0.25, backend="vllm")
@@ -228,7 +238,10 @@ def test_chosen_heads_sinks_and_rows_of_the_answer_are_read_as_ours(both: Both, 
     theirs = VllmEngine(bare, both.vllm._llm, 800, 8)
     opening._install(both.vllm._llm, bare)
     asked = signs(6)
-    same_looks(looks(theirs, asked, client=f"{generated}"), looks(Engine(own), asked))
+    try:
+        same_looks(looks(theirs, asked, client=f"{generated}"), looks(Engine(own), asked))
+    finally:
+        opening._install(both.vllm._llm, both.vllm.model)
 
 
 def test_http_serves_it_as_any_engine(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +256,51 @@ def test_http_serves_it_as_any_engine(both: Both, monkeypatch: pytest.MonkeyPatc
         assert {asked.first.answer.text, expected.first.look.text} == {expected.first.look.text}
         metrics = client.get("/metrics").text
     assert re.search(r"kv_cache_usage_perc.* 0\.0", metrics)
+
+
+def replies(engine: TwoLooks) -> list[FrameReply]:
+    """Of a stream that is unsure of every frame: read with what a cloud said of the first, and closer in the
+    focus that each reply asks for of the next."""
+    chosen = method(sure=0.0, focus="crop", key_frames=KeyFrames("busy"))
+    card, (image, _), told = engine.card, signs(1)[0], list[FrameReply]()
+
+    async def scenario() -> None:
+        cloud, focus = ScriptedCloud(), None
+        async with streams(engine, cloud, method=chosen) as (service, client):
+            name = await opened(client, QUESTION)
+            watching = Watching(service, name)
+            for number in range(4):  # of a camera that turns
+                left = 20 * number
+                picture = open_picture(image.crop((left, 0, image.width - 80 + left, image.height)))
+                size = {"width": picture.size.width, "height": picture.size.height}
+                header = FrameHeader(frame=number, captured=number / 2, focus=focus, **size)
+                closer = None
+                if focus is not None:
+                    part = Region(focus.left, focus.top, focus.right, focus.bottom)
+                    closer = picture.local_image(part, card.local_view).jpeg
+                whole = picture.global_image(card.global_view).jpeg
+                reply = await service.frame(name, header, whole, closer)
+                told.append(reply)
+                focus = reply.focus and reply.focus.region
+                if number == 0:
+                    await until(lambda: 0 in cloud.asked)
+                    cloud.asked[0].set_result(CloudAnswer("75", 0.0, Region(100, 80, 400, 380), 10, 0.1))
+                    await until(lambda: ("cloud", 0) in watching.kinds())
+
+    run(scenario)
+    return told
+
+
+def test_a_stream_is_answered_as_over_our_engine(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(both.vllm, "close", lambda: None)  # the site would, but other tests have it too
+    expected, found = replies(both.own), replies(both.vllm)
+    doubts = {"uncertainty", "context_uncertainty", "chance", "seconds"}
+    for ours, theirs in zip(expected, found, strict=True):
+        assert theirs.model_dump(exclude=doubts) == ours.model_dump(exclude=doubts)
+        for doubt in doubts - {"seconds"}:
+            assert getattr(theirs, doubt) == pytest.approx(getattr(ours, doubt), abs=CLOSE)
+    assert any(reply.context_uncertainty is not None for reply in expected)
+    assert any(reply.focus is not None for reply in expected[:-1])
 
 
 def test_the_command_serves_two_looks_and_a_streamed_chat(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +380,30 @@ def test_health_tells_that_its_processes_have_died() -> None:
             time.sleep(0.1)
         assert [client.get(path).status_code for path in PROBES] == [503, 503, 200]
         assert "died" in client.get("/readyz").text
+
+
+def test_ray_replaces_a_replica_whose_vllm_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs Ray beside vLLM: pip install 'ray[serve]>=2.60'")
+    monkeypatch.setenv("VLLM_CPU_CI_ENV", "1")  # see above
+    image, question = signs(1)[0]
+    with running(1, "--engine", "vllm", "--dtype", "float32") as cluster, EdgeClient(cluster.url) as edge:
+        assert edge.ask(image, question, ALWAYS).looked_twice
+        before = cluster.replicas()
+        assert len(before) == 1
+        for process in children(before[0]):
+            os.kill(process, signal.SIGKILL)
+        until_gone = time.monotonic() + SECONDS
+        while before[0] in cluster.replicas():
+            assert time.monotonic() < until_gone
+            time.sleep(0.1)
+        assert httpx.get(f"{cluster.url}/readyz", timeout=SECONDS).status_code == 200
+        assert edge.ask(image, question, ALWAYS).looked_twice
+
+
+def children(process: int) -> list[int]:
+    """Of all its threads."""
+    listed = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for file in listed for child in file.read_text().split()]
 
 
 def test_another_version_and_options_of_no_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,15 @@ class UpstreamChoice:
             rich_help_panel=UPSTREAM,
         ),
     ] = "thousandths"
+    upstream_pointing: Annotated[
+        str | None,
+        typer.Option(
+            help="How its model is asked for a box, {question} being the question; by default in plain "
+            "English, as JSON.",
+            show_default=False,
+            rich_help_panel=UPSTREAM,
+        ),
+    ] = None
     upstream_extra: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +131,7 @@ class UpstreamChoice:
             local_view=local,
             crop_size=side_of(local),
             box=self.upstream_box,
+            pointing=settings.pointing if self.upstream_pointing is None else self.upstream_pointing,
             max_new_tokens=self.upstream_max_new_tokens,
             slots=self.upstream_concurrency,
             extra=self._extra(),

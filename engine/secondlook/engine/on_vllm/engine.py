@@ -81,8 +81,11 @@ class VllmEngine(TwoLooks):
             raise ModelNotReadyError("vLLM's processes have died: the server must be started anew")
 
     def close(self) -> None:
-        """End vLLM's processes."""
-        self._llm.engine_core.shutdown()
+        """End vLLM's processes, and the context of the sockets to them, which vLLM leaves open."""
+        core = self._llm.engine_core
+        core.shutdown()
+        core.output_queue_thread.join()  # it closes its sockets itself
+        core.ctx.destroy(linger=0)
 
     def _begin_first(self, asked: TokenisedQuestion, stages: Stages, *, read: bool) -> Flow[_Looking]:
         del stages

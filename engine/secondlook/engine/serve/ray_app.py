@@ -149,12 +149,12 @@ class Replica:
         # What is there now stays: see `secondlook.engine.cli.serving`.
         gc.collect()
         gc.freeze()
-        self._check_ready = served.state.service.check_ready
+        self._check_whole = served.state.service.check_whole
         return served
 
-    def check_health(self) -> None:
-        """Ray starts a replica anew that raises here."""
-        self._check_ready()
+    async def check_health(self) -> None:
+        """Ray starts a replica anew that raises here: also where processes of vLLM's have died."""
+        await self._check_whole()
 
 
 _DEPLOYMENT: Any = serve.deployment(name=NAME)(serve.ingress()(Replica))

@@ -21,6 +21,9 @@ __all__ = ["AskedQuestion", "Bodies", "CloserImage", "data_url"]
 _BOX_TOKENS = 128
 """Of an answer that is to be a box."""
 
+_CLOSER = "A part of this picture, closer:"
+"""Stands between the whole picture and its part."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AskedQuestion(Question):
@@ -72,7 +75,7 @@ class Bodies:
 
     def second(self, asked: AskedQuestion, closer: CloserImage) -> dict[str, Any]:
         """The same about the picture and a part of it."""
-        between, pictures = _text(self.settings.closer), (_picture(asked.url), _picture(closer.url))
+        between, pictures = _text(_CLOSER), (_picture(asked.url), _picture(closer.url))
         return self._answer(asked, [pictures[0], between, pictures[1], _text(asked.text)])
 
     def box(self, asked: AskedQuestion) -> dict[str, Any]:

@@ -72,7 +72,6 @@ class UpstreamSettings:
         box: in what its model tells boxes.
         max_new_tokens: of answers whose request does not say.
         slots: looks asked about at once; more of them wait.
-        closer: stands between the whole picture and its part.
         pointing: asks for a box; `{question}` stands for the question.
         extra: further fields of every request, such as `{"chat_template_kwargs": {...}}`.
         max_question_characters: longest question taken.
@@ -87,7 +86,6 @@ class UpstreamSettings:
     box: BoxUnits = "thousandths"
     max_new_tokens: PositiveInt = 128
     slots: PositiveInt = 16
-    closer: str = "A part of this picture, closer:"
     pointing: str = (
         "Give the bounding box of the part of the image that one must look at to answer: {question}\n"
         "Reply with nothing but JSON: [x1, y1, x2, y2]"
@@ -100,4 +98,7 @@ class UpstreamSettings:
         if ours:
             raise SettingsError(f"the upstream's extra fields cannot have {', '.join(sorted(ours))}")
         if "{question}" not in self.pointing:
-            raise SettingsError("what asks for a box needs {question}, where the question is to stand")
+            raise SettingsError(
+                "--upstream-pointing (pointing) needs {question}, where the question is to stand, and is "
+                f"{self.pointing!r}"
+            )
