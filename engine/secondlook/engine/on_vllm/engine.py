@@ -26,6 +26,9 @@ from secondlook.engine.two_looks import TwoLooks
 
 __all__ = ["VllmEngine"]
 
+_PATIENCE = 5.0
+"""Seconds for the thread that hears of vLLM's processes to end with them."""
+
 
 class VllmEngine(TwoLooks):
     """Two looks with one model, whose weights vLLM has.
@@ -84,7 +87,7 @@ class VllmEngine(TwoLooks):
         """End vLLM's processes, and the context of the sockets to them, which vLLM leaves open."""
         core = self._llm.engine_core
         core.shutdown()
-        core.output_queue_thread.join()  # it closes its sockets itself
+        core.output_queue_thread.join(_PATIENCE)  # it closes its sockets itself
         core.ctx.destroy(linger=0)
 
     def _begin_first(self, asked: TokenisedQuestion, stages: Stages, *, read: bool) -> Flow[_Looking]:
