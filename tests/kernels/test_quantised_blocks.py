@@ -104,8 +104,8 @@ def test_float64(
 @pytest.mark.parametrize("inputs", [1, 33, 515])
 def test_an_odd_number_of_inputs_is_one_group(inputs: int, bits: Literal[4, 8], dtype: torch.dtype) -> None:
     weights = quantise(torch.randn(70, inputs, generator=torch.Generator().manual_seed(1)), bits, inputs)
-    x = torch.full((3, inputs + 5), float("nan"), dtype=dtype)  # nothing beside the rows is read
-    x[:, :inputs] = torch.randn(3, inputs, generator=torch.Generator().manual_seed(2))
+    x = torch.full((7, inputs + 5), float("nan"), dtype=dtype)  # nothing beside the rows is read
+    x[:, :inputs] = torch.randn(7, inputs, generator=torch.Generator().manual_seed(2))
     found = blocked_linear(x[:, :inputs], block_quantised(weights), None, 70)
     weight = weights.dequantised(torch.float64)
     most = linear(x[:, :inputs].double().abs(), weight.abs())
@@ -114,7 +114,7 @@ def test_an_odd_number_of_inputs_is_one_group(inputs: int, bits: Literal[4, 8], 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 1536)])
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 1536), (8, 96), (8, 3)])
 def test_a_row_has_the_same_bits_whatever_the_others_and_the_threads(
     bits: Literal[4, 8], group: int, dtype: torch.dtype
 ) -> None:

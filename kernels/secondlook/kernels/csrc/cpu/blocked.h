@@ -99,10 +99,17 @@ SECONDLOOK_INLINE void add_products(const BFloat16* const (&x)[R], std::int64_t 
   }
 }
 
-// Which lines of a row of weights are fetched for each that is multiplied with, of those `apart` further on.
+// What is fetched while pairs of inputs are multiplied: for each some of `lines` lines of 64 bytes.
 struct Fetch {
-  std::int64_t apart = 0;  // elements
-  int begin = 0, end = 0;
+  const std::uint8_t* from = nullptr;  // of the first pair
+  int lines = 0, begin = 0, end = 0;   // those from `begin` to `end`
+
+  SECONDLOOK_INLINE Fetch share(int turn, int turns) const {
+    return {from, lines, lines * turn / turns, lines * (turn + 1) / turns};
+  }
+  SECONDLOOK_INLINE void run(std::int64_t pair) const {
+    for (int line = begin; line < end; ++line) __builtin_prefetch(from + (pair * lines + line) * 64);
+  }
 };
 
 // Inputs [first, last) of a product, all of the same kChunk of them; what it has of those before them in the chunk is
@@ -118,7 +125,7 @@ struct Part {
 template <typename T, int R, int V, typename X>
 SECONDLOOK_INLINE void multiply_part(const X* x, std::int64_t stride, const T* block, const Part& part,
                                      const Fetch& fetch, float* running, float* products, std::int64_t apart) {
-  constexpr std::int64_t width = kLanes * V, line = kLanes * kPair<T>;
+  constexpr std::int64_t width = kLanes * V;
   const X* rows[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) rows[r] = x + r * stride;
@@ -129,7 +136,7 @@ SECONDLOOK_INLINE void multiply_part(const X* x, std::int64_t stride, const T* b
     for (int v = 0; v < V; ++v) sum[r][v] = part.begins() ? Floats{} : load(running + r * width + kLanes * v);
   }
   for (std::int64_t k = part.first; k < part.last; k += kPair<T>) {
-    for (int v = fetch.begin; v < fetch.end; ++v) __builtin_prefetch(block + k * width + fetch.apart + v * line);
+    fetch.run((k - part.first) / kPair<T>);
     add_products<R, V>(rows, k, block + k * width, sum);
   }
 #pragma GCC unroll 8
@@ -160,7 +167,7 @@ SECONDLOOK_INLINE void multiply(const X* x, std::int64_t stride, const T* block,
 template <typename T>
 struct Inputs {
   const T* rows;
-  const float* floats;  // the same; null where all weights are multiplied as pairs
+  const float* floats;  // the same; null where products take none
   std::int64_t stride, count;
 };
 
@@ -173,17 +180,17 @@ struct Product {
   const float* totals;  // [rows, spans] of the inputs, see low_bit.h; of floats null
 };
 
-// Whether a product takes floats, or, where the processor multiplies pairs of bfloat16, the rows as they are.
+// Whether products take floats, or, where the processor multiplies pairs of bfloat16, the rows as they are.
 template <typename T>
-bool takes_floats(const Weights<T>& weights) {
-  return sizeof(T) == sizeof(float) || weights.held == Held::kBytes || !has_bf16_dot();
+bool takes_floats() {
+  return sizeof(T) == sizeof(float) || !has_bf16_dot();
 }
 
 // products [R, width] with a part of a block of any width.
 template <int R, typename T, typename X>
-SECONDLOOK_INLINE void multiply_rows(const X* x, std::int64_t stride, const Weights<T>& weights, const T* block,
+SECONDLOOK_INLINE void multiply_rows(const X* x, std::int64_t stride, std::int64_t width, const T* block,
                                      const Part& part, const Fetch& fetch, float* running, float* products) {
-  switch (weights.width / kLanes) {
+  switch (width / kLanes) {
     case 1:
       return multiply_part<T, R, 1>(x, stride, block, part, fetch, running, products, kLanes);
     case 2:
@@ -195,70 +202,138 @@ SECONDLOOK_INLINE void multiply_rows(const X* x, std::int64_t stride, const Weig
   }
 }
 
-// products [rows, width] with a block of floats, a part that fits into the nearest cache after the other. While one
-// is multiplied the next is fetched: where it is read for some rows after the others, the memory would have
-// nothing to do after the first.
+// products [rows, width] with a part of a block, of some rows after the others. Meanwhile `lines` for each pair of
+// inputs are fetched from `ahead` on: where a part is multiplied with some rows after the others, the memory would
+// have nothing to do after the first.
 template <typename T, typename X>
-SECONDLOOK_INLINE void multiply_block(const X* x, std::int64_t stride, std::int64_t rows, const Weights<T>& weights,
-                                      const T* block, float* products) {
-  alignas(64) float running[kMostRows * kWidth];
-  const int vectors = static_cast<int>(weights.width / kLanes), turns = static_cast<int>(tiles(rows, kRows));
-  const std::int64_t most = kPart / (weights.width * static_cast<std::int64_t>(sizeof(T)));
-  for (Part part{0, 0, weights.inputs}; part.first < weights.inputs; part.first = part.last) {
-    part.last = std::min({weights.inputs, part.first + most, (part.first / kChunk + 1) * kChunk});
-    for (int turn = 0; turn < turns; ++turn) {
-      Fetch fetch{most * weights.width, vectors * turn / turns, vectors * (turn + 1) / turns};
-      if (part.last == weights.inputs) fetch = {};
-      const X* const own = x + turn * kRows * stride;
-      float* const sums = running + turn * kRows * weights.width;
-      float* const to = products + turn * kRows * weights.width;
-      switch (std::min(kRows, rows - turn * kRows)) {
-        case 1:
-          multiply_rows<1>(own, stride, weights, block, part, fetch, sums, to);
-          break;
-        case 2:
-          multiply_rows<2>(own, stride, weights, block, part, fetch, sums, to);
-          break;
-        case 3:
-          multiply_rows<3>(own, stride, weights, block, part, fetch, sums, to);
-          break;
-        case 4:
-          multiply_rows<4>(own, stride, weights, block, part, fetch, sums, to);
-          break;
-        case 5:
-          multiply_rows<5>(own, stride, weights, block, part, fetch, sums, to);
-          break;
-        default:
-          multiply_rows<6>(own, stride, weights, block, part, fetch, sums, to);
-      }
+SECONDLOOK_INLINE void multiply_turns(const X* x, std::int64_t stride, std::int64_t rows, std::int64_t width,
+                                      const T* block, const Part& part, const void* ahead, int lines, float* running,
+                                      float* products) {
+  const int turns = static_cast<int>(tiles(rows, kRows));
+  for (int turn = 0; turn < turns; ++turn) {
+    const Fetch fetch = Fetch{static_cast<const std::uint8_t*>(ahead), lines}.share(turn, turns);
+    const X* const own = x + turn * kRows * stride;
+    float* const sums = running + turn * kRows * width;
+    float* const to = products + turn * kRows * width;
+    switch (std::min(kRows, rows - turn * kRows)) {
+      case 1:
+        multiply_rows<1>(own, stride, width, block, part, fetch, sums, to);
+        break;
+      case 2:
+        multiply_rows<2>(own, stride, width, block, part, fetch, sums, to);
+        break;
+      case 3:
+        multiply_rows<3>(own, stride, width, block, part, fetch, sums, to);
+        break;
+      case 4:
+        multiply_rows<4>(own, stride, width, block, part, fetch, sums, to);
+        break;
+      case 5:
+        multiply_rows<5>(own, stride, width, block, part, fetch, sums, to);
+        break;
+      default:
+        multiply_rows<6>(own, stride, width, block, part, fetch, sums, to);
     }
   }
 }
 
+// products [rows, width] with a block of floats, a part that fits into the nearest cache after the other. While one
+// is multiplied the next is fetched.
+template <typename T, typename X>
+SECONDLOOK_INLINE void multiply_block(const X* x, std::int64_t stride, std::int64_t rows, const Weights<T>& weights,
+                                      const T* block, float* products) {
+  alignas(64) float running[kMostRows * kWidth];
+  const std::int64_t most = kPart / (weights.width * static_cast<std::int64_t>(sizeof(T)));
+  for (Part part{0, 0, weights.inputs}; part.first < weights.inputs; part.first = part.last) {
+    part.last = std::min({weights.inputs, part.first + most, (part.first / kChunk + 1) * kChunk});
+    const T* const ahead = block + part.last * weights.width;
+    const int lines = part.last == weights.inputs ? 0 : static_cast<int>(weights.width / kLanes);
+    multiply_turns(x, stride, rows, weights.width, block, part, ahead, lines, running, products);
+  }
+}
+
+// products [rows, 64] with a block of 8 bits, to the bit what low_bit::multiply_rows gives: that makes pairs anew for
+// each few rows, while here they are written once for all.
+SECONDLOOK_INLINE void multiply_bytes(const BFloat16* x, std::int64_t stride, const float* totals, std::int64_t rows,
+                                      const low_bit::Spans& spans, const std::uint8_t* block, float* products) {
+  constexpr std::int64_t most = kPart / (kWidth * static_cast<std::int64_t>(sizeof(BFloat16)));
+  alignas(64) BFloat16 pairs[kChunk * kWidth];
+  alignas(64) float running[kMostRows * kWidth], sums[kMostRows * kWidth];
+  std::fill(products, products + rows * kWidth, 0.0f);
+  const std::int64_t count = spans.count();
+  std::int64_t span = 0;
+  for (std::int64_t first = 0; first < spans.inputs; first += spans.group) {
+    const std::uint8_t* row = block + low_bit::kWords * kWidth;
+    for (std::int64_t begin = first; begin < first + spans.group; begin += kChunk, ++span) {
+      const std::int64_t inputs = std::min(kChunk, first + spans.group - begin);
+      for (Part part{0, 0, inputs}; part.first < inputs; part.first = part.last) {
+        part.last = std::min(inputs, part.first + most);
+        low_bit::write_pairs(row, part.last - part.first, pairs + part.first * kWidth);
+        row += (part.last - part.first) * kWidth;
+        multiply_turns(x + begin, stride, rows, kWidth, pairs, part, row, 2, running, sums);
+      }
+      for (int v = 0; v < low_bit::kVectors; ++v) {
+        const low_bit::Scaled<low_bit::BytePairs> scaled(block, v);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const std::int64_t at = r * kWidth + kLanes * v;
+          scaled.add(load(sums + at), totals[r * count + span], products + at);
+        }
+      }
+    }
+    block = row;
+  }
+}
+
+// The same of weights of few bits. Of 8 bits and many rows, if no group ends amid a pair, what is multiplied with is
+// written before.
+SECONDLOOK_INLINE void multiply_few_bits(const BFloat16* x, std::int64_t stride, const float* totals,
+                                         std::int64_t rows, const low_bit::Spans& spans, bool eight,
+                                         const std::uint8_t* block, float* products) {
+  const bool whole = spans.group % 2 == 0 || spans.group == spans.inputs;
+  if (eight && whole && rows > low_bit::kRows) {
+    return multiply_bytes(x, stride, totals, rows, spans, block, products);
+  }
+  for (std::int64_t r = 0; r < rows; r += low_bit::kRows) {
+    const std::int64_t some = std::min(low_bit::kRows, rows - r);
+    const BFloat16* const from = x + r * stride;
+    const float* const own = totals + r * spans.count();
+    float* const to = products + r * kWidth;
+    if (eight) {
+      low_bit::multiply_rows<low_bit::BytePairs>(from, stride, own, some, spans, block, to);
+    } else {
+      low_bit::multiply_rows<low_bit::NibblePairs>(from, stride, own, some, spans, block, to);
+    }
+  }
+}
+SECONDLOOK_INLINE void multiply_few_bits(const float* x, std::int64_t stride, const float* totals, std::int64_t rows,
+                                         const low_bit::Spans& spans, bool eight, const std::uint8_t* block,
+                                         float* products) {
+  for (std::int64_t r = 0; r < rows; r += low_bit::kRows) {
+    low_bit::multiply_block(x + r * stride, stride, totals + r * spans.count(), std::min(low_bit::kRows, rows - r),
+                            spans, eight, block, products + r * kWidth);
+  }
+}
+
 // products [rows, width] of up to kMostRows rows from `row` on with one block; a row's bits do not depend on the
-// others. With kDot, in functions of SECONDLOOK_BF16_DOT, for weights that take no floats.
+// others. With kDot, in functions of SECONDLOOK_BF16_DOT, of rows as they are, else of floats.
 template <bool kDot, typename T>
 SECONDLOOK_INLINE void multiply_any(const Product<T>& product, std::int64_t row, std::int64_t rows,
                                     std::int64_t block, float* products) {
   const Weights<T>& weights = product.weights;
   const auto* const bytes = static_cast<const std::uint8_t*>(weights.data) + block * weights.stride;
   const std::int64_t stride = product.x.stride;
-  const T* const data = reinterpret_cast<const T*>(bytes);
-  const auto* const x = [&] {
-    if constexpr (kDot) return product.x.rows; else return product.x.floats;
-  }() + row * stride;
-  if (weights.held == Held::kFloats) return multiply_block(x, stride, rows, weights, data, products);
-  const low_bit::Spans spans{weights.inputs, weights.group};
-  for (std::int64_t r = 0; r < rows; r += low_bit::kRows) {
-    const float* const totals = product.totals + (row + r) * spans.count();
-    const std::int64_t some = std::min(low_bit::kRows, rows - r);
-    float* const to = products + r * low_bit::kWidth;
-    if constexpr (kDot) {
-      low_bit::multiply_rows<low_bit::NibblePairs>(x + r * stride, stride, totals, some, spans, bytes, to);
-    } else {
-      const bool eight = weights.held == Held::kBytes;
-      low_bit::multiply_block(x + r * stride, stride, totals, some, spans, eight, bytes, to);
+  const auto multiply = [&](const auto* x) __attribute__((always_inline)) {
+    if (weights.held == Held::kFloats) {
+      return multiply_block(x, stride, rows, weights, reinterpret_cast<const T*>(bytes), products);
     }
+    const low_bit::Spans spans{weights.inputs, weights.group};
+    const float* const totals = product.totals + row * spans.count();
+    multiply_few_bits(x, stride, totals, rows, spans, weights.held == Held::kBytes, bytes, products);
+  };
+  if constexpr (kDot) {
+    multiply(product.x.rows + row * stride);
+  } else {
+    multiply(product.x.floats + row * stride);
   }
 }
 
@@ -273,7 +348,7 @@ template <typename T>
 Product<T> product(const Inputs<T>& x, const Weights<T>& weights, const T* bias, float* totals) {
   if (weights.held == Held::kFloats) return {x, weights, bias, nullptr};
   const low_bit::Spans spans{weights.inputs, weights.group};
-  if (takes_floats(weights)) {
+  if (takes_floats<T>()) {
     low_bit::add_up(x.floats, x.stride, x.count, spans, totals);
   } else {
     low_bit::add_up(x.rows, x.stride, x.count, spans, totals);

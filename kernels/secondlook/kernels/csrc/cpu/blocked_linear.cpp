@@ -40,7 +40,7 @@ void run_all(const Tensor& input, const Tensor& weight, const std::optional<Tens
   Tensor held = input;
   blocked::Inputs<T> x{padded_rows<T>(input, held), nullptr, stride, rows};
   const std::int64_t elements = rows * stride, totals = blocked::totals_of(weights, rows);
-  const bool widened = !std::is_same_v<T, float> && blocked::takes_floats(weights);
+  const bool widened = !std::is_same_v<T, float> && blocked::takes_floats<T>();
   const std::int64_t floats = widened ? elements : 0;
   Tensor scratch = torch::stable::new_empty(input, {floats + totals}, ScalarType::Float);
   float* const values = static_cast<float*>(scratch.mutable_data_ptr());

@@ -78,7 +78,7 @@ SECONDLOOK_BF16_DOT static void run_pairs(const Pass<BFloat16>& pass, std::int64
 // Some of a pass's blocks.
 inline void run(const Pass<float>& pass, std::int64_t begin, std::int64_t end) { run_floats(pass, begin, end); }
 inline void run(const Pass<BFloat16>& pass, std::int64_t begin, std::int64_t end) {
-  takes_floats(pass.product.weights) ? run_floats(pass, begin, end) : run_pairs(pass, begin, end);
+  takes_floats<BFloat16>() ? run_floats(pass, begin, end) : run_pairs(pass, begin, end);
 }
 
 }  // namespace secondlook::blocked

@@ -165,7 +165,7 @@ class Step {
       for (int i = 0; i < kParts; ++i) {
         const Part which = static_cast<Part>(i);
         if (!is_product(which)) continue;
-        if (blocked::takes_floats(layer.weights[i])) floats = std::max(floats, rows_ * stride(a_.inputs(which)));
+        if (blocked::takes_floats<T>()) floats = std::max(floats, rows_ * stride(a_.inputs(which)));
         totals = std::max(totals, blocked::totals_of(layer.weights[i], rows_));
       }
     }
@@ -188,18 +188,19 @@ class Step {
     add(layer, kDown, inner_, middle_, result_, phases, phase++, own);
   }
 
-  // Rows [rows, row_stride(size)], as floats too where some weights are multiplied with those.
-  blocked::Inputs<T> inputs(const T* rows, Index size, bool floats, const Own<T>& own) const {
+  // Rows [rows, row_stride(size)], as floats too where products take those.
+  blocked::Inputs<T> inputs(const T* rows, Index size, const Own<T>& own) const {
     if constexpr (std::is_same_v<T, float>) {
       return {rows, rows, stride(size), rows_};
     } else {
+      const bool floats = blocked::takes_floats<T>();
       if (floats) run_widen(rows, rows_ * stride(size), own.floats);
       return {rows, floats ? own.floats : nullptr, stride(size), rows_};
     }
   }
-  blocked::Inputs<T> normed(const T* x, const T* weight, bool floats, const Own<T>& own) const {
+  blocked::Inputs<T> normed(const T* x, const T* weight, const Own<T>& own) const {
     run_normalise(x, weight, rows_, size_, epsilon(), stride(size_), own.normed);
-    return inputs(own.normed, size_, floats, own);
+    return inputs(own.normed, size_, own);
   }
 
   // Blocks that are taken at once at least.
@@ -208,15 +209,13 @@ class Step {
   void project(const Layer<T>& layer, const T* hidden, secondlook::Phases& phases, Index number,
                const Own<T>& own) const {
     Index starts[4] = {0};
-    bool floats = false;
     for (int i = 0; i < 3; ++i) {
       const Weights& weights = layer.weights[kProjections[i]];
       starts[i + 1] = starts[i] + blocked::blocks(weights);
-      floats = floats || blocked::takes_floats(weights);
     }
     blocked::Pass<T> passes[3];
     const auto prepare = [&] {
-      const auto x = normed(hidden, layer.vectors[kInputNorm], floats, own);
+      const auto x = normed(hidden, layer.vectors[kInputNorm], own);
       for (int i = 0; i < 3; ++i) {
         const Weights& weights = layer.weights[kProjections[i]];
         const T* const bias = layer.vectors[kProjectionBiases[i]];
@@ -267,7 +266,7 @@ class Step {
     const Weights& weights = layer.weights[which];
     blocked::Pass<T> pass;
     const auto prepare = [&] {
-      const auto x = inputs(from, weights.inputs, blocked::takes_floats(weights), own);
+      const auto x = inputs(from, weights.inputs, own);
       pass = {blocked::product(x, weights, {}, own.totals), Then::kAdd, size_, to, before};
     };
     phases.run(number, blocked::blocks(weights), together(weights), prepare,
@@ -278,8 +277,7 @@ class Step {
     const Weights &gate = layer.weights[kGate], &up = layer.weights[kUp];
     blocked::Pass<T> gates, ups;
     const auto prepare = [&] {
-      const bool floats = blocked::takes_floats(gate) || blocked::takes_floats(up);
-      const auto x = normed(middle_, layer.vectors[kOutputNorm], floats, own);
+      const auto x = normed(middle_, layer.vectors[kOutputNorm], own);
       gates = {blocked::product(x, gate, {}, own.totals), Then::kSilu, stride(a_.inner), inner_};
       ups = {blocked::product(x, up, {}, own.totals + totals_), Then::kMultiply, stride(a_.inner), inner_, inner_};
     };

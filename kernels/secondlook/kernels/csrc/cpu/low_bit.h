@@ -78,9 +78,11 @@ SECONDLOOK_INLINE Floats to_floats(const Words& below) {
 }
 
 // How values are held: a row, of `kInputs` inputs, has 16 of each vector of outputs as floats that are too large
-// by a factor of 2^shift(v), and before that by kMore. X is what they are multiplied by.
+// by a factor of 2^shift(v), and before that by kMore. What is computed with at a time are kLines of rows; X is what
+// they are multiplied by.
 struct Bytes {
   using X = float;
+  static constexpr std::int64_t kLines = 1;
   static constexpr std::int64_t kInputs = 1;
   static constexpr float kMore = 128.0f;
   static constexpr int shift(int v) { return v < 3 ? 8 * v : 0; }
@@ -93,6 +95,7 @@ struct Bytes {
 
 struct Nibbles {
   using X = float;
+  static constexpr std::int64_t kLines = 1;
   static constexpr std::int64_t kInputs = 2;
   static constexpr float kMore = 8.0f;
   static constexpr int shift(int v) { return 4 * v; }
@@ -102,24 +105,44 @@ struct Nibbles {
   }
 };
 
-// The values of 4 bits as bfloat16, which they are exactly, both inputs of an output in 32 bits: for functions of
-// SECONDLOOK_BF16_DOT.
+// The same as bfloat16, which they are exactly, of two inputs of each output in 32 bits: for functions of
+// SECONDLOOK_BF16_DOT. One row has both inputs of 4 bits,
 struct NibblePairs {
   using X = BFloat16;
-  static constexpr std::int64_t kInputs = 2;
+  static constexpr std::int64_t kInputs = 2, kLines = 1;
   static constexpr float kMore = 0.0f;
   static constexpr int shift(int) { return 0; }
 
-  // Twice, for of what looks it up the lowest bit but four is another value's.
-  static SECONDLOOK_INLINE Words table() {
-    alignas(64) static constexpr std::uint16_t values[2 * kLanes] = {
+  static SECONDLOOK_INLINE void read(const std::uint8_t* row, Words (&values)[kVectors]) {
+    // From -8 to 7; twice, for the fifth bit of what is looked up is another value's.
+    alignas(64) static constexpr std::uint16_t all[2 * kLanes] = {
         0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000,
         0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
         0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
-    return load_32(values);
+    const Words table = load_32(all), words = load_32(row);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) values[v] = look_up(table, v == 0 ? words : words >> 4 * v);
   }
-  static SECONDLOOK_INLINE Words values(const Words& table, const Words& row, int v) {
-    return look_up(table, v == 0 ? row : row >> 4 * v);
+};
+
+// and of 8 bits two rows one each.
+struct BytePairs {
+  using X = BFloat16;
+  static constexpr std::int64_t kInputs = 2, kLines = 2;
+  static constexpr float kMore = Bytes::kMore;
+  static constexpr int shift(int v) { return Bytes::shift(v); }
+
+  static SECONDLOOK_INLINE void read(const std::uint8_t* row, Words (&values)[kVectors]) {
+    const Words next = load_32(row + kWidth);
+    read_last(row, values);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) values[v] |= reinterpret_bits<Words>(Bytes::values(next, 0, v));
+  }
+  // Of an input without a next one.
+  static SECONDLOOK_INLINE void read_last(const std::uint8_t* row, Words (&values)[kVectors]) {
+    const Words words = load_32(row);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) values[v] = reinterpret_bits<Words>(Bytes::values(words, 0, v)) >> 16;
   }
 };
 
@@ -130,6 +153,22 @@ struct Scales {
   SECONDLOOK_INLINE Scales(const std::uint8_t* group, int v) : words(load_32(group + 4 * kLanes * v)) {}
   SECONDLOOK_INLINE Floats scales() const { return reinterpret_bits<Floats>(words & 0xffffff00u); }
   SECONDLOOK_INLINE Floats zeros() const { return to_floats(words & 0xffu) - 128.0f; }
+};
+
+// What makes of sums of products, of 16 outputs and a group's inputs, what it adds to the result.
+template <typename Q>
+struct Scaled {
+  Floats scale, zero;
+
+  SECONDLOOK_INLINE Scaled(const std::uint8_t* group, int v) {
+    const Scales of(group, v);
+    const float much = static_cast<float>(1 << Q::shift(v));
+    scale = of.scales() * (1.0f / much);
+    zero = (of.zeros() + Q::kMore) * much;
+  }
+  SECONDLOOK_INLINE void add(const Floats& sum, float total, float* to) const {
+    store(to, load(to) + scale * (sum - zero * broadcast(total)));
+  }
 };
 
 // Bytes of a group.
@@ -153,14 +192,15 @@ struct Rows {
   }
 };
 
-// sum[r][v] += x[r, k...] * values of a row.
+// sum[r][v] += x[r, k...] * values of a row, or of two.
 template <typename Q, int R>
-SECONDLOOK_INLINE void add_products(const Rows<R, float>& rows, std::int64_t k, const Words& row,
+SECONDLOOK_INLINE void add_products(const Rows<R, float>& rows, std::int64_t k, const std::uint8_t* row,
                                     Floats (&sum)[R][kVectors]) {
+  const Words words = load_32(row);
 #pragma GCC unroll 2
   for (int input = 0; input < Q::kInputs; ++input) {
-    const Floats first = Q::values(row, input, 0), second = Q::values(row, input, 1);
-    const Floats third = Q::values(row, input, 2), last = Q::values(row, input, 3);
+    const Floats first = Q::values(words, input, 0), second = Q::values(words, input, 1);
+    const Floats third = Q::values(words, input, 2), last = Q::values(words, input, 3);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const Floats x = broadcast(rows.x[r][k + input]);
@@ -171,19 +211,27 @@ SECONDLOOK_INLINE void add_products(const Rows<R, float>& rows, std::int64_t k, 
     }
   }
 }
-
-template <typename Q, int R>
-SECONDLOOK_INLINE void add_products(const Rows<R, BFloat16>& rows, std::int64_t k, const Words& row,
-                                    Floats (&sum)[R][kVectors]) {
-  const Words table = Q::table();
-  Words values[kVectors];
+SECONDLOOK_INLINE void add_dots(const Words& x, const Words (&values)[kVectors], Floats (&sum)[kVectors]) {
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) values[v] = Q::values(table, row, v);
+  for (int v = 0; v < kVectors; ++v) sum[v] = add_dot(values[v], x, sum[v]);
+}
+template <typename Q, int R>
+SECONDLOOK_INLINE void add_products(const Rows<R, BFloat16>& rows, std::int64_t k, const std::uint8_t* row,
+                                    Floats (&sum)[R][kVectors]) {
+  Words values[kVectors];
+  Q::read(row, values);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) add_dots(broadcast_pair(rows.x[r] + k), values, sum[r]);
+}
+template <typename Q, int R>
+SECONDLOOK_INLINE void add_last(const Rows<R, BFloat16>& rows, std::int64_t k, const std::uint8_t* row,
+                                Floats (&sum)[R][kVectors]) {
+  Words values[kVectors];
+  Q::read_last(row, values);
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
-    const Words x = broadcast_pair(rows.x[r] + k);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = add_dot(values[v], x, sum[r][v]);
+    const BFloat16 pair[2] = {rows.x[r][k], BFloat16{0}};
+    add_dots(broadcast_pair(pair), values, sum[r]);
   }
 }
 
@@ -204,20 +252,22 @@ SECONDLOOK_INLINE void multiply(const Rows<R, typename Q::X>& rows, const Spans&
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) sum[r][v] = Floats{};
       }
-      for (std::int64_t k = begin; k < last; k += Q::kInputs, row += kWidth) {
-        __builtin_prefetch(row + kAhead);
-        add_products<Q, R>(rows, k, load_32(row), sum);
+      std::int64_t k = begin;
+      for (; k + Q::kInputs <= last; k += Q::kInputs, row += Q::kLines * kWidth) {
+        for (std::int64_t line = 0; line < Q::kLines; ++line) __builtin_prefetch(row + kAhead + line * kWidth);
+        add_products<Q, R>(rows, k, row, sum);
+      }
+      if constexpr (Q::kLines == 2) {
+        if (k < last) {
+          add_last<Q, R>(rows, k, row, sum);
+          row += kWidth;
+        }
       }
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const Scales of(block, v);
-        const float much = static_cast<float>(1 << Q::shift(v));
-        const Floats scale = of.scales() * (1.0f / much), zero = (of.zeros() + Q::kMore) * much;
+        const Scaled<Q> scaled(block, v);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          float* const place = products + r * kWidth + kLanes * v;
-          store(place, load(place) + scale * (sum[r][v] - zero * broadcast(rows.totals[r][span])));
-        }
+        for (int r = 0; r < R; ++r) scaled.add(sum[r][v], rows.totals[r][span], products + r * kWidth + kLanes * v);
       }
     }
     block = row;
@@ -250,6 +300,19 @@ SECONDLOOK_INLINE void multiply_rows(const typename Q::X* x, std::int64_t stride
     multiply_rows<Bytes>(x, stride, totals, rows, spans, block, products);
   } else {
     multiply_rows<Nibbles>(x, stride, totals, rows, spans, block, products);
+  }
+}
+
+// Values of so many inputs, of 8 bits, as pairs [pairs, 64, 2] of bfloat16; of an odd number a zero for the last.
+SECONDLOOK_INLINE void write_pairs(const std::uint8_t* row, std::int64_t inputs, BFloat16* to) {
+  Words values[kVectors];
+  for (std::int64_t k = 0; k < inputs; k += 2, row += 2 * kWidth, to += 2 * kWidth) {
+    if (k + 1 < inputs) {
+      BytePairs::read(row, values);
+    } else {
+      BytePairs::read_last(row, values);
+    }
+    std::memcpy(to, values, sizeof(values));
   }
 }
 
