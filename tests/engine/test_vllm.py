@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import numpy as np
 import pytest
 
@@ -24,8 +21,6 @@ from engine.commands import python
 from engine.demo_server import ask_first, client_of, look_closer, signs
 from engine.serving_harness import listening
 from engine.streaming import ScriptedCloud, Watching, method, opened, run, streams, until
-from engine.test_ray import SECONDS, running
-from secondlook.edge import EdgeClient
 from secondlook.edge.errors import SettingsError
 from secondlook.edge.geometry import Region
 from secondlook.edge.imaging import decode_jpeg, open_picture
@@ -56,7 +51,6 @@ pytestmark = [
 COUNT = 24
 CLOSE = 1e-5
 QUESTION = "What number is on the red sign?"
-PROBES = ("/health", "/readyz", "/healthz")
 ALWAYS = AnswerOptions(second_look="always", arbitration=False)
 OPTIONS = EngineOptions("demo", "float32", kv_cache_gb=0.25, backend="vllm")
 
@@ -366,44 +360,6 @@ def test_looks_fail_and_nothing_hangs_once_its_processes_have_died(spread: Both)
     further = engine.start_first_look(prepared)
     rounds(engine)
     assert isinstance(further.future.exception(), EngineDeadError)
-
-
-def test_health_tells_that_its_processes_have_died() -> None:
-    engine = opening.load_vllm_engine(OPTIONS, compiled=False)
-    with listening(create_app(engine)) as url, client_of(url) as client:
-        assert [client.get(path).status_code for path in PROBES] == [200, 200, 200]
-        for process in engine._llm.engine_core.resources.engine_manager.processes:
-            process.kill()
-        until = time.monotonic() + 60
-        while client.get("/health").status_code == 200:
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        assert [client.get(path).status_code for path in PROBES] == [503, 503, 200]
-        assert "died" in client.get("/readyz").text
-
-
-def test_ray_replaces_a_replica_whose_vllm_died(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="needs Ray beside vLLM: pip install 'ray[serve]>=2.60'")
-    monkeypatch.setenv("VLLM_CPU_CI_ENV", "1")  # see above
-    image, question = signs(1)[0]
-    with running(1, "--engine", "vllm", "--dtype", "float32") as cluster, EdgeClient(cluster.url) as edge:
-        assert edge.ask(image, question, ALWAYS).looked_twice
-        before = cluster.replicas()
-        assert len(before) == 1
-        for process in children(before[0]):
-            os.kill(process, signal.SIGKILL)
-        until_gone = time.monotonic() + SECONDS
-        while before[0] in cluster.replicas():
-            assert time.monotonic() < until_gone
-            time.sleep(0.1)
-        assert httpx.get(f"{cluster.url}/readyz", timeout=SECONDS).status_code == 200
-        assert edge.ask(image, question, ALWAYS).looked_twice
-
-
-def children(process: int) -> list[int]:
-    """Of all its threads."""
-    listed = Path(f"/proc/{process}/task").glob("*/children")
-    return [int(child) for file in listed for child in file.read_text().split()]
 
 
 def test_another_version_and_options_of_no_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

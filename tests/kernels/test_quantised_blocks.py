@@ -114,25 +114,29 @@ def test_an_odd_number_of_inputs_is_one_group(inputs: int, bits: Literal[4, 8], 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 1536), (8, 96), (8, 3)])
+@pytest.mark.parametrize(
+    ("bits", "group", "inputs"),
+    [(4, 32, 1536), (8, 1536, 1536), (8, 96, 1536), (8, 3, 1536), (8, 771, 1542), (8, 771, 771)],
+)
 def test_a_row_has_the_same_bits_whatever_the_others_and_the_threads(
-    bits: Literal[4, 8], group: int, dtype: torch.dtype
+    bits: Literal[4, 8], group: int, inputs: int, dtype: torch.dtype
 ) -> None:
-    blocks, threads = block_quantised(drawn(190, 1536, bits, group)), torch.get_num_threads()
-    x = torch.randn(9, 1536, generator=torch.Generator().manual_seed(3)).to(dtype)
-    together = blocked_linear(x, blocks, None, 190)
+    blocks, threads = block_quantised(drawn(190, inputs, bits, group)), torch.get_num_threads()
+    x = torch.randn(17, inputs, generator=torch.Generator().manual_seed(3)).to(dtype)
+    alone = torch.cat([blocked_linear(row[None], blocks, None, 190) for row in x])
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            for row in range(9):
-                assert torch.equal(blocked_linear(x[row : row + 1], blocks, None, 190)[0], together[row])
+            for rows in (1, 3, 4, 5, 7, 8, 14, 17):
+                assert torch.equal(blocked_linear(x[:rows], blocks, None, 190), alone[:rows])
     finally:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bits", [4, 8])
-def test_what_is_not_finite_stays_in_its_row(bits: Literal[4, 8]) -> None:
-    x = torch.zeros(5, 96)
+def test_what_is_not_finite_stays_in_its_row(bits: Literal[4, 8], dtype: torch.dtype) -> None:
+    x = torch.zeros(5, 96, dtype=dtype)
     x[1, 3], x[4, 0] = float("nan"), float("inf")
     found = blocked_linear(x, block_quantised(drawn(30, 96, bits, 32)), None, 30)
     assert found.isfinite().all(-1).tolist() == [True, False, True, True, False]

@@ -17,6 +17,7 @@ import argparse
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,8 @@ from typing import Any, Final
 
 from secondlook.benchmarks.environment import environment
 from secondlook.benchmarks.loopback import loopback_server
-from secondlook.benchmarks.peers.vllm_server import vllm_server
+from secondlook.benchmarks.peers.tasks import vllm_is_in
+from secondlook.benchmarks.peers.vllm_server import vllm_server, vllm_version
 from secondlook.benchmarks.signs.evaluation import SignsPicture
 from secondlook.benchmarks.signs.questions import all_questions
 from secondlook.engine.embedded import EMBEDDED
@@ -59,6 +61,15 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=80, help="questions asked in a run")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4], help="questions at one time")
     options = parser.parse_args()
+    programs = [(options.aiperf, _aiperf), (options.guidellm, _guidellm)]
+    programs = [(program, run) for program, run in programs if program is not None]
+    if not programs:
+        parser.error("name --aiperf, --guidellm or both")
+    for program, _ in programs:
+        if shutil.which(program) is None:
+            parser.error(f"there is no program {program}")
+    if options.vllm is not None and not vllm_is_in(options.vllm):
+        parser.error(f"there is no vLLM in {options.vllm}")
     ran_on = environment("cpu", "float32")
     load, rows = os.getloadavg(), []
     with tempfile.TemporaryDirectory() as folder:
@@ -69,14 +80,14 @@ def main() -> None:
             with _served(server, options.vllm) as url:
                 rows += [
                     {"server": server, **run(program, url, asked, options.requests, count, extra)}
-                    for program, run in ((options.aiperf, _aiperf), (options.guidellm, _guidellm))
+                    for program, run in programs
                     for count in options.concurrency
-                    if program is not None
                 ]
     result = {
         "environment": ran_on,
         "load_average_before": round(load[0], 2),
         "inputs": f"{options.pictures} drawn pictures of the test split, seed {_SEED}; streamed",
+        "vllm": None if options.vllm is None else vllm_version(options.vllm),
         "rows": rows,
     }
     sys.stdout.write(json.dumps(result, indent=4) + "\n")

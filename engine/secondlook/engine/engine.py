@@ -31,8 +31,8 @@ __all__ = ["Engine"]
 
 _MOST_ROWS: Final = {"cpu": 1408, "cuda": 4096}
 """Rows of prompts, or tokens of pictures, in one pass: enough to keep the device busy, and no more, because
-answers wait for it. On a CPU two of LLaVA-1.5's pictures with questions, which take 6 to 9 % less time
-together than one after the other."""
+answers wait for it. On a CPU two of LLaVA-1.5's pictures with questions, which take less time together than
+one after the other (the many clients of `bench peers`)."""
 
 
 @dataclass

@@ -33,8 +33,8 @@ from secondlook.kernels.library import uses_reference
 __all__ = ["LowBitLinear", "Scratch", "quantise_linear_layers"]
 
 _FEW: Final = 16
-"""Rows up to which it takes longer to write all weights as floats than to read them again for each four; and
-up to which none are rounded."""
+"""Rows up to which it takes longer to write all weights as floats than to multiply with them as they are,
+some rows after the others; and up to which none are rounded."""
 _DTYPES: Final = (torch.float32, torch.bfloat16)
 Shape: TypeAlias = tuple[int, int, torch.dtype]
 

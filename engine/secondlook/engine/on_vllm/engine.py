@@ -87,8 +87,9 @@ class VllmEngine(TwoLooks):
         """End vLLM's processes, and the context of the sockets to them, which vLLM leaves open."""
         core = self._llm.engine_core
         core.shutdown()
-        core.output_queue_thread.join(_PATIENCE)  # it closes its sockets itself
-        core.ctx.destroy(linger=0)
+        core.output_queue_thread.join(_PATIENCE)  # it closes its sockets itself, which no other thread may
+        if not core.output_queue_thread.is_alive():
+            core.ctx.destroy(linger=0)
 
     def _begin_first(self, asked: TokenisedQuestion, stages: Stages, *, read: bool) -> Flow[_Looking]:
         del stages

@@ -165,15 +165,15 @@ def _environment(platform: str, workers: int) -> Iterator[None]:
     """What vLLM's processes are started with on CPUs: a thread on each core that may be used, which workers
     share, and the OpenMP that came with it, before any other.
 
-    Where OMP_NUM_THREADS says fewer threads, as Ray has it for a replica, they are left unbound: the next
-    server would bind its own to the same first cores.
+    Where OMP_NUM_THREADS, of each worker, makes fewer threads, as Ray has it for a replica, they are left
+    unbound: the next server would bind its own to the same first cores.
     """
     before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "VLLM_CPU_OMP_THREADS_BIND")}
     if platform == "cpu":
         cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
         shares = [",".join(map(str, cores[rank::workers] or cores)) for rank in range(workers)]
         threads = os.environ.get("OMP_NUM_THREADS", "")
-        fewer = threads.isdigit() and int(threads) < len(cores)
+        fewer = threads.isdigit() and int(threads) * workers < len(cores)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind" if fewer else "|".join(shares))
         preloaded = [before["LD_PRELOAD"], *map(str, Path(sys.prefix).glob("lib/libiomp5.so"))]
         os.environ["LD_PRELOAD"] = ":".join(filter(None, preloaded))

@@ -77,9 +77,8 @@ SECONDLOOK_INLINE Floats to_floats(const Words& below) {
   return __builtin_convertvector(reinterpret_bits<Integers>(below), Floats);
 }
 
-// How values are held: a row, of `kInputs` inputs, has 16 of each vector of outputs as floats that are too large
-// by a factor of 2^shift(v), and before that by kMore. What is computed with at a time are kLines of rows; X is what
-// they are multiplied by.
+// How values are held: kLines rows, of kInputs inputs, have 16 of each vector of outputs as floats that are too large
+// by a factor of 2^shift(v), and before that by kMore. X is what they are multiplied by.
 struct Bytes {
   using X = float;
   static constexpr std::int64_t kLines = 1;
@@ -106,7 +105,7 @@ struct Nibbles {
 };
 
 // The same as bfloat16, which they are exactly, of two inputs of each output in 32 bits: for functions of
-// SECONDLOOK_BF16_DOT. One row has both inputs of 4 bits,
+// SECONDLOOK_BF16_DOT, whose products take subnormal numbers as zeros. One row has both inputs of 4 bits,
 struct NibblePairs {
   using X = BFloat16;
   static constexpr std::int64_t kInputs = 2, kLines = 1;
@@ -174,6 +173,7 @@ struct Scaled {
 // Bytes of a group.
 template <typename Q>
 SECONDLOOK_INLINE std::int64_t stride_of(const Spans& spans) {
+  static_assert(Q::kLines == 1);
   return (kWords + spans.group / Q::kInputs) * kWidth;
 }
 

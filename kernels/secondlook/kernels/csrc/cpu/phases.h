@@ -3,8 +3,8 @@
 //
 // Within phases no thread is waited for but those that have taken a task: one that comes late, because it slept or
 // another process has its core, finds the others ahead, and a single one does it all. So threads are woken once for
-// many phases, between which they wait for no more than a task's time. A task must not throw: others would wait for
-// it for ever.
+// many phases, between which they wait for no more than the time of what is taken at once. A task must not throw:
+// others would wait for it for ever.
 //
 // The first are taken many at a time, the last few, as by OpenMP's schedule(guided)
 // (https://www.openmp.org/spec-html/5.2/openmpsu48.html): what follows each other in memory is best read by one
@@ -22,9 +22,10 @@ class Phases {
  public:
   Phases(std::int64_t count, std::int64_t threads) : phases_(static_cast<std::size_t>(count)), threads_(threads) {}
 
-  // What a thread does of a phase, to be called by each for all phases in the same order. use(begin, end) is
-  // called for `least` of `tasks` at a time or up to kMost times as many, the same numbers in each thread; before
-  // its first call prepare() is, while the phase before is over and this one is not. Returns when all tasks are done.
+  // What a thread does of a phase, to be called by each for all phases in the same order. use(begin, end) is called
+  // for `least` of `tasks` at a time or up to kMost times as many, at last for what is left, the same numbers in
+  // each thread; before its first call prepare() is, while the phase before is over and this one is not. Returns
+  // when all tasks are done.
   template <typename Prepare, typename Use>
   void run(std::int64_t number, std::int64_t tasks, std::int64_t least, const Prepare& prepare, const Use& use) {
     Phase& phase = phases_[static_cast<std::size_t>(number)];
