@@ -151,16 +151,16 @@ def test_without_vllm_its_engine_is_refused_and_ours_knows_no_tensor_parallel(
         load_engine(EngineOptions(tensor_parallel=2))
 
 
-@pytest.mark.parametrize(("threads", "bound"), [(None, "4|6"), ("2", "4|6"), ("1", "nobind")])
+@pytest.mark.parametrize(("threads", "bound"), [(None, "4,8|6"), ("2", "4,8|6"), ("1", "nobind")])
 def test_vllms_threads_are_bound_unless_they_are_to_be_fewer_than_the_cores(
     monkeypatch: pytest.MonkeyPatch, threads: str | None, bound: str
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {6, 4})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {6, 4, 8})
     for name in ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "LD_PRELOAD"):
         monkeypatch.delenv(name, raising=False)
     if threads is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    monkeypatch.setattr(opening, "usable_cores", lambda: 2)
+    monkeypatch.setattr(opening, "usable_cores", lambda: 3)
     with opening._environment("cpu", workers=2):
         assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == bound
     assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
