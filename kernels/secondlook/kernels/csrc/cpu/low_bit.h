@@ -105,7 +105,9 @@ struct Nibbles {
 };
 
 // The same as bfloat16, which they are exactly, of two inputs of each output in 32 bits: for functions of
-// SECONDLOOK_BF16_DOT, whose products take subnormal numbers as zeros. One row has both inputs of 4 bits,
+// SECONDLOOK_BF16_DOT, whose products take subnormal numbers as zeros.
+//
+// Of 4 bits a row has both inputs.
 struct NibblePairs {
   using X = BFloat16;
   static constexpr std::int64_t kInputs = 2, kLines = 1;
@@ -124,7 +126,7 @@ struct NibblePairs {
   }
 };
 
-// and of 8 bits two rows one each.
+// Of 8 bits each of two rows has one input.
 struct BytePairs {
   using X = BFloat16;
   static constexpr std::int64_t kInputs = 2, kLines = 2;
