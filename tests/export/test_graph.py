@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from engine.packing import can_pack
+from secondlook.engine.models import clip
 from secondlook.engine.models.clip import ClipVision
+from secondlook.engine.models.packing import Choice, pack_linear_layers
 from secondlook.export.graph import narrowed
 from secondlook.kernels import set_mode
 
@@ -130,3 +134,30 @@ def test_in_eager_torch_it_has_the_bits_of_transformers_modules_or_is_near(any_m
         assert relative_error(vision(model)(values), expected.double()) < 2e-6
         set_mode("reference")
         assert torch.equal(vision(model)(values), expected)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu_pytorch_tanh", "gelu"])
+@pytest.mark.parametrize("few", [16, 2**31])
+def test_blocks_that_one_operator_computes_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, activation: str, few: int
+) -> None:
+    """Where it multiplies so many rows, and knows the activation; else modules do."""
+    if not can_pack(dtype):
+        pytest.skip("no layer of this dtype is packed here")
+    model = llava(hidden_act=activation)
+    module = vision(copy.deepcopy(model).to(dtype))
+    pack_linear_layers(module.blocks, Choice(packed=True, few=few))
+    served, encoded = list[bool](), clip.encoded
+
+    def watched(*arguments: Any) -> Tensor | None:
+        found = encoded(*arguments)
+        served.append(found is not None)
+        return found
+
+    monkeypatch.setattr(clip, "encoded", watched)
+    values = pixels(model)
+    with torch.inference_mode():
+        found = module(values.to(dtype))
+    assert served == [few > 16 and activation != "gelu"]
+    assert relative_error(found, truth(model, values)) < tolerance

@@ -19,6 +19,7 @@ from secondlook.kernels.dynamic_linear import *
 from secondlook.kernels.elementwise import *
 from secondlook.kernels.errors import *
 from secondlook.kernels.find_region import *
+from secondlook.kernels.layer_rows import *
 from secondlook.kernels.library import *
 from secondlook.kernels.quantised import *
 from secondlook.kernels.quantised_blocks import *
@@ -27,7 +28,10 @@ from secondlook.kernels.record_tokens import *
 from secondlook.kernels.token_statistics import *
 
 __all__ = [
+    "ACTIVATIONS",
+    "ENCODER_WEIGHTS",
     "LAYER_WEIGHTS",
+    "MLP_WEIGHTS",
     "BuildError",
     "CompilerMissingError",
     "KernelError",
@@ -49,12 +53,18 @@ __all__ = [
     "dequantise_blocks",
     "dynamic_linear",
     "dynamic_linear_reference",
+    "encoder_layers",
+    "encoder_layers_reference",
     "find_region",
     "find_region_reference",
     "gated_silu",
     "gated_silu_reference",
     "has_kernels",
     "multiplies_bytes",
+    "norm_linears",
+    "norm_linears_reference",
+    "output_mlp",
+    "output_mlp_reference",
     "pack_quantised",
     "quantise",
     "quantise_float8",

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import QuickGELUActivation
 
 from secondlook.engine.models.attention import graph_attention
+from secondlook.engine.models.layer_rows import EncoderLayer, activation_of, encoded
 from secondlook.kernels import attention, has_kernels, quick_gelu
 
 __all__ = ["ClipVision"]
@@ -56,10 +56,20 @@ class ClipVision(nn.Module):
         token = self.class_token.expand(pixel_values.shape[0], 1, -1)
         hidden = torch.cat([token, self._embedded(pixel_values).to(token.dtype)], 1) + self.positions
         hidden = self.first_norm(hidden)
+        features: Tensor = self.projector(self._encoded(hidden)[:, 1:])
+        return features
+
+    def _encoded(self, hidden: Tensor) -> Tensor:
+        """What the blocks make of rows [n, 1 + N, width]."""
+        if not torch.compiler.is_exporting() and has_kernels(hidden):
+            blocks: list[Any] = list(self.blocks)
+            layers = [block.parts() for block in blocks]
+            found = encoded(hidden, layers, blocks[0].heads, blocks[0].activation) if blocks else None
+            if found is not None:
+                return found
         for block in self.blocks:
             hidden = block(hidden)
-        features: Tensor = self.projector(hidden[:, 1:])
-        return features
+        return hidden
 
     def _embedded(self, pixel_values: Tensor) -> Tensor:
         """The patches [n, N, width], which leave out a rim that holds no whole one."""
@@ -82,7 +92,11 @@ class _Block(nn.Module):
         self.norm1, self.norm2, self.mlp = block.layer_norm1, block.layer_norm2, block.mlp
         self.query, self.key, self.value = own.q_proj, own.k_proj, own.v_proj
         self.out = own.out_proj
-        self.quick = isinstance(self.mlp.activation_fn, QuickGELUActivation)
+        self.activation = activation_of(self.mlp.activation_fn)
+
+    def parts(self) -> EncoderLayer:
+        attention = self.query, self.key, self.value, self.out
+        return EncoderLayer(self.norm1, *attention, self.norm2, self.mlp.fc1, self.mlp.fc2)
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self._attended(self.norm1(hidden)).to(hidden.dtype)
@@ -91,7 +105,7 @@ class _Block(nn.Module):
 
     def _transformed(self, hidden: Tensor) -> Tensor:
         wide: Tensor = self.mlp.fc1(hidden)
-        if self.quick and not torch.compiler.is_exporting() and has_kernels(wide):
+        if self.activation == "quick_gelu" and not torch.compiler.is_exporting() and has_kernels(wide):
             wide = quick_gelu(wide)
         else:
             wide = self.mlp.activation_fn(wide)

@@ -12,12 +12,20 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, Rows, Segment
 from secondlook.engine.models.fixed_linear import FixedLinear
-from secondlook.kernels import LAYER_WEIGHTS, decoder_layers, gated_silu, rms_norm, rotate
+from secondlook.engine.models.layer_rows import activation_of, most_rows, with_bias
+from secondlook.kernels import (
+    LAYER_WEIGHTS,
+    decoder_layers,
+    gated_silu,
+    norm_linears,
+    output_mlp,
+    rms_norm,
+    rotate,
+)
 from secondlook.kernels.library import uses_reference
 
 __all__ = ["FusedLayers", "fused_layers"]
@@ -30,6 +38,8 @@ _NORMS: Final = ("input_layernorm", "post_attention_layernorm")
 _HEAD_NORMS: Final = ("self_attn.q_norm", "self_attn.k_norm")
 _ALIKE: Final = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Of the largest value, what a layer may differ by: in bfloat16 inner values are rounded differently."""
+_STEP: Final = 48
+"""Rows of a step that are computed by one operator at most: each of its threads norms all of them."""
 
 
 class _Layer:
@@ -59,7 +69,7 @@ class _Layer:
         if parts or len(heads) == 1:
             raise LookupError(f"it has other parts: {', '.join(parts)}")
         activation = getattr(module.get_submodule("mlp"), "act_fn", None)
-        if not _is_silu(activation) or not all(
+        if activation_of(activation) != "silu" or not all(
             _is_rms_norm(norm, self._epsilon) for norm in (*norms, *heads)
         ):
             raise LookupError("its norms or its activation are others")
@@ -67,6 +77,7 @@ class _Layer:
         self._head_norms = [norm.weight for norm in heads] or [None, None]
         blocks = [getattr(one, "blocks", None) for one in self._products]
         self.weights, self.most = list[Tensor](), 0
+        self._many = most_rows(self._products, norms[0].weight.dtype)
         outputs, inner = int(self._products[0].out_features), int(self._products[4].out_features)
         self.sizes: tuple[Any, ...] = outputs // self.width, inner, self.scale, self._epsilon
         if all(one is not None for one in blocks) and all(one.bias is None for one in self._products[3:]):
@@ -81,13 +92,12 @@ class _Layer:
         absent = self._norms[0][:0]
         self.weights = [absent if one is None else one.detach() for one in before]
         self.weights += [output, self._norms[1].detach(), gate, up, down]
-        self.most = max(one.few for one in self._products)
+        self.most = min(max(one.few for one in self._products), _STEP)
 
     def run(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
         """[R, D] of any rows."""
-        x = rms_norm(hidden, self._norms[0], self._epsilon)
-        query, key = (self._turned(which, x, turns) for which in (0, 1))
-        value = self._heads(2, x)
+        query, key, value = self._projected(hidden, slice(3))
+        query, key = self._turned(0, query, turns), self._turned(1, key, turns)
         mixed = plan.attend(number, _by_heads(query), _by_heads(key), _by_heads(value), self.scale)
         return self._finished(hidden, mixed)
 
@@ -95,19 +105,26 @@ class _Layer:
         self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: PrefillPlan, last: Tensor
     ) -> Tensor:
         """[segments, D] of the rows `last`: of all others keys and values are computed alone."""
-        x = rms_norm(hidden, self._norms[0], self._epsilon)
-        query = self._turned(0, x[last], (turns[0][last], turns[1][last]))
-        key, value = self._turned(1, x, turns), self._heads(2, x)
+        own = hidden[last]
+        (query,), (key, value) = self._projected(own, slice(1)), self._projected(hidden, slice(1, 3))
+        query, key = self._turned(0, query, (turns[0][last], turns[1][last])), self._turned(1, key, turns)
         mixed = plan.attend_last(number, _by_heads(query), _by_heads(key), _by_heads(value), self.scale)
-        return self._finished(hidden[last], mixed)
+        return self._finished(own, mixed)
 
-    def _heads(self, which: int, x: Tensor) -> Tensor:
-        """[R, H, W] of the first three products."""
-        rows: Tensor = self._products[which](x)
-        return rows.view(len(x), -1, self.width)
+    def _projected(self, hidden: Tensor, which: slice) -> list[Tensor]:
+        """[R, H, W] of some of the first three products, of rows that are normed before."""
+        products, norm = self._products[which], self._norms[0]
+        if len(hidden) <= self._many:
+            blocks, biases = zip(*(with_bias(one, norm) for one in products), strict=True)
+            outputs = [one.out_features for one in products]
+            found = norm_linears(hidden, norm, norm[:0], self._epsilon, blocks, biases, outputs)
+        else:
+            x = rms_norm(hidden, norm, self._epsilon)
+            found = [one(x) for one in products]
+        return [one.view(len(hidden), -1, self.width) for one in found]
 
-    def _turned(self, which: int, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-        heads, norm = self._heads(which, x), self._head_norms[which]
+    def _turned(self, which: int, heads: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        norm = self._head_norms[which]
         if norm is not None:
             heads = rms_norm(heads.view(-1, self.width), norm, self._epsilon).view_as(heads)
         return rotate(heads, *turns)
@@ -115,8 +132,14 @@ class _Layer:
     def _finished(self, hidden: Tensor, mixed: Tensor) -> Tensor:
         """The layer's result, from its input and what attention found, [1, R, H, W]."""
         output, gate, up, down = self._products[3:]
-        middle: Tensor = hidden + output(mixed.reshape(len(hidden), -1))
-        x = rms_norm(middle, self._norms[1], self._epsilon)
+        norm, mixed = self._norms[1], mixed.reshape(len(hidden), -1)
+        if len(hidden) <= self._many and _block_width(gate.blocks) == _block_width(up.blocks):
+            absent = norm[:0]
+            behind = (part for one in (gate, up, down) for part in with_bias(one, absent))
+            weights = [*with_bias(output, absent), norm, absent, *behind]
+            return output_mlp(hidden, mixed, weights, down.in_features, self._epsilon, "silu")
+        middle: Tensor = hidden + output(mixed)
+        x = rms_norm(middle, norm, self._epsilon)
         result: Tensor = middle + down(gated_silu(gate(x), up(x)))
         return result
 
@@ -129,11 +152,6 @@ def _block_width(blocks: Tensor) -> int:
 def _by_heads(rows: Tensor) -> Tensor:
     """[1, H, R, W] of [R, H, W]."""
     return rows.transpose(0, 1).unsqueeze(0)
-
-
-def _is_silu(activation: Any) -> bool:
-    values = torch.linspace(-4, 4, 64)
-    return activation is not None and torch.allclose(activation(values), silu(values), atol=1e-5)
 
 
 def _is_rms_norm(norm: Any, epsilon: float) -> bool:

@@ -52,7 +52,14 @@ _OVERHEAD: Final = 10e-6
 """Seconds of a call that are the interpreter's, and no reason against packing: all layers of a
 decoder's step are one operator where their products are packed."""
 _HARDLY: Final = 1.05
+_FUSED: Final = 1.25
+"""What our own operator may take of oneDNN's time for many rows. A layer's norms, activations and sums follow
+oneDNN's products in passes of their own, and are within our operators; and one product again and again, as
+it is measured, is oneDNN's best case. Where processors have instructions that are oneDNN's alone (AMX) it is
+several times as fast."""
 _MUCH: Final = 1.15
+_ANY: Final = 2**31
+"""Rows, more than are ever multiplied at once."""
 Shape: TypeAlias = tuple[int, int, torch.dtype]
 Clock: TypeAlias = Callable[[], float]
 _log = logging.getLogger(__name__)
@@ -190,7 +197,7 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(0)).to(dtype)
     for layer in plain:
         layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
-    packed, blocked = ([PackedLinear(layer, few) for layer in plain] for few in (0, _FEW))
+    packed, blocked = ([PackedLinear(layer, few) for layer in plain] for few in (0, _COUNTS[-1]))
     kinds: list[Any] = [plain, packed, blocked]
     found: dict[int, list[Seconds]] = {count: [] for count in _COUNTS}
     for _ in range(_ROUNDS):
@@ -222,13 +229,16 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
 
 def choose(seconds: Mapping[int, Seconds]) -> Choice:
     """Packed weights if they are clearly faster on average, and for no number of rows much slower. Our own
-    operator multiplies up to that number of rows to which its gains add up most, so that one disturbed
-    measurement decides nothing."""
+    operator multiplies up to that number of few rows to which its gains add up most, so that one disturbed
+    measurement decides nothing; and any number, if of many rows it takes hardly longer."""
     few, gained, most = 0, 0.0, 0.0
     for count, each in seconds.items():
         gained += _HARDLY - each.blocked / each.packed
-        if gained > most:
+        if count <= _FEW and gained > most:
             few, most = count, gained
+    many = [each.blocked / each.packed for count, each in seconds.items() if count > _FEW]
+    if many and sum(many) / len(many) <= _FUSED:
+        few = _ANY
     ratios = [
         (each.blocked if count <= few else each.packed) / (each.plain + _OVERHEAD)
         for count, each in seconds.items()

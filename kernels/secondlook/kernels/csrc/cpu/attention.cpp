@@ -10,6 +10,23 @@
 
 #include "checks.h"
 
+namespace secondlook::attention {
+
+std::int64_t scratch_of_a_thread(const Call<float>& call) { return scratch_of_a_head<float>(call); }
+std::int64_t scratch_of_a_thread(const Call<BFloat16>& call) {
+  return has_bf16_dot() ? scratch_of_a_head<BFloat16>(call) : scratch_of_a_head<float>(call);
+}
+
+// By what multiplies their type fastest here.
+void run(const Call<float>& call, std::int64_t begin, std::int64_t end, float* scratch) {
+  run_attend(call, begin, end, scratch);
+}
+void run(const Call<BFloat16>& call, std::int64_t begin, std::int64_t end, float* scratch) {
+  has_bf16_dot() ? run_attend_dot(call, begin, end, scratch) : run_attend(call, begin, end, scratch);
+}
+
+}  // namespace secondlook::attention
+
 namespace {
 
 using secondlook::BFloat16;
@@ -47,23 +64,8 @@ void check(const Tensor& query, const Tensor& keys, const Tensor& values, double
                   scale);
 }
 
-// Some (batch, head) pairs, by what multiplies their type fastest here.
-template <typename Allocate>
-void attend_some(const Call<float>& call, std::int64_t begin, std::int64_t end, const Allocate& allocate) {
-  Tensor scratch = allocate(secondlook::attention::scratch_of_a_head<float>(call));
-  run_attend(call, begin, end, static_cast<float*>(scratch.mutable_data_ptr()));
-}
-template <typename Allocate>
-void attend_some(const Call<BFloat16>& call, std::int64_t begin, std::int64_t end, const Allocate& allocate) {
-  const bool dot = secondlook::has_bf16_dot();
-  Tensor scratch = allocate(dot ? secondlook::attention::scratch_of_a_head<BFloat16>(call)
-                                : secondlook::attention::scratch_of_a_head<float>(call));
-  float* const memory = static_cast<float*>(scratch.mutable_data_ptr());
-  dot ? run_attend_dot(call, begin, end, memory) : run_attend(call, begin, end, memory);
-}
-
 template <typename T>
-void run(const Tensor& query, const Tensor& keys, const Tensor& values, double scale, bool causal,
+void run_all(const Tensor& query, const Tensor& keys, const Tensor& values, double scale, bool causal,
          Tensor& result) {
   Call<T> call{};
   call.query = static_cast<const T*>(query.const_data_ptr());
@@ -83,10 +85,10 @@ void run(const Tensor& query, const Tensor& keys, const Tensor& values, double s
   call.scale = static_cast<float>(scale);
   call.causal = causal;
   call.result = static_cast<T*>(result.mutable_data_ptr());
+  const std::int64_t floats = secondlook::attention::scratch_of_a_thread(call);
   torch::stable::parallel_for(0, call.batch * call.heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    attend_some(call, begin, end, [&](std::int64_t size) {
-      return torch::stable::new_empty(query, {size}, ScalarType::Float);
-    });
+    Tensor scratch = torch::stable::new_empty(query, {floats}, ScalarType::Float);
+    secondlook::attention::run(call, begin, end, static_cast<float*>(scratch.mutable_data_ptr()));
   });
 }
 
@@ -96,9 +98,9 @@ Tensor attention(const Tensor& query, const Tensor& keys, const Tensor& values, 
       torch::stable::new_empty(query, {query.size(0), query.size(2), query.size(1), query.size(3)});
   if (result.numel() == 0) return result;
   if (query.scalar_type() == ScalarType::Float) {
-    run<float>(query, keys, values, scale, causal, result);
+    run_all<float>(query, keys, values, scale, causal, result);
   } else {
-    run<BFloat16>(query, keys, values, scale, causal, result);
+    run_all<BFloat16>(query, keys, values, scale, causal, result);
   }
   return result;
 }

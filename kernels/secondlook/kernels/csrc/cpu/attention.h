@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cpu/attention_call.h"
 #include "cpu/blocked.h"
 
 namespace secondlook::attention {
@@ -20,22 +21,8 @@ namespace secondlook::attention {
 using blocked::kPair;
 using blocked::paired;
 
-inline constexpr std::int64_t kMostWidth = 256;  // of one head
 inline constexpr std::int64_t kRows = 6;         // queries at a time
 inline constexpr std::int64_t kPart = 64;        // of a head's width, that are summed at once; and positions of a block
-
-// Everything about one call; strides in elements.
-template <typename T>
-struct Call {
-  const T* query;   // [batch, heads, rows, width]
-  const T* keys;    // [batch, kv_heads, positions, width]
-  const T* values;  // [batch, kv_heads, positions, width]
-  std::int64_t batch, heads, kv_heads, rows, positions, width;
-  std::int64_t query_strides[3], keys_strides[3], values_strides[3];
-  float scale;
-  bool causal;  // whether row i sees the first positions - rows + i + 1 positions alone
-  T* result;    // [batch, rows, heads, width], contiguous
-};
 
 template <typename T>
 SECONDLOOK_INLINE std::int64_t score_stride(const Call<T>& call) {

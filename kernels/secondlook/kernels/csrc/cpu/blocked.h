@@ -18,8 +18,9 @@ namespace secondlook::blocked {
 
 using low_bit::kChunk, low_bit::kWidth;
 inline constexpr std::int64_t kRows = 6;       // rows whose sums are in registers, where those are of 512 bits
-inline constexpr std::int64_t kMostRows = 16;  // rows that are multiplied while a block is in the cache
+inline constexpr std::int64_t kMostRows = 16;  // rows that are multiplied while a block is in the nearest cache
 inline constexpr std::int64_t kPart = 16384;   // bytes of a block that are multiplied with all these, before the next
+inline constexpr std::int64_t kManyRows = 48;  // rows that are multiplied with kChunk inputs of a block of floats
 
 enum class Held { kFloats, kBytes, kNibbles };
 
@@ -135,9 +136,16 @@ SECONDLOOK_INLINE void multiply_part(const X* x, std::int64_t stride, const T* b
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[r][v] = part.begins() ? Floats{} : load(running + r * width + kLanes * v);
   }
-  for (std::int64_t k = part.first; k < part.last; k += kPair<T>) {
-    fetch.run((k - part.first) / kPair<T>);
-    add_products<R, V>(rows, k, block + k * width, sum);
+  if (fetch.begin == fetch.end) {
+#pragma GCC unroll 2
+    for (std::int64_t k = part.first; k < part.last; k += kPair<T>) {
+      add_products<R, V>(rows, k, block + k * width, sum);
+    }
+  } else {
+    for (std::int64_t k = part.first; k < part.last; k += kPair<T>) {
+      fetch.run((k - part.first) / kPair<T>);
+      add_products<R, V>(rows, k, block + k * width, sum);
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -237,13 +245,14 @@ SECONDLOOK_INLINE void multiply_turns(const X* x, std::int64_t stride, std::int6
   }
 }
 
-// products [rows, width] with a block of floats, a part that fits into the nearest cache after the other. While one
-// is multiplied the next is fetched.
+// products [rows, width] of up to kManyRows rows with a block of floats, a part after the other, which of few rows
+// fits into the nearest cache. While one is multiplied the next is fetched.
 template <typename T, typename X>
 SECONDLOOK_INLINE void multiply_block(const X* x, std::int64_t stride, std::int64_t rows, const Weights<T>& weights,
                                       const T* block, float* products) {
-  alignas(64) float running[kMostRows * kWidth];
-  const std::int64_t most = kPart / (weights.width * static_cast<std::int64_t>(sizeof(T)));
+  alignas(64) float running[kManyRows * kWidth];  // of many rows unused, for parts are chunks
+  const std::int64_t bytes = weights.width * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t most = rows <= kMostRows ? kPart / bytes : kChunk;
   for (Part part{0, 0, weights.inputs}; part.first < weights.inputs; part.first = part.last) {
     part.last = std::min({weights.inputs, part.first + most, (part.first / kChunk + 1) * kChunk});
     const T* const ahead = block + part.last * weights.width;
@@ -314,7 +323,13 @@ SECONDLOOK_INLINE void multiply_few_bits(const float* x, std::int64_t stride, co
   }
 }
 
-// products [rows, width] of up to kMostRows rows from `row` on with one block; a row's bits do not depend on the
+// Rows that are multiplied with a block at once at most.
+template <typename T>
+SECONDLOOK_INLINE std::int64_t most_rows(const Weights<T>& weights) {
+  return weights.held == Held::kFloats ? kManyRows : kMostRows;
+}
+
+// products [rows, width] of up to most_rows rows from `row` on with one block; a row's bits do not depend on the
 // others. With kDot, in functions of SECONDLOOK_BF16_DOT, of rows as they are, else of floats.
 template <bool kDot, typename T>
 SECONDLOOK_INLINE void multiply_any(const Product<T>& product, std::int64_t row, std::int64_t rows,
@@ -356,31 +371,20 @@ Product<T> product(const Inputs<T>& x, const Weights<T>& weights, const T* bias,
   return {x, weights, bias, totals};
 }
 
-// Blocks for one thread.
-template <typename T>
-std::int64_t block_grain(const Product<T>& product) {
-  return grain(product.weights.inputs * product.weights.width * product.x.count / 8);
-}
-
-// Calls use(row, first, count, sums) with the sums of each row and `count` outputs of a block from `first` on,
-// biased, rounded to T.
+// Calls use(row, first, count, sums, biases) with the sums of each row from `begin` to `end`, `count` outputs of a
+// block from `first` on and as many biases, zeros where there are none.
 template <bool kDot, typename T, typename Use>
-SECONDLOOK_INLINE void for_products(const Product<T>& product, std::int64_t block, const Use& use) {
-  alignas(64) float sums[kMostRows * kWidth];
+SECONDLOOK_INLINE void for_products(const Product<T>& product, std::int64_t block, std::int64_t begin,
+                                    std::int64_t end, const Use& use) {
+  alignas(64) float sums[kManyRows * kWidth], biases[kWidth] = {};
   const Weights<T>& weights = product.weights;
   const std::int64_t first = block * weights.width;
   const std::int64_t count = std::min(weights.width, weights.outputs - first);
-  for (std::int64_t row = 0; row < product.x.count; row += kMostRows) {
-    const std::int64_t rows = std::min(kMostRows, product.x.count - row);
+  if (product.bias) widen(product.bias + first, 0, 1, count, count, biases);
+  for (std::int64_t row = begin; row < end; row += most_rows(weights)) {
+    const std::int64_t rows = std::min(most_rows(weights), end - row);
     multiply_any<kDot>(product, row, rows, block, sums);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      float* const sum = sums + r * weights.width;
-      if (product.bias) {
-        for (std::int64_t i = 0; i < count; ++i) sum[i] += to_float(product.bias[first + i]);
-      }
-      for (std::int64_t i = 0; i < count; ++i) sum[i] = rounded<T>(sum[i]);
-      use(row + r, first, count, sum);
-    }
+    for (std::int64_t r = 0; r < rows; ++r) use(row + r, first, count, sums + r * weights.width, biases);
   }
 }
 

@@ -54,7 +54,8 @@ void run_all(const Tensor& input, const Tensor& weight, const std::optional<Tens
   const auto product = blocked::product(x, weights, added, values + floats);
   const blocked::Pass<T> pass{product, blocked::Then::kWrite, result.size(1),
                               static_cast<T*>(result.mutable_data_ptr())};
-  torch::stable::parallel_for(0, blocked::blocks(weights), blocked::block_grain(product),
+  const std::int64_t each = weights.inputs * weights.width * std::min(rows, blocked::kManyRows);
+  torch::stable::parallel_for(0, blocked::tasks(weights, rows), secondlook::grain(each / 8),
                               [&](std::int64_t begin, std::int64_t end) { blocked::run(pass, begin, end); });
 }
 

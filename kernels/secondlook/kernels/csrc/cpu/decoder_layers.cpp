@@ -16,49 +16,18 @@
 #include "cpu/decode_attention.h"
 #include "cpu/decoder_layers_checks.h"
 #include "cpu/phases.h"
+#include "cpu/tensors.h"
 
 namespace {
 
 namespace attention = secondlook::decode_attention;
 namespace blocked = secondlook::blocked;
 using blocked::Then;
-using secondlook::BFloat16;
+using secondlook::BFloat16, secondlook::Memory;
+using secondlook::changed, secondlook::data;
 using namespace secondlook::decoder_layers;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-template <typename T>
-const T* data(const Tensor& tensor) {
-  return tensor.numel() == 0 ? nullptr : static_cast<const T*>(tensor.const_data_ptr());
-}
-template <typename T>
-T* changed(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-// Memory for a call.
-class Memory {
- public:
-  explicit Memory(const Tensor& like) : like_(like) {}
-  template <typename T>
-  T* take(Index count) {
-    const Index floats = (count * static_cast<Index>(sizeof(T)) + 3) / 4;
-    held_.push_back(torch::stable::new_empty(like_, {floats}, ScalarType::Float));
-    return changed<T>(held_.back());
-  }
-  // Rows of `size`, with zeros to an even number.
-  template <typename T>
-  T* take_inputs(Index rows, Index size) {
-    const Index stride = blocked::row_stride(size);
-    T* const x = take<T>(rows * stride);
-    if (stride > size) std::fill(x, x + rows * stride, T{});
-    return x;
-  }
-
- private:
-  const Tensor& like_;
-  std::vector<Tensor> held_;
-};
 
 // Where a layer's cache lies, for one of keys and values; strides in elements.
 template <typename T>
@@ -203,7 +172,7 @@ class Step {
     return inputs(own.normed, size_, own);
   }
 
-  // Blocks that are taken at once at least.
+  // Tasks that are taken at once at least.
   static Index together(const Weights& weights) { return std::max<Index>(1, kTogether / weights.stride); }
 
   void project(const Layer<T>& layer, const T* hidden, secondlook::Phases& phases, Index number,
@@ -211,7 +180,7 @@ class Step {
     Index starts[4] = {0};
     for (int i = 0; i < 3; ++i) {
       const Weights& weights = layer.weights[kProjections[i]];
-      starts[i + 1] = starts[i] + blocked::blocks(weights);
+      starts[i + 1] = starts[i] + blocked::tasks(weights, rows_);
     }
     blocked::Pass<T> passes[3];
     const auto prepare = [&] {
@@ -269,7 +238,7 @@ class Step {
       const auto x = inputs(from, weights.inputs, own);
       pass = {blocked::product(x, weights, {}, own.totals), Then::kAdd, size_, to, before};
     };
-    phases.run(number, blocked::blocks(weights), together(weights), prepare,
+    phases.run(number, blocked::tasks(weights, rows_), together(weights), prepare,
                [&](Index begin, Index end) { blocked::run(pass, begin, end); });
   }
 
@@ -281,7 +250,7 @@ class Step {
       gates = {blocked::product(x, gate, {}, own.totals), Then::kSilu, stride(a_.inner), inner_};
       ups = {blocked::product(x, up, {}, own.totals + totals_), Then::kMultiply, stride(a_.inner), inner_, inner_};
     };
-    phases.run(number, blocked::blocks(gate), together(gate), prepare, [&](Index begin, Index end) {
+    phases.run(number, blocked::tasks(gate, rows_), together(gate), prepare, [&](Index begin, Index end) {
       blocked::run(gates, begin, end);
       blocked::run(ups, begin, end);
     });

@@ -9,10 +9,12 @@
 #include <cstring>
 
 #include "checks.h"
+#include "cpu/tensors.h"
 
 namespace {
 
 using secondlook::BFloat16;
+using secondlook::changed, secondlook::data, secondlook::with_type;
 using torch::headeronly::ScalarType;
 using torch::stable::parallel_for;
 using torch::stable::Tensor;
@@ -60,24 +62,6 @@ void check_dtype(const Tensor& tensor, const char* name) {
                   " must be Float or BFloat16, but is scalar type ", static_cast<int>(type));
 }
 
-template <typename Use>
-void with_type(const Tensor& tensor, const Use& use) {
-  if (tensor.scalar_type() == ScalarType::Float) {
-    use(float{});
-  } else {
-    use(BFloat16{});
-  }
-}
-
-template <typename T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-template <typename T>
-T* data_of(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 Tensor rms_norm(const Tensor& input, const Tensor& weight, double epsilon) {
   check_dtype(input, "input");
   SECONDLOOK_CHECK_DIM(input, 2, "[R, D]");
@@ -92,7 +76,7 @@ Tensor rms_norm(const Tensor& input, const Tensor& weight, double epsilon) {
     const Index size = input.size(1);
     parallel_for(0, input.size(0), 1 + kGrain / size, [&](Index begin, Index end) {
       run_norm(data<T>(input), input.stride(0), data<T>(weight), size, static_cast<float>(epsilon), begin, end,
-               data_of<T>(result));
+               changed<T>(result));
     });
   });
   return result;
@@ -115,7 +99,7 @@ Tensor rotate(const Tensor& input, const Tensor& cosine, const Tensor& sine) {
   with_type(input, [&]<typename T>(T) {
     parallel_for(0, rows, 1 + kGrain / (heads * width), [&](Index begin, Index end) {
       run_rotate(data<T>(input), strides, heads, width, data<T>(cosine), data<T>(sine), begin, end,
-                 data_of<T>(result));
+                 changed<T>(result));
     });
   });
   return result;
@@ -131,7 +115,7 @@ Tensor gated_silu(const Tensor& gate, const Tensor& up) {
   Tensor result = torch::stable::new_empty(gate, {gate.size(0), gate.size(1)});
   with_type(gate, [&]<typename T>(T) {
     parallel_for(0, gate.numel(), kGrain, [&](Index begin, Index end) {
-      run_gate(data<T>(gate), data<T>(up), begin, end, data_of<T>(result));
+      run_gate(data<T>(gate), data<T>(up), begin, end, changed<T>(result));
     });
   });
   return result;
@@ -143,7 +127,7 @@ Tensor quick_gelu(const Tensor& input) {
   Tensor result = torch::stable::empty_like(input);
   with_type(input, [&]<typename T>(T) {
     parallel_for(0, input.numel(), kGrain, [&](Index begin, Index end) {
-      run_quick_gelu(data<T>(input), begin, end, data_of<T>(result));
+      run_quick_gelu(data<T>(input), begin, end, changed<T>(result));
     });
   });
   return result;

@@ -32,6 +32,30 @@ SECONDLOOK_INLINE void normalise(const X* x, const T* __restrict weight, std::in
   }
 }
 
+// The norm of Ba et al., arXiv 1607.06450: to[i] = weight[i] * (x[i] - mean(x)) / deviation(x) + bias[i], rounded once,
+// as PyTorch's.
+template <typename T>
+SECONDLOOK_INLINE void centre(const T* x, const T* weight, const T* bias, std::int64_t size, float epsilon, T* to) {
+  const auto sum_of = [&](const auto& use) __attribute__((always_inline)) {
+    Floats sum{};
+    std::int64_t i = 0;
+    for (; i + kLanes <= size; i += kLanes) sum += use(load(x + i));
+    float rest = 0.0f;
+    for (; i < size; ++i) rest += use(Floats{to_float(x[i])})[0];
+    return sum_lanes(sum) + rest;
+  };
+  const float count = static_cast<float>(size);
+  const float mean = sum_of([](const Floats& value) __attribute__((always_inline)) { return value; }) / count;
+  const float square = sum_of([&](const Floats& value) __attribute__((always_inline)) {
+    const Floats apart = value - mean;
+    return apart * apart;
+  });
+  const float factor = 1.0f / std::sqrt(square / count + epsilon);
+  for (std::int64_t i = 0; i < size; ++i) {
+    round_to((to_float(x[i]) - mean) * factor * to_float(weight[i]) + to_float(bias[i]), to[i]);
+  }
+}
+
 // A head's rotation (Su et al., arXiv 2104.09864), its halves paired: to = x * cosine + (-high, low) * sine.
 template <typename T, typename X>
 SECONDLOOK_INLINE void rotate(const X* __restrict x, const T* __restrict cosine, const T* __restrict sine,
@@ -62,21 +86,29 @@ SECONDLOOK_INLINE void store_rounded(BFloat16* to, const Floats& rounded) {
   std::memcpy(to, &words, sizeof(words));
 }
 
-// 1 / (1 + exp(-x)).
+// 1 / (1 + exp(-x)), of more bits than a T has.
+template <typename T>
 SECONDLOOK_INLINE Floats logistic(const Floats& x) {
   const Words below = mask_below(x, 0.0f), one = reinterpret_bits<Words>(Floats{} + 1.0f);
-  const Floats e = exp_nonpositive(reinterpret_bits<Floats>(reinterpret_bits<Words>(x) | 0x80000000u));
+  const Floats minus = reinterpret_bits<Floats>(reinterpret_bits<Words>(x) | 0x80000000u);
+  const Floats e = sizeof(T) == sizeof(float) ? exp_nonpositive(minus) : rough_exp_nonpositive(minus);
   const Floats over = reinterpret_bits<Floats>(one ^ ((one ^ reinterpret_bits<Words>(e)) & below));
   return over / (e + 1.0f);
 }
 template <typename T>
 SECONDLOOK_INLINE Floats silu(const Floats& x) {
-  return rounded_lanes<T>(x * logistic(x));
+  return rounded_lanes<T>(x * logistic<T>(x));
 }
 // PyTorch's operations round 1.702 x and its logistic, too; this does not, and is so much nearer.
 template <typename T>
 SECONDLOOK_INLINE Floats quick_gelu(const Floats& x) {
-  return rounded_lanes<T>(x * logistic(x * 1.702f));
+  return rounded_lanes<T>(x * logistic<T>(x * 1.702f));
+}
+// x (1 + tanh(y)) / 2 is x logistic(2 y).
+template <typename T>
+SECONDLOOK_INLINE Floats gelu_tanh(const Floats& x) {
+  constexpr float root = 1.5957691216f;  // 2 sqrt(2 / pi)
+  return rounded_lanes<T>(x * logistic<T>((x * x * x * 0.044715f + x) * root));
 }
 
 // to[i] = use(from[i]...) for `count` values, 16 at a time, of 16 bits 32; what is beyond them is read as zeros.
