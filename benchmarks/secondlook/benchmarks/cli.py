@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -25,13 +27,20 @@ def register(app: typer.Typer) -> None:
         ("eval", register_evaluation, "Measure accuracy, retransmission and region search."),
         ("calibrate", register_calibration, "Choose when a model looks twice, and where it looks."),
     ):
-        group = typer.Typer(help=text, no_args_is_help=True)
+        group = typer.Typer(help=text, no_args_is_help=True, callback=_interrupted_by_sigterm)
         app.add_typer(group, name=name)
         added(group)
     app.command()(demo)
     app.command()(demo_stream)
     app.command()(report)
     app.command("plan", help=PlanRun.__doc__)(with_options(_plan, PlanRun))
+
+
+def _interrupted_by_sigterm(context: typer.Context) -> None:
+    """SIGTERM ends a measurement as Ctrl-C does: what is complete is told, and no process is left behind."""
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        context.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
 
 
 def demo(
