@@ -2,9 +2,10 @@
 
 Each is C++ on the CPU and CUDA on a GPU, built at first use or into the wheel, with a reference in plain
 PyTorch that specifies it and serves where nothing can be built. For the CPU alone, in float32 and bfloat16,
-are a decoder's layers in a step, products with weights in blocks, attention of many rows, norms, rotations
-and gates; `has_kernels` tells where. For CUDA alone is `quantised_linear`: weights of few bits lie in rows
-there, and in blocks on the CPU. Importing builds and loads nothing.
+are all layers of a decoder's step and of an encoder, what a decoder's layer does to many rows, products
+with weights in blocks, attention of many rows, norms, rotations and gates; `has_kernels` tells where. For
+CUDA alone is `quantised_linear`: weights of few bits lie in rows there, and in blocks on the CPU. Importing
+builds and loads nothing.
 """
 
 from __future__ import annotations

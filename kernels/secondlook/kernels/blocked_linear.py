@@ -1,12 +1,13 @@
-"""A linear layer of a few rows, with weights that lie in blocks, on the CPU.
+"""A linear layer with weights that lie in blocks, on the CPU.
 
     result[b, n] = sum_k input[b, k] weight[n, k] + bias[n]
 
 With few rows the time is that of reading the weights, so they are read once, in the order in which they lie:
 [blocks, pairs, W, P], that is, blocks of W outputs, in each the inputs one after the other; in float32 P is 1
 and in bfloat16 two inputs follow each other. That is how oneDNN packs weights for a processor with AVX-512
-(its BA16a64b and BA16a64b2a), so that the same memory serves a matrix product of many rows. Of weights of few
-bits, see `secondlook.kernels.quantised_blocks`, there is half as much to read, or a quarter.
+(its BA16a64b and BA16a64b2a), so that the same memory serves its products, too. With many rows a block is
+multiplied with some after the others while it is in the cache. Of weights of few bits, see
+`secondlook.kernels.quantised_blocks`, there is half as much to read, or a quarter.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def blocked_linear(
     bias: Tensor | None,  # [outputs]
     outputs: int,
 ) -> Tensor:  # [B, outputs]
-    """What a linear layer gives for a few rows.
+    """What a linear layer gives.
 
     Products are summed in float32. Deterministic: a row's result has the same bits whatever the other rows
     and the number of threads.

@@ -4,9 +4,10 @@ PyTorch multiplies float32 weights by MKL, as they lie in memory. oneDNN packs t
 TorchInductor does with those of a frozen model. The same blocks serve `secondlook.kernels.blocked_linear`,
 which reads them at the speed of memory where rows are few. `secondlook.engine.models.packing` chooses.
 
-Kernels add products up in different orders, and one kernel does for different numbers of rows. So a row's
-result depends on how many are computed with it, as everywhere in PyTorch: by the float32 rounding of its sum,
-and in bfloat16 by one rounding of the result. Tokens and decisions depend on neighbours in near ties only.
+Kernels add products up in different orders, and oneDNN's do for different numbers of rows. Where that
+multiplies, a row's result depends on how many are computed with it, as everywhere in PyTorch: by the float32
+rounding of its sum, and in bfloat16 by one rounding of the result. Tokens and decisions depend on neighbours
+in near ties only.
 """
 
 from __future__ import annotations
