@@ -49,8 +49,8 @@ def decoder(kind: str = "Llama", dtype: torch.dtype = torch.float32) -> Any:
     return model
 
 
-def fused(model: Any, *, few: int = 16) -> FusedLayers | None:
-    pack_linear_layers(model, Choice(packed=True, few=few))
+def fused(model: Any, *, few: int = 16, many: bool = False) -> FusedLayers | None:
+    pack_linear_layers(model, Choice(packed=True, few=few, fused=many))
     return fused_layers(model, DecoderShape.of(model.config), 1)
 
 
@@ -82,14 +82,14 @@ def answered(model: Any, ours: FusedLayers | None) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("few", [0, 1, 16])
+@pytest.mark.parametrize(("few", "many"), [(0, False), (1, False), (16, False), (1, True), (16, True)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_are_transformers_own(kind: str, few: int, dtype: torch.dtype) -> None:
+def test_they_are_transformers_own(kind: str, few: int, many: bool, dtype: torch.dtype) -> None:
     if not can_pack(dtype):
         pytest.skip("no layer of this dtype is packed here")
     expected = answered(decoder(kind, dtype), None)
     model = decoder(kind, dtype)
-    ours = fused(model, few=few)
+    ours = fused(model, few=few, many=many)
     assert ours is not None
     assert ours.most == few
     for one, two in zip(answered(model, ours), expected, strict=True):

@@ -27,15 +27,7 @@ from secondlook.engine.models import checkpoint as loading
 from secondlook.engine.models import packing
 from secondlook.engine.models.checkpoint import load_model
 from secondlook.engine.models.packed_linear import PackedLinear
-from secondlook.engine.models.packing import (
-    PACKED,
-    PLAIN,
-    Choice,
-    Seconds,
-    choose,
-    measure,
-    pack_linear_layers,
-)
+from secondlook.engine.models.packing import PACKED, PLAIN, Choice, Seconds, choose, pack_linear_layers
 from secondlook.kernels import status
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -43,7 +35,8 @@ QUESTIONS = ("What is the number on the sign?", "Describe the picture.", "Is the
 DTYPES = (torch.float32, torch.bfloat16)
 needs_packing = pytest.mark.skipif(not can_pack(torch.float32), reason="no layer is packed here")
 FEW = Choice(packed=True, few=16)
-CHOICES = (PACKED, FEW, PLAIN)
+FUSED = Choice(packed=True, few=16, fused=True)
+CHOICES = (PACKED, FEW, FUSED, PLAIN)
 
 
 def layers(dtype: torch.dtype = torch.float32, *, width: int = 40, outputs: int = 90) -> nn.ModuleDict:
@@ -207,11 +200,13 @@ def test_the_choice_follows_from_times_alone(seconds: dict[int, Seconds], expect
     assert choose(seconds) == expected
 
 
-@pytest.mark.parametrize(("ratio", "few"), [(0.9, 2**31), (1.2, 2**31), (1.3, 16), (8.0, 16), (math.inf, 16)])
-def test_many_rows_are_our_operators_unless_onednn_is_much_faster(ratio: float, few: int) -> None:
-    counts = (1, 16, 64, 640)
-    seconds = {count: Seconds(1.0, 0.5, 0.4 if count <= 16 else 0.5 * ratio) for count in counts}
-    assert choose(seconds) == Choice(True, few)
+@pytest.mark.parametrize("plain", [1.0, 0.51])  # the latter is no reason against packing for few rows
+@pytest.mark.parametrize(("ratio", "fused"), [(0.9, True), (1.2, True), (1.3, False), (math.inf, False)])
+def test_many_rows_are_ours_unless_onednn_is_much_faster(ratio: float, fused: bool, plain: float) -> None:
+    few, many = Seconds(1.0, 0.5, 0.4), Seconds(plain, 0.5, 0.5 * ratio)
+    times = {1: few, 16: few, 64: many, 256: many, 640: many}
+    for seconds in (times, {**times, 256: Seconds(plain, 0.5, 2.0)}):  # one was disturbed
+        assert choose(seconds) == Choice(True, 16, fused)
 
 
 def ticks(step: float = 1e-6) -> Iterator[float]:
@@ -223,7 +218,7 @@ def ticks(step: float = 1e-6) -> Iterator[float]:
 
 @needs_packing
 def test_each_number_of_rows_is_measured_by_the_clock_given() -> None:
-    found = measure((40, 24, torch.float32), clock=ticks().__next__)
+    found = packing.measure((40, 24, torch.float32), clock=ticks().__next__)
     assert list(found) == [1, 2, 4, 8, 16, 64, 256, 640, 1280]
     assert found[1] == pytest.approx((0.25e-6,) * 3)  # four calls a tick
     assert found[1280] == pytest.approx((1e-6,) * 3)
@@ -231,12 +226,12 @@ def test_each_number_of_rows_is_measured_by_the_clock_given() -> None:
 
 @needs_packing
 def test_many_rows_are_measured_only_where_that_takes_no_time() -> None:
-    assert list(measure((40, 24, torch.float32), clock=ticks(1e-3).__next__)) == [1, 2, 4, 8, 16]
+    assert list(packing.measure((40, 24, torch.float32), clock=ticks(1e-3).__next__)) == [1, 2, 4, 8, 16]
 
 
 @needs_packing
 def test_a_measurement_that_takes_too_long_finds_nothing() -> None:
-    assert measure((40, 24, torch.float32), clock=ticks(1.0).__next__, limit=20.0) == {}
+    assert packing.measure((40, 24, torch.float32), clock=ticks(1.0).__next__, limit=20.0) == {}
 
 
 @pytest.fixture
@@ -369,7 +364,7 @@ def test_nor_other_kinds_of_layers() -> None:
 
 
 @needs_packing
-@pytest.mark.parametrize("choice", [PACKED, FEW], ids=str)
+@pytest.mark.parametrize("choice", [PACKED, FEW, FUSED], ids=str)
 def test_answers_regions_and_digests_stay_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: Choice
 ) -> None:

@@ -138,16 +138,16 @@ def test_in_eager_torch_it_has_the_bits_of_transformers_modules_or_is_near(any_m
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu_pytorch_tanh", "gelu"])
-@pytest.mark.parametrize("few", [16, 2**31])
+@pytest.mark.parametrize("fused", [False, True])
 def test_blocks_that_one_operator_computes_are_the_same(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, activation: str, few: int
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, activation: str, fused: bool
 ) -> None:
-    """Where it multiplies so many rows, and knows the activation; else modules do."""
+    """Where that was chosen, and it knows the activation; else modules do."""
     if not can_pack(dtype):
         pytest.skip("no layer of this dtype is packed here")
     model = llava(hidden_act=activation)
     module = vision(copy.deepcopy(model).to(dtype))
-    pack_linear_layers(module.blocks, Choice(packed=True, few=few))
+    pack_linear_layers(module.blocks, Choice(packed=True, few=16, fused=fused))
     served, encoded = list[bool](), clip.encoded
 
     def watched(*arguments: Any) -> Tensor | None:
@@ -159,5 +159,6 @@ def test_blocks_that_one_operator_computes_are_the_same(
     values = pixels(model)
     with torch.inference_mode():
         found = module(values.to(dtype))
-    assert served == [few > 16 and activation != "gelu"]
+        assert module(values[:0].to(dtype)).shape == (0, *found.shape[1:])
+    assert served == [fused and activation != "gelu", False]
     assert relative_error(found, truth(model, values)) < tolerance

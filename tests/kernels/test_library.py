@@ -31,13 +31,13 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A stand-in for a C++ compiler that takes a moment and notes each call in a file beside it."""
+    """A stand-in for a C++ compiler that takes a moment and notes each library in a file beside it."""
     script = tmp_path / "compiler"
     script.write_text(
         "#!/bin/sh\n"
         'case "$*" in *--version) echo a compiler 1.0; exit;; esac\n'
-        f'echo called >> "{tmp_path}/calls"\n'
-        "sleep 0.3\n"
+        f'case " $* " in *" -c "*) ;; *) echo called >> "{tmp_path}/calls";; esac\n'
+        "sleep 0.1\n"
         'while [ "$1" != -o ]; do shift; done\n'
         'echo a library > "$2"\n'
     )
@@ -70,6 +70,26 @@ def test_a_library_is_built_once_and_then_found(fresh: Path, compiler: Path) -> 
     assert first.read_text() == "a library\n"
     assert first.is_relative_to(fresh)
     assert calls(compiler) == 1
+
+
+def test_every_source_is_in_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The stand-in concatenates what it is given."""
+    script = tmp_path / "compiler"
+    script.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--version) exit;; esac\n'
+        "said=$(for one; do\n"
+        'case "$one" in *.cpp) echo "$one";; *.o) [ ! -e "$one" ] || cat "$one";; esac\n'
+        "done)\n"
+        'while [ "$1" != -o ]; do shift; done\n'
+        'echo "$said" > "$2"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    parameters = build.build_parameters("cpu")
+    made = library.build_library(parameters)
+    assert made.read_text().split() == [str(source) for source in parameters.sources]
+    assert {path.name for path in made.parent.iterdir()} == {made.name, "lock", library._MARKER}
 
 
 def test_threads_that_build_at_once_build_once(fresh: Path, compiler: Path) -> None:

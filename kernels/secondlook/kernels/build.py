@@ -1,8 +1,8 @@
 """How the operators are compiled: one function of parameters, for the wheel and for the first use alike.
 
 The sources are written on torch's stable ABI, register themselves when loaded, and need no Python headers, so
-that one call of a compiler makes each library: `secondlook_cpu` with the C++ compiler, `secondlook_cuda` with
-nvcc.
+that a compiler makes each library by itself, as many sources at once as there are cores: `secondlook_cpu`
+with the C++ compiler, `secondlook_cuda` with nvcc.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 import torch
@@ -79,9 +81,9 @@ class BuildParameters:
         """The library's file name."""
         return f"secondlook_{self.backend}.so"
 
-    def command(self, output: Path) -> list[str]:
-        """The compiler's command line."""
-        return [*self.compiler, *map(str, self.sources), "-o", str(output), *self.arguments]
+    def command(self, sources: Sequence[Path], output: Path, *more: str) -> list[str]:
+        """The compiler's command line, for one source or for all objects."""
+        return [*self.compiler, *more, *map(str, sources), "-o", str(output), *self.arguments]
 
     def key(self) -> str:
         """A digest of the parameters and of every file under csrc: equal keys, equal libraries."""
@@ -149,22 +151,44 @@ def compile_library(parameters: BuildParameters, output: Path) -> str:
         BuildError: with the compiler's output.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    command = parameters.command(partial)
-    try:
-        done = _run(command)
-        said = (done.stdout + done.stderr).strip()
-        if done.returncode != 0:
-            raise BuildError(f"{shlex.join(command)}\nfailed ({done.returncode}):\n{said}")
-        if not partial.exists():
-            raise BuildError(
-                f"{shlex.join(command)}\nwrote no file, though it did not fail: is {_named(command[0])} a "
-                f"compiler?\n{said}"
-            )
+    with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        objects = [Path(folder, f"{source.stem}.o") for source in parameters.sources]
+        commands = [
+            parameters.command([source], made, "-c")
+            for source, made in zip(parameters.sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(_cores()) as pool:
+            running = [
+                pool.submit(_compiled, command, made) for command, made in zip(commands, objects, strict=True)
+            ]
+            try:
+                said = [one.result() for one in running]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        partial = Path(folder, output.name)
+        said.append(_compiled(parameters.command(objects, partial), partial))
         partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    return "\n".join(filter(None, said))
+
+
+def _compiled(command: list[str], output: Path) -> str:
+    """What a compiler said when it wrote `output`."""
+    done = _run(command)
+    said = (done.stdout + done.stderr).strip()
+    if done.returncode != 0:
+        raise BuildError(f"{shlex.join(command)}\nfailed ({done.returncode}):\n{said}")
+    if not output.exists():
+        raise BuildError(
+            f"{shlex.join(command)}\nwrote no file, though it did not fail: is {_named(command[0])} a "
+            f"compiler?\n{said}"
+        )
     return said
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def known_architectures(nvcc: str, wanted: Sequence[str] = ARCHITECTURES) -> list[str]:

@@ -8,8 +8,8 @@
 The first two stand before and behind a decoder's attention to its cache; the third is all of an encoder.
 Norms are Zhang & Sennrich's (arXiv 1910.07467), or with a bias Ba et al.'s (arXiv 1607.06450). Threads are
 woken once for an operator, and each takes what is next to be done, so that of one whose core another process
-has the others do the work. Weights lie in blocks, see `secondlook.kernels.blocked_linear`; a row's results
-have the same bits whatever the other rows.
+has the others do the work. Weights lie in blocks, see `secondlook.kernels.blocked_linear`; results have the
+same bits whatever the other rows, of `encoder_layers` whatever the other sequences.
 """
 
 from __future__ import annotations

@@ -23,10 +23,12 @@ class FixedLinear(nn.Module):
     Attributes:
         blocks: the weights as `blocked_linear` takes them; None where they do not lie so.
         few: up to so many rows are multiplied by that.
+        fused: whether operators of whole layers may multiply any number of rows with the blocks.
     """
 
     blocks: Tensor | None = None
     few: int = 0
+    fused: bool = False
 
     def __init__(self, inputs: int, outputs: int, bias: nn.Parameter | None, training: bool) -> None:
         super().__init__()

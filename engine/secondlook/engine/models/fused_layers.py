@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from secondlook.engine.decode.cache import DecoderShape, KVCache
 from secondlook.engine.decode.plans import AttentionPlan, DecodePlan, PrefillPlan, Rows, Segment
 from secondlook.engine.models.fixed_linear import FixedLinear
-from secondlook.engine.models.layer_rows import activation_of, most_rows, with_bias
+from secondlook.engine.models.layer_rows import activation_of, serve, with_bias
 from secondlook.kernels import (
     LAYER_WEIGHTS,
     decoder_layers,
@@ -38,8 +38,6 @@ _NORMS: Final = ("input_layernorm", "post_attention_layernorm")
 _HEAD_NORMS: Final = ("self_attn.q_norm", "self_attn.k_norm")
 _ALIKE: Final = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Of the largest value, what a layer may differ by: in bfloat16 inner values are rounded differently."""
-_STEP: Final = 48
-"""Rows of a step that are computed by one operator at most: each of its threads norms all of them."""
 
 
 class _Layer:
@@ -77,7 +75,6 @@ class _Layer:
         self._head_norms = [norm.weight for norm in heads] or [None, None]
         blocks = [getattr(one, "blocks", None) for one in self._products]
         self.weights, self.most = list[Tensor](), 0
-        self._many = most_rows(self._products, norms[0].weight.dtype)
         outputs, inner = int(self._products[0].out_features), int(self._products[4].out_features)
         self.sizes: tuple[Any, ...] = outputs // self.width, inner, self.scale, self._epsilon
         if all(one is not None for one in blocks) and all(one.bias is None for one in self._products[3:]):
@@ -92,7 +89,7 @@ class _Layer:
         absent = self._norms[0][:0]
         self.weights = [absent if one is None else one.detach() for one in before]
         self.weights += [output, self._norms[1].detach(), gate, up, down]
-        self.most = min(max(one.few for one in self._products), _STEP)
+        self.most = max(one.few for one in self._products)
 
     def run(self, number: int, hidden: Tensor, turns: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
         """[R, D] of any rows."""
@@ -114,7 +111,7 @@ class _Layer:
     def _projected(self, hidden: Tensor, which: slice) -> list[Tensor]:
         """[R, H, W] of some of the first three products, of rows that are normed before."""
         products, norm = self._products[which], self._norms[0]
-        if len(hidden) <= self._many:
+        if serve(hidden, products):
             blocks, biases = zip(*(with_bias(one, norm) for one in products), strict=True)
             outputs = [one.out_features for one in products]
             found = norm_linears(hidden, norm, norm[:0], self._epsilon, blocks, biases, outputs)
@@ -133,7 +130,7 @@ class _Layer:
         """The layer's result, from its input and what attention found, [1, R, H, W]."""
         output, gate, up, down = self._products[3:]
         norm, mixed = self._norms[1], mixed.reshape(len(hidden), -1)
-        if len(hidden) <= self._many and _block_width(gate.blocks) == _block_width(up.blocks):
+        if serve(hidden, self._products[3:]) and _block_width(gate.blocks) == _block_width(up.blocks):
             absent = norm[:0]
             behind = (part for one in (gate, up, down) for part in with_bias(one, absent))
             weights = [*with_bias(output, absent), norm, absent, *behind]

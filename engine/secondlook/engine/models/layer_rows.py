@@ -7,7 +7,7 @@ by something else, be it for many rows alone, that layer is computed module afte
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +15,27 @@ from torch import Tensor, nn
 from secondlook.engine.models.fixed_linear import FixedLinear
 from secondlook.kernels import ACTIVATIONS, encoder_layers
 
-__all__ = ["EncoderLayer", "activation_of", "encoded", "most_rows", "with_bias"]
-
-_VALUES: Final = torch.linspace(-4, 4, 64)
+__all__ = ["EncoderLayer", "activation_of", "encoded", "serve", "with_bias"]
 
 
 def activation_of(activation: Any) -> str | None:
-    """The name in `secondlook.kernels.ACTIVATIONS` of what computes the same."""
-    found = None if activation is None else activation(_VALUES)
+    """The name in `secondlook.kernels.ACTIVATIONS` of what computes the same, and has no parameters."""
+    if activation is None or any(True for _ in getattr(activation, "parameters", list)()):
+        return None
+    values = torch.linspace(-4, 4, 64, device="cpu")
+    found = activation(values).double()
     for name, ours in ACTIVATIONS.items():
-        if found is not None and torch.allclose(found, ours(_VALUES).float(), atol=1e-5):
+        if torch.allclose(found, ours(values.double()), atol=1e-5):
             return name
     return None
 
 
-def most_rows(linears: Iterable[Any], dtype: torch.dtype) -> int:
-    """Up to how many rows of a dtype the operators multiply with all of these layers."""
-    return min(linear.few if _fits(linear, dtype) else 0 for linear in linears)
-
-
-def _fits(linear: Any, dtype: torch.dtype) -> bool:
-    blocks = linear.blocks if isinstance(linear, FixedLinear) and linear.in_features % 2 == 0 else None
-    return blocks is not None and blocks.dtype == dtype
+def serve(rows: Tensor, linears: Iterable[Any]) -> bool:
+    """Whether the operators multiply rows [..., D] with all of these layers."""
+    return rows.numel() > 0 and all(
+        isinstance(one, FixedLinear) and one.fused and getattr(one.blocks, "dtype", None) == rows.dtype
+        for one in linears
+    )
 
 
 def with_bias(linear: Any, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,10 +64,9 @@ def encoded(
     Args:
         activation: what `activation_of` tells of theirs.
     """
-    count, width = hidden.numel() // hidden.shape[-1], hidden.shape[-1] // heads
     linears = [one for layer in layers for one in layer if not isinstance(one, nn.LayerNorm)]
     norms = [one for layer in layers for one in (layer.norm, layer.second_norm)]
-    if activation is None or not norms or count > most_rows(linears, hidden.dtype):
+    if activation is None or not norms or not serve(hidden, linears):
         return None
     epsilon = norms[0].eps
     if any((one.eps, one.weight.dtype) != (epsilon, hidden.dtype) or one.bias is None for one in norms):
@@ -81,5 +79,5 @@ def encoded(
         weights += (second_norm.weight, second_norm.bias, absent, absent)
         weights += (part for one in (up, down) for part in with_bias(one, absent))
     last: Any = linears[-1]
-    inner, scale = int(last.in_features), width**-0.5
+    inner, scale = int(last.in_features), (hidden.shape[-1] // heads) ** -0.5
     return encoder_layers(hidden.contiguous(), weights, heads, inner, scale, epsilon, activation)

@@ -38,12 +38,13 @@ _ops: Any = torch.ops.mkldnn  # private to PyTorch
 class PackedLinear(FixedLinear):
     """A linear layer on the CPU with packed weights, which are held once: `blocks` are the same memory."""
 
-    def __init__(self, layer: nn.Linear, few: int = 0) -> None:
+    def __init__(self, layer: nn.Linear, few: int = 0, fused: bool = False) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias, layer.training)
         weight = layer.weight.detach()
         self._weight: Tensor = _ops._reorder_linear_weight(weight)
         self.blocks = _blocks(self._weight, self.in_features, self.out_features)
         self.few = 0 if self.blocks is None else few
+        self.fused = fused and self.blocks is not None and self.in_features % 2 == 0
 
     def unpacked(self) -> Tensor:
         """The weights [out_features, in_features], a copy of the very same values."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -53,13 +54,11 @@ _OVERHEAD: Final = 10e-6
 decoder's step are one operator where their products are packed."""
 _HARDLY: Final = 1.05
 _FUSED: Final = 1.25
-"""What our own operator may take of oneDNN's time for many rows. A layer's norms, activations and sums follow
-oneDNN's products in passes of their own, and are within our operators; and one product again and again, as
-it is measured, is oneDNN's best case. Where processors have instructions that are oneDNN's alone (AMX) it is
-several times as fast."""
+"""What our own product may take of oneDNN's time for many rows within our operators of whole layers. Norms,
+activations and sums follow oneDNN's products in passes of their own, and are within ours; and one product
+again and again, as it is measured, is oneDNN's best case. Where processors have instructions that are
+oneDNN's alone (AMX) it is several times as fast."""
 _MUCH: Final = 1.15
-_ANY: Final = 2**31
-"""Rows, more than are ever multiplied at once."""
 Shape: TypeAlias = tuple[int, int, torch.dtype]
 Clock: TypeAlias = Callable[[], float]
 _log = logging.getLogger(__name__)
@@ -72,10 +71,12 @@ class Choice:
     Attributes:
         packed: whether weights are packed; else all is PyTorch's.
         few: up to so many rows are multiplied by our own operator, if it can read the blocks.
+        fused: whether within our operators of whole layers any number is.
     """
 
     packed: bool = False
     few: int = 0
+    fused: bool = False
 
 
 PLAIN: Final = Choice()
@@ -111,7 +112,7 @@ def pack_linear_layers(model: nn.Module, choice: Choice | None = None) -> None:
         chosen = choice or choices[shape]
         if chosen.packed:
             layer: Any = model.get_submodule(name)
-            model.set_submodule(name, PackedLinear(layer, chosen.few))
+            model.set_submodule(name, PackedLinear(layer, chosen.few, chosen.fused))
 
 
 def _shape(layer: nn.Module) -> Shape | None:
@@ -230,19 +231,17 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
 def choose(seconds: Mapping[int, Seconds]) -> Choice:
     """Packed weights if they are clearly faster on average, and for no number of rows much slower. Our own
     operator multiplies up to that number of few rows to which its gains add up most, so that one disturbed
-    measurement decides nothing; and any number, if of many rows it takes hardly longer."""
+    measurement decides nothing; and any number within a layer, if of many it takes hardly longer."""
     few, gained, most = 0, 0.0, 0.0
     for count, each in seconds.items():
         gained += _HARDLY - each.blocked / each.packed
         if count <= _FEW and gained > most:
             few, most = count, gained
     many = [each.blocked / each.packed for count, each in seconds.items() if count > _FEW]
-    if many and sum(many) / len(many) <= _FUSED:
-        few = _ANY
     ratios = [
         (each.blocked if count <= few else each.packed) / (each.plain + _OVERHEAD)
         for count, each in seconds.items()
     ]
     if ratios and max(ratios) <= _MUCH and sum(ratios) / len(ratios) <= _CLEARLY:
-        return Choice(packed=True, few=few)
+        return Choice(packed=True, few=few, fused=bool(many) and median(many) <= _FUSED)
     return PLAIN

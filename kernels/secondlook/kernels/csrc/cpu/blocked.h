@@ -1,5 +1,5 @@
-// Products of a few rows with weights in blocks, read once and in the order in which they lie, so that the
-// memory decides how long they take.
+// Products of rows with weights in blocks, which are read in the order in which they lie, and for a few rows once, so
+// that the memory decides how long those take.
 //
 // Weights [outputs, inputs] lie as [blocks, pairs, width, pair], block after block of `width` outputs: oneDNN's
 // BA16a64b and its kin with pairs of 16-bit floats (https://uxlfoundation.github.io/oneDNN, "Understanding

@@ -13,13 +13,11 @@ namespace {
 template <typename T>
 SECONDLOOK_INLINE void finish(const Pass<T>& pass, std::int64_t at, std::int64_t count, const float* sum,
                               const float* bias) {
-  T* const to = pass.to + at;
-  const T* const before = pass.before + at;
   switch (pass.then) {
     case Then::kWrite:
       return elementwise::for_lanes(count, [](const auto& x, const auto& b) __attribute__((always_inline)) {
         return elementwise::rounded_lanes<T>(x + b);
-      }, to, sum, bias);
+      }, pass.to + at, sum, bias);
     case Then::kFloats:
       return elementwise::for_lanes(count, [](const auto& x, const auto& b) __attribute__((always_inline)) {
         return elementwise::rounded_lanes<T>(x + b);
@@ -28,24 +26,24 @@ SECONDLOOK_INLINE void finish(const Pass<T>& pass, std::int64_t at, std::int64_t
       return elementwise::for_lanes(count, [](const auto& x, const auto& b, const auto& y)
                                                __attribute__((always_inline)) {
         return elementwise::rounded_lanes<T>(y + elementwise::rounded_lanes<T>(x + b));
-      }, to, sum, bias, before);
+      }, pass.to + at, sum, bias, pass.before + at);
     case Then::kSilu:
       return elementwise::for_lanes(count, [](const auto& x, const auto& b) __attribute__((always_inline)) {
         return elementwise::silu<T>(elementwise::rounded_lanes<T>(x + b));
-      }, to, sum, bias);
+      }, pass.to + at, sum, bias);
     case Then::kQuickGelu:
       return elementwise::for_lanes(count, [](const auto& x, const auto& b) __attribute__((always_inline)) {
         return elementwise::quick_gelu<T>(elementwise::rounded_lanes<T>(x + b));
-      }, to, sum, bias);
+      }, pass.to + at, sum, bias);
     case Then::kGeluTanh:
       return elementwise::for_lanes(count, [](const auto& x, const auto& b) __attribute__((always_inline)) {
         return elementwise::gelu_tanh<T>(elementwise::rounded_lanes<T>(x + b));
-      }, to, sum, bias);
+      }, pass.to + at, sum, bias);
     case Then::kMultiply:
       return elementwise::for_lanes(count, [](const auto& x, const auto& b, const auto& y)
                                                __attribute__((always_inline)) {
         return elementwise::rounded_lanes<T>(y * elementwise::rounded_lanes<T>(x + b));
-      }, to, sum, bias, before);
+      }, pass.to + at, sum, bias, pass.before + at);
   }
 }
 

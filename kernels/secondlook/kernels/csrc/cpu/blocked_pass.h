@@ -1,5 +1,4 @@
-// A pass over blocks of weights: products of a few rows, and what is made of them as long as they are in
-// registers' reach.
+// A pass over blocks of weights: products of rows, and what is made of them while they are in the nearest cache.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +29,7 @@ struct Pass {
   float* floats = nullptr;
 };
 
-// Of how many shares of so many rows each is multiplied with a block at once.
+// Into how many shares rows are divided, of which each is multiplied with a block at once.
 SECONDLOOK_INLINE std::int64_t shares(std::int64_t rows) {
   return std::max<std::int64_t>(1, tiles(rows, kManyRows));
 }

@@ -1,5 +1,6 @@
 // Norms, rotations and gates of a decoder and of a vision encoder. Rounded to T wherever PyTorch's operations
-// would write a tensor of T, so that nothing differs from those but the order of sums.
+// would write a tensor of T, so that nothing differs from those but the order of sums, and of exponentials what is
+// beyond a T's bits.
 #pragma once
 
 #include <algorithm>
@@ -86,7 +87,7 @@ SECONDLOOK_INLINE void store_rounded(BFloat16* to, const Floats& rounded) {
   std::memcpy(to, &words, sizeof(words));
 }
 
-// 1 / (1 + exp(-x)), of more bits than a T has.
+// 1 / (1 + exp(-x)), within a few ulp of float32; for BFloat16 of 18 bits, and 0 below -87.3.
 template <typename T>
 SECONDLOOK_INLINE Floats logistic(const Floats& x) {
   const Words below = mask_below(x, 0.0f), one = reinterpret_bits<Words>(Floats{} + 1.0f);

@@ -58,11 +58,13 @@ SECONDLOOK_CLONES static void run_widen(const BFloat16* x, Index count, float* t
   widen(x, 0, 1, count, count, to);
 }
 
-// Products and norms of a call's rows, phase after phase: of each is said first what it needs, by one thread.
+// Products and norms of a call's rows, phase after phase: of each is said first what it needs, by one thread. All that
+// is given must outlive the call.
 template <typename T>
 class Rows {
  public:
-  explicit Rows(const Tensor& hidden) : memory_(hidden), rows_(hidden.size(0)) {}
+  explicit Rows(const Tensor& hidden)
+      : memory_(hidden), rows_(hidden.size(0)), most_threads_(torch::stable::get_num_threads()) {}
 
   Index count() const { return rows_; }
 
@@ -126,7 +128,7 @@ class Rows {
     work_ += 2 * call.batch * call.heads * call.rows * call.positions * call.width;
     const Index floats = attention::scratch_of_a_thread(call);
     if (scratch_.empty()) {  // of all calls, which are of the same sizes
-      for (Index i = 0; i < torch::stable::get_num_threads(); ++i) scratch_.push_back(memory_.take<float>(floats));
+      for (Index i = 0; i < most_threads_; ++i) scratch_.push_back(memory_.take<float>(floats));
     }
     phases_.push_back({call.batch * call.heads, 1, [this, call](Index thread, Index begin, Index end) {
       attention::run(call, begin, end, scratch_[thread]);
@@ -134,7 +136,7 @@ class Rows {
   }
 
   void run() {
-    const Index threads = std::clamp<Index>(1 + work_ / kWorkOfAThread, 1, torch::stable::get_num_threads());
+    const Index threads = std::clamp<Index>(1 + work_ / kWorkOfAThread, 1, most_threads_);
     Phases phases(static_cast<Index>(phases_.size()), threads);
     std::atomic<Index> arrived{0};
     torch::stable::parallel_for(0, threads, 1, [&](Index, Index) {
@@ -159,7 +161,7 @@ class Rows {
   };
 
   Memory memory_;
-  const Index rows_;
+  const Index rows_, most_threads_;
   std::vector<Work> phases_;
   std::vector<float*> scratch_;  // of each thread, for attention
   Index work_ = 0;  // multiplications
