@@ -4,7 +4,9 @@
 
 #include "cpu/vectorised.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+// SECONDLOOK_WITHOUT_BF16_DOT is a test's, which so sees what other processors compute.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && \
+    !defined(SECONDLOOK_WITHOUT_BF16_DOT)
 #define SECONDLOOK_HAS_BF16_DOT 1
 // Without the instructions themselves, which the compiler must not choose by itself.
 #define SECONDLOOK_BF16_DOT __attribute__((target("arch=x86-64-v4")))
