@@ -22,6 +22,7 @@ KEYS = {
 OPERATORS = {
     *("token_statistics", "record_tokens", "attention_row", "decode_attention", "find_region"),
     *("blocked_linear", "decoder_layers", "attention", "gated_silu", "quick_gelu", "rms_norm", "rotate"),
+    *("norm_linears", "output_mlp", "encoder_layers"),
     *(["dynamic_linear"] if multiplies_bytes() else []),
     *(["PackedLinear"] if can_pack(torch.float32) else []),
 }

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Literal
 
 import torch
@@ -37,9 +38,12 @@ from secondlook.kernels import (
     decode_attention,
     decoder_layers,
     dynamic_linear,
+    encoder_layers,
     find_region,
     gated_silu,
     multiplies_bytes,
+    norm_linears,
+    output_mlp,
     quantise,
     quick_gelu,
     record_tokens,
@@ -237,6 +241,7 @@ def _cpu_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_C
             partial(functional.scaled_dot_product_attention, query, keys, values, is_causal=causal),
             4 * query.nbytes,
         )
+    yield from _rows_cases(normal, dtype)
     if multiplies_bytes():
         yield _dynamic_case(normal(640, 1024), normal(2816, 1024))
     gate, up, wide = normal(620, 2816), normal(620, 2816), normal(577, 4096)
@@ -325,6 +330,55 @@ def _layer_case(
         partial(decoder_layers, hidden, weights, angles, angles, *cache, heads, inner, width**-0.5, 1e-5),
         partial(parts, hidden, angles, angles, keys, values, length),
         sum(one.nbytes for one in blocks) + keys.nbytes + values.nbytes,
+    )
+
+
+def _rows_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_Case]:
+    """What layers of `small` do to many rows, beside products that are packed, and PyTorch's operations."""
+
+    def made(*shapes: tuple[int, int]) -> tuple[nn.ModuleList, list[Tensor], int]:
+        layers = nn.ModuleList(nn.Linear(*shape, bias=False, dtype=dtype) for shape in shapes)
+        weights = [layer.weight.detach() for layer in layers]
+        pack_linear_layers(layers)
+        return layers, [block_weights(one) for one in weights], sum(one.nbytes for one in weights)
+
+    size, heads = 1024, 16
+    norm, none = normal(size), normal(0)
+    hidden, mixed = normal(620, size), normal(620, size)
+    layers, blocks, read = made(*((size, size),) * 3)
+    yield _Case(
+        "norm_linears",
+        dtype,
+        f"R={len(hidden)} D={size} N=3x{size}",
+        partial(norm_linears, hidden, norm, none, 1e-5, blocks, [none] * 3, [size] * 3),
+        partial(compositions.norm_linears, hidden, norm, list(layers)),
+        read + 4 * hidden.nbytes,
+    )
+    inner = 2816
+    layers, blocks, read = made((size, size), (size, inner), (size, inner), (inner, size))
+    output, *others = ([one, none] for one in blocks)
+    weights = [*output, norm, none, *chain.from_iterable(others)]
+    yield _Case(
+        "output_mlp",
+        dtype,
+        f"R={len(hidden)} D={size} I={inner}",
+        partial(output_mlp, hidden, mixed, weights, inner, 1e-5, "silu"),
+        partial(compositions.output_mlp, hidden, mixed, norm, list(layers)),
+        read + 3 * hidden.nbytes,
+    )
+    rows, inner = normal(1, 577, size), 4 * size
+    layers, blocks, read = made(*((size, size),) * 4, (size, inner), (inner, size))
+    parts = [[one, none] for one in blocks]
+    weights = [norm, norm, *chain.from_iterable(parts[:4]), norm, norm, none, none]
+    weights += chain.from_iterable(parts[4:])
+    scale = (size // heads) ** -0.5
+    yield _Case(
+        "encoder_layers",
+        dtype,
+        f"L={rows.shape[1]} D={size} I={inner}",
+        partial(encoder_layers, rows, weights, heads, inner, scale, 1e-5, "quick_gelu"),
+        partial(compositions.encoder_layer, rows, norm, list(layers), heads),
+        read + 2 * rows.nbytes,
     )
 
 

@@ -162,10 +162,48 @@ class DecoderLayer:
         values[:, :, place] = value
         turned, scale = rotate(query, cosine, sine), query.shape[-1] ** -0.5
         mixed = decode_attention(turned, keys, values, range(len(x)), place + 1, scale)
-        middle: Tensor = hidden + self.output(mixed.flatten(1))
-        x = rms_norm(middle, self.norm, 1e-5)
-        result: Tensor = middle + self.down(gated_silu(self.gate(x), self.up(x)))
-        return result
+        return output_mlp(hidden, mixed.flatten(1), self.norm, [self.output, self.gate, self.up, self.down])
+
+
+def norm_linears(
+    hidden: Tensor,  # [R, D]
+    norm: Tensor,  # [D]
+    products: Sequence[nn.Module],
+) -> list[Tensor]:  # [R, N] of each
+    """As transformers' Llama computes queries, keys and values."""
+    x = rms_norm(hidden, norm, 1e-5)
+    return [product(x) for product in products]
+
+
+def output_mlp(
+    hidden: Tensor,  # [R, D]
+    mixed: Tensor,  # [R, H]
+    norm: Tensor,  # [D]
+    products: Sequence[nn.Module],
+) -> Tensor:  # [R, D]
+    """The rest of Llama's layer; its output, gate, up and down."""
+    output, gate, up, down = products
+    middle: Tensor = hidden + output(mixed)
+    x = rms_norm(middle, norm, 1e-5)
+    result: Tensor = middle + down(gated_silu(gate(x), up(x)))
+    return result
+
+
+def encoder_layer(
+    hidden: Tensor,  # [N, L, D]
+    norm: Tensor,  # [D], weight and bias of both
+    products: Sequence[nn.Module],
+    heads: int,
+) -> Tensor:  # [N, L, D]
+    """As transformers' CLIP computes it: query, key, value, output and both of the perceptron."""
+    *projections, output, up, down = products
+    x = functional.layer_norm(hidden, norm.shape, norm, norm, 1e-5)
+    query, key, value = (one(x).unflatten(2, (heads, -1)).transpose(1, 2) for one in projections)
+    found = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    middle: Tensor = hidden + output(found.flatten(2))
+    x = functional.layer_norm(middle, norm.shape, norm, norm, 1e-5)
+    result: Tensor = middle + down(quick_gelu(up(x)))
+    return result
 
 
 @dataclass(frozen=True)
