@@ -311,7 +311,8 @@ def test_a_damaged_file_is_made_anew(
     assert names(model) == {"0"}
     assert len(measured) == 2
     assert "is made anew" in caplog.text
-    assert json.loads(file.read_bytes())["choices"] == {"40x90 float32": {"packed": True, "few": 2}}
+    choice = {"packed": True, "few": 2, "fused": False}
+    assert json.loads(file.read_bytes())["choices"] == {"40x90 float32": choice}
 
 
 @needs_packing

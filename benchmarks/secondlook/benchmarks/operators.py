@@ -337,8 +337,8 @@ def _rows_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_
     """What layers of `small` do to many rows, beside products that are packed, and PyTorch's operations."""
 
     def made(*shapes: tuple[int, int]) -> tuple[nn.ModuleList, list[Tensor], int]:
-        layers = nn.ModuleList(nn.Linear(*shape, bias=False, dtype=dtype) for shape in shapes)
-        weights = [layer.weight.detach() for layer in layers]
+        plain = [nn.Linear(*shape, bias=False, dtype=dtype) for shape in shapes]
+        weights, layers = [layer.weight.detach() for layer in plain], nn.ModuleList(plain)
         pack_linear_layers(layers)
         return layers, [block_weights(one) for one in weights], sum(one.nbytes for one in weights)
 

@@ -114,11 +114,12 @@ class _Block(nn.Module):
 
     def _attended(self, hidden: Tensor) -> Tensor:
         count, tokens, size = hidden.shape
+        width = size // self.heads
         query, key, value = (
-            linear(hidden).view(count, tokens, self.heads, -1).transpose(1, 2)
+            linear(hidden).view(count, tokens, self.heads, width).transpose(1, 2)
             for linear in (self.query, self.key, self.value)
         )
-        scale = (size // self.heads) ** -0.5
+        scale = width**-0.5
         if torch.compiler.is_exporting():
             found = graph_attention(query, key, value, scale)[0].transpose(1, 2)
         elif has_kernels(query):
