@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ def test_all_of_it_holds_there_too(tmp_path: Path) -> None:
     compiler = build.build_parameters("cpu").compiler
     environment = {
         **os.environ,
-        "CXX": " ".join((*compiler, "-DSECONDLOOK_WITHOUT_BF16_DOT")),
+        "CXX": shlex.join((*compiler, "-DSECONDLOOK_WITHOUT_BF16_DOT")),
         "SECONDLOOK_CACHE": str(tmp_path),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }

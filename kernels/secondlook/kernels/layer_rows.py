@@ -15,7 +15,7 @@ same bits whatever the other rows, of `encoder_layers` whatever the other sequen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor
 from torch.nn import functional
@@ -218,8 +218,8 @@ def _check(hidden: Tensor, *arguments: object) -> None:
         raise ValueError(f"hidden must be on the CPU, but is on {hidden.device}")
 
 
-def _rounded_linears(hidden: Tensor, *arguments: object) -> list[Tensor]:
-    return [one.to(hidden.dtype) for one in norm_linears_reference(hidden, *arguments)]  # type: ignore[arg-type]
+def _rounded_linears(hidden: Tensor, *arguments: Any) -> list[Tensor]:
+    return [one.to(hidden.dtype) for one in norm_linears_reference(hidden, *arguments)]
 
 
 _norm_linears: Final = register(

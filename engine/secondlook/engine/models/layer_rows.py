@@ -1,7 +1,7 @@
 """What the operators of `secondlook.kernels` for many rows take of a model's layers, and where they serve.
 
-They multiply with weights in blocks, of the dtype of the rows. Where one of a layer's products is multiplied
-by something else, be it for many rows alone, that layer is computed module after module.
+They multiply with weights in blocks, of the dtype of the rows. A layer of which another operator multiplies
+one product faster (`packing`) is computed module after module.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@
 #include "cpu/decode_attention.h"
 #include "cpu/decoder_layers_checks.h"
 #include "cpu/phases.h"
+#include "cpu/row_passes.h"
 #include "cpu/tensors.h"
 
 namespace {
@@ -24,7 +25,7 @@ namespace attention = secondlook::decode_attention;
 namespace blocked = secondlook::blocked;
 using blocked::Then;
 using secondlook::BFloat16, secondlook::Memory;
-using secondlook::changed, secondlook::data;
+using secondlook::changed, secondlook::data, secondlook::run_norm, secondlook::run_widen;
 using namespace secondlook::decoder_layers;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -168,7 +169,7 @@ class Step {
     }
   }
   blocked::Inputs<T> normed(const T* x, const T* weight, const Own<T>& own) const {
-    run_normalise(x, weight, rows_, size_, epsilon(), stride(size_), own.normed);
+    run_norm(x, size_, size_, secondlook::Norm<T>{weight, nullptr, epsilon()}, 0, rows_, stride(size_), own.normed);
     return inputs(own.normed, size_, own);
   }
 

@@ -35,27 +35,11 @@ SECONDLOOK_INLINE void turn(const Heads<T>& heads) {
   for (std::int64_t i = 0; i < width; ++i) round_to(heads.value[i], heads.values[i]);
 }
 
-// Norms of rows [rows, size], `stride` apart in the result.
-template <typename T>
-SECONDLOOK_INLINE void normalise_rows(const T* x, const T* weight, std::int64_t rows, std::int64_t size,
-                                      float epsilon, std::int64_t stride, T* to) {
-  for (std::int64_t row = 0; row < rows; ++row) {
-    elementwise::normalise(x + row * size, weight, size, epsilon, to + row * stride);
-  }
-}
-
 // Clones are not made of templates, so that each has a function for each type.
 #define SECONDLOOK_DECODER_LAYERS_PASSES(T)                                                                  \
-  SECONDLOOK_CLONES static void run_turn(const Heads<T>& heads) { turn(heads); }                             \
-  SECONDLOOK_CLONES static void run_normalise(const T* x, const T* weight, std::int64_t rows,                \
-                                              std::int64_t size, float epsilon, std::int64_t stride, T* to) { \
-    normalise_rows(x, weight, rows, size, epsilon, stride, to);                                              \
-  }
+  SECONDLOOK_CLONES static void run_turn(const Heads<T>& heads) { turn(heads); }
 SECONDLOOK_DECODER_LAYERS_PASSES(float)
 SECONDLOOK_DECODER_LAYERS_PASSES(BFloat16)
 #undef SECONDLOOK_DECODER_LAYERS_PASSES
-SECONDLOOK_CLONES static void run_widen(const BFloat16* x, std::int64_t count, float* to) {
-  widen(x, 0, 1, count, count, to);
-}
 
 }  // namespace secondlook::decoder_layers

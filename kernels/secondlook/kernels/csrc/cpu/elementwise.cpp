@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "checks.h"
+#include "cpu/row_passes.h"
 #include "cpu/tensors.h"
 
 namespace {
@@ -22,12 +23,6 @@ using Index = std::int64_t;
 
 // Clones are not made of templates, so that each has a function for each type.
 #define SECONDLOOK_ELEMENTWISE_PASSES(T)                                                                      \
-  SECONDLOOK_CLONES void run_norm(const T* x, Index stride, const T* weight, Index size, float epsilon,       \
-                                  Index begin, Index end, T* to) {                                            \
-    for (Index row = begin; row < end; ++row) {                                                               \
-      secondlook::elementwise::normalise(x + row * stride, weight, size, epsilon, to + row * size);           \
-    }                                                                                                         \
-  }                                                                                                           \
   SECONDLOOK_CLONES void run_rotate(const T* x, const Index* strides, Index heads, Index width,               \
                                     const T* cosine, const T* sine, Index begin, Index end, T* to) {          \
     for (Index row = begin; row < end; ++row) {                                                               \
@@ -75,8 +70,8 @@ Tensor rms_norm(const Tensor& input, const Tensor& weight, double epsilon) {
   with_type(input, [&]<typename T>(T) {
     const Index size = input.size(1);
     parallel_for(0, input.size(0), 1 + kGrain / size, [&](Index begin, Index end) {
-      run_norm(data<T>(input), input.stride(0), data<T>(weight), size, static_cast<float>(epsilon), begin, end,
-               changed<T>(result));
+      const secondlook::Norm<T> norm{data<T>(weight), nullptr, static_cast<float>(epsilon)};
+      secondlook::run_norm(data<T>(input), input.stride(0), size, norm, begin, end, size, changed<T>(result));
     });
   });
   return result;

@@ -16,8 +16,8 @@
 #include "cpu/attention_call.h"
 #include "cpu/blocked_checks.h"
 #include "cpu/blocked_pass.h"
-#include "cpu/elementwise.h"
 #include "cpu/phases.h"
+#include "cpu/row_passes.h"
 #include "cpu/tensors.h"
 
 namespace secondlook::layer_rows {
@@ -26,37 +26,6 @@ using blocked::Inputs, blocked::Pass, blocked::Then;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Index = std::int64_t;
-
-template <typename T>
-struct Norm {
-  const T *weight, *bias;  // [size]; with a bias it is Ba et al.'s, without Zhang & Sennrich's
-  float epsilon;
-};
-
-template <typename T>
-SECONDLOOK_INLINE void norm_rows(const T* x, Index size, const Norm<T>& norm, Index begin, Index end, Index stride,
-                                 T* to) {
-  for (Index row = begin; row < end; ++row) {
-    if (norm.bias) {
-      elementwise::centre(x + row * size, norm.weight, norm.bias, size, norm.epsilon, to + row * stride);
-    } else {
-      elementwise::normalise(x + row * size, norm.weight, size, norm.epsilon, to + row * stride);
-    }
-  }
-}
-
-// Clones are not made of templates.
-#define SECONDLOOK_LAYER_ROWS_PASS(T)                                                                         \
-  SECONDLOOK_CLONES static void run_norm(const T* x, Index size, const Norm<T>& norm, Index begin, Index end, \
-                                         Index stride, T* to) {                                               \
-    norm_rows(x, size, norm, begin, end, stride, to);                                                         \
-  }
-SECONDLOOK_LAYER_ROWS_PASS(float)
-SECONDLOOK_LAYER_ROWS_PASS(BFloat16)
-#undef SECONDLOOK_LAYER_ROWS_PASS
-SECONDLOOK_CLONES static void run_widen(const BFloat16* x, Index count, float* to) {
-  widen(x, 0, 1, count, count, to);
-}
 
 // Products and norms of a call's rows, phase after phase: of each is said first what it needs, by one thread. All that
 // is given must outlive the call.
@@ -81,7 +50,7 @@ class Rows {
 
   void norm(const T* x, Index size, const Norm<T>& norm, const Inputs<T>& to) {
     phases_.push_back({rows_, kRowsAtOnce, [=](Index, Index begin, Index end) {
-      run_norm(x, size, norm, begin, end, to.stride, const_cast<T*>(to.rows));
+      run_norm(x, size, size, norm, begin, end, to.stride, const_cast<T*>(to.rows));
     }});
     widen(to);
   }
