@@ -21,7 +21,7 @@ def nvcc() -> str:
 
 @pytest.mark.slow
 def test_every_architecture_compiles_without_warnings_or_spills(nvcc: str, tmp_path: Path) -> None:
-    strict = ["-Werror", "all-warnings", "-Xptxas", "-v", "--threads", "0"]
+    strict = ["-Werror", "all-warnings", "-Xptxas", "-v"]
     parameters = build_parameters("cuda", extra=strict)
     said = compile_library(parameters, tmp_path / parameters.library_name)
     kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", said)

@@ -92,6 +92,25 @@ def test_every_source_is_in_the_library(fresh: Path, monkeypatch: pytest.MonkeyP
     assert {path.name for path in made.parent.iterdir()} == {made.name, "lock", library._MARKER}
 
 
+def test_a_source_that_fails_ends_the_other_compilers(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "compiler"
+    script.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--version) exit;; *"/attention.cpp "*)\n'
+        f'until [ -e "{tmp_path}/waits" ]; do sleep 0.01; done; echo wrong; exit 1;; esac\n'
+        f'touch "{tmp_path}/waits"\n'
+        "exec sleep 1000\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setattr(build, "_at_once", lambda: 2)
+    with pytest.raises(BuildError, match=r"failed \(1\):\nwrong"):
+        library.build_library(build.build_parameters("cpu"))
+    assert not list(fresh.rglob("*.o"))
+
+
 def test_threads_that_build_at_once_build_once(fresh: Path, compiler: Path) -> None:
     parameters = build.build_parameters("cpu")
     found: list[Path] = []

@@ -14,8 +14,10 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -50,6 +52,7 @@ _JETSONS: Final = ("8.7", "11.0")
 ARCHITECTURES_SUFFIX: Final = ".architectures"
 """Of the file beside a wheel's library for CUDA that lists the compute capabilities it was compiled for."""
 
+_MOST_AT_ONCE: Final = 8
 _CSRC: Final = Path(__file__).parent / "csrc"
 _USUAL_NVCC: Final = Path("/usr/local/cuda/bin/nvcc")
 _STABLE_ABI: Final = "-DTORCH_TARGET_VERSION=0x020a000000000000"
@@ -157,27 +160,53 @@ def compile_library(parameters: BuildParameters, output: Path) -> str:
             parameters.command([source], made, "-c")
             for source, made in zip(parameters.sources, objects, strict=True)
         ]
-        with ThreadPoolExecutor(_cores()) as pool:
+        started = _Started()
+        with ThreadPoolExecutor(_at_once()) as pool:
             running = [
-                pool.submit(_compiled, command, made) for command, made in zip(commands, objects, strict=True)
+                pool.submit(_compiled, command, made, started)
+                for command, made in zip(commands, objects, strict=True)
             ]
             try:
                 said = [one.result() for one in running]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
+            except BaseException:  # a failure's others are in vain, and Ctrl-C need not reach them
+                for one in running:
+                    one.cancel()
+                started.end()
                 raise
         partial = Path(folder, output.name)
-        said.append(_compiled(parameters.command(objects, partial), partial))
+        said.append(_compiled(parameters.command(objects, partial), partial, started))
         partial.replace(output)
     return "\n".join(filter(None, said))
 
 
-def _compiled(command: list[str], output: Path) -> str:
+class _Started:
+    """Compilers that were started, and end when the others' work is in vain."""
+
+    def __init__(self) -> None:
+        self._processes = list[subprocess.Popen[str]]()
+        self._ended = threading.Event()
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        self._processes.append(process)
+        if self._ended.is_set():
+            process.kill()
+
+    def end(self) -> None:
+        self._ended.set()
+        for process in self._processes:
+            process.kill()
+
+
+def _compiled(command: list[str], output: Path, started: _Started) -> str:
     """What a compiler said when it wrote `output`."""
-    done = _run(command)
-    said = (done.stdout + done.stderr).strip()
-    if done.returncode != 0:
-        raise BuildError(f"{shlex.join(command)}\nfailed ({done.returncode}):\n{said}")
+    with _can_run(command):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+    started.add(process)
+    said = process.communicate()[0].strip()
+    if process.returncode != 0:
+        raise BuildError(f"{shlex.join(command)}\nfailed ({process.returncode}):\n{said}")
     if not output.exists():
         raise BuildError(
             f"{shlex.join(command)}\nwrote no file, though it did not fail: is {_named(command[0])} a "
@@ -186,9 +215,10 @@ def _compiled(command: list[str], output: Path) -> str:
     return said
 
 
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _at_once() -> int:
+    """Compilers at once: a core and about a GiB each, so that they are few on the largest machine, too."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_AT_ONCE)
 
 
 def known_architectures(nvcc: str, wanted: Sequence[str] = ARCHITECTURES) -> list[str]:
@@ -266,10 +296,16 @@ def _check_cuda(nvcc: str, version_text: str) -> None:
 
 def _run(command: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
     """What a compiler said to `text`; in whatever encoding, for what is not the locale's is replaced."""
-    try:
+    with _can_run(command):
         return subprocess.run(
             command, input=text, capture_output=True, text=True, errors="replace", check=False
         )
+
+
+@contextmanager
+def _can_run(command: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:  # such as a text without #!
         raise CompilerMissingError(
             f"the compiler {_named(command[0])} cannot be run: {error.strerror or error}"
