@@ -1,4 +1,4 @@
-"""However a measurement ends, no process that it started is left behind."""
+"""A measurement that SIGTERM ends, and busy processes beside one that is killed."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def _interrupted_by_sigterm(context: typer.Context) -> None:
     """SIGTERM ends a measurement as Ctrl-C does: what is complete is told, and no process is left behind."""
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        context.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
+        context.call_on_close(lambda: signal.signal(signal.SIGTERM, before or signal.SIG_DFL))
 
 
 def demo(

@@ -64,7 +64,11 @@ class Worker:
                 env=dict(environment),
                 start_new_session=True,
             )
-        self._told()
+        try:
+            self._told()
+        except BaseException:  # such as Ctrl-C while it loads a model: nobody else knows it yet
+            self.close()
+            raise
 
     def ask(self, task: str, *arguments: Any) -> Any:
         """Have a task done, and wait for what comes of it.
