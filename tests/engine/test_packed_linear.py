@@ -299,7 +299,7 @@ def test_other_threads_are_another_measurement(cache: Path, measured: list[packi
 
 
 @needs_packing
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"choices": {"40x90 float32": 3}}', '{"format": 2}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"choices": {"40x90 float32": 3}}', '{"format": 1}'])
 def test_a_damaged_file_is_made_anew(
     cache: Path, measured: list[packing.Shape], content: str, caplog: pytest.LogCaptureFixture
 ) -> None:

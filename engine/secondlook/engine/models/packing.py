@@ -134,7 +134,7 @@ class _Known:
     """What was chosen on a processor, by what `_told` says of a shape."""
 
     choices: dict[str, Choice] = field(default_factory=dict)
-    format: Literal[1] = 1
+    format: Literal[2] = 2
 
 
 def _choices(shapes: set[Shape]) -> dict[Shape, Choice]:
