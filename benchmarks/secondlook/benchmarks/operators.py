@@ -26,7 +26,7 @@ from secondlook.benchmarks.timing import copy_bandwidth, side_by_side
 from secondlook.engine.devices import chosen_device
 from secondlook.engine.models.low_bit import LowBitLinear
 from secondlook.engine.models.packed_linear import PackedLinear
-from secondlook.engine.models.packing import pack_linear_layers
+from secondlook.engine.models.packing import PACKED, pack_linear_layers
 from secondlook.kernels import (
     KernelError,
     attention,
@@ -339,7 +339,7 @@ def _rows_cases(normal: Callable[..., Tensor], dtype: torch.dtype) -> Iterator[_
     def made(*shapes: tuple[int, int]) -> tuple[nn.ModuleList, list[Tensor], int]:
         plain = [nn.Linear(*shape, bias=False, dtype=dtype) for shape in shapes]
         weights, layers = [layer.weight.detach() for layer in plain], nn.ModuleList(plain)
-        pack_linear_layers(layers)
+        pack_linear_layers(layers, PACKED)
         return layers, [block_weights(one) for one in weights], sum(one.nbytes for one in weights)
 
     size, heads = 1024, 16
