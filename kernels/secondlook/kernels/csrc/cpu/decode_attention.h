@@ -26,6 +26,7 @@ namespace secondlook::decode_attention {
 inline constexpr std::int64_t kMostWidth = 256;  // of one head
 inline constexpr std::int64_t kChunk = 128;      // positions of one task of pass 1
 inline constexpr std::int64_t kTile = 16;        // positions that are widened together
+inline constexpr std::int64_t kAhead = 48;       // positions between those that are read and fetched, in tiles
 inline constexpr std::int64_t kHeads = 8;        // query heads that are handled while a chunk is in cache
 
 // What the passes share besides the call.
@@ -57,8 +58,8 @@ SECONDLOOK_INLINE bool in_pairs(std::int64_t width) {
   return std::is_same_v<T, BFloat16> && width % kPaired == 0;
 }
 
-// Asks for the memory of rows that will be read next: while a chunk's keys are read its values come, while those
-// are read the next chunk's keys. No row need be there.
+// Asks for the memory of rows that will be read soon; no row need be there. Much sooner, a chunk's keys and values
+// would put each other out of the nearest cache.
 template <typename T>
 SECONDLOOK_INLINE void fetch(const T* rows, std::int64_t stride, std::int64_t count, std::int64_t width) {
   constexpr std::int64_t line = 64 / sizeof(T);
@@ -134,7 +135,7 @@ struct Rows {
 };
 
 // Calls use(rows, stride, first, count) for tiles of the chunk as rows of padded(width) elements, which are
-// floats where they are to be used more than once.
+// floats where they are to be used more than once. `next` are the rows that will be read after these.
 template <typename T, typename Use>
 SECONDLOOK_INLINE void for_tiles(const Rows<T>& rows, const T* next, bool once, const Use& use) {
   const std::int64_t full = padded(rows.width);
@@ -142,7 +143,8 @@ SECONDLOOK_INLINE void for_tiles(const Rows<T>& rows, const T* next, bool once, 
   alignas(64) float wide[kTile * kMostWidth];
   for (std::int64_t s = 0; s < rows.count; s += kTile) {
     const std::int64_t count = std::min(kTile, rows.count - s);
-    fetch(next + s * rows.stride, rows.stride, count, rows.width);
+    const std::int64_t ahead = s + kAhead, beyond = ahead - rows.count;
+    fetch(beyond < 0 ? rows.first + ahead * rows.stride : next + beyond * rows.stride, rows.stride, kTile, rows.width);
     if (as_they_are) {
       use(rows.first + s * rows.stride, rows.stride, s, count);
       continue;
