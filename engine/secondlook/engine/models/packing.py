@@ -52,12 +52,11 @@ _CLEARLY: Final = 0.9
 _OVERHEAD: Final = 10e-6
 """Seconds of a call that are the interpreter's, and no reason against packing: all layers of a
 decoder's step are one operator where their products are packed."""
-_HARDLY: Final = 1.05
-_FUSED: Final = 1.25
-"""What our own product may take of oneDNN's time for many rows within our operators of whole layers. Norms,
-activations and sums follow oneDNN's products in passes of their own, and are within ours; and one product
-again and again, as it is measured, is oneDNN's best case. Where processors have instructions that are
-oneDNN's alone (AMX) it is several times as fast."""
+_OURS: Final = 1.25
+"""What our own product may take of oneDNN's time. Norms, activations and sums follow oneDNN's products in
+passes of their own, and are within ours where operators compute whole layers; and one product again and
+again, as it is measured, finds its weights in a cache, where a model's come from memory. Where processors
+have instructions that are oneDNN's alone (AMX) it is several times as fast."""
 _MUCH: Final = 1.15
 Shape: TypeAlias = tuple[int, int, torch.dtype]
 Clock: TypeAlias = Callable[[], float]
@@ -231,10 +230,10 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
 def choose(seconds: Mapping[int, Seconds]) -> Choice:
     """Packed weights if they are clearly faster on average, and for no number of rows much slower. Our own
     operator multiplies up to that number of few rows to which its gains add up most, so that one disturbed
-    measurement decides nothing; and any number within a layer, if of many it takes hardly longer."""
+    measurement decides nothing; and any number within a layer, if of many it takes not much longer."""
     few, gained, most = 0, 0.0, 0.0
     for count, each in seconds.items():
-        gained += _HARDLY - each.blocked / each.packed
+        gained += _OURS - each.blocked / each.packed
         if count <= _FEW and gained > most:
             few, most = count, gained
     many = [each.blocked / each.packed for count, each in seconds.items() if count > _FEW]
@@ -243,5 +242,5 @@ def choose(seconds: Mapping[int, Seconds]) -> Choice:
         for count, each in seconds.items()
     ]
     if ratios and max(ratios) <= _MUCH and sum(ratios) / len(ratios) <= _CLEARLY:
-        return Choice(packed=True, few=few, fused=bool(many) and median(many) <= _FUSED)
+        return Choice(packed=True, few=few, fused=bool(many) and median(many) <= _OURS)
     return PLAIN
