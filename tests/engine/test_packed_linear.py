@@ -189,8 +189,9 @@ def timings(**ratios: list[float]) -> dict[int, Seconds]:
         (timings(packed=[0.7, 0.7, 0.7], blocked=[0.6, 0.6, 0.9]), Choice(True, 2)),
         (timings(packed=[1.2, 1.1, 0.7, 0.7], blocked=[0.6, 0.6, 0.9, 1.0]), Choice(True, 2)),
         (timings(packed=[0.7, 0.7, 0.7], blocked=[0.71, 0.6, 0.6]), Choice(True, 4)),
-        (timings(packed=[0.7, 0.7, 0.7], blocked=[0.6, 0.8, 0.5]), Choice(True, 4)),  # one was disturbed
+        (timings(packed=[0.7, 0.7, 0.7], blocked=[0.6, 1.0, 0.5]), Choice(True, 4)),  # one was disturbed
         (timings(packed=[0.7, 0.7, 0.7, 0.7], blocked=[0.6, 0.8, 0.85, 1.2]), Choice(True, 4)),  # cached
+        (timings(packed=[0.8, 0.8, 0.8], blocked=[0.97, 0.97, 0.97]), PACKED),  # pays without ours alone
         (timings(packed=[0.95, 0.95, 0.95], blocked=[1.0, 1.0, 1.0]), PLAIN),
         (timings(packed=[1.2, 0.5, 0.5], blocked=[1.3, 1.0, 1.0]), PLAIN),  # slower for one row
         (timings(packed=[0.5, 0.5, 1.2], blocked=[math.inf] * 3), PLAIN),

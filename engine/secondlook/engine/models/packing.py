@@ -54,9 +54,9 @@ _OVERHEAD: Final = 10e-6
 decoder's step are one operator where their products are packed."""
 _OURS: Final = 1.25
 """What our own product may take of oneDNN's time. Norms, activations and sums follow oneDNN's products in
-passes of their own, and are within ours where operators compute whole layers; and one product again and
-again, as it is measured, finds its weights in a cache, where a model's come from memory. Where processors
-have instructions that are oneDNN's alone (AMX) it is several times as fast."""
+passes of their own, and are within ours where operators compute whole layers. And one product again and
+again, as it is measured, is oneDNN's best case: weights come from a cache then, a model's from memory, and
+of a few rows that decides. With instructions that are its alone (AMX) oneDNN is several times as fast."""
 _MUCH: Final = 1.15
 Shape: TypeAlias = tuple[int, int, torch.dtype]
 Clock: TypeAlias = Callable[[], float]
@@ -133,7 +133,7 @@ class _Known:
     """What was chosen on a processor, by what `_told` says of a shape."""
 
     choices: dict[str, Choice] = field(default_factory=dict)
-    format: Literal[2] = 2
+    format: Literal[3] = 3
 
 
 def _choices(shapes: set[Shape]) -> dict[Shape, Choice]:
@@ -229,18 +229,21 @@ def measure(shape: Shape, *, limit: float = math.inf, clock: Clock = time.perf_c
 
 def choose(seconds: Mapping[int, Seconds]) -> Choice:
     """Packed weights if they are clearly faster on average, and for no number of rows much slower. Our own
-    operator multiplies up to that number of few rows to which its gains add up most, so that one disturbed
-    measurement decides nothing; and any number within a layer, if of many it takes not much longer."""
+    operator multiplies up to that number of few rows to which what it takes less than `_OURS` of oneDNN's
+    time adds up most, so that one disturbed measurement decides nothing, unless packing pays without it
+    alone; and any number within a layer, if of many it takes no longer than that."""
     few, gained, most = 0, 0.0, 0.0
     for count, each in seconds.items():
         gained += _OURS - each.blocked / each.packed
         if count <= _FEW and gained > most:
             few, most = count, gained
     many = [each.blocked / each.packed for count, each in seconds.items() if count > _FEW]
-    ratios = [
-        (each.blocked if count <= few else each.packed) / (each.plain + _OVERHEAD)
-        for count, each in seconds.items()
-    ]
-    if ratios and max(ratios) <= _MUCH and sum(ratios) / len(ratios) <= _CLEARLY:
-        return Choice(packed=True, few=few, fused=bool(many) and median(many) <= _OURS)
+    fused = bool(many) and median(many) <= _OURS
+    for own in (few, 0):
+        ratios = [
+            (each.blocked if count <= own else each.packed) / (each.plain + _OVERHEAD)
+            for count, each in seconds.items()
+        ]
+        if ratios and max(ratios) <= _MUCH and sum(ratios) / len(ratios) <= _CLEARLY:
+            return Choice(packed=True, few=own, fused=fused)
     return PLAIN

@@ -26,8 +26,9 @@ namespace secondlook::decode_attention {
 inline constexpr std::int64_t kMostWidth = 256;  // of one head
 inline constexpr std::int64_t kChunk = 128;      // positions of one task of pass 1
 inline constexpr std::int64_t kTile = 16;        // positions that are widened together
-inline constexpr std::int64_t kAhead = 48;       // positions between those that are read and fetched, in tiles
+inline constexpr std::int64_t kAhead = 48;       // positions from those that are read to those that are fetched
 inline constexpr std::int64_t kHeads = 8;        // query heads that are handled while a chunk is in cache
+static_assert(kAhead % kTile == 0);
 
 // What the passes share besides the call.
 struct Work {
@@ -135,16 +136,21 @@ struct Rows {
 };
 
 // Calls use(rows, stride, first, count) for tiles of the chunk as rows of padded(width) elements, which are
-// floats where they are to be used more than once. `next` are the rows that will be read after these.
+// floats where they are to be used more than once. `next` are the rows that will probably be read after these; the
+// first of them are not fetched where these are no whole tiles, or fewer than kAhead.
 template <typename T, typename Use>
-SECONDLOOK_INLINE void for_tiles(const Rows<T>& rows, const T* next, bool once, const Use& use) {
+SECONDLOOK_INLINE void for_tiles(const Rows<T>& rows, const Rows<T>& next, bool once, const Use& use) {
   const std::int64_t full = padded(rows.width);
   const bool as_they_are = full == rows.width && (once || sizeof(T) == sizeof(float));
   alignas(64) float wide[kTile * kMostWidth];
   for (std::int64_t s = 0; s < rows.count; s += kTile) {
     const std::int64_t count = std::min(kTile, rows.count - s);
     const std::int64_t ahead = s + kAhead, beyond = ahead - rows.count;
-    fetch(beyond < 0 ? rows.first + ahead * rows.stride : next + beyond * rows.stride, rows.stride, kTile, rows.width);
+    if (beyond < 0) {
+      fetch(rows.first + ahead * rows.stride, rows.stride, kTile, rows.width);
+    } else {
+      fetch(next.first + beyond * next.stride, next.stride, kTile, next.width);
+    }
     if (as_they_are) {
       use(rows.first + s * rows.stride, rows.stride, s, count);
       continue;
@@ -195,13 +201,14 @@ SECONDLOOK_INLINE void attend_chunk(const Rows<T>& queries, const Rows<T>& keys,
       add(weights[h] + first, rows, stride, count, full, partials + h * size);
     }
   };
-  for_tiles(keys, values.first, heads == 1, score_heads);
+  for_tiles(keys, values, heads == 1, score_heads);
   for (std::int64_t h = 0; h < heads; ++h) {
     float* const partial = partials + h * size;
     std::fill(partial, partial + full, 0.0f);
     weigh(weights[h], keys.count, partial[full], partial[full + 1]);
   }
-  for_tiles(values, keys.first + kChunk * keys.stride, heads == 1, add_heads);
+  const Rows<T> next{keys.first + kChunk * keys.stride, keys.stride, kChunk, keys.width};
+  for_tiles(values, next, heads == 1, add_heads);
 }
 
 // Pass 1: the partial results of the given (row, key head, chunk of the row's length) triples.
