@@ -30,7 +30,7 @@ demo-stream: $(READY)
 	$(BIN)/secondlook demo-stream
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart=0 -m "not slow"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q
